@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -430,14 +431,14 @@ def test_only_one_process_has_a_shard(tmp_path):
 
 def test_a_lock_that_was_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
     path = tmp_path / "lock"
-    take, waiting = locks._take, [True]
+    take, waiting = locks.lock_file, [True]
 
     def removed_before_it_was_ours(handle, **kind):
         if waiting and waiting.pop():
             path.unlink()
         return take(handle, **kind)
 
-    monkeypatch.setattr(locks, "_take", removed_before_it_was_ours)
+    monkeypatch.setattr(locks, "lock_file", removed_before_it_was_ours)
     with lock(path) as held, lock(path) as second:
         assert (held, second, path.exists()) == (True, False, True)
 
@@ -450,7 +451,7 @@ def test_where_there_are_no_locks_shards_are_built_and_nothing_is_removed(tmp_pa
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     with claim(tmp_path, SHARD) as held:
         assert held
     assert clean_stale(tmp_path) == []

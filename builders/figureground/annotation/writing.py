@@ -14,6 +14,7 @@ from figureground.annotation.answers import ANNOTATIONS, MOST_BYTES, Answer, Ans
 from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import LEAVES, FileError, check_regular, leaves, sync_directory
 from figureground.core.locks import lock
+from figureground.core.system import NO_LINK, PRIVATELY
 
 
 class NotSaved(FiguregroundError):
@@ -121,7 +122,7 @@ class AnswerWriter:
             ) from error
 
     def _append_locked(self, lines: Sequence[Mapping[str, Any]], together: bool) -> list[dict[str, Any]]:
-        handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        handle = os.open(self.path, os.O_RDWR | os.O_APPEND | PRIVATELY | NO_LINK)
         try:
             there = os.fstat(handle).st_size
             if there != self._size or self.answers.notes:
@@ -137,7 +138,7 @@ class AnswerWriter:
             data = b"".join(_line(line) for line in numbered)
             if there == 0:
                 data = _line(header(self._identity, self.answers.annotator)) + data
-            elif os.pread(handle, 1, there - 1) != b"\n":  # written whole, but for its end
+            elif _byte(handle, there - 1) != b"\n":  # written whole, but for its end
                 data = b"\n" + data
             try:
                 _write(handle, data)
@@ -159,6 +160,12 @@ class AnswerWriter:
 
 def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
+def _byte(handle: int, at: int) -> bytes:
+    """Return the byte at a position of a file that is opened for appending; `os.pread` isn't on Windows."""
+    os.lseek(handle, at, os.SEEK_SET)
+    return os.read(handle, 1)
 
 
 def _write(handle: int, data: bytes) -> None:

@@ -61,13 +61,15 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "evaluate", parents=[common], help="measure classifiers on a dataset; writes evaluation.json and .html",
         description="Runs classifiers on a dataset's images. For D3S sets it measures accuracy by foreground, "
-        "background and cell; for class-wise spurious sets, how strongly the images are predicted as the class. The "
-        "dataset isn't changed.",
+        "background and cell; for class-wise spurious sets, how strongly the images are predicted as the class; for "
+        "what build --severity made, accuracy by severity and each classifier's failure points. The dataset isn't "
+        "changed.",
     )  # fmt: skip
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument(
         "--classifier", action="append", required=True, metavar="NAME",
-        help="pocket, a transformers directory or Hub id, timm:NAME, or a file of ResNet weights; several may be given",
+        help="pocket, a transformers directory or Hub id, timm:NAME, a file of ResNet weights, or clip:ID (zero-shot, "
+        "by CLIP or SigLIP); several may be given",
     )  # fmt: skip
     parser.add_argument(
         "--references", type=Path, metavar="DIR",
@@ -86,6 +88,13 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--labels", type=Path, metavar="CSV", help="label,classifier_label: the classifiers' names for dataset labels"
     )
     parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="clip:ID: texts for each class, one a line: a photo of a {class}"
+    )
+    parser.add_argument(
+        "--candidates", metavar="LIST",
+        help="clip:ID: further classes to choose from, such as imagenet, or a CSV (the dataset's labels alone)",
+    )  # fmt: skip
+    parser.add_argument(
         "--split", action="append", default=[], metavar="SPLIT", help="evaluate only this split; repeatable"
     )
     parser.add_argument("--out", type=Path, metavar="OUT", help="output directory (DIR/_evaluation)")
@@ -100,20 +109,44 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     from figureground.evaluation.evaluating import JSON, PAGE, evaluate
     from figureground.evaluation.summary import summarise
+    from figureground.recipe.severity import FILE
     from figureground.shards.shard import PRIVATE
 
     for name in ("references", "validation") if options.out is not None else ():
         folder = getattr(options, name)
         if folder is not None and not (folder / PRIVATE).is_dir():  # photographs, not a dataset
             refuse_within(options.out, folder, f"--{name}")
+    if (options.directory / FILE).exists():
+        return _evaluate_severity(options)
     done = evaluate(
         options.directory, options.classifier, references=options.references, validation=options.validation,
-        labels=options.labels, controls=options.control, splits=options.split, out=options.out,
+        labels=options.labels, prompts=options.prompts, candidates=options.candidates, controls=options.control,
+        splits=options.split, out=options.out,
         save_scores=options.save_scores, device=options.device, batch_size=options.batch_size,
     )  # fmt: skip
     say(summarise(done.report))
     say()
     for path in (done.out / JSON, done.out / PAGE, *done.scores):
+        say(path)
+    return 0
+
+
+def _evaluate_severity(options: argparse.Namespace) -> int:
+    from figureground.evaluation.evaluating import JSON, PAGE
+    from figureground.evaluation.evaluating_severity import evaluate_severity
+    from figureground.evaluation.severity_page import summarise
+
+    for name in ("validation", "control", "save_scores"):
+        if getattr(options, name):
+            raise UsageError(f"--{name.replace('_', '-')} is for single datasets; {options.directory} holds several.")
+    done = evaluate_severity(
+        options.directory, options.classifier, references=options.references, labels=options.labels,
+        prompts=options.prompts, candidates=options.candidates, splits=options.split, out=options.out,
+        device=options.device, batch_size=options.batch_size,
+    )  # fmt: skip
+    say(summarise(done.report))
+    say()
+    for path in (done.out / JSON, done.out / PAGE):
         say(path)
     return 0
 

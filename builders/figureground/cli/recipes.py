@@ -1,11 +1,13 @@
-"""Commands on recipes: plan, settings, build."""
+"""Commands on recipes: plan, init, settings, build."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import shlex
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from figureground.core.terminal import complain, say, say_json
 if TYPE_CHECKING:
     from figureground.methods.base import Method
     from figureground.running.runner import Runner
+    from figureground.stores.urls import StoreUrl
 
 METHOD = (
     "method that makes the dataset: d3s (classes on backgrounds), spurious (spurious features without their class), "
@@ -121,6 +124,39 @@ def _settings(options: argparse.Namespace) -> int:
     return 0
 
 
+def add_init(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "init", parents=[common], help="write a commented recipe to start from",
+        description="Writes a recipe with the settings that people change most, each with its meaning, what it accepts "
+        "and the config's value. It can be built as it is.",
+    )  # fmt: skip
+    parser.add_argument("method", metavar="METHOD", help=METHOD.removesuffix("; optional if --recipe names it"))
+    parser.add_argument("--config", metavar="NAME", help="config whose values to write (pocket, the demo)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the file, which must not exist; - for stdout (METHOD.yaml)"
+    )
+    parser.set_defaults(run=_init)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from figureground.core.files import create_text
+    from figureground.methods.registry import method_class
+
+    kind = method_class(options.method)
+    out = options.out or Path(f"{kind.METHOD}.yaml")
+    file = f"{kind.METHOD}.yaml" if str(out) == STDOUT else out.name
+    text = kind.starter(options.config or kind.DEFAULT, shlex.quote(file))
+    if str(out) == STDOUT:
+        say(text.removesuffix("\n"))
+        return 0
+    try:
+        create_text(out, text)
+    except FileExistsError:
+        raise UsageError(f"--out {out} exists already, and was left as it is. Give another name.") from None
+    say(f"{out}. Forecast it: figureground plan --recipe {out}")
+    return 0
+
+
 def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "build", parents=[_recipe(), common], help="build a dataset, or resume a stopped build"
@@ -160,23 +196,58 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--log-json", metavar="FILE|-",
         help="append one line of JSON to a file, or to stdout, for each shard, and for start, stop and failure",
     )  # fmt: skip
+    parser.add_argument(
+        "--severity", action="append", default=[], metavar="AXIS[=VALUE,...]",
+        help="d3s: build a dataset for each value of an axis, from mild to severe, in folders of DIR, with the same "
+        "seeds, for evaluate: scale (of the object), position (its distance from the centre), strength; repeatable",
+    )  # fmt: skip
     add_track(parser)
     parser.set_defaults(run=_build)
 
 
 def _build(options: argparse.Namespace) -> int:
-    from figureground.shards.progress import is_unfinished
-
+    if options.severity:
+        return _build_severity(options)
     method = _method(options)
     for note in method.checkpoint_notes():
         complain(f"figureground: {note}")
-    out = method.build(
-        str(options.out), runner=_runner(options), scratch=options.scratch, lease=options.lease,
+    _build_one(options, method, options.out)
+    return 0
+
+
+def _build_one(options: argparse.Namespace, method: Method, out: Path | StoreUrl) -> Path:
+    """Build a dataset, and say so if it is finished."""
+    from figureground.shards.progress import is_unfinished
+
+    made = method.build(
+        str(out), runner=_runner(options), scratch=options.scratch, lease=options.lease,
         log_json=options.log_json, track=options.track,
     )  # fmt: skip
-    if not is_unfinished(out):
+    if not is_unfinished(made):
         tell = complain if options.log_json == STDOUT else say  # stdout holds nothing but the log
-        tell(method.done_message(out).replace(str(out), str(options.out)))
+        tell(method.done_message(made).replace(str(made), str(out)))
+    return made
+
+
+def _build_severity(options: argparse.Namespace) -> int:
+    from figureground.methods.severity import build_severity, plan_severity
+    from figureground.recipe.severity import read_axes
+
+    if not isinstance(options.out, Path):
+        raise UsageError(f"--severity: {options.out} is a URL, and evaluate reads directories. Give a directory.")
+    axes = read_axes(options.severity)
+    given = list(options.set)
+
+    def make(settings: Sequence[str]) -> Method:
+        options.set = [*given, *settings]
+        return _method(options)
+
+    methods = plan_severity(make, axes)
+    for note in next(iter(methods.values())).checkpoint_notes():
+        complain(f"figureground: {note}")
+    made = list(build_severity(methods, axes, options.out, lambda method, out: _build_one(options, method, out)))
+    tell = complain if options.log_json == STDOUT else say
+    tell(f"{options.out}: {len(made)} datasets. figureground evaluate {options.out} --classifier … compares them.")
     return 0
 
 

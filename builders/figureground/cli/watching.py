@@ -1,4 +1,4 @@
-"""The command status: how far a build is."""
+"""Commands on builds: status, how far one is, and clean, which frees what one leaves."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import time
 from typing import TYPE_CHECKING
 
 from figureground.cli.arguments import Commands, place
+from figureground.core.errors import UsageError, counted, listed
 from figureground.core.terminal import say, say_json
 from figureground.core.text import human_time
+from figureground.stores.urls import StoreUrl
 
 if TYPE_CHECKING:
+    from figureground.running.cleaning import Cleaned
     from figureground.shards.progress import Progress
 
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -39,7 +42,6 @@ def add_status(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _status(options: argparse.Namespace) -> int:
     from figureground.shards.progress import Watch
     from figureground.stores.status import StoreWatch
-    from figureground.stores.urls import StoreUrl
 
     watch = StoreWatch(options.directory) if isinstance(options.directory, StoreUrl) else Watch(options.directory)
     while True:
@@ -81,3 +83,52 @@ def describe(progress: Progress, name: str) -> list[str]:
     if progress.seconds_left:
         speed.append(f"{human_time(progress.seconds_left)} left")
     return [*lines, *([f"  {', '.join(speed)}"] if speed else [])]
+
+
+def add_clean(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "clean", parents=[common], help="free what a build leaves: stages, concepts, journals, drafts",
+        description="Removes what a dataset keeps of its build: stages such as trained classifiers and fine-tuned "
+        "concepts, the journals of unfinished shards, and what killed processes left. Shards, scores and people's "
+        "answers stay. extend makes the stages that it needs again. Refused while a build is running.",
+    )  # fmt: skip
+    parser.add_argument("directory", type=place, metavar="DIR")
+    parser.add_argument("--dry-run", action="store_true", help="remove nothing; say what would be freed")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="also of an unfinished build, which then repeats that work"
+    )
+    parser.set_defaults(run=_clean)
+
+
+def _clean(options: argparse.Namespace) -> int:
+    if isinstance(options.directory, StoreUrl):
+        raise UsageError(
+            f"{options.directory}: clean takes a directory, because builds on other machines may be using the stages "
+            f"at a URL. Once none is, remove {options.directory}/_figureground/stages with your store's own tool."
+        )
+    from figureground.running.cleaning import clean
+
+    found = clean(options.directory, dry_run=options.dry_run, unfinished=options.unfinished)
+    say("\n".join(describe_cleaned(found, str(options.directory), options.dry_run)))
+    return 0
+
+
+def describe_cleaned(found: Cleaned, name: str, dry_run: bool) -> list[str]:
+    """Return lines for people: bytes in all, and by stage, journals and drafts.
+
+    Args:
+        name: The dataset's directory.
+        dry_run: Whether nothing was removed.
+    """
+    from figureground.methods.forecast import human_bytes
+
+    lines = [f"{name}: {'would free' if dry_run else 'freed'} {human_bytes(found.bytes)}."]
+    lines += [f"  stage {stage}: {human_bytes(size)}" for stage, size in found.stages.items()]
+    if found.journals:
+        lines.append(f"  journals: {human_bytes(found.journals)}, {counted(found.images, 'rendered image')}")
+    if found.drafts:
+        lines.append(f"  drafts: {human_bytes(found.drafts)}")
+    if found.unfinished and found.cost():
+        again = f"the same build makes {listed(found.cost(), 8)} again"
+        lines.append(f"It isn't finished: {again}{', and --unfinished allows that' if dry_run else ''}.")
+    return lines

@@ -40,6 +40,8 @@ def choose_device(device: str) -> torch.device:
         raise FiguregroundError(
             f"device: {device!r} is requested, but torch sees {torch.cuda.device_count()} CUDA devices."
         )
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise FiguregroundError(f"device: {device!r} is requested, but torch sees no MPS device (Apple silicon).")
     return chosen
 
 

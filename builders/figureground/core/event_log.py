@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import UsageError, printable
+from figureground.core.system import PRIVATELY, lock_file
 from figureground.core.terminal import complain
 
 STDOUT = "-"
@@ -106,10 +106,10 @@ def _opened(target: str) -> Iterator[int]:
     if target == STDOUT:
         yield 1
         return
-    handle = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
+    handle = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | PRIVATELY, 0o666)
     try:
         with contextlib.suppress(OSError):  # without locks, a short line is still written by one call
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_file(handle, wait=True)
         yield handle
     finally:
         os.close(handle)

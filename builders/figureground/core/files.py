@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from figureground.core.errors import FiguregroundError, printable
+from figureground.core.system import SAFELY
 
 MOST_TEXT = 16 * 2**20
 """Maximum size of user-written text such as a card or a licence, bytes."""
@@ -189,8 +190,8 @@ def open_regular(path: Path, *, root: Path | None = None) -> BufferedReader:
         OSError: It doesn't exist or can't be opened.
     """
     seen = check_regular(path, root=root)
-    # The file may have been replaced since the check; O_NONBLOCK keeps a FIFO from blocking even then.
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    # The file may have been replaced since the check; SAFELY keeps a FIFO from blocking even then.
+    handle = os.open(path, os.O_RDONLY | SAFELY)
     try:
         if not os.path.samestat(seen, os.fstat(handle)):
             raise FileError(path, "it was replaced while it was opened")
@@ -358,8 +359,8 @@ def create_bytes(path: Path, data: bytes, *, root: Path | None = None) -> None:
     with _written(path, data, root) as draft:
         try:
             os.link(draft, path)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
+        except (OSError, AttributeError) as error:  # AttributeError: a system without hard links
+            if isinstance(error, OSError) and error.errno not in _NO_LINKS:
                 raise
             # Without hard links this is still exclusive, but a reader may see a partial file.
             with open(path, "xb") as file:
@@ -374,7 +375,9 @@ def create_text(path: Path, text: str, *, root: Path | None = None) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
+    """Make the names in a directory durable. Windows opens no directory, and keeps their names by itself."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from figureground.core.errors import Stopped
+from figureground.core.system import block_signals, restore_signals, send_to_self, unblock_signals
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SECONDS_TO_STOP = 20.0
@@ -78,7 +79,7 @@ def handled(worker: bool = False) -> Iterator[None]:
         elif handler != signal.SIG_IGN:
             signal.signal(number, _handle)
     if worker:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # what `held_back` blocked
+        unblock_signals(SIGNALS)  # what `held_back` blocked
     try:
         yield
     finally:
@@ -110,13 +111,13 @@ def before_leaving(action: Callable[[], None]) -> Iterator[None]:
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
     """Holds Ctrl-C back. A process started within the context holds it back too, until it enters `handled`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    before = block_signals([signal.SIGINT])
     _State.holding_back = True  # the mask applies to this thread; signals to other threads are still handled here
     try:
         yield
     finally:
         _State.holding_back = False
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        restore_signals(before)
         if _State.held_back:
             _State.held_back = False
             signal.raise_signal(signal.SIGINT)
@@ -159,7 +160,7 @@ def _leave_in_time() -> None:
         time.sleep(0.1)
         if _State.postponed and _State.asked is not None:
             _State.reminded = True
-            os.kill(os.getpid(), _State.asked)
+            send_to_self(_State.asked)
     _leave(_State.asked or signal.SIGTERM)
 
 

@@ -22,10 +22,13 @@ from figureground.core.locks import lock
 from figureground.core.owned import refuse_output
 from figureground.data.images import SPURIOUS_FOR, DatasetImages, FolderImages, open_images
 from figureground.data.objects import is_matched, settings
-from figureground.evaluation import accuracy, spuriousness
+from figureground.evaluation import accuracy, robustness, spuriousness
 from figureground.evaluation.counterparts import Counterparts, LabelTable, find_counterparts, read_label_table
 from figureground.evaluation.page import write_page
-from figureground.models.needs import refuse_absent
+from figureground.evaluation.texts import default_prompts, list_classes, read_prompts, write_texts
+from figureground.models.needs import ZERO_SHOT, refuse_absent
+from figureground.recipe.prompts import Template
+from figureground.recipe.severity import FILE as AXES
 from figureground.shards.card import public
 from figureground.shards.claiming import STAGES_LOCK, remove_locks
 from figureground.shards.index import tell_scores
@@ -70,6 +73,8 @@ def evaluate(
     references: Path | str | None = None,
     validation: Path | str | None = None,
     labels: Path | str | None = None,
+    prompts: Path | str | None = None,
+    candidates: str | None = None,
     controls: Sequence[Path | str] = (),
     splits: Sequence[str] = (),
     out: Path | str | None = None,
@@ -83,11 +88,14 @@ def evaluate(
     Args:
         directory: A finished dataset. Labels are the column `spurious_for` for a class-wise spurious set (the classes
             k), and the column `foreground` for any other.
-        classifiers: Names for `open_classifier`, or opened classifiers.
+        classifiers: Names for `open_classifier`, `clip:ID` for zero-shot classifiers, or opened classifiers.
         references: Photographs in one folder per class, or a dataset, to compare accuracy with; for a spurious set,
             images of the spurious feature.
         validation: For a spurious set, images of the classes themselves, in the same layout.
         labels: A CSV `label,classifier_label` that maps labels to the classifiers' names.
+        prompts: A .txt file with texts for zero-shot classifiers, one a line, with `{class}` and `{definition}`.
+        candidates: A class list, such as `imagenet`, or a CSV, of further classes that zero-shot classifiers choose
+            from; by default, they choose among the dataset's labels.
         controls: Datasets to measure in the same way: the control configs of a D3S recipe, or other spurious sets.
         splits: Splits of the dataset, and of controls that have them, to evaluate; all by default.
         out: Output directory; `_evaluation` in the dataset by default.
@@ -107,10 +115,10 @@ def evaluate(
     if batch_size < 1:
         raise RecipeError("--batch-size", f"{batch_size} is not a whole number of at least 1.")
     check_device(device, "--device")
-    for given in classifiers:
-        if isinstance(given, str):
-            refuse_absent("--classifier", given)
+    zero_shot = check_classifiers(classifiers, prompts, candidates)
     directory = Path(directory)
+    if (directory / AXES).exists():
+        raise UsageError(f"{directory} holds several datasets of severity axes: `evaluate_severity` reads them.")
     images = DatasetImages(directory, splits=splits)
     spurious = images.column == SPURIOUS_FOR
     if validation is not None and not spurious:
@@ -133,7 +141,7 @@ def evaluate(
     from figureground.evaluation.predict import predict
 
     place = choose_device(device)
-    opened = _open_all(classifiers)
+    opened = open_all(classifiers, images, zero_shot, candidates)
     counterparts = find_counterparts(list(opened.values()), images.labels, occurring, table)
     scores = _score_files(directory, list(opened)) if save_scores else {}
     for folder in (out, *[path.parent for path in scores.values()]):
@@ -183,6 +191,8 @@ def evaluate(
         },
     }
     independent = [name for name in opened if name not in steered] or list(opened)
+    if not spurious and REFERENCES in others:
+        report["robustness"] = robustness.measure(report["classifiers"])
     if spurious:
         report["mean"] = spuriousness.measure_mean(
             [answers[name] for name in independent], [measured[name] for name in independent], images.labels
@@ -203,13 +213,52 @@ def evaluate(
     return evaluation
 
 
-def _open_all(classifiers: Sequence[str | Classifier]) -> dict[str, Classifier]:
-    """Open all classifiers on the CPU, so that errors are reported before the first one runs."""
-    from figureground.vision.classifiers import open_classifier
+def check_classifiers(
+    classifiers: Sequence[str | Classifier], prompts: Path | str | None, candidates: str | None
+) -> dict[str, tuple[Template, ...]]:
+    """Check the names of classifiers before anything is opened; return the templates of those that are zero-shot.
 
+    Raises:
+        FiguregroundError: A directory is missing or holds no model.
+        UsageError: The prompts can't be used, or no classifier uses prompts or candidates.
+    """
+    found = {}
+    for given in classifiers:
+        if isinstance(given, str):
+            if given != f"{ZERO_SHOT}pocket":
+                refuse_absent("--classifier", given)
+            if given.startswith(ZERO_SHOT):
+                found[given] = read_prompts(default_prompts(given, prompts))
+    for option, value in (("--prompts", prompts), ("--candidates", candidates)):
+        if value is not None and not found:
+            raise UsageError(f"{option} is for zero-shot classifiers, --classifier clip:ID.")
+    return found
+
+
+def open_all(
+    classifiers: Sequence[str | Classifier],
+    images: DatasetImages,
+    zero_shot: Mapping[str, Sequence[Template]],
+    candidates: str | None,
+) -> dict[str, Classifier]:
+    """Open all classifiers on the CPU, so that errors are reported before the first one runs.
+
+    Args:
+        images: The dataset, whose labels zero-shot classifiers choose from.
+        zero_shot: From `check_classifiers`.
+        candidates: See `evaluate`.
+    """
+    from figureground.vision.classifiers import open_classifier
+    from figureground.vision.zero_shot import open_zero_shot
+
+    classes = list_classes(images, candidates) if zero_shot else []
     opened: dict[str, Classifier] = {}
     for given in classifiers:
-        classifier = open_classifier(given) if isinstance(given, str) else given
+        if isinstance(given, str) and given in zero_shot:
+            texts = write_texts(classes, zero_shot[given])
+            classifier = open_zero_shot(given, [entry.name for entry in classes], texts)
+        else:
+            classifier = open_classifier(given) if isinstance(given, str) else given
         opened[_unused(classifier.name, opened)] = classifier
     return opened
 
@@ -375,7 +424,8 @@ def _score_files(directory: Path, names: Sequence[str]) -> dict[str, Path]:
 
 
 def _unused_stem(plain: str, paths: Mapping[str, Path]) -> str:
-    while any(path.stem == plain for path in paths.values()):
+    # On the file systems of macOS and Windows, `Net.parquet` and `net.parquet` are one file.
+    while any(path.stem.casefold() == plain.casefold() for path in paths.values()):
         plain += "_"
     return plain
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from figureground.core.pages import render_page
 from figureground.evaluation.accuracy import Told
+from figureground.evaluation.plots import plot_robustness
 from figureground.evaluation.spuriousness import METRICS, mean_of
 from figureground.evaluation.summary import notes, percent, points, shown, spread
 
@@ -44,6 +45,8 @@ def write_page(evaluation: Evaluation) -> str:
         classes=_class_tables(report) if spurious else [],
         cells=[] if spurious else [_cells(name, told) for name, told in report["classifiers"].items()],
         compared=[] if spurious else _compared(report),
+        robustness=report.get("robustness"),
+        plot=plot_robustness(report["robustness"], report["dataset"]["name"]) if report.get("robustness") else "",
         strips=_strips(evaluation, mean),
         most_classes=MOST_CLASSES,
         judged=len(np.unique(mean.label[mean.judged])),
@@ -167,7 +170,7 @@ def _example(evaluation: Evaluation, mean: Predictions, row: int, image: Image.I
     label, most = votes.most_common(1)[0]
     columns = images.source.columns
     return {
-        "url": _data_url(image),
+        "url": data_url(image),
         "small": max(image.size) < _SMALL,
         "p": float(mean.p[row]),
         "right": float(mean.correct[row]) > 0.5,
@@ -182,7 +185,8 @@ def _short(label: str) -> str:
     return label.split(",")[0].strip()
 
 
-def _data_url(image: Image.Image) -> str:
+def data_url(image: Image.Image) -> str:
+    """Return an image as a data URL, WebP, at most `THUMBNAIL` wide and high; the image is shrunk in place."""
     small = max(image.size) < _SMALL
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -8,6 +8,7 @@ from typing import Any
 
 from figureground.core.columns import pad, text_width
 from figureground.core.errors import counted, listed
+from figureground.evaluation import robustness
 from figureground.evaluation.spuriousness import METRICS
 
 MOST_GROUPS = 12
@@ -71,6 +72,8 @@ def notes(report: Told) -> list[str]:
             )
         if others := told["other_classes"]:
             lines.append(f"{kind}: ignored {listed(others, 5)}, which the dataset doesn't have.")
+    lines += _notes_on_zero_shot(report)
+    lines += robustness.notes(report.get("robustness"))
     lines += _notes_on_intervals(report)
     if report["kind"] == "spurious" and report["validation"]:
         lines.append(
@@ -78,6 +81,18 @@ def notes(report: Told) -> list[str]:
             "Spurious ImageNet's README says AUC, but its code computes average precision; both are given."
         )
     return lines
+
+
+def _notes_on_zero_shot(report: Told) -> Iterator[str]:
+    """Yield a note that zero-shot classifiers choose among other classes than ordinary ones."""
+    choices = {name: told["facts"].get("classes") for name, told in report["classifiers"].items()}
+    zero = [name for name, told in report["classifiers"].items() if told["facts"].get("zero_shot")]
+    if zero and len(set(choices.values())) > 1:
+        each = [f"{name} {n:,}" for name, n in choices.items() if n]
+        yield (
+            f"The classifiers choose among different numbers of classes ({listed(each, 8)}), and fewer are easier. "
+            "--candidates gives zero-shot classifiers more."
+        )
 
 
 def _values(values: Sequence[Any]) -> str:
@@ -152,6 +167,8 @@ def _foreground(report: Told) -> Iterator[str]:
             )
         for kind, compared in told.get("compared", {}).items():
             yield f"  {_compared('this set' if kind == 'generated' else kind, compared)}"
+        if name in (effective := (report.get("robustness") or {}).get("effective", {})):
+            yield f"  effective robustness {100 * effective[name]:+.1f} points (above the line of the classifiers)"
         for axis in ("split", "foreground", "background"):
             groups = told[f"by_{axis}"]
             if axis != "split" or len(groups) > 1:

@@ -16,7 +16,7 @@ import torch
 
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, RecipeError
-from figureground.core.locks import lock
+from figureground.core.locks import lock, remove_held
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.finetune import concept, identifier, inputs
@@ -146,7 +146,7 @@ def _finetune(asked: Request, device: str, kept: SavedProgress) -> None:
         if processes.main:
             if not stack.enter_context(lock(out / inputs.LOCK)):
                 raise FiguregroundError(f"{out}: another process fine-tunes there.")
-            stack.callback((out / inputs.LOCK).unlink, missing_ok=True)
+            stack.callback(remove_held, out / inputs.LOCK)
             inputs.refuse_strangers(out)  # another process may have written here while the checkpoint was opened
             if _is_finished(out, identity):
                 if processes.count > 1:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import resource
-import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from figureground.core.numerics import library_versions
+from figureground.core.system import peak_resident_memory
 
 
 def peak_memory(device: torch.device) -> float:
     """Return the peak memory so far, in MB: of the device, or on a CPU this process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return peak_resident_memory() / 1e6
 
 
 def versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ from figureground.core.accelerator import choose_device, processor_name
 from figureground.core.differences import differences
 from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.files import read_json, replace_text
-from figureground.core.locks import lock
+from figureground.core.locks import lock, remove_held
 from figureground.core.numerics import library_versions
 from figureground.core.terminal import remark
 from figureground.diffusion.checkpoint import Checkpoint
@@ -159,7 +159,7 @@ def _invert(asked: _Request, device_name: str, kept: Unfinished) -> None:
     with contextlib.ExitStack() as stack:
         if not stack.enter_context(lock(out / LOCK)):
             raise FiguregroundError(f"{out}: another process learns a token there.")
-        stack.callback((out / LOCK).unlink, missing_ok=True)
+        stack.callback(remove_held, out / LOCK)
         _refuse_strangers(out)  # another process may have written here while the checkpoint was opened
         if _is_finished(out, identity):
             return

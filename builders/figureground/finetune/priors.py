@@ -15,7 +15,7 @@ from PIL import Image
 from figureground.core.differences import differences
 from figureground.core.errors import FiguregroundError, listed, printable
 from figureground.core.files import read_json, replace_bytes, replace_text
-from figureground.core.locks import lock
+from figureground.core.locks import lock, remove_held
 from figureground.core.progress import Progress
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.render import Renderer, Sampling, find_batch_size
@@ -142,7 +142,7 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / LOCK).unlink(missing_ok=True)
+            remove_held(folder / LOCK)
 
 
 def forget_other(folder: Path, recipe: dict[str, Any], flag: str = FLAG) -> None:

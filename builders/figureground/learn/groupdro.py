@@ -70,7 +70,7 @@ class GroupDRO:
         if not there.any():  # all images in the batch have the weight 0
             return losses.sum() * 0
         with torch.no_grad():
-            adjusted = means.double().cpu() + self._bonus
+            adjusted = means.cpu().double() + self._bonus
             self.q = raise_weights(self.q, adjusted, self._step_size)
         return (self.q.to(means) * means).sum()
 

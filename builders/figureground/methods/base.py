@@ -43,6 +43,7 @@ from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
 from figureground.recipe.settings import Names, json_schema, marked
 from figureground.recipe.shard_size import bytes_an_image, default_shard_size
+from figureground.recipe.starter import write_starter
 from figureground.running import building
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
@@ -102,6 +103,13 @@ class Method(ABC):
         "Comparing methods for robustness against spurious correlations, on groups of known size.",
     )
     """Intended uses listed in the card."""
+    STARTER: ClassVar[tuple[str, ...]] = (
+        "checkpoint", "size", "num_inference_steps", "guidance_scale", "seed", "image_format", "device", "batch_size",
+        "workers", "formats",
+    )  # fmt: skip
+    """Settings that people change most, in the order in which `init` writes them."""
+    EXAMPLES: ClassVar[Mapping[str, tuple[Any, str]]] = {}
+    """Value and remark for `init`, of settings that a build needs and no config has."""
     MISUSES: ClassVar[tuple[str, ...]] = (
         "The only evidence of a model's performance on photographs: generated images differ from those.",
         "Facts about the world: which objects appear where, and how often, was chosen by the dataset's author.",
@@ -164,6 +172,29 @@ class Method(ABC):
             "$schema": "https://json-schema.org/draft/2020-12/schema", **schema,
             "title": f"figureground recipe: {cls.METHOD}", "properties": {**head, **fields},
         }  # fmt: skip
+
+    @classmethod
+    def starter(cls, name: str, file: str) -> str:
+        """Return a commented recipe to start from, with the settings `STARTER` of a config.
+
+        Args:
+            name: Name of the config.
+            file: Name of the recipe's file, for the commands at its top.
+
+        Raises:
+            RecipeError: There is no such config.
+        """
+        if name not in cls.CONFIGS:
+            raise RecipeError("config", f"{cls.METHOD} has no config {name!r}{nearest_or_all(name, cls.CONFIGS)}")
+        head = [
+            f"Recipe of figureground {cls.METHOD}. {cls.TITLE}.",
+            "",
+            f"    figureground plan  --recipe {file}              # counts, size and work",
+            f"    figureground build --recipe {file} --out DIR    # the same command resumes a stopped build",
+            "",
+            f"All settings: figureground settings {cls.METHOD} --config {name}",
+        ]
+        return write_starter(head, cls.METHOD, cls.CONFIGS[name], cls.CONFIGS, cls.STARTER, cls.EXAMPLES)
 
     @classmethod
     def config_of(cls, name: str, fields: recipes.Fields) -> Config:

@@ -34,7 +34,7 @@ from figureground.recipe.config import Config
 from figureground.recipe.plan import Plan, pick
 from figureground.recipe.prompts import fill, read_templates, shorten
 from figureground.recipe.sample import Guide, Spec, derive_seed
-from figureground.recipe.settings import Names, Text, settings
+from figureground.recipe.settings import Names, Share, Text, settings
 from figureground.recipe.table import MOST_A_CELL, Correlation, empty_by_design, read_table
 from figureground.shards.stages import run_stage
 from figureground.sources.guide import ImagePool, check_disjoint, compose, photograph, place, split_bank
@@ -125,8 +125,9 @@ class D3SConfig(Config):
     paper."""
     cutout_scale: Scale | list[Scale] = 0.4
     """Edge of the cut-out's box as a share of the canvas's edge, 0.05 to 1, or a range [low, high]."""
-    position: Literal["uniform", "ground"] = "uniform"
-    """Position of the cut-out: `uniform` inside the canvas, or on the `ground`."""
+    position: Literal["uniform", "ground"] | Share = "uniform"
+    """Position of the cut-out: `uniform` inside the canvas, on the `ground`, or a number, 0 to 1: its distance from the
+    centre in a random direction, where 1 touches an edge of the canvas."""
     match: Literal["none", "foreground"] = "none"
     """`foreground` uses the same cut-out, position and noise on every background."""
     table: Annotated[str | Correlation | dict[str, str | Correlation], Names("file")] = "uniform"
@@ -270,6 +271,10 @@ class D3S(Method):
         "reconstruction and same-background.",
     )
     SHARED = (*Method.SHARED, "cutouts", "scenes", "photographs")
+    STARTER = (
+        "classes", "backgrounds", "cutouts", "scenes", "prompt", "per_cell", "table", "match", "paste", "cutout_scale",
+        "position", "strength", *Method.STARTER, "keep",
+    )  # fmt: skip
     config: D3SConfig
 
     def summary(self) -> str:

@@ -169,6 +169,10 @@ class DDB(Repaint):
     }
     DEFAULT = POCKET
     TITLE = "Other classes' objects in the scenes of a training set"
+    STARTER = (
+        "data", "sources", "per_source", "nouns", "prompt", "segmenter", "phrases", "mask_dilation", "classifier",
+        "training", "min_probability", "min_attribution_ratio", *Repaint.STARTER,
+    )  # fmt: skip
     CITATIONS = (CITATION, INVERSION_CITATION, DIFFUSION_CITATION)
     config: DDBConfig
 

@@ -85,6 +85,9 @@ class Repaint(Method):
         "The images carry the biases of the checkpoint that drew them and of the training set that they were made "
         "from.",
     )
+    EXAMPLES: ClassVar[Mapping[str, tuple[Any, str]]] = {
+        "data": ("birds", "To try it without data of yours, draw some: python -m figureground.pocket.birds birds"),
+    }
     config: RepaintConfig
     _jobs: dict[tuple[int, int], list[Job]] | None = None
     _mask_files: Mapping[str, str] = {}

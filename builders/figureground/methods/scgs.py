@@ -138,6 +138,10 @@ class SCGS(Repaint):
     }
     DEFAULT = POCKET
     TITLE = "Images in which what misled a classifier is repainted"
+    STARTER = (
+        "data", "per_class", "backgrounds", "nouns", "prompt", "classifier", "training", "errors", "mask", "strength",
+        *Repaint.STARTER,
+    )  # fmt: skip
     CITATIONS = (CITATION, GRAD_CAM_CITATION, DIFFUSION_CITATION)
     config: SCGSConfig
 

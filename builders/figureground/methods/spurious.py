@@ -217,6 +217,10 @@ class Spurious(Method):
     }  # fmt: skip
     DEFAULT = POCKET
     TITLE = "Spurious features: what makes classifiers say a class, without the class"
+    STARTER = (
+        "features", "classes", "labels", "references", "backgrounds", "per_cell", "feature_model", "finetuning",
+        "concepts", *Method.STARTER,
+    )  # fmt: skip
     CITATIONS = (CITATION, FEATURES_CITATION, DREAMBOOTH_CITATION, DIFFUSION_CITATION)
     USES = (
         "Measuring whether a classifier predicts a class from a spurious feature alone.",

@@ -18,6 +18,8 @@ from figureground.models.weights import check_files, local_directory, read_index
 from figureground.sources.provenance import cached_snapshot
 
 TIMM = "timm:"
+ZERO_SHOT = "clip:"
+"""Beginning of the names of zero-shot classifiers."""
 EXTRAS = {
     "peft": "lora",
     "sklearn": "mitigate",
@@ -125,6 +127,8 @@ def refuse_absent(field: str, name: str) -> None:
         FiguregroundError: The file or directory doesn't exist, it contains no model, or its files name code; or a
             package is missing.
     """
+    if name.startswith(ZERO_SHOT):
+        name = name.removeprefix(ZERO_SHOT)
     path = Path(name).expanduser()
     looks = name.startswith((".", "/", "~")) or name.count("/") > 1
     if not name.strip() or (looks and not path.exists()):

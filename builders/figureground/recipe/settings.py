@@ -172,6 +172,24 @@ def execution_names(kind: type) -> list[str]:
     return list(marked(kind, _Execution))
 
 
+def accepted(kind: type, name: str) -> str:
+    """Return what a field accepts, for people: `one of jpg, webp, png`, or `a number from 0 to 1, or none`."""
+    members = _members(kinds_of(kind)[name])
+    told: dict[str, None] = {}
+    for each in members:
+        inside = _literals(_inside(each, 0)) if _base(each) is list else ()
+        if choices := _literals(each):
+            told[f"one of {', '.join(map(str, choices))}"] = None
+        elif inside:
+            told[f"a list of {', '.join(map(str, inside))}"] = None
+        elif _base(each) is not type(None):
+            told[_describe(each)] = None
+    if any(_base(each) is type(None) for each in members):
+        told["none"] = None
+    *first, last = told
+    return f"{', '.join(first)}, or {last}" if first else last
+
+
 def json_schema(kind: type) -> dict[str, Any]:
     """Return the JSON Schema of recipes with a class's fields, all optional, with texts, defaults and ranges."""
     schema = pydantic.TypeAdapter(kind).json_schema()
@@ -238,7 +256,9 @@ def _unfit(value: Any, hint: Any, name: str) -> RecipeError:
     bases = {_base(each) for each in members}
     choices = [str(choice) for each in members for choice in _literals(each)]
     if choices:
-        return RecipeError(name, f"{value!r} is not one of {', '.join(choices)}{nearest(str(value), choices)}")
+        others = [_describe(each) for each in members if not _literals(each)]
+        told = f"{', '.join(choices)}{''.join(f' or {other}' for other in others)}"
+        return RecipeError(name, f"{value!r} is not one of {told}{nearest(str(value), choices)}")
     told = f"{value!r} is not {' or '.join(dict.fromkeys(map(_describe, members)))}"
     if bases == {str} and value is not None and not isinstance(value, str | list | tuple | Mapping):
         return RecipeError(name, f"{told}; put it in quotes.")

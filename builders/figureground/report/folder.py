@@ -16,7 +16,7 @@ from pathlib import Path
 
 from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import temporary
-from figureground.core.locks import lock
+from figureground.core.locks import lock, remove_held
 from figureground.core.numerics import library_versions
 from figureground.core.owned import GENERATOR, is_ours
 
@@ -110,7 +110,7 @@ def drafted(folder: Path) -> Iterator[Draft]:
             yield draft
         finally:
             draft.remove()
-            (folder.parent / _LOCK).unlink(missing_ok=True)
+            remove_held(folder.parent / _LOCK)
 
 
 def _remove_drafts(parent: Path) -> None:

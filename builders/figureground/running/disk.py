@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection
 from pathlib import Path
 
-from figureground.core.locks import has_locks, lock
+from figureground.core.locks import has_locks, lock, remove_held
 from figureground.shards import index, journal
 from figureground.shards.claiming import PARTS_LOCK, STAGES_LOCK, WORKING_LOCK, clean_stale, remove_locks
 from figureground.shards.formats.format import folders
@@ -67,7 +67,7 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = (), failed
             forget_plan(out)
             clean_stale(out)
             for name in (WORKING_LOCK, PARTS_LOCK, STAGES_LOCK):
-                (out / name).unlink(missing_ok=True)
+                remove_held(out / name)
         remove_locks(out)
         for name in (REJECTS, PUBLISHED_REJECTS, MARKERS, *folders(), private.name):
             if out / name not in before:

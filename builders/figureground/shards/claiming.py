@@ -14,8 +14,9 @@ from typing import Any
 
 from figureground.core.errors import describe_error
 from figureground.core.files import read_object
-from figureground.core.locks import is_held, lock, unlink_while_held
+from figureground.core.locks import is_held, lock, remove_held, unlink_while_held
 from figureground.core.shapes import Count, Optional, check_shape
+from figureground.core.system import NO_LINK, SAFELY
 from figureground.recipe.formats import FORMATS
 from figureground.shards import journal
 from figureground.shards.formats.format import folders
@@ -82,7 +83,7 @@ def claim_part(directory: Path, name: str) -> Iterator[bool]:
             yield held
         finally:
             if held:
-                path.unlink(missing_ok=True)
+                remove_held(path)
 
 
 def note_failure(directory: Path, shard: Shard, reason: str, host: str, pid: int) -> None:
@@ -135,7 +136,7 @@ def _forget_holder(path: Path) -> None:
 def _overwrite(path: Path, data: bytes) -> None:
     """Replaces a lock file's content in place, as a new file would be another lock. Nothing depends on its success."""
     with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(path, os.O_WRONLY | SAFELY | NO_LINK)
         try:
             os.truncate(handle, 0)
             os.write(handle, data)
@@ -149,7 +150,14 @@ def clean_stale(directory: Path) -> list[Path]:
     Files that a process is still writing stay, and so do files of other programs. On a file system without locks
     nothing is removed, because files in use can't be recognised.
     """
-    removed = []
+    removed = [path for path, held_by in find_stale(directory) if unlink_while_held(held_by, path)]
+    with contextlib.suppress(OSError):  # journals of unfinished shards stay
+        (directory / JOURNAL).rmdir()
+    return removed
+
+
+def find_stale(directory: Path) -> Iterator[tuple[Path, Path]]:
+    """Yields the files that `clean_stale` removes if nobody writes them, each with the lock that its writer holds."""
     stages = sorted(p for p in (directory / PRIVATE / "stages").glob("*") if p.is_dir())
     own = ("", *folders(), PRIVATE, MARKERS, REJECTS, PUBLISHED_REJECTS, SCORES)
     temporary = _temporary()
@@ -161,16 +169,11 @@ def clean_stale(directory: Path) -> list[Path]:
             held_by = STAGES_LOCK if match["settled"] else INDEX_LOCK
             if match["shard"]:
                 held_by = f"{MARKERS}/.{match['shard']}.lock"
-            if unlink_while_held(directory / held_by, path):
-                removed.append(path)
+            yield path, directory / held_by
     for path in journal.files_of(directory):
         name = journal.shard_of(path)
-        done = (directory / MARKERS / f"{name}.json").exists()
-        if done and unlink_while_held(directory / MARKERS / f".{name}.lock", path):
-            removed.append(path)
-    with contextlib.suppress(OSError):  # journals of unfinished shards stay
-        (directory / JOURNAL).rmdir()
-    return removed
+        if (directory / MARKERS / f"{name}.json").exists():
+            yield path, directory / MARKERS / f".{name}.lock"
 
 
 def remove_locks(directory: Path) -> None:

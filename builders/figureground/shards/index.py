@@ -11,7 +11,7 @@ from typing import Any
 
 from figureground.core.errors import listed
 from figureground.core.files import FileError, read_object, replace_text
-from figureground.core.locks import lock
+from figureground.core.locks import lock, remove_held
 from figureground.recipe.document import FORMAT, SEAL, format_of
 from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
 from figureground.shards import card, croissant
@@ -82,7 +82,7 @@ def writing_beside(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (directory / INDEX_LOCK).unlink(missing_ok=True)
+            remove_held(directory / INDEX_LOCK)
     remove_locks(directory)
 
 

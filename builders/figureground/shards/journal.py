@@ -235,7 +235,13 @@ class FileJournal(Journal):
             raise
 
     def remove(self) -> None:
-        remove_files(self._directory, self._shard.name)
+        try:
+            remove_files(self._directory, self._shard.name)
+        except PermissionError:  # Windows removes no open file
+            self.flush()
+            if self._file is not None:
+                self._file.close()
+            remove_files(self._directory, self._shard.name)
 
 
 def files_of(directory: Path, shard: str = "") -> list[Path]:

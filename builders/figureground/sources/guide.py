@@ -343,7 +343,7 @@ def place(
     rng: np.random.Generator,
     size: int,
     scale: tuple[float, float],
-    position: Literal["uniform", "ground"] = "uniform",
+    position: Literal["uniform", "ground"] | float = "uniform",
 ) -> Box:
     """Draws a random square on the canvas.
 
@@ -354,7 +354,8 @@ def place(
         rng: Generator for scale and position.
         size: Edge of the canvas in pixels.
         scale: Lowest and highest edge of the square, as shares of the canvas, within (0, 1].
-        position: `uniform`: anywhere inside the canvas. `ground`: the bottom edge within `GROUND`.
+        position: `uniform`: anywhere inside the canvas. `ground`: the bottom edge within `GROUND`. A number, 0 to 1:
+            distance from the centre in a random direction, where 1 touches an edge of the canvas.
 
     Raises:
         ValueError: The scale is not a valid range, or the position is unknown.
@@ -365,7 +366,11 @@ def place(
     s, x, y = rng.random(3)
     side = min(size, max(1, round((low + s * (high - low)) * size)))
     left = math.floor(x * (size - side + 1))
-    if position == "uniform":
+    if not isinstance(position, str):
+        right, down = math.cos(2 * math.pi * x), math.sin(2 * math.pi * x)
+        reach = position / max(abs(right), abs(down))
+        left, top = (round((size - side) / 2 * (1 + reach * step)) for step in (right, down))
+    elif position == "uniform":
         top = math.floor(y * (size - side + 1))
     elif position == "ground":
         bottom = round((GROUND[0] + y * (GROUND[1] - GROUND[0])) * size)

@@ -56,7 +56,7 @@ class Curves:
         """Fetches and checks the values that are still on the device; raises like `add`."""
         if not self._pending:
             return
-        rows = torch.stack(self._pending).double().cpu().tolist()
+        rows = torch.stack(self._pending).cpu().double().tolist()
         self._pending = []
         for row in rows:
             if not all(map(math.isfinite, row)):

@@ -93,11 +93,11 @@ class LocalModel:
         for name, value in inputs.items():
             if torch.is_tensor(value) and value.is_floating_point():
                 inputs[name] = value.to(self._network.dtype)
-        logits = self._network(**inputs, **self._last).logits[:, -1].double()
+        logits = self._network(**inputs, **self._last).logits[:, -1].cpu().double()
         if not torch.isfinite(logits).all():
             raise FiguregroundError(f"{self._shown} returned NaN or infinity. Its weights are damaged.")
         yes, no = (logits[:, ids].logsumexp(1) for ids in (self._yes, self._no))
-        p = torch.sigmoid(yes - no).cpu().tolist()
+        p = torch.sigmoid(yes - no).tolist()
         best = logits.argmax(1).tolist()
         likely = logits.topk(min(LIKELY, logits.shape[1]), dim=1).indices
         known = torch.tensor([*self._yes, *self._no], device=likely.device)

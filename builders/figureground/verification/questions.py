@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from figureground.core.names import loosely
 from figureground.core.resources import resource
+from figureground.data.words import noun_of, read_words, with_article
 from figureground.recipe.classes import ClassEntry, read_csv
 from figureground.recipe.prompts import fill, read_templates
 from figureground.shards.finished import FinishedDataset
@@ -55,51 +54,19 @@ def read_questions(source: FinishedDataset) -> tuple[Question, ...]:
     Words come from the dataset's recipe, or those of the datasets that it was made from. A background that none of them
     knows has the phrase of the same name in `prompts/backgrounds`, or else no words.
     """
-    nouns: dict[str, ClassEntry] = {}
-    phrases: dict[str, ClassEntry] = {}
-    for content in _contents(source.recipe):
-        for row in _rows(content.get("classes")):
-            nouns.setdefault(loosely(row[0]), ClassEntry(row[0], row[1], row[2] if len(row) > 2 else ""))
-        for row in _rows(content.get("backgrounds")):
-            phrases.setdefault(loosely(row[0]), ClassEntry(row[0], row[1]))
+    nouns, phrases = (read_words(source.recipe, field) for field in ("classes", "backgrounds"))
     for path in sorted(resource("prompts/backgrounds").glob("*.csv")):
         for entry in read_csv(path, "backgrounds"):
             phrases.setdefault(loosely(entry.name), entry)
     foregrounds, backgrounds = source.columns.foregrounds, source.columns.backgrounds
     return (
         Question(
-            FOREGROUND, tuple(foregrounds), tuple(nouns.get(loosely(name), _noun(name)) for name in foregrounds)
+            FOREGROUND, tuple(foregrounds), tuple(nouns.get(loosely(name), noun_of(name)) for name in foregrounds)
         ),
         Question(BACKGROUND, tuple(backgrounds), tuple(_phrase(name, phrases) for name in backgrounds)),
     )  # fmt: skip
 
 
-def with_article(text: str) -> str:
-    """Return a text with "an" for "a" before a vowel: `a photo of an umbrella`."""
-    return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])", r"\1n ", text)
-
-
-def _noun(name: str) -> ClassEntry:
-    """Return the words for a foreground that no recipe describes: the first of its comma-separated synonyms."""
-    return ClassEntry(name, name.split(",")[0].replace("_", " ").strip())
-
-
 def _phrase(name: str, known: Mapping[str, ClassEntry]) -> ClassEntry | None:
     entry = known.get(loosely(name))
     return None if entry is None or loosely(name) == PLAIN or not entry.text.strip() else entry
-
-
-def _contents(recipe: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the `content` of a recipe, or of the recipes that it was made from."""
-    if isinstance(content := recipe.get("content"), Mapping):
-        yield content
-    for source in recipe.get("sources", ()):
-        if isinstance(source, Mapping):
-            yield from _contents(source)
-
-
-def _rows(value: Any) -> Iterator[Sequence[str]]:
-    """Yield the rows of a list of names and texts; other values, such as hashes, have none."""
-    for row in value if isinstance(value, list) else ():
-        if isinstance(row, list) and len(row) >= 2 and all(isinstance(part, str) for part in row):
-            yield row

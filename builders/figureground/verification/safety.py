@@ -99,7 +99,7 @@ class SafetyScorer(Scorer):
 
         with torch.inference_mode():
             if self._classifier is not None:
-                p = softmax(self._classifier.read(batch.images).logits.double().cpu().numpy())
+                p = softmax(self._classifier.read(batch.images).logits.cpu().double().numpy())
                 if not np.isfinite(p).all():
                     raise FiguregroundError(f"--safety {self.id} returned NaN or infinity. Its weights are damaged.")
                 return {"safety": p[:, self._classes].sum(axis=1).clip(0, 1).tolist()}

@@ -16,7 +16,7 @@ from figureground.core import signals
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, OutOfMemory, RecipeError, Stopped, UsageError, counted, listed
 from figureground.core.hashing import digest
-from figureground.core.locks import lock
+from figureground.core.locks import lock, remove_held
 from figureground.core.progress import Progress
 from figureground.core.terminal import remark
 from figureground.data.objects import settings
@@ -166,7 +166,7 @@ def _alone(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (directory / LOCK).unlink(missing_ok=True)
+            remove_held(directory / LOCK)
 
 
 class _Run:

@@ -255,7 +255,7 @@ def _attend_prepared(classifier: Classifier, prepared: Tensor, targets: Tensor, 
     (gradient,) = torch.autograd.grad(scores.sum(), kept[-1], allow_unused=True)
     if gradient is None:
         raise FiguregroundError(f"attention: the output of layer {layer.name!r} doesn't affect the logits.")
-    return _weigh(layer.positions(kept[-1].detach()).double(), layer.positions(gradient).double()).cpu()
+    return _weigh(layer.positions(kept[-1].detach()).cpu().double(), layer.positions(gradient).cpu().double())
 
 
 def _weigh(features: Tensor, gradient: Tensor) -> Tensor:
@@ -379,7 +379,7 @@ def mask_by_knee(
         masks.append(mask.reshape(attention.shape))
     with torch.no_grad():
         hidden = [classifier._prepare(torch.where(torch.from_numpy(mask), mean, pixels)[None]) for mask in masks]
-        logits = classifier._read(torch.cat(hidden)).logits.double().cpu()
+        logits = classifier._read(torch.cat(hidden)).logits.cpu().double()
     loss = F.cross_entropy(logits, torch.full((len(masks),), target), reduction="none").numpy()
     curve = np.stack([np.array([0.0, *shares]), loss], 1)
     return masks[find_knee(curve)], curve

@@ -168,7 +168,7 @@ def integrate(
         signed = IntegratedGradients(lambda pixels: classifier._read(pixels).logits).attribute(
             given, begin, target=wanted, n_steps=steps, internal_batch_size=batch_size
         )
-    signed = signed.detach().double().cpu()
+    signed = signed.detach().cpu().double()
     for i, each in enumerate(signed):
         if not torch.isfinite(each).all():
             raise FiguregroundError(

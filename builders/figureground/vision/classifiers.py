@@ -28,6 +28,7 @@ from figureground.core.registry import Registry
 from figureground.core.resources import resource
 from figureground.core.seeding import make_generator
 from figureground.models.bundled import ROBUST
+from figureground.models.needs import ZERO_SHOT
 from figureground.models.opening import make_timm, open_network, refuse_code
 from figureground.recipe.classes import read_csv
 from figureground.sources.images import content_hash
@@ -308,6 +309,10 @@ def open_classifier(name: str, *, revision: str | None = None, device: str | tor
         opened = _open_directory(ROBUST, POCKET, {"robust": True})
     elif name.startswith(TIMM):
         opened = _open_timm(name)
+    elif name.startswith(ZERO_SHOT):
+        raise FiguregroundError(
+            f"classifier {name!r}: a zero-shot classifier needs a list of classes, which only `evaluate` gives it."
+        )
     elif path.is_dir():
         opened = _open_directory(path, path.resolve().name, {})
     elif path.is_file():

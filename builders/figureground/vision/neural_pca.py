@@ -80,7 +80,7 @@ def fit(weighted: Tensor, label: int, count: int | None = None) -> Components:
         raise FiguregroundError(f"neural PCA needs at least 2 images of the class, preferably 50 or more, not {n}.")
     if count is not None and not 1 <= count <= d:
         raise FiguregroundError(f"components: {count} were requested; {d} features have 1 to {d}.")
-    exact = weighted.detach().double().cpu()
+    exact = weighted.detach().cpu().double()
     if not torch.isfinite(exact).all():
         raise FiguregroundError("neural PCA: features hold NaN or infinity.")
     mean = exact.mean(0)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from figureground.core import libraries, signals
 from figureground.core.errors import FiguregroundError, listed
@@ -143,9 +143,10 @@ def _in_processes(tasks: Sequence[_Task], tell: Callable[[], object], is_finishe
         OSError: A worker met an operating system error.
     """
     context = multiprocessing.get_context("spawn")
-    resource_tracker.ensure_running()  # if started later, it would receive the Ctrl-C that is held back
+    if hasattr(signal, "pthread_sigmask"):  # on Windows, there is no such process
+        resource_tracker.ensure_running()  # if started later, it would receive the Ctrl-C that is held back
     workers: list[BaseProcess] = []
-    reports: list[Connection] = []
+    reports: list[Any] = []
     with signals.before_leaving(lambda: _kill(workers)):  # until they have stopped: see `_stop`
         try:
             with signals.at_checks():
@@ -205,10 +206,11 @@ def _ending(worker: BaseProcess) -> str:
     return f"exit code {code}"
 
 
-def _read(report: Connection) -> Failure | None:
+def _read(report: Any) -> Failure | None:
     with suppress(EOFError, OSError):
         if report.poll():
-            return report.recv()
+            failure: Failure = report.recv()
+            return failure
     return None
 
 
@@ -235,7 +237,7 @@ def _kill(workers: list[BaseProcess]) -> None:
 # In the worker
 
 
-def _work(task: _Task, report: Connection) -> None:
+def _work(task: _Task, report: Any) -> None:
     libraries.quieten()
     with signals.handled(worker=True):
         threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()

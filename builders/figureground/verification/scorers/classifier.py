@@ -75,7 +75,7 @@ class ClassifierScorer(LabelScorer):
 
         assert self._classifier is not None
         with torch.inference_mode():
-            logits = self._classifier.read(images).logits.double().cpu().numpy()
+            logits = self._classifier.read(images).logits.cpu().double().numpy()
         found = {}
         for question in self.asked():
             groups = self._groups[question.what]

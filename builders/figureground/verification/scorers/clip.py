@@ -22,9 +22,6 @@ from figureground.verification.scorer import LabelScorer, Options
 if TYPE_CHECKING:
     from torch import Tensor
 
-TEXTS_AT_A_TIME = 256
-"""Number of texts that are embedded in one batch."""
-
 
 class ClipScorer(LabelScorer):
     """Compares images with texts; `id` is a directory or a Hub id."""
@@ -65,19 +62,15 @@ class ClipScorer(LabelScorer):
         return bool(self._others[question.what])
 
     def open(self) -> None:
-        import torch
-
         from figureground.core.accelerator import choose_device
+        from figureground.vision.image_text import ImageText
 
         self._device = choose_device(self.options.device)
-        network, self._tokenizer, self._processor = _open(self._folder, self.shown)
-        self._network = network.to(self._device).eval()
-        self._limit = int(network.config.text_config.max_position_embeddings)
-        # SigLIP was trained on texts padded to the full length.
-        self._padding = "max_length" if network.config.model_type.startswith("siglip") else True
-        self._scale = float(network.logit_scale.detach().exp())
-        with torch.inference_mode():
-            self._labels = {q.what: self._embed([*self._texts[q.what], *self._others[q.what]]) for q in self.asked()}
+        model = ImageText(self._folder, self.shown)
+        self._processor = _open_processor(self._folder, self.shown)
+        self._network: Any = model.network.to(self._device)
+        self._scale = model.scale
+        self._labels = {q.what: model.embed([*self._texts[q.what], *self._others[q.what]]) for q in self.asked()}
 
     def others(self, question: Question) -> list[list[str]]:
         """Return the texts of further answers, which mean that an image shows none of the labels; here, none."""
@@ -93,15 +86,17 @@ class ClipScorer(LabelScorer):
     def probabilities(self, images: Sequence[Image.Image]) -> Mapping[str, np.ndarray]:
         import torch
 
+        from figureground.vision.image_text import normalised
+
         with torch.inference_mode():
             inputs = self._processor(images=list(images), return_tensors="pt").to(self._device)
             views = self.views(inputs["pixel_values"])
             each = [self._network.get_image_features(**{**inputs, "pixel_values": view}) for view in views]
-            features = torch.stack([_normalised(some) for some in each]).mean(0)
+            features = torch.stack([normalised(some) for some in each]).mean(0)
         found = {}
         for question in self.asked():
             known = self.knows(question)
-            logits = (self._scale * features @ self._labels[question.what].T).double().cpu().numpy()
+            logits = (self._scale * features @ self._labels[question.what].T).cpu().double().numpy()
             answers = softmax(logits)
             p = np.full((len(images), len(known) + self.knows_none(question)), np.nan)
             p[:, : len(known)][:, known] = answers[:, : known.sum()]
@@ -109,21 +104,6 @@ class ClipScorer(LabelScorer):
                 p[:, -1] = answers[:, known.sum() :].sum(axis=1)
             found[question.what] = p
         return found
-
-    def _embed(self, texts: Sequence[Sequence[str]]) -> Tensor:
-        """Return the mean features of the answers that have texts, (answers, d)."""
-        import torch
-
-        flat = [text for some in texts for text in some]
-        parts = []
-        for start in range(0, len(flat), TEXTS_AT_A_TIME):
-            tokens = self._tokenizer(
-                flat[start : start + TEXTS_AT_A_TIME], padding=self._padding, truncation=True, max_length=self._limit,
-                return_tensors="pt",
-            )  # fmt: skip
-            parts.append(_normalised(self._network.get_text_features(**tokens.to(self._device))))
-        each = torch.cat(parts).split([len(some) for some in texts if some])
-        return _normalised(torch.stack([some.mean(0) for some in each]))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -133,39 +113,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
         return p / p.sum(axis=-1, keepdims=True)
 
 
-def _normalised(features: Any) -> Tensor:
-    import torch
+def _open_processor(folder: Path, shown: str) -> Any:
+    from transformers import AutoImageProcessor
 
-    vectors = features if isinstance(features, torch.Tensor) else features.pooler_output
-    return torch.nn.functional.normalize(vectors.float(), dim=-1)
-
-
-def _open(folder: Path, shown: str) -> tuple[Any, Any, Any]:
-    """Open the network, the tokenizer and the image processor."""
-    import torch
-    from safetensors import SafetensorError
-
-    from figureground.core import libraries
-
-    libraries.prepare("transformers")
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-
-    from figureground.models.opening import open_network, open_part
+    from figureground.models.opening import open_part
 
     try:
-        network, info = open_network(AutoModel, folder, shown, dtype=torch.float32, output_loading_info=True)
-        if not all(hasattr(network, part) for part in ("get_text_features", "get_image_features", "logit_scale")):
-            raise FiguregroundError(
-                f"{shown}: a {type(network).__name__} doesn't compare images with texts. Give a CLIP, SigLIP or "
-                "SigLIP 2 model."
-            )
-        if info["missing_keys"]:
-            raise FiguregroundError(
-                f"{shown}: its weights lack {listed(sorted(info['missing_keys']), 2)}. Download it again."
-            )
-        return network, open_part(AutoTokenizer, folder, shown), open_part(AutoImageProcessor, folder, shown)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        if isinstance(error, FiguregroundError):
-            raise
+        return open_part(AutoImageProcessor, folder, shown)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"{shown} doesn't open: {first}") from error

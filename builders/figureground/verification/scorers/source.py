@@ -88,7 +88,7 @@ class SourceScorer(Scorer):
         with torch.inference_mode():
             one = self._features([image for _, image, _ in some])
             other = self._features([guide for _, _, guide in some])
-            return torch.nn.functional.cosine_similarity(one, other).clamp(-1, 1).double().cpu().tolist()
+            return torch.nn.functional.cosine_similarity(one, other).clamp(-1, 1).cpu().double().tolist()
 
     def _features(self, images: Sequence[Image.Image]) -> Tensor:
         assert self._network is not None

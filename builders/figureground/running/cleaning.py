@@ -1,0 +1,155 @@
+"""Frees what a dataset keeps of its build: stages such as fine-tuned concepts, journals, and drafts of killed builds.
+
+Shards, markers, scores, people's answers, index, card and recipe are never touched, nor anything outside the dataset,
+such as a directory of concepts that several datasets share. Copies of references stay, because people's answers and the
+report refer to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from figureground.core.errors import FiguregroundError, counted, listed
+from figureground.core.locks import has_locks, lock
+from figureground.recipe.document import read_saved
+from figureground.shards import journal
+from figureground.shards.claiming import (
+    PARTS_LOCK,
+    STAGES_LOCK,
+    WORKING_LOCK,
+    clean_stale,
+    find_stale,
+    remove_locks,
+)
+from figureground.shards.directory import refuse_strange
+from figureground.shards.index import INDEX
+from figureground.shards.progress import is_unfinished
+from figureground.shards.shard import JOURNAL, PRIVATE, RECIPE
+from figureground.shards.stages import COPIES, DONE
+from figureground.stores.scratch import url_of
+
+STAGES = f"{PRIVATE}/stages"
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What was freed, or would be."""
+
+    stages: dict[str, int]
+    """Bytes of each stage, by name."""
+    journals: int
+    """Bytes of the rendered images of unfinished shards."""
+    images: int
+    """Number of those images; the next build renders them again."""
+    drafts: int
+    """Bytes of files that killed processes left."""
+    unfinished: bool
+    """Whether the dataset lacks shards or its index."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in all."""
+        return sum(self.stages.values()) + self.journals + self.drafts
+
+    def cost(self) -> list[str]:
+        """Return what the next build of an unfinished dataset would do again, in words."""
+        images = [counted(self.images, "rendered image")] if self.images else []
+        return [*images, *(f"the stage {name}" for name in self.stages)]
+
+
+def clean(directory: Path, *, dry_run: bool = False, unfinished: bool = False) -> Cleaned:
+    """Remove a dataset's stages, journals and drafts.
+
+    Stages that consist of a few facts stay: the card is written from them.
+
+    Args:
+        directory: The dataset.
+        dry_run: Whether to remove nothing, and only say what would be.
+        unfinished: Whether an unfinished build may be cleaned, which then repeats work.
+
+    Raises:
+        FiguregroundError: It is no dataset, or the scratch of one at a URL; a build is running there, or that can't be
+            seen; or it is unfinished and would lose work.
+    """
+    read_saved(directory / RECIPE)
+    refuse_strange(directory)
+    if (url := url_of(directory)) is not None:
+        raise FiguregroundError(
+            f"{directory} is where builds of {url} work on this machine. Remove the directory once none is running; "
+            "the dataset isn't in it."
+        )
+    if not has_locks(directory / PRIVATE):
+        raise FiguregroundError(
+            f"{directory} is on a file system without locks, so whether a build is running can't be seen. Once none "
+            f"is, remove {directory / STAGES} and {directory / JOURNAL} yourself."
+        )
+    with _alone(directory):
+        found = _look(directory)
+        if found.unfinished and found.cost() and not unfinished and not dry_run:
+            raise FiguregroundError(
+                f"{directory} isn't finished: the same build would have to make {listed(found.cost(), 8)} again. "
+                "Finish it first, or give --unfinished."
+            )
+        if not dry_run:
+            for name in found.stages:
+                shutil.rmtree(directory / STAGES / name)
+            if found.unfinished:
+                journal.remove_files(directory)
+    if not dry_run:
+        clean_stale(directory)
+        remove_locks(directory)
+    return found
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep builds from starting within the context.
+
+    Raises:
+        FiguregroundError: One is running.
+    """
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(lock(directory / name)) for name in (STAGES_LOCK, WORKING_LOCK, PARTS_LOCK)]
+        if not all(held):
+            raise FiguregroundError(
+                f"A build is running in {directory}; figureground status {directory} says how far it is. Wait for it, "
+                "or stop it."
+            )
+        yield
+
+
+def _look(directory: Path) -> Cleaned:
+    stages = {
+        path.name: size
+        for path in sorted(_folders(directory / STAGES))
+        if path.name != COPIES and (size := _size(path)) and not _facts_alone(path)
+    }
+    finished = not is_unfinished(directory) and (directory / INDEX).exists()
+    files = journal.files_of(directory)
+    inside = [directory / STAGES / name for name in stages]
+    drafts = [path for path, _ in find_stale(directory) if path.parent not in inside]
+    return Cleaned(
+        stages,
+        0 if finished else sum(path.lstat().st_size for path in files),
+        0 if finished else journal.count_kept(directory)[0],
+        sum(path.lstat().st_size for path in drafts if finished or path not in files),
+        not finished,
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()] if folder.is_dir() else []
+
+
+def _facts_alone(stage: Path) -> bool:
+    """Whether a stage's marker is all that it left."""
+    return [path.name for path in stage.iterdir()] == [DONE]
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of the files below a folder; links count as nothing and aren't followed."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

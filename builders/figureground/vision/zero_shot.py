@@ -1,0 +1,90 @@
+"""Zero-shot classifiers: CLIP, SigLIP or SigLIP 2 with texts for classes, as ordinary classifiers.
+
+The logits are the scaled cosine similarities of an image with the classes' mean text features (Radford et al. 2021,
+arXiv 2103.00020, section 3.1.4). The texts' features are the weight of a last linear layer, and the image's are its
+input, so that all that works with a `Classifier` works with these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from figureground.core.errors import FiguregroundError
+from figureground.core.files import FileError, read_object
+from figureground.core.hashing import digest
+from figureground.models.bundled import MATCHER
+from figureground.models.needs import ZERO_SHOT
+from figureground.vision.classifiers import POCKET, Classifier
+from figureground.vision.image_text import FILES, ImageText, normalised
+from figureground.vision.model_files import check_weights, download, hash_files
+from figureground.vision.preprocessing import read_preprocessing
+
+
+class _Network(nn.Module):
+    """The image half of a model, and a linear layer whose weight are the texts' features times the model's scale."""
+
+    def __init__(self, network: Any, texts: Tensor, scale: float):
+        super().__init__()
+        network.text_model = nn.Identity()  # it has been used, and takes memory
+        self.images = network
+        self.head = nn.Linear(texts.shape[1], len(texts), bias=False)
+        self.head.weight = nn.Parameter((scale * texts).clone(), requires_grad=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the logits of preprocessed pixels, (n, classes)."""
+        logits: Tensor = self.head(normalised(self.images.get_image_features(pixel_values=pixels)))
+        return logits
+
+
+def open_zero_shot(name: str, labels: Sequence[str], texts: Sequence[Sequence[str]]) -> Classifier:
+    """Open a zero-shot classifier, in float32, on the CPU.
+
+    Args:
+        name: `clip:` and a directory or a Hub id; `clip:pocket` is the bundled model of the pocket's drawings.
+        labels: Names of the classes.
+        texts: Texts of each class, at least one.
+
+    Raises:
+        FiguregroundError: The model is missing, unreachable, of another kind, pickle-only or damaged, or its images
+            have no fixed resolution.
+    """
+    id = name.removeprefix(ZERO_SHOT)
+    facts: dict[str, Any] = {}
+    folder, shown = Path(id).expanduser(), name
+    if id == POCKET:
+        folder = MATCHER
+    elif folder.is_dir():
+        shown = f"{ZERO_SHOT}{folder.resolve().name}"
+    else:
+        folder = download("classifier", id, None, FILES)
+        facts["revision"] = folder.name
+    check_weights(folder, "classifier", shown, "AutoModel")
+    if _model_type(folder) == "siglip2":
+        raise FiguregroundError(
+            f"classifier {shown!r} takes images of any resolution (NaFlex), which isn't supported. Give one of a fixed "
+            "resolution, such as clip:google/siglip2-base-patch16-224."
+        )
+    model = ImageText(folder, f"classifier {shown!r}")
+    features = model.embed(texts).clone()
+    architecture, vision = type(model.network).__name__, model.network.config.vision_config
+    return Classifier(
+        _Network(model.network, features, model.scale), read_preprocessing(folder, shown), labels, shown,
+        {
+            "architecture": architecture, "robust": None, "zero_shot": True,
+            "texts": sum(map(len, texts)), "texts_sha256": digest([list(some) for some in texts]),
+            "sha256": digest([hash_files(path for pattern in FILES for path in folder.glob(pattern)), list(texts)]),
+            **facts,
+        },
+        edge=int(vision.image_size),
+    )  # fmt: skip
+
+
+def _model_type(folder: Path) -> str:
+    try:
+        return str(read_object(folder / "config.json").get("model_type", ""))
+    except (OSError, FileError):
+        return ""
