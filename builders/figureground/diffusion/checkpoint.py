@@ -225,8 +225,8 @@ def open_checkpoint(
     _use_channels_last(pipeline.vae)
     pipeline.set_progress_bar_config(disable=True)
     shared = {**pipeline.components, **family.sibling_options(pipeline)}
-    wanted = (kinds.image, kinds.inpaint if inpaint else None, kinds.edit)
-    siblings = [_sibling(kind, shared) if kind is not None else None for kind in wanted]
+    others = (kinds.image, kinds.inpaint if inpaint else None, kinds.edit)
+    siblings = [None if kind is None else _sibling(kind, shared) for kind in others]
     for sibling in siblings:
         if sibling is not None:
             sibling.set_progress_bar_config(disable=True)
@@ -246,8 +246,8 @@ def open_checkpoint(
     if quantization is not None:
         facts["quantization"] = quantization
     return Checkpoint(
-        family, pipeline, siblings[0], facts, folder, *siblings[1:],
-        offloads_to=None if offload == "none" else device,
+        family, pipeline, siblings[0], facts, folder, siblings[1], siblings[2],
+        None if offload == "none" else device,
     )  # fmt: skip
 
 

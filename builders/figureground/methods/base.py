@@ -645,8 +645,10 @@ class Method(ABC):
                 except RecipeError as error:
                     raise RecipeError(f"{field}.{error.field}", str(error).partition(": ")[2]) from None
                 refuse_training(config.checkpoint)
-                given = {"loras": active(config.loras), "quantization": config.quantization}
-                given["offload"] = config.offload != "none"
+                given = {
+                    "loras": bool(active(config.loras)), "quantization": config.quantization is not None,
+                    "offload": config.offload != "none",
+                }  # fmt: skip
                 for name in (name for name, value in given.items() if value):
                     raise RecipeError(
                         name, f"{self.METHOD} trains the checkpoint, and does so without it. Leave it out."

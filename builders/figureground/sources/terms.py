@@ -18,12 +18,12 @@ class Terms(NamedTuple):
 _NONE = "the licence says nothing about images"
 _RAIL = "the licensor claims no rights in images, and they may not be used in a way that the licence forbids"
 _FLUX = (
-    "the licensor claims no ownership of images, and forbids to train, fine-tune or distil a model on them that competes "
-    "with FLUX.1; the checkpoint itself may be used for non-commercial purposes only"
+    "the licensor claims no ownership of images, and forbids to train, fine-tune or distil a model on them that "
+    "competes with FLUX.1; the checkpoint itself may be used for non-commercial purposes only"
 )
 _STABILITY = (
-    "images belong to whoever drew them, may not be used to train a foundational generative model, and are bound by the "
-    "licensor's acceptable use policy; a model made from them is a derivative work under the same licence"
+    "images belong to whoever drew them, may not be used to train a foundational generative model, and are bound by "
+    "the licensor's acceptable use policy; a model made from them is a derivative work under the same licence"
 )
 _FLUX_LINK = "https://github.com/black-forest-labs/flux/blob/main/model_licenses/LICENSE-FLUX1-dev"
 _KNOWN: dict[str, Terms] = {
