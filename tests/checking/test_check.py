@@ -38,6 +38,8 @@ from figureground.shards.formats.tar import Tar
 from figureground.shards.index import finish_again
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_encoded
+from figureground.sources import marks
+from figureground.sources.images import encode
 
 TINY = {
     "classes": ["bird", "car", "mug"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 4, "validation": 1},
@@ -603,14 +605,10 @@ def test_a_truncated_image_in_files_that_agree_is_found(checkpoint, out, tmp_pat
 
 def test_a_image_of_another_format_size_or_kind_is_found(out):
     def other(samples):
-        jpg, png, small, broken = (io.BytesIO() for _ in range(4))
         image = Image.open(io.BytesIO(samples[0].image))
-        image.save(png, "PNG")
-        image.resize((16, 16)).save(small, "JPEG")
-        del jpg, broken
         return [
-            dataclasses.replace(samples[0], image=png.getvalue()),
-            dataclasses.replace(samples[1], image=small.getvalue()),
+            dataclasses.replace(samples[0], image=encode(image, "png", marks.packet(marks.COMPOSITE))),
+            dataclasses.replace(samples[1], image=jpeg(image.resize((16, 16)))),
             dataclasses.replace(samples[2], image=b"no image"),
             dataclasses.replace(samples[3], images={**samples[3].images, "mask": samples[3].images["mask"][:60]}),
             *samples[4:],
@@ -718,7 +716,7 @@ def image(seed, size=32):
 
 def jpeg(image, quality=95):
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality, xmp=marks.packet(marks.COMPOSITE))
     return buffer.getvalue()
 
 

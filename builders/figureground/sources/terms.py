@@ -42,7 +42,6 @@ _ALIASES = {
     "openrail-m": "openrail",
     "openrail++-m": "openrail++",
     "creativeml-openrail++-m": "openrail++",
-    "flux-dev-non-commercial-license": "flux-1-dev-non-commercial-license",
     "stability-ai-community": "stabilityai-ai-community",
     "stabilityai-community": "stabilityai-ai-community",
     "stability-ai-community-license": "stabilityai-ai-community",
