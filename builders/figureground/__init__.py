@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from figureground.disentangling.training import disentangle
     from figureground.evaluation.evaluating import evaluate
     from figureground.hub.push import push
+    from figureground.materials.making import cutouts
+    from figureground.materials.scenes import scenes
     from figureground.methods.d3s import D3S
     from figureground.methods.ddb import DDB
     from figureground.methods.extend import extend
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "D3S", "DDB", "SCGS", "Disentangled", "Spurious", "__version__", "audit", "build", "check", "curate",
-    "disentangle", "evaluate", "extend", "merge", "plan", "push", "review", "show", "verify",
+    "D3S", "DDB", "SCGS", "Disentangled", "Spurious", "__version__", "audit", "build", "check", "curate", "cutouts",
+    "disentangle", "evaluate", "extend", "merge", "plan", "push", "review", "scenes", "show", "verify",
 ]  # fmt: skip
 
 _MODULES = {
@@ -45,7 +47,7 @@ _MODULES = {
     "show": "report.showing", "evaluate": "evaluation.evaluating", "curate": "curation.curating",
     "Disentangled": "disentangling.model", "disentangle": "disentangling.training",
     "merge": "curation.merging", "push": "hub.push", "review": "annotation.reviewing",
-    "verify": "verification.verifying",
+    "verify": "verification.verifying", "cutouts": "materials.making", "scenes": "materials.scenes",
 }  # fmt: skip
 """Module of each public name."""
 

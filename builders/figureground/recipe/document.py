@@ -194,7 +194,10 @@ def _models(value: Any) -> Sequence[str]:
 
 
 def _exists(names: Names, path: Path) -> bool:
-    return names.made or (path.is_dir() if names.kind == "directory" else path.exists())
+    """Return whether a path exists as a field names it. A field of directories may name a table in a mapping."""
+    if names.made or names.kind != "directory":
+        return names.made or path.exists()
+    return path.is_dir() or (path.suffix.lower() in TABLES and path.is_file())
 
 
 def _may_be_path(names: Names, value: Any) -> bool:

@@ -7,11 +7,15 @@ fusion (Forte 2021, "Approximate Fast Foreground Colour Estimation", ICIP, equat
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 RADII = (90, 6)
-"""Radii in pixels of the two passes of blur fusion, as in the paper."""
-GUIDED_RADIUS = 1 / 80
-"""Radius of the guided filter as a share of the longer edge: about the width of an edge in a map of 320 pixels."""
+"""Radii of the two passes of blur fusion in pixels, as in the paper, of an image of `EDGE` pixels."""
+EDGE = 1024
+GUIDED_EDGE = 640
+"""Longer edge at which the guided filter is fitted: above the size of maps, below that of photographs."""
+GUIDED_RADIUS = 8
+"""Radius of the guided filter in pixels of `GUIDED_EDGE`: about the width of an edge in a map of 320 pixels."""
 GUIDED_EPSILON = 1e-4
 """Variance of colours in 0..1 below which the guided filter averages."""
 _TINY = 1e-5
@@ -20,6 +24,9 @@ _TINY = 1e-5
 def refine(probability: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Move the edges of a map to edges of the image with a guided filter (He, Sun and Tang 2013, TPAMI 35(6)).
 
+    The filter's linear models are fitted at a reduced size and then enlarged (He and Sun 2015, arXiv 1505.00996), so
+    that memory hardly depends on the image's size.
+
     Args:
         probability: float32 (height, width), in 0..1.
         image: float32 (height, width, 3), in 0..1.
@@ -27,20 +34,38 @@ def refine(probability: np.ndarray, image: np.ndarray) -> np.ndarray:
     Returns:
         float32 (height, width), in 0..1.
     """
-    radius = max(1, round(GUIDED_RADIUS * max(probability.shape)))
     height, width = probability.shape
-    mean, mean_p = box_mean(image, radius), box_mean(probability, radius)
-    covariance_p = box_mean(image * probability[..., None], radius) - mean * mean_p[..., None]
-    covariance = np.empty((height, width, 3, 3), np.float32)
+    scale = min(1.0, GUIDED_EDGE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    a, b = _linear_models(_resized(probability, size), np.stack([_resized(each, size) for each in _channels(image)], 2))
+    filtered = _resized(b, (width, height))
+    for slope, channel in zip(_channels(a), _channels(image), strict=True):
+        filtered += _resized(slope, (width, height)) * channel
+    return np.clip(filtered, 0, 1)
+
+
+def _linear_models(probability: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the map as a linear function of colours around each pixel; return slopes (h, w, 3) and offsets (h, w)."""
+    mean, mean_p = box_mean(image, GUIDED_RADIUS), box_mean(probability, GUIDED_RADIUS)
+    covariance_p = box_mean(image * probability[..., None], GUIDED_RADIUS) - mean * mean_p[..., None]
+    covariance = np.empty((*probability.shape, 3, 3), np.float32)
     for i in range(3):
         for j in range(i, 3):
-            found = box_mean(image[..., i] * image[..., j], radius) - mean[..., i] * mean[..., j]
+            found = box_mean(image[..., i] * image[..., j], GUIDED_RADIUS) - mean[..., i] * mean[..., j]
             covariance[..., i, j] = covariance[..., j, i] = found
     covariance += GUIDED_EPSILON * np.eye(3, dtype=np.float32)
     a = np.linalg.solve(covariance, covariance_p[..., None])[..., 0]
     b = mean_p - (a * mean).sum(-1)
-    filtered = (box_mean(a, radius) * image).sum(-1) + box_mean(b, radius)
-    return np.clip(filtered, 0, 1).astype(np.float32)
+    return box_mean(a, GUIDED_RADIUS), box_mean(b, GUIDED_RADIUS)
+
+
+def _channels(image: np.ndarray) -> list[np.ndarray]:
+    return [np.ascontiguousarray(image[..., channel]) for channel in range(image.shape[2])]
+
+
+def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return float32 values resized to a width and height."""
+    return np.array(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
 
 
 def to_alpha(probability: np.ndarray, threshold: float, softness: float) -> np.ndarray:
@@ -68,7 +93,8 @@ def foreground_colours(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """
     foreground, background = image, image
     for radius in RADII:
-        foreground, background = _blur_fusion(image, foreground, background, alpha[..., None], radius)
+        scaled = max(1, round(radius * max(alpha.shape) / EDGE))
+        foreground, background = _blur_fusion(image, foreground, background, alpha[..., None], scaled)
     return np.where(alpha[..., None] >= 1, image, foreground)
 
 
