@@ -23,6 +23,9 @@ OBJECT, SMOOTHING = 128, 3
 """Longer edge of the object's box when its outline is smoothed, and the radius of the window in which the smoothed
 outline follows the majority of pixels."""
 
+SOFT = 6
+"""Width of soft edges that belong to an object, in pixels of the reduced map."""
+
 NOTHING = "nothing found"
 """Reason for having no cut-out at all."""
 
@@ -179,7 +182,7 @@ def _around(largest: np.ndarray, shape: tuple[int, ...], labels: np.ndarray) -> 
     """Return the full-size region of the largest part and its soft edge, which no other part shares."""
     grown = largest.copy()
     others = (labels >= 0) & ~largest
-    for _ in range(3):
+    for _ in range(SOFT):
         grown = _dilated(grown) & ~others
     image = Image.fromarray(grown.astype(np.uint8) * 255).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
     return np.asarray(image) > 0

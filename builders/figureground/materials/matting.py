@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 RADII = (90, 6)
-"""Radii of the two passes of blur fusion in pixels, as in the paper, of an image of `EDGE` pixels."""
+"""Radii of the two passes of blur fusion in pixels, as in the paper; larger for images of more than `EDGE` pixels."""
 EDGE = 1024
 GUIDED_EDGE = 640
 """Longer edge at which the guided filter is fitted: above the size of maps, below that of photographs."""
@@ -93,7 +93,7 @@ def foreground_colours(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """
     foreground, background = image, image
     for radius in RADII:
-        scaled = max(1, round(radius * max(alpha.shape) / EDGE))
+        scaled = round(radius * max(1.0, max(alpha.shape) / EDGE))
         foreground, background = _blur_fusion(image, foreground, background, alpha[..., None], scaled)
     return np.where(alpha[..., None] >= 1, image, foreground)
 
