@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from figureground.evaluation.evaluating import evaluate
     from figureground.hub.push import push
     from figureground.materials.making import cutouts
-    from figureground.materials.scenes import scenes
     from figureground.methods.d3s import D3S
     from figureground.methods.ddb import DDB
     from figureground.methods.extend import extend
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from figureground.methods.spurious import Spurious
     from figureground.report.showing import show
     from figureground.running.building import build
+    from figureground.verification.scenes import scenes
     from figureground.verification.verifying import verify
 
 __version__ = "0.1.0"
@@ -47,7 +47,7 @@ _MODULES = {
     "show": "report.showing", "evaluate": "evaluation.evaluating", "curate": "curation.curating",
     "Disentangled": "disentangling.model", "disentangle": "disentangling.training",
     "merge": "curation.merging", "push": "hub.push", "review": "annotation.reviewing",
-    "verify": "verification.verifying", "cutouts": "materials.making", "scenes": "materials.scenes",
+    "verify": "verification.verifying", "cutouts": "materials.making", "scenes": "verification.scenes",
 }  # fmt: skip
 """Module of each public name."""
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
-from figureground.materials.scenes import Drawing, scenes
+from figureground.materials.scenes import Drawing, draw_scenes
 from figureground.recipe.classes import read_nouns
 from figureground.sources.guide import ImagePool
 from figureground.verification.emptiness import EmptyScenes
@@ -25,7 +25,7 @@ def files(out):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     out = tmp_path_factory.mktemp("scenes") / "out"
-    return out, scenes(["grass", "snow"], out, avoid=["bird", "car"], settings=POCKET, show_progress=False)
+    return out, draw_scenes(["grass", "snow"], out, avoid=["bird", "car"], settings=POCKET, show_progress=False)
 
 
 def test_the_output_is_what_d3s_takes(drawn):
@@ -43,7 +43,7 @@ def test_more_scenes_are_added_and_the_same_are_not_drawn_again(drawn, tmp_path)
     out = shutil.copytree(drawn[0], tmp_path / "out")
     before = files(out)
     more = dataclasses.replace(POCKET, images=3)
-    scenes(["grass", "snow"], out, avoid=["bird", "car"], settings=more, show_progress=False)
+    draw_scenes(["grass", "snow"], out, avoid=["bird", "car"], settings=more, show_progress=False)
     after = files(out)
     assert len(after) == 6
     assert {name: after[name] for name in before} == before
@@ -58,7 +58,7 @@ def test_what_the_judge_rejects_is_drawn_again_and_kept_aside(tmp_path):
 
     out = tmp_path / "out"
     chosen = Drawing(**{**vars(POCKET), "batch_size": 2})
-    done = scenes(["grass"], out, judge=judge, settings=chosen, show_progress=False)
+    done = draw_scenes(["grass"], out, judge=judge, settings=chosen, show_progress=False)
     assert seen == [0, 0, 0, 0]
     assert dict(done.kept) == {"grass": 2}
     assert dict(done.rejected) == {"shows a bird": 2}
@@ -69,7 +69,7 @@ def test_what_the_judge_rejects_is_drawn_again_and_kept_aside(tmp_path):
 
 def test_scenes_that_never_pass_are_given_up(tmp_path):
     chosen = Drawing(**{**vars(POCKET), "batch_size": 2, "num_inference_steps": 2, "tries": 2})
-    done = scenes(
+    done = draw_scenes(
         ["grass"], tmp_path / "out", judge=lambda images, grounds: ["no"] * len(images), settings=chosen,
         show_progress=False,
     )  # fmt: skip
@@ -109,13 +109,13 @@ def test_scorers_that_cannot_say_none_are_refused():
 )  # fmt: skip
 def test_wrong_settings_are_refused_before_anything_is_drawn(backgrounds, settings, named, tmp_path):
     with pytest.raises((RecipeError, FiguregroundError), match=named):
-        scenes(backgrounds, tmp_path / "out", settings=settings)
+        draw_scenes(backgrounds, tmp_path / "out", settings=settings)
     assert not (tmp_path / "out").exists()
 
 
 def test_other_settings_and_other_peoples_files_are_left_alone(drawn, tmp_path):
     with pytest.raises(UsageError, match="other settings"):
-        scenes(["grass", "snow"], drawn[0], settings=POCKET)
+        draw_scenes(["grass", "snow"], drawn[0], settings=POCKET)
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(FiguregroundError, match="didn't make"):
-        scenes(["grass"], tmp_path, settings=POCKET)
+        draw_scenes(["grass"], tmp_path, settings=POCKET)

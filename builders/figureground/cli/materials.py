@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.cli.arguments import Commands, add_device, add_later
-from figureground.core.errors import UsageError, counted
+from figureground.core.errors import counted
 from figureground.core.terminal import complain, say
 
 if TYPE_CHECKING:
@@ -123,28 +123,16 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
 
 def _scenes(options: argparse.Namespace) -> int:
     from figureground.cli.flags import read_flags
-    from figureground.materials.scenes import Drawing, read_avoided, scenes
-    from figureground.recipe.classes import read_nouns
+    from figureground.materials.scenes import Drawing
+    from figureground.verification.scenes import scenes
 
     given: dict[str, Any] = read_flags(vars(options), Drawing)
     chosen = Drawing(**given)
-    backgrounds = _one_or_several(options.backgrounds)
     avoid = _one_or_several(options.avoid) if options.avoid else None
-    judge = None
-    if options.scorer is not None:
-        if avoid is None:
-            raise UsageError("--scorer needs --avoid: the classes that scenes shouldn't show.")
-        from figureground.verification.emptiness import EmptyScenes
-
-        grounds = read_nouns("backgrounds", backgrounds, "backgrounds", "d3s")
-        judge = EmptyScenes(
-            options.scorer, read_avoided(avoid), grounds, endpoint=options.endpoint, device=chosen.device
-        )
-    elif options.endpoint is not None:
-        raise UsageError("--endpoint needs --scorer vlm:ID.")
     done = scenes(
-        backgrounds, options.out, avoid=avoid, judge=judge, judge_identity=judge and judge.identity, settings=chosen
-    )
+        _one_or_several(options.backgrounds), options.out, avoid=avoid,
+        scorer=options.scorer, endpoint=options.endpoint, settings=chosen,
+    )  # fmt: skip
     say(f"{done.out}: {sum(done.kept.values()):,} scenes of {len(done.kept):,} backgrounds.")
     if done.rejected:
         say("  drawn again: " + ", ".join(f"{n:,} {reason}" for reason, n in done.rejected.items()))

@@ -74,7 +74,7 @@ def cutouts(
     out: str | os.PathLike[str],
     segmenter: str | None = None,
     *,
-    settings: Cutting | None = None,
+    settings: Cutting | Mapping[str, Any] | None = None,
     folders: Sequence[str] | None = None,
     phrases: str | os.PathLike[str] | Mapping[str, str] | None = None,
     marks: str | os.PathLike[str] | None = None,
@@ -90,7 +90,8 @@ def cutouts(
         photographs: Directory with a folder for each class.
         out: Directory of the cut-outs: new, empty, or of an earlier run.
         segmenter: Name for `open_segmenter`, such as `onnx:u2netp.onnx`.
-        settings: How objects are cut, and when they are left out.
+        settings: How objects are cut, and when they are left out, by the names that `figureground cutouts --help`
+            lists, such as `most_cut`.
         folders: Names of the class folders to use; default: all.
         phrases: What the segmenter looks for, by class folder, or a CSV `class,phrase`; default: the folder's name.
         marks: CSV `file,mark` with people's marks, `keep` or `leave`.
@@ -101,7 +102,7 @@ def cutouts(
         UsageError: No segmenter is given, or phrases or marks don't fit.
         FiguregroundError: There are no photographs, the segmenter can't be used, or `out` holds something else.
     """
-    source, place, chosen = Path(photographs), Path(out), settings or Cutting()
+    source, place, chosen = Path(photographs), Path(out), _read(settings)
     check_device(device, "--device")
     if segmenter is None:
         raise UsageError(how_to_fetch(str(photographs), str(out)))
@@ -137,6 +138,10 @@ def cutouts(
             raise FiguregroundError(trouble) from error
         raise
     return done
+
+
+def _read(settings: Cutting | Mapping[str, Any] | None) -> Cutting:
+    return settings if isinstance(settings, Cutting) else Cutting(**settings or {})
 
 
 def cutting_identity(segmenter: str, settings: Cutting) -> dict[str, Any]:

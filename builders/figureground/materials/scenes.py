@@ -1,4 +1,4 @@
-"""The command `scenes`: background images drawn by text-to-image, for D3S to paste cut-outs on."""
+"""Background images drawn by text-to-image, for D3S to paste cut-outs on."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class _State:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
-def scenes(
+def draw_scenes(
     backgrounds: str | Sequence[str] | Mapping[str, str | None],
     out: str | os.PathLike[str],
     *,
@@ -116,7 +116,7 @@ def scenes(
     settings: Drawing | None = None,
     show_progress: bool = True,
 ) -> Scenes:
-    """Draw background images, `<out>/<background>/*.png`, as the setting `scenes` of D3S takes them, or go on with it.
+    """Draw background images, `<out>/<background>/*.png`, or go on with it; see `verification.scenes.scenes`.
 
     Args:
         backgrounds: Names from the list `d3s`, the name of a list, the path of a CSV `name,phrase`, or a mapping of

@@ -100,7 +100,7 @@ class DDBConfig(RepaintConfig):
     per_source: Annotated[int, Field(ge=1, le=10**9)] = 2
     """Images made from each source, with the other classes' objects in turn."""
     segmenter: Annotated[Text, Names("file")] = "CIDAS/clipseg-rd64-refined"
-    """Model that finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, or
+    """Model that finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, `onnx:FILE`, or
     `true-masks` for the data's own masks."""
     phrases: dict[str, Text] = field(default_factory=dict)
     """Phrases for the segmenter by class; the class's noun if none."""
