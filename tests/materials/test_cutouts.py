@@ -107,6 +107,7 @@ def test_the_page_and_the_sheet_show_everything(made):
     page = (out / "cutouts.html").read_text()
     for name in listing(out):
         assert f'data-file="{name}"' in page
+    assert page.count("<section>") == 3
     assert page.count("<img") == 9  # all but the two that can't be read
     with Image.open(out / "cutouts.png") as sheet:
         assert sheet.width > 500

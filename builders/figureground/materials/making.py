@@ -108,7 +108,6 @@ def cutouts(
         raise UsageError(how_to_fetch(str(photographs), str(out)))
     refuse_absent_segmenter("--segmenter", segmenter)
     refuse_within(place, source, "PHOTOS")
-    refuse_within(source, place, "--out")
     _refuse_others(place)
     entries, odd = list_photographs(source, folders)
     there = list(dict.fromkeys(entry.folder for entry in entries))
@@ -126,6 +125,7 @@ def cutouts(
             _cut_all(place, journal, entries, chosen, _Finder(segmenter, said, device), show_progress)
             rows = [journal.rows[entry.name] for entry in entries]
             rows += [Row(name, "", "", UNREADABLE, reason) for name, reason in odd]
+            rows.sort(key=lambda row: row.file.split("/", 1))
             decisions = [decide(row, chosen, marked.get(row.file, "")) for row in rows]
             done = Cutouts(place, decisions, count(decisions))
             for each in decisions:
