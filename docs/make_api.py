@@ -14,6 +14,8 @@ METHODS = ("D3S", "Spurious", "SCGS", "DDB")
 FUNCTIONS = (
     "plan",
     "build",
+    "cutouts",
+    "scenes",
     "extend",
     "check",
     "show",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from figureground.evaluation.evaluating import evaluate
     from figureground.exporting.exporting import export
     from figureground.hub.push import push
+    from figureground.materials.making import cutouts
     from figureground.methods.d3s import D3S
     from figureground.methods.ddb import DDB
     from figureground.methods.extend import extend
@@ -31,12 +32,13 @@ if TYPE_CHECKING:
     from figureground.methods.spurious import Spurious
     from figureground.report.showing import show
     from figureground.running.building import build
+    from figureground.verification.scenes import scenes
     from figureground.verification.verifying import verify
 
 __version__ = "0.1.0"
 __all__ = [
-    "D3S", "DDB", "SCGS", "Disentangled", "Spurious", "__version__", "audit", "build", "check", "curate",
-    "disentangle", "evaluate", "export", "extend", "merge", "plan", "push", "review", "show", "verify",
+    "D3S", "DDB", "SCGS", "Disentangled", "Spurious", "__version__", "audit", "build", "check", "curate", "cutouts",
+    "disentangle", "evaluate", "export", "extend", "merge", "plan", "push", "review", "scenes", "show", "verify",
 ]  # fmt: skip
 
 _MODULES = {
@@ -46,7 +48,7 @@ _MODULES = {
     "show": "report.showing", "evaluate": "evaluation.evaluating", "curate": "curation.curating",
     "Disentangled": "disentangling.model", "disentangle": "disentangling.training",
     "export": "exporting.exporting", "merge": "curation.merging", "push": "hub.push", "review": "annotation.reviewing",
-    "verify": "verification.verifying",
+    "verify": "verification.verifying", "cutouts": "materials.making", "scenes": "verification.scenes",
 }  # fmt: skip
 """Module of each public name."""
 

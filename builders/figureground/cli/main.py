@@ -1,5 +1,5 @@
-"""The command `figureground`: init, plan, build, status, clean, finetune, show, check, evaluate, verify, review, audit,
-groups, train, compare, disentangle, curate, extend, merge, export, push, components.
+"""The command `figureground`: init, plan, build, cutouts, scenes, status, clean, finetune, show, check, evaluate, verify,
+review, audit, groups, train, compare, disentangle, curate, extend, merge, export, push, components.
 
 Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM.
 """
@@ -21,6 +21,7 @@ from figureground.cli import (
     concepts,
     disentangling,
     exporting,
+    materials,
     recipes,
     reviewing,
     training,
@@ -36,11 +37,11 @@ EXIT_CODES = (
     "exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM"
 )
 COMMANDS = (
-    recipes.add_init, recipes.add_plan, recipes.add_settings, recipes.add_build, watching.add_status,
-    watching.add_clean, concepts.add_finetune,
-    built.add_show, built.add_check, built.add_evaluate, trust.add_verify, reviewing.add_review, audits.add_audit,
-    training.add_groups, training.add_train, training.add_compare, disentangling.add_disentangle, built.add_curate,
-    built.add_extend, built.add_merge, exporting.add_export, built.add_push, concepts.add_components,
+    recipes.add_init, recipes.add_plan, recipes.add_settings, recipes.add_build, materials.add_cutouts,
+    materials.add_scenes, watching.add_status, watching.add_clean, concepts.add_finetune, built.add_show,
+    built.add_check, built.add_evaluate, trust.add_verify, reviewing.add_review, audits.add_audit, training.add_groups,
+    training.add_train, training.add_compare, disentangling.add_disentangle, built.add_curate, built.add_extend,
+    built.add_merge, exporting.add_export, built.add_push, concepts.add_components,
 )  # fmt: skip
 """Commands, in the order in which help lists them."""
 

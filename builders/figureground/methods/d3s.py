@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -24,10 +24,12 @@ from figureground.core.hashing import digest
 from figureground.core.names import RULE, Lookup, describe_same, same_names
 from figureground.core.resources import resource
 from figureground.core.shares import whole_part
+from figureground.materials.settings import FromPhotographs, is_from_photographs
 from figureground.methods.base import Method
+from figureground.methods.cut_stage import CUTOUTS, CutStage
 from figureground.methods.panels import d3s as d3s_panels
 from figureground.methods.panels.panel import Panel
-from figureground.models.needs import Need
+from figureground.models.needs import Need, missing_segmenter, refuse_absent_segmenter
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import ClassEntry, define, find_list, read_nouns
 from figureground.recipe.config import Config
@@ -36,6 +38,9 @@ from figureground.recipe.prompts import fill, read_templates, shorten
 from figureground.recipe.sample import Guide, Spec, derive_seed
 from figureground.recipe.settings import Names, Share, Text, settings
 from figureground.recipe.table import MOST_A_CELL, Correlation, empty_by_design, read_table
+from figureground.running.directory import opened, settle_recipe
+from figureground.shards.home import home_of
+from figureground.shards.shard import PRIVATE
 from figureground.shards.stages import run_stage
 from figureground.sources.guide import ImagePool, check_disjoint, compose, photograph, place, split_bank
 from figureground.sources.images import UnreadableImage, list_folders
@@ -106,8 +111,10 @@ class D3SConfig(Config):
     of names to phrases, or `folders` for the folder names in `scenes`, with prompts such as `beach background`."""
     prompt: Annotated[str, Names("file")] = "d3s"
     """Prompt template, or the name or path of a file of templates."""
-    cutouts: Annotated[str | dict[str, str] | None, Names("directory", source=True)] = None
-    """Cut-outs, `<dir>/<class>/*`: a directory, or one for each split; `pocket` for the bundled ones."""
+    cutouts: Annotated[str | FromPhotographs | dict[str, str] | None, Names("directory", source=True)] = None
+    """Cut-outs, `<dir>/<class>/*`: a directory, or one for each split; `pocket` for the bundled ones. `{from: DIR,
+    segmenter: NAME}` cuts them out of photographs, `<dir>/<class>/*`, as a stage of the build; further keys are the
+    settings of `figureground cutouts`, and `marks`, the CSV that its page saves."""
     scenes: Annotated[str | dict[str, str] | None, Names("directory", source=True)] = None
     """Background images, `<dir>/<background>/*`: a directory, or one for each split; `pocket` for the bundled ones."""
     photographs: Annotated[str | dict[str, str] | None, Names("directory", source=True)] = None
@@ -153,6 +160,8 @@ class D3SConfig(Config):
         low, high = self.scale_range()
         if low > high:
             raise RecipeError("cutout_scale", f"{self.cutout_scale!r}: a range is [low, high].")
+        if is_from_photographs(self.cutouts):
+            CutStage(self.cutouts)
         if not self.per_cell:
             raise RecipeError("per_cell", "it names no split; write it as {train: 10, validation: 2}.")
         for split in self.per_cell:
@@ -395,6 +404,8 @@ class D3S(Method):
             RecipeError: None is given, one is missing, or a split has none.
         """
         value = getattr(self.config, name)
+        if name == "cutouts" and self._stage is not None:
+            return {"": self._stage.photographs}
         if value is None:
             raise RecipeError(
                 name,
@@ -420,6 +431,8 @@ class D3S(Method):
         """Read disjoint pools of images by split, so that validation shares no image with training."""
         shares = {split: max(1, n) for split, n in self.config.per_cell.items() if self.counts[split].any()}
         directories = self._directories(name)
+        if name == "cutouts" and self._stage is not None:
+            directories = {"": self._stage.made()}
         try:
             if "" in directories:
                 return split_bank(ImagePool.read(directories[""], names, what, aliases), shares)
@@ -487,6 +500,16 @@ class D3S(Method):
                         known[f.name, b.name] = f"{own}/{scene}"
         return known if known or self.config.known_background else flat
 
+    @property
+    def _stage(self) -> CutStage | None:
+        """The stage that cuts objects out of photographs; None if cut-outs are given or not needed."""
+        return self._cut_stage if self.config.guide == "paste" else None
+
+    @cached_property
+    def _cut_stage(self) -> CutStage | None:
+        value = self.config.cutouts
+        return CutStage(value) if is_from_photographs(value) else None
+
     # --- hooks of the build ---------------------------------------------------------------------
 
     def content_hashes(self) -> dict[str, Any]:
@@ -502,7 +525,9 @@ class D3S(Method):
         banks = NEEDED[self.config.guide]
         for name in ("cutouts", "scenes", "photographs"):
             content[name] = None
-            if name in banks and getattr(self.config, name) is not None:
+            if name == "cutouts" and self._stage is not None:
+                content[name] = self._stage.content(self.classes)
+            elif name in banks and getattr(self.config, name) is not None:
                 content[name] = {split: bank.digest for split, bank in getattr(self, name).items()}
         return content
 
@@ -523,6 +548,28 @@ class D3S(Method):
             self.counts, names, grounds, config.seed, config.shard_size, config.limit, draw, self._prompt,
             match_foreground=config.match == "foreground", earlier=self.earlier,
         )  # fmt: skip
+
+    def refuse_absent(self) -> None:
+        super().refuse_absent()
+        if self._stage is not None:
+            refuse_absent_segmenter("cutouts.segmenter", self._stage.segmenter)
+
+    def run_planning_stages(self, out: Path) -> None:
+        if self._stage is None:
+            return
+        stages, inputs = out / PRIVATE / "stages", self.content["cutouts"]
+        cut = partial(self._stage.cut, self.classes, self.config.device, self.show_progress)
+        with opened(out, self.recipe(out / PRIVATE), lambda: "Cut-outs that were made are kept."):
+            with home_of(out).settling():
+                settle_recipe(out, self.recipe(out / PRIVATE))
+                run_stage(stages, CUTOUTS, inputs, cut)
+            self.read_stages(stages)
+            with self._stage.explaining():
+                _ = self.cutouts
+
+    def read_stages(self, stages: Path) -> None:
+        if self._stage is not None:
+            self._stage.read(stages)
 
     def _prompt(self, split: str, f: int, b: int, i: int) -> str:
         template = self.prompts[pick(self.config.seed, ["prompt", split, str(f), str(b)], len(self.prompts), i)]
@@ -592,9 +639,11 @@ class D3S(Method):
                 used = [banks[split]] if split in banks else [] if split else list(banks.values())
                 if not used:
                     continue
+                paths = [item.path for bank in used for items in bank.items.values() for item in items]
+                if name == "cutouts" and self._stage is not None:
+                    paths = self._stage.photographs_of(paths)
                 source, theirs = read_source(
-                    name, directory,
-                    [item.path for bank in used for items in bank.items.values() for item in items],
+                    name, directory, paths,
                     name=POCKET if shipped else None, splits=[split] if split else [],
                     skipped=len(used[0].skipped), license_in=resource("templates/pocket") if shipped else None,
                 )  # fmt: skip
@@ -610,6 +659,8 @@ class D3S(Method):
             for bank in getattr(self, name).values()
             for path, reason in bank.skipped
         }
+        if self._stage is not None:
+            found |= self._stage.unreadable
         return [list(pair) for pair in sorted(found.items())]
 
     def done_message(self, out: Path) -> str:
@@ -618,7 +669,8 @@ class D3S(Method):
         if len(skipped) > 5:
             lines.append(f"  … all in {out}/_figureground/stages/sources/done.json")
         listing = [f"{len(skipped)} source files were skipped:", *lines] if skipped else []
-        return "\n".join([super().done_message(out), *self.notes(), *listing])
+        cut = [] if self._stage is None else [self._stage.describe(self.classes)]
+        return "\n".join([super().done_message(out), *cut, *self.notes(), *listing])
 
     def panels(self, directory: Path, provenance: Mapping[str, Any]) -> list[Panel]:
         return d3s_panels.sample_panels(self, provenance)
@@ -648,15 +700,19 @@ class D3S(Method):
         return [name for name in NEEDED[self.config.guide] if getattr(self.config, name) is None]
 
     def needs(self) -> list[Need]:
-        return [*super().needs(), *(Need(name, "none are given", f"--set {name}=DIR") for name in self._lacking())]
+        segmenter = [] if self._stage is None else missing_segmenter("cutouts.segmenter", self._stage.segmenter)
+        lacking = (Need(name, "none are given", f"--set {name}=DIR") for name in self._lacking())
+        return [*super().needs(), *segmenter, *lacking]
 
     def check_plan(self) -> None:
-        if not self._lacking():
+        if not self._lacking() and (self._stage is None or self._stage.is_made):
             super().check_plan()
 
     def plan_notes(self) -> list[str]:
         if self._lacking():
             return []
+        if self._stage is not None and not self._stage.is_made:
+            return [self._stage.describe(self.classes)]
         skipped = self.skipped()
         first = ": ".join(skipped[0]) if skipped else ""
         return [*self.notes(), *([f"{len(skipped)} source files can't be read, such as {first}."] if skipped else [])]

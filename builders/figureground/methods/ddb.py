@@ -34,8 +34,8 @@ from figureground.methods.panels.maps import ATTRIBUTION_MAPS, save_map
 from figureground.methods.panels.panel import Panel
 from figureground.methods.repaint import GROUND_TRUTH_MASKS, MASKS, UNKNOWN, Job, Repaint, open_mask
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
-from figureground.models.needs import Need, missing_segmenter, refuse_absent
-from figureground.models.segmenter_files import called, contents_of, models_of
+from figureground.models.needs import Need, missing_segmenter, refuse_absent_segmenter
+from figureground.models.segmenter_files import called, contents_of, find_kind
 from figureground.models.weights import fingerprint_files
 from figureground.recipe import document as recipes
 from figureground.recipe.sample import Spec
@@ -100,7 +100,7 @@ class DDBConfig(RepaintConfig):
     per_source: Annotated[int, Field(ge=1, le=10**9)] = 2
     """Images made from each source, with the other classes' objects in turn."""
     segmenter: Annotated[Text, Names("file")] = "CIDAS/clipseg-rd64-refined"
-    """Model that finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, or
+    """Model that finds the object: `pocket`, a CLIPSeg directory or Hub id, `grounding-dino:ID+sam:ID`, `onnx:FILE`, or
     `true-masks` for the data's own masks."""
     phrases: dict[str, Text] = field(default_factory=dict)
     """Phrases for the segmenter by class; the class's noun if none."""
@@ -559,8 +559,7 @@ class DDB(Repaint):
     def refuse_absent(self) -> None:
         super().refuse_absent()
         if self.config.segmenter != GROUND_TRUTH_MASKS:
-            for model in models_of(self.config.segmenter):
-                refuse_absent("segmenter", model)
+            refuse_absent_segmenter("segmenter", self.config.segmenter)
 
     def needs(self) -> list[Need]:
         segmenter = self.config.segmenter
@@ -577,7 +576,8 @@ class DDB(Repaint):
                 f"{counted(words, 'word')} to learn, {self.inversion.max_train_steps:,} steps each, from at most "
                 f"{config.token_images} images"
             )
-        notes.append(f"objects are found by {called(config.segmenter)}, with phrases such as {self.phrase(0)!r}")
+        phrases = f", with phrases such as {self.phrase(0)!r}" if find_kind(config.segmenter)[0].READS_PHRASES else ""
+        notes.append(f"objects are found by {called(config.segmenter)}{phrases}")
         return notes
 
     def summary(self) -> str:
@@ -588,7 +588,9 @@ class DDB(Repaint):
             if "{V}" in config.prompt
             else "the class's noun"
         )
-        segmenter = f"segmentation by language ({code(called(config.segmenter))})"
+        by_language = find_kind(config.segmenter)[0].READS_PHRASES
+        how = "segmentation by language" if by_language else "a network for whatever stands out"
+        segmenter = f"{how} ({code(called(config.segmenter))})"
         masks = "their true masks" if config.segmenter == GROUND_TRUTH_MASKS else segmenter
         return (
             f"Images made from the training split of {data}, to break spurious correlations with its classes. "

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def read_saved(path: Path) -> dict[str, Any]:
 
 COPIES = ("curate", "merge")
 """Values of `builder` in recipes of datasets that were made from other datasets."""
-_SUFFIXES = (*TABLES, ".txt", ".safetensors", ".pt", ".pth")
+_SUFFIXES = (*TABLES, ".txt", ".safetensors", ".pt", ".pth", ".onnx")
 
 
 class RecipeFields(dict[str, Any]):
@@ -171,8 +171,8 @@ def _from_file(names: Names, value: Any, folder: Path) -> Any:
         return [_from_file(names, v, folder) if isinstance(v, Mapping) else v for v in value]
     if isinstance(value, Plain) and value in NULLS:
         return value
-    if both := _two_models(value):
-        return "".join(_from_file(names, part, folder) for part in both.groups())
+    if parts := _models(value):
+        return "".join(_from_file(Names("file"), part, folder) for part in parts)
     if _may_be_path(names, value) and not Path(value).is_absolute() and _exists(names, folder / value):
         return os.path.relpath(folder / value)
     return value
@@ -192,20 +192,26 @@ def for_file(names: Names | None, value: Any, folder: Path) -> Any:
         return {k: for_file(names, v, folder) for k, v in value.items()}
     if isinstance(value, list):
         return [for_file(names, v, folder) if isinstance(v, Mapping) else v for v in value]
-    if both := _two_models(value):
-        return "".join(for_file(names, part, folder) for part in both.groups())
+    if parts := _models(value):
+        return "".join(for_file(Names("file"), part, folder) for part in parts)
     if _may_be_path(names, value) and _exists(names, Path(value)):
         return os.path.relpath(value, folder)
     return value
 
 
-def _two_models(value: Any) -> re.Match[str] | None:
-    """Match a segmenter that consists of two models, either of which may be a path."""
-    return re.fullmatch(r"(grounding-dino:)(.+?)(\+sam:)(.+)", value) if isinstance(value, str) else None
+def _models(value: Any) -> Sequence[str]:
+    """Return the parts of a segmenter's name, of which some may be paths; empty for other values."""
+    if not isinstance(value, str):
+        return ()
+    found = re.fullmatch(r"(grounding-dino:)(.+?)(\+sam:)(.+)", value) or re.fullmatch(r"(clipseg:|onnx:)(.+)", value)
+    return found.groups() if found else ()
 
 
 def _exists(names: Names, path: Path) -> bool:
-    return names.made or (path.is_dir() if names.kind == "directory" else path.exists())
+    """Return whether a path exists as a field names it. A field of directories may name a table in a mapping."""
+    if names.made or names.kind != "directory":
+        return names.made or path.exists()
+    return path.is_dir() or (path.suffix.lower() in TABLES and path.is_file())
 
 
 def _may_be_path(names: Names, value: Any) -> bool:

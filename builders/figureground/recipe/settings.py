@@ -247,7 +247,7 @@ def _is_member(part: Any) -> bool:
 
 _MEMBERS = (
     "str", "int", "float", "bool", "constrained-str", "constrained-int", "constrained-float", "Correlation",
-    "FeatureEntry",
+    "FeatureEntry", "FromPhotographs",
 )  # fmt: skip
 
 

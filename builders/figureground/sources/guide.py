@@ -105,7 +105,7 @@ class ImagePool:
         directory = Path(directory)
         if not directory.is_dir():
             raise ValueError(f"{what}: no such directory: {directory}.")
-        folders = _match_folders(directory, names, what, aliases or {})
+        folders = match_folders(directory, names, what, aliases or {})
         items: dict[str, tuple[Item, ...]] = {}
         skipped: list[tuple[Path, str]] = []
         with ThreadPoolExecutor(min(8, usable_cores())) as pool:
@@ -166,7 +166,7 @@ def _first(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(listed[:limit]) + more
 
 
-def _match_folders(
+def match_folders(
     directory: Path, names: Sequence[str], what: str, aliases: Mapping[str, Sequence[str]]
 ) -> dict[str, Path]:
     """Returns the folder of each class, which has the same name by `loosely`.

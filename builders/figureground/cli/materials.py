@@ -1,0 +1,161 @@
+"""The commands that make what D3S composes: cutouts, scenes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from figureground.cli.arguments import Commands, add_device, add_later
+from figureground.core.errors import counted
+from figureground.core.terminal import complain, say
+
+if TYPE_CHECKING:
+    from figureground.materials.making import Cutouts
+
+MOST_NAMED = 20
+"""Classes that a summary names."""
+
+
+def add_cutouts(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "cutouts", parents=[common], help="cut objects out of photographs, for D3S to paste",
+        description="Cuts the object out of each photograph in PHOTOS/<class>/*, and writes CUTOUTS/<class>/*.png, "
+        "which D3S pastes: --set cutouts=CUTOUTS --set paste=mask. What doesn't pass the limits below is left out, "
+        "listed in cutouts.csv with the reason, and shown in cutouts.html. The same command goes on where it was "
+        "stopped.",
+    )  # fmt: skip
+    parser.add_argument("photographs", type=Path, metavar="PHOTOS", help="directory with one folder per class")
+    parser.add_argument("--out", type=Path, required=True, metavar="CUTOUTS", help="directory of the cut-outs")
+    parser.add_argument(
+        "--segmenter", metavar="NAME",
+        help="onnx:FILE (a salient-object network, such as U²-Net), a directory or Hub id of a CLIPSeg, "
+        "grounding-dino:ID+sam:ID, or pocket; without one, the command says how to fetch one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--phrases", type=Path, metavar="CSV",
+        help="class,phrase: what the segmenter looks for, where it reads phrases (the folder's name)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--marks",
+        type=Path,
+        metavar="CSV",
+        help="file,mark: marks from cutouts.html, keep or leave, overrule the limits",
+    )
+    add_device(parser)
+    add_later(parser, lambda: _add_limits(parser))
+    parser.set_defaults(run=_cutouts)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    from figureground.cli.flags import add_flags, show_default
+    from figureground.materials.settings import Cutting
+
+    shown = {name: show_default(value) for name, value in vars(Cutting()).items()}
+    add_flags(parser, Cutting, shown)
+
+
+def _cutouts(options: argparse.Namespace) -> int:
+    from figureground.cli.flags import read_flags
+    from figureground.materials.making import cutouts
+    from figureground.materials.settings import Cutting
+
+    given: dict[str, Any] = read_flags(vars(options), Cutting)
+    done = cutouts(
+        options.photographs, options.out, options.segmenter, settings=Cutting(**given), phrases=options.phrases,
+        marks=options.marks, device=options.device,
+    )  # fmt: skip
+    _report(done)
+    if not done.kept:
+        complain(f"figureground: no photograph became a cut-out. Look at {done.out / 'cutouts.html'}.")
+        return 1
+    return 0
+
+
+def _report(done: Cutouts) -> None:
+    from figureground.materials.deciding import reasons_of
+
+    say(f"{done.out}: {done.kept:,} of {counted(len(done.decisions), 'photograph')} became cut-outs.")
+    for folder, counts in list(done.counts.items())[:MOST_NAMED]:
+        others = ", ".join(f"{n} {kind}" for kind, n in counts.items() if kind not in ("photographs", "kept"))
+        say(f"  {folder}: {counts['kept']} of {counts['photographs']}" + (f"; left out: {others}" if others else ""))
+    if len(done.counts) > MOST_NAMED:
+        others = ", ".join(f"{n:,} {kind}" for kind, n in reasons_of(done.counts).items())
+        say(f"  … and {len(done.counts) - MOST_NAMED:,} further classes; left out in all: {others or 'none'}")
+    say(f"Look through {done.out / 'cutouts.html'}, and mark what the limits got wrong: --marks marks.csv")
+    if done.kept:
+        say(f"Then: figureground build d3s --set cutouts={done.out} --set paste=mask")
+
+
+def add_scenes(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "scenes", parents=[common], help="draw backgrounds by text-to-image, for D3S to paste on",
+        description="Draws images of backgrounds, OUT/<background>/*.png, as D3S takes them: --set scenes=OUT. With "
+        "--avoid, the negative prompt names the classes that they shouldn't show, and with --scorer what is drawn is "
+        "checked and drawn again. The same command goes on where it was stopped.",
+    )  # fmt: skip
+    parser.add_argument(
+        "backgrounds", nargs="+", metavar="NAME|FILE",
+        help="names from the list d3s, the name of a list in prompts/backgrounds, or a CSV name,phrase",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the scenes")
+    parser.add_argument(
+        "--avoid", action="append", default=[], metavar="NAME|FILE",
+        help="class that scenes shouldn't show, or a list of classes as for d3s: a CSV or imagenet; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scorer",
+        metavar="NAME",
+        help="checks that no avoided class is shown: pocket, clip:ID or vlm:ID, as for verify",
+    )
+    parser.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible server that runs vlm:ID, as for verify")
+    add_later(parser, lambda: _add_drawing(parser))
+    parser.set_defaults(run=_scenes)
+
+
+def _add_drawing(parser: argparse.ArgumentParser) -> None:
+    from figureground.cli.flags import add_flags, show_default
+    from figureground.materials.scenes import Drawing
+
+    shown = {name: show_default(value) for name, value in vars(Drawing()).items()}
+    add_flags(parser, Drawing, shown)
+
+
+def _scenes(options: argparse.Namespace) -> int:
+    from figureground.cli.flags import read_flags
+    from figureground.materials.scenes import Drawing
+    from figureground.verification.scenes import scenes
+
+    given: dict[str, Any] = read_flags(vars(options), Drawing)
+    chosen = Drawing(**given)
+    avoid = _one_or_several(options.avoid) if options.avoid else None
+    done = scenes(
+        _one_or_several(options.backgrounds), options.out, avoid=avoid,
+        scorer=options.scorer, endpoint=options.endpoint, settings=chosen,
+    )  # fmt: skip
+    say(f"{done.out}: {sum(done.kept.values()):,} scenes of {len(done.kept):,} backgrounds.")
+    if done.rejected:
+        say("  drawn again: " + ", ".join(f"{n:,} {reason}" for reason, n in done.rejected.items()))
+    short = {name: n for name, n in done.kept.items() if n < done.wanted}
+    for name, n in list(short.items())[:MOST_NAMED]:
+        complain(
+            f"figureground: {name} has {n} of {done.wanted} scenes; the others were rejected {chosen.tries} times."
+        )
+    say(f"Then: figureground build d3s --set scenes={done.out} --set backgrounds=folders")
+    return 1 if short else 0
+
+
+def _one_or_several(names: list[str]) -> str | list[str] | dict[str, str | None]:
+    """Return one file or list as its name, and several names as a list."""
+    if len(names) == 1 and _is_list(names[0]):
+        return names[0]
+    return names
+
+
+def _is_list(name: str) -> bool:
+    """Whether a name is that of a file, or of a list that comes with the package."""
+    from figureground.core.resources import resource
+    from figureground.core.tables import TABLES
+
+    shipped = (resource(f"prompts/{kind}/{name}.csv") for kind in ("backgrounds", "classes"))
+    return "/" in name or Path(name).suffix.lower() in TABLES or any(path.is_file() for path in shipped)

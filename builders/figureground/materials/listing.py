@@ -1,0 +1,129 @@
+"""Photographs in class folders, and the names of their cut-outs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from figureground.core.errors import FiguregroundError, UsageError, nearest_or_all, printable
+from figureground.core.names import RULE, describe_same, same_names
+from figureground.core.tables import TextTable
+from figureground.sources.companions import why_shared
+from figureground.sources.images import MASK_SUFFIX, list_folders, list_images, list_odd
+
+_WORDNET = re.compile(r"n\d{8}[_ -]+")
+"""Start of a folder's name in ImageNet's layouts, before the noun."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A photograph in a class folder."""
+
+    path: Path
+    folder: str
+    """Name of the class folder."""
+    cutout: str
+    """File name of its cut-out; unique in the folder."""
+
+    @property
+    def name(self) -> str:
+        """`folder/file`, as in the list of cut-outs."""
+        return f"{self.folder}/{self.path.name}"
+
+
+def list_photographs(
+    directory: Path, folders: Sequence[str] | None = None
+) -> tuple[list[Entry], list[tuple[str, str]]]:
+    """List the photographs of `<directory>/<class>/*`, by class and name.
+
+    Args:
+        directory: The directory.
+        folders: Names of the class folders to use; default: all.
+
+    Returns:
+        The photographs; and, as `folder/file` with the reason, entries that are named like images but aren't files.
+
+    Raises:
+        FiguregroundError: There is no directory, no class folder or no photograph, two folders have the same name by
+            `loosely`, or a mask may belong to two photographs.
+    """
+    if not directory.is_dir():
+        raise FiguregroundError(f"there is no directory {str(directory)!r} with photographs.")
+    there = list_folders(directory)
+    if same := same_names(path.name for path in there):
+        raise FiguregroundError(f"{directory}: folders {describe_same(same)}. {RULE}: keep one spelling.")
+    entries: list[Entry] = []
+    odd: list[tuple[str, str]] = []
+    for folder in there:
+        if folders is not None and folder.name not in folders:
+            continue
+        paths = [path for path in list_images(folder) if _is_text(path.name)]
+        entries += [Entry(path, folder.name, cutout) for path, cutout in zip(paths, _names(paths), strict=True)]
+        odd += [(f"{folder.name}/{path.name}", reason) for path, reason in list_odd(folder)]
+        odd += [
+            (f"{folder.name}/{printable(path.name)}", "its name is not UTF-8: rename it")
+            for path in list_images(folder)
+            if not _is_text(path.name)
+        ]
+    if problem := why_shared((entry.path for entry in entries), MASK_SUFFIX, "mask"):
+        raise FiguregroundError(f"{directory}: {problem}")
+    if not entries:
+        raise FiguregroundError(
+            f"{str(directory)!r} has no {'photographs' if there else 'folders'}. Lay photographs out as "
+            f"{directory.name}/<class>/*, one folder per class."
+        )
+    return entries, odd
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Return a PNG's name for each file: its stem, or its whole name if stems are equal or would name a mask."""
+    stems = Counter(path.stem.casefold() for path in paths)
+    plain = [stems[p.stem.casefold()] == 1 and not f"{p.stem}.png".lower().endswith(MASK_SUFFIX) for p in paths]
+    return [f"{path.stem if good else path.name}.png" for path, good in zip(paths, plain, strict=True)]
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is valid text: file systems allow arbitrary bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def phrase_of(folder: str) -> str:
+    """Return a class folder's name as a segmenter's phrase: without a WordNet id, with blanks for `_`."""
+    return " ".join(_WORDNET.sub("", folder).replace("_", " ").split()) or folder
+
+
+def read_phrases(path: Path, folders: Sequence[str]) -> Mapping[str, str]:
+    """Read phrases for a segmenter from a CSV `class,phrase`.
+
+    Raises:
+        UsageError: It can't be read, lacks a column, or names a class that has no folder.
+    """
+    found = {}
+    for line, (folder, phrase) in read_columns(path, ("class", "phrase"), "--phrases"):
+        if folder not in folders:
+            raise UsageError(f"--phrases {path}, line {line}: no folder {folder!r}{nearest_or_all(folder, folders)}")
+        if not phrase.strip():
+            raise UsageError(f"--phrases {path}, line {line}: the phrase of {folder!r} is empty.")
+        found[folder] = phrase
+    return found
+
+
+def read_columns(path: Path, names: Sequence[str], option: str) -> list[tuple[int, tuple[str, ...]]]:
+    """Read columns of a table: line numbers and values.
+
+    Raises:
+        UsageError: It can't be read, lacks a column, or its rows don't fit its header.
+    """
+    try:
+        table = TextTable(path)
+        table.require(*names)
+        return [(line, tuple(row[name] for name in names)) for line, row in table.records() if any(row.values())]
+    except FiguregroundError as error:
+        raise UsageError(f"{option}: {error}") from None

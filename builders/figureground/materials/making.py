@@ -1,0 +1,307 @@
+"""The command `cutouts`: from photographs in class folders to cut-outs that D3S pastes.
+
+Each photograph is cut once, which takes the time, and a line of the journal says what is known of it. Only then do
+gates and people's marks decide what is kept, so that other gates or marks cost nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL.PngImagePlugin import PngInfo
+
+from figureground.core import signals
+from figureground.core.devices import check_device
+from figureground.core.disk import explain
+from figureground.core.errors import FiguregroundError, UsageError, printable
+from figureground.core.files import replace_bytes
+from figureground.core.hashing import digest
+from figureground.core.locks import lock
+from figureground.core.owned import GENERATOR, is_ours, refuse_strangers, refuse_within
+from figureground.core.progress import Progress
+from figureground.materials.cutting import cut, read_photograph
+from figureground.materials.deciding import Decision, count, decide
+from figureground.materials.fetching import how_to_fetch
+from figureground.materials.journal import CUT, NOTHING, UNREADABLE, Journal, Row
+from figureground.materials.listing import Entry, list_photographs, phrase_of, read_phrases
+from figureground.materials.lists import write_lists
+from figureground.materials.marks import read_marks
+from figureground.materials.page import write_page
+from figureground.materials.settings import IDENTITY, Cutting
+from figureground.materials.sheet import draw_sheet, draw_thumbnail, encode_thumbnail, thumbnail_path
+from figureground.models.needs import refuse_absent_segmenter
+from figureground.models.segmenter_files import called, contents_of, find_kind
+from figureground.sources.images import UnreadableImage, content_hash
+from figureground.sources.mask import mask_beside
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from figureground.vision.segmentation import Segmenter
+
+PRIVATE = ".cutouts"
+"""Hidden folder of the output, so that it is no class folder."""
+JOURNAL, LOCK, LEFT = "journal.jsonl", "lock", "left"
+SHEET = "cutouts.png"
+VERSION = 1
+"""Raised when the code cuts other pixels; earlier cut-outs are then made again."""
+
+
+@dataclass(frozen=True)
+class Cutouts:
+    """Result of `cutouts`."""
+
+    out: Path
+    decisions: list[Decision]
+    """One for each photograph, by class and name."""
+    counts: Mapping[str, Mapping[str, int]]
+    """By class folder: `photographs`, `kept`, and numbers by reason."""
+
+    @property
+    def kept(self) -> int:
+        return sum(each.kept for each in self.decisions)
+
+
+def cutouts(
+    photographs: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    segmenter: str | None = None,
+    *,
+    settings: Cutting | Mapping[str, Any] | None = None,
+    folders: Sequence[str] | None = None,
+    phrases: str | os.PathLike[str] | Mapping[str, str] | None = None,
+    marks: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    show_progress: bool = True,
+) -> Cutouts:
+    """Cut objects out of photographs, `<photographs>/<class>/*`, into `<out>/<class>/*.png`, or go on with it.
+
+    A photograph with a mask (`NAME.mask.png`) or transparency is cut along it. Everything that is left out is listed in
+    `cutouts.csv`, with the reason, and shown in `cutouts.html`.
+
+    Args:
+        photographs: Directory with a folder for each class.
+        out: Directory of the cut-outs: new, empty, or of an earlier run.
+        segmenter: Name for `open_segmenter`, such as `onnx:u2netp.onnx`.
+        settings: How objects are cut, and when they are left out, by the names that `figureground cutouts --help`
+            lists, such as `most_cut`.
+        folders: Names of the class folders to use; default: all.
+        phrases: What the segmenter looks for, by class folder, or a CSV `class,phrase`; default: the folder's name.
+        marks: CSV `file,mark` with people's marks, `keep` or `leave`.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        show_progress: Whether to show progress.
+
+    Raises:
+        UsageError: No segmenter is given, or phrases or marks don't fit.
+        FiguregroundError: There are no photographs, the segmenter can't be used, or `out` holds something else.
+    """
+    source, place, chosen = Path(photographs), Path(out), _read(settings)
+    check_device(device, "--device")
+    if segmenter is None:
+        raise UsageError(how_to_fetch(str(photographs), str(out)))
+    refuse_absent_segmenter("--segmenter", segmenter)
+    refuse_within(place, source, "PHOTOS")
+    _refuse_others(place)
+    entries, odd = list_photographs(source, folders)
+    there = list(dict.fromkeys(entry.folder for entry in entries))
+    if phrases is not None and not isinstance(phrases, Mapping):
+        phrases = read_phrases(Path(phrases), there)
+    said = {folder: phrase_of(folder) for folder in there} | dict(phrases or {})
+    marked = {} if marks is None else read_marks(Path(marks), {entry.name for entry in entries})
+    identity = cutting_identity(segmenter, chosen)
+    try:
+        (place / PRIVATE).mkdir(parents=True, exist_ok=True)
+        with lock(place / PRIVATE / LOCK) as held:
+            if not held:
+                raise FiguregroundError(f"another figureground cutouts is writing to {place}. Wait for it.")
+            journal = Journal(place / PRIVATE / JOURNAL, digest(identity))
+            _cut_all(place, journal, entries, chosen, _Finder(segmenter, said, device), show_progress)
+            rows = [journal.rows[entry.name] for entry in entries]
+            rows += [Row(name, "", "", UNREADABLE, reason) for name, reason in odd]
+            rows.sort(key=lambda row: row.file.split("/", 1))
+            decisions = [decide(row, chosen, marked.get(row.file, "")) for row in rows]
+            done = Cutouts(place, decisions, count(decisions))
+            for each in decisions:
+                _settle(place, each)
+            write_lists(place, decisions, done.counts, source, {"segmenter": called(segmenter), **asdict(chosen)})
+            replace_bytes(place / SHEET, _png(draw_sheet(place / PRIVATE, decisions)))
+            write_page(place, place / PRIVATE, decisions, done.counts)
+    except OSError as error:
+        if trouble := explain(error, place):
+            raise FiguregroundError(trouble) from error
+        raise
+    return done
+
+
+def _read(settings: Cutting | Mapping[str, Any] | None) -> Cutting:
+    return settings if isinstance(settings, Cutting) else Cutting(**settings or {})
+
+
+def cutting_identity(segmenter: str, settings: Cutting) -> dict[str, Any]:
+    """Return what decides the pixels of cut-outs, besides photographs and phrases; JSON-able."""
+    chosen = {name: getattr(settings, name) for name in IDENTITY}
+    return {"version": VERSION, "segmenter": contents_of(segmenter), **chosen}
+
+
+class _Finder:
+    """A segmenter with the phrases of classes, opened when the first photograph needs it."""
+
+    def __init__(self, name: str, phrases: Mapping[str, str], device: str):
+        self._name, self._phrases, self._device = name, phrases, device
+        self._reads_phrases = find_kind(name)[0].READS_PHRASES
+        self._opened: Segmenter | None = None
+
+    def inputs(self, entry: Entry) -> str:
+        """Return the hash of what decides a photograph's cut-out.
+
+        Raises:
+            UnreadableImage: A file can't be read.
+        """
+        mask = mask_beside(entry.path)
+        phrase = self._phrases[entry.folder] if self._reads_phrases else None
+        return digest([content_hash(entry.path), mask and content_hash(mask), phrase])
+
+    def find(self, image: Image.Image, folder: str) -> np.ndarray:
+        """Return the probability that a pixel shows the object, float32 (height, width)."""
+        if self._opened is None:
+            self._opened = _open(self._name, self._device)
+        (found,) = self._opened([image], [self._phrases[folder]])
+        return found
+
+
+def _open(name: str, device: str) -> Segmenter:
+    kind, rest = find_kind(name)
+    if device == "auto" and not kind.READS_PHRASES:
+        device = "cpu"  # no torch is loaded to look for another
+    elif device == "auto":
+        from figureground.core.accelerator import choose_device
+
+        device = str(choose_device(device))
+    opened: Segmenter = kind.open(rest, device)
+    return opened
+
+
+def _refuse_others(place: Path) -> None:
+    """Raise FiguregroundError unless a directory is new, empty, or of an earlier run."""
+    if place.exists() and not place.is_dir():
+        raise FiguregroundError(f"--out {printable(place)} is a file; give a directory.")
+    if place.is_dir() and any(place.iterdir()) and not is_ours(place / PRIVATE / JOURNAL):
+        raise FiguregroundError(
+            f"--out {printable(place)} holds files that figureground cutouts didn't make. Give a new directory."
+        )
+
+
+# Cutting
+
+
+def _cut_all(
+    place: Path, journal: Journal, entries: Sequence[Entry], settings: Cutting, finder: _Finder, show: bool
+) -> None:
+    """Cut every photograph whose cut-out isn't there yet; drop those of photographs that are gone."""
+    files = {entry.name for entry in entries}
+    gone = [*journal.outdated, *(row for name, row in journal.rows.items() if name not in files)]
+    for row in gone:
+        journal.rows.pop(row.file, None)
+        _remove(place, row)
+    journal.start()
+    with signals.at_checks(), Progress(len(entries), unit="photograph", desc="cut-outs", show=show) as bar:
+        for entry in entries:
+            signals.check()
+            _cut_one(place, journal, entry, settings, finder)
+            bar.update()
+
+
+def _cut_one(place: Path, journal: Journal, entry: Entry, settings: Cutting, finder: _Finder) -> None:
+    cutout, inputs = f"{entry.folder}/{entry.cutout}", ""
+    try:
+        inputs = finder.inputs(entry)
+        known = journal.rows.get(entry.name)
+        if known is not None and (known.inputs, known.cutout) == (inputs, cutout) and _is_there(place, known):
+            return
+        photograph = read_photograph(entry.path, settings.max_edge)
+    except UnreadableImage as error:
+        journal.add(Row(entry.name, cutout, inputs, UNREADABLE, error.reason))
+        return
+    except OSError as error:
+        journal.add(Row(entry.name, cutout, inputs, UNREADABLE, error.strerror or str(error)))
+        return
+    probability = None if photograph.alpha is not None else finder.find(photograph.image, entry.folder)
+    found = cut(photograph, probability, settings)
+    thumbnail = encode_thumbnail(draw_thumbnail(photograph.image, None if found is None else found.image))
+    replace_bytes(thumbnail_path(place / PRIVATE, cutout), thumbnail)
+    row = Row(entry.name, cutout, inputs, NOTHING, "", photograph.found, photograph.image.size)
+    if found is not None:
+        replace_bytes(place / PRIVATE / LEFT / cutout, _png(found.image))
+        row = Row(
+            entry.name, cutout, inputs, CUT, "", photograph.found, photograph.image.size, found.box, found.measures
+        )
+    journal.add(row)
+
+
+def _png(image: Image.Image) -> bytes:
+    """Return an image as PNG, marked as made by figureground."""
+    made_by = PngInfo()
+    made_by.add_text("Software", GENERATOR)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=6, pnginfo=made_by)
+    return buffer.getvalue()
+
+
+# Files
+
+
+def _places(place: Path, cutout: str) -> tuple[Path, Path]:
+    """Return where a cut-out lies if it is kept, and if it is left out."""
+    return place / cutout, place / PRIVATE / LEFT / cutout
+
+
+def _is_there(place: Path, row: Row) -> bool:
+    return row.state != CUT or any(path.is_file() for path in _places(place, row.cutout))
+
+
+def _settle(place: Path, decision: Decision) -> None:
+    """Move a cut-out to where it belongs. A new one lies among those left out."""
+    row = decision.row
+    if row.state != CUT:
+        if row.cutout:
+            _remove(place, row, thumbnail=row.state == UNREADABLE)
+        return
+    kept, left = _places(place, row.cutout)
+    if decision.kept and left.is_file():
+        refuse_strangers(kept)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(left, kept)
+    elif not decision.kept and os.path.lexists(kept):
+        if left.is_file():
+            _unlink(kept)
+        elif is_ours(kept):
+            left.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(kept, left)
+            _remove_empty(kept.parent)
+
+
+def _remove(place: Path, row: Row, *, thumbnail: bool = True) -> None:
+    """Remove what an earlier run made of a photograph."""
+    for path in _places(place, row.cutout) if row.cutout else ():
+        _unlink(path)
+    if thumbnail and row.cutout:
+        thumbnail_path(place / PRIVATE, row.cutout).unlink(missing_ok=True)
+
+
+def _unlink(path: Path) -> None:
+    if is_ours(path):
+        path.unlink()
+        _remove_empty(path.parent)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a class folder without cut-outs, which D3S would refuse."""
+    with suppress(OSError):
+        folder.rmdir()

@@ -1,0 +1,30 @@
+"""What people say of cut-outs: a CSV `file,mark`, as the page saves it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from figureground.core.errors import UsageError, nearest_or_all
+from figureground.materials.listing import read_columns
+
+KEEP, LEAVE = "keep", "leave"
+"""Marks: take a cut-out that a gate leaves out, and leave out one that passes."""
+
+
+def read_marks(path: Path, files: Collection[str], option: str = "--marks") -> Mapping[str, str]:
+    """Return the marks by photograph, `folder/file`. Empty marks are ignored; of several, the last counts.
+
+    Raises:
+        UsageError: The file can't be read, or names another photograph or mark; names file and line.
+    """
+    found = {}
+    for line, (file, mark) in read_columns(path, ("file", "mark"), option):
+        if not mark:
+            continue
+        if file not in files:
+            raise UsageError(f"{option} {path}, line {line}: no photograph {file!r}{nearest_or_all(file, files)}")
+        if mark not in (KEEP, LEAVE):
+            raise UsageError(f"{option} {path}, line {line}: {mark!r} is not a mark; give {KEEP} or {LEAVE}.")
+        found[file] = mark
+    return found

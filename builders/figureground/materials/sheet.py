@@ -1,0 +1,127 @@
+"""Contact sheets: photographs beside their cut-outs, kept ones and those left out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from figureground.core.errors import counted, printable
+from figureground.core.fonts import Font, font_for, to_ascii
+from figureground.materials.deciding import Decision
+
+EDGE = 160
+"""Edge of a thumbnail's halves, pixels."""
+SMALL = 110
+"""Edge of the halves on the sheet, pixels."""
+ACROSS = 6
+"""Thumbnails in a row of the sheet; as many of each class are drawn kept, and left out."""
+GAP, CAPTION, HEAD = 8, 30, 34
+MOST_CLASSES = 60
+"""Classes on the sheet; the page shows all."""
+SQUARE = 8
+"""Edge of the squares behind transparent pixels."""
+_LIGHT, _DARK = 0xE8, 0xC4
+
+
+def thumbnail_path(private: Path, cutout: str) -> Path:
+    """Return where the thumbnail of a cut-out, `folder/file`, lies."""
+    return private / "thumbnails" / f"{cutout}.jpg"
+
+
+def draw_thumbnail(photograph: Image.Image, cutout: Image.Image | None) -> Image.Image:
+    """Draw a photograph, and beside it its cut-out on squares; RGB, 2 · EDGE × EDGE."""
+    drawn = Image.new("RGB", (2 * EDGE, EDGE), "white")
+    _place(drawn, photograph.convert("RGBA"), 0)
+    drawn.paste(_squares(EDGE), (EDGE, 0))
+    if cutout is not None:
+        _place(drawn, cutout, EDGE)
+    return drawn
+
+
+def encode_thumbnail(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def draw_sheet(private: Path, decisions: Sequence[Decision]) -> Image.Image:
+    """Draw the first kept cut-outs of each class, and the first that were left out, with the reasons.
+
+    Args:
+        private: The hidden folder with thumbnails.
+        decisions: By class.
+    """
+    classes = [(folder, list(several)) for folder, several in groupby(decisions, lambda each: each.folder)]
+    blocks = [_draw_class(private, folder, several) for folder, several in classes[:MOST_CLASSES]]
+    sheet = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), "white")
+    top = 0
+    for block in blocks:
+        sheet.paste(block, (0, top))
+        top += block.height
+    return sheet
+
+
+def _draw_class(private: Path, folder: str, decisions: Sequence[Decision]) -> Image.Image:
+    kept = [each for each in decisions if each.kept]
+    left = [each for each in decisions if not each.kept]
+    rows = [some[:ACROSS] for some in (kept, left) if some]
+    height = SMALL + CAPTION + GAP
+    block = Image.new("RGB", (GAP + ACROSS * (2 * SMALL + GAP), HEAD + len(rows) * height + GAP), "white")
+    pen = ImageDraw.Draw(block)
+    title = (
+        f"{printable(folder)}: {len(kept):,} kept, {len(left):,} left out of {counted(len(decisions), 'photograph')}"
+    )
+    _write(pen, (GAP, 8), title, 18, block.width - 2 * GAP, "black")
+    for i, row in enumerate(rows):
+        for j, each in enumerate(row):
+            x, y = GAP + j * (2 * SMALL + GAP), HEAD + i * height
+            shown = _thumbnail(private, each).resize((2 * SMALL, SMALL), Image.Resampling.LANCZOS)
+            block.paste(shown, (x, y))
+            colour = "#1d7a3a" if each.kept else "#b3261e"
+            pen.rectangle((x - 1, y - 1, x + 2 * SMALL, y + SMALL), outline=colour, width=2)
+            _write(pen, (x, y + SMALL + 2), each.row.file.partition("/")[2], 11, 2 * SMALL, "black")
+            said = "; ".join(each.reasons) or "kept"
+            _write(pen, (x, y + SMALL + 15), f"kept by hand ({said})" if each.kept and each.reasons else said, 11,
+                   2 * SMALL, colour)  # fmt: skip
+    return block
+
+
+def _thumbnail(private: Path, decision: Decision) -> Image.Image:
+    try:
+        with Image.open(thumbnail_path(private, decision.row.cutout), formats=["JPEG"]) as image:
+            return image.convert("RGB")
+    except OSError:
+        return Image.new("RGB", (2 * EDGE, EDGE), "#dddddd")
+
+
+def _place(drawn: Image.Image, image: Image.Image, left: int) -> None:
+    """Paste an image, RGBA, fitted into a square and centred."""
+    scale = EDGE / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    fitted = image.resize(size, Image.Resampling.HAMMING)
+    drawn.paste(fitted.convert("RGB"), (left + (EDGE - size[0]) // 2, (EDGE - size[1]) // 2), fitted.getchannel("A"))
+
+
+def _squares(edge: int) -> Image.Image:
+    rows, columns = np.indices((edge, edge)) // SQUARE
+    return Image.fromarray(np.where((rows + columns) % 2, _LIGHT, _DARK).astype(np.uint8)).convert("RGB")
+
+
+def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, width: float, colour: str) -> None:
+    """Write one line of text, shortened to a width."""
+    text = printable(text)
+    font, letters = font_for(text, size)
+    pen.text(place, _shortened(text if letters else to_ascii(text), font, width), colour, font)
+
+
+def _shortened(text: str, font: Font, width: float) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}..."

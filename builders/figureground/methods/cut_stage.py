@@ -1,0 +1,167 @@
+"""The stage of D3S that cuts objects out of photographs, `cutouts: {from: DIR, segmenter: NAME}`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from figureground.core.errors import FiguregroundError, RecipeError, counted
+from figureground.core.hashing import digest
+from figureground.materials.deciding import reasons_of
+from figureground.materials.journal import UNREADABLE
+from figureground.materials.listing import list_photographs
+from figureground.materials.making import cutouts, cutting_identity
+from figureground.materials.page import PAGE
+from figureground.materials.settings import FromPhotographs, read_cutting
+from figureground.models.segmenter_files import called, find_kind
+from figureground.recipe.classes import ClassEntry
+from figureground.shards.stages import read_marker
+from figureground.sources.guide import match_folders
+from figureground.sources.images import content_hash
+from figureground.sources.mask import mask_beside
+
+CUTOUTS = "cutouts"
+"""Name of the stage."""
+
+
+class CutStage:
+    """Cuts objects out of photographs, and knows the result.
+
+    Args:
+        value: The recipe's `cutouts`.
+
+    Raises:
+        RecipeError: A setting is unknown, missing or doesn't fit.
+    """
+
+    def __init__(self, value: FromPhotographs):
+        self._directory, self.segmenter, self._marks, self._settings = read_cutting(CUTOUTS, value)
+        self._folder: Path | None = None
+        self._facts: dict[str, Any] = {}
+
+    @property
+    def photographs(self) -> Path:
+        """Directory of the photographs.
+
+        Raises:
+            RecipeError: It doesn't exist.
+        """
+        if not Path(self._directory).is_dir():
+            raise RecipeError(f"{CUTOUTS}.from", f"there is no directory {self._directory!r}.")
+        return Path(self._directory)
+
+    # --- identity -------------------------------------------------------------------------------
+
+    def content(self, classes: Sequence[ClassEntry]) -> dict[str, Any]:
+        """Return what decides the cut-outs: photographs with their masks, segmenter, settings, marks, phrases.
+
+        Raises:
+            FiguregroundError: A class has no folder, or a file is missing.
+        """
+        folders = self._folders(classes)
+        entries, _ = list_photographs(self.photographs, [path.name for path in folders.values()])
+        names = {path.name: name for name, path in folders.items()}
+        rows = []
+        for entry in entries:
+            mask = mask_beside(entry.path)
+            rows.append([names[entry.folder], entry.name, content_hash(entry.path), mask and content_hash(mask)])
+        phrases = find_kind(self.segmenter)[0].READS_PHRASES
+        return {
+            **cutting_identity(self.segmenter, self._settings), "gates": dataclasses.asdict(self._settings),
+            "photographs": digest(sorted(rows)), "phrases": [c.text for c in classes] if phrases else None,
+            "marks": self._marks_hash,
+        }  # fmt: skip
+
+    @cached_property
+    def _marks_hash(self) -> str | None:
+        if self._marks is None:
+            return None
+        try:
+            return content_hash(Path(self._marks))
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{CUTOUTS}.marks", f"{self._marks!r} can't be read: {error}") from None
+
+    def _folders(self, classes: Sequence[ClassEntry]) -> dict[str, Path]:
+        """Return the folder of photographs of each class."""
+        aliases = {c.name: c.aliases for c in classes}
+        try:
+            return match_folders(self.photographs, [c.name for c in classes], CUTOUTS, aliases)
+        except ValueError as error:
+            raise FiguregroundError(str(error)) from error
+
+    # --- the stage ------------------------------------------------------------------------------
+
+    def cut(self, classes: Sequence[ClassEntry], device: str, show_progress: bool, folder: Path) -> dict[str, Any]:
+        """Run the stage in its folder, which may hold what a killed run left; return facts about it."""
+        folders = {path.name: name for name, path in self._folders(classes).items()}
+        texts = {c.name: c.text for c in classes}
+        done = cutouts(
+            self.photographs, folder, self.segmenter, settings=self._settings, folders=list(folders),
+            phrases={there: texts[name] for there, name in folders.items()}, marks=self._marks, device=device,
+            show_progress=show_progress,
+        )  # fmt: skip
+        return {
+            "counts": done.counts,
+            "files": {each.row.cutout: each.row.file for each in done.decisions if each.kept},
+            "unreadable": {each.row.file: each.row.problem for each in done.decisions if each.row.state == UNREADABLE},
+        }
+
+    def read(self, stages: Path) -> None:
+        """Read the facts of the finished stage, if it is."""
+        if (done := read_marker(stages / CUTOUTS)) is not None:
+            self._folder, self._facts = stages / CUTOUTS, done["facts"]
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the finished stage was read."""
+        return self._folder is not None
+
+    def made(self) -> Path:
+        """Return the directory of the cut-outs.
+
+        Raises:
+            FiguregroundError: The stage isn't finished.
+        """
+        if self._folder is None:
+            raise FiguregroundError(f"{CUTOUTS}: they are cut out of photographs when the dataset is built.")
+        return self._folder
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Add to an error about too few cut-outs where to look, and what to change."""
+        try:
+            yield
+        except FiguregroundError as error:
+            raise FiguregroundError(
+                f"{error} {self.made() / PAGE} shows which photographs were left out and why. Add photographs, give "
+                f"other limits, as in --set {CUTOUTS}.most_cut=0.3, or mark some: --set {CUTOUTS}.marks=marks.csv."
+            ) from error
+
+    # --- the result -----------------------------------------------------------------------------
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Photographs that can't be read, `folder/file`, with the reasons."""
+        return dict(self._facts.get("unreadable", {}))
+
+    def photographs_of(self, made: Sequence[Path]) -> list[Path]:
+        """Return the photographs that cut-outs were made from."""
+        files = self._facts["files"]
+        return [self.photographs / files[path.relative_to(self.made()).as_posix()] for path in made]
+
+    def describe(self, classes: Sequence[ClassEntry]) -> str:
+        """Return a line about the cut-outs, for `plan` and for a finished build."""
+        if not self.is_made:
+            return (
+                f"Cut-outs of {len(classes):,} classes are made from photographs in {self.photographs}, by the "
+                f"segmenter {called(self.segmenter)}."
+            )
+        counts = self._facts["counts"]
+        photographs, kept = (sum(each[name] for each in counts.values()) for name in ("photographs", "kept"))
+        others = ", ".join(f"{n:,} {reason}" for reason, n in reasons_of(counts).items())
+        left = f"; left out: {others}. {self.made() / PAGE} shows them" if others else ""
+        return f"{kept:,} of {counted(photographs, 'photograph')} became cut-outs{left}."
