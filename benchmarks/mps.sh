@@ -13,7 +13,8 @@ mkdir -p "$out"
 say() { printf '\n== %s\n' "$*"; }
 fg() { say "figureground $*"; figureground "$@"; }
 
-small=(--set 'per_cell={train: 2, validation: 1}' --set "device=$device")
+small=(--set 'classes=[bird, car]' --set 'backgrounds=[grass, snow]' --set 'per_cell={train: 4, validation: 1}')
+small+=(--set "device=$device")
 fg build d3s "${small[@]}" --out "$out/d3s"
 fg check "$out/d3s"
 fg build d3s --config pocket-text-only "${small[@]}" --out "$out/text-only"
@@ -22,10 +23,11 @@ fg evaluate "$out/d3s" --classifier pocket --control "$out/text-only" --device "
 fg audit "$out/d3s" --device "$device"
 say "a biased training set"
 python -m figureground.pocket.birds "$out/birds" --train 60 --validation 16 --test 16 --size 32
-fg train erm --data "$out/birds" --out "$out/erm" --epochs 1 --device "$device"
-fg build ddb --data "$out/birds" --limit 8 --set "device=$device" --out "$out/ddb"
+fg train erm --data "$out/birds" --out "$out/erm" --backbone pocket --seeds 1 --epochs 1 --device "$device"
+fg build scgs --data "$out/birds" --limit 8 --set 'training={epochs: 1, backbone: pocket}' --set folds=2 \
+    --set "device=$device" --out "$out/scgs"
 say "the same recipe on the CPU: how far the pixels differ"
-figureground build d3s --set 'per_cell={train: 2, validation: 1}' --set device=cpu --out "$out/cpu"
+fg build d3s "${small[@]}" --set device=cpu --out "$out/cpu"
 python - "$out" <<'PYTHON'
 import io, sys
 import numpy as np

@@ -1,9 +1,14 @@
 """Out-of-memory errors, as torch, its allocators and oneDNN report them."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
-from figureground.core.accelerator import is_out_of_memory
+import figureground
+from figureground.core.accelerator import choose_device, is_out_of_memory
+from figureground.core.errors import FiguregroundError
 
 
 @pytest.mark.parametrize(
@@ -34,3 +39,14 @@ def test_memory_ran_out(error):
 )
 def test_another_error(error):
     assert not is_out_of_memory(error)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has MPS")
+def test_mps_that_is_not_there_is_refused_by_name():
+    with pytest.raises(FiguregroundError, match="mps"):
+        choose_device("mps")
+
+
+def test_values_leave_the_device_before_they_become_float64_which_mps_lacks():
+    for path in Path(figureground.__file__).parent.rglob("*.py"):
+        assert not re.search(r"\.double\(\)\s*\.cpu\(\)", path.read_text(encoding="utf-8")), path

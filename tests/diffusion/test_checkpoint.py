@@ -13,6 +13,7 @@ from figureground.cli.main import main
 from figureground.core.accelerator import choose_device
 from figureground.core.errors import FiguregroundError
 from figureground.diffusion.checkpoint import SCHEDULERS, open_checkpoint
+from figureground.models.opening import download_pipeline
 from figureground.models.weights import check_files, fingerprint
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
@@ -45,6 +46,33 @@ def test_a_checkpoint_stored_in_half_precision_opens_in_the_dtype_asked_for(sd1)
 def test_the_fp16_variant_is_found(sd1):
     open_checkpoint(str(sd1), **CPU).text_to_image.save_pretrained(sd1.parent / "half", variant="fp16")
     assert open_checkpoint(str(sd1.parent / "half"), **CPU).facts["family"] == "sd"
+
+
+def test_a_hub_id_of_which_the_cache_has_the_fp16_variant_alone_opens_offline(sd1, tmp_path, monkeypatch):
+    repo = tmp_path / "hub" / "models--user--half"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("1" * 40)
+    snapshot = repo / "snapshots" / ("1" * 40)
+    open_checkpoint(str(sd1), **CPU).text_to_image.save_pretrained(snapshot, variant="fp16")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    opened = open_checkpoint("user/half", **CPU)
+    assert opened.facts["checkpoint"] == "user/half"
+    assert opened.facts["revision"] == "1" * 40
+
+
+@pytest.mark.parametrize("there", ["fp16", "bf16"])
+def test_a_repository_without_plain_weights_is_downloaded_in_the_variant_that_it_has(there, tmp_path, monkeypatch):
+    """The library's function, offline, as it answers for such a repository."""
+
+    def download(name, variant=None, **options):
+        if variant is None:
+            raise OSError("Could not find the necessary `safetensors` weights in set() (variant=None)")
+        if variant != there:
+            raise ValueError(f"no such modeling files: {variant}")
+        return str(tmp_path)
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.download", download)
+    assert download_pipeline("user/half", None) == tmp_path
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"])
@@ -118,7 +146,7 @@ def test_a_checkpoint_made_for_inpainting_is_refused_where_nothing_is_repainted(
         open_checkpoint(str(folder), **CPU)
     set_class(folder, "StableDiffusionPipeline")
     with pytest.raises(
-        FiguregroundError, match="takes 9 channels, not the 4 of a latent; an inpainting checkpoint can't"
+        FiguregroundError, match="takes 9 channels, not the 4 of a latent of its vae; an inpainting checkpoint can't"
     ):
         open_checkpoint(str(folder), **CPU)
     assert open_checkpoint(str(folder), inpaint=True, **CPU).needs_mask
@@ -137,7 +165,7 @@ def test_every_supported_kind_opens_for_inpainting_with_weights_shared(tmp_path,
 def test_a_unet_of_other_channels_is_refused_for_inpainting_too(sd1):
     config = sd1 / "unet" / "config.json"
     UNet2DConditionModel.from_config({**json.loads(config.read_text()), "in_channels": 5}).save_pretrained(sd1 / "unet")
-    with pytest.raises(FiguregroundError, match="takes 5 channels, not the 4 of a latent or the 9 of inpainting"):
+    with pytest.raises(FiguregroundError, match=r"takes 5 channels, not the 4 .* of its vae or the 9 of inpainting"):
         open_checkpoint(str(sd1), inpaint=True, **CPU)
 
 

@@ -1,6 +1,7 @@
 """Families of flow matching draw by every route, the same image whatever the batch; what they can't do is refused."""
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 
@@ -209,11 +210,12 @@ def test_a_method_that_fine_tunes_refuses_the_checkpoint_in_its_plan(folders, ca
 PARTS = {
     "sd3": [("joint_attention_dim", "text_encoder_3"), ("in_channels", "latent"),
             ("pooled_projection_dim", "projection_dim")],
-    "flux": [("in_channels", "latent_channels"), ("joint_attention_dim", "text_encoder_2"),
-             ("pooled_projection_dim", "text_encoder")],
-    "flux-fill": [("in_channels", "latent_channels")],
+    "flux": [("in_channels", "latent_channels"), ("out_channels", "latent_channels"),
+             ("joint_attention_dim", "text_encoder_2"), ("pooled_projection_dim", "text_encoder")],
+    "flux-fill": [("in_channels", "latent_channels"), ("out_channels", "latent_channels")],
     "z-image": [("in_channels", "latent_channels"), ("cap_feat_dim", "text_encoder")],
-    "qwen-image": [("in_channels", "z_dim"), ("joint_attention_dim", "text_encoder"), ("guidance_embeds", "input")],
+    "qwen-image": [("in_channels", "z_dim"), ("out_channels", "z_dim"), ("joint_attention_dim", "text_encoder"),
+                   ("guidance_embeds", "input")],
 }  # fmt: skip
 
 
@@ -224,6 +226,33 @@ def test_parts_that_disagree_are_named_with_their_sizes(tmp_path, name, entry, o
     config.write_text(json.dumps({**json.loads(config.read_text()), entry: 48}))
     with pytest.raises(FiguregroundError, match=rf"({entry}|48).*{other}|{other}.*{entry}"):
         check_files(folder, name, inpaint=True)
+
+
+def edit(path, **entries):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("sd3", "text_encoder_2"), ("sd3", "text_encoder_3"), ("flux", "text_encoder"), ("flux", "text_encoder_2"),
+        ("z-image", "text_encoder"), ("qwen-image", "text_encoder"),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_with_more_words_than_its_text_encoder_has_rows_is_named_with_it(folders, tmp_path, name, part):
+    folder = shutil.copytree(folders[name], tmp_path / "mine")
+    path = folder / part / "config.json"
+    inner = json.loads(path.read_text()).get("text_config")
+    edit(path, **({"text_config": {**inner, "vocab_size": 9}} if inner else {"vocab_size": 9}))
+    with pytest.raises(FiguregroundError, match=rf"{part.replace('text_encoder', 'tokenizer')} and {part} .* 9 rows"):
+        check_files(folder, name, inpaint=True)
+
+
+def test_text_encoders_that_are_wider_together_than_a_transformer_takes_are_refused(folders, tmp_path):
+    folder = shutil.copytree(folders["sd3"], tmp_path / "mine")
+    edit(folder / "text_encoder" / "config.json", hidden_size=24)
+    with pytest.raises(FiguregroundError, match=r"32 .*24 \(text_encoder\) \+ 16 \(text_encoder_2\)"):
+        check_files(folder, "mine")
 
 
 @pytest.mark.parametrize("name", ["sd3", "z-image", "qwen-image"])

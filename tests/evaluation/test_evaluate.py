@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 
 import pytest
 from coloured import COLOURS, image, make_coloured, make_coloured_classifier, make_folders
@@ -298,6 +299,13 @@ def test_scores_are_written_where_curate_reads_them(tmp_path, classifier):
     rule = "scores.colours.correct and scores.colours.p > 0.5 and scores.colours.predicted == foreground"
     kept = curate(directory, tmp_path / "right", rule, show_progress=False)
     assert sum(len(rows) for rows in load_dataset(str(kept)).values()) == 9
+
+
+def test_scores_of_names_that_differ_in_capitals_have_files_of_their_own_on_every_system(tmp_path, classifier):
+    directory = make_coloured(tmp_path / "set", DRAWN)
+    shutil.copytree(classifier, tmp_path / "Colours")
+    done = evaluate(directory, [classifier, str(tmp_path / "Colours")], save_scores=True, show_progress=False)
+    assert [path.name for path in done.scores] == ["colours.parquet", "Colours_.parquet"]
 
 
 def test_scores_of_somebody_else_are_not_overwritten(tmp_path, classifier):

@@ -160,6 +160,9 @@ def test_a_latent_consistency_model_is_drawn_from_with_its_own_sampler_in_few_st
         renderer = Renderer(opened, Sampling(32, 4, 0.5, 1.0, batch_size=count), lambda spec: (guide, None))
         return np.stack([np.asarray(each.image, np.float32) for each in renderer.render(specs)])
 
+    with pytest.raises(RecipeError) as refused:
+        Renderer(opened, Sampling(32, 51, 0.5, 1.0), lambda spec: (guide, None))
+    assert refused.value.field == "num_inference_steps"
     for guided in (False, True):
         alone, together = draw(1, guided), draw(4, guided)
         assert np.abs(alone - together).max() <= 1

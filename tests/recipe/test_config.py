@@ -37,6 +37,8 @@ BAD = {
     "table": [3, "missing.csv", {"correlation": 2}, {"correlation": "a"}, ["a"]],
     "per_cell": [3, None, {}, [], {"Train!": 1}, {"train": -1}, {"train": "3"}, {"train": 1.5}, {1: 1}],
     "allow_empty": SWITCH, "extended": [3, {"train": 3}, [3], [{"train": -1}]],
+    "checkpoint_config": [3, ["a"], "", " "], "quantization": ["int4", 3, True], "offload": ["cpu", 3, None, True],
+    "loras": [3, "a.safetensors", None, ["a"], [{"path": 3}], [{"scale": 1.0}], [{"path": "a", "scale": "1"}]],
 }  # fmt: skip
 
 

@@ -68,11 +68,11 @@ def test_of_a_finished_set_the_stages_go_and_all_else_stays(tmp_path):
     copies = out / "_figureground" / "stages" / "references" / "a.png"
     copies.parent.mkdir()
     copies.write_bytes(b"an image")
-    draft = out / "_figureground" / "scores" / ".ddb.parquet.123-0123456789abcdef.tmp"
+    draft = out / "_figureground" / "scores" / ".ddb.csv.123-0123456789abcdef.tmp"
     draft.write_bytes(b"half")
     there = contents(out, "_figureground/stages")
     del there[draft.relative_to(out).as_posix()]
-    assert there["_figureground/scores/ddb.parquet"]
+    assert there["_figureground/scores/ddb.csv"]
     stages = {path.name for path in (out / "_figureground" / "stages").iterdir()}
 
     code, said, err = run("clean", str(out))

@@ -1,5 +1,5 @@
-"""The command `figureground`: init, plan, build, cutouts, scenes, status, clean, finetune, show, check, evaluate, verify,
-review, audit, groups, train, compare, disentangle, curate, extend, merge, export, push, components.
+"""The command `figureground`: init, plan, build, cutouts, scenes, status, clean, finetune, show, check, evaluate,
+verify, review, audit, groups, train, compare, disentangle, curate, extend, merge, export, push, components.
 
 Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
 from collections import Counter, OrderedDict
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from figureground.core.accelerator import is_out_of_memory
-from figureground.core.errors import FiguregroundError, OutOfMemory
+from figureground.core.errors import FiguregroundError, OutOfMemory, RecipeError
 from figureground.core.seeding import make_generator
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.composite import composite, whole_latents
@@ -100,6 +101,11 @@ class Renderer:
         self._what = f"checkpoint {checkpoint.facts['checkpoint']!r}"
         checkpoint.family.check_sampling(self._what, sampling.eta, sampling.negative_prompt, sampling.true_cfg_scale)
         steps = sampling.num_inference_steps
+        try:
+            scheduler = copy.deepcopy(checkpoint.text_to_image.scheduler)
+            checkpoint.family.set_timesteps(scheduler, steps, sampling.size // checkpoint.factor)
+        except ValueError as error:  # some samplers take a limited number of steps
+            raise RecipeError("num_inference_steps", f"{steps} isn't possible: {error}") from error
         if sampling.noise is None:
             self._start = checkpoint.family.start(sampling.strength, steps)
         else:

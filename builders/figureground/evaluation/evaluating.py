@@ -169,7 +169,7 @@ def evaluate(
         for name, own in zip(opened, counterparts, strict=True)
     }
     steered = _steered(images, opened)
-    report = {
+    report: dict[str, Any] = {
         "made_by": _MADE_BY.decode(),
         "dataset": _about(images),
         "kind": "spurious" if spurious else "foreground",

@@ -121,7 +121,7 @@ def _marker(x: float, y: float, i: int) -> Markup:
     colour, kind = colour_of(i), MARKERS[i // len(COLOURS) % len(MARKERS)]
     if kind == "circle":
         return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" fill="{}"/>').format(x, y, colour)
-    shapes = {
+    shapes: dict[str, list[tuple[float, float]]] = {
         "square": [(-4, -4), (4, -4), (4, 4), (-4, 4)], "triangle": [(0, -5), (5, 4), (-5, 4)],
         "diamond": [(0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)],
     }  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -231,11 +232,21 @@ def make_timm(name: str, **options: Any) -> Any:
 def download_pipeline(name: str, revision: str | None) -> Path:
     """Download a diffusers checkpoint from the Hub, or find it in the cache; return its snapshot directory.
 
-    No code is downloaded. Exceptions of the library are passed on.
+    Weights are downloaded in half precision only if there are no others. No code is downloaded. Exceptions of the
+    library are passed on.
     """
     from diffusers import DiffusionPipeline
 
-    return Path(DiffusionPipeline.download(name, revision=revision, use_safetensors=True, trust_remote_code=False))
+    options = {"revision": revision, "use_safetensors": True, "trust_remote_code": False}
+    try:
+        return Path(DiffusionPipeline.download(name, **options))
+    except OSError as error:
+        if "necessary `safetensors` weights" not in str(error):
+            raise
+        for variant in ("fp16", "bf16"):
+            with suppress(OSError, ValueError):  # there is no such variant
+                return Path(DiffusionPipeline.download(name, variant=variant, **options))
+        raise
 
 
 def load_adapters(pipeline: Any, folder: Path, weight_name: str, name: str | None = None) -> None:

@@ -32,7 +32,7 @@ def check_parts(folder: Path, index: Mapping[str, Any], family: Family, what: st
     texts = {name: _config(folder, name) for name in family.TEXTS if has_part(index, name)}
     family.check_denoiser(_config(folder, family.DENOISER), _config(folder, "vae"), texts, what, inpaint)
     for name, text in texts.items():
-        tokenizer, rows = family.TEXTS[name], text.get("vocab_size")
+        tokenizer, rows = family.TEXTS[name], text.get("vocab_size", _inner(text).get("vocab_size"))
         if isinstance(rows, int) and has_part(index, tokenizer):
             check_words(_vocabulary(folder / tokenizer), rows, f"{what}: its {tokenizer} and {name}")
 
@@ -57,7 +57,7 @@ def check_channels(
     channels, out = unet.get("in_channels", 4), unet.get("out_channels", 4)
     if channels != latent and not (inpaint and channels == 2 * latent + 1):
         raise FiguregroundError(
-            f"{what}: its {kind} takes {channels} channels, not the {latent} of a latent"
+            f"{what}: its {kind} takes {channels} channels, not the {latent} of a latent of its vae"
             + (f" or the {2 * latent + 1} of inpainting." if inpaint else
                "; an inpainting checkpoint can't do image-to-image.")
         )  # fmt: skip
@@ -128,6 +128,12 @@ def _config(folder: Path, part: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _inner(text: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a configuration that is about text, for models that also read images."""
+    inner = text.get("text_config")
+    return inner if isinstance(inner, dict) else {}
+
+
 def _vocabulary(folder: Path) -> dict[str, int]:
     """Return a tokenizer's words and numbers, including added ones, from the files it has."""
     found: dict[str, Any] = {}
@@ -136,6 +142,8 @@ def _vocabulary(folder: Path) -> dict[str, int]:
     if content:
         model = content.get("model")
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
+        if isinstance(vocabulary, list):  # pairs of words and their scores, in the order of their numbers
+            vocabulary = {str(word[0]): i for i, word in enumerate(vocabulary) if isinstance(word, list) and word}
         found |= vocabulary if isinstance(vocabulary, dict) else {}
         added = content.get("added_tokens")
         found |= {str(t.get("content")): t.get("id") for t in added if isinstance(t, dict)} if added else {}

@@ -42,6 +42,9 @@ class LoraEntry(TypedDict, total=False):
     scale: float
 
 
+LORA_ENTRIES = ("path", "scale")
+
+
 @settings()
 class Config:
     """Settings that every method's recipe has. A field decides images unless it is marked `EXECUTION`."""
@@ -147,10 +150,9 @@ class Config:
                 "num_inference_steps", f"{self.num_inference_steps} is too few: the scheduler pndm needs 4 or more."
             )
         for i, lora in enumerate(self.loras):
-            for name in lora:
-                if name not in LoraEntry.__annotations__:
-                    known = list(LoraEntry.__annotations__)
-                    raise RecipeError(f"loras[{i}]", f"there is no {name!r}{nearest_or_all(name, known)}")
+            for entry in lora:
+                if entry not in LORA_ENTRIES:
+                    raise RecipeError(f"loras[{i}]", f"there is no {entry!r}{nearest_or_all(entry, LORA_ENTRIES)}")
             if not lora.get("path", "").strip():
                 raise RecipeError(f"loras[{i}]", "it has no path. Write it as {path: FILE.safetensors, scale: 1.0}.")
         for name in ("keep", "formats"):

@@ -134,8 +134,8 @@ class FlowMatching(Family):
         return {"guidance_scale": guidance_scale}
 
 
-def check_equal(what: str, ours: int | None, entry: str, theirs: int | None, origin: str) -> None:
-    """Refuse a transformer of which an input has another width than what it gets; widths that aren't known pass.
+def check_equal(what: str, ours: int | None, entry: str, theirs: int | None, origin: str, does: str = "takes") -> None:
+    """Refuse a transformer of which an input or output has another width than it should; unknown widths pass.
 
     Args:
         what: The checkpoint's name in errors.
@@ -143,9 +143,11 @@ def check_equal(what: str, ours: int | None, entry: str, theirs: int | None, ori
         entry: Its name in the transformer's configuration.
         theirs: The width that it gets.
         origin: Where that comes from.
+        does: `takes`, or `outputs` for what it returns.
 
     Raises:
         FiguregroundError: They differ.
     """
     if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs:
-        raise FiguregroundError(f"{what}: its transformer takes {ours} ({entry}), but gets {theirs} ({origin}).")
+        other = "gets" if does == "takes" else "needs"
+        raise FiguregroundError(f"{what}: its transformer {does} {ours} ({entry}), but {other} {theirs} ({origin}).")

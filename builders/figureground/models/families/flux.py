@@ -62,6 +62,8 @@ class Flux(FlowMatching):
         inpaint: bool,
     ) -> None:
         check_equal(what, denoiser.get("in_channels"), "in_channels", self.channels(vae), "latent_channels of vae")
+        latent = Flux.channels(self, vae)
+        check_equal(what, denoiser.get("out_channels"), "out_channels", latent, "latent_channels of vae", "outputs")
         width, pooled = denoiser.get("joint_attention_dim"), denoiser.get("pooled_projection_dim")
         check_equal(
             what, width, "joint_attention_dim", texts.get("text_encoder_2", {}).get("d_model"), "text_encoder_2"

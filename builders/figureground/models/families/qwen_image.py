@@ -44,6 +44,7 @@ class QwenImage(FlowMatching):
             )
         channels = vae.get("z_dim", 16) * self.PATCH**2
         check_equal(what, denoiser.get("in_channels"), "in_channels", channels, "z_dim of vae")
+        check_equal(what, denoiser.get("out_channels"), "out_channels", vae.get("z_dim", 16), "z_dim of vae", "outputs")
         text = texts.get("text_encoder", {})
         width = text.get("text_config", text).get("hidden_size")
         check_equal(what, denoiser.get("joint_attention_dim"), "joint_attention_dim", width, "text_encoder")

@@ -88,6 +88,12 @@ class StableDiffusion3(FlowMatching):
         width, pooled = denoiser.get("joint_attention_dim"), denoiser.get("pooled_projection_dim")
         if "text_encoder_3" in texts:
             check_equal(what, width, "joint_attention_dim", texts["text_encoder_3"].get("d_model"), "text_encoder_3")
+        wide: list[Any] = [texts[name].get("hidden_size") for name in ("text_encoder", "text_encoder_2")]
+        if isinstance(width, int) and None not in wide and sum(wide) > width:
+            raise FiguregroundError(
+                f"{what}: its transformer takes text of width {width} (joint_attention_dim), but gets {wide[0]} "
+                f"(text_encoder) + {wide[1]} (text_encoder_2)."
+            )
         clips = [texts[name].get("projection_dim") for name in ("text_encoder", "text_encoder_2")]
         both = sum(each for each in clips if isinstance(each, int)) if None not in clips else None
         check_equal(what, pooled, "pooled_projection_dim", both, "projection_dim of text_encoder and text_encoder_2")
