@@ -17,7 +17,10 @@ from figureground.models.weights import check_files, local_directory, read_index
 from figureground.sources.provenance import cached_snapshot
 
 TIMM = "timm:"
-EXTRAS = {"peft": "lora", "sklearn": "mitigate", "captum": "mitigate", "timm": "timm", "concept_erasure": "erase"}
+EXTRAS = {
+    "peft": "lora", "sklearn": "mitigate", "captum": "mitigate", "timm": "timm", "concept_erasure": "erase",
+    "onnxruntime": "onnx",
+}  # fmt: skip
 """Modules installed by an extra of this package, and the extra's name."""
 OTHERS = {"bitsandbytes": "bitsandbytes"}
 """Modules of other packages, and the package's name."""
