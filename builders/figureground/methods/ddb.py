@@ -34,8 +34,8 @@ from figureground.methods.panels.maps import ATTRIBUTION_MAPS, save_map
 from figureground.methods.panels.panel import Panel
 from figureground.methods.repaint import GROUND_TRUTH_MASKS, MASKS, UNKNOWN, Job, Repaint, open_mask
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
-from figureground.models.needs import Need, missing_segmenter, refuse_absent
-from figureground.models.segmenter_files import called, contents_of, models_of
+from figureground.models.needs import Need, missing_segmenter, refuse_absent_segmenter
+from figureground.models.segmenter_files import called, contents_of
 from figureground.models.weights import fingerprint_files
 from figureground.recipe import document as recipes
 from figureground.recipe.sample import Spec
@@ -552,8 +552,7 @@ class DDB(Repaint):
     def refuse_absent(self) -> None:
         super().refuse_absent()
         if self.config.segmenter != GROUND_TRUTH_MASKS:
-            for model in models_of(self.config.segmenter):
-                refuse_absent("segmenter", model)
+            refuse_absent_segmenter("segmenter", self.config.segmenter)
 
     def needs(self) -> list[Need]:
         segmenter = self.config.segmenter

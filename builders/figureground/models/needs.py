@@ -12,7 +12,7 @@ from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.models.footprint import footprint
 from figureground.models.opening import refuse_code
-from figureground.models.segmenter_files import models_of
+from figureground.models.segmenter_files import find_kind
 from figureground.models.weights import check_files, local_directory, read_index
 from figureground.sources.provenance import cached_snapshot
 
@@ -125,7 +125,18 @@ def refuse_absent(field: str, name: str) -> None:
 
 def missing_segmenter(field: str, name: str) -> list[Need]:
     """Return the needs of a segmenter, which may consist of two models."""
-    return [need for model in models_of(name) for need in missing_model(field, model)]
+    kind, rest = find_kind(name)
+    return kind.needs(field, rest)
+
+
+def refuse_absent_segmenter(field: str, name: str) -> None:
+    """Refuse a segmenter whose models are missing or unusable, without opening them.
+
+    Raises:
+        FiguregroundError: See `models.segmenter_files.SegmenterKind.refuse_absent`.
+    """
+    kind, rest = find_kind(name)
+    kind.refuse_absent(field, rest)
 
 
 def missing_packages(field: str, modules: Sequence[str]) -> list[Need]:

@@ -1,17 +1,97 @@
-"""Parses the name of a recipe's segmenter, without opening any model."""
+"""Names of segmenters, and what they name, without opening any model.
+
+A name is `KIND:REST`, the kind alone, or else the directory or Hub id of a CLIPSeg. Another package adds a kind with an
+entry point in the group `figureground.segmenters`: a subclass of `SegmenterKind`.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from figureground.core.errors import FiguregroundError
-from figureground.models.bundled import SEGMENTER
+from figureground.core.registry import Registry, subclasses
 from figureground.models.weights import fingerprint_files
+
+if TYPE_CHECKING:
+    from figureground.models.needs import Need
 
 POCKET = "pocket"
 """Name of the bundled segmenter."""
 BOXES, MASKS = "grounding-dino:", "+sam:"
 """Prefix of a detector's name, and separator between it and the model that segments its detections."""
+
+
+class SegmenterKind(ABC):
+    """A kind of segmenters: what a name of this kind means. Its module needs no torch."""
+
+    KIND: ClassVar[str]
+    """What stands before the colon in names."""
+    READS_PHRASES: ClassVar[bool] = True
+    """Whether it finds what a phrase names, rather than whatever stands out."""
+
+    def models(self, rest: str) -> list[str]:
+        """Return the models that a name's part after the colon names.
+
+        Raises:
+            FiguregroundError: The part is incomplete.
+        """
+        return [rest]
+
+    def called(self, rest: str) -> str:
+        """Return the whole name, fit for publication: without the folders in which models lie."""
+        return f"{self.KIND}:{Path(rest).name}"
+
+    def contents(self, rest: str) -> list[str]:
+        """Return each model's identity: a hash of a local one's content, else its id.
+
+        Raises:
+            FiguregroundError: A model isn't named, or can't be used.
+        """
+        return [_content(model) for model in self.models(rest)]
+
+    def refuse_absent(self, field: str, rest: str) -> None:
+        """Refuse models that are missing or unusable, before any work and without torch.
+
+        Args:
+            field: The setting or option, for errors.
+
+        Raises:
+            FiguregroundError: The check failed.
+        """
+
+    def needs(self, field: str, rest: str) -> list[Need]:
+        """Return what this machine lacks."""
+        return []
+
+    @abstractmethod
+    def open(self, rest: str, device: Any) -> Any:
+        """Open the segmenter, a `vision.segmentation.Segmenter`, on a device such as `cuda:1`.
+
+        Raises:
+            FiguregroundError: A model is missing, unreachable, of another kind, or damaged.
+        """
+
+
+SEGMENTERS: Registry[type[SegmenterKind]] = Registry(
+    "figureground.segmenters", "segmenter",
+    {
+        POCKET: "figureground.vision.segmenters.clipseg:Pocket",
+        "clipseg": "figureground.vision.segmenters.clipseg:ClipsegKind",
+        "grounding-dino": "figureground.vision.segmenters.grounded_sam:GroundedSamKind",
+        "onnx": "figureground.vision.segmenters.onnx:OnnxKind",
+    },
+    subclasses(SegmenterKind, "KIND"),
+)  # fmt: skip
+"""Kinds of segmenters by name."""
+
+
+def find_kind(name: str) -> tuple[SegmenterKind, str]:
+    """Return the kind of a segmenter's name, and the rest of the name."""
+    kind, colon, rest = name.partition(":")
+    if kind in SEGMENTERS and (colon or kind == POCKET):
+        return SEGMENTERS[kind](), rest
+    return SEGMENTERS["clipseg"](), name
 
 
 def models_of(name: str) -> list[str]:
@@ -20,31 +100,28 @@ def models_of(name: str) -> list[str]:
     Raises:
         FiguregroundError: One of the two models is missing.
     """
-    if not name.startswith(BOXES):
-        return [name]
-    detector, _, masker = name.removeprefix(BOXES).partition(MASKS)
-    if not detector or not masker:
-        raise FiguregroundError(
-            f"segmenter {name!r}: give both models, as in '{BOXES}ID_OR_DIRECTORY{MASKS}ID_OR_DIRECTORY'."
-        )
-    return [detector, masker]
+    kind, rest = find_kind(name)
+    return kind.models(rest)
 
 
 def called(name: str) -> str:
     """Return a segmenter's name fit for publication: directories are reduced to their own name."""
-    short = [Path(each).resolve().name if (each := _place(model)) else model for model in models_of(name)]
-    return f"{BOXES}{short[0]}{MASKS}{short[1]}" if len(short) == 2 else short[0]
+    kind, rest = find_kind(name)
+    return kind.called(rest)
 
 
 def contents_of(name: str) -> list[str]:
     """Return each model's identity: `sha256:…` over the files of a directory or the bundled model, else the id."""
-    found = []
-    for model in models_of(name):
-        place = SEGMENTER if model == POCKET else _place(model)
-        found.append(fingerprint_files(place) if place is not None and place.is_dir() else model)
-    return found
+    kind, rest = find_kind(name)
+    return kind.contents(rest)
 
 
-def _place(model: str) -> Path | None:
+def short(model: str) -> str:
+    """Return a model's name; for a directory, its last part."""
     path = Path(model).expanduser()
-    return path if model != POCKET and path.is_dir() else None
+    return path.resolve().name if path.is_dir() else model
+
+
+def _content(model: str) -> str:
+    path = Path(model).expanduser()
+    return fingerprint_files(path) if path.is_dir() else model

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def read_saved(path: Path) -> dict[str, Any]:
 
 COPIES = ("curate", "merge")
 """Values of `builder` in recipes of datasets that were made from other datasets."""
-_SUFFIXES = (*TABLES, ".txt", ".safetensors", ".pt", ".pth")
+_SUFFIXES = (*TABLES, ".txt", ".safetensors", ".pt", ".pth", ".onnx")
 
 
 class RecipeFields(dict[str, Any]):
@@ -159,8 +159,8 @@ def _from_file(names: Names, value: Any, folder: Path) -> Any:
         return {k: _from_file(names, v, folder) for k, v in value.items()}
     if isinstance(value, Plain) and value in NULLS:
         return value
-    if both := _two_models(value):
-        return "".join(_from_file(names, part, folder) for part in both.groups())
+    if parts := _models(value):
+        return "".join(_from_file(Names("file"), part, folder) for part in parts)
     if _may_be_path(names, value) and not Path(value).is_absolute() and _exists(names, folder / value):
         return os.path.relpath(folder / value)
     return value
@@ -178,16 +178,19 @@ def for_file(names: Names | None, value: Any, folder: Path) -> Any:
         return value
     if isinstance(value, Mapping):
         return {k: for_file(names, v, folder) for k, v in value.items()}
-    if both := _two_models(value):
-        return "".join(for_file(names, part, folder) for part in both.groups())
+    if parts := _models(value):
+        return "".join(for_file(Names("file"), part, folder) for part in parts)
     if _may_be_path(names, value) and _exists(names, Path(value)):
         return os.path.relpath(value, folder)
     return value
 
 
-def _two_models(value: Any) -> re.Match[str] | None:
-    """Match a segmenter that consists of two models, either of which may be a path."""
-    return re.fullmatch(r"(grounding-dino:)(.+?)(\+sam:)(.+)", value) if isinstance(value, str) else None
+def _models(value: Any) -> Sequence[str]:
+    """Return the parts of a segmenter's name, of which some may be paths; empty for other values."""
+    if not isinstance(value, str):
+        return ()
+    found = re.fullmatch(r"(grounding-dino:)(.+?)(\+sam:)(.+)", value) or re.fullmatch(r"(clipseg:|onnx:)(.+)", value)
+    return found.groups() if found else ()
 
 
 def _exists(names: Names, path: Path) -> bool:

@@ -1,8 +1,8 @@
 """Language-guided segmentation: finds the object named by a phrase in an image.
 
-Two kinds of models are supported. CLIPSeg (Lüddecke and Ecker 2022, arXiv 2112.10003) predicts a probability for every
-pixel. Grounding DINO (Liu et al. 2023, arXiv 2303.05499) proposes boxes, and SAM (Kirillov et al. 2023, arXiv
-2304.02643) segments the objects in them.
+All kinds of segmenters are listed in `models.segmenter_files`. Two of them are here. CLIPSeg (Lüddecke and Ecker 2022,
+arXiv 2112.10003) predicts a probability for every pixel. Grounding DINO (Liu et al. 2023, arXiv 2303.05499) proposes
+boxes, and SAM (Kirillov et al. 2023, arXiv 2304.02643) segments the objects in them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from figureground.core.files import read_json
 from figureground.models.bundled import SEGMENTER
 from figureground.models.opening import open_network, open_part, refuse_code
 from figureground.models.parts import check_words
-from figureground.models.segmenter_files import BOXES, MASKS, POCKET, models_of
+from figureground.models.segmenter_files import BOXES, MASKS, POCKET, find_kind
 from figureground.vision.model_files import check_weights, download, hash_files
 from figureground.vision.preprocessing import Preprocessing, read_preprocessing, to_pixels
 
@@ -172,22 +172,15 @@ def open_segmenter(name: str, *, device: str | torch.device = "cpu") -> Segmente
 
     Args:
         name: `pocket`, the small bundled CLIPSeg for the drawn world's nouns; a directory or a Hub id of a transformers
-            CLIPSeg; or `grounding-dino:ID_OR_DIR+sam:ID_OR_DIR`.
+            CLIPSeg; `grounding-dino:ID_OR_DIR+sam:ID_OR_DIR`; `onnx:FILE`, a salient-object network; or a name of a
+            kind that another package adds.
 
     Raises:
         FiguregroundError: The model is missing, unreachable, of another kind, pickle-only or damaged.
     """
-    if len(models := models_of(name)) == 2:
-        return _open_grounded(models[0], models[1], device)
-    if name == POCKET:
-        if not (SEGMENTER / "config.json").is_file():
-            raise FiguregroundError(
-                "segmenter: the pocket's segmenter is missing from this install. Reinstall figureground, or train it: "
-                "python -m figureground.pocket.segmenter --out builders/figureground/pocket/segmenter_weights"
-            )
-        return _open_clipseg(SEGMENTER, POCKET, {}, device)
-    folder, called, facts = _find_folder(name)
-    return _open_clipseg(folder, called, facts, device)
+    kind, rest = find_kind(name)
+    opened: Segmenter = kind.open(rest, device)
+    return opened
 
 
 def decide_mask(
@@ -240,6 +233,22 @@ def _refuse_non_finite(numbers: Tensor, name: str) -> None:
 # Opening
 
 
+def open_clipseg(name: str, device: str | torch.device) -> Clipseg:
+    """Open a CLIPSeg from a directory or the Hub."""
+    folder, called, facts = _find_folder(name)
+    return _open_clipseg(folder, called, facts, device)
+
+
+def open_pocket(device: str | torch.device) -> Clipseg:
+    """Open the bundled CLIPSeg."""
+    if not (SEGMENTER / "config.json").is_file():
+        raise FiguregroundError(
+            "segmenter: the pocket's segmenter is missing from this install. Reinstall figureground, or train it: "
+            "python -m figureground.pocket.segmenter --out builders/figureground/pocket/segmenter_weights"
+        )
+    return _open_clipseg(SEGMENTER, POCKET, {}, device)
+
+
 def _open_clipseg(folder: Path, name: str, facts: dict[str, Any], device: str | torch.device) -> Clipseg:
     from transformers import CLIPSegForImageSegmentation
 
@@ -253,7 +262,8 @@ def _open_clipseg(folder: Path, name: str, facts: dict[str, Any], device: str | 
     return Clipseg(network, tokenizer, preprocessing, name, {"name": name, **_facts(folder, network), **facts})
 
 
-def _open_grounded(detector: str, masker: str, device: str | torch.device) -> GroundedSam:
+def open_grounded(detector: str, masker: str, device: str | torch.device) -> GroundedSam:
+    """Open Grounding DINO and SAM, each from a directory or the Hub."""
     from transformers import GroundingDinoForObjectDetection, SamModel
 
     folder, called, facts = _find_folder(detector)
@@ -279,7 +289,7 @@ def _find_folder(name: str) -> tuple[Path, str, dict[str, Any]]:
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise FiguregroundError(
             f"segmenter: there is no directory {name!r}. Give 'pocket', the directory or the Hub id 'user/name' of a "
-            f"CLIPSeg, or '{BOXES}ID_OR_DIRECTORY{MASKS}ID_OR_DIRECTORY'."
+            f"CLIPSeg, or '{BOXES}ID_OR_DIRECTORY{MASKS}ID_OR_DIRECTORY', or 'onnx:FILE'."
         )
     folder = download("segmenter", name, None, ("*.json", "*.txt", "*.safetensors"))
     return folder, name, {"revision": folder.name}

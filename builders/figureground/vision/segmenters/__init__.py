@@ -1,0 +1,1 @@
+"""Kinds of segmenters; see `models.segmenter_files`."""
