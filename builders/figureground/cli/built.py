@@ -67,7 +67,8 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument(
         "--classifier", action="append", required=True, metavar="NAME",
-        help="pocket, a transformers directory or Hub id, timm:NAME, or a file of ResNet weights; several may be given",
+        help="pocket, a transformers directory or Hub id, timm:NAME, onnx:FILE, or a file of ResNet weights; several "
+        "may be given",
     )  # fmt: skip
     parser.add_argument(
         "--references", type=Path, metavar="DIR",
