@@ -1,5 +1,5 @@
 """The command `figureground`: plan, build, status, finetune, show, check, evaluate, verify, review, audit, groups,
-train, compare, disentangle, curate, extend, merge, push, components.
+train, compare, disentangle, curate, extend, merge, push, components, doctor.
 
 Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM.
 """
@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from figureground import __version__
-from figureground.cli import audits, built, concepts, disentangling, recipes, reviewing, training, trust, watching
+from figureground.cli import (
+    audits,
+    built,
+    concepts,
+    disentangling,
+    doctor,
+    recipes,
+    reviewing,
+    training,
+    trust,
+    watching,
+)
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.terminal import Parser, complain, discard, prepare, unwritable
@@ -28,7 +39,7 @@ COMMANDS = (
     recipes.add_plan, recipes.add_settings, recipes.add_build, watching.add_status, concepts.add_finetune,
     built.add_show, built.add_check, built.add_evaluate, trust.add_verify, reviewing.add_review, audits.add_audit,
     training.add_groups, training.add_train, training.add_compare, disentangling.add_disentangle, built.add_curate,
-    built.add_extend, built.add_merge, built.add_push, concepts.add_components,
+    built.add_extend, built.add_merge, built.add_push, concepts.add_components, doctor.add_doctor,
 )  # fmt: skip
 """Commands, in the order in which help lists them."""
 
