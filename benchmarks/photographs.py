@@ -68,7 +68,7 @@ def main() -> None:
             rows, facts = PARTS[name](inputs)
             part = {
                 "rows": [dataclasses.asdict(row) for row in rows], "facts": facts,
-                "cpu_seconds": round(time.process_time() - started),
+                "cpu_seconds": round(time.process_time() - started), "commit": results.read_commit(),
             }  # fmt: skip
             (kept / f"{name}.json").write_text(json.dumps(part, indent=1))
         print(f"{name}: done", flush=True)
@@ -83,7 +83,7 @@ def main() -> None:
         "trained_on": TRAINED_ON,
         "looked_at": "cut-outs, scenes and the sheets of attended regions and masks",
     }  # fmt: skip
-    details = {name: {**part["facts"], "cpu_seconds": part["cpu_seconds"]} for name, part in parts.items()}
+    details = {name: {key: part[key] for key in part if key != "rows"} for name, part in parts.items()}
     results.report("photographs", args, rows, settings, began, parts=details)
     if args.out or not args.quick:
         out = (args.out or results.ROOT / "benchmarks" / "results" / "photographs.json").with_suffix(".md")
