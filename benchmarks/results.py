@@ -153,7 +153,13 @@ def peak_memory() -> float:
 
 
 def shown(argument: str) -> str:
-    """Return a command line argument for reports: a path relative to the repository, or only its name."""
+    """Return a command line argument for reports: a path relative to the repository, or only its name.
+
+    A path may follow a kind, as in `onnx:/models/net.onnx`.
+    """
+    kind, colon, rest = argument.partition(":")
+    if colon and Path(rest).is_absolute():
+        return f"{kind}:{shown(rest)}"
     path = Path(argument)
     if not path.is_absolute():
         return argument

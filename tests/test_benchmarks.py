@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_photographs
 from commands import run as run_command
 from forked import Forked
 
@@ -45,6 +46,7 @@ ARGUMENTS: dict[str, Callable[[Path], list[str]]] = {
     "fidelity": lambda folder: ["--dataset", str(build_dataset(folder))],
     "finetune": lambda folder: ["--script", str(write_script(folder))],
     "mitigate": lambda folder: ["--workers", "1"],
+    "photographs": tiny_photographs.write,
     "scale": lambda folder: ["--parts", "journal", "machines"],  # each start of a runner takes seconds
 }  # fmt: skip
 """Beside `--quick --out FILE --work DIR`: what a benchmark needs to run all its parts, or leaves out to be quick."""
@@ -228,6 +230,20 @@ def test_finetune_measures_a_script_that_imports_torchvision_beside_figureground
     assert found["figureground / train_dreambooth.py"]["value"] == pytest.approx(ours / theirs)
     assert found["a step with SFSL / one without"]["value"] == pytest.approx(ours / slower)
     assert 200 < found["memory, figureground"]["value"] < 5000
+
+
+@of("photographs")
+def test_photographs_measures_cutouts_classifiers_training_attribution_and_regions(quick):
+    found, folder = quick("photographs")
+    for part in ("classifiers", "cutouts", "scenes", "waterbirds", "attribution", "regions"):
+        assert found["parts"][part]["cpu_seconds"] >= 0
+    found = rows(found)
+    assert found["cutouts: mean IoU, all horses (n=4)"]["value"] > 0.9  # the network finds red, and horses are red
+    assert found["regions: DDB: share of the object inside its mask (n=4)"]["value"] > 90
+    for method in ("erm", "reweight", "jtt", "groupdro", "dfr", "paste"):
+        assert 0 <= found[f"waterbirds: {method}: worst group"]["value"] <= 100
+    sheets = {path.stem for path in (folder / "photographs" / "sheets").iterdir()}
+    assert sheets == {"bed", "bed-unbiased", "ddb", "horses", "horses-worst", "scenes", "scgs"}
 
 
 @of("biased")

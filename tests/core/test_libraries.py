@@ -6,6 +6,7 @@ import os
 from importlib import metadata
 
 import pytest
+from coloured import make_coloured
 from commands import ENVIRONMENT, run
 from PIL import Image
 
@@ -31,14 +32,27 @@ def run_with(folder, *arguments):
     return run(*arguments, env={**ENVIRONMENT, "PYTHONPATH": path}, cwd=folder)
 
 
-def test_a_torchvision_that_does_not_fit_torch_is_named_with_both_versions(tmp_path):
-    write_package(tmp_path, "torchvision", "0.15.2", "raise RuntimeError('operator torchvision::nms does not exist')\n")
-    code, out, err = run_with(tmp_path, *COMPONENTS, "pocket")
-    assert (code, out) == (1, "")
-    assert "torchvision 0.15.2" in err
+MISFIT = "raise RuntimeError('operator torchvision::nms does not exist')\n"
+
+
+def test_a_torchvision_that_does_not_fit_torch_is_named_in_a_sentence_and_ignored(tmp_path):
+    write_package(tmp_path, "torchvision", "0.15.2", MISFIT)
+    dataset = make_coloured(tmp_path / "set", [("train", "bird", "grass", 0, "bird")])
+    code, out, err = run_with(tmp_path, "evaluate", str(dataset), "--classifier", "pocket")
+    assert code == 0, err
+    assert "pocket: accuracy" in out
+    assert err.count("torchvision 0.15.2 doesn't fit torch") == 1
     assert f"torch {metadata.version('torch')}" in err
     assert "torchvision::nms" in err
     assert err.count("\n") == 1
+
+
+def test_where_torchvision_is_needed_its_misfit_is_the_error(tmp_path):
+    write_package(tmp_path, "torchvision", "0.15.2", MISFIT)
+    write_package(tmp_path, "timm", "1.0.0", "import torchvision\n")
+    code, _, err = run_with(tmp_path, *COMPONENTS, "timm:resnet18")
+    assert code == 1
+    assert "classifier 'timm:resnet18' needs torchvision: torchvision 0.15.2 doesn't fit torch" in err
 
 
 def test_warnings_and_chatter_of_libraries_stay_off_the_terminal(tmp_path):

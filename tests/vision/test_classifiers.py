@@ -14,6 +14,7 @@ from torch import nn
 
 from figureground.core.errors import FiguregroundError
 from figureground.finetune.similarity import SimilarityLoss
+from figureground.models.needs import refuse_absent
 from figureground.vision.classifiers import Classifier, imagenet_nouns, open_classifier
 from figureground.vision.preprocessing import imagenet
 
@@ -294,14 +295,15 @@ class Net(nn.Module):
         return self.fc(self.body(x).mean((2, 3)))
 
 def create_model(name, pretrained):
-    if name != "tiny" or not pretrained:
+    if not (name == "tiny" or name.startswith("local-dir:")) or not pretrained:
         raise RuntimeError("Unknown model (%s)" % name)
     return Net()
 """
 
 
-def test_a_timm_name_opens_with_timms_preprocessing(tmp_path, monkeypatch):
-    """By a stand-in with timm's interface: timm itself needs torchvision."""
+@pytest.fixture
+def timm(tmp_path, monkeypatch):
+    """A stand-in with timm's interface: timm itself needs torchvision."""
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "__init__.py").write_text(STAND_IN)
     settings = {"input_size": (3, 24, 24), "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
@@ -309,6 +311,13 @@ def test_a_timm_name_opens_with_timms_preprocessing(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("timm", "timm.data"):
         monkeypatch.delitem(sys.modules, name, raising=False)
+    yield
+    for name in ("timm", "timm.data"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("timm")
+def test_a_timm_name_opens_with_timms_preprocessing():
     opened = open_classifier("timm:tiny")
     assert (opened.name, opened.labels, opened.facts["architecture"]) == ("timm:tiny", ("hen", "car", "cup"), "tiny")
     logits, features = opened(torch.rand(2, 3, 60, 40))
@@ -316,5 +325,37 @@ def test_a_timm_name_opens_with_timms_preprocessing(tmp_path, monkeypatch):
     assert opened.facts["sha256"] == open_classifier("timm:tiny").facts["sha256"]
     with pytest.raises(FiguregroundError, match=r"'timm:huge' doesn't open: Unknown model \(huge\)"):
         open_classifier("timm:huge")
-    for name in ("timm", "timm.data"):
-        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def saved_by_timm(tmp_path):
+    """A directory as `timm.models.save_for_hf` writes it."""
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"architecture": "tiny", "num_classes": 3}))
+    save_file({"it": torch.zeros(1)}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.usefixtures("timm")
+def test_a_directory_that_timm_saved_opens_and_its_path_is_not_told(saved_by_timm):
+    opened = open_classifier(f"timm:local-dir:{saved_by_timm}")
+    assert (opened.name, opened.labels) == ("timm:saved", ("hen", "car", "cup"))
+    assert str(saved_by_timm.parent) not in json.dumps(opened.facts)
+    refuse_absent("--classifier", f"timm:local-dir:{saved_by_timm}")
+
+
+@pytest.mark.usefixtures("timm")
+def test_of_a_directory_of_timms_no_pickle_and_no_code_is_opened(saved_by_timm):
+    name = f"timm:local-dir:{saved_by_timm}"
+    config = saved_by_timm / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "auto_map": {"AutoModel": "code.Net"}}))
+    with pytest.raises(FiguregroundError, match="auto_map"):
+        open_classifier(name)
+    config.write_text(json.dumps({"architecture": "tiny"}))
+    (saved_by_timm / "model.safetensors").rename(saved_by_timm / "pytorch_model.bin")
+    with pytest.raises(FiguregroundError, match=r"model\.safetensors is missing"):
+        open_classifier(name)
+    config.unlink()
+    with pytest.raises(FiguregroundError, match=r"--classifier.*config\.json"):
+        refuse_absent("--classifier", name)

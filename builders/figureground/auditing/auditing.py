@@ -24,7 +24,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.files import replace_text
 from figureground.core.owned import refuse_output
 from figureground.data.images import DatasetImages, FolderImages, open_images
-from figureground.models.needs import refuse_absent
+from figureground.models.needs import refuse_absent, refuse_onnx
 from figureground.recipe.sample import derive_seed
 from figureground.shards.card import public
 
@@ -95,6 +95,8 @@ def audit(
     for option, name in [("--features", features), *(("--classifier", each) for each in classifiers)]:
         if name is not None:
             refuse_absent(option, name)
+    if features is not None:
+        refuse_onnx("--features", features)
     directory = Path(directory)
     samples = Samples(directory, splits)
     occurring = [samples.foregrounds[k] for k in np.unique(samples.foreground)]

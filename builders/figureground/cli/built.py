@@ -68,8 +68,8 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument(
         "--classifier", action="append", required=True, metavar="NAME",
-        help="pocket, a transformers directory or Hub id, timm:NAME, a file of ResNet weights, or clip:ID (zero-shot, "
-        "by CLIP or SigLIP); several may be given",
+        help="pocket, a transformers directory or Hub id, timm:NAME, onnx:FILE, a file of ResNet weights, or clip:ID "
+        "(zero-shot, by CLIP or SigLIP); several may be given",
     )  # fmt: skip
     parser.add_argument(
         "--references", type=Path, metavar="DIR",

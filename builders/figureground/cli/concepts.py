@@ -114,11 +114,12 @@ def add_components(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _components(options: argparse.Namespace) -> int:
-    from figureground.models.needs import refuse_absent
+    from figureground.models.needs import refuse_absent, refuse_onnx
     from figureground.sources.images import list_images
 
     refuse_within(options.out, options.images, "--images")
     check_device(options.device, "--device")
+    refuse_onnx("--classifier", options.classifier)
     refuse_absent("--classifier", options.classifier)
     for flag, value in (("--count", options.count), ("--top", options.top)):
         if value < 1:

@@ -1,5 +1,5 @@
 """The command `figureground`: init, plan, build, cutouts, scenes, status, clean, finetune, show, check, evaluate,
-verify, review, audit, groups, train, compare, disentangle, curate, extend, merge, export, push, components.
+verify, review, audit, groups, train, compare, disentangle, curate, extend, merge, export, push, components, doctor.
 
 Exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM.
 """
@@ -20,6 +20,7 @@ from figureground.cli import (
     built,
     concepts,
     disentangling,
+    doctor,
     exporting,
     materials,
     recipes,
@@ -41,7 +42,7 @@ COMMANDS = (
     materials.add_scenes, watching.add_status, watching.add_clean, concepts.add_finetune, built.add_show,
     built.add_check, built.add_evaluate, trust.add_verify, reviewing.add_review, audits.add_audit, training.add_groups,
     training.add_train, training.add_compare, disentangling.add_disentangle, built.add_curate, built.add_extend,
-    built.add_merge, exporting.add_export, built.add_push, concepts.add_components,
+    built.add_merge, exporting.add_export, built.add_push, concepts.add_components, doctor.add_doctor,
 )  # fmt: skip
 """Commands, in the order in which help lists them."""
 

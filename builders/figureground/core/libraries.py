@@ -1,19 +1,21 @@
-"""Imports model libraries: silenced, faster, and with an error if torchvision doesn't fit torch."""
+"""Imports model libraries: silenced, faster, and without a torchvision that doesn't fit torch."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import importlib.util
 import logging
+import multiprocessing
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from importlib import metadata
 
-from figureground.core.errors import FiguregroundError
+from figureground.core.terminal import remark
 
 TALKING = (
     "accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "timm", "torchao", "torchvision", "transformers",
@@ -61,17 +63,16 @@ def importing() -> Iterator[None]:
 
 
 def prepare(*libraries: str) -> None:
-    """Check that model libraries can be imported, and turn off their progress bars and warnings.
+    """Import model libraries, and turn off their progress bars and warnings.
+
+    A torchvision that doesn't fit torch is hidden from them, because they import it but don't need it.
 
     Args:
         libraries: `diffusers`, `transformers`. Their bars and warnings concern unused parts (image processors that
             need torchvision), files and steps, not images.
-
-    Raises:
-        FiguregroundError: The installed torchvision doesn't fit torch.
     """
     with importing():
-        check_torchvision()
+        hide_misfit_torchvision()
         utilities_of = {name: importlib.import_module(f"{name}.utils.logging") for name in libraries}
     for name, utilities in utilities_of.items():
         utilities.disable_progress_bar()
@@ -79,23 +80,37 @@ def prepare(*libraries: str) -> None:
             utilities.set_verbosity_error()
 
 
-def check_torchvision() -> None:
-    """Import torchvision if it is installed: diffusers, timm and transformers import it but hide the errors.
+@functools.cache
+def hide_misfit_torchvision() -> str | None:
+    """Make an installed torchvision that can't be imported look absent; the main process says so once.
 
-    Raises:
-        FiguregroundError: It can't be imported; names its version and torch's.
+    Returns:
+        The sentence that names the mismatch, with both versions; None if torchvision can be imported or is absent.
     """
+    said = misfit_torchvision()
+    if said is not None:
+        for name in [each for each in sys.modules if each.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        sys.modules["torchvision"] = None  # type: ignore[assignment]  # Python's mark of a module that can't be imported
+        if multiprocessing.parent_process() is None:
+            remark(f"{said} It is ignored.")
+    return said
+
+
+def misfit_torchvision() -> str | None:
+    """Import torchvision if it is installed; if it can't be imported, return a sentence that names both versions."""
     if importlib.util.find_spec("torchvision") is None:
-        return
+        return None
     try:
         importlib.import_module("torchvision")
     except Exception as error:  # its compiled operators fail in many ways
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FiguregroundError(
-            f"torchvision {_version('torchvision')} doesn't fit torch {_version('torch')} ({first}). Install "
-            "matching releases from the same source (pip install --upgrade torch torchvision), or remove torchvision: "
-            "pip uninstall torchvision. Only timm needs it."
-        ) from error
+        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        return (
+            f"torchvision {_version('torchvision')} doesn't fit torch {_version('torch')} ({first}): install matching "
+            "releases from the same source (pip install --upgrade torch torchvision), or remove it (pip uninstall "
+            "torchvision), because only timm needs it."
+        )
+    return None
 
 
 def _version(name: str) -> str:

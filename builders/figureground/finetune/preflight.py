@@ -7,7 +7,7 @@ from pathlib import Path
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
 from figureground.finetune.settings import Finetuning
-from figureground.models.needs import missing_packages, refuse_absent
+from figureground.models.needs import missing_packages, refuse_absent, refuse_onnx
 from figureground.models.single_file import refuse_training
 from figureground.models.weights import check_files, check_size, edge_multiple, family_of, local_directory
 from figureground.sources.images import list_images
@@ -53,6 +53,7 @@ def refuse_unfit(
     if (there := len(list_images(references))) < LEAST:
         raise FiguregroundError(f"--references {references}: it holds {counted(there, 'image')}; give {LEAST} or more.")
     if settings.reads_features and settings.feature_model is not None:
+        refuse_onnx("--feature-model", settings.feature_model)
         refuse_absent("--feature-model", settings.feature_model)
     needs = missing_packages("--lora-rank", ["peft"]) if settings.lora_rank is not None else []
     needs += missing_packages("--eight-bit-adam", ["bitsandbytes"]) if settings.eight_bit_adam else []

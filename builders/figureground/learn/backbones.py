@@ -18,6 +18,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.files import read_json
 from figureground.core.seeding import seed_default_generators
 from figureground.learn.settings import POCKET, Training, choose_backbone
+from figureground.models.needs import timm_directory
 from figureground.models.opening import make_network, make_timm
 from figureground.recipe.sample import derive_seed
 from figureground.vision.classifiers import TIMM, Classifier, open_classifier
@@ -126,9 +127,11 @@ def _opened(settings: Training, name: str, classes: Sequence[str]) -> Backbone:
     if config is not None:
         _relabelled(network.config, classes)
     preprocessing, size = _fixed(classifier.preprocessing, config)
-    facts = {"name": classifier.name, "sha256": classifier.facts["sha256"], "size": list(size)}
+    # A state is reopened by the name of timm's network, not by that of a local directory.
+    called = classifier.name if timm_directory(name) is None else f"{TIMM}{classifier.facts['architecture']}"
+    facts = {"name": called, "sha256": classifier.facts["sha256"], "size": list(size)}
     return Backbone(
-        network.requires_grad_(True), preprocessing, size, tuple(classes), classifier.name, not settings.from_scratch,
+        network.requires_grad_(True), preprocessing, size, tuple(classes), called, not settings.from_scratch,
         facts, tuple(notes),
     )  # fmt: skip
 
@@ -199,6 +202,8 @@ def _replace_head(network: Any, weight: Tensor, classes: int) -> None:
 
 
 def _new_timm(name: str, classes: Sequence[str]) -> Backbone:
+    if timm_directory(name) is not None:
+        raise RecipeError("from_scratch", f"{name} names weights; give timm:NAME, the name of a network.")
     try:
         import timm.data
     except ImportError as error:

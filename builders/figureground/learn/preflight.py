@@ -14,7 +14,7 @@ from figureground.learn.directory import refuse_strangers
 from figureground.learn.settings import POCKET, TWO_STAGE, WORST_GROUP, Training, choose_backbone, why_no_attributes
 from figureground.learn.training_data import TrainingData, gather
 from figureground.learn.way import WAYS
-from figureground.models.needs import refuse_absent
+from figureground.models.needs import refuse_absent, refuse_onnx
 
 INPUTS = "training.json"
 """File that records the inputs of a directory's classifiers and marks the directory as ours."""
@@ -77,6 +77,7 @@ def ask(
 def refuse_backbone(settings: Training) -> None:
     """Raise FiguregroundError for a backbone path that doesn't exist or is a file."""
     if settings.backbone is not None:
+        refuse_onnx("backbone", settings.backbone)
         refuse_absent("backbone", settings.backbone)
         if Path(settings.backbone).expanduser().is_file():
             raise RecipeError(

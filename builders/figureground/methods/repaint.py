@@ -25,7 +25,8 @@ from figureground.learn.settings import Training, choose_backbone
 from figureground.methods.base import Method
 from figureground.methods.forecast import draw_counts
 from figureground.methods.repaint_settings import TRAIN, RepaintConfig
-from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent
+from figureground.models.hub_access import why_unreachable
+from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent, refuse_onnx
 from figureground.models.weights import family_of, fingerprint_classifier, local_directory
 from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
@@ -525,25 +526,54 @@ class Repaint(Method):
 
     def refuse_absent(self) -> None:
         config = self.config
-        backbone = config.training_settings().backbone
         if config.classifier != TRAIN:
+            refuse_onnx("classifier", config.classifier)
             refuse_absent("classifier", config.classifier)
-        elif backbone is not None:
+        else:
+            backbone = self._choose_backbone()
+            refuse_onnx("training.backbone", backbone)
             refuse_absent("training.backbone", backbone)
+        for need in missing_packages(self.METHOD, self.PACKAGES):
+            raise FiguregroundError(f"{need.field}: {need.what}: {need.command}")
+        self._refuse_unreachable()
+
+    def _refuse_unreachable(self) -> None:
+        """Refuse models that have to be downloaded if the Hub can't be reached: some are opened only after training.
+
+        Raises:
+            FiguregroundError: Names all of them, with the commands that fetch them.
+        """
+        lacking = [need for need in self.needs() if (need.command or "").startswith("hf download")]
+        if lacking and (why := why_unreachable()):
+            lines = [f"  {need.field}: {need.what}: {need.command}" for need in lacking]
+            raise FiguregroundError(
+                "\n".join([f"Models have to be downloaded, and {why}.", *lines])
+                + "\nRun these commands where there is a network, or give local directories."
+            )
+
+    def _choose_backbone(self) -> str:
+        """Return the name of the backbone of a classifier that is trained here.
+
+        Raises:
+            RecipeError: None is given, and the images are too large for the pocket's.
+        """
+        ((_, draw),) = self.train.read([0])
+        try:
+            return choose_backbone(self.config.training_settings(), max(draw().size))
+        except RecipeError as error:
+            raise _as_field_of_recipe(error) from None
 
     def needs(self) -> list[Need]:
         config = self.config
         needs = [*super().needs(), *missing_packages("METHOD", self.PACKAGES)]
         if config.classifier != TRAIN:
             return [*needs, *missing_model("classifier", config.classifier)]
-        settings = config.training_settings()
-        ((_, draw),) = self.train.read([0])
         try:
-            backbone = choose_backbone(settings, max(draw().size))
+            backbone = self._choose_backbone()
         except RecipeError as error:
             what = str(error).partition(": ")[2].partition(":")[0]
             return [*needs, Need("training.backbone", what, "--set training.backbone=microsoft/resnet-50")]
-        return [*needs, *missing_model("training.backbone", backbone, settings.revision)]
+        return [*needs, *missing_model("training.backbone", backbone, config.training_settings().revision)]
 
     def check_plan(self) -> None:
         self.check_settings()

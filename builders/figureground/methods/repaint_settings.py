@@ -24,9 +24,9 @@ ON_POCKET: dict[str, Any] = {
 """Settings shared by both methods' configs `pocket`."""
 ON_PHOTOGRAPHS: dict[str, Any] = {
     "name": "photographs", "checkpoint": "stable-diffusion-v1-5/stable-diffusion-inpainting", "size": 512,
-    "guidance_scale": 7.5,
+    "guidance_scale": 7.5, "training": {"backbone": "microsoft/resnet-50"},
 }  # fmt: skip
-"""Settings shared by both methods' configs `photographs`."""
+"""Settings shared by both methods' configs `photographs`. Both papers train an ImageNet ResNet-50."""
 
 
 @settings()

@@ -46,7 +46,7 @@ from figureground.methods.panels import spurious as spurious_panels
 from figureground.methods.panels.panel import Panel
 from figureground.models.bundled import ROBUST
 from figureground.models.footprint import SMALL, footprint
-from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent
+from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent, refuse_onnx
 from figureground.recipe.classes import ClassEntry, read_nouns
 from figureground.recipe.config import Config
 from figureground.recipe.features import Feature, FeatureEntry, find_labels, read_features
@@ -682,6 +682,7 @@ class Spurious(Method):
             raise RecipeError(field, what)
         settings = self.settings
         if settings.reads_features and settings.feature_model not in (None, NOT_GIVEN):
+            refuse_onnx("feature_model", str(settings.feature_model))
             refuse_absent("feature_model", str(settings.feature_model))
 
     def needs(self) -> list[Need]:

@@ -12,6 +12,7 @@ from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.models.footprint import footprint
 from figureground.models.loras import Lora, check_loras
+from figureground.models.onnx_files import check_onnx
 from figureground.models.opening import refuse_code
 from figureground.models.segmenter_files import find_kind
 from figureground.models.weights import check_files, local_directory, read_index
@@ -20,6 +21,10 @@ from figureground.sources.provenance import cached_snapshot
 TIMM = "timm:"
 ZERO_SHOT = "clip:"
 """Beginning of the names of zero-shot classifiers."""
+ONNX = "onnx:"
+"""Prefixes of the names of a timm network, and of an ONNX file."""
+LOCAL = "local-dir:"
+"""After `timm:`, prefix of a directory that timm saved."""
 EXTRAS = {
     "peft": "lora", "sklearn": "mitigate", "captum": "mitigate", "timm": "timm", "concept_erasure": "erase",
     "onnxruntime": "onnx", "torchao": "quantize",
@@ -96,7 +101,13 @@ def missing_model(field: str, name: str, revision: str | None = None) -> list[Ne
         UsageError: It is a directory whose files name code to run.
     """
     if name.startswith(TIMM):
-        return missing_packages(field, ["timm"])
+        folder = timm_directory(name)
+        lacking = [] if folder is None or folder.is_dir() else [Need(field, f"no such directory: {str(folder)!r}")]
+        return [*lacking, *missing_packages(field, ["timm"])]
+    if name.startswith(ONNX):
+        there = Path(name.removeprefix(ONNX)).expanduser().exists()
+        file = [] if there else [Need(field, f"no such file: {name.removeprefix(ONNX)!r}")]
+        return [*file, *missing_packages(field, ["onnxruntime"])]
     place = Path(name).expanduser()
     if place.is_dir():
         try:
@@ -105,7 +116,7 @@ def missing_model(field: str, name: str, revision: str | None = None) -> list[Ne
             raise UsageError(str(error)) from None
     if name == "pocket" or place.exists():
         return []
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
         return [Need(field, f"no such file or directory: {name!r}")]
     from huggingface_hub import try_to_load_from_cache
 
@@ -123,6 +134,19 @@ def refuse_absent(field: str, name: str) -> None:
         FiguregroundError: The file or directory doesn't exist, it contains no model, or its files name code; or a
             package is missing.
     """
+    if name.startswith(ONNX):
+        check_onnx(Path(name.removeprefix(ONNX)).expanduser(), f"{field} {name!r}")
+        _refuse_missing(field, name, "onnxruntime")
+        return
+    if name.startswith(TIMM):
+        folder = timm_directory(name)
+        if folder is not None and not (folder / "config.json").is_file():
+            raise FiguregroundError(
+                f"{field}: {name!r}: there is no {str(folder / 'config.json')!r}. Give a directory that timm saved: "
+                "timm.models.save_for_hf(model, 'DIR')."
+            )
+        _refuse_missing(field, name, "timm")
+        return
     if name.startswith(ZERO_SHOT):
         name = name.removeprefix(ZERO_SHOT)
     path = Path(name).expanduser()
@@ -136,8 +160,30 @@ def refuse_absent(field: str, name: str) -> None:
         raise FiguregroundError(f"{field}: {name!r} is not a transformers directory: config.json is missing.")
     if name != "pocket" and path.is_dir():
         refuse_code(path, f"{field} {name!r}")
-    for need in missing_packages(field, ["timm"]) if name.startswith(TIMM) else ():
+
+
+def timm_directory(name: str) -> Path | None:
+    """Return the directory of `timm:local-dir:PATH`; None for other names."""
+    given = f"{TIMM}{LOCAL}"
+    return Path(name.removeprefix(given)).expanduser() if name.startswith(given) else None
+
+
+def _refuse_missing(field: str, name: str, module: str) -> None:
+    for need in missing_packages(field, [module]):
         raise FiguregroundError(f"{field}: {name!r}: {need.what}: {need.command}")
+
+
+def refuse_onnx(field: str, name: str) -> None:
+    """Refuse an ONNX file where gradients or features are needed, which onnxruntime doesn't give.
+
+    Raises:
+        FiguregroundError: The name is that of an ONNX file; names the field.
+    """
+    if name.startswith(ONNX):
+        raise FiguregroundError(
+            f"{field}: {name!r} runs in onnxruntime, and gives no gradients and no features, which are needed here. "
+            "Give a transformers directory, a Hub id or timm:NAME."
+        )
 
 
 def missing_segmenter(field: str, name: str) -> list[Need]:

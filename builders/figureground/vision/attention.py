@@ -187,6 +187,7 @@ def attend(
     Raises:
         FiguregroundError: A target is not a class, no layer qualifies, or a map isn't finite.
     """
+    classifier.need_gradients()
     check_targets(classifier, images, targets)
     if batch_size < 1:
         raise FiguregroundError(f"attention: batch_size is {batch_size}; it must be 1 or more.")

@@ -70,6 +70,7 @@ def share_inside(
         FiguregroundError: A target is not a class, a setting is out of range, a mask doesn't match its image's size or
             has values outside 0 to 1, an attribution isn't finite, or captum isn't installed.
     """
+    classifier.need_gradients()
     check_targets(classifier, images, targets)
     _check_settings(steps, batch_size)
     _check_masks(images, masks)

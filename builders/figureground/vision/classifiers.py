@@ -28,12 +28,13 @@ from figureground.core.registry import Registry
 from figureground.core.resources import resource
 from figureground.core.seeding import make_generator
 from figureground.models.bundled import ROBUST
-from figureground.models.needs import ZERO_SHOT
+from figureground.models.needs import LOCAL, ONNX, ZERO_SHOT, timm_directory
 from figureground.models.opening import make_timm, open_network, refuse_code
 from figureground.recipe.classes import read_csv
 from figureground.sources.images import content_hash
 from figureground.vision import robust_weights
 from figureground.vision.model_files import check_weights, download, hash_files, is_pointer
+from figureground.vision.onnx_classifier import OnnxLogits, open_parts
 from figureground.vision.preprocessing import Preprocessing, imagenet, read_preprocessing, read_timm, to_pixels
 
 libraries.prepare("transformers")
@@ -160,10 +161,23 @@ class Classifier(nn.Module):
         Raises:
             FiguregroundError: Its logits are not the output of one linear layer.
         """
+        self.need_gradients()
         if self._last is None:
             raise FiguregroundError(
                 f"classifier {self.name!r} can judge images, but can't be a feature network: its logits aren't the "
                 "output of one linear layer on one vector per image. Choose another, such as a ResNet or a ViT."
+            )
+
+    def need_gradients(self) -> None:
+        """Check that pixels get gradients.
+
+        Raises:
+            FiguregroundError: The network runs in onnxruntime, which gives none.
+        """
+        if isinstance(self.network, OnnxLogits):
+            raise FiguregroundError(
+                f"classifier {self.name!r} can judge images, but runs in onnxruntime, which gives no gradients and no "
+                "features. Choose a transformers directory, a Hub id or timm:NAME."
             )
 
     def index(self, label: str) -> int:
@@ -290,8 +304,8 @@ def open_classifier(name: str, *, revision: str | None = None, device: str | tor
 
     Args:
         name: `pocket`, the robust network bundled with this package; a directory or a Hub id of a transformers
-            image-classification model; `timm:NAME`; or a `.safetensors`, `.pt` or `.pth` file with the weights of an
-            ImageNet ResNet, such as a robust one (see `robust_weights`).
+            image-classification model; `timm:NAME`; `onnx:FILE` (see `onnx_classifier`); or a `.safetensors`, `.pt`
+            or `.pth` file with the weights of an ImageNet ResNet, such as a robust one (see `robust_weights`).
         revision: Branch, tag or commit on the Hub.
 
     Raises:
@@ -299,7 +313,7 @@ def open_classifier(name: str, *, revision: str | None = None, device: str | tor
             non-finite weights.
     """
     path = Path(name).expanduser()
-    if revision is not None and (name == POCKET or name.startswith(TIMM) or path.exists()):
+    if revision is not None and (name == POCKET or name.startswith((TIMM, ONNX)) or path.exists()):
         raise FiguregroundError(f"classifier {name!r}: a revision ({revision}) is for Hub ids.")
     if name == POCKET:
         if not (ROBUST / "config.json").is_file():
@@ -313,6 +327,8 @@ def open_classifier(name: str, *, revision: str | None = None, device: str | tor
         raise FiguregroundError(
             f"classifier {name!r}: a zero-shot classifier needs a list of classes, which only `evaluate` gives it."
         )
+    elif name.startswith(ONNX):
+        opened = _open_onnx(name)
     elif path.is_dir():
         opened = _open_directory(path, path.resolve().name, {})
     elif path.is_file():
@@ -320,7 +336,7 @@ def open_classifier(name: str, *, revision: str | None = None, device: str | tor
     elif name.startswith((".", "/", "~")) or name.count("/") != 1 or path.suffix in robust_weights.SUFFIXES:
         raise FiguregroundError(
             f"classifier: file or directory {name!r} doesn't exist. Give 'pocket', a transformers directory, a Hub id "
-            "'user/name', 'timm:NAME', or a .safetensors, .pt or .pth file of ResNet weights."
+            "'user/name', 'timm:NAME', 'onnx:FILE', or a .safetensors, .pt or .pth file of ResNet weights."
         )
     else:
         folder = download("classifier", name, revision, ("*.json", "*.safetensors"))
@@ -393,6 +409,25 @@ def _open_weights(path: Path) -> Classifier:
     return Classifier(network, imagenet(mean, std), _labels_of(classes), path.name, facts)
 
 
+def _check_timm(folder: Path, name: str) -> None:
+    """Refuse a directory of timm's that names code, or whose weights aren't safetensors, which timm opens first."""
+    refuse_code(folder, f"classifier {name!r}")
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or is_pointer(weights):
+        raise FiguregroundError(
+            f"classifier {name!r}: its model.safetensors is {'a Git LFS pointer' if weights.is_file() else 'missing'}. "
+            "Pickles are not opened. If you trust them, save the network again: "
+            "timm.models.save_for_hf(model, 'DIR', safe_serialization=True)."
+        )
+
+
+def _open_onnx(name: str) -> Classifier:
+    path = Path(name.removeprefix(ONNX)).expanduser()
+    parts = open_parts(path, f"classifier {name!r}")
+    labels = parts.labels if parts.labels is not None else _labels_of(parts.classes)
+    return Classifier(parts.network, parts.preprocessing, labels, path.name, parts.facts, edge=parts.edge)
+
+
 def _labels_of(classes: int) -> list[str]:
     """Return ImageNet's names for 1,000 logits, otherwise numbers."""
     if classes == IMAGENET_CLASSES:
@@ -401,14 +436,21 @@ def _labels_of(classes: int) -> list[str]:
 
 
 def _open_timm(name: str) -> Classifier:
+    """Open a timm network: `timm:NAME`, or `timm:local-dir:PATH` for a directory that timm saved."""
+    if said := libraries.hide_misfit_torchvision():
+        raise FiguregroundError(f"classifier {name!r} needs torchvision: {said}")
     try:
         import timm.data
     except ImportError as error:
         raise FiguregroundError(
             f"classifier {name!r} needs timm: pip install 'figureground[timm]' ({str(error).splitlines()[0]})."
         ) from error
+    wanted, folder = name.removeprefix(TIMM), timm_directory(name)
+    if folder is not None:
+        _check_timm(folder, name)
+        wanted, name = f"{LOCAL}{folder}", f"{TIMM}{folder.resolve().name}"
     try:
-        network = make_timm(name.removeprefix(TIMM), pretrained=True)
+        network = make_timm(wanted, pretrained=True)
     except Exception as error:  # timm passes on errors of many sources
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"classifier {name!r} doesn't open: {first}") from error

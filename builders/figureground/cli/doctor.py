@@ -1,0 +1,88 @@
+"""The command doctor: what this machine has for builds, and what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from figureground.cli.arguments import Commands
+from figureground.core.errors import listed
+from figureground.core.terminal import say, say_json
+
+
+def add_doctor(commands: Commands, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "doctor", parents=[common], help="what this machine has: devices, memory, disk, packages, models, the Hub",
+        description="Says which devices and dtypes this machine has, how much memory and disk are free, which packages "
+        "are installed, which models are in the Hub's cache, whether the Hub can be reached, and what is wrong. "
+        "Downloads and changes nothing.",
+        epilog="exit codes: 0 builds can run, 1 something breaks them, 2 wrong use",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=3.0, metavar="S", help="seconds to wait for an answer of the Hub (3)"
+    )
+    parser.set_defaults(run=_doctor)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 600:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0, up to 600")
+    return value
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from figureground.models.machine import examine
+
+    found = examine(options.timeout)
+    if options.json:
+        say_json(found)
+    else:
+        say("\n".join(describe(found)))
+    return int(any(problem["breaks"] for problem in found["problems"]))
+
+
+def describe(found: Mapping[str, Any]) -> list[str]:
+    """Return lines for people.
+
+    Args:
+        found: Result of `models.machine.examine`.
+    """
+    from figureground.methods.forecast import human_bytes
+
+    memory, hub = found["memory"], found["hub"]
+    sizes = [f"{human_bytes(memory[name])} {name}" for name in ("total", "available") if memory[name] is not None]
+    versions = [f"{name} {version}" for name, version in found["versions"].items() if version is not None]
+    lines = [
+        f"figureground {found['version'] or '(not installed)'}, Python {found['python']}, {found['system']}",
+        "",
+        f"cores      {found['cores']}, {found['cpu']}",
+        f"memory     {', '.join(sizes) or 'unknown'}",
+    ]
+    for name, disk in found["disk"].items():
+        lines.append(f"disk       {human_bytes(disk['free'])} free in {disk['path']} ({_PLACES[name]})")
+    for device in found["devices"]:
+        free = f", {human_bytes(device['free'])} of {human_bytes(device['memory'])} free" if "free" in device else ""
+        lines.append(f"device     {device['name']}: {device['kind']}; {', '.join(device['dtypes'])}{free}")
+    lines.append(f"packages   {', '.join(versions)}")
+    for name, extra in found["extras"].items():
+        state = "installed" if extra["installed"] else f"missing: pip install 'figureground[{name}]'"
+        lines.append(f"extra      {name} ({extra['for']}): {state}")
+    lines.append(f"bundled    the pocket model: {listed(found['bundled']) or 'nothing'}")
+    lines += [
+        f"cached     {model['id']} at {model['revision'][:12]}, {human_bytes(model['bytes'])}"
+        for model in found["models"]
+    ] or ["cached     no model in the Hub's cache"]
+    lines.append(f"Hub        {'reachable' if hub['reachable'] else hub['reason']}")
+    lines += ["", *(_warn(problem) for problem in found["problems"])] if found["problems"] else []
+    breaking = sum(problem["breaks"] for problem in found["problems"])
+    return [*lines, "", f"{breaking} of these break builds." if breaking else "Builds with the pocket model can run."]
+
+
+_PLACES = {"here": "this directory", "cache": "the Hub's cache", "temporary": "temporary files"}
+
+
+def _warn(problem: Mapping[str, Any]) -> str:
+    return f"{'problem' if problem['breaks'] else 'note':<10} {problem['what']} {problem['fix']}"
