@@ -19,10 +19,10 @@ from figureground.models.weights import check_files, local_directory, read_index
 from figureground.sources.provenance import cached_snapshot
 
 TIMM = "timm:"
-ZERO_SHOT = "clip:"
-"""Beginning of the names of zero-shot classifiers."""
 ONNX = "onnx:"
 """Prefixes of the names of a timm network, and of an ONNX file."""
+ZERO_SHOT = "clip:"
+"""Prefix of the names of zero-shot classifiers."""
 LOCAL = "local-dir:"
 """After `timm:`, prefix of a directory that timm saved."""
 EXTRAS = {
