@@ -22,7 +22,7 @@ fg verify "$out/d3s" --device "$device"
 fg evaluate "$out/d3s" --classifier pocket --control "$out/text-only" --device "$device"
 fg audit "$out/d3s" --device "$device"
 say "a biased training set"
-python -m figureground.pocket.birds "$out/birds" --train 60 --validation 16 --test 16 --size 32
+python -m figureground.pocket.birds "$out/birds" --train 60 --validation 16 --test 16
 fg train erm --data "$out/birds" --out "$out/erm" --backbone pocket --seeds 1 --epochs 1 --device "$device"
 fg build scgs --data "$out/birds" --limit 8 --set 'training={epochs: 1, backbone: pocket}' --set folds=2 \
     --set "device=$device" --out "$out/scgs"
