@@ -7,6 +7,7 @@ import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,8 +18,10 @@ from PIL import Image
 from figureground.core.accelerator import is_out_of_memory
 from figureground.core.errors import FiguregroundError, OutOfMemory
 from figureground.core.seeding import make_generator
+from figureground.core.shares import steps_between
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.composite import composite, whole_latents
+from figureground.diffusion.interval import unguided
 from figureground.diffusion.starts import find_start
 from figureground.models.family import Start
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
@@ -60,6 +63,8 @@ class Sampling:
     compile: bool = False
     noise: float | None = None
     """Share of noise at which drawing on a guide starts, instead of `strength`; see `starts`."""
+    guidance_interval: tuple[float, float] | None = None
+    """Shares of the steps between which guidance is applied; None for all. See `interval`."""
     outside: Literal["source", "decoded"] = "source"
     """Pixels of an inpainted image outside the repainted region: the source, bit for bit, or the autoencoder's
     reconstruction, which is slightly blurred but seamless."""
@@ -97,13 +102,16 @@ class Renderer:
         self._rejects: Counter[str] = Counter()  # by reason, until an image is kept
         self.proven = proven
         checkpoint.family.check_sampling(
-            f"checkpoint {checkpoint.facts['checkpoint']!r}", sampling.eta, sampling.negative_prompt
-        )
+            f"checkpoint {checkpoint.facts['checkpoint']!r}", sampling.eta, sampling.negative_prompt,
+            sampling.guidance_interval,
+        )  # fmt: skip
         steps = sampling.num_inference_steps
         if sampling.noise is None:
             self._start = checkpoint.family.start(sampling.strength, steps)
         else:
             self._start = start_of(checkpoint, sampling)
+        self._guided = steps_between(steps, sampling.guidance_interval)
+        self._step = 0  # that is drawn, of all steps
         if sampling.compile and not hasattr(checkpoint.denoiser, "_orig_mod"):
             checkpoint.replace_denoiser(torch.compile(checkpoint.denoiser, dynamic=False))
 
@@ -207,17 +215,20 @@ class Renderer:
             settings.update(self._embed([spec.prompt for spec in padded]))
             if by == "text":
                 settings.update(height=sampling.size, width=sampling.size)
-                out = family.draw(self._checkpoint.text_to_image, **settings)
+                pipeline = self._checkpoint.text_to_image
             else:
                 settings.update(image=_stack([guide for guide, _ in guides], pad), strength=self._start.strength)
                 if by == "image":
                     settings.update(family.image_size(sampling.size))
-                    out = family.draw(self._checkpoint.image_to_image, **settings)
+                    pipeline = self._checkpoint.image_to_image
                 else:
                     assert self._checkpoint.inpaint is not None, "the checkpoint was opened without inpaint=True"
                     settings.update(height=sampling.size, width=sampling.size)
                     settings.update(mask_image=_stack([mask for _, mask in guides], pad))
-                    out = family.draw(self._checkpoint.inpaint, **settings)
+                    pipeline = self._checkpoint.inpaint
+            self._step = 0 if by == "text" else sampling.num_inference_steps - self._start.steps
+            with self._guidance(len(padded)):
+                out = family.draw(pipeline, **settings)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -228,7 +239,15 @@ class Renderer:
 
     def _after_step(self, pipeline: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         self._between_steps()
+        self._step += 1
         return {}
+
+    def _guidance(self, images: int) -> AbstractContextManager[None]:
+        """Return a context in which the steps outside of the interval are drawn without guidance."""
+        sampling = self._sampling
+        if sampling.guidance_interval is None or sampling.guidance_scale <= 1:
+            return nullcontext()
+        return unguided(self._checkpoint.denoiser, images, lambda: self._step in self._guided)
 
     def _embed(self, prompts: Sequence[str]) -> dict[str, Any]:
         """Return the prompt embeddings of a batch; encoded prompts are cached."""
@@ -319,20 +338,25 @@ LARGEST_BATCH = 64
 MEMORY_SHARE = 0.8
 
 
-def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1) -> int:
-    """Return a batch size for the device; deterministic for a device and checkpoint.
+def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1, largest: int | None = None) -> int:
+    """Return a batch size for the device; deterministic for a device, a checkpoint and `largest`.
 
     On a CPU it is 16 for small denoisers and 1 for others, which gain nothing from batches there. On CUDA it is the
     largest power of two, at most 64, whose memory use, extrapolated from batches of 1 and 2, fits.
 
     Args:
         sharing: Number of processes that share the device's memory.
+        largest: Images of the largest shard: batches aren't larger, as they would only be padded; None for no limit.
 
     Raises:
         FiguregroundError: Not even one image fits.
     """
+    most = LARGEST_BATCH if largest is None else largest
     if checkpoint.text_to_image.device.type != "cuda":
-        return CPU_BATCH if sum(p.numel() for p in checkpoint.denoiser.parameters()) <= SMALL_DENOISER else 1
+        small = sum(p.numel() for p in checkpoint.denoiser.parameters()) <= SMALL_DENOISER
+        return min(CPU_BATCH, most) if small else 1
+    if most == 1:
+        return 1
     device = checkpoint.text_to_image.device
     spec = Spec("probe", "probe", 0, 0, "", "", "a photo", 0, Guide("inpaint", "probe") if checkpoint.inpaint else None)
     size = (sampling.size, sampling.size)
@@ -356,4 +380,4 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1
     free, _ = torch.cuda.mem_get_info(device)
     room = MEMORY_SHARE * (free + torch.cuda.memory_reserved(device)) / sharing - (peaks[0] - each)
     fits = max(1, min(LARGEST_BATCH, int(room // each)))
-    return 1 << (fits.bit_length() - 1)
+    return min(most, 1 << (fits.bit_length() - 1))

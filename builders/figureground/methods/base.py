@@ -21,11 +21,12 @@ from figureground.core.errors import FiguregroundError, RecipeError, counted, ne
 from figureground.core.event_log import EventLog
 from figureground.core.hashing import digest
 from figureground.core.numerics import library_versions, read_numerics
-from figureground.core.shares import whole_part
+from figureground.core.shares import steps_between, whole_part
 from figureground.core.values import kinds_of
 from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.family import OWN, Family, Start
+from figureground.models.fast_settings import FastRow, find_fast
 from figureground.models.needs import Need, missing_checkpoint, missing_device
 from figureground.models.weights import check_size, edge_multiple, fingerprint, known_family, local_directory
 from figureground.recipe import document as recipes
@@ -116,8 +117,21 @@ class Method(ABC):
             )
         if "scheduler" not in fields and self.family is not None and self.family.SCHEDULER == OWN:
             self.config = dataclasses.replace(self.config, scheduler=OWN)  # a config's sampler is for other families
+        self._resolve_speed()
         self.load_inputs()
         self._choose_shard_size()
+
+    def _resolve_speed(self) -> None:
+        """Replace `speed=fast` with the settings that it stands for."""
+        config = self.config
+        self.fast_row = None
+        if config.speed == "exact":
+            return
+        values = {name: getattr(config, name) for name in config.field_names()}
+        self.fast_row = row = find_fast(self.METHOD, config.checkpoint, config.revision, values)
+        kept = ("dtype",) if config.dtype != "auto" else ()
+        fast = {name: value for name, value in row.fast.items() if name not in kept}
+        self.config = dataclasses.replace(config, speed="exact", **fast)
 
     @classmethod
     def from_recipe(
@@ -260,6 +274,8 @@ class Method(ABC):
     """Receives the events of a build; set by `build`."""
     chose_shard_size: bool = False
     """Whether the recipe leaves the shard size open; an existing dataset then keeps its own."""
+    fast_row: FastRow | None
+    """The row of measurements that `speed=fast` chose."""
     pairings: dict[str, np.ndarray]
     """By split, bool (foregrounds, backgrounds): the cells that a correlated table favours."""
 
@@ -294,6 +310,12 @@ class Method(ABC):
     def denoiser_steps(self) -> int:
         """Return the denoiser steps that one image takes."""
         return self.config.num_inference_steps
+
+    def guided_steps(self) -> int:
+        """Return the denoiser steps of one image in which guidance is applied, if it is on."""
+        steps, interval = self.config.num_inference_steps, self.config.guidance_interval
+        first = steps - self.denoiser_steps()
+        return sum(step >= first for step in steps_between(steps, interval))
 
     @cached_property
     def family(self) -> Family | None:
@@ -406,6 +428,11 @@ class Method(ABC):
         """Fingerprint of the checkpoint."""
         return fingerprint(self.config.checkpoint, self.config.revision)
 
+    @property
+    def checkpoint_content(self) -> str:
+        """What identifies the checkpoint's content in a recipe."""
+        return self._fingerprint
+
     def shared(self) -> dict[str, Any]:
         """Return the properties in `SHARED` that are computed already, for `adopt` in a worker."""
         return {name: vars(self)[name] for name in self.SHARED if name in vars(self)}
@@ -421,9 +448,14 @@ class Method(ABC):
 
     def _identity_names(self) -> list[str]:
         """Return the fields that decide the dataset: `extended` of an extended one, `strength` or `noise`."""
-        unset = [] if self.config.extended else ["extended"]
-        unset.append("noise" if self.config.noise is None else "strength")
+        # `speed` was replaced by what it stands for.
+        unset = ["speed", *([] if self.config.extended else ["extended"]), *self._unset_sampling()]
         return [n for n in self.config.field_names() if n not in (*self.config.execution_names(), *unset)]
+
+    def _unset_sampling(self) -> list[str]:
+        """Return the settings of sampling that are left out where they say nothing, as in earlier releases."""
+        unset = ["noise" if self.config.noise is None else "strength"]
+        return [*unset, "guidance_interval"] if self.config.guidance_interval is None else unset
 
     def recipe(self, folder: Path) -> dict[str, Any]:
         """Return the recipe as saved in `folder`. It describes the dataset and can rebuild it."""
@@ -459,8 +491,8 @@ class Method(ABC):
 
     def settings_shown(self) -> dict[str, Any]:
         """Return the recipe's fields that every sample's provenance contains."""
-        unset = "noise" if self.config.noise is None else "strength"
-        return {name: getattr(self.config, name) for name in SAMPLING if name != unset}
+        unset = self._unset_sampling()
+        return {name: getattr(self.config, name) for name in SAMPLING if name not in unset}
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
         """Return the fields that the method adds to a sample's provenance."""
@@ -534,7 +566,7 @@ class Method(ABC):
         """
         if self.family is not None:
             config, what = self.config, f"checkpoint {self.config.checkpoint!r}"
-            self.family.check_sampling(what, config.eta, config.negative_prompt)
+            self.family.check_sampling(what, config.eta, config.negative_prompt, config.guidance_interval)
             if self.trains_checkpoint:
                 self.family.check_training(what)
 

@@ -98,6 +98,9 @@ class Family(ABC):
     """The dtype `auto` on CUDA: float16, or bfloat16 for networks whose values overflow in float16."""
     PATCH: ClassVar[int] = 1
     """Latent pixels along the edge of a patch that the denoiser takes as one."""
+    GUIDES_IN_ONE_BATCH: ClassVar[bool] = False
+    """Whether its pipelines guide by evaluating the denoiser on one batch with every image twice, first with the
+    negative prompt; only then can guidance be left out in some steps (`guidance_interval`)."""
     TOKENS: ClassVar[Mapping[str, int]] = {}
     """Tokens that pipelines let a text encoder read, by part; for others, its configuration says it."""
 
@@ -166,14 +169,24 @@ class Family(ABC):
             raise RecipeError("scheduler", f"{what} is drawn from with a sampler of DDPM's noise levels. Give ddim.")
         check_schedule(config, kind, sampler, what)
 
-    def check_sampling(self, what: str, eta: float, negative_prompt: str) -> None:
-        """Raise RecipeError for a setting in `ignored`.
+    def check_sampling(
+        self, what: str, eta: float, negative_prompt: str, interval: Sequence[float] | None = None
+    ) -> None:
+        """Raise RecipeError for a setting in `ignored`, or for an interval of guidance that the family can't have.
 
         Args:
             what: The checkpoint's name in errors.
+            interval: The setting `guidance_interval`.
         """
         for field, why in self.ignored(eta, negative_prompt).items():
             raise RecipeError(field, f"{what}: {why}")
+        if interval is not None and not self.GUIDES_IN_ONE_BATCH:
+            able = listed(name for name, kind in FAMILIES.items() if kind.GUIDES_IN_ONE_BATCH)
+            raise RecipeError(
+                "guidance_interval",
+                f"{what} is of the family {self.NAME}, which can't leave guidance out in some steps; {able} can. Leave "
+                "it out.",
+            )
 
     def ignored(self, eta: float, negative_prompt: str) -> dict[str, str]:
         """Return the sampling settings that the family's pipelines would ignore, each with the reason in a sentence."""

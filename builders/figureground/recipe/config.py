@@ -9,6 +9,7 @@ from pydantic import Field
 
 from figureground.core.devices import check_device
 from figureground.core.errors import RecipeError, listed
+from figureground.core.shares import steps_between
 from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
 from figureground.recipe.settings import (
     EXECUTION,
@@ -26,7 +27,10 @@ from figureground.recipe.settings import (
 Sampler = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"]
 """Samplers of DDPM's noise levels."""
 Scheduler = Literal[Sampler, "own"]
-SAMPLING = ("scheduler", "num_inference_steps", "strength", "noise", "guidance_scale", "negative_prompt", "eta", "size")
+SAMPLING = (
+    "scheduler", "num_inference_steps", "strength", "noise", "guidance_scale", "guidance_interval", "negative_prompt",
+    "eta", "size",
+)  # fmt: skip
 """Fields that decide how images are sampled."""
 
 
@@ -51,11 +55,17 @@ class Config:
     between families of models."""
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 5.0
     """Scale of classifier-free guidance; 1 or less turns it off."""
+    guidance_interval: list[Share] | None = None
+    """Shares of the denoising steps between which guidance is applied, such as [0.4, 0.9]: a step outside costs one
+    evaluation of the denoiser instead of two. none applies it in all steps."""
     negative_prompt: str = ""
     """Negative prompt for guidance."""
     scheduler: Scheduler = "ddim"
     """Sampler: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc; for flow matching `own`, the checkpoint's, which is
     then the default."""
+    speed: Literal["exact", "fast"] = "exact"
+    """`exact`, or `fast`: takes scheduler, num_inference_steps, guidance_interval and dtype from a table of measured
+    checkpoints, with labels as right. The saved recipe holds these settings in its place."""
     eta: Share = 0.0
     """Share of fresh noise in each DDIM step, 0 to 1."""
     safety: Literal["reject", "off"] = "reject"
@@ -120,6 +130,7 @@ class Config:
             raise RecipeError(
                 "num_inference_steps", f"{self.num_inference_steps} is too few: the scheduler pndm needs 4 or more."
             )
+        self._check_interval()
         for name in ("keep", "formats"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
@@ -131,4 +142,20 @@ class Config:
         if self.extended and self.limit is not None:
             raise RecipeError(
                 "limit", "a dataset built with a limit can't be extended, as the cells that it cut aren't recorded."
+            )
+
+    def _check_interval(self) -> None:
+        interval, steps = self.guidance_interval, self.num_inference_steps
+        if interval is None:
+            return
+        if len(interval) != 2 or interval[0] >= interval[1]:
+            raise RecipeError("guidance_interval", f"{interval!r} is not an interval [from, to] of shares, from < to.")
+        if not steps_between(steps, interval):
+            raise RecipeError(
+                "guidance_interval", f"{interval!r} contains none of the {steps} steps. Give a wider one."
+            )
+        if self.guidance_scale <= 1:
+            raise RecipeError(
+                "guidance_interval",
+                f"guidance_scale {self.guidance_scale:g} turns guidance off. Leave one of them out.",
             )

@@ -33,6 +33,7 @@ class StableDiffusion(Family):
     TEXTS: ClassVar[Mapping[str, str]] = {"text_encoder": "tokenizer"}
     ADAPTED: ClassVar[Mapping[str, tuple[str, ...]]] = {"unet": UNET_ADAPTED, "text_encoder": TEXT_ADAPTED}
     HAS_SAFETY_CHECKER = True
+    GUIDES_IN_ONE_BATCH = True
     ENCODED: ClassVar[tuple[str, ...]] = ("prompt_embeds", "negative_prompt_embeds")
     """Results of a pipeline's `encode_prompt`, by the arguments of its call."""
 

@@ -27,6 +27,7 @@ class StableDiffusion3(FlowMatching):
         "text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", "text_encoder_3": "tokenizer_3",
     }  # fmt: skip
     TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder_3": 256}
+    GUIDES_IN_ONE_BATCH = True
     EVEN_SIGMAS = False
     MOST_SHIFT = 1.16
     ENCODED: ClassVar[tuple[str, ...]] = (
