@@ -51,8 +51,8 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
         UsageError: No machine can build the recipe as given.
     """
     needs = _checked(method)
-    measured = images_per_second if isinstance(images_per_second, Measured) else None
-    speed = measured.images_per_second if isinstance(images_per_second, Measured) else images_per_second
+    given = images_per_second
+    measured, speed = (given, given.images_per_second) if isinstance(given, Measured) else (None, given)
     config, planned = method.config, method.plan()
     images = sum(planned.totals().values())
     calls = method.denoiser_steps() + (config.scheduler == "pndm")  # pndm takes its second step twice
