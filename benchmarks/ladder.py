@@ -397,14 +397,17 @@ class Ladder:
             self._kept.found["apart"][rung.name] = self._apart(rung)
         self._kept.save()
 
-    def measure_round(self, kinds: list[Rung], number_: int) -> dict[str, float]:
-        """Return images per second of each rung, in an order that begins elsewhere in each round."""
+    def measure_round(self, kinds: list[Rung], number_: int) -> None:
+        """Measure images per second of each rung that this round lacks; each round begins with another one."""
+        rounds = self._kept.found["rounds"]
+        if len(rounds) == number_:
+            rounds.append({})
         turn = number_ % len(kinds)
-        found = {}
         for rung in [*kinds[turn:], *kinds[:turn]]:
-            found[rung.name] = self._measure(rung)
-            print(f"round {number_}: {rung.name}, {found[rung.name]:.3g} images/s", flush=True)
-        return found
+            if rung.name not in rounds[number_]:
+                rounds[number_][rung.name] = self._measure(rung)
+                self._kept.save()
+                print(f"round {number_}: {rung.name}, {rounds[number_][rung.name]:.3g} images/s", flush=True)
 
     def _apart(self, rung: Rung) -> float:
         """Return the mean difference of a rung's first images from this build's, in levels of 255."""
@@ -535,9 +538,8 @@ def run(
         if rung.name not in (*kept.found["start"], *kept.found["failed"]):
             ladder.start(rung)
     kinds = [rung for rung in kinds if rung.name not in kept.found["failed"]]
-    while len(kept.found["rounds"]) < args.rounds:
-        kept.found["rounds"].append(ladder.measure_round(kinds, len(kept.found["rounds"])))
-        kept.save()
+    for number_ in range(args.rounds):
+        ladder.measure_round(kinds, number_)
     if "labels" not in args.parts:
         raise SystemExit("The speeds are kept; the same command without --parts goes on.")
     told = [describe(rung, ladder, kept, ceiling, labels.get(rung.name)) for rung in kinds]
