@@ -592,7 +592,8 @@ def print_ladder(told: list[dict[str, Any]]) -> None:
     print(f"\n{'':<{wide}}  images/s       ×  TFLOP/s  of ceiling  start, s  pixels apart  right labels")
     for each in told:
         labels = each["labels"]
-        share = "as this build" if labels is None else f"{100 * labels['right']:.2f} %"
+        share = "not judged" if each["fields"] or each["dtype"] else "as this build"
+        share = share if labels is None else f"{100 * labels['right']:.2f} %"
         print(
             f"{each['name']:<{wide}}  {number(each['images_per_second']):>8}  {each['ratio']:>6.2f}  "
             f"{number(each['tflops']):>7}  {100 * each['share_of_ceiling']:>8.0f} %  "
