@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
+import importlib.util
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import ladder
 import numpy as np
-import pyarrow.parquet as pq
 import torch
+from ladder import read_built
 from PIL import Image
 from results import Row, arguments, median, median_ratio, number, report, scratch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -34,13 +35,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from figureground.core import accelerator
 from figureground.core.seeding import make_generator
 from figureground.core.shares import strength_of, whole_part
-from figureground.diffusion import checkpoint as checkpoints
+from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
 from figureground.methods.d3s import D3S
 from figureground.models.bundled import WEIGHTS
 from figureground.models.opening import make_network, open_part, open_pipeline
 from figureground.models.weights import local_directory
 from figureground.recipe.sample import Spec
+from figureground.running import worker
 
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 SINGLE, BATCHED, BUILD = "one call an image", "one call a batch", "a build"
 
 TEXT = {
@@ -56,6 +59,18 @@ VAE = {
     "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
 }  # fmt: skip
 ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "mini": {
+        "unet": {
+            "sample_size": 8, "block_out_channels": (32, 64), "layers_per_block": 1,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "cross_attention_dim": 32, "attention_head_dim": 8,
+        },
+        "vae": {**VAE, "block_out_channels": (16, 16, 16, 16), "norm_num_groups": 8, "sample_size": 64,
+                "scaling_factor": 0.18215},
+        "text": [{**TEXT, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                  "num_attention_heads": 4, "projection_dim": 32}],
+    },
     "sd15": {
         "unet": {
             "sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2,
@@ -79,7 +94,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "text": [TEXT, TEXT_2],
     },
 }  # fmt: skip
-"""Dimensions of the models of Stable Diffusion 1.5 and XL; the values of the weights don't affect the speed."""
+"""Dimensions of the models of Stable Diffusion 1.5 and XL; the values of the weights don't affect the speed. `mini` is
+small, to try the code."""
 
 
 # --- checkpoints ------------------------------------------------------------------------------------
@@ -164,10 +180,18 @@ class Ways:
     The simple ways make at most `some` of the images, evenly spaced.
     """
 
-    def __init__(self, checkpoint: str, fields: dict[str, Any], device: torch.device, dtype: torch.dtype, some: int):
-        self._fields, self._device, self._threads = fields, device, torch.get_num_threads()
+    def __init__(
+        self, checkpoint: str, fields: dict[str, Any], device: torch.device, dtype: torch.dtype, some: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ):  # fmt: skip
+        self._clock = clock
+        self.fields, self._device, self._threads = fields, device, torch.get_num_threads()
+        self.batch_size: int = fields["batch_size"]
+        began = time.perf_counter()
         self._plain = open_plainly(checkpoint, device, dtype)
-        self._opened = checkpoints.open_checkpoint(checkpoint, device=device, dtype=dtype)
+        self.seconds_plain = time.perf_counter() - began
+        """Time to open the pipeline of the simple ways."""
+        self.opened = open_checkpoint(checkpoint, device=device, dtype=dtype)
         self._guides = self.builder()
         plan = self._guides.plan()
         specs = [spec for shard in plan.shards() for spec in plan.specs(shard)]
@@ -175,30 +199,31 @@ class Ways:
         self.specs = specs[:: -(-len(specs) // some)]
         """Specs of the images made by the simple ways."""
 
-    def builder(self) -> D3S:
-        return D3S("pocket", **self._fields)
+    def builder(self, **changes: Any) -> D3S:
+        return D3S("pocket", **{**self.fields, **changes})
 
-    def single(self, folder: Path) -> int:
-        """Make the images, and return their number; likewise the other ways."""
-        for spec in self.specs:
+    def single(self, folder: Path, specs: Sequence[Spec] | None = None) -> int:
+        """Make the images, or those of some specs, and return their number; likewise the other ways."""
+        for spec in (specs := specs or self.specs):
             self._call([spec], folder)
-        return len(self.specs)
+        return len(specs)
 
-    def batched(self, folder: Path) -> int:
-        size = self._fields["batch_size"]
-        for start in range(0, len(self.specs), size):
-            self._call(self.specs[start : start + size], folder)
-        return len(self.specs)
+    def batched(self, folder: Path, specs: Sequence[Spec] | None = None) -> int:
+        specs = specs or self.specs
+        for start in range(0, len(specs), self.batch_size):
+            self._call(specs[start : start + self.batch_size], folder)
+        return len(specs)
 
-    def build(self, folder: Path) -> int:
-        builder = self.builder()
+    def build(self, folder: Path, opened: Checkpoint | None = None, **changes: Any) -> int:
+        """Build the whole recipe with an opened checkpoint; `changes` are settings that differ."""
+        builder = self.builder(**changes)
         # Opened in advance, like the plain pipeline. Everything else (and this too, in other processes) is part of
         # `figureground build`.
-        with patch.object(checkpoints, "open_checkpoint", return_value=self._opened):
+        with patch.object(worker, "open_checkpoint", return_value=opened or self.opened):
             builder.build(folder / "built", show_progress=False)
         # A build sets it for its own process, which here is shared with the simple ways.
         torch.set_num_threads(self._threads)
-        return self.count
+        return min(self.count, builder.config.limit or self.count)
 
     def _call(self, specs: list[Spec], folder: Path) -> None:
         config = self._guides.config
@@ -219,11 +244,11 @@ class Ways:
         os.sync()
         if self._device.type == "cuda":
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = self._clock()
         count = make(folder)
         if self._device.type == "cuda":
             torch.cuda.synchronize()
-        return count / (time.perf_counter() - start)
+        return count / (self._clock() - start)
 
     def flops(self) -> int:
         """Return the floating-point operations of the denoiser and the autoencoder for one image.
@@ -246,15 +271,6 @@ class Ways:
         return counter.get_total_flops()
 
 
-def read_built(folder: Path) -> dict[str, np.ndarray]:
-    """Read the images of a built dataset by key, uint8 (height, width, 3)."""
-    found = {}
-    for path in sorted((folder / "built" / "data").glob("*.parquet")):
-        for row in pq.read_table(path, columns=["key", "image"]).to_pylist():
-            found[row["key"]] = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
-    return found
-
-
 def difference(built: dict[str, np.ndarray], folder: Path) -> float:
     """Return the mean difference between the files in a folder and the built images, in levels of 255."""
     apart = [
@@ -265,18 +281,20 @@ def difference(built: dict[str, np.ndarray], folder: Path) -> float:
     return float(np.mean(apart))
 
 
-def measure_ceiling(device: torch.device, dtype: torch.dtype, edge: int) -> float:
+def measure_ceiling(
+    device: torch.device, dtype: torch.dtype, edge: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Measure the speed of a large matrix product, in TFLOP/s; best of 20."""
     one, other = (torch.randn(edge, edge, device=device, dtype=dtype) for _ in range(2))
     best = 0.0
     for _ in range(20):
         if device.type == "cuda":
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = clock()
         one @ other
         if device.type == "cuda":
             torch.cuda.synchronize()
-        best = max(best, 2 * edge**3 / (time.perf_counter() - start) / 1e12)
+        best = max(best, 2 * edge**3 / (clock() - start) / 1e12)
     return best
 
 
@@ -299,16 +317,32 @@ def parse() -> argparse.Namespace:
     add("--simple-images", type=int, default=64, help="images of the simple ways")
     add("--workers", type=int, help="processes of a build (default: one per core on a CPU, otherwise one)")
     add("--rounds", type=int, default=3)
-    add("--batch-size", type=int, default=defaults.batch_size)
+    add("--batch-size", type=int, default=16)
     add("--threads", type=int, default=torch.get_num_threads(), help="total CPU threads")
     add("--size", type=int, help="edge in pixels (default: the checkpoint's own)")
     add("--num-inference-steps", type=int, default=defaults.num_inference_steps)
     add("--strength", type=float, default=defaults.strength)
     add("--guidance", type=float, default=defaults.guidance_scale)
+    add("--ladder", action="store_true", help="measure rung by rung, with right labels, and choose settings to be fast")
+    add("--choosing-seed", type=int, default=1000, help="ladder: seed of the images by which settings are chosen")
+    add("--judging-seed", type=int, default=2000, help="ladder: seed of the images by which they are judged")
+    add("--label-images", type=int, default=600, help="ladder: images by which settings are chosen")
+    add("--judged-images", type=int, default=1000, help="ladder: images by which each rung is judged")
+    add("--judged", default="all", choices=("all", "fast"), help="ladder: rungs whose labels are judged")
+    add(
+        "--clock", default="wall", choices=CLOCKS,
+        help="cpu: images per second of CPU time of one process, which other work disturbs less",
+    )  # fmt: skip
+    add("--parts", nargs="+", default=("labels", "speeds"), choices=("labels", "speeds"), help="ladder: only these")
+    add("--oracle-cache", type=Path, help="ladder: folder of trained oracles, such as out/fidelity")
     args = parser.parse_args()
     if args.quick:
-        args.images, args.rounds, args.batch_size, args.num_inference_steps = 4, 1, 2, 2
+        args.images, args.rounds, args.batch_size, args.num_inference_steps = 4, 1, 2, 2 if not args.ladder else 8
+        args.label_images = args.judged_images = 4
         args.workers = args.workers or 1
+    if args.ladder:  # every rung makes the same images, in one process
+        args.workers, args.images = 1, args.images or 3 * args.batch_size
+        args.simple_images = args.images
     on_cpu = accelerator.choose_device(args.device).type == "cpu"
     args.workers = args.workers or (args.threads if on_cpu else 1)
     args.images = args.images or 192 * args.workers
@@ -326,7 +360,9 @@ def main() -> None:
         if args.random_weights:
             checkpoint = str(make_random_checkpoint(args.random_weights, device, work / "checkpoint"))
         ways = open_ways(args, checkpoint, device, dtype)
-        config = ways.builder().config
+        if args.ladder:
+            climb(args, ways, checkpoint, device, dtype, began)
+            return
         rows = measure(args, ways, work)
         flops = ways.flops()
         ceiling = measure_ceiling(device, dtype, 8192 if device.type == "cuda" else 1024)
@@ -336,19 +372,49 @@ def main() -> None:
         achieved = flops * row.value / 1e12
         rows.append(Row(f"{row.name}, achieved", achieved, "TFLOP/s"))
         print(f"{row.name}: {number(100 * achieved / ceiling)} % of a matrix product's TFLOP/s")
+    settings = settings_of(args, ways, dtype)
+    name = device_name(device)
+    report(
+        "generate", args, rows, settings, began, of_machine={"device": name, "threads": torch.get_num_threads()},
+        checkpoint=None if args.random_weights else args.checkpoint,
+    )  # fmt: skip
+
+
+def climb(
+    args: argparse.Namespace, ways: Ways, checkpoint: str, device: torch.device, dtype: torch.dtype, began: float
+) -> None:
+    """Measure the ladder, and write its results."""
+    edge = 8192 if device.type == "cuda" else 1024
+    ceiling = measure_ceiling(device, dtype, edge, CLOCKS[args.clock])
+    rows, more = ladder.run(args, ways, checkpoint, device, dtype, ceiling)
+    rows.append(Row("ceiling: a matrix product", ceiling, "TFLOP/s"))
     settings = {
+        **settings_of(args, ways, dtype), "choosing_seed": args.choosing_seed, "judging_seed": args.judging_seed,
+        "label_images": args.label_images, "judged_images": args.judged_images,
+    }  # fmt: skip
+    of_machine = {"device": device_name(device), "threads": torch.get_num_threads()}
+    report(
+        "generate", args, rows, settings, began, of_machine=of_machine,
+        checkpoint=None if args.random_weights else args.checkpoint, **more,
+    )  # fmt: skip
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def settings_of(args: argparse.Namespace, ways: Ways, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the settings of the measurements, for the results."""
+    config = ways.builder().config
+    return {
         "checkpoint": f"random weights, {args.random_weights}" if args.random_weights else Path(args.checkpoint).name,
+        "clock": args.clock,
         "dtype": str(dtype).removeprefix("torch."), "images": ways.count, "simple_images": len(ways.specs),
         "rounds": args.rounds, "workers": config.workers, "shard_size": config.shard_size,
         "batch_size": config.batch_size, "size": config.size, "num_inference_steps": config.num_inference_steps,
         "strength": config.strength,
         "guidance_scale": config.guidance_scale, "scheduler": config.scheduler,
     }  # fmt: skip
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    report(
-        "generate", args, rows, settings, began, of_machine={"device": name, "threads": torch.get_num_threads()},
-        checkpoint=None if args.random_weights else args.checkpoint,
-    )  # fmt: skip
 
 
 def open_ways(args: argparse.Namespace, checkpoint: str, device: torch.device, dtype: torch.dtype) -> Ways:
@@ -360,10 +426,15 @@ def open_ways(args: argparse.Namespace, checkpoint: str, device: torch.device, d
         "guidance_scale": args.guidance, "device": str(device), "dtype": str(dtype).removeprefix("torch."),
         "size": args.size or made_for(checkpoint), "workers": args.workers,
         "threads": max(1, args.threads // args.workers),
+        "formats": ["parquet", "webdataset"] if has_pyarrow() else ["webdataset"],
         # Full batches, and the same number of shards for every worker.
         "shard_size": args.batch_size * max(1, min(6, args.images // args.workers // args.batch_size)),
     }  # fmt: skip
-    return Ways(checkpoint, fields, device, dtype, args.simple_images)
+    return Ways(checkpoint, fields, device, dtype, args.simple_images, CLOCKS[args.clock])
+
+
+def has_pyarrow() -> bool:
+    return importlib.util.find_spec("pyarrow") is not None and importlib.util.find_spec("datasets") is not None
 
 
 def made_for(checkpoint: str) -> int:
@@ -385,7 +456,7 @@ def measure(args: argparse.Namespace, ways: Ways, work: Path) -> list[Row]:
         order = list(makers)[round_ % 3 :] + list(makers)[: round_ % 3]
         folders = {name: work / f"{round_}-{name.replace(' ', '-')}" for name in order}
         found = {name: ways.timed(makers[name], folders[name]) for name in order}
-        built = read_built(folders[BUILD])
+        built = read_built(folders[BUILD] / "built")
         if len(built) < ways.count:
             print(f"{ways.count - len(built)} of {ways.count} images were rejected, and not written")
         print(f"round {round_}: " + ", ".join(f"{name} {found[name]:.3g} images/s" for name in makers), flush=True)

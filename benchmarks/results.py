@@ -18,11 +18,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from figureground.models.bundled import ROBUST, SEGMENTER
 from figureground.models.weights import fingerprint, fingerprint_files
@@ -132,7 +130,7 @@ def machine(**more: Any) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "architecture": platform.machine(),
         "system": platform.system(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "nice": os.nice(0),
         **more,
@@ -174,6 +172,16 @@ def without_places(arguments: Sequence[str]) -> list[str]:
             kept.append(shown(argument))
         after = argument
     return [argument for argument in kept if argument != "--work"]
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of `LIBRARIES`; None for one that isn't installed."""
+    found: dict[str, str | None] = {}
+    for library in LIBRARIES:
+        found[library] = None
+        with contextlib.suppress(PackageNotFoundError):
+            found[library] = version(library)
+    return found
 
 
 def origin(checkpoint: str | None = None) -> dict[str, Any]:
@@ -244,7 +252,7 @@ def report(
         **origin(checkpoint),
         "settings": dict(settings),
         "machine": machine(**(of_machine or {})),
-        "versions": {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
+        "versions": {"python": platform.python_version(), **versions()},
         "seconds": round(time.monotonic() - began),
         "rows": [{**dataclasses.asdict(row), "verdict": row.verdict} for row in rows],
         **more,
@@ -257,5 +265,5 @@ def report(
 
 def kept_name(name: str, args: argparse.Namespace) -> str:
     """Return the name for saving results; results of weights other than the bundled ones have their own."""
-    weights = getattr(args, "random_weights", None)
-    return f"{name}-{weights}" if weights else name
+    weights, rungs = getattr(args, "random_weights", None), getattr(args, "ladder", False)
+    return "-".join(part for part in (name, "ladder" * rungs, weights) if part)

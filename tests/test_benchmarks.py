@@ -7,6 +7,8 @@ import importlib
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,6 +162,57 @@ def test_generate_makes_the_same_images_in_all_three_ways(quick):
         ratio = found["a build"]["value"] / found[name]["value"]
         assert found[f"a build / {name}"]["value"] == pytest.approx(ratio)
     assert found["a build, achieved"]["value"] < found["ceiling: a matrix product"]["value"]
+
+
+@of("gpu")
+def test_the_checks_for_a_gpu_pass_on_a_cpu(quick):
+    found = rows(quick("gpu")[0])
+    for name in ("float32", "float16", "bfloat16"):
+        assert found[f"{name}: same bytes twice"]["verdict"] == "reached"
+    assert found["float32: difference of pixels from a CPU's"]["value"] == 0
+    assert found["same bytes as without the kill"]["verdict"] == "reached"
+    assert found["same bytes by one and by two"]["verdict"] == "reached"
+    assert found["batch size found for two images"]["value"] <= 2
+
+
+def run_gpu(folder: Path, *steps: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs `benchmarks/gpu.sh` at a tiny size on a CPU."""
+    given = {
+        "QUICK": "1",
+        "DEVICE": "cpu",
+        "OUT": str(folder),
+        "PYTHON": sys.executable,
+        "WHEELS": str(folder / "none"),
+    }
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **given, **variables}
+    command = ["bash", str(BENCHMARKS / "gpu.sh"), *steps]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_climbs_a_ladder_of_random_weights(tmp_path):
+    done = run_gpu(tmp_path, "ladder-sd15")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "ladder-sd15.status.json").read_text())["exit_code"] == 0
+    found = json.loads((tmp_path / "ladder-sd15.json").read_text())
+    assert found["failed"] == {}
+    rungs = {rung["name"]: rung for rung in found["ladder"]}
+    assert {"one call an image", "plain batches", "this build", "fused projections", "few steps", "fast"} <= set(rungs)
+    for rung in rungs.values():
+        assert rung["images_per_second"] > 0 < rung["seconds_to_start"]
+        assert rung["labels"] is None  # nothing judges random weights
+    assert rungs["fast"]["gflop_per_image"] < rungs["this build"]["gflop_per_image"]
+    assert rungs["one call an image"]["pixels_apart"] < 1 > rungs["fused projections"]["pixels_apart"]
+
+
+def test_the_script_for_a_gpu_stops_at_its_deadline_and_knows_its_steps(tmp_path):
+    assert run_gpu(tmp_path, "pocket", "resume", DEADLINE="0").returncode == 0
+    for step in ("pocket", "resume"):
+        assert json.loads((tmp_path / f"{step}.status.json").read_text())["skipped"] == "deadline"
+    done = run_gpu(tmp_path, "pokcet")
+    assert done.returncode == 2
+    assert "pokcet" in done.stderr
+    assert "two-workers" in done.stderr
 
 
 @of("memory")

@@ -3,8 +3,9 @@
 import pytest
 
 from figureground.core.errors import RecipeError
-from figureground.core.shares import strength_of, whole_part
+from figureground.core.shares import steps_between, strength_of, whole_part
 from figureground.methods.d3s import D3S
+from figureground.methods.forecast import plan
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,44 @@ def test_hundredths_of_any_number_of_steps_are_those_of_whole_number_arithmetic(
             assert whole_part(n, hundredths / 100) == n * hundredths // 100
             lost += int(n * (hundredths / 100)) != n * hundredths // 100
     assert lost  # floating point does lose some
+
+
+@pytest.mark.parametrize(
+    ("steps", "shares", "expected"),
+    [(10, (0.2, 0.5), [2, 3, 4]), (50, (0.56, 0.58), [28]), (3, None, [0, 1, 2]), (10, (0.21, 0.29), [])],
+)
+def test_steps_between_shares_are_exact(steps, shares, expected):
+    assert list(steps_between(steps, shares)) == expected
+
+
+def test_a_plan_counts_two_evaluations_for_guided_steps_and_one_for_others():
+    def evaluations(**settings):
+        method = D3S("pocket", num_inference_steps=10, strength=0.6, limit=1, **settings)
+        return plan(method)["denoiser_evaluations"]
+
+    assert evaluations() == 12
+    assert evaluations(guidance_scale=1.0) == 6
+    assert evaluations(guidance_interval=[0.0, 0.7]) == 9  # steps 4 to 9 are drawn, 4 to 6 with guidance
+    assert evaluations(guidance_interval=[0.0, 0.3]) == 6
+
+
+@pytest.mark.parametrize("interval", [[0.5], [0.5, 0.5], [0.8, 0.2], [0.1, 0.2, 0.3], [0.21, 0.29], [0.2, 1.5]])
+def test_an_interval_without_a_step_is_refused(interval):
+    with pytest.raises(RecipeError, match="guidance_interval"):
+        D3S("pocket", num_inference_steps=10, guidance_interval=interval)
+
+
+def test_an_interval_of_guidance_that_is_off_is_refused():
+    with pytest.raises(RecipeError, match=r"guidance_interval.*guidance_scale 1"):
+        D3S("pocket", guidance_scale=1.0, guidance_interval=[0.2, 0.8])
+
+
+def test_a_recipe_without_an_interval_is_that_of_earlier_releases(tmp_path):
+    recipe, other = (D3S("pocket", **fields).recipe(tmp_path) for fields in ({}, {"guidance_interval": [0.2, 0.8]}))
+    assert "guidance_interval" not in recipe["identity"]
+    assert "speed" not in {**recipe["identity"], **recipe["execution"]}
+    assert other["identity"]["guidance_interval"] == [0.2, 0.8]
+    assert recipe["sha256"] != other["sha256"]
 
 
 def test_a_plan_counts_the_steps_that_are_drawn():

@@ -89,6 +89,21 @@ def test_an_image_is_the_same_in_batches_of_1_and_of_4_to_within_one_level(opene
 
 
 @pytest.mark.parametrize(("name", "route"), EVERY)
+def test_guidance_in_an_interval_is_that_of_sd3_and_refused_for_others(opened, name, route):
+    specs = [spec(i, route) for i in range(2)]
+    changes = {"strength": 1.0, "batch_size": 2}
+    if not name.startswith("sd3"):
+        with pytest.raises(RecipeError, match="guidance_interval"):
+            draw(opened(name), specs, guidance_interval=(0.4, 0.8), **changes)
+        return
+    everywhere, whole, some = (
+        draw(opened(name), specs, guidance_interval=each, **changes) for each in (None, (0.0, 1.0), (0.4, 0.8))
+    )
+    assert np.array_equal(whole, everywhere)
+    assert np.abs(some - everywhere).max() > 1
+
+
+@pytest.mark.parametrize(("name", "route"), EVERY)
 def test_an_image_depends_on_its_prompt(opened, name, route):
     one, other = (draw(opened(name), [spec(0, route, prompt)], strength=1.0) for prompt in PROMPTS[:2])
     assert not np.array_equal(one, other)

@@ -109,6 +109,42 @@ def test_exactly_the_steps_that_a_strength_says_are_drawn(sd1, strength, steps, 
     assert len(drawn) == steps
 
 
+def sizes_drawn(opened, sampling, wanted, load):
+    """The images, and how many latents the denoiser evaluated in each step."""
+    sizes = []
+    watch = opened.denoiser.conv_in.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    try:
+        return images(Renderer(opened, sampling, load).render(wanted)), sizes
+    finally:
+        watch.remove()
+
+
+@pytest.mark.parametrize("route", ["text", "image", "inpaint"])
+def test_guidance_in_an_interval_costs_one_evaluation_outside_of_it(painter, route):
+    if painter.needs_mask and route != "inpaint":
+        pytest.skip("it only repaints")
+    load = region if route == "inpaint" else guide
+    wanted = [repaint(i) if route == "inpaint" else spec(i, route == "image") for i in range(2)]
+    sampling = Sampling(32, 10, 0.6, 4.0, batch_size=3)
+    first = 0 if route == "text" else 4
+    everywhere, _ = sizes_drawn(painter, sampling, wanted, load)
+    whole, sizes = sizes_drawn(painter, replace(sampling, guidance_interval=(0.0, 1.0)), wanted, load)
+    assert np.array_equal(whole, everywhere)
+    assert set(sizes) == {6}
+    some, sizes = sizes_drawn(painter, replace(sampling, guidance_interval=(0.5, 0.8)), wanted, load)
+    assert sizes == [6 if 5 <= step < 8 else 3 for step in range(first, 10)]
+    assert np.abs(np.subtract(some, everywhere)).max() > 1
+
+
+def test_an_interval_before_the_first_drawn_step_is_no_guidance(sd1):
+    opened = open_checkpoint(str(sd1), **CPU)
+    sampling = Sampling(32, 10, 0.6, 4.0, batch_size=2)
+    never, _ = sizes_drawn(opened, replace(sampling, guidance_interval=(0.0, 0.4)), [spec(0), spec(1)], guide)
+    off, _ = sizes_drawn(opened, replace(sampling, guidance_scale=1.0), [spec(0), spec(1)], guide)
+    assert np.abs(np.subtract(never, off)).max() <= 1
+    assert not opened.denoiser._forward_pre_hooks
+
+
 def test_noise_reads_all_bits_of_a_seed(sd1):
     """Two seeds whose low 32 bits agree."""
     renderer = Renderer(open_checkpoint(str(sd1), **CPU), SAMPLING, guide)
@@ -299,6 +335,7 @@ def test_an_inpainted_image_that_can_not_be_used_is_a_reject_though_its_source_i
 def test_the_batch_size_found_on_a_cpu_suits_the_network(sd1):
     opened = open_checkpoint(str(sd1), **CPU)
     assert find_batch_size(opened, SAMPLING) == 16
+    assert [find_batch_size(opened, SAMPLING, largest=n) for n in (1, 2, 15, 17)] == [1, 2, 15, 16]
 
 
 @pytest.mark.slow

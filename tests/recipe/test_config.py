@@ -21,6 +21,7 @@ BAD = {
     "num_inference_steps": ["3", 0, 1001, 2.5, None], "strength": ["0.5", -0.1, 1.1, float("nan"), None, True],
     "noise": ["0.5", -0.1, 1.1, float("nan"), True], "true_cfg_scale": ["2", 0.9, 1001, float("nan"), True],
     "edit": SWITCH,
+    "guidance_interval": [0.5, [0.5], [0.8, 0.2], [-0.1, 1], ["0", 1]], "speed": ["slow", 3, None],
     "guidance_scale": ["5", -1, 1001, float("inf"), None], "negative_prompt": TEXTS,
     "scheduler": ["dimm", 3, None, ["ddim"]], "eta": ["0", -0.1, 1.1, None], "safety": ["on", 3, None, True],
     "seed": ["0", -1, 0.5, None, datetime.date(2024, 1, 1)], "shard_size": ["9", 0, 1.5],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import shlex
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.cli.arguments import Commands, add_track, place
-from figureground.core.errors import RecipeError, UsageError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError, listed
 from figureground.core.event_log import STDOUT
 from figureground.core.terminal import complain, say, say_json
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
+    from figureground.methods.measured import Measured
     from figureground.running.runner import Runner
     from figureground.stores.urls import StoreUrl
 
@@ -73,8 +75,10 @@ def add_plan(commands: Commands, common: argparse.ArgumentParser) -> None:
         "plan", parents=[_recipe(), common], help="forecast a build: images, size and work; needs no weights"
     )
     parser.add_argument(
-        "--images-per-second", type=float, metavar="R", help="also print the time that this speed would take"
-    )
+        "--images-per-second", metavar="R|DIR",
+        help="also print the time that this speed would take, or that of a dataset that was or is being drawn in the "
+        "same way (with the recipe of a dataset, its own if this isn't given)",
+    )  # fmt: skip
     parser.add_argument(
         "--workers", type=int, metavar="N", help="also say when N workers would be idle; same as --set workers=N"
     )
@@ -85,14 +89,42 @@ def add_plan(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _plan(options: argparse.Namespace) -> int:
     from figureground.methods import forecast
 
-    if options.images_per_second is not None and not 0 < options.images_per_second < math.inf:
-        raise RecipeError("--images-per-second", "give a number above 0.")
     method = _method(options)
+    speed = _speed(options, method)
     if options.json:
-        say_json(forecast.plan(method, options.images_per_second))
+        say_json(forecast.plan(method, speed))
     else:
-        say(forecast.describe(method, options.images_per_second))
+        say(forecast.describe(method, speed))
     return 0
+
+
+def _speed(options: argparse.Namespace, method: Method) -> float | Measured | None:
+    """Return the speed that is given, or that of the dataset that is given or that the recipe is of.
+
+    Raises:
+        RecipeError: It is neither a number above 0 nor a dataset that was drawn in the same way.
+    """
+    from figureground.methods.measured import dataset_of, read_measured
+
+    given = options.images_per_second
+    if given is None:
+        directory = dataset_of(options.recipe) if options.recipe else None
+        with contextlib.suppress(FiguregroundError):  # a recipe that was changed says nothing about its speed
+            return read_measured(directory, method) if directory else None
+        return None
+    number = None
+    with contextlib.suppress(ValueError):
+        number = float(given)
+    if number is not None:
+        if not 0 < number < math.inf:
+            raise RecipeError("--images-per-second", "give a number above 0, or the directory of a dataset.")
+        return number
+    if not Path(given).is_dir():
+        raise RecipeError("--images-per-second", f"{given!r} is neither a number nor a directory.")
+    measured = read_measured(Path(given), method)
+    if measured is None:
+        raise RecipeError("--images-per-second", f"{given} has no finished shard yet, so its speed isn't known.")
+    return measured
 
 
 def add_settings(commands: Commands, common: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -11,6 +12,15 @@ from figureground.core.terminal import complain
 from figureground.core.text import printable
 
 SECONDS_BETWEEN_LINES = 60.0
+
+
+def is_told(seconds: float) -> bool:
+    """Whether work of this length is told of by lines that aren't its results: on a terminal, or if it is long.
+
+    `TQDM_DISABLE=1` turns them off, like progress.
+    """
+    off = os.environ.get("TQDM_DISABLE", "").lower() in ("1", "true", "yes")
+    return not off and (sys.stderr.isatty() or seconds > SECONDS_BETWEEN_LINES)
 
 
 class Progress(tqdm):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 
@@ -19,6 +20,17 @@ def whole_part(n: int, share: float) -> int:
         share: From 0 to 1, as given in a recipe.
     """
     return math.floor(n * as_fraction(share))
+
+
+def steps_between(steps: int, shares: Sequence[float] | None) -> range:
+    """Return the positions of the steps that lie between two shares of them: 0.2 to 0.5 of 10 are steps 2, 3 and 4.
+
+    Args:
+        steps: All steps.
+        shares: The first share, and the share at which the steps end, from 0 to 1; None for all steps.
+    """
+    low, high = shares or (0.0, 1.0)
+    return range(whole_part(steps, low), whole_part(steps, high))
 
 
 def strength_of(steps: int, all_steps: int) -> float:

@@ -8,6 +8,7 @@ import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,8 +19,10 @@ from PIL import Image
 from figureground.core.accelerator import is_out_of_memory
 from figureground.core.errors import FiguregroundError, OutOfMemory, RecipeError
 from figureground.core.seeding import make_generator
+from figureground.core.shares import steps_between
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.composite import composite, whole_latents
+from figureground.diffusion.interval import unguided
 from figureground.diffusion.starts import find_start
 from figureground.models.family import Route, Start
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
@@ -58,6 +61,8 @@ class Sampling:
     compile: bool = False
     noise: float | None = None
     """Share of noise at which drawing on a guide starts, instead of `strength`; see `starts`."""
+    guidance_interval: tuple[float, float] | None = None
+    """Shares of the steps between which guidance is applied; None for all. See `interval`."""
     outside: Literal["source", "decoded"] = "source"
     """Pixels of an inpainted image outside the repainted region: the source, bit for bit, or the autoencoder's
     reconstruction, which is slightly blurred but seamless."""
@@ -99,7 +104,9 @@ class Renderer:
         self._rejects: Counter[str] = Counter()  # by reason, until an image is kept
         self.proven = proven
         self._what = f"checkpoint {checkpoint.facts['checkpoint']!r}"
-        checkpoint.family.check_sampling(self._what, sampling.eta, sampling.negative_prompt, sampling.true_cfg_scale)
+        checkpoint.family.check_sampling(
+            self._what, sampling.eta, sampling.negative_prompt, sampling.true_cfg_scale, sampling.guidance_interval
+        )
         steps = sampling.num_inference_steps
         try:
             scheduler = copy.deepcopy(checkpoint.text_to_image.scheduler)
@@ -110,6 +117,8 @@ class Renderer:
             self._start = checkpoint.family.start(sampling.strength, steps)
         else:
             self._start = start_of(checkpoint, sampling)
+        self._guided = steps_between(steps, sampling.guidance_interval)
+        self._step = 0  # that is drawn, of all steps
         if sampling.compile and not hasattr(checkpoint.denoiser, "_orig_mod"):
             checkpoint.replace_denoiser(torch.compile(checkpoint.denoiser, dynamic=False))
 
@@ -220,22 +229,25 @@ class Renderer:
                     self._embed_with(prompts, references) if family.SEES_REFERENCE else self._embed(prompts)
                 )
                 settings.update(family.reference_options(references, sampling.size))
-                out = family.draw(self._checkpoint.edit, **settings)
+                pipeline = self._checkpoint.edit
             elif by == "text":
                 settings.update(self._embed(prompts))
                 settings.update(height=sampling.size, width=sampling.size)
-                out = family.draw(self._checkpoint.text_to_image, **settings)
+                pipeline = self._checkpoint.text_to_image
             else:
                 settings.update(self._embed(prompts))
                 settings.update(image=_stack([guide for guide, _ in guides], pad), strength=self._start.strength)
                 if by == "image":
                     settings.update(family.image_size(sampling.size))
-                    out = family.draw(self._checkpoint.image_to_image, **settings)
+                    pipeline = self._checkpoint.image_to_image
                 else:
                     assert self._checkpoint.inpaint is not None, "the checkpoint was opened without inpaint=True"
                     settings.update(family.inpaint_options(sampling.size))
                     settings.update(mask_image=_stack([mask for _, mask in guides], pad))
-                    out = family.draw(self._checkpoint.inpaint, **settings)
+                    pipeline = self._checkpoint.inpaint
+            self._step = 0 if by in ("text", "edit") else sampling.num_inference_steps - self._start.steps
+            with self._guidance(len(padded)):
+                out = family.draw(pipeline, **settings)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -246,7 +258,15 @@ class Renderer:
 
     def _after_step(self, pipeline: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         self._between_steps()
+        self._step += 1
         return {}
+
+    def _guidance(self, images: int) -> AbstractContextManager[None]:
+        """Return a context in which the steps outside of the interval are drawn without guidance."""
+        sampling = self._sampling
+        if sampling.guidance_interval is None or sampling.guidance_scale <= 1:
+            return nullcontext()
+        return unguided(self._checkpoint.denoiser, images, lambda: self._step in self._guided)
 
     def _embed(self, prompts: Sequence[str]) -> dict[str, Any]:
         """Return the prompt embeddings of a batch; encoded prompts are cached."""
@@ -363,20 +383,25 @@ LARGEST_BATCH = 64
 MEMORY_SHARE = 0.8
 
 
-def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1) -> int:
-    """Return a batch size for the device; deterministic for a device and checkpoint.
+def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1, largest: int | None = None) -> int:
+    """Return a batch size for the device; deterministic for a device, a checkpoint and `largest`.
 
     On a CPU it is 16 for small denoisers and 1 for others, which gain nothing from batches there. On CUDA it is the
     largest power of two, at most 64, whose memory use, extrapolated from batches of 1 and 2, fits.
 
     Args:
         sharing: Number of processes that share the device's memory.
+        largest: Images of the largest shard: batches aren't larger, as they would only be padded; None for no limit.
 
     Raises:
         FiguregroundError: Not even one image fits.
     """
+    most = LARGEST_BATCH if largest is None else largest
     if checkpoint.device.type != "cuda":
-        return CPU_BATCH if sum(p.numel() for p in checkpoint.denoiser.parameters()) <= SMALL_DENOISER else 1
+        small = sum(p.numel() for p in checkpoint.denoiser.parameters()) <= SMALL_DENOISER
+        return min(CPU_BATCH, most) if small else 1
+    if most == 1:
+        return 1
     device = checkpoint.device
     guide = Guide("inpaint", "probe") if checkpoint.inpaint else None
     guide = Guide("photograph", "probe") if sampling.edit else guide
@@ -402,4 +427,4 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1
     free, _ = torch.cuda.mem_get_info(device)
     room = MEMORY_SHARE * (free + torch.cuda.memory_reserved(device)) / sharing - (peaks[0] - each)
     fits = max(1, min(LARGEST_BATCH, int(room // each)))
-    return 1 << (fits.bit_length() - 1)
+    return min(most, 1 << (fits.bit_length() - 1))

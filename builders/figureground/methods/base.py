@@ -21,11 +21,12 @@ from figureground.core.errors import FiguregroundError, RecipeError, counted, ne
 from figureground.core.event_log import EventLog
 from figureground.core.hashing import digest
 from figureground.core.numerics import library_versions, read_numerics
-from figureground.core.shares import whole_part
+from figureground.core.shares import steps_between, whole_part
 from figureground.core.values import kinds_of
 from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.family import OWN, Family, Route, Start
+from figureground.models.fast_settings import FastRow, find_fast
 from figureground.models.loras import active, identify
 from figureground.models.needs import Need, missing_checkpoint, missing_device, missing_packages
 from figureground.models.single_file import refuse_training
@@ -133,8 +134,21 @@ class Method(ABC):
         self.check_given(fields)
         self._chooses_sampler = "scheduler" not in fields
         self._choose_sampler()
+        self._resolve_speed()
         self.load_inputs()
         self._choose_shard_size()
+
+    def _resolve_speed(self) -> None:
+        """Replace `speed=fast` with the settings that it stands for."""
+        config = self.config
+        self.fast_row = None
+        if config.speed == "exact":
+            return
+        values = {name: getattr(config, name) for name in config.field_names()}
+        self.fast_row = row = find_fast(self.METHOD, config.checkpoint, config.revision, values)
+        kept = ("dtype",) if config.dtype != "auto" else ()
+        fast = {name: value for name, value in row.fast.items() if name not in kept}
+        self.config = dataclasses.replace(config, speed="exact", **fast)
 
     @classmethod
     def from_recipe(
@@ -320,6 +334,8 @@ class Method(ABC):
     """Receives the events of a build; set by `build`."""
     chose_shard_size: bool = False
     """Whether the recipe leaves the shard size open; an existing dataset then keeps its own."""
+    fast_row: FastRow | None
+    """The row of measurements that `speed=fast` chose."""
     pairings: dict[str, np.ndarray]
     """By split, bool (foregrounds, backgrounds): the cells that a correlated table favours."""
 
@@ -373,6 +389,12 @@ class Method(ABC):
     def denoiser_steps(self) -> int:
         """Return the denoiser steps that one image takes."""
         return self.config.num_inference_steps
+
+    def guided_steps(self) -> int:
+        """Return the denoiser steps of one image in which guidance is applied, if it is on."""
+        steps, interval = self.config.num_inference_steps, self.config.guidance_interval
+        first = steps - self.denoiser_steps()
+        return sum(step >= first for step in steps_between(steps, interval))
 
     @cached_property
     def family(self) -> Family | None:
@@ -486,6 +508,11 @@ class Method(ABC):
         """Fingerprint of the checkpoint."""
         return fingerprint(self.config.checkpoint, self.config.revision, self.config.checkpoint_config)
 
+    @property
+    def checkpoint_content(self) -> str:
+        """What identifies the checkpoint's content in a recipe."""
+        return self._fingerprint
+
     def shared(self) -> dict[str, Any]:
         """Return the properties in `SHARED` that are computed already, for `adopt` in a worker."""
         return {name: vars(self)[name] for name in self.SHARED if name in vars(self)}
@@ -501,7 +528,8 @@ class Method(ABC):
 
     def _identity_names(self) -> list[str]:
         """Return the fields that decide the dataset."""
-        unset = [*([] if self.config.extended else ["extended"]), *self._unset_sampling()]
+        # `speed` was replaced by what it stands for.
+        unset = ["speed", *([] if self.config.extended else ["extended"]), *self._unset_sampling()]
         unset += [] if active(self.config.loras) else ["loras"]
         unset += [] if self.config.quantization else ["quantization"]
         return [n for n in self.config.field_names() if n not in (*self.config.execution_names(), *unset)]
@@ -509,7 +537,7 @@ class Method(ABC):
     def _unset_sampling(self) -> list[str]:
         """Return the settings of sampling that decide nothing, so that recipes are the same as in earlier releases."""
         unset = ["noise" if self.config.noise is None else "strength"]
-        return [*unset, "true_cfg_scale"] if self.config.true_cfg_scale is None else unset
+        return unset + [n for n in ("true_cfg_scale", "guidance_interval") if getattr(self.config, n) is None]
 
     def fields_given(self) -> dict[str, Any]:
         """Return the fields with which the method can be made again, without those that decide nothing."""
@@ -637,7 +665,9 @@ class Method(ABC):
         if self.family is not None:
             config, what = self.config, f"checkpoint {self.config.checkpoint!r}"
             self.family.check_route(self.route, what)
-            self.family.check_sampling(what, config.eta, config.negative_prompt, config.true_cfg_scale)
+            self.family.check_sampling(
+                what, config.eta, config.negative_prompt, config.true_cfg_scale, config.guidance_interval
+            )
             if self.trains_checkpoint:
                 field, settings = self.training()
                 try:

@@ -225,7 +225,7 @@ def _configs() -> dict[str, D3SConfig]:
     pocket = D3SConfig(
         name=POCKET, checkpoint=POCKET, classes=POCKET, cutouts=POCKET, scenes=POCKET, photographs=POCKET,
         paste="mask", cutout_scale=[0.45, 0.6], position="ground", per_cell={"train": 5, "validation": 1},
-        size=64, num_inference_steps=16, strength=0.6, guidance_scale=5.0, shard_size=100, batch_size=16,
+        size=64, num_inference_steps=16, strength=0.6, guidance_scale=5.0, shard_size=100,
     )  # fmt: skip
     edit = D3SConfig(
         name="edit", checkpoint="black-forest-labs/FLUX.2-klein-4B", scheduler="own", guide="photograph", edit=True,

@@ -10,6 +10,7 @@ import numpy as np
 from figureground.core.columns import pad, text_width
 from figureground.core.errors import FiguregroundError, UsageError, counted
 from figureground.core.text import human_time
+from figureground.methods.measured import Measured
 from figureground.recipe.shard_size import STEP, bytes_an_image
 from figureground.recipe.table import Counts, bias_aligned_share, cramers_v
 from figureground.running.runner import open_runner
@@ -27,27 +28,31 @@ MOST_ROWS = 24
 """Classes whose counts are printed one by one."""
 
 
-def plan(method: Method, images_per_second: float | None = None) -> dict[str, Any]:
+def plan(method: Method, images_per_second: float | Measured | None = None) -> dict[str, Any]:
     """Forecast a build, as `figureground plan --json` prints it. Needs no weights.
 
     Args:
         method: The method with its settings, such as `D3S("pocket")`.
-        images_per_second: Speed of the machine that will build, above 0; None leaves `seconds` None.
+        images_per_second: Speed of the machine that will build, above 0, or one that was measured (`read_measured`);
+            None leaves `seconds` None.
 
     Returns:
         A dict in which `method` and `config` are names, `images`, `size` (pixels) and `shards` are numbers,
         `foregrounds` and `backgrounds` list the labels, and `formats` the formats of the shards. `splits` maps each
         split to `images`, `counts` (images per cell: rows are foregrounds, columns backgrounds), `cramers_v`
         (0 to 1) and `bias_aligned_share` (0 to 1, None without a pairing). `bytes`, `denoiser_evaluations` and
-        `seconds` estimate size and work; `idle_share` is the share of the workers' time without a shard to render, 0
-        to 1, if they are equally fast. `notes` lists warnings and remarks. `to_build` lists requirements that this
-        machine lacks, each with `field`, `what`, `command` (None if no single command helps) and `bytes` (None if
-        unknown).
+        `seconds` estimate size and work; `images_per_second` is the speed that they follow from, and `measured` says
+        where it is from, None if it was given; `idle_share` is the share of the workers' time without a shard to
+        render, 0 to 1, if they are equally fast. `notes` lists warnings and remarks. `to_build` lists requirements
+        that this machine lacks, each with `field`, `what`, `command` (None if no single command helps) and `bytes`
+        (None if unknown).
 
     Raises:
         UsageError: No machine can build the recipe as given.
     """
     needs = _checked(method)
+    given = images_per_second
+    measured, speed = (given, given.images_per_second) if isinstance(given, Measured) else (None, given)
     config, planned = method.config, method.plan()
     images = sum(planned.totals().values())
     calls = method.denoiser_steps() + (config.scheduler == "pndm")  # pndm takes its second step twice
@@ -55,6 +60,9 @@ def plan(method: Method, images_per_second: float | None = None) -> dict[str, An
     passes = 1 + guided
     if method.family:
         passes = method.family.evaluations(config.guidance_scale, config.true_cfg_scale)
+    evaluations = calls * passes
+    if config.guidance_interval is not None:
+        evaluations = calls + method.guided_steps() * (passes - 1)
     splits = {}
     for split, count in planned.totals().items():
         cells, paired = planned.cells(split), method.pairings.get(split)
@@ -68,10 +76,12 @@ def plan(method: Method, images_per_second: float | None = None) -> dict[str, An
         "backgrounds": list(planned.backgrounds),
         "splits": splits, "formats": list(config.formats),
         "bytes": round(images * bytes_an_image(config.size, config.image_format) * len(config.formats)),
-        "denoiser_evaluations": images * calls * passes,
-        "seconds": None if images_per_second is None else images / images_per_second,
+        "denoiser_evaluations": images * evaluations,
+        "seconds": None if speed is None else images / speed,
+        "images_per_second": speed, "measured": measured and measured.to_json(),
         "workers": config.workers, "idle_share": round(idle_share(planned, config.workers), 6),
         "notes": [
+            *([method.fast_row.note] if method.fast_row else []),
             *method.checkpoint_notes(), *method.start_notes(), *method.plan_notes(),
             *idle_notes(planned, config.workers),
         ],
@@ -94,7 +104,7 @@ def _checked(method: Method) -> list[Need]:
     return needs
 
 
-def describe(method: Method, images_per_second: float | None = None) -> str:
+def describe(method: Method, images_per_second: float | Measured | None = None) -> str:
     """Return the text that `figureground plan` prints; see `plan`."""
     found = plan(method, images_per_second)
     lines = [
@@ -108,8 +118,9 @@ def describe(method: Method, images_per_second: float | None = None) -> str:
         f"about {human_bytes(found['bytes'])} as {' and '.join(found['formats'])}; "
         f"{found['denoiser_evaluations']:,} denoiser evaluations",
     ]
-    if images_per_second:
-        lines.append(f"{human_time(found['seconds'])} of drawing at {images_per_second:g} images/s")
+    if speed := found["images_per_second"]:
+        source = f", {images_per_second.source}" if isinstance(images_per_second, Measured) else ""
+        lines.append(f"{human_time(found['seconds'])} of drawing at {speed:.4g} images/s{source}")
     lines += found["notes"]
     if found["to_build"]:
         lines += ["", "To build it:", *(f"  {_said(need)}" for need in found["to_build"])]

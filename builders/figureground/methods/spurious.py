@@ -211,7 +211,6 @@ class Spurious(Method):
             name=POCKET, checkpoint=POCKET, features=POCKET, labels=POCKET, references=POCKET, reference_count=16,
             feature_model=POCKET, backgrounds=POCKET, per_cell=20, size=64, num_inference_steps=20, guidance_scale=4.0,
             shard_size=100,
-            batch_size=16,
         ),
         "spurious-imagenet": SpuriousConfig(name="spurious-imagenet"),
     }  # fmt: skip

@@ -137,6 +137,9 @@ class Family(ABC):
     """Latent pixels along the edge of a patch that the denoiser takes as one."""
     MASK_CELL: ClassVar[int] = 1
     """Latent pixels along the edge of the cells that its inpainting pipeline averages a mask in."""
+    GUIDES_IN_ONE_BATCH: ClassVar[bool] = False
+    """Whether its pipelines guide by evaluating the denoiser on one batch with every image twice, first with the
+    negative prompt; only then can guidance be left out in some steps (`guidance_interval`)."""
     TOKENS: ClassVar[Mapping[str, int]] = {}
     """Tokens that pipelines let a text encoder read, by part; for others, its configuration says it."""
     TRUE_GUIDANCE: ClassVar[bool] = False
@@ -243,11 +246,16 @@ class Family(ABC):
         else:
             check_schedule(config, kind, sampler, what)
 
-    def check_sampling(self, what: str, eta: float, negative_prompt: str, true_cfg_scale: float | None = None) -> None:
-        """Raise RecipeError for a setting in `ignored`, and for `true_cfg_scale` where `guidance_scale` is the same.
+    def check_sampling(
+        self, what: str, eta: float, negative_prompt: str, true_cfg_scale: float | None = None,
+        interval: Sequence[float] | None = None,
+    ) -> None:  # fmt: skip
+        """Raise RecipeError for a setting in `ignored`, for `true_cfg_scale` where `guidance_scale` is the same, or for
+        an interval of guidance that the family can't have.
 
         Args:
             what: The checkpoint's name in errors.
+            interval: The setting `guidance_interval`.
         """
         if true_cfg_scale is not None and not self.TRUE_GUIDANCE:
             able = listed(name for name, kind in FAMILIES.items() if kind.TRUE_GUIDANCE)
@@ -258,6 +266,13 @@ class Family(ABC):
             )
         for field, why in self.ignored(eta, negative_prompt, true_cfg_scale).items():
             raise RecipeError(field, f"{what}: {why}")
+        if interval is not None and not self.GUIDES_IN_ONE_BATCH:
+            able = listed(name for name, kind in FAMILIES.items() if kind.GUIDES_IN_ONE_BATCH)
+            raise RecipeError(
+                "guidance_interval",
+                f"{what} is of the family {self.NAME}, which can't leave guidance out in some steps; {able} can. Leave "
+                "it out.",
+            )
 
     def ignored(self, eta: float, negative_prompt: str, true_cfg_scale: float | None = None) -> dict[str, str]:
         """Return the sampling settings that the family's pipelines would ignore, each with the reason in a sentence."""

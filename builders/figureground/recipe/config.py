@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from figureground.core.devices import check_device
 from figureground.core.errors import RecipeError, listed, nearest_or_all
+from figureground.core.shares import steps_between
 from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
 from figureground.recipe.settings import (
     EXECUTION,
@@ -28,7 +29,7 @@ Sampler = Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"]
 """Samplers of DDPM's noise levels."""
 Scheduler = Literal[Sampler, "own"]
 SAMPLING = (
-    "scheduler", "num_inference_steps", "strength", "noise", "guidance_scale", "true_cfg_scale",
+    "scheduler", "num_inference_steps", "strength", "noise", "guidance_scale", "true_cfg_scale", "guidance_interval",
     "negative_prompt", "eta", "size",
 )  # fmt: skip
 """Fields that decide how images are sampled."""
@@ -74,11 +75,17 @@ class Config:
     true_cfg_scale: Annotated[float, Field(ge=1, le=1000)] | None = None
     """Scale of classifier-free guidance for FLUX.1, whose `guidance_scale` is an input of its transformer: above 1,
     images are led away from `negative_prompt`, at twice the evaluations; none leaves it off."""
+    guidance_interval: list[Share] | None = None
+    """Shares of the denoising steps between which guidance is applied, such as [0.4, 0.9]: a step outside costs one
+    evaluation of the denoiser instead of two. none applies it in all steps."""
     negative_prompt: str = ""
     """Negative prompt for guidance."""
     scheduler: Scheduler = "ddim"
     """Sampler: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc; or `own`, the checkpoint's, which is the default for
     flow matching and the only one for LCM checkpoints."""
+    speed: Literal["exact", "fast"] = "exact"
+    """`exact`, or `fast`: takes scheduler, num_inference_steps, guidance_interval and dtype from a table of measured
+    checkpoints, with labels as right. The saved recipe holds these settings in its place."""
     eta: Share = 0.0
     """Share of fresh noise in each DDIM step, 0 to 1."""
     safety: Literal["reject", "off"] = "reject"
@@ -149,6 +156,7 @@ class Config:
             raise RecipeError(
                 "num_inference_steps", f"{self.num_inference_steps} is too few: the scheduler pndm needs 4 or more."
             )
+        self._check_interval()
         for i, lora in enumerate(self.loras):
             for entry in lora:
                 if entry not in LORA_ENTRIES:
@@ -172,4 +180,20 @@ class Config:
         if self.extended and self.limit is not None:
             raise RecipeError(
                 "limit", "a dataset built with a limit can't be extended, as the cells that it cut aren't recorded."
+            )
+
+    def _check_interval(self) -> None:
+        interval, steps = self.guidance_interval, self.num_inference_steps
+        if interval is None:
+            return
+        if len(interval) != 2 or interval[0] >= interval[1]:
+            raise RecipeError("guidance_interval", f"{interval!r} is not an interval [from, to] of shares, from < to.")
+        if not steps_between(steps, interval):
+            raise RecipeError(
+                "guidance_interval", f"{interval!r} contains none of the {steps} steps. Give a wider one."
+            )
+        if self.guidance_scale <= 1:
+            raise RecipeError(
+                "guidance_interval",
+                f"guidance_scale {self.guidance_scale:g} turns guidance off. Leave one of them out.",
             )

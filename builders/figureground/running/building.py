@@ -135,6 +135,7 @@ def _logged(method: Method, where: str) -> Iterator[None]:
 def _build(method: Method, out: Path, runner: Runner, show_progress: bool, track: str | None) -> Path:
     config = method.config
     _refuse_within_sources(method, out)
+    directory.refuse_uninstalled(config.formats)
     directory.refuse_older(out)
     if method.chose_shard_size and (size := directory.saved_shard_size(out)):
         method.config = dataclasses.replace(method.config, shard_size=size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -108,6 +109,23 @@ def _open(out: Path, recipe: Mapping[str, Any]) -> None:
             settle_recipe(out, recipe)
     else:
         _refuse_other(out, recipe)
+
+
+def refuse_uninstalled(formats: Collection[str]) -> None:
+    """Refuses formats whose libraries aren't installed.
+
+    Raises:
+        RecipeError: A module is missing; names it and the formats that need none.
+        FiguregroundError: A format of another package can't be imported.
+    """
+    for kind in formats:
+        if absent := [name for name in FORMATS[kind].NEEDS if importlib.util.find_spec(name) is None]:
+            others = [name for name, each in FORMATS.items() if not each.NEEDS]
+            raise RecipeError(
+                "formats",
+                f"{kind} needs {' and '.join(absent)}, which this Python lacks. Install them, or give "
+                f"--set 'formats=[{', '.join(others)}]'.",
+            )
 
 
 def check_formats(out: Path, formats: Collection[str], started: bool = False) -> None:

@@ -31,16 +31,19 @@ class Job:
     shared: Mapping[str, Any]
     """Results that the first process has computed already."""
     log: EventLog
+    show_progress: bool = True
 
     @classmethod
     def of(cls, method: Method) -> Job:
-        return cls(type(method), method.config.name, method.fields_given(), method.shared(), method.log)
+        return cls(
+            type(method), method.config.name, method.fields_given(), method.shared(), method.log, method.show_progress
+        )
 
     def open(self) -> Method:
         """Create the method again."""
         method = self.kind(self.config, **self.fields)
         method.adopt(self.shared)
-        method.log = self.log
+        method.log, method.show_progress = self.log, self.show_progress
         return method
 
 

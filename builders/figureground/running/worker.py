@@ -48,6 +48,7 @@ from figureground.recipe import document as recipes
 from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
 from figureground.running import directory
+from figureground.running.announcing import Announcer, timed
 from figureground.running.runner import Place
 from figureground.shards.claiming import PARTS_LOCK, WORKING_LOCK
 from figureground.shards.columns import Columns
@@ -145,6 +146,7 @@ class Worker:
         self._renderer: Renderer | None = None
         self._drawn_by: str | None = None
         self._journal: Journal | None = None
+        self._announcer = Announcer(method.show_progress and place.rank == 0)
 
     def work(self, numbers: Sequence[int] | None = None, show_progress: bool = True) -> None:
         """Renders shards; see the function `work`. The first call opens the model.
@@ -223,6 +225,7 @@ class Worker:
         assert self._opened is not None
         method, out = self._method, self._out
         checkpoint, sampling, numerics = self._opened
+        self._announcer.start(numerics, method.config.size)
         plan, columns, recipe = method.plan(), method.columns(), method.recipe(out / PRIVATE)["sha256"]
         marked = recipes.is_marked(recipes.read_saved(out / RECIPE))
         device = str(checkpoint.device)
@@ -251,7 +254,7 @@ class Worker:
                     self._journal = journal
                     renderer = self._renderer_of(specs[0].concept)
                     marker = write_shard(
-                        out, shard, columns, counted(_results(renderer, journal, columns, provenance), bar),
+                        out, shard, columns, counted(self._results(renderer, journal, columns, provenance), bar),
                         lambda sample: provenance(sample.spec), formats=tuple(method.config.formats),
                         image_format=method.config.image_format, journal=journal, marked=marked,
                     )  # fmt: skip
@@ -266,6 +269,27 @@ class Worker:
 
         planned = _choose(plan, numbers)
         fill(out, list(planned), write, show_progress)
+
+    def _results(
+        self, renderer: Renderer, journal: Journal, columns: Columns, provenance: Callable[[Spec], dict[str, Any]]
+    ) -> Iterator[Sample | Encoded | Reject]:
+        """Yield a shard's results: those that its journal kept, then those that are still to be rendered."""
+        for batch in journal.read(lambda spec: described(spec, columns, provenance(spec))):
+            for result in batch:
+                renderer.count(result.reason if isinstance(result, Reject) else None)
+                yield result
+        lacking = journal.lacking()
+        yield from timed(renderer.render(lacking), time.perf_counter, lambda seconds: self._tell(seconds, lacking))
+
+    def _tell(self, seconds: float, lacking: Sequence[Spec]) -> None:
+        """Say how long the build will take, by the time of its first batch."""
+        assert self._opened is not None
+        if not self._announcer.waits:
+            return
+        shards = [as_shard(shard) for shard in self._method.plan().shards()]
+        left = sum(shard.count for shard in missing(self._out, shards))
+        workers = self._place.beside or self._method.config.workers
+        self._announcer.first_batch(seconds, min(len(lacking), self._opened[1].batch_size), left, workers)
 
     def _pause(self) -> None:
         """Called between the steps of a batch."""
@@ -471,17 +495,6 @@ def _smaller_batch(
     return dataclasses.replace(sampling, batch_size=settled["batch_size"]), settled
 
 
-def _results(
-    renderer: Renderer, journal: Journal, columns: Columns, provenance: Callable[[Spec], dict[str, Any]]
-) -> Iterator[Sample | Encoded | Reject]:
-    """Yield a shard's results: those that its journal kept, then those that are still to be rendered."""
-    for batch in journal.read(lambda spec: described(spec, columns, provenance(spec))):
-        for result in batch:
-            renderer.count(result.reason if isinstance(result, Reject) else None)
-            yield result
-    yield from renderer.render(journal.lacking())
-
-
 def _libraries(method: Method) -> list[str]:
     """Return further libraries whose versions can change pixels."""
     config = method.config
@@ -520,13 +533,17 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     sampling = Sampling(
         config.size, config.num_inference_steps, config.strength, config.guidance_scale, config.negative_prompt,
         config.eta,
-        batch_size or 1, config.compile, config.noise, true_cfg_scale=config.true_cfg_scale,
+        batch_size or 1, config.compile, config.noise,
+        None if config.guidance_interval is None else (config.guidance_interval[0], config.guidance_interval[1]),
+        true_cfg_scale=config.true_cfg_scale,
         **method.sampling(),
     )  # fmt: skip
     if not config.batch_size and not settled:
         devices = torch.cuda.device_count() if device.type == "cuda" else 1
         sharing = -(-beside // max(1, devices))
-        sampling = dataclasses.replace(sampling, batch_size=find_batch_size(checkpoint, sampling, sharing))
+        largest = max((shard.count for shard in method.plan().shards()), default=1)
+        size = find_batch_size(checkpoint, sampling, sharing, largest)
+        sampling = dataclasses.replace(sampling, batch_size=size)
     mine = {
         "device": device.type,
         "dtype": str(checkpoint.denoiser.dtype).removeprefix("torch."),

@@ -221,7 +221,7 @@ def _loading(kind: Format, columns: Columns, index: Mapping[str, Any], image_for
     return {
         "configs": configs,
         "dataset_info": {
-            "features": features(kind, columns, image_format)._to_yaml_list(),
+            "features": _features(kind, columns, image_format),
             "splits": [
                 {"name": name, "num_bytes": loaded[name], "num_examples": split["samples"]}
                 for name, split in splits.items()
@@ -238,6 +238,19 @@ def features(kind: Format, columns: Columns, image_format: str) -> Features:
 
     names = kind.names(columns, image_format)
     return Features({names[name]: feature for name, feature in columns.features().items() if name in names})
+
+
+def _features(kind: Format, columns: Columns, image_format: str) -> list[dict[str, Any]]:
+    """Returns the columns as `datasets` writes them in a card, which needs no `datasets`."""
+    names, classes = kind.names(columns, image_format), columns.classes
+    found: list[dict[str, Any]] = []
+    for name in columns.names:
+        told: Any = "image" if name in ("image", *columns.images) else "string"
+        if name in classes:
+            told = {"class_label": {"names": {str(i): each for i, each in enumerate(classes[name])}}}
+        if name in names:
+            found.append({"name": names[name], "dtype": told})
+    return found
 
 
 def globs(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
@@ -305,7 +318,7 @@ def render(
         loadable=kind is not None,
         titles=[each.TITLE for each in opened],
         note=kind.note() if kind is not None else "",
-        names=(kind.names(columns, image_format) if kind is not None else {name: name for name in columns.features()}),
+        names=(kind.names(columns, image_format) if kind is not None else {name: name for name in columns.names}),
         sections=[each.section(columns, image_format, first, files(index, first, each)) for each in opened if first],
         recipe={name: value for name, value in public(recipe).items() if name != "lineage"},
         mixed=numerics.pop("mixed", []),

@@ -49,6 +49,17 @@ class Columns:
             "mask": self.mask,
         }
 
+    @property
+    def classes(self) -> dict[str, Sequence[str]]:
+        """Names of the classes, by label column."""
+        return {"foreground": self.foregrounds, "background": self.backgrounds, **self.labels}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all columns, in order."""
+        own = ("image", "foreground", "background", "prompt", "key", "provenance")
+        return (*own, *self.labels, *self.texts, *self.images)
+
     def features(self) -> Features:
         """Returns the columns as `load_dataset` shows them, under their own names."""
         from datasets import ClassLabel, Features, Image, Value

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from figureground.core.files import MOST_JSON, parse_json, read_text
 from figureground.recipe.sample import Reject, Spec
 from figureground.shards.columns import REASON, Columns
 from figureground.shards.drafts import Draft
 from figureground.shards.encoding import to_json
-from figureground.shards.formats.parquet import ParquetWriter, from_row, read_rows
 from figureground.shards.samples import Dropped, Encoded
 from figureground.shards.shard import Shard
+
+if TYPE_CHECKING:
+    from figureground.shards.formats.parquet import ParquetWriter
 
 
 class RejectsWriter:
@@ -44,6 +47,8 @@ class RejectsWriter:
         self._lines.append(to_json(line, spec.key))
         if self._publish:
             if self._published is None:
+                from figureground.shards.formats.parquet import ParquetWriter
+
                 draft, columns = self._draft("published_rejects"), self._columns.of_rejects()
                 self._published = self._stack.enter_context(ParquetWriter(draft, columns, self._image_format))
             self._published.add(_published(reject))
@@ -83,7 +88,9 @@ def read_published(directory: Path, shard: Shard, columns: Columns) -> Iterator[
     Args:
         columns: Columns of the dataset.
     """
-    for row in read_rows(directory / shard.path("published_rejects"), [*columns.of_rejects().features()]):
+    from figureground.shards.formats.parquet import from_row, read_rows
+
+    for row in read_rows(directory / shard.path("published_rejects"), columns.of_rejects().names):
         reason = row.pop(REASON)
         if row["image"]:
             encoded = from_row(row).encoded()

@@ -63,6 +63,7 @@ class StableDiffusion(Family):
     SINGLE_FILE = LAYOUT
     OPEN_CLIPS: ClassVar[Mapping[str, str]] = {"text_encoder": OPEN_CLIP}
     """Text encoders that may be OpenCLIP's in a single file, with the beginnings of their tensors' names."""
+    GUIDES_IN_ONE_BATCH = True
     ENCODED: ClassVar[tuple[str, ...]] = ("prompt_embeds", "negative_prompt_embeds")
     """Results of a pipeline's `encode_prompt`, by the arguments of its call."""
 

@@ -66,6 +66,7 @@ class StableDiffusion3(FlowMatching):
     TOKEN_KEYS = ("clip_l", "clip_g", "t5")
     TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder_3": 256}
     SINGLE_FILE = LAYOUT
+    GUIDES_IN_ONE_BATCH = True
     EVEN_SIGMAS = False
     MOST_SHIFT = 1.16
     ENCODED: ClassVar[tuple[str, ...]] = (

@@ -93,6 +93,8 @@ class Format(ABC):
     dataset in one format."""
     IN_SHARDLISTS: ClassVar[bool] = False
     """Whether `wids.ShardListDataset` reads it, so that the index lists its files for it."""
+    NEEDS: ClassVar[tuple[str, ...]] = ()
+    """Modules that are imported when it is written or read, and may not be installed."""
     HASHED_WHILE_READ: ClassVar[bool] = False
     """Whether `check` reads the file once from start to end, and hashes it meanwhile. Otherwise a file is hashed first,
     and isn't read if it was changed, as damage may mislead or crash a library."""
@@ -155,7 +157,7 @@ class Format(ABC):
 
     def names(self, columns: Columns, image_format: str) -> dict[str, str]:
         """Return the names that `load_dataset` gives to the columns that it reads, by the dataset's own name."""
-        return {name: name for name in columns.features()}
+        return {name: name for name in columns.names}
 
     def note(self) -> str:
         """Markdown for the card of a dataset that is loaded in this format; empty for none."""

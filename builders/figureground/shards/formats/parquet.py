@@ -8,10 +8,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core.errors import FiguregroundError, listed
 from figureground.core.files import FileError, check_regular
@@ -21,6 +18,9 @@ from figureground.shards.formats.format import TEXTS, Format, Reading, Writer
 from figureground.shards.index_shape import INDEX
 from figureground.shards.problems import Problems, damage_named, in_a_line
 from figureground.shards.samples import Encoded, Stored
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROWS_PER_GROUP = 100
 BYTES_PER_GROUP = 32 * 2**20
@@ -50,12 +50,15 @@ class Parquet(Format):
     LOADABLE = True
     COLUMNAR = True
     PUBLISHES_REJECTS = True
+    NEEDS: ClassVar[tuple[str, ...]] = ("pyarrow", "datasets")
 
     def write(self, draft: Draft, columns: Columns, image_format: str) -> ParquetWriter:
         return ParquetWriter(draft, columns, image_format)
 
     def read(self, path: Path, rows: Collection[int] | None = None) -> Iterator[Stored]:
         """Yield the samples of a shard in order, or only those in `rows`; other row groups stay unread."""
+        import pyarrow.parquet as pq
+
         check_regular(path)
         with damage_named(path), pq.ParquetFile(path) as file:
             start = 0
@@ -80,6 +83,7 @@ class Parquet(Format):
         Raises:
             FiguregroundError: The file can't be read, or another program wrote it.
         """
+        import pyarrow.parquet as pq
         from datasets import ClassLabel, Features, Value
 
         check_regular(path)
@@ -99,6 +103,9 @@ class Parquet(Format):
             )
 
     def tables(self, path: Path) -> Iterator[pa.Table]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         for batch in pq.ParquetFile(path).iter_batches(100):
             yield pa.Table.from_batches([batch])
 
@@ -114,6 +121,9 @@ class ParquetWriter(Writer):
     """Writes row groups in its own thread, one group behind the incoming samples."""
 
     def __init__(self, draft: Draft, columns: Columns, image_format: str) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         self._columns = columns
         self._schema: pa.Schema = columns.features().arrow_schema
         self._image_format = image_format
@@ -170,6 +180,8 @@ class ParquetWriter(Writer):
             self._writing.result()
 
     def _write(self, samples: list[Encoded]) -> None:
+        import pyarrow as pa
+
         rows: dict[str, Any] = {
             "image": _image_column([(s.image, f"{s.spec.key}.{self._image_format}") for s in samples]),
             "foreground": [s.spec.foreground for s in samples],
@@ -196,6 +208,8 @@ def _image_column(rows: Sequence[tuple[bytes, str]]) -> pa.StructArray:
     The bytes are joined here: given one by one, Arrow copies them more often and blocks the thread that writes the
     tar for longer.
     """
+    import pyarrow as pa
+
     ends = array.array("i", itertools.accumulate((len(data) for data, _ in rows), initial=0))
     joined = pa.py_buffer(b"".join(data for data, _ in rows))
     data = pa.Array.from_buffers(pa.binary(), len(rows), [None, pa.py_buffer(ends), joined])
@@ -215,6 +229,8 @@ def _check_labels(row: dict[str, Any]) -> None:
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yields the given columns of a Parquet shard, row by row."""
+    import pyarrow.parquet as pq
+
     check_regular(path)
     with damage_named(path), pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
@@ -269,6 +285,8 @@ def check_rows(
         columns: Columns that it should have.
         planned: Upper limit of its rows.
     """
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as file:
             if not _schema_fits(where, file.schema_arrow, columns, problems):

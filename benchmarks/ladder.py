@@ -1,0 +1,629 @@
+"""Rungs of speed, one by one, with the share of right labels: `python benchmarks/generate.py --ladder`.
+
+Each rung makes the same images in another way, or with other settings. Rungs take turns within a round, so that what
+else the machine does slows all of them, and ratios are within a round. Whatever is measured is kept at once; the same
+command goes on where it was stopped.
+
+Labels are judged on whole datasets of their own. The settings of `speed=fast` are chosen on the images of one seed, and
+judged on those of another, which chose nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from oracle import HEADS, Classifier, Settings, pixels, trained
+from PIL import Image
+from results import Row, median, median_ratio, number
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from figureground.core import accelerator
+from figureground.core.intervals import difference, wilson
+from figureground.core.shares import steps_between, whole_part
+from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint, open_scheduler
+from figureground.diffusion.render import Renderer, Sampling
+from figureground.methods.d3s import D3S
+from figureground.models.weights import fingerprint
+from figureground.recipe.plan import Plan
+from figureground.shards.formats.tar import Tar
+
+SINGLE, BATCHED, BUILD = "one call an image", "plain batches", "this build"
+CHOSEN, EXACT = "fast", "exact"
+
+MARGIN = 0.01
+"""Labels are as right if the interval of the difference of shares reaches 0, and the difference is above −1 point."""
+MULTISTEP = ("dpm++", "unipc")
+"""Multistep solvers: DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) and UniPC (Zhao et al. 2023, arXiv 2302.04867)."""
+DIVISORS = (1.6, 2.0)
+"""Numbers of steps tried are the usual one divided by these."""
+INTERVALS = (None, (0.0, 0.8))
+"""Intervals of guidance tried; the last steps, with little noise, need it least."""
+VAE_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A way to make the images."""
+
+    name: str
+    on: str = BUILD
+    """The rung that it changes."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that differ from the recipe's."""
+    change: Callable[[Checkpoint], AbstractContextManager[None]] = lambda opened: nullcontext()
+    """Changes the opened networks within a context."""
+    dtype: str | None = None
+    """Dtype in which the checkpoint is opened, if it isn't the usual one."""
+
+
+# --- changes of networks ----------------------------------------------------------------------------
+
+
+@contextmanager
+def other_layout(opened: Checkpoint) -> Iterator[None]:
+    """Lay the denoiser's convolutions out with channels last; first where a build has them last already."""
+    before, after = torch.contiguous_format, torch.channels_last
+    if opened.text_to_image.device.type != "cpu":
+        before, after = after, before
+    opened.denoiser.to(memory_format=after)
+    try:
+        yield
+    finally:
+        opened.denoiser.to(memory_format=before)
+
+
+@contextmanager
+def compiled(opened: Checkpoint) -> Iterator[None]:
+    """Compile the blocks that the denoiser repeats, as diffusers' `compile_repeated_blocks` does, and undo it."""
+    blocks = [part for part in opened.denoiser.modules() if type(part).__name__ in opened.denoiser._repeated_blocks]
+    kept = getattr(opened.denoiser, "_benchmark_compiled", None)
+    if kept is None:
+        opened.denoiser.compile_repeated_blocks(dynamic=False)
+        opened.denoiser._benchmark_compiled = [block._compiled_call_impl for block in blocks]
+    else:
+        for block, call in zip(blocks, kept, strict=True):
+            block._compiled_call_impl = call
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block._compiled_call_impl = None
+
+
+@contextmanager
+def fused(opened: Checkpoint) -> Iterator[None]:
+    """Compute query, key and value of an attention layer in one matrix product."""
+    opened.denoiser.fuse_qkv_projections()
+    try:
+        yield
+    finally:
+        opened.denoiser.unfuse_qkv_projections()
+
+
+@contextmanager
+def vae_in_parts(opened: Checkpoint) -> Iterator[None]:
+    """Have the autoencoder encode and decode `VAE_BATCH` images at a time, whatever the denoiser's batch is."""
+    vae, usual = opened.text_to_image.vae, opened.text_to_image.vae._decode
+
+    def decode(latents: torch.Tensor, return_dict: bool = True) -> Any:
+        parts = [usual(part, return_dict=False)[0] for part in latents.split(VAE_BATCH)]
+        return (torch.cat(parts),) if not return_dict else type(usual(latents[:1]))(sample=torch.cat(parts))
+
+    vae._decode = decode
+    try:
+        yield
+    finally:
+        del vae._decode
+
+
+@contextmanager
+def float8_storage(opened: Checkpoint) -> Iterator[None]:
+    """Store the denoiser's weights in 8 bits, and compute as before (diffusers' layerwise casting); can't be undone."""
+    if not getattr(opened.denoiser, "_benchmark_cast", False):
+        compute = opened.denoiser.dtype
+        opened.denoiser.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=compute)
+        opened.denoiser._benchmark_cast = True
+    yield
+
+
+@contextmanager
+def int8_weights(opened: Checkpoint) -> Iterator[None]:
+    """Quantise the denoiser's weights to 8-bit integers, activations dynamically, by torchao; can't be undone."""
+    if not getattr(opened.denoiser, "_benchmark_cast", False):
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        quantize_(opened.denoiser, Int8DynamicActivationInt8WeightConfig())
+        opened.denoiser._benchmark_cast = True
+    yield
+
+
+# --- the rungs --------------------------------------------------------------------------------------
+
+
+def candidates(steps: int, strength: float, few: bool = False) -> list[dict[str, Any]]:
+    """Return the settings among which `speed=fast` is chosen, those with the fewest evaluations first.
+
+    Args:
+        steps: The recipe's steps.
+        strength: The share of them that is run.
+        few: Whether to return only two, for a quick run.
+    """
+    found = [
+        {"scheduler": scheduler, "num_inference_steps": n, "guidance_interval": interval and list(interval)}
+        for n in dict.fromkeys(max(2, round(steps / divisor)) for divisor in DIVISORS)
+        for interval in INTERVALS
+        for scheduler in MULTISTEP
+        if whole_part(n, strength) >= 2  # the second order begins with the second step
+    ]
+    found.sort(key=lambda fields: evaluations(fields, strength))
+    return found[-2:] if few else found
+
+
+def evaluations(fields: Mapping[str, Any], strength: float) -> int:
+    """Return the denoiser's evaluations for one image, with guidance."""
+    steps = fields["num_inference_steps"]
+    run = whole_part(steps, strength)
+    guided = sum(step >= steps - run for step in steps_between(steps, fields.get("guidance_interval")))
+    return run + guided
+
+
+def rungs(device: torch.device, usual: D3S, fast: Mapping[str, Any], quick: bool = False) -> list[Rung]:
+    """Return the rungs of a device, the first two of which are scripts on diffusers' pipelines.
+
+    Args:
+        usual: The recipe.
+        fast: The settings of `speed=fast` that were chosen.
+        quick: Whether to leave out what takes long on any machine.
+    """
+    config = usual.config
+    interval = fast.get("guidance_interval") or [0.0, 0.8]
+    few = {name: fast[name] for name in ("scheduler", "num_inference_steps")}
+    kinds = [
+        Rung(SINGLE),
+        Rung(BATCHED),
+        Rung(BUILD),
+        Rung("channels last" if device.type == "cpu" else "channels first", change=other_layout),
+        Rung("compiled blocks", change=compiled),
+        Rung("fused projections", change=fused),
+        Rung(f"autoencoder in batches of {VAE_BATCH}", change=vae_in_parts),
+        Rung(f"guidance in {interval}", fields={"guidance_interval": interval}),
+        Rung("few steps", fields=few),
+        Rung(CHOSEN, on="few steps", fields=fast),
+    ]
+    if quick:  # compiling takes a minute
+        return [rung for rung in kinds if rung.change is not compiled]
+    if accelerator.has_bfloat16(device):
+        kinds.append(Rung("bfloat16", dtype="bfloat16"))
+        kinds.append(Rung("fast, bfloat16", on=CHOSEN, fields=fast, dtype="bfloat16"))
+    if device.type == "cuda":
+        kinds.append(Rung("float8 weights, stored", change=float8_storage, dtype=config.dtype))
+        with contextlib.suppress(ImportError):
+            import torchao  # noqa: F401
+
+            kinds.append(Rung("int8 weights and activations", change=int8_weights, dtype=config.dtype))
+    return kinds
+
+
+# --- what is kept while a ladder is measured --------------------------------------------------------
+
+
+class Kept:
+    """What is measured so far, in a file that is written after every measurement.
+
+    Args:
+        path: The file; one of other settings is replaced.
+        settings: Everything that the measurements depend on.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]):
+        self.path = path
+        with contextlib.suppress(OSError, ValueError):
+            self.found = json.loads(path.read_text())
+            if self.found["settings"] == json.loads(json.dumps(settings)):
+                return
+        self.found = {"settings": settings, "rounds": [], "start": {}, "apart": {}, "failed": {}, "labels": {}}
+
+    def save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(".part")
+        draft.write_text(json.dumps(self.found))
+        draft.replace(self.path)
+
+
+# --- labels -----------------------------------------------------------------------------------------
+
+
+class Judge:
+    """Builds a dataset for each rung and seed, and has its labels judged; for the pocket model by the oracle.
+
+    Args:
+        fields: The recipe.
+        oracle: The classifier that judges; None leaves the labels unjudged.
+        folder: Where datasets are built.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], oracle: Classifier | None, folder: Path, kept: Kept):
+        self._fields, self._oracle, self._folder, self._kept = fields, oracle, folder, kept
+
+    def right(self, fields: Mapping[str, Any], seed: int, images: int) -> dict[str, bool] | None:
+        """Return by key whether foreground and background are right; None if nothing judges this checkpoint.
+
+        Rejected images are wrong.
+        """
+        if self._oracle is None:
+            return None
+        name = f"{seed}: {images} images, {json.dumps(fields, sort_keys=True)}"
+        known = self._kept.found["labels"]
+        if name not in known:
+            began = time.monotonic()
+            known[name] = self._judge(fields, seed, images)
+            self._kept.save()
+            share = np.mean(list(known[name].values()))
+            print(f"labels of seed {name}: {100 * share:.2f} % right, {time.monotonic() - began:.0f} s", flush=True)
+        return {key: bool(right) for key, right in known[name].items()}
+
+    def _judge(self, fields: Mapping[str, Any], seed: int, images: int) -> dict[str, int]:
+        assert self._oracle is not None
+        folder = self._folder / "labels"
+        shutil.rmtree(folder, ignore_errors=True)
+        given = {**self._fields, **fields, "seed": seed, "limit": images, "per_cell": {"train": -(-images // 100)}}
+        builder = D3S("pocket", **given)
+        builder.build(folder, show_progress=False)
+        found = read_built(folder)
+        shutil.rmtree(folder)
+        return {key: int(right) for key, right in right_labels(self._oracle, builder.plan(), found).items()}
+
+
+def right_labels(oracle: Classifier, plan: Plan, images: Mapping[str, np.ndarray]) -> dict[str, bool]:
+    """Return by key whether the oracle sees foreground and background of each planned image; a rejected one is wrong.
+
+    Args:
+        images: Those that were kept, uint8 (height, width, 3), by key.
+    """
+    answers = oracle.read(np.stack([pixels(Image.fromarray(image)) for image in images.values()])).labels
+    seen = {
+        key: (HEADS["foreground"][row[0]], HEADS["background"][row[1]])
+        for key, row in zip(images, answers, strict=True)
+    }
+    specs = (spec for shard in plan.shards() for spec in plan.specs(shard))
+    return {spec.key: seen.get(spec.key) == (spec.foreground_name, spec.background_name) for spec in specs}
+
+
+def compare(fast: Mapping[str, bool], exact: Mapping[str, bool]) -> dict[str, Any]:
+    """Return shares of right labels, and the paired interval of their difference (fast − exact)."""
+    keys = sorted(exact)
+    one, other = (np.array([side[key] for key in keys]) for side in (fast, exact))
+    same = np.arange(len(keys))
+    told = difference([one], [other], ([same], [same]))
+    return {
+        "images": len(keys), "right": float(one.mean()), "right_exact": float(other.mean()),
+        "difference": told.value, "low": told.low, "high": told.high,
+        "as_right": bool(told.high >= 0 and told.value > -MARGIN),
+        "only_fast_right": int((one & ~other).sum()), "only_exact_right": int((other & ~one).sum()),
+    }  # fmt: skip
+
+
+def choose(judge: Judge, tried: list[dict[str, Any]], strength: float, seed: int, images: int) -> dict[str, Any]:
+    """Return the first candidate whose labels are as right as the usual ones, and what was found of each.
+
+    Candidates are tried in order of their work, so that no slower one is drawn. If none is as right, `fields` is empty.
+    """
+    exact, told = judge.right({}, seed, images), []
+    for fields in tried:
+        fast = judge.right(fields, seed, images)
+        if exact is None or fast is None:
+            return {"fields": tried[-1], "tried": [], "as_right": None}
+        told.append({"fields": fields, "evaluations": evaluations(fields, strength), **compare(fast, exact)})
+        if told[-1]["as_right"]:
+            return {"fields": fields, "tried": told, "as_right": True}
+    return {"fields": {}, "tried": told, "as_right": False}
+
+
+def read_built(folder: Path) -> dict[str, np.ndarray]:
+    """Read the images of a dataset's tars by key, uint8 (height, width, 3)."""
+    return {
+        stored.key: np.asarray(Image.open(io.BytesIO(stored.image)).convert("RGB"))
+        for path in sorted((folder / "webdataset").glob("*.tar"))
+        for stored in Tar().read(path)
+    }
+
+
+# --- speed ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def sampler(opened: Checkpoint, name: str, checkpoint: str) -> Iterator[None]:
+    """Give all pipelines of a checkpoint another scheduler within a context."""
+    pipelines = [each for each in (opened.text_to_image, opened.image_to_image, opened.inpaint) if each is not None]
+    before, other = [each.scheduler for each in pipelines], open_scheduler(opened.folder, checkpoint, name)
+    try:
+        for pipeline in pipelines:
+            pipeline.scheduler = other
+        yield
+    finally:
+        for pipeline, scheduler in zip(pipelines, before, strict=True):
+            pipeline.scheduler = scheduler
+
+
+class Ladder:
+    """Makes the images of one recipe by each rung.
+
+    Args:
+        ways: The two scripts, and the build of an opened checkpoint (`generate.Ways`).
+        kept: Receives what is measured.
+        folder: Where images are written.
+    """
+
+    def __init__(self, ways: Any, device: torch.device, dtype: torch.dtype, kept: Kept, folder: Path):
+        self._ways, self._device, self._dtype, self._kept, self._folder = ways, device, dtype, kept, folder
+        self._opened: dict[str, Checkpoint] = {}
+        self._flops: dict[str, float] = {}
+        self._first: dict[str, np.ndarray] = {}
+        """The first batch of the rung that was started last, by key."""
+        self._usual: dict[str, np.ndarray] = {}
+        """That of this build."""
+
+    def start(self, rung: Rung) -> None:
+        """Open what a rung needs and make its first batch, and keep the seconds that took, or why it failed."""
+        if rung.name in (SINGLE, BATCHED):
+            opening = self._ways.seconds_plain
+        else:
+            began = time.perf_counter()
+            self._checkpoint(rung)
+            opening = time.perf_counter() - began
+        try:
+            seconds = self._make_first(rung)
+        except Exception as error:  # whatever a compiler, a library or the device raises: other rungs go on
+            if rung.name == SINGLE:  # what all others are compared with
+                raise
+            self._kept.found["failed"][rung.name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            print(f"{rung.name}: {self._kept.found['failed'][rung.name]}", flush=True)
+        else:
+            self._kept.found["start"][rung.name] = opening + seconds
+            self._kept.found["apart"][rung.name] = self._apart(rung)
+        self._kept.save()
+
+    def measure_round(self, kinds: list[Rung], number_: int) -> None:
+        """Measure images per second of each rung that this round lacks; each round begins with another one."""
+        rounds = self._kept.found["rounds"]
+        if len(rounds) == number_:
+            rounds.append({})
+        turn = number_ % len(kinds)
+        for rung in [*kinds[turn:], *kinds[:turn]]:
+            if rung.name not in rounds[number_]:
+                rounds[number_][rung.name] = self._measure(rung)
+                self._kept.save()
+                print(f"round {number_}: {rung.name}, {rounds[number_][rung.name]:.3g} images/s", flush=True)
+
+    def _apart(self, rung: Rung) -> float:
+        """Return the mean difference of a rung's first images from this build's, in levels of 255."""
+        images = self._first
+        if not self._usual:
+            self._make_first(Rung(BUILD))
+        both = self._usual.keys() & images
+        return float(np.mean([np.abs(images[key].astype(float) - self._usual[key]).mean() for key in both]))
+
+    def flops(self, rung: Rung) -> float:
+        """Return the operations for one image: denoiser and autoencoder; attention counts as its matrix products."""
+        config = self._ways.builder(**rung.fields).config
+        name = json.dumps(dict(rung.fields), sort_keys=True)
+        if name not in self._flops:
+            opened, interval = self._checkpoint(Rung(BUILD)), config.guidance_interval
+            sampling = Sampling(
+                config.size, config.num_inference_steps, config.strength, config.guidance_scale,
+                guidance_interval=interval and tuple(interval),
+            )  # fmt: skip
+            renderer = Renderer(opened, sampling, self._ways.builder().load_guide)
+            spec = self._ways.specs[0]
+            with sampler(opened, config.scheduler, config.checkpoint):
+                list(renderer.render([spec]))  # prompts are encoded once, and not counted
+                with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+                    list(renderer.render([spec]))
+            self._flops[name] = counter.get_total_flops()
+        return self._flops[name]
+
+    def _checkpoint(self, rung: Rung) -> Checkpoint:
+        """Return the opened checkpoint of a rung: one of its own if it has another dtype."""
+        if rung.dtype is None:
+            return self._ways.opened
+        name = f"{rung.dtype}, {rung.change}"
+        if name not in self._opened:
+            config = self._ways.builder().config
+            self._opened[name] = open_checkpoint(
+                config.checkpoint, device=self._device, dtype=rung.dtype, scheduler=config.scheduler
+            )
+        return self._opened[name]
+
+    def _make_first(self, rung: Rung) -> float:
+        """Make and keep one batch; return wall-clock seconds, with what a change costs, such as compiling."""
+        with self._emptied() as folder:
+            folder.mkdir()
+            began = time.perf_counter()
+            with self._changed(rung):
+                self._make(rung, folder, first=True)
+            seconds = time.perf_counter() - began
+            self._first = {path.stem: np.asarray(Image.open(path)) for path in folder.glob("*.jpg")}
+            self._first |= read_built(folder / "built")
+        if rung.name == BUILD:
+            self._usual = self._first
+        return seconds
+
+    def _measure(self, rung: Rung) -> float:
+        """Make all images; return images per second, without what a change costs."""
+        if rung.change is compiled and not hasattr(self._checkpoint(rung).denoiser, "_benchmark_compiled"):
+            self._make_first(rung)  # an earlier process compiled it, and not this one
+        with self._emptied() as folder, self._changed(rung):
+            return self._ways.timed(lambda into: self._make(rung, into), folder)
+
+    @contextmanager
+    def _emptied(self) -> Iterator[Path]:
+        """Give a folder that doesn't exist, and remove it afterwards."""
+        folder = self._folder / "rung"
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _make(self, rung: Rung, folder: Path, first: bool = False) -> int:
+        """Make a rung's images, or only the first batch; return their number."""
+        if rung.name in (SINGLE, BATCHED):
+            specs = self._ways.specs[: self._ways.batch_size] if first else self._ways.specs
+            return (self._ways.single if rung.name == SINGLE else self._ways.batched)(folder, specs)
+        limit = {"limit": self._ways.batch_size} if first else {}
+        return self._ways.build(folder, self._checkpoint(rung), **rung.fields, **limit)
+
+    @contextmanager
+    def _changed(self, rung: Rung) -> Iterator[None]:
+        if rung.name in (SINGLE, BATCHED):
+            yield
+            return
+        opened, config = self._checkpoint(rung), self._ways.builder(**rung.fields).config
+        with rung.change(opened), sampler(opened, config.scheduler, config.checkpoint):
+            yield
+
+
+def run(
+    args: argparse.Namespace, ways: Any, checkpoint: str, device: torch.device, dtype: torch.dtype, ceiling: float
+) -> tuple[list[Row], dict[str, Any]]:
+    """Measure a ladder; return its rows, and further entries of the JSON.
+
+    Args:
+        args: The parsed command line.
+        ways: See `Ladder`.
+        checkpoint: Name or directory of the checkpoint.
+        ceiling: TFLOP/s of a matrix product.
+    """
+    usual = ways.builder()
+    config = usual.config
+    said = {
+        **{name: getattr(config, name) for name in ("num_inference_steps", "strength", "guidance_scale", "size")},
+        "batch_size": config.batch_size, "threads": config.threads, "images": len(ways.specs),
+        "checkpoint": args.random_weights or fingerprint(checkpoint, None), "device": str(device), "dtype": str(dtype),
+        "choosing": [args.choosing_seed, args.label_images], "judging": [args.judging_seed, args.judged_images],
+    }  # fmt: skip
+    name = f"{args.random_weights or Path(args.checkpoint).name}-{device.type}"
+    (args.work / "ladder").mkdir(parents=True, exist_ok=True)
+    kept = Kept(args.work / "ladder" / f"{name}-labels.json", said)
+    oracle = None
+    if args.checkpoint == "pocket" and not args.random_weights:
+        settings = Settings(pool=128, epochs=1) if args.quick else Settings()
+        oracle = trained("oracle", 0, args.oracle_cache or args.work / "ladder", "cpu", settings)
+    judge = Judge(ways.fields, oracle, args.work / "ladder", kept)
+    tried = candidates(config.num_inference_steps, config.strength, few=args.quick)
+    chosen = choose(judge, tried, config.strength, args.choosing_seed, args.label_images)
+    fast = chosen["fields"] or tried[-1]
+    kinds, labels = rungs(device, usual, fast, args.quick), {}
+    if "labels" in args.parts:
+        labels = judged(judge, kinds, args.judging_seed, args.judged_images, args.judged)
+        if "speeds" not in args.parts:
+            raise SystemExit("The labels are kept; the same command without --parts goes on.")
+    kept = Kept(args.work / "ladder" / f"{name}-speeds.json", {**said, "fast": fast, "clock": args.clock})
+    ladder = Ladder(ways, device, dtype, kept, args.work / "ladder")
+    for rung in kinds:
+        if rung.name not in (*kept.found["start"], *kept.found["failed"]):
+            ladder.start(rung)
+    kinds = [rung for rung in kinds if rung.name not in kept.found["failed"]]
+    for number_ in range(args.rounds):
+        ladder.measure_round(kinds, number_)
+    if "labels" not in args.parts:
+        raise SystemExit("The speeds are kept; the same command without --parts goes on.")
+    told = [describe(rung, ladder, kept, ceiling, labels.get(rung.name)) for rung in kinds]
+    print_ladder(told)
+    rows = to_rows(told, kept, kinds)
+    return rows, {"ladder": told, "failed": kept.found["failed"], "fast": {**chosen, "judged": labels.get(CHOSEN)}}
+
+
+def judged(judge: Judge, kinds: list[Rung], seed: int, images: int, which: str) -> dict[str, dict[str, Any]]:
+    """Return `compare` of each rung that changes settings or dtype, and of this build with itself, on other images.
+
+    Args:
+        which: `all`, or `fast` for that rung alone, and those with the same settings.
+    """
+    exact = judge.right({}, seed, images)
+    if exact is None:
+        return {}
+    changed = [rung for rung in kinds if rung.fields or rung.dtype]
+    changed.sort(key=lambda rung: rung.name != CHOSEN)  # it is what matters most, should time run out
+    if which == CHOSEN:
+        changed = [rung for rung in changed if rung.dtype is None and rung.fields == changed[0].fields]
+    found = {BUILD: compare(exact, exact)}
+    for rung in changed:
+        fields = {**rung.fields, **({"dtype": rung.dtype} if rung.dtype else {})}
+        right = judge.right(fields, seed, images)
+        assert right is not None
+        found[rung.name] = compare(right, exact)
+    return found
+
+
+def describe(
+    rung: Rung, ladder: Ladder, kept: Kept, ceiling: float, labels: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return what a rung's line of the table says."""
+    speeds = [each[rung.name] for each in kept.found["rounds"]]
+    ratios = [each[rung.name] / each[SINGLE] for each in kept.found["rounds"]]
+    speed, flops = statistics.median(speeds), ladder.flops(rung)
+    return {
+        "name": rung.name, "on": rung.on, "fields": dict(rung.fields), "dtype": rung.dtype,
+        "images_per_second": speed, "ratio": statistics.median(ratios), "ratio_low": min(ratios),
+        "ratio_high": max(ratios), "gflop_per_image": flops / 1e9, "tflops": flops * speed / 1e12,
+        "share_of_ceiling": flops * speed / 1e12 / ceiling, "seconds_to_start": kept.found["start"][rung.name],
+        "pixels_apart": kept.found["apart"][rung.name], "labels": labels,
+    }  # fmt: skip
+
+
+def print_ladder(told: list[dict[str, Any]]) -> None:
+    """Print one table."""
+    wide = max(len(each["name"]) for each in told)
+    print(f"\n{'':<{wide}}  images/s       ×  TFLOP/s  of ceiling  start, s  pixels apart  right labels")
+    for each in told:
+        labels = each["labels"]
+        share = "not judged" if each["fields"] or each["dtype"] else "as this build"
+        share = share if labels is None else f"{100 * labels['right']:.2f} %"
+        print(
+            f"{each['name']:<{wide}}  {number(each['images_per_second']):>8}  {each['ratio']:>6.2f}  "
+            f"{number(each['tflops']):>7}  {100 * each['share_of_ceiling']:>8.0f} %  "
+            f"{number(each['seconds_to_start']):>8}  {each['pixels_apart']:>12.3g}  {share}"
+        )
+
+
+def to_rows(told: list[dict[str, Any]], kept: Kept, kinds: list[Rung]) -> list[Row]:
+    """Return rows for the results: speeds, ratios to one call an image and to plain batches, and labels."""
+    rounds = kept.found["rounds"]
+    speeds = {rung.name: [each[rung.name] for each in rounds] for rung in kinds}
+    rows = [median(name, values, "images/s") for name, values in speeds.items()]
+    for name in speeds:
+        if name != SINGLE:
+            wanted = 3 if name == CHOSEN else None
+            rows.append(median_ratio(f"{name} / {SINGLE}", speeds[name], speeds[SINGLE], at_least=wanted))
+    rows.append(median_ratio(f"{BUILD} / {BATCHED}", speeds[BUILD], speeds[BATCHED], at_least=1))
+    for each in told:
+        rows.append(Row(f"{each['name']}, to start", each["seconds_to_start"], "s"))
+        if labels := each["labels"]:
+            low, high = wilson(labels["right"], labels["images"])[1:]
+            rows.append(Row(f"{each['name']}, right labels", 100 * labels["right"], "%", 100 * low, 100 * high))
+            if each["name"] == CHOSEN:
+                rows.append(
+                    Row(
+                        f"{CHOSEN} − {EXACT}, right labels",
+                        100 * labels["difference"],
+                        "points",
+                        100 * labels["low"],
+                        100 * labels["high"],
+                    )
+                )
+    return rows

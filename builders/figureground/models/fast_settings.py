@@ -1,0 +1,104 @@
+"""Settings by which `speed=fast` replaces a recipe's: measured, with labels as right as with the usual ones.
+
+The table, `fast_settings.json`, is written from results of `benchmarks/generate.py --ladder`. A row holds for one
+checkpoint, by its content, for one method, and for the sampling settings that it was measured with. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from figureground.core.errors import RecipeError, listed
+from figureground.core.files import read_json
+from figureground.models.weights import fingerprint
+
+TABLE = Path(__file__).parent / "fast_settings.json"
+VERSION = 1
+"""Version of the table's layout."""
+LADDER = "benchmarks/generate.py --ladder"
+
+
+@dataclass(frozen=True)
+class FastRow:
+    """What was measured for a checkpoint."""
+
+    checkpoint: str
+    """Its name."""
+    fingerprint: str
+    """SHA-256 of its content; see `weights.fingerprint`."""
+    method: str
+    """The method whose images were judged, such as `d3s`."""
+    usual: dict[str, Any]
+    """The settings that it was measured with, by name."""
+    fast: dict[str, Any]
+    """Those that replace them; `dtype` only where a recipe leaves it to the device."""
+    measured: dict[str, Any]
+    """Images judged, shares of right labels (0 to 1), their difference fast − usual with its 95 % interval, and where
+    the results are."""
+
+    @property
+    def note(self) -> str:
+        """A line for `plan`."""
+        said = self.measured
+        low, high = (f"{100 * said[name]:+.1f}" for name in ("low", "high"))
+        return (
+            f"speed=fast: {_told(self.fast)}. Of {said['images']:,} images {100 * said['right']:.1f} % had right "
+            f"labels, with the usual settings {100 * said['right_usual']:.1f} % (difference {low} to {high} points)."
+        )
+
+
+@functools.cache
+def read_table() -> tuple[FastRow, ...]:
+    """Return the table's rows."""
+    table = read_json(TABLE)
+    assert table["version"] == VERSION
+    return tuple(FastRow(**row) for row in table["rows"])
+
+
+def find_fast(method: str, checkpoint: str, revision: str | None, values: Mapping[str, Any]) -> FastRow:
+    """Return the row that holds for a recipe.
+
+    Args:
+        method: Name of the method.
+        checkpoint: `pocket`, a directory, or a Hub id.
+        revision: Branch, tag or commit on the Hub.
+        values: The recipe's settings by name.
+
+    Raises:
+        RecipeError: No row is about the checkpoint and the method, or it was measured with other settings.
+    """
+    content = fingerprint(checkpoint, revision)
+    rows = [row for row in read_table() if row.fingerprint == content and row.method == method]
+    if not rows:
+        known = listed(f"{row.checkpoint} ({row.method})" for row in read_table()) or "none"
+        raise RecipeError(
+            "speed",
+            f"which settings are fast and as right was measured for {known}, and not for {checkpoint!r} ({method}). "
+            f"Measure it with {LADDER} --checkpoint DIR, and set the fields that it finds: scheduler, "
+            "num_inference_steps, guidance_interval, dtype. Or leave speed out.",
+        )
+    for row in rows:
+        if not _differing(row, values):
+            return row
+    differing = _differing(rows[0], values)
+    name = next(iter(differing))
+    raise RecipeError(
+        "speed",
+        f"fast was measured with {_told(differing)}, and the recipe has {_told({n: values[n] for n in differing})}. "
+        f"Leave {name} out, or leave speed out and set the fields: {_told(rows[0].fast)}.",
+    )
+
+
+def _differing(row: FastRow, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the usual settings from which a recipe differs; none if it has the fast ones already."""
+    fast = {name: value for name, value in row.fast.items() if name != "dtype"}
+    wanted = {**row.usual, **fast} if all(values[name] == value for name, value in fast.items()) else row.usual
+    return {name: value for name, value in wanted.items() if values[name] != value}
+
+
+def _told(settings: Mapping[str, Any]) -> str:
+    return listed((f"{name}={value}" for name, value in settings.items()), 8)

@@ -1,0 +1,92 @@
+"""Says how a build is rendered and how long it will take, as its first lines on stderr.
+
+On a terminal, device, dtype and batch size are said at once, and the expected time after the first batch. In a log,
+both are said together after the first batch, and only for a build that takes longer than a minute, like its progress.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from figureground.core.errors import counted
+from figureground.core.progress import is_told
+from figureground.core.terminal import remark
+from figureground.core.text import human_time
+
+LARGE_ON_CPU = 512
+"""Edge in pixels from which a CPU takes minutes for an image of a usual checkpoint."""
+
+T = TypeVar("T")
+
+
+class Announcer:
+    """Says each line once.
+
+    Args:
+        show: Whether this process says anything; one of those that build together does.
+    """
+
+    def __init__(self, show: bool):
+        self.waits = show
+        """Whether the expected time isn't said yet."""
+        self._show = show
+        self._how, self._said_how = "", False
+
+    def start(self, numerics: Mapping[str, Any], size: int) -> None:
+        """Say device, dtype and batch size, and warn of large images on a CPU.
+
+        Args:
+            numerics: The settled numerics.
+            size: Edge of the images in pixels.
+        """
+        if not self._show or self._how:
+            return
+        threads = f" ({counted(numerics['threads'], 'thread')})" if numerics.get("threads") else ""
+        batch = numerics["batch_size"]
+        self._how = f"{numerics['device']}{threads}, {numerics['dtype']}, batches of {counted(batch, 'image')}"
+        if is_told(0):
+            _say(self._how)
+            self._said_how = True
+        if numerics["device"] == "cpu" and size >= LARGE_ON_CPU:
+            _say(
+                f"images of {size} px on a CPU: usual checkpoints take minutes for each. Choose a GPU with --set "
+                "device=cuda, or a smaller --set size=…."
+            )
+
+    def first_batch(self, seconds: float, batch: int, left: int, workers: int) -> None:
+        """Say how long the build will take.
+
+        Args:
+            seconds: Time that the first batch took.
+            batch: Number of images in it.
+            left: Images to render, with these.
+            workers: Processes that render, as fast as this one.
+        """
+        self.waits = False
+        if not self._show:
+            return
+        expected = seconds / batch * left / workers
+        if is_told(expected):
+            how = "" if self._said_how else f"{self._how}: "
+            by = f" by {workers} workers" if workers > 1 else ""
+            _say(f"{how}about {human_time(expected)} for {counted(left, 'image')}{by}, by the first batch's speed")
+
+
+def timed(results: Iterator[T], clock: Callable[[], float], tell: Callable[[float], None]) -> Iterator[T]:
+    """Yield results, and tell the seconds until the first one, which comes when its whole batch is drawn."""
+    began = clock()
+    for i, result in enumerate(results):
+        if not i:
+            tell(clock() - began)
+        yield result
+
+
+def _say(text: str) -> None:
+    # A worker's line would continue the progress bar of the process that started it.
+    beside_bar = multiprocessing.parent_process() is not None and sys.stderr.isatty()
+    if beside_bar:
+        sys.stderr.write("\n")
+    remark(text)
