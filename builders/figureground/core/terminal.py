@@ -74,6 +74,13 @@ def complain(text: object) -> None:
         discard(sys.stderr)
 
 
+def break_line() -> None:
+    """End the line on stderr that another process's progress bar began, if stderr is a terminal."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr.isatty():
+            print(file=sys.stderr, flush=True)
+
+
 def remark(text: object) -> None:
     """Print a note to stderr during work, above a progress bar if there is one."""
     from tqdm import tqdm

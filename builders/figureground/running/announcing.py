@@ -7,13 +7,12 @@ both are said together after the first batch, and only for a build that takes lo
 from __future__ import annotations
 
 import multiprocessing
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from figureground.core.errors import counted
 from figureground.core.progress import is_told
-from figureground.core.terminal import remark
+from figureground.core.terminal import break_line, remark
 from figureground.core.text import human_time
 
 LARGE_ON_CPU = 512
@@ -86,7 +85,6 @@ def timed(results: Iterator[T], clock: Callable[[], float], tell: Callable[[floa
 
 def _say(text: str) -> None:
     # A worker's line would continue the progress bar of the process that started it.
-    beside_bar = multiprocessing.parent_process() is not None and sys.stderr.isatty()
-    if beside_bar:
-        sys.stderr.write("\n")
+    if multiprocessing.parent_process() is not None:
+        break_line()
     remark(text)
