@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,16 @@ def test_a_network_says_what_it_takes_and_gives(salient: Path) -> None:
     (found,) = network({"image": np.zeros((1, 3, EDGE, EDGE), np.float32)}, ["d0"])
     assert found.shape == (1, 1, EDGE, EDGE)
     assert ((found > 0) & (found < 1)).all()
+
+
+def test_nothing_is_written_into_the_home_directory(salient: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    code = "import sys, pathlib, figureground.models.onnx_files as files; files.open_onnx(pathlib.Path(sys.argv[1]), 'x')"
+    hidden = {"XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"HOME": str(home)}
+    subprocess.run([sys.executable, "-c", code, str(salient)], check=True, env=environment)
+    assert not list(home.rglob("*"))
 
 
 def test_arrays_of_another_shape_are_named(salient: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import mmap
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,8 @@ def open_onnx(path: Path, what: str, *, device: str = "cpu") -> OnnxNetwork:
     check_onnx(path, what)
     if importlib.util.find_spec("onnxruntime") is None:
         raise FiguregroundError(f"{what} needs onnxruntime: pip install 'figureground[onnx]'")
+    # onnxruntime would keep a database in the user's cache from its import on; `disable_telemetry_events` is too late.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)  # its warnings concern the export, not the user
