@@ -3,12 +3,16 @@
 import json
 
 import pytest
+from shared_fixtures import bed as bed
 from tiny_checkpoints import make_checkpoint
 
 from figureground.cli.main import main
 from figureground.core.errors import RecipeError
 from figureground.methods.d3s import D3S
+from figureground.methods.ddb import DDB
 from figureground.methods.measured import dataset_of, read_measured
+from figureground.methods.scgs import SCGS
+from figureground.methods.spurious import Spurious
 
 TINY = {
     "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 2}, "num_inference_steps": 3,
@@ -38,6 +42,24 @@ def test_a_recipe_that_is_drawn_otherwise_is_refused_by_name(drawn, field, value
     out, checkpoint = drawn
     with pytest.raises(RecipeError, match=field):
         read_measured(out, D3S("pocket", checkpoint=checkpoint, **{**TINY, field: value}))
+
+
+@pytest.mark.parametrize("kind", [Spurious, SCGS, DDB])
+def test_every_method_takes_the_speed_of_a_dataset_with_its_own_settings(bed, tmp_path, kind):
+    inputs = {} if kind is Spurious else {"data": str(bed)}
+    method = kind("pocket", **inputs)
+    folder = tmp_path / "_figureground"
+    folder.mkdir()
+    (folder / "recipe.json").write_text(json.dumps(method.recipe(folder)))
+    assert read_measured(tmp_path, method) is None  # no shard is finished, and no setting differs
+    with pytest.raises(RecipeError, match="quantization"):
+        read_measured(tmp_path, kind("pocket", **inputs, quantization="int8"))
+
+
+def test_images_without_a_guide_are_drawn_in_other_time(drawn):
+    out, checkpoint = drawn
+    with pytest.raises(RecipeError, match="guide"):
+        read_measured(out, D3S("pocket", checkpoint=checkpoint, **TINY, guide="none"))
 
 
 def test_plan_reads_the_speed_of_the_dataset_whose_recipe_it_is_given_or_of_one_that_is_named(drawn, tmp_path, capsys):

@@ -59,8 +59,12 @@ def test_a_dtype_that_is_given_is_kept():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"strength": 0.5}, {"guidance_scale": 7.0}, {"num_inference_steps": 50}, {"negative_prompt": "blurred"}]
-)
+    "changes",
+    [
+        {"strength": 0.5}, {"guidance_scale": 7.0}, {"num_inference_steps": 50}, {"negative_prompt": "blurred"},
+        {"quantization": "int8"}, {"loras": [{"path": "style.safetensors"}]},
+    ],
+)  # fmt: skip
 def test_a_recipe_that_was_not_measured_is_refused_by_the_setting_that_differs(changes, row):
     with pytest.raises(RecipeError) as refused:
         D3S("pocket", speed="fast", **changes)

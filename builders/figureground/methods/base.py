@@ -145,7 +145,7 @@ class Method(ABC):
         if config.speed == "exact":
             return
         values = {name: getattr(config, name) for name in config.field_names()}
-        self.fast_row = row = find_fast(self.METHOD, config.checkpoint, config.revision, values)
+        self.fast_row = row = find_fast(self.METHOD, config.checkpoint, self.checkpoint_fingerprint, values)
         kept = ("dtype",) if config.dtype != "auto" else ()
         fast = {name: value for name, value in row.fast.items() if name not in kept}
         self.config = dataclasses.replace(config, speed="exact", **fast)
@@ -496,7 +496,7 @@ class Method(ABC):
     def content_hashes(self) -> dict[str, Any]:
         """Return, by field, the content that replaces a value that names files. See `content`."""
         loras = active(self.config.loras)
-        return {"checkpoint": self._fingerprint, **({"loras": identify(loras)} if loras else {})}
+        return {"checkpoint": self.checkpoint_fingerprint, **({"loras": identify(loras)} if loras else {})}
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -504,14 +504,9 @@ class Method(ABC):
         return self.content_hashes()
 
     @cached_property
-    def _fingerprint(self) -> str:
+    def checkpoint_fingerprint(self) -> str:
         """Fingerprint of the checkpoint."""
         return fingerprint(self.config.checkpoint, self.config.revision, self.config.checkpoint_config)
-
-    @property
-    def checkpoint_content(self) -> str:
-        """What identifies the checkpoint's content in a recipe."""
-        return self._fingerprint
 
     def shared(self) -> dict[str, Any]:
         """Return the properties in `SHARED` that are computed already, for `adopt` in a worker."""

@@ -17,6 +17,9 @@ from figureground.shards.shard import PRIVATE, RECIPE
 if TYPE_CHECKING:
     from figureground.methods.base import Method
 
+SPEED = (*SAMPLING, "guide", "edit", "quantization")
+"""Settings that decide how long an image takes; `guide` and `edit` are those of D3S."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -31,7 +34,7 @@ class Measured:
 
     @property
     def source(self) -> str:
-        """Where the speed is from, for people."""
+        """The origin of the speed, for people."""
         said = self.numerics
         return (
             f"measured while {self.directory} was drawn by {counted(self.workers, 'worker')} on "
@@ -63,9 +66,11 @@ def read_measured(directory: Path, method: Method) -> Measured | None:
     """
     watch = Watch(directory)
     saved = read_saved(directory / RECIPE)
-    mine = {"METHOD": method.METHOD, "checkpoint": method.checkpoint_content, **method.settings_shown()}
+    given = method.fields_given()
+    mine = {"METHOD": method.METHOD, "checkpoint": method.checkpoint_fingerprint}
     theirs = {"METHOD": saved["builder"], "checkpoint": saved["content"].get("checkpoint")}
-    theirs |= {name: saved["identity"][name] for name in SAMPLING if name in saved["identity"]}
+    for settings, known in ((mine, given), (theirs, saved["identity"])):
+        settings |= {name: known[name] for name in SPEED if known.get(name)}
     for name in dict.fromkeys([*mine, *theirs]):
         if mine.get(name) != theirs.get(name):
             raise RecipeError(

@@ -517,7 +517,7 @@ class Spurious(Method):
     def _inputs(self, feature: Feature) -> Inputs:
         return Inputs(
             feature, self._made_of(feature), self.references[feature.slug], self.components.get(feature.slug),
-            [Path(self.config.checkpoint).name, self._fingerprint],
+            [Path(self.config.checkpoint).name, self.checkpoint_fingerprint],
         )  # fmt: skip
 
     def store(self, stages: Path) -> ConceptStore:
@@ -534,7 +534,7 @@ class Spurious(Method):
         for name in ("checkpoint", "feature_model", "tiny_autoencoder"):
             del settings[name]  # their content counts, not their paths
         made_of = {
-            "noun": feature.noun, "label": feature.name, **settings, "checkpoint_content": self._fingerprint,
+            "noun": feature.noun, "label": feature.name, **settings, "checkpoint_content": self.checkpoint_fingerprint,
             "references": self.references[feature.slug].told(),
             "feature_model_content": self._network_fingerprint,
         }  # fmt: skip

@@ -14,7 +14,6 @@ from typing import Any
 
 from figureground.core.errors import RecipeError, listed
 from figureground.core.files import read_json
-from figureground.models.weights import fingerprint
 
 TABLE = Path(__file__).parent / "fast_settings.json"
 VERSION = 1
@@ -24,7 +23,7 @@ LADDER = "benchmarks/generate.py --ladder"
 
 @dataclass(frozen=True)
 class FastRow:
-    """What was measured for a checkpoint."""
+    """Fast settings of a checkpoint, with their measurement."""
 
     checkpoint: str
     """Its name."""
@@ -35,7 +34,7 @@ class FastRow:
     usual: dict[str, Any]
     """The settings that it was measured with, by name."""
     fast: dict[str, Any]
-    """Those that replace them; `dtype` only where a recipe leaves it to the device."""
+    """The settings that replace them; `dtype` only where a recipe leaves it to the device."""
     measured: dict[str, Any]
     """Images judged, shares of right labels (0 to 1), their difference fast − usual with its 95 % interval, and where
     the results are."""
@@ -59,19 +58,18 @@ def read_table() -> tuple[FastRow, ...]:
     return tuple(FastRow(**row) for row in table["rows"])
 
 
-def find_fast(method: str, checkpoint: str, revision: str | None, values: Mapping[str, Any]) -> FastRow:
+def find_fast(method: str, checkpoint: str, content: str, values: Mapping[str, Any]) -> FastRow:
     """Return the row that holds for a recipe.
 
     Args:
         method: Name of the method.
-        checkpoint: `pocket`, a directory, or a Hub id.
-        revision: Branch, tag or commit on the Hub.
+        checkpoint: Name of the checkpoint, for errors.
+        content: SHA-256 of its content; see `weights.fingerprint`.
         values: The recipe's settings by name.
 
     Raises:
         RecipeError: No row is about the checkpoint and the method, or it was measured with other settings.
     """
-    content = fingerprint(checkpoint, revision)
     rows = [row for row in read_table() if row.fingerprint == content and row.method == method]
     if not rows:
         known = listed(f"{row.checkpoint} ({row.method})" for row in read_table()) or "none"
