@@ -1,6 +1,7 @@
 """Recipes: what a user writes, how it is laid over the defaults, saved and compared."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -169,6 +170,16 @@ def test_names_of_shipped_lists_stay_names_even_where_a_folder_is_called_so(tmp_
     assert for_file(MARKED["classes"], "imagenet", tmp_path / "out") == "imagenet"
     assert for_file(MARKED["cutouts"], "pocket", tmp_path / "out") == "pocket"
     assert for_file(MARKED["prompt"], "d3s", tmp_path / "out") == "d3s"
+
+
+@pytest.mark.parametrize("prefix", ["timm:local-dir:", "onnx:", "clipseg:"])
+def test_paths_behind_the_prefix_of_a_model_are_relative_to_the_recipe(tmp_path, monkeypatch, prefix):
+    (tmp_path / "there" / "mine").mkdir(parents=True)
+    (tmp_path / "there" / "my.yaml").write_text(f"builder: ddb\nclassifier: '{prefix}mine'\n")
+    monkeypatch.chdir(tmp_path)
+    assert relocate(read_recipe(Path("there/my.yaml")), DDBConfig)["classifier"] == f"{prefix}there/mine"
+    assert for_file(Names("file"), f"{prefix}there/mine", tmp_path / "there") == f"{prefix}mine"
+    assert for_file(Names("file"), f"{prefix}user/name", tmp_path / "there") == f"{prefix}user/name"
 
 
 def test_a_bare_directory_in_a_recipe_is_beside_it(tmp_path, monkeypatch):

@@ -137,6 +137,8 @@ def read_saved(path: Path) -> dict[str, Any]:
 
 COPIES = ("curate", "merge")
 """Values of `builder` in recipes of datasets that were made from other datasets."""
+_TWO_MODELS, _ONE_MODEL = r"(grounding-dino:)(.+?)(\+sam:)(.+)", r"(clipseg:|onnx:|timm:local-dir:)(.+)"
+"""Names of models in which a path may follow a prefix."""
 _SUFFIXES = (*TABLES, ".txt", ".safetensors", ".pt", ".pth", ".onnx")
 
 
@@ -172,7 +174,7 @@ def _from_file(names: Names, value: Any, folder: Path) -> Any:
     if isinstance(value, Plain) and value in NULLS:
         return value
     if parts := _models(value):
-        return "".join(_from_file(Names("file"), part, folder) for part in parts)
+        return "".join(_from_file(Names("path"), part, folder) for part in parts)
     if _may_be_path(names, value) and not Path(value).is_absolute() and _exists(names, folder / value):
         return os.path.relpath(folder / value)
     return value
@@ -193,17 +195,17 @@ def for_file(names: Names | None, value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [for_file(names, v, folder) if isinstance(v, Mapping) else v for v in value]
     if parts := _models(value):
-        return "".join(for_file(Names("file"), part, folder) for part in parts)
+        return "".join(for_file(Names("path"), part, folder) for part in parts)
     if _may_be_path(names, value) and _exists(names, Path(value)):
         return os.path.relpath(value, folder)
     return value
 
 
 def _models(value: Any) -> Sequence[str]:
-    """Return the parts of a segmenter's name, of which some may be paths; empty for other values."""
+    """Return the parts of a model's name with a prefix, of which some may be paths; empty for other values."""
     if not isinstance(value, str):
         return ()
-    found = re.fullmatch(r"(grounding-dino:)(.+?)(\+sam:)(.+)", value) or re.fullmatch(r"(clipseg:|onnx:)(.+)", value)
+    found = re.fullmatch(_TWO_MODELS, value) or re.fullmatch(_ONE_MODEL, value)
     return found.groups() if found else ()
 
 
