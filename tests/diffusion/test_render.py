@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tiny_checkpoints import KINDS, add_safety_checker, make_checkpoint, set_weights
 
-from figureground.core.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.render import FEATHER, Renderer, Sampling, find_batch_size, in_batches, why_reject
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
@@ -143,6 +143,26 @@ def test_an_interval_before_the_first_drawn_step_is_no_guidance(sd1):
     off, _ = sizes_drawn(opened, replace(sampling, guidance_scale=1.0), [spec(0), spec(1)], guide)
     assert np.abs(np.subtract(never, off)).max() <= 1
     assert not opened.denoiser._forward_pre_hooks
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_steps_that_a_sampler_repeats_are_counted_once(sd1, guided):
+    opened = open_checkpoint(str(sd1), scheduler="pndm", **CPU)
+    sampling = Sampling(32, 10, 0.6, 4.0, batch_size=1)
+    whole, sizes = sizes_drawn(opened, replace(sampling, guidance_interval=(0.0, 1.0)), [spec(0, guided)], guide)
+    everywhere, _ = sizes_drawn(opened, sampling, [spec(0, guided)], guide)
+    assert set(sizes) == {2}
+    assert np.array_equal(whole, everywhere)
+    _, sizes = sizes_drawn(opened, replace(sampling, guidance_interval=(0.5, 0.8)), [spec(0, guided)], guide)
+    assert sizes[-5:] == [2, 2, 2, 1, 1]
+
+
+def test_an_interval_is_refused_where_guidance_is_an_input_of_the_denoiser(sd1):
+    opened = open_checkpoint(str(sd1), **CPU)
+    opened.denoiser.register_to_config(time_cond_proj_dim=8)
+    with pytest.raises(RecipeError) as refused:
+        Renderer(opened, Sampling(32, 4, 0.6, 4.0, guidance_interval=(0.0, 0.5)), guide)
+    assert refused.value.field == "guidance_interval"
 
 
 def test_noise_reads_all_bits_of_a_seed(sd1):

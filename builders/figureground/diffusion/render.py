@@ -118,7 +118,13 @@ class Renderer:
         else:
             self._start = start_of(checkpoint, sampling)
         self._guided = steps_between(steps, sampling.guidance_interval)
+        self._repeated = len(scheduler.timesteps) - steps  # 1 for pndm, which takes its second step twice
         self._step = 0  # that is drawn, of all steps
+        if sampling.guidance_interval is not None and checkpoint.denoiser.config.get("time_cond_proj_dim"):
+            raise RecipeError(
+                "guidance_interval",
+                f"{self._what}: its guidance is an input of the denoiser, as in LCM, and costs nothing. Leave it out.",
+            )
         if sampling.compile and not hasattr(checkpoint.denoiser, "_orig_mod"):
             checkpoint.replace_denoiser(torch.compile(checkpoint.denoiser, dynamic=False))
 
@@ -266,7 +272,7 @@ class Renderer:
         sampling = self._sampling
         if sampling.guidance_interval is None or sampling.guidance_scale <= 1:
             return nullcontext()
-        return unguided(self._checkpoint.denoiser, images, lambda: self._step in self._guided)
+        return unguided(self._checkpoint.denoiser, images, lambda: max(0, self._step - self._repeated) in self._guided)
 
     def _embed(self, prompts: Sequence[str]) -> dict[str, Any]:
         """Return the prompt embeddings of a batch; encoded prompts are cached."""
