@@ -1,4 +1,4 @@
-"""What operating systems have under different names or lack: flags of `os.open`, locks of open files, signal masks.
+"""Differences between operating systems: flags of `os.open`, locks of open files, signal masks.
 
 Modules that only some systems have, such as `fcntl`, are imported when they are used, so that everything imports
 anywhere.
@@ -19,6 +19,10 @@ SAFELY = PRIVATELY | getattr(os, "O_NONBLOCK", 0)
 """The same for a file that others may have put there: opening a FIFO doesn't block."""
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 """Flag of `os.open` that refuses a link; 0 on Windows, where making links takes a privilege."""
+
+HAS_MASKS = hasattr(signal, "pthread_sigmask")
+"""Whether threads can hold signals back: everywhere but on Windows."""
+_POSIX: Any = signal  # for mypy on Windows, it has no masks
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
@@ -50,7 +54,7 @@ def lock_file(handle: int, *, wait: bool, shared: bool = False) -> bool | None:
         import fcntl
     except ImportError:
         return _lock_file_ex(handle, wait, shared)
-    posix: Any = fcntl
+    posix: Any = fcntl  # for mypy on Windows, the module is empty
     kind = posix.LOCK_SH if shared else posix.LOCK_EX
     try:
         posix.flock(handle, kind if wait else kind | posix.LOCK_NB)
@@ -78,13 +82,13 @@ def _lock_file_ex(handle: int, wait: bool, shared: bool) -> bool | None:
             ("offset_high", wintypes.DWORD), ("event", wintypes.HANDLE),
         ]  # fmt: skip
 
-    windows: Any = ctypes
+    windows: Any = ctypes  # for mypy on other systems, the names of Windows are missing
     lock = windows.WinDLL("kernel32", use_last_error=True).LockFileEx
     lock.argtypes = [wintypes.HANDLE, *[wintypes.DWORD] * 4, ctypes.POINTER(Overlapped)]
     lock.restype = wintypes.BOOL
     flags = (_SHARED if shared else _EXCLUSIVE) | (0 if wait else _NOW)
-    os_handle = msvcrt.get_osfhandle(handle)  # type: ignore[attr-defined, unused-ignore]
-    if lock(os_handle, flags, 0, 1, 0, ctypes.byref(Overlapped(offset_high=_FAR))):
+    runtime: Any = msvcrt
+    if lock(runtime.get_osfhandle(handle), flags, 0, 1, 0, ctypes.byref(Overlapped(offset_high=_FAR))):
         return True
     code = windows.get_last_error()
     if code in (_HELD, _PENDING):
@@ -96,20 +100,19 @@ def _lock_file_ex(handle: int, wait: bool, shared: bool) -> bool | None:
 
 def block_signals(numbers: Collection[int]) -> Any:
     """Have this thread, and processes that it starts, hold signals back; return what `restore_signals` takes."""
-    change = getattr(signal, "pthread_sigmask", None)
-    return change and change(signal.SIG_BLOCK, numbers)  # type: ignore[attr-defined, unused-ignore]
+    return _POSIX.pthread_sigmask(_POSIX.SIG_BLOCK, numbers) if HAS_MASKS else None
 
 
 def restore_signals(before: Any) -> None:
     """Undo `block_signals`."""
-    if change := getattr(signal, "pthread_sigmask", None):
-        change(signal.SIG_SETMASK, before)  # type: ignore[attr-defined, unused-ignore]
+    if HAS_MASKS:
+        _POSIX.pthread_sigmask(_POSIX.SIG_SETMASK, before)
 
 
 def unblock_signals(numbers: Collection[int]) -> None:
     """Let this thread receive signals that the process that started it held back."""
-    if change := getattr(signal, "pthread_sigmask", None):
-        change(signal.SIG_UNBLOCK, numbers)  # type: ignore[attr-defined, unused-ignore]
+    if HAS_MASKS:
+        _POSIX.pthread_sigmask(_POSIX.SIG_UNBLOCK, numbers)
 
 
 def send_to_self(number: int) -> None:

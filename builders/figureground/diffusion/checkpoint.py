@@ -315,7 +315,8 @@ def _open_from_file(
     """
     what = f"checkpoint {file.name!r}: its {part}"
     with safe_open(file, "pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys() if name.startswith(beginning)}  # noqa: SIM118
+        names = [name for name in opened.keys() if name.startswith(beginning)]  # noqa: SIM118 - it isn't iterable
+        tensors = {name: opened.get_tensor(name) for name in names}
     try:
         network, lacking, strange = fill_network(
             kind, config, what, lambda entries, network: family.convert_part(part, tensors, entries, network), dtype

@@ -70,7 +70,7 @@ class ImageSigner:
     def __init__(self, signing: Signing, image_format: str):
         try:
             import c2pa
-            import cryptography  # noqa: F401
+            import cryptography  # noqa: F401 - only whether it is there
         except ImportError as error:
             raise SigningError(
                 f"--sign needs c2pa-python, which can't be imported ({error}): pip install 'figureground[sign]'."

@@ -173,7 +173,7 @@ class Inverting:
 
 def _tables(encoder: nn.Module) -> list[nn.Module]:
     """Return the embedding tables that read a text encoder's tokens: a T5's stack has one of its own, tied to it."""
-    weight = encoder.get_input_embeddings().weight  # type: ignore[operator]
+    weight = encoder.get_input_embeddings().weight  # type: ignore[operator]  # for mypy, a Tensor or a Module
     return [module for module in encoder.modules() if getattr(module, "weight", None) is weight]
 
 

@@ -142,7 +142,7 @@ def _read_learned(path: Path, checkpoint: Checkpoint) -> _Learned:
         with safetensors.safe_open(path, "pt") as file:
             told = json.loads((file.metadata() or {}).get(TOLD, "{}"))
             # The opened file has `keys()` but isn't iterable.
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it isn't iterable
     except FileNotFoundError:
         raise FiguregroundError(f"{path}: there is no such file; is the token learned to its end?") from None
     except (safetensors.SafetensorError, ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What this machine has for builds: devices, memory, packages, cached models, and what is wrong. For `doctor`."""
+"""Examines this machine for `doctor`: devices, memory, packages, cached models, and problems that builds would meet."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Problem:
     what: str
     """A sentence."""
     fix: str
-    """What to do, a sentence."""
+    """Advice, a sentence."""
     breaks: bool
     """Whether builds fail because of it."""
 

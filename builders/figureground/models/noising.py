@@ -10,7 +10,7 @@ from torch import Tensor
 from figureground.core.errors import FiguregroundError, nearest_or_all
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-"""What denoisers of DDPM's noise levels may predict."""
+"""Predictions of denoisers of DDPM's noise levels."""
 
 
 class Noising(ABC):

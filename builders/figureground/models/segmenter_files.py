@@ -26,7 +26,7 @@ class SegmenterKind(ABC):
     """A kind of segmenters: what a name of this kind means. Its module needs no torch."""
 
     KIND: ClassVar[str]
-    """What stands before the colon in names."""
+    """The text before the colon in names."""
     READS_PHRASES: ClassVar[bool] = True
     """Whether it finds what a phrase names, rather than whatever stands out."""
 

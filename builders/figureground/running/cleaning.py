@@ -37,7 +37,7 @@ STAGES = f"{PRIVATE}/stages"
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What was freed, or would be."""
+    """Bytes that were freed, or would be."""
 
     stages: dict[str, int]
     """Bytes of each stage, by name."""

@@ -1,4 +1,4 @@
-"""What croissant.json says about labels beside the data: scores of models, and what people answered.
+"""Labels beside the data, in croissant.json: scores of models, and what people answered.
 
 Both are annotations in the sense of Croissant 1.1. Scores are in files of their own, by key. People's answers stay with
 the dataset's author; what is published are shares of right labels.

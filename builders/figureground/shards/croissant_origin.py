@@ -1,4 +1,4 @@
-"""What croissant.json says of a dataset's origin: provenance in PROV-O, and the terms of what went into it."""
+"""A dataset's origin in croissant.json: provenance in PROV-O, and the terms of what went into it."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from figureground.core import libraries, signals
 from figureground.core.errors import FiguregroundError, listed
 from figureground.core.progress import Progress
+from figureground.core.system import HAS_MASKS
 from figureground.core.terminal import complain
 from figureground.recipe.sample import derive_seed
 from figureground.running.failure import Failure, failure_of, raise_failure
@@ -143,7 +144,7 @@ def _in_processes(tasks: Sequence[_Task], tell: Callable[[], object], is_finishe
         OSError: A worker met an operating system error.
     """
     context = multiprocessing.get_context("spawn")
-    if hasattr(signal, "pthread_sigmask"):  # on Windows, there is no such process
+    if HAS_MASKS:  # on Windows, there is no such process
         resource_tracker.ensure_running()  # if started later, it would receive the Ctrl-C that is held back
     workers: list[BaseProcess] = []
     reports: list[Any] = []
