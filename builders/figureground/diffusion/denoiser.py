@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from figureground.diffusion.checkpoint import Checkpoint
-from figureground.models.family import Embedding
+from figureground.models.family_records import Embedding
 
 
 class Denoiser(nn.Module):

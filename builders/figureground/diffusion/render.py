@@ -24,7 +24,7 @@ from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.composite import composite, whole_latents
 from figureground.diffusion.interval import unguided
 from figureground.diffusion.starts import find_start
-from figureground.models.family import Route, Start
+from figureground.models.family_records import Route, Start
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
 from figureground.shards.remaining import NothingLeft, describe, remedies
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from figureground.diffusion.checkpoint import open_scheduler
-from figureground.models.family import Family, Start
+from figureground.models.family import Family
+from figureground.models.family_records import Start
 from figureground.models.weights import family_of, local_directory
 from figureground.sources.provenance import cached_snapshot
 

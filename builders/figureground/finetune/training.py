@@ -24,7 +24,7 @@ from figureground.finetune.latents import Posteriors
 from figureground.finetune.objective import Weights, curve_names, losses
 from figureground.finetune.settings import Finetuning
 from figureground.finetune.similarity import SimilarityLoss, decode
-from figureground.models.family import Embedding
+from figureground.models.family_records import Embedding
 from figureground.recipe.sample import derive_seed
 from figureground.training.curves import GRADIENT
 from figureground.training.processes import Processes, gather_alone

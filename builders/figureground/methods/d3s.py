@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from figureground.diffusion.checkpoint import Checkpoint
-    from figureground.models.family import Route
+    from figureground.models.family_records import Route
     from figureground.shards.columns import Columns
 
 POCKET = "pocket"

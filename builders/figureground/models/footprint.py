@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from figureground.core.errors import FiguregroundError
 from figureground.models.families.sd import SD1
-from figureground.models.family import FAMILIES, Size
+from figureground.models.family import FAMILIES
+from figureground.models.family_records import Size
 from figureground.models.weights import check_files, family_of, list_weights, local_directory
 from figureground.sources.provenance import cached_snapshot
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.shares import as_fraction
-from figureground.models.family import OWN, Family, Start
+from figureground.models.family import OWN, Family
+from figureground.models.family_records import Start
 from figureground.models.opening import open_part
 from figureground.models.parts import limit_tokens
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from figureground.core import libraries
 from figureground.models.families.flow import ATTENTION, FlowMatching, check_equal
 from figureground.models.families.sd import TEXT_ADAPTED
-from figureground.models.family import Embedding, Pipelines, Route, SingleFile, Size
+from figureground.models.family_records import Embedding, Pipelines, Route, SingleFile, Size
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from figureground.core import libraries
 from figureground.core.errors import RecipeError
 from figureground.models.families.flow import FlowMatching, check_equal
-from figureground.models.family import Pipelines, Route
+from figureground.models.family_records import Pipelines, Route
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,7 +10,7 @@ from figureground.core import libraries
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_json
 from figureground.models.families.flow import FlowMatching, check_equal
-from figureground.models.family import Pipelines
+from figureground.models.family_records import Pipelines
 
 if TYPE_CHECKING:
     from torch import Tensor

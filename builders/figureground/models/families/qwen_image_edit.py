@@ -15,7 +15,7 @@ import numpy as np
 
 from figureground.core import libraries
 from figureground.models.families.qwen_image import QwenImage
-from figureground.models.family import Pipelines, Route
+from figureground.models.family_records import Pipelines, Route
 from figureground.models.opening import open_part
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core import libraries
 from figureground.core.files import read_json
-from figureground.models.family import Embedding, Family, Pipelines, SingleFile, Size
+from figureground.models.family import Family
+from figureground.models.family_records import Embedding, Pipelines, SingleFile, Size
 from figureground.models.opening import open_part
 from figureground.models.parts import check_channels, check_widths, limit_tokens, pixels_a_latent
 

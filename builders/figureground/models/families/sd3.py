@@ -12,7 +12,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_json
 from figureground.models.families.flow import ATTENTION, FlowMatching, check_equal
 from figureground.models.families.sd import TEXT_ADAPTED, fit_clip
-from figureground.models.family import Embedding, Pipelines, SingleFile, Size
+from figureground.models.family_records import Embedding, Pipelines, SingleFile, Size
 from figureground.models.parts import check_channels, has_part
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from figureground.core import libraries
 from figureground.core.errors import FiguregroundError
 from figureground.models.families.sd import TEXT_ADAPTED, UNET, VAE, StableDiffusion
-from figureground.models.family import Embedding, Pipelines, SingleFile, Size
+from figureground.models.family_records import Embedding, Pipelines, SingleFile, Size
 
 if TYPE_CHECKING:
     from torch import Tensor

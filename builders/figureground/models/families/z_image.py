@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core import libraries
 from figureground.models.families.flow import FlowMatching, check_equal
-from figureground.models.family import Pipelines
+from figureground.models.family_records import Pipelines
 
 if TYPE_CHECKING:
     from torch import Tensor
