@@ -44,7 +44,9 @@ def test_a_network_says_what_it_takes_and_gives(salient: Path) -> None:
 def test_nothing_is_written_into_the_home_directory(salient: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    code = "import sys, pathlib, figureground.models.onnx_files as files; files.open_onnx(pathlib.Path(sys.argv[1]), 'x')"
+    code = (
+        "import sys, pathlib, figureground.models.onnx_files as files; files.open_onnx(pathlib.Path(sys.argv[1]), 'x')"
+    )
     hidden = {"XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"}
     environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"HOME": str(home)}
     subprocess.run([sys.executable, "-c", code, str(salient)], check=True, env=environment)

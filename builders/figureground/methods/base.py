@@ -25,7 +25,8 @@ from figureground.core.shares import steps_between, whole_part
 from figureground.core.values import kinds_of
 from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
-from figureground.models.family import OWN, Family, Route, Start
+from figureground.models.family import OWN, Family
+from figureground.models.family_records import Route, Start
 from figureground.models.fast_settings import FastRow, find_fast
 from figureground.models.loras import active, identify
 from figureground.models.needs import Need, missing_checkpoint, missing_device, missing_packages
@@ -629,10 +630,17 @@ class Method(ABC):
                 config=config.checkpoint_config, loras=loras,
                 steps=config.num_inference_steps,
             ),
-            *(missing_packages("loras", ["peft"]) if loras else []),
-            *(missing_packages("quantization", ["torchao"]) if config.quantization else []),
+            *self.missing_extras(),
             *missing_device(config.device),
         ]  # fmt: skip
+
+    def missing_extras(self) -> list[Need]:
+        """Return the packages that settings of the checkpoint need and this machine lacks."""
+        config = self.config
+        return [
+            *(missing_packages("loras", ["peft"]) if active(config.loras) else []),
+            *(missing_packages("quantization", ["torchao"]) if config.quantization else []),
+        ]
 
     def check_plan(self) -> None:
         """Raise FiguregroundError for settings that a build would refuse at its start on any machine."""

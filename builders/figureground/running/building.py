@@ -24,7 +24,6 @@ from figureground.core.locks import lock
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import remark
 from figureground.models.loras import active, check_loras
-from figureground.models.needs import missing_packages
 from figureground.models.weights import check_files, check_size, edge_multiple, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
@@ -229,9 +228,7 @@ def finish(method: Method, out: Path) -> None:
 def _check_checkpoint(method: Method) -> None:
     """Raises FiguregroundError if a checkpoint on this machine doesn't meet the recipe's requirements."""
     config = method.config
-    needs = missing_packages("loras", ["peft"]) if active(config.loras) else []
-    needs += missing_packages("quantization", ["torchao"]) if config.quantization else []
-    for need in needs:
+    for need in method.missing_extras():
         raise FiguregroundError(f"{need.field}: {need.what}: {need.command}")
     folder = local_directory(config.checkpoint, config.checkpoint_config)
     if folder is not None:
