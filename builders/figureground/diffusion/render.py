@@ -418,8 +418,9 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         probe = Renderer(
+            # Few steps may leave none in the interval, and steps without guidance need less memory.
             checkpoint, replace(sampling, batch_size=batch, num_inference_steps=2, strength=1.0, noise=None,
-                                compile=False),
+                                guidance_interval=None, compile=False),
             lambda spec: (Image.new("RGB", size), Image.new("L", size, 255)),
         )  # fmt: skip
         try:
