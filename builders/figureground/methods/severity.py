@@ -22,7 +22,7 @@ def plan_severity(make: Callable[[Sequence[str]], Method], axes: Sequence[Axis])
         UsageError: The method isn't D3S, or pastes no cut-outs.
     """
     methods = {
-        folder: make([f"{field}={value:g}" for field, value in changed.items()])
+        folder: make([f"{field}={value}" for field, value in changed.items()])
         for folder, changed in points(axes).items()
     }
     for method in methods.values():
