@@ -212,7 +212,7 @@ def rungs(device: torch.device, usual: D3S, fast: Mapping[str, Any], quick: bool
     if device.type == "cuda":
         kinds.append(Rung("float8 weights, stored", change=float8_storage, dtype=config.dtype))
         with contextlib.suppress(ImportError):
-            import torchao  # noqa: F401 - only whether it is there
+            import torchao  # noqa: F401, imported here to learn whether this rung can be measured
 
             kinds.append(Rung("int8 weights and activations", change=int8_weights, dtype=config.dtype))
     return kinds

@@ -43,7 +43,11 @@ PARTS: dict[str, Callable[[Inputs], tuple[list[Row], dict[str, Any]]]] = {
     "regions": photo_attribution.find_regions,
 }
 TRAINED_ON = "The networks were trained on ImageNet, and most of the photographs are ImageNet's."
-RANGES = {"waterbirds": "lowest and highest seed; 95 % interval of differences"}
+RANGES = {
+    "cutouts": "95 % interval; quartiles beside the median",
+    "waterbirds": "lowest and highest seed; 95 % interval of differences",
+    "attribution": "95 % interval; 5 % and 95 % quantiles beside medians",
+}
 """What the ends of a part's rows are, other than 95 % intervals."""
 TINY = efficientnet_lite.Scale(0.25, 0.3, 64)
 """The random network of a quick run."""
@@ -93,7 +97,7 @@ def main() -> None:
 def write_table(parts: Mapping[str, Mapping[str, Any]]) -> str:
     """Return all rows as a page of Markdown, a table a part."""
     text = "[the text](../README.md#on-photographs)"
-    lines = ["# Measured on photographs", "", f"{TRAINED_ON} Made by `photographs.py`; see {text}."]
+    lines = ["# Measured on photographs", "", TRAINED_ON, f"Made by `photographs.py`; see {text}."]
     for name, part in parts.items():
         lines += ["", f"## {name}", "", f"| measure | value | {RANGES.get(name, '95 % interval')} |", "|---|---:|---|"]
         for row in part["rows"]:

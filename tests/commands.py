@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,6 +54,19 @@ def wait_for(truth, process: subprocess.Popen | Forked | None = None, seconds: f
         assert time.monotonic() < latest, "it took too long"
         assert process is None or process.poll() is None, process.communicate()
         time.sleep(0.02)
+
+
+def build_whole_and_killed(arguments: list[str], folder: Path) -> tuple[Path, Path]:
+    """Builds `whole`, and `killed` until SIGKILL after its first shards."""
+    whole, killed = folder / "whole", folder / "killed"
+    code, _, err = run("build", *arguments, "--out", str(whole))
+    assert code == 0, err
+    process = start("build", *arguments, "--out", str(killed))
+    wait_for(lambda: markers(killed), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert 0 < len(markers(killed)) < len(markers(whole))
+    return whole, killed
 
 
 def hashes(out: Path) -> dict[str, str]:

@@ -185,18 +185,7 @@ def _flux(out: Path, kind: type = FluxPipeline) -> FluxPipeline | FluxFillPipeli
 
 def _klein(out: Path, distilled: bool) -> Flux2KleinPipeline:
     tokenizer = make_qwen_tokenizer()
-    encoder = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=20,
-            num_hidden_layers=27,  # the pipelines take the states of the 27th
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            head_dim=8,
-            max_position_embeddings=1024,
-        )
-    )
+    encoder = Qwen3ForCausalLM(qwen3_config(tokenizer, 16, 20, layers=27))  # the pipelines take the states of the 27th
     transformer = Flux2Transformer2DModel(
         in_channels=64,
         num_layers=1,
@@ -235,6 +224,19 @@ VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
 """Tokens around and in place of images."""
 
 
+def qwen3_config(tokenizer: Qwen2Tokenizer, hidden: int, intermediate: int, layers: int) -> Qwen3Config:
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=1024,
+    )
+
+
 def make_qwen_tokenizer() -> Qwen2Tokenizer:
     """A tokenizer of bytes, with Qwen's tokens that mark turns."""
     from tokenizers.pre_tokenizers import ByteLevel
@@ -248,18 +250,7 @@ def make_qwen_tokenizer() -> Qwen2Tokenizer:
 
 def _z_image(out: Path, inpaint: bool) -> ZImagePipeline:
     tokenizer = make_qwen_tokenizer()
-    encoder = Qwen3Model(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=40,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            head_dim=8,
-            max_position_embeddings=1024,
-        )
-    )
+    encoder = Qwen3Model(qwen3_config(tokenizer, WIDTH, 40, layers=3))
     transformer = ZImageTransformer2DModel(
         in_channels=16,
         dim=WIDTH,

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from commands import TINY, hashes, markers, run, start, wait_for
+from commands import TINY, build_whole_and_killed, hashes, run
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from PIL import Image
 from tiny_transformers import MAKERS, SIZE, VISION, make_transformer
@@ -324,14 +323,7 @@ def test_a_build_says_that_its_images_are_edited(folders, name, guide, tmp_path,
 
 def test_a_build_by_two_workers_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(folders, tmp_path):
     settings = recipe(folders["flux-kontext"], per_cell="{train: 5}", num_inference_steps=8)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    code, _, err = run("build", *settings, "--out", str(whole))
-    assert code == 0, err
-    process = start("build", *settings, "--out", str(killed))
-    wait_for(lambda: markers(killed), process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert 0 < len(markers(killed)) < len(markers(whole))
+    whole, killed = build_whole_and_killed(settings, tmp_path)
     code, _, err = run("build", *settings, "--set", "workers=2", "--out", str(killed))
     assert code == 0, err
     assert hashes(killed) == hashes(whole)

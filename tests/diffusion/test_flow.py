@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import signal
 from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from commands import hashes, markers, recipe, run, start, wait_for
+from commands import build_whole_and_killed, hashes, recipe, run
 from PIL import Image
 from tiny_transformers import INPAINTING, MAKERS, SIZE, make_transformer
 
@@ -404,14 +403,7 @@ def test_sd3_without_its_t5_draws(tmp_path, opened):
 
 def test_a_build_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(folders, tmp_path):
     settings = recipe(folders["sd3"], per_cell="{train: 6}", num_inference_steps=8)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    code, _, err = run("build", *settings, "--out", str(whole))
-    assert code == 0, err
-    process = start("build", *settings, "--out", str(killed))
-    wait_for(lambda: markers(killed), process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert 0 < len(markers(killed)) < len(markers(whole))
+    whole, killed = build_whole_and_killed(settings, tmp_path)
     code, _, err = run("build", *settings, "--out", str(killed))
     assert code == 0, err
     assert hashes(killed) == hashes(whole)

@@ -45,8 +45,8 @@ class FastRow:
         said = self.measured
         low, high = (f"{100 * said[name]:+.1f}" for name in ("low", "high"))
         return (
-            f"speed=fast: {_told(self.fast)}. Of {said['images']:,} images {100 * said['right']:.1f} % had right "
-            f"labels, with the usual settings {100 * said['right_usual']:.1f} % (difference {low} to {high} points)."
+            f"speed=fast: {_told(self.fast)}. Right labels: {100 * said['right']:.1f} % of {said['images']:,} images, "
+            f"{100 * said['right_usual']:.1f} % with the usual settings (difference {low} to {high} points)."
         )
 
 

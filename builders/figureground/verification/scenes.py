@@ -31,7 +31,7 @@ def scenes(
         out: Directory of the scenes: new, empty, or of an earlier run with the same settings.
         avoid: Classes that the scenes shouldn't show: names, the name of a list, or the path of a CSV. The negative
             prompt names them.
-        scorer: Model that looks at each scene: `pocket`, `clip:ID` or `vlm:ID`, as for `verify`. What it rejects is
+        scorer: Model that looks at each scene: `pocket`, `clip:ID` or `vlm:ID`, as for `verify`. A rejected scene is
             drawn again.
         endpoint: OpenAI-compatible server that runs `vlm:ID`.
         settings: How scenes are drawn, by the names that `figureground scenes --help` lists, such as `checkpoint`.
