@@ -25,7 +25,10 @@ class Wilds(Waterbirds):
         return {RELEASE: said, **super().tables(chosen)}
 
     def readers(self, out: Path) -> str:
-        place = f'root_dir="{out.resolve().parent}"' if out.resolve().name == FOLDER else f"ROOT/{FOLDER}"
-        if out.resolve().name == FOLDER:
-            return f'figureground groups {out} reads it, and so does wilds.get_dataset("waterbirds", {place}).'
-        return f"figureground groups {out} reads it. WILDS expects it at {place}, for get_dataset(…, root_dir=ROOT)."
+        whole = out.resolve()
+        if whole.name == FOLDER:
+            call = f'wilds.get_dataset("waterbirds", root_dir="{whole.parent}")'
+            return f"figureground groups {out} reads it, and so does {call}."
+        return (
+            f"figureground groups {out} reads it. WILDS expects it at ROOT/{FOLDER}, for get_dataset(…, root_dir=ROOT)."
+        )
