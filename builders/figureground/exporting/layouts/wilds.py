@@ -18,7 +18,6 @@ class Wilds(Waterbirds):
     """Waterbirds' table, and the file by which WILDS takes a directory for its Waterbirds (Koh et al. 2021)."""
 
     NAME = "wilds"
-    TREE = f"as waterbirds, with {RELEASE}"
 
     def tables(self, chosen: Selection) -> Mapping[str, str]:
         said = f"{chosen.dataset.facts.title}, exported by figureground in the layout of WILDS' Waterbirds.\n"
