@@ -35,7 +35,11 @@ LEAST_SURE = 0.75
 LEAST_WHOLE = 0.92
 """Share of an object's pixels that must lie in its largest part."""
 MOST_CUT = 0.12
-"""Share of the photograph's border that an object may touch."""
+"""Share of the photograph's border that an object may touch.
+
+These limits aren't those of `figureground.materials.gates`, which measures other shares: with the package's, other
+photographs would pass, and the results in benchmarks/README.md would have to be measured again.
+"""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ class Flat(ExportLayout):
     """All images in one folder, and a table of keys beside them."""
 
     NAME = "flat"
-    TREE = "KEY.jpg and keys.csv"
 
     def file(self, chosen, row):
         return f"{row.key}{chosen.suffix}"

@@ -16,6 +16,7 @@ import pytest
 from commands import ENVIRONMENT, run
 
 from figureground.cli.doctor import describe
+from figureground.models import needs
 from figureground.models.hub_access import why_unreachable
 from figureground.models.machine import EXTRAS, examine
 
@@ -45,6 +46,7 @@ def test_every_extra_of_the_package_is_listed_with_its_purpose() -> None:
     named = {name: {re.split(r"[\[>=<]", each)[0] for each in packages} for name, packages in extras.items()}
     assert {name: set(packages) for name, (packages, _) in EXTRAS.items()} == named
     assert all(purpose for _, purpose in EXTRAS.values())
+    assert set(needs.EXTRAS.values()) < EXTRAS.keys()
 
 
 def test_lines_for_people_name_a_missing_extra_with_its_command_and_every_problem(found: dict) -> None:

@@ -16,6 +16,7 @@ from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
 from figureground.recipe.document import seal
 from figureground.recipe.sample import IMAGE_FORMATS, Guide, Sample, Spec, key
+from figureground.shards.card import CARD
 from figureground.shards.columns import Columns
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.formats.format import opened_formats
@@ -103,6 +104,7 @@ def test_every_image_of_a_build_has_the_mark_and_copies_keep_it(built, tmp_path)
     copy = curate(built, tmp_path / "copy", "foreground == 'bird'", show_progress=False)
     assert set(stored(copy)) < set(images)
     assert FinishedDataset(copy).recipe["marks"] == marks.NAME
+    assert all(f"`{marks.NAME}`" in (directory / CARD).read_text() for directory in (built, copy))
     assert check(copy, show_progress=False).findings == []
 
 
@@ -128,6 +130,7 @@ def test_what_was_begun_without_marks_goes_on_without_them(built, tmp_path):
     assert all(path.read_bytes() == data for path, data in kept.items())
     extend(directory, {"train": 3}, show_progress=False)
     assert "marks" not in json.loads((directory / RECIPE).read_text())
+    assert marks.NAME not in (directory / CARD).read_text()
     added = [Path(directory / shard.path("parquet")) for shard in FinishedDataset(directory).shards if shard.part]
     assert said(each.image for path in added for each in opened_formats()["parquet"].read(path)) == {None}
     assert check(directory, show_progress=False).findings == []

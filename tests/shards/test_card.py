@@ -79,6 +79,15 @@ def test_the_yaml_names_files_labels_and_counts(tmp_path):
     assert {"figureground", "spurious-correlations", "distribution-shift", "synthetic", "d3s"} == set(header["tags"])
 
 
+def test_marks_are_told_of_only_if_all_images_carry_them_and_are_no_setting(tmp_path):
+    name = "Iptc4xmpExt:DigitalSourceType"
+    marked = write(tmp_path, recipe={**RECIPE, "marks": name})
+    assert f"`{name}`" in marked
+    assert "| marks |" not in marked
+    for recipe in (RECIPE, {**RECIPE, "marks": {"one": name, "other": None}}):
+        assert name not in write(tmp_path, recipe=recipe)
+
+
 def test_the_files_of_an_extension_are_told_of_once_it_is_finished(tmp_path):
     build(tmp_path / "out")
     configs = header_of((tmp_path / "out/README.md").read_text())["configs"]

@@ -107,7 +107,8 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from figureground.evaluation.evaluating import JSON, PAGE, evaluate
+    from figureground.evaluation.evaluating import evaluate
+    from figureground.evaluation.running import JSON, PAGE
     from figureground.evaluation.summary import summarise
     from figureground.recipe.severity import FILE
     from figureground.shards.shard import PRIVATE
@@ -132,8 +133,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _evaluate_severity(options: argparse.Namespace) -> int:
-    from figureground.evaluation.evaluating import JSON, PAGE
     from figureground.evaluation.evaluating_severity import evaluate_severity
+    from figureground.evaluation.running import JSON, PAGE
     from figureground.evaluation.severity_page import summarise
 
     for name in ("validation", "control", "save_scores"):

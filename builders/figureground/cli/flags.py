@@ -53,6 +53,11 @@ def read_flags(options: Mapping[str, Any], kind: type) -> dict[str, Any]:
     return {name: None if v == "none" and type(None) in _members(hints[name]) else v for name, v in given.items()}
 
 
+def add_settings(parser: argparse.ArgumentParser, kind: type) -> None:
+    """Add one flag to a parser for each field of a class of settings whose fields all have defaults, which it shows."""
+    add_flags(parser, kind, {name: show_default(value) for name, value in vars(kind()).items()})
+
+
 def show_default(value: Any) -> str:
     """Format a default for help texts."""
     return "off" if value is False else "on" if value is True else str(value).lower() if value is None else str(value)

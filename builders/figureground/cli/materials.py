@@ -48,11 +48,10 @@ def add_cutouts(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
-    from figureground.cli.flags import add_flags, show_default
+    from figureground.cli.flags import add_settings
     from figureground.materials.settings import Cutting
 
-    shown = {name: show_default(value) for name, value in vars(Cutting()).items()}
-    add_flags(parser, Cutting, shown)
+    add_settings(parser, Cutting)
 
 
 def _cutouts(options: argparse.Namespace) -> int:
@@ -114,11 +113,10 @@ def add_scenes(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _add_drawing(parser: argparse.ArgumentParser) -> None:
-    from figureground.cli.flags import add_flags, show_default
+    from figureground.cli.flags import add_settings
     from figureground.materials.scenes import Drawing
 
-    shown = {name: show_default(value) for name, value in vars(Drawing()).items()}
-    add_flags(parser, Drawing, shown)
+    add_settings(parser, Drawing)
 
 
 def _scenes(options: argparse.Namespace) -> int:

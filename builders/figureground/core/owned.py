@@ -25,12 +25,16 @@ _MARKS = (
 )
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """Return an image as PNG, marked as made by figureground."""
+def encode_png(image: Image.Image, *, smallest: bool = True) -> bytes:
+    """Return an image as PNG, marked as made by figureground.
+
+    Args:
+        smallest: Whether to take the time for the smallest file; large photographs need seconds for a few per cent.
+    """
     made_by = PngInfo()
     made_by.add_text("Software", GENERATOR)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True, pnginfo=made_by)
+    image.save(buffer, "PNG", optimize=smallest, pnginfo=made_by)
     return buffer.getvalue()
 
 
@@ -63,6 +67,26 @@ def refuse_strangers(*paths: Path) -> None:
         raise FiguregroundError(
             f"{printable(path)} exists and isn't marked as written by figureground, so it was left as it is. Rename "
             "it, or delete it if an older release drew it, and run the command again."
+        )
+
+
+def refuse_occupied(out: Path, mark: Path, command: str) -> None:
+    """Check that a command can have a directory for itself.
+
+    Args:
+        out: The directory.
+        mark: The file, in a folder of `out`, by which the command knows a directory of an earlier run.
+        command: Name of the command.
+
+    Raises:
+        FiguregroundError: It is a file, or a directory that is neither empty nor of an earlier run.
+    """
+    if out.exists() and not out.is_dir():
+        raise FiguregroundError(f"--out {printable(out)} is a file; give a directory.")
+    # A run that was killed early leaves the mark's folder with nothing but a lock.
+    if out.is_dir() and any(path != mark.parent for path in out.iterdir()) and not is_ours(mark):
+        raise FiguregroundError(
+            f"--out {printable(out)} holds files that figureground {command} didn't make. Give a new directory."
         )
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
-import os
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from figureground.core.devices import check_device
-from figureground.core.errors import FiguregroundError, RecipeError, UsageError, listed
-from figureground.core.files import replace_bytes, replace_text
+from figureground.core.errors import FiguregroundError, UsageError, listed
+from figureground.core.files import replace_bytes
 from figureground.core.intervals import LEVEL, METHOD
 from figureground.core.locks import lock
 from figureground.core.owned import refuse_output
@@ -25,9 +22,18 @@ from figureground.data.objects import is_matched, settings
 from figureground.evaluation import accuracy, robustness, spuriousness
 from figureground.evaluation.counterparts import Counterparts, LabelTable, find_counterparts, read_label_table
 from figureground.evaluation.page import write_page
-from figureground.evaluation.texts import default_prompts, list_classes, read_prompts, write_texts
-from figureground.models.needs import ZERO_SHOT, refuse_absent
-from figureground.recipe.prompts import Template
+from figureground.evaluation.running import (
+    BATCH_SIZE,
+    FOLDER,
+    JSON,
+    PAGE,
+    check_request,
+    make_writable,
+    open_all,
+    run_each,
+    unused,
+    write_results,
+)
 from figureground.recipe.severity import FILE as AXES
 from figureground.shards.card import public
 from figureground.shards.claiming import STAGES_LOCK, remove_locks
@@ -39,11 +45,6 @@ if TYPE_CHECKING:
     from figureground.evaluation.predict import Predictions
     from figureground.vision.classifiers import Classifier
 
-BATCH_SIZE = 64
-"""Images per batch."""
-FOLDER = "_evaluation"
-"""Output folder inside a dataset: `load_dataset` ignores it, and it is not published."""
-JSON, PAGE = "evaluation.json", "evaluation.html"
 GENERATED, REFERENCES = "generated", "references"
 """Names of the dataset's own images and of the references, beside the names of controls."""
 
@@ -110,12 +111,7 @@ def evaluate(
             another program are in the way.
         UsageError: An option doesn't apply to this kind of dataset.
     """
-    if not classifiers:
-        raise UsageError("--classifier: name at least one.")
-    if batch_size < 1:
-        raise RecipeError("--batch-size", f"{batch_size} is not a whole number of at least 1.")
-    check_device(device, "--device")
-    zero_shot = check_classifiers(classifiers, prompts, candidates)
+    zero_shot = check_request(classifiers, prompts, candidates, device, batch_size)
     directory = Path(directory)
     if (directory / AXES).exists():
         raise UsageError(f"{directory} holds several datasets of severity axes: `evaluate_severity` reads them.")
@@ -130,7 +126,7 @@ def evaluate(
         others[REFERENCES] = open_images(Path(references), images.labels, occurring, column)
     for control in map(Path, controls):
         beside = _open_control(control, images, occurring, splits)
-        others[_unused(_config(beside) or beside.name, (*others, GENERATED, REFERENCES))] = beside
+        others[unused(_config(beside) or beside.name, (*others, GENERATED, REFERENCES))] = beside
     real = None if validation is None else open_images(Path(validation), images.labels, occurring)
     table = LabelTable() if labels is None else read_label_table(Path(labels), images.labels)
     out = directory / FOLDER if out is None else Path(out)
@@ -138,29 +134,19 @@ def evaluate(
 
     # Imports that need torch come last, so that mistakes are reported at once.
     from figureground.core.accelerator import choose_device
-    from figureground.evaluation.predict import predict
 
     place = choose_device(device)
     opened = open_all(classifiers, images, zero_shot, candidates)
     counterparts = find_counterparts(list(opened.values()), images.labels, occurring, table)
     scores = _score_files(directory, list(opened)) if save_scores else {}
-    for folder in (out, *[path.parent for path in scores.values()]):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise FiguregroundError(f"{folder} isn't writable. Give another --out, and omit --save-scores.")
+    make_writable([out, *[path.parent for path in scores.values()]], "Give another --out, and omit --save-scores.")
 
     answers: dict[str, dict[str, Predictions]] = {}
     positives: dict[str, Predictions] = {}
-    for (name, classifier), own in zip(opened.items(), counterparts, strict=True):
-        before = next(classifier.parameters()).device
-        classifier.to(place)
-        answer = functools.partial(
-            predict, classifier, counterparts=own, batch_size=batch_size, show_progress=show_progress
-        )
+    for name, answer in run_each(opened, counterparts, place, batch_size, show_progress):
         answers[name] = {kind: answer(some) for kind, some in {GENERATED: images, **others}.items()}
         if real is not None:
             positives[name] = answer(real)
-        classifier.to(before)
 
     measured = {
         name: spuriousness.measure(answers[name], positives.get(name), images.labels)
@@ -208,59 +194,8 @@ def evaluate(
                 _write_scores(path, images, opened[name], evaluation.predictions[name])
         remove_locks(directory)
         tell_scores(directory)
-    replace_text(out / PAGE, write_page(evaluation))
-    replace_text(out / JSON, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_results(out, write_page(evaluation), report)
     return evaluation
-
-
-def check_classifiers(
-    classifiers: Sequence[str | Classifier], prompts: Path | str | None, candidates: str | None
-) -> dict[str, tuple[Template, ...]]:
-    """Check the names of classifiers before anything is opened; return the templates of those that are zero-shot.
-
-    Raises:
-        FiguregroundError: A directory is missing or holds no model.
-        UsageError: The prompts can't be used, or no classifier uses prompts or candidates.
-    """
-    found = {}
-    for given in classifiers:
-        if isinstance(given, str):
-            if given != f"{ZERO_SHOT}pocket":
-                refuse_absent("--classifier", given)
-            if given.startswith(ZERO_SHOT):
-                found[given] = read_prompts(default_prompts(given, prompts))
-    for option, value in (("--prompts", prompts), ("--candidates", candidates)):
-        if value is not None and not found:
-            raise UsageError(f"{option} is for zero-shot classifiers, --classifier clip:ID.")
-    return found
-
-
-def open_all(
-    classifiers: Sequence[str | Classifier],
-    images: DatasetImages,
-    zero_shot: Mapping[str, Sequence[Template]],
-    candidates: str | None,
-) -> dict[str, Classifier]:
-    """Open all classifiers on the CPU, so that errors are reported before the first one runs.
-
-    Args:
-        images: The dataset, whose labels zero-shot classifiers choose from.
-        zero_shot: From `check_classifiers`.
-        candidates: See `evaluate`.
-    """
-    from figureground.vision.classifiers import open_classifier
-    from figureground.vision.zero_shot import open_zero_shot
-
-    classes = list_classes(images, candidates) if zero_shot else []
-    opened: dict[str, Classifier] = {}
-    for given in classifiers:
-        if isinstance(given, str) and given in zero_shot:
-            texts = write_texts(classes, zero_shot[given])
-            classifier = open_zero_shot(given, [entry.name for entry in classes], texts)
-        else:
-            classifier = open_classifier(given) if isinstance(given, str) else given
-        opened[_unused(classifier.name, opened)] = classifier
-    return opened
 
 
 def _steered(images: DatasetImages, classifiers: Mapping[str, Classifier]) -> set[str]:
@@ -268,11 +203,6 @@ def _steered(images: DatasetImages, classifiers: Mapping[str, Classifier]) -> se
     concepts = images.source.facts.concepts or []
     networks = {concept["feature_model"]["sha256"] for concept in concepts if concept.get("feature_model")}
     return {name for name, classifier in classifiers.items() if classifier.facts.get("sha256") in networks}
-
-
-def _unused(name: str, taken: Container[str]) -> str:
-    """Return the name, with a number appended if it is taken."""
-    return name if name not in taken else next(f"{name} ({n})" for n in range(2, 10**6) if f"{name} ({n})" not in taken)
 
 
 def _open_control(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from figureground.core.devices import check_device
-from figureground.core.errors import FiguregroundError, RecipeError, UsageError
-from figureground.core.files import replace_text
+from figureground.core.errors import FiguregroundError
 from figureground.core.intervals import LEVEL, METHOD
 from figureground.core.owned import refuse_output
 from figureground.data.images import DatasetImages, open_images
 from figureground.evaluation import severity
 from figureground.evaluation.counterparts import LabelTable, find_counterparts, read_label_table
-from figureground.evaluation.evaluating import BATCH_SIZE, FOLDER, JSON, PAGE, check_classifiers, open_all
+from figureground.evaluation.running import (
+    BATCH_SIZE,
+    FOLDER,
+    JSON,
+    PAGE,
+    check_request,
+    make_writable,
+    open_all,
+    run_each,
+    write_results,
+)
 from figureground.evaluation.severity_page import write_page
 from figureground.recipe.severity import MILDEST, load_axes
 from figureground.shards.card import public
@@ -70,12 +75,7 @@ def evaluate_severity(
     Raises:
         FiguregroundError: A dataset isn't finished or has other labels; or as for `evaluate`.
     """
-    if not classifiers:
-        raise UsageError("--classifier: name at least one.")
-    if batch_size < 1:
-        raise RecipeError("--batch-size", f"{batch_size} is not a whole number of at least 1.")
-    check_device(device, "--device")
-    zero_shot = check_classifiers(classifiers, prompts, candidates)
+    zero_shot = check_request(classifiers, prompts, candidates, device, batch_size)
     directory = Path(directory)
     axes = load_axes(directory)
     folders = list(dict.fromkeys(folder for axis in axes for folder in axis.folders))
@@ -92,28 +92,18 @@ def evaluate_severity(
 
     # Imports that need torch come last, so that mistakes are reported at once.
     from figureground.core.accelerator import choose_device
-    from figureground.evaluation.predict import predict
 
     place = choose_device(device)
     opened = open_all(classifiers, mildest, zero_shot, candidates)
     counterparts = find_counterparts(list(opened.values()), mildest.labels, occurring, table)
-    out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK):
-        raise FiguregroundError(f"{out} isn't writable. Give another --out.")
+    make_writable([out], "Give another --out.")
     predictions: dict[str, dict[str, Predictions]] = {}
     told: dict[str, Any] = {}
-    for (name, classifier), own in zip(opened.items(), counterparts, strict=True):
-        before = next(classifier.parameters()).device
-        classifier.to(place)
-        answer = functools.partial(
-            predict, classifier, counterparts=own, batch_size=batch_size, show_progress=show_progress
-        )
+    for name, answer in run_each(opened, counterparts, place, batch_size, show_progress):
         predictions[name] = {folder: answer(some) for folder, some in images.items()}
         known = answer(beside) if beside is not None else None
-        classifier.to(before)
-        told[name] = {
-            "facts": public(classifier.facts), **severity.measure(axes, images, predictions[name], known),
-        }  # fmt: skip
+        measured = severity.measure(axes, images, predictions[name], known)
+        told[name] = {"facts": public(opened[name].facts), **measured}
     report = {
         "made_by": "figureground evaluate",
         "kind": "severity",
@@ -129,6 +119,5 @@ def evaluate_severity(
         "classifiers": told,
     }
     evaluation = SeverityEvaluation(images, report, predictions, out)
-    replace_text(out / PAGE, write_page(evaluation, axes))
-    replace_text(out / JSON, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_results(out, write_page(evaluation, axes), report)
     return evaluation

@@ -12,7 +12,7 @@ from typing import Any
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.core.files import LEAVES, FileError, inside, leaves, replace_changed, sync_directory
-from figureground.core.locks import lock
+from figureground.core.locks import lock, remove_held
 from figureground.core.names import same_files, unportable
 from figureground.core.progress import Progress
 from figureground.curation.copying import say
@@ -115,7 +115,7 @@ def export(
                 replace_changed(inside(out, name), text, root=out)
             state.write(out, identity, finished=True)
         finally:
-            (out / state.LOCK).unlink(missing_ok=True)
+            remove_held(out / state.LOCK)
     return Exported(out, len(files), linked, kind.readers(out))
 
 

@@ -30,7 +30,10 @@ def holds(path: Path, data: bytes) -> bool:
 
 
 def place(path: Path, data: bytes) -> None:
-    """Write a file so that others see all of it or nothing; a link at its place is replaced."""
+    """Write a file so that others see all of it or nothing; a link at its place is replaced.
+
+    Unlike `core.files.replace_bytes`, it doesn't sync the folder: `export` does so once for all its files.
+    """
     draft = temporary(path)
     try:
         with open(draft, "xb") as file:

@@ -23,8 +23,6 @@ class ExportLayout(ABC):
 
     NAME: ClassVar[str]
     """Name on the command line."""
-    TREE: ClassVar[str]
-    """The files, in a few words, for help."""
 
     def check(self, chosen: Selection) -> list[str]:
         """Return notes on what the layout leaves out of a dataset, a sentence or two each.

@@ -1,4 +1,4 @@
-"""What an export takes of a dataset: the samples, their labels and further columns, without images."""
+"""The part of a dataset that an export takes: the samples, their labels and further columns, without images."""
 
 from __future__ import annotations
 

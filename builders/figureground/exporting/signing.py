@@ -42,7 +42,7 @@ class SigningError(FiguregroundError):
 
 @dataclass(frozen=True)
 class Signing:
-    """What images are signed with.
+    """Certificate and key that images are signed with.
 
     Args:
         certificate: PEM file of the certificate chain, the end entity's certificate first.

@@ -1,4 +1,4 @@
-"""What an export is of, in `export.json` beside its files: it decides what is resumed, refused and linked."""
+"""Identity of an export, in `export.json` beside its files: it decides what is resumed, refused and linked."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Gates:
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured of an object's shape; shares, 0 to 1."""
+    """Measures of an object's shape; shares, 0 to 1."""
 
     area: float
     """Share of the photograph."""

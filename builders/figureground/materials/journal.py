@@ -1,17 +1,15 @@
-"""What is known of each photograph, on disk: one line of JSON each, so that a killed run goes on."""
+"""Facts on each photograph, on disk: one line of JSON each, so that a killed run goes on."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError, printable
-from figureground.core.files import parse_json, read_text, replace_text
 from figureground.materials.gates import Measures
+from figureground.materials.log import append, read_log, start_log
 from figureground.recipe.sample import Box
 
 MADE_BY = "figureground cutouts"
@@ -41,9 +39,8 @@ class Row:
     """The cut-out's place in the reduced photograph."""
     measures: Measures | None = None
 
-    def to_json(self) -> str:
-        told = {**asdict(self), "measures": self.measures and self.measures.to_json()}
-        return json.dumps(told, ensure_ascii=False) + "\n"
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "measures": self.measures and self.measures.to_json()}
 
 
 class Journal:
@@ -67,33 +64,23 @@ class Journal:
 
     def start(self) -> None:
         """Write what is still true, so that a line that a killed run cut off is gone."""
-        head = json.dumps({"made_by": MADE_BY, "identity": self._identity}) + "\n"
-        replace_text(self._path, head + "".join(row.to_json() for row in self.rows.values()))
+        start_log(self._path, MADE_BY, self._identity, (row.to_json() for row in self.rows.values()))
 
     def add(self, row: Row) -> None:
         """Add a row; it is on disk when this returns."""
         self.rows[row.file] = row
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(row.to_json())
-            file.flush()
-            os.fsync(file.fileno())
+        append(self._path, row.to_json())
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Row]]:
-    """Return the first line and the rows; a last line that was cut off doesn't count.
+    """Return the first line and the rows.
 
     Raises:
         FiguregroundError: The file is damaged.
     """
     try:
-        lines = read_text(path, most=2**31).split("\n")
-    except FileNotFoundError:
-        return {}, {}
-    whole = lines[:-1]  # what follows the last line break was cut off
-    try:
-        head = parse_json(whole[0], path) if whole else {}
-        rows = [_row(parse_json(line, path)) for line in whole[1:]]
-        return head, {row.file: row for row in rows}
+        head, rows = read_log(path)
+        return head, {row.file: row for row in map(_row, rows)}
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(
             f"{printable(path)} is damaged ({error}). Remove its folder's content and run the command again."

@@ -6,7 +6,6 @@ gates and people's marks decide what is kept, so that other gates or marks cost 
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,16 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL.PngImagePlugin import PngInfo
 
 from figureground.core import signals
 from figureground.core.devices import check_device
 from figureground.core.disk import explain
-from figureground.core.errors import FiguregroundError, UsageError, printable
+from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.files import replace_bytes
 from figureground.core.hashing import digest
 from figureground.core.locks import lock
-from figureground.core.owned import GENERATOR, is_ours, refuse_strangers, refuse_within
+from figureground.core.owned import encode_png, is_ours, refuse_occupied, refuse_strangers, refuse_within
 from figureground.core.progress import Progress
 from figureground.materials.cutting import cut, read_photograph
 from figureground.materials.deciding import Decision, count, decide
@@ -108,7 +106,7 @@ def cutouts(
         raise UsageError(how_to_fetch(str(photographs), str(out)))
     refuse_absent_segmenter("--segmenter", segmenter)
     refuse_within(place, source, "PHOTOS")
-    _refuse_others(place)
+    refuse_occupied(place, place / PRIVATE / JOURNAL, "cutouts")
     entries, odd = list_photographs(source, folders)
     there = list(dict.fromkeys(entry.folder for entry in entries))
     if phrases is not None and not isinstance(phrases, Mapping):
@@ -131,7 +129,7 @@ def cutouts(
             for each in decisions:
                 _settle(place, each)
             write_lists(place, decisions, done.counts, source, {"segmenter": called(segmenter), **asdict(chosen)})
-            replace_bytes(place / SHEET, _png(draw_sheet(place / PRIVATE, decisions)))
+            replace_bytes(place / SHEET, encode_png(draw_sheet(place / PRIVATE, decisions)))
             write_page(place, place / PRIVATE, decisions, done.counts)
     except OSError as error:
         if trouble := explain(error, place):
@@ -188,16 +186,6 @@ def _open(name: str, device: str) -> Segmenter:
     return opened
 
 
-def _refuse_others(place: Path) -> None:
-    """Raise FiguregroundError unless a directory is new, empty, or of an earlier run."""
-    if place.exists() and not place.is_dir():
-        raise FiguregroundError(f"--out {printable(place)} is a file; give a directory.")
-    if place.is_dir() and any(place.iterdir()) and not is_ours(place / PRIVATE / JOURNAL):
-        raise FiguregroundError(
-            f"--out {printable(place)} holds files that figureground cutouts didn't make. Give a new directory."
-        )
-
-
 # Cutting
 
 
@@ -238,20 +226,11 @@ def _cut_one(place: Path, journal: Journal, entry: Entry, settings: Cutting, fin
     replace_bytes(thumbnail_path(place / PRIVATE, cutout), thumbnail)
     row = Row(entry.name, cutout, inputs, NOTHING, "", photograph.found, photograph.image.size)
     if found is not None:
-        replace_bytes(place / PRIVATE / LEFT / cutout, _png(found.image))
+        replace_bytes(place / PRIVATE / LEFT / cutout, encode_png(found.image, smallest=False))
         row = Row(
             entry.name, cutout, inputs, CUT, "", photograph.found, photograph.image.size, found.box, found.measures
         )
     journal.add(row)
-
-
-def _png(image: Image.Image) -> bytes:
-    """Return an image as PNG, marked as made by figureground."""
-    made_by = PngInfo()
-    made_by.add_text("Software", GENERATOR)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=6, pnginfo=made_by)
-    return buffer.getvalue()
 
 
 # Files

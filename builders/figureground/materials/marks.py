@@ -1,4 +1,4 @@
-"""What people say of cut-outs: a CSV `file,mark`, as the page saves it."""
+"""People's marks of cut-outs: a CSV `file,mark`, as the page saves it."""
 
 from __future__ import annotations
 

@@ -15,14 +15,15 @@ from pydantic import Field
 from figureground.core import signals
 from figureground.core.devices import check_device
 from figureground.core.disk import explain
-from figureground.core.errors import FiguregroundError, RecipeError, UsageError, printable
-from figureground.core.files import parse_json, read_text, replace_bytes, replace_text
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError
+from figureground.core.files import replace_bytes, replace_text
 from figureground.core.hashing import digest
 from figureground.core.locks import lock
 from figureground.core.names import slugs
-from figureground.core.owned import encode_png, is_ours
+from figureground.core.owned import encode_png, refuse_occupied
 from figureground.core.progress import Progress
 from figureground.core.terminal import remark
+from figureground.materials.log import append, read_log, start_log
 from figureground.models.weights import check_files, check_size, edge_multiple, fingerprint, local_directory
 from figureground.recipe.classes import ClassEntry, read_nouns
 from figureground.recipe.config import Scheduler
@@ -97,7 +98,7 @@ class Scenes:
 
 @dataclass
 class _State:
-    """What is drawn already."""
+    """Scenes that are drawn already."""
 
     kept: dict[str, set[int]] = field(default_factory=dict)
     """Numbers of scenes, by background."""
@@ -145,7 +146,7 @@ def draw_scenes(
     if folder is not None:
         check_files(folder, chosen.checkpoint, False, scheduler=chosen.scheduler)
         check_size(chosen.size, edge_multiple(folder, chosen.checkpoint))
-    _refuse_others(place)
+    refuse_occupied(place, place / PRIVATE / JOURNAL, "scenes")
     decides = {
         name: value for name, value in asdict(chosen).items() if name not in ("device", "dtype", "images", "tries")
     }
@@ -238,10 +239,7 @@ class _Drawer:
                 path = self._place / PRIVATE / LEFT / folder / f"{folder}-{i:04d}-{attempt}.png"
             replace_bytes(path, encode_png(image))
         line = {"background": ground, "number": i, "attempt": attempt, "reason": reason}
-        with (self._place / PRIVATE / JOURNAL).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append(self._place / PRIVATE / JOURNAL, line)
         _count(state, line)
 
     def _spec(self, b: int, i: int) -> Spec:
@@ -311,22 +309,16 @@ def _resume(place: Path, identity: str) -> _State:
         FiguregroundError: The journal is damaged.
     """
     path, state = place / PRIVATE / JOURNAL, _State()
-    head = json.dumps({"made_by": MADE_BY, "identity": identity}) + "\n"
-    if not path.exists():
-        replace_text(path, head)
-        return state
     try:
-        lines = read_text(path, most=2**31).split("\n")[:-1]  # what follows the last line break was cut off
-        rows = [parse_json(line, path) for line in lines]
-        if not rows or rows[0]["identity"] != identity:
-            raise UsageError(f"{place} has scenes that were drawn with other settings. Give another --out.")
-        for row in rows[1:]:
+        head, rows = read_log(path)
+        for row in rows:
             _count(state, row)
+        before = head["identity"] if head else identity
     except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, FiguregroundError) and not isinstance(error, ValueError):
-            raise
         raise FiguregroundError(f"{path} is damaged ({error}). Give another --out.") from None
-    replace_text(path, "".join(line + "\n" for line in lines))
+    if before != identity:
+        raise UsageError(f"{place} has scenes that were drawn with other settings. Give another --out.")
+    start_log(path, MADE_BY, identity, rows)
     return state
 
 
@@ -336,13 +328,3 @@ def _count(state: _State, row: Mapping[str, Any]) -> None:
         state.reasons[row["reason"]] += 1
     else:
         state.kept.setdefault(row["background"], set()).add(row["number"])
-
-
-def _refuse_others(place: Path) -> None:
-    """Raise FiguregroundError unless a directory is new, empty, or of an earlier run."""
-    if place.exists() and not place.is_dir():
-        raise FiguregroundError(f"--out {printable(place)} is a file; give a directory.")
-    if place.is_dir() and any(place.iterdir()) and not is_ours(place / PRIVATE / JOURNAL):
-        raise FiguregroundError(
-            f"--out {printable(place)} holds files that figureground scenes didn't make. Give a new directory."
-        )

@@ -211,7 +211,7 @@ def finish(method: Method, out: Path) -> None:
     recipe, shown = method.recipe(out / PRIVATE), method.settings_shown()
     identity = {n: v for n, v in recipe.pop("identity").items() if n not in SAMPLING or n in shown}
     settings = {**identity, **recipe.pop("execution")}
-    for name in ("content", recipes.SEAL, recipes.MARKS):
+    for name in ("content", recipes.SEAL):
         recipe.pop(name, None)
     index.finish(
         out,

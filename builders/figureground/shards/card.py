@@ -26,6 +26,7 @@ from figureground.core.resources import resource
 from figureground.core.text import code, fence, markdown, printable, steers
 from figureground.core.yaml_documents import safe_load
 from figureground.recipe import table as table_module
+from figureground.recipe.document import MARKS
 from figureground.recipe.formats import FORMATS
 from figureground.recipe.table import cramers_v
 from figureground.shards.columns import Columns
@@ -320,7 +321,9 @@ def render(
         note=kind.note() if kind is not None else "",
         names=(kind.names(columns, image_format) if kind is not None else {name: name for name in columns.names}),
         sections=[each.section(columns, image_format, first, files(index, first, each)) for each in opened if first],
-        recipe={name: value for name, value in public(recipe).items() if name != "lineage"},
+        recipe={name: value for name, value in public(recipe).items() if name not in ("lineage", MARKS)},
+        # A merge of marked and unmarked images has one value for each source.
+        marks=recipe.get(MARKS) if isinstance(recipe.get(MARKS), str) else None,
         mixed=numerics.pop("mixed", []),
         versions=numerics.pop("versions", {}),
         numerics=numerics,

@@ -1,4 +1,4 @@
-"""What the licences of published checkpoints say about images that are drawn with them. No legal advice."""
+"""Terms on images in the licences of published checkpoints. No legal advice."""
 
 from __future__ import annotations
 

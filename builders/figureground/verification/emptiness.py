@@ -31,7 +31,6 @@ class EmptyScenes:
         backgrounds: What they should show, in the order of positions.
         endpoint: See `Options.endpoint`.
         device: auto, cpu, cuda, cuda:1 or mps.
-        most: Largest probability of a class.
 
     Raises:
         UsageError: The scorer is unknown, or can't say that an image shows none of the classes.
@@ -40,11 +39,11 @@ class EmptyScenes:
 
     def __init__(
         self, scorer: str, classes: Sequence[ClassEntry], backgrounds: Sequence[ClassEntry], *,
-        endpoint: str | None = None, device: str = "auto", most: float = MOST,
+        endpoint: str | None = None, device: str = "auto",
     ):  # fmt: skip
         check_device(device, "--device")
         asked = read_asked([scorer])[0]
-        self._classes, self._most = tuple(classes), most
+        self._classes = tuple(classes)
         known = {entry.name for entry in classes}
         empty = [ClassEntry(f"empty {g.name}", f"{_place(g)} without any object") for g in backgrounds]
         self._empty = [entry for entry in empty if entry.name not in known]
@@ -53,7 +52,7 @@ class EmptyScenes:
         options = Options(endpoint=endpoint, device=device)
         labels = [*classes, *self._empty] if issubclass(kind, LabelScorer) else list(classes)
         self._scorer = kind(asked.id, (_question(FOREGROUND, labels), _question(BACKGROUND, backgrounds)), options)
-        self.identity = {"scorer": asked.kind, "most": most, **self._scorer.identify()}
+        self.identity = {"scorer": asked.kind, "most": MOST, **self._scorer.identify()}
         if not self._says_none():
             raise UsageError(
                 f"--scorer {scorer} can't say that a scene shows none of the classes. Give clip:ID, vlm:ID, or pocket "
@@ -116,14 +115,14 @@ class EmptyScenes:
         said = self._scorer.score(batch)
         reason = self._shown(np.array([0.0 if p is None else p for p in said[f"{FOREGROUND}_p"]]))
         behind = said.get(f"{BACKGROUND}_p", [None])[0]
-        if not reason and behind is not None and behind < self._most:
+        if not reason and behind is not None and behind < MOST:
             reason = f"the background doesn't look like {self._backgrounds[ground].name}"
         return reason
 
     def _shown(self, p: np.ndarray) -> str:
         """Return the reason from the probabilities of the classes: their sum for a softmax, each for answers."""
         shown = float(p.sum()) if isinstance(self._scorer, LabelScorer) else float(p.max(initial=0.0))
-        return f"shows {self._classes[int(p.argmax())].name}" if shown > self._most else ""
+        return f"shows {self._classes[int(p.argmax())].name}" if shown > MOST else ""
 
 
 def _question(what: str, entries: Sequence[ClassEntry]) -> Question:

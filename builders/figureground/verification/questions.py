@@ -1,4 +1,4 @@
-"""What scorers are asked: a dataset's foreground and background labels, with the words for them."""
+"""Questions to scorers: a dataset's foreground and background labels, with the words for them."""
 
 from __future__ import annotations
 

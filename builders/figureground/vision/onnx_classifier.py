@@ -53,7 +53,7 @@ class Settings:
     """A name in `preprocessing.FILTERS`."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    """Of pixels in 0..1, by channel in the network's order."""
+    """Mean and standard deviation of pixels in 0..1, by channel in the network's order."""
     channels: str = "RGB"
     """RGB or BGR."""
     output: str | None = None
@@ -63,7 +63,7 @@ class Settings:
 
 
 class Parts(NamedTuple):
-    """What a `Classifier` is made of."""
+    """Parts of a `Classifier`."""
 
     network: OnnxLogits
     preprocessing: Preprocessing

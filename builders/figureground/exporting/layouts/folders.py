@@ -15,7 +15,6 @@ class Folders(ExportLayout):
     """A folder for each class, named by it; there is no table, so folders tell all that is known."""
 
     NAME = "folders"
-    TREE = "SPLIT/CLASS/KEY.jpg, without backgrounds"
 
     def check(self, chosen: Selection) -> list[str]:
         names = chosen.names("foreground")

@@ -16,7 +16,6 @@ class ImageFolder(ExportLayout):
     """ImageFolder of `datasets`, which `torchvision.datasets.ImageFolder` reads too, split by split."""
 
     NAME = "imagefolder"
-    TREE = "SPLIT/CLASS/KEY.jpg, and in each split a metadata.csv with file_name, label names, split and group"
 
     def check(self, chosen: Selection) -> list[str]:
         odd = [name for name in chosen.splits if split_number(name) is None]

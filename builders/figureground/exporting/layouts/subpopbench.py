@@ -26,7 +26,6 @@ class SubpopBench(ExportLayout):
     """SubpopBench's table, and the images in the folder that it reads Waterbirds from."""
 
     NAME = "subpopbench"
-    TREE = f"{IMAGES}/CLASS/KEY.jpg and {TABLE} with {','.join(COLUMNS)}"
 
     def check(self, chosen: Selection) -> list[str]:
         if not chosen.has_backgrounds:

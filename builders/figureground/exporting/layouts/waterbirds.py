@@ -25,7 +25,6 @@ class Waterbirds(ExportLayout):
     """A table `metadata.csv` as that of Waterbirds; the names of the labels stand in further columns."""
 
     NAME = "waterbirds"
-    TREE = f"CLASS/KEY.jpg and a metadata.csv with {','.join(COLUMNS)}; two classes, two places"
 
     def check(self, chosen: Selection) -> list[str]:
         refuse_more_than_two(chosen, self.NAME)

@@ -18,14 +18,16 @@ class Wilds(Waterbirds):
     """Waterbirds' table, and the file by which WILDS takes a directory for its Waterbirds (Koh et al. 2021)."""
 
     NAME = "wilds"
-    TREE = f"as waterbirds, with {RELEASE}"
 
     def tables(self, chosen: Selection) -> Mapping[str, str]:
         said = f"{chosen.dataset.facts.title}, exported by figureground in the layout of WILDS' Waterbirds.\n"
         return {RELEASE: said, **super().tables(chosen)}
 
     def readers(self, out: Path) -> str:
-        place = f'root_dir="{out.resolve().parent}"' if out.resolve().name == FOLDER else f"ROOT/{FOLDER}"
-        if out.resolve().name == FOLDER:
-            return f'figureground groups {out} reads it, and so does wilds.get_dataset("waterbirds", {place}).'
-        return f"figureground groups {out} reads it. WILDS expects it at {place}, for get_dataset(…, root_dir=ROOT)."
+        whole = out.resolve()
+        if whole.name == FOLDER:
+            call = f'wilds.get_dataset("waterbirds", root_dir="{whole.parent}")'
+            return f"figureground groups {out} reads it, and so does {call}."
+        return (
+            f"figureground groups {out} reads it. WILDS expects it at ROOT/{FOLDER}, for get_dataset(…, root_dir=ROOT)."
+        )

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError
-from figureground.models.needs import Need, missing_packages
-from figureground.models.onnx_files import OnnxNetwork, Port, check_onnx, fingerprint_onnx, open_onnx
+from figureground.models.needs import ONNX, Need, missing_model, refuse_absent
+from figureground.models.onnx_files import OnnxNetwork, Port, fingerprint_onnx, open_onnx
 from figureground.models.segmenter_files import SegmenterKind
 
 EDGE = 320
@@ -39,13 +39,10 @@ class OnnxKind(SegmenterKind):
         return [fingerprint_onnx(_path(rest))]
 
     def refuse_absent(self, field: str, rest: str) -> None:
-        check_onnx(_path(rest), f"{field}: 'onnx:{rest}'")
-        for need in missing_packages(field, ["onnxruntime"]):
-            raise FiguregroundError(f"{field}: 'onnx:{rest}': {need.what}: {need.command}")
+        refuse_absent(field, f"{ONNX}{rest}")
 
     def needs(self, field: str, rest: str) -> list[Need]:
-        missing = [] if _path(rest).is_file() else [Need(field, f"there is no file {rest!r}")]
-        return [*missing, *missing_packages(field, ["onnxruntime"])]
+        return missing_model(field, f"{ONNX}{rest}")
 
     def open(self, rest: str, device: Any) -> SalientNetwork:
         what = f"segmenter 'onnx:{_path(rest).name}'"

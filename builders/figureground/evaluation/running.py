@@ -1,0 +1,150 @@
+"""Steps that all evaluations share: check the request, open and run classifiers, write the results."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from figureground.core.devices import check_device
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError
+from figureground.core.files import replace_text
+from figureground.data.images import DatasetImages, FolderImages
+from figureground.evaluation.counterparts import Counterparts
+from figureground.evaluation.texts import default_prompts, list_classes, read_prompts, write_texts
+from figureground.models.needs import ZERO_SHOT, refuse_absent
+from figureground.recipe.prompts import Template
+
+if TYPE_CHECKING:
+    import torch
+
+    from figureground.evaluation.predict import Predictions
+    from figureground.vision.classifiers import Classifier
+
+    Answer = Callable[[DatasetImages | FolderImages], Predictions]
+
+BATCH_SIZE = 64
+"""Images per batch."""
+FOLDER = "_evaluation"
+"""Output folder inside a dataset: `load_dataset` ignores it, and it is not published."""
+JSON, PAGE = "evaluation.json", "evaluation.html"
+
+
+def check_request(
+    classifiers: Sequence[str | Classifier],
+    prompts: Path | str | None,
+    candidates: str | None,
+    device: str,
+    batch_size: int,
+) -> dict[str, tuple[Template, ...]]:
+    """Check what every evaluation is given, before anything is opened; arguments as for `evaluate`.
+
+    Returns:
+        By name, the templates of the classifiers that are zero-shot.
+
+    Raises:
+        FiguregroundError: A directory is missing or holds no model, or the batch size or device can't be used.
+        UsageError: There is no classifier, the prompts can't be used, or no classifier uses prompts or candidates.
+    """
+    if not classifiers:
+        raise UsageError("--classifier: name at least one.")
+    if batch_size < 1:
+        raise RecipeError("--batch-size", f"{batch_size} is not a whole number of at least 1.")
+    check_device(device, "--device")
+    found = {}
+    for given in classifiers:
+        if isinstance(given, str):
+            if given != f"{ZERO_SHOT}pocket":
+                refuse_absent("--classifier", given)
+            if given.startswith(ZERO_SHOT):
+                found[given] = read_prompts(default_prompts(given, prompts))
+    for option, value in (("--prompts", prompts), ("--candidates", candidates)):
+        if value is not None and not found:
+            raise UsageError(f"{option} is for zero-shot classifiers, --classifier clip:ID.")
+    return found
+
+
+def open_all(
+    classifiers: Sequence[str | Classifier],
+    images: DatasetImages,
+    zero_shot: Mapping[str, Sequence[Template]],
+    candidates: str | None,
+) -> dict[str, Classifier]:
+    """Open all classifiers on the CPU, so that errors are reported before the first one runs.
+
+    Args:
+        images: The dataset, whose labels zero-shot classifiers choose from.
+        zero_shot: From `check_request`.
+        candidates: See `evaluate`.
+    """
+    from figureground.vision.classifiers import open_classifier
+    from figureground.vision.zero_shot import open_zero_shot
+
+    classes = list_classes(images, candidates) if zero_shot else []
+    opened: dict[str, Classifier] = {}
+    for given in classifiers:
+        if isinstance(given, str) and given in zero_shot:
+            texts = write_texts(classes, zero_shot[given])
+            classifier = open_zero_shot(given, [entry.name for entry in classes], texts)
+        else:
+            classifier = open_classifier(given) if isinstance(given, str) else given
+        opened[unused(classifier.name, opened)] = classifier
+    return opened
+
+
+def run_each(
+    opened: Mapping[str, Classifier],
+    counterparts: Sequence[Counterparts],
+    device: torch.device,
+    batch_size: int,
+    show_progress: bool,
+) -> Iterator[tuple[str, Answer]]:
+    """Yield each classifier's name, and the function that returns its predictions for images.
+
+    Only one classifier is on the device at a time: it is moved back when the next one is asked for.
+
+    Args:
+        opened: From `open_all`.
+        counterparts: One for each classifier.
+        device: Where they run.
+        batch_size, show_progress: See `evaluate`.
+    """
+    from figureground.evaluation.predict import predict
+
+    for (name, classifier), own in zip(opened.items(), counterparts, strict=True):
+        before = next(classifier.parameters()).device
+        classifier.to(device)
+        answer = functools.partial(
+            predict, classifier, counterparts=own, batch_size=batch_size, show_progress=show_progress
+        )
+        yield name, answer
+        classifier.to(before)
+
+
+def make_writable(folders: Sequence[Path], remedy: str) -> None:
+    """Create folders, and check that files can be written to them, before classifiers run.
+
+    Args:
+        remedy: What to do if they can't, a sentence.
+
+    Raises:
+        FiguregroundError: A folder isn't writable.
+    """
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise FiguregroundError(f"{folder} isn't writable. {remedy}")
+
+
+def write_results(out: Path, page: str, report: Mapping[str, Any]) -> None:
+    """Write `evaluation.html`, and then `evaluation.json`."""
+    replace_text(out / PAGE, page)
+    replace_text(out / JSON, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+def unused(name: str, taken: Container[str]) -> str:
+    """Return the name, with a number appended if it is taken."""
+    return name if name not in taken else next(f"{name} ({n})" for n in range(2, 10**6) if f"{name} ({n})" not in taken)
