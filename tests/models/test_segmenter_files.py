@@ -8,7 +8,7 @@ import pytest
 
 from figureground.core.errors import FiguregroundError
 from figureground.models.bundled import SEGMENTER
-from figureground.models.segmenter_files import called, contents_of, models_of
+from figureground.models.segmenter_files import called, contents_of, find_kind
 
 
 def make_models(root, *names):
@@ -30,14 +30,15 @@ def make_models(root, *names):
     ],
 )
 def test_a_name_says_one_model_or_two(name, models):
-    assert models_of(name) == models
+    kind, rest = find_kind(name)
+    assert kind.models(rest) == models
 
 
 @pytest.mark.parametrize(
     "name", ["grounding-dino:", "grounding-dino:a", "grounding-dino:+sam:b", "grounding-dino:a+sam:"]
 )
 def test_of_two_models_both_are_named(name):
-    for read in (models_of, called, contents_of):
+    for read in (called, contents_of):
         with pytest.raises(FiguregroundError, match="give both models, as in 'grounding-dino:ID_OR_DIRECTORY"):
             read(name)
 

@@ -94,16 +94,6 @@ def find_kind(name: str) -> tuple[SegmenterKind, str]:
     return SEGMENTERS["clipseg"](), name
 
 
-def models_of(name: str) -> list[str]:
-    """Return the models of a segmenter: one, or A and B for `grounding-dino:A+sam:B`.
-
-    Raises:
-        FiguregroundError: One of the two models is missing.
-    """
-    kind, rest = find_kind(name)
-    return kind.models(rest)
-
-
 def called(name: str) -> str:
     """Return a segmenter's name fit for publication: directories are reduced to their own name."""
     kind, rest = find_kind(name)
