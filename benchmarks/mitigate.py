@@ -59,8 +59,8 @@ from figureground.recipe.sample import Sample, Spec, derive_seed
 BEDS = ("pocketbirds", "pocketlooks")
 BACKBONES = ("pocket", "regnet")
 """Of different families. The errors that SCGS, DDB and paste look at are those of the first."""
-EPOCHS = 20
-"""Passes over the real training images. ERM's training loss is near zero by then; `beds.py` judges convergence."""
+EPOCHS = 40
+"""Passes over the real training images, as many as `beds.py` judges convergence with."""
 VALIDATE_EVERY = 2
 """Epochs between two looks at validation: one rule for all rows."""
 TRAININGS = 3

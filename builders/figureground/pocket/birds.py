@@ -195,7 +195,7 @@ SCENES = ("grass", "water")
 """The attributes of pocketbirds."""
 
 _BEDS = (
-    Bed("pocketbirds", OBJECTS, SCENES, bias_aligned_share=0.985, train=1200),
+    Bed("pocketbirds", OBJECTS, SCENES, bias_aligned_share=1 - 14 / 1200, train=1200),  # 14 images against the bias
     Bed(
         "pocketlooks", ("boat", "umbrella"), ("blue", "red"), ("gift:1", "gift:0"), bias_aligned_share=0.982,
         train=1200, scenes=("grass", "road", "sand", "snow"), prop_radius=(0.18, 0.22),
