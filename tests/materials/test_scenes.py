@@ -13,6 +13,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.materials.scenes import Drawing, draw_scenes
 from figureground.recipe.classes import read_nouns
 from figureground.sources.guide import ImagePool
+from figureground.sources.marks import GENERATED, read_source_type
 from figureground.verification.emptiness import EmptyScenes
 
 POCKET = Drawing(checkpoint="pocket", size=64, num_inference_steps=6, guidance_scale=4.0, images=2, batch_size=4)
@@ -35,6 +36,7 @@ def test_the_output_is_what_d3s_takes(drawn):
     assert [len(items) for items in pool.items.values()] == [2, 2]
     with Image.open(pool.items["snow"][0].path) as image:
         assert (image.mode, image.size) == ("RGB", (64, 64))
+        assert read_source_type(image) == GENERATED
     facts = json.loads((out / "scenes.json").read_text())
     assert facts["avoid"] == ["bird", "car"]
 

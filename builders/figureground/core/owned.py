@@ -25,14 +25,17 @@ _MARKS = (
 )
 
 
-def encode_png(image: Image.Image, *, smallest: bool = True) -> bytes:
+def encode_png(image: Image.Image, *, smallest: bool = True, xmp: bytes | None = None) -> bytes:
     """Return an image as PNG, marked as made by figureground.
 
     Args:
         smallest: Whether to take the time for the smallest file; large photographs need seconds for a few per cent.
+        xmp: XMP packet to store beside the pixels, UTF-8.
     """
     made_by = PngInfo()
     made_by.add_text("Software", GENERATOR)
+    if xmp is not None:
+        made_by.add_itxt("XML:com.adobe.xmp", xmp.decode())
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=smallest, pnginfo=made_by)
     return buffer.getvalue()
