@@ -222,7 +222,7 @@ def rungs(device: torch.device, usual: D3S, fast: Mapping[str, Any], quick: bool
 
 
 class Kept:
-    """What is measured so far, in a file that is written after every measurement.
+    """Measurements so far, in a file that is written after each of them.
 
     Args:
         path: The file; one of other settings is replaced.

@@ -58,7 +58,7 @@ from figureground.recipe.sample import Sample, Spec, derive_seed
 
 BEDS = ("pocketbirds", "pocketlooks")
 BACKBONES = ("pocket", "regnet")
-"""Of different families. The errors that SCGS, DDB and paste look at are those of the first."""
+"""Backbones of different families. SCGS, DDB and paste use the errors of the first."""
 EPOCHS = 40
 """Passes over the real training images, as many as `beds.py` judges convergence with."""
 VALIDATE_EVERY = 2
@@ -79,7 +79,7 @@ UNBIASED = ("erm", "d3s", "scgs", "ddb")
 
 RESULTS = ROOT / "benchmarks" / "results" / "mitigate"
 KEPT_FORMAT = 1
-"""Of the units' JSON files."""
+"""Format of the units' JSON files."""
 
 
 # --- the rows ---------------------------------------------------------------------------------------
@@ -576,7 +576,7 @@ def open_oracle(plan: Plan) -> Any:
 
 
 def read_by_oracle(place: Place, images: Sequence[Drawn]) -> dict[str, Any]:
-    """What made images show: whether their class, and the scene or look that they were made for, are right, 0 to 1; and
+    """Return the shares of made images that show their class and the scene or look that they were made for, 0 to 1; and
     by class how often each background and each look was read."""
     import oracle
 

@@ -1,4 +1,4 @@
-"""What the units of `mitigate.py` came to: tables in Markdown, a chart, and JSON; from their files alone.
+"""Report on the units of `mitigate.py`: tables in Markdown, a chart, and JSON; from their files alone.
 
 Numbers of tables are in % and points. A pipeline seed is one value: its training seeds are averaged first.
 """
@@ -37,9 +37,9 @@ from figureground.core.errors import FiguregroundError, counted
 from figureground.learn.settings import RULES
 
 Unit = Mapping[str, Any]
-"""What the JSON file of a unit holds."""
+"""Contents of a unit's JSON file."""
 Metric = Callable[[Unit, Mapping[str, Any]], float]
-"""Of a unit and one of its classifiers, a number in %."""
+"""Takes a unit and one of its classifiers; returns a number in %."""
 COMPARISONS = len(PRIMARY) * len(BEDS)
 """Those that are primary."""
 

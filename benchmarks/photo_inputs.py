@@ -134,7 +134,7 @@ def _resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run is given, and where it keeps its work."""
+    """Inputs of a run, and the folder of its work."""
 
     photographs: list[Photograph]
     horses: list[tuple[Path, Path]]

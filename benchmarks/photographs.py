@@ -48,7 +48,7 @@ RANGES = {
     "waterbirds": "lowest and highest seed; 95 % interval of differences",
     "attribution": "95 % interval; 5 % and 95 % quantiles beside medians",
 }
-"""What the ends of a part's rows are, other than 95 % intervals."""
+"""Meaning of the ends of a part's rows, if they aren't 95 % intervals."""
 TINY = efficientnet_lite.Scale(0.25, 0.3, 64)
 """The random network of a quick run."""
 

@@ -1,4 +1,4 @@
-"""Whether what is said about labels can be trusted: `python benchmarks/trust.py`.
+"""Coverage of the intervals of right labels, on simulated answers: `python benchmarks/trust.py`.
 
 Everything here is simulated: a dataset whose truth is known, scorers that guess it, and annotators who err. Nothing of
 it is an annotation of a real dataset.

@@ -1,4 +1,4 @@
-"""What is known of a dataset's labels: `_figureground/labels.json`, its short form in the card, and as text.
+"""Facts about a dataset's labels: `_figureground/labels.json`, its short form in the card, and as text.
 
 `docs/labels.md` lists the fields of the file.
 """

@@ -1,4 +1,4 @@
-"""What people are asked about an image: the questions of its kind of dataset, in words."""
+"""Questions that people are asked about an image, by kind of dataset, in words."""
 
 from __future__ import annotations
 

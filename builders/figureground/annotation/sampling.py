@@ -29,7 +29,7 @@ SAMPLE = f"{ANNOTATIONS}/sample.json"
 MARGIN, EXPECTED = 0.03, 0.95
 """Defaults: half the interval's width, and the share of right labels that is expected."""
 GROUPS = ("dataset", "split", "foreground", "background", "cell")
-"""What each interval is about."""
+"""Subject of each interval."""
 REFERENCE_SHARE = 0.5
 """Maximum number of references, as a share of the number of generated images that they are mixed with."""
 

@@ -1,1 +1,1 @@
-"""What else a dataset teaches besides its labels: dependence, leaks, duplicates, and distance from photographs."""
+"""Audit of what a dataset teaches besides its labels: dependence, leaks, duplicates, distance from photographs."""

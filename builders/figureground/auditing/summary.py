@@ -42,7 +42,7 @@ _TITLES = {
     "labels": "dependence of labels", "regions": "leaks of regions", "whole_image": "look of whole images",
     "duplicates": "near-duplicates", "reuse": "reuse", "references": "references", "biases": "biases",
 }  # fmt: skip
-"""What each section is about."""
+"""Subject of each section."""
 
 
 def _reasons(report: dict[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ CARRIED: Registry[Callable[[FinishedDataset, Path], None]] = Registry(
     "figureground.carried", "way of carrying facts about samples", {"labels": "figureground.annotation.carrying:carry"},
     lambda name, found: None if callable(found) else "can't be called",
 )  # fmt: skip
-"""What a finished copy gets from its source besides samples and scores. Each takes the source and the copy's directory,
+"""Further things that a finished copy gets from its source. Each function takes the source and the copy's directory,
 and may be called again for the same copy."""
 
 

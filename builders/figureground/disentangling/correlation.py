@@ -11,7 +11,7 @@ from figureground.disentangling.crossing import Features
 from figureground.disentangling.probes import fit_probe
 
 PARTS = ("foreground", "background", "all")
-"""What a head sees: foreground features, background features, or both."""
+"""Input of a head: foreground features, background features, or both."""
 HEAD = "linear"
 """Kind of the heads."""
 

@@ -18,7 +18,7 @@ from figureground.recipe.sample import derive_seed
 from figureground.recipe.table import ANTI_CORRELATED, CORRELATED
 
 PARTS = ("features", "probes", "test")
-"""What the images of a part are for."""
+"""Purposes of a part's images."""
 
 
 @dataclass(frozen=True, eq=False)

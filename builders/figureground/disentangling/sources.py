@@ -23,7 +23,7 @@ class Source(Protocol):
 
     @property
     def trained(self) -> nn.Module | None:
-        """What is trained to give them; None for frozen features."""
+        """The network that is trained to give them; None for frozen features."""
 
     def features(self, rows: np.ndarray, draw: str) -> Tensor:
         """Return float32 (n, d).

@@ -1,4 +1,4 @@
-"""What a fine-tuning ran with: its peak memory, and the versions of its libraries."""
+"""Environment of a fine-tuning: its peak memory, and the versions of its libraries."""
 
 from __future__ import annotations
 

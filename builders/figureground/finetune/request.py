@@ -1,4 +1,4 @@
-"""What a fine-tuning was asked for, and what of it is saved."""
+"""A requested fine-tuning, and the parts of it that are saved."""
 
 from __future__ import annotations
 

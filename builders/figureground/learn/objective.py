@@ -1,4 +1,4 @@
-"""What a training minimises: how the losses of a batch become one."""
+"""Objectives of training: how the losses of a batch become one."""
 
 from __future__ import annotations
 

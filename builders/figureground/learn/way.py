@@ -35,7 +35,7 @@ class Prepared:
     steps: dict[str, int] = field(default_factory=dict)
     """Optimiser steps taken so far, by what took them."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What the seed's report says under the way's name; JSON-able."""
+    """Facts for the seed's report, under the way's name; JSON-able."""
 
 
 class Way(ABC):

@@ -1,4 +1,4 @@
-"""What the matcher learns from: drawings that resemble generated images, with captions and prompts.
+"""Training examples of the matcher: drawings that resemble generated images, with captions and prompts.
 
 Only drawings are used. Some pass through the pocket's autoencoder, but never through its diffusion model.
 """

@@ -1,4 +1,4 @@
-"""What people and scorers found out about the labels of a dataset, for the page: `labels.json` as tables."""
+"""Findings of people and scorers about a dataset's labels, for the page: `labels.json` as tables."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SHAPE = {
 
 
 class Labels(NamedTuple):
-    """What the page says about the labels."""
+    """The page's section on labels."""
 
     looked: str | None
     """Why there are no shares from people; None if there are."""

@@ -9,7 +9,7 @@ from figureground.annotation.answers import FLAGS, REFERENCE, annotation_files, 
 from figureground.annotation.responses import RIGHT
 
 STATES = ("not asked", "right", "wrong", "disagree", "can't tell")
-"""What people say about an image: all who were asked call its labels right, or one of them wrong; they contradict each
+"""People's verdict on an image: all who were asked call its labels right, or one of them wrong; they contradict each
 other about a label; nobody could tell."""
 FLAGGED = 8
 """Added to the number of a state if somebody set a flag."""

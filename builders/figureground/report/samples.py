@@ -55,12 +55,12 @@ _Pairs = list[tuple[str, str]]
 
 
 class Written(NamedTuple):
-    """What was written, for the page."""
+    """Written files, for the page."""
 
     full: int
     """Number of images with full size, guide, mask and panels."""
     notes: list[str]
-    """What couldn't be read or shown."""
+    """Problems: files that couldn't be read or shown."""
 
 
 class Choice:

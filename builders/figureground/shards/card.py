@@ -62,7 +62,7 @@ ASKED = {
     "foreground": "foreground is right", "background": "background is right", "label": "label is right",
     "class": "class isn't shown", "feature": "feature is shown",
 }  # fmt: skip
-"""What people were asked about labels, by question."""
+"""Texts of the questions that people were asked about labels."""
 
 TAGS = ("figureground", "spurious-correlations", "distribution-shift", "synthetic")
 
@@ -106,7 +106,7 @@ class CardContext:
     """Concepts that the diffusion model was fine-tuned on, each with `class`, `noun`, `feature`, `references`,
     `identifier`, `kind`, `sha256` and `losses`."""
     labels: Mapping[str, Any] = field(default_factory=dict)
-    """What is known of the labels, in the shape of `index_shape.LABELS`; empty if nothing is."""
+    """Facts about the labels, in the shape of `index_shape.LABELS`; empty if nothing is known."""
 
 
 def write(directory: Path, header: Mapping[str, Any], body: str) -> None:

@@ -1,4 +1,4 @@
-"""What processes that build one dataset share: claims of shards, and news of the shards that others have finished.
+"""State shared by processes that build one dataset: claims of shards, and news of shards that others have finished.
 
 A dataset directory that all processes reach is its own home. For a dataset in an object store, the home is a
 `stores.remote.Remote`, and the directory is the scratch of one machine.
@@ -36,7 +36,7 @@ class Home:
 
     @property
     def title(self) -> str:
-        """What messages call the dataset: its directory or its URL."""
+        """Name of the dataset in messages: its directory or its URL."""
         return str(self.directory)
 
     def look(self, now: bool = False) -> None:

@@ -37,8 +37,8 @@ LABELS = {
     }]),
     "scorers": [{"name": str, "what": str, "images": Count, "right": Number}],
 }  # fmt: skip
-"""What the card tells about the labels: how many people looked at them, shares of right labels with intervals, and the
-share of images whose own label each scorer finds most probable."""
+"""Shape of the card's facts about labels: how many people looked at them, shares of right labels with intervals, and
+the share of images whose own label each scorer finds most probable."""
 _FACTS = {
     "title": str, "builder": str, "summary": str, "citation": str, "numerics": Optional(dict),
     "limits": Optional([str]), "uses": Optional([str]), "misuses": Optional([str]),

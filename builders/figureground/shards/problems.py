@@ -1,4 +1,4 @@
-"""What is wrong with the files of a shard: as an error where they are read, as a list where they are checked."""
+"""Problems of a shard's files: as an error where they are read, as a list where they are checked."""
 
 from __future__ import annotations
 

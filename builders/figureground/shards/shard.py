@@ -31,7 +31,7 @@ SCORES = f"{PRIVATE}/scores"
 """Directory of scores, one file per score."""
 
 LABELS = f"{PRIVATE}/labels.json"
-"""What people and scorers found out about the labels; see `annotation.labels`."""
+"""Findings of people and scorers about the labels; see `annotation.labels`."""
 
 
 class ShardError(FiguregroundError, ValueError):

@@ -26,7 +26,7 @@ class Run:
     id: str
     """Unique, of letters and digits."""
     name: str
-    """Of letters, digits, `-`, `.` and `_`, like `group`; several runs may have the same."""
+    """Name of letters, digits, `-`, `.` and `_`, like `group`; several runs may have the same."""
     group: str
     """Name shared by the runs of one command."""
     config: Mapping[str, Any]

@@ -30,7 +30,7 @@ SECONDS_BETWEEN_LOOKS = 5.0
 
 
 class Learner(Stateful, Protocol):
-    """What is trained, step by step."""
+    """A learner, trained step by step."""
 
     @property
     def curve_names(self) -> Sequence[str]:
@@ -44,7 +44,7 @@ class Learner(Stateful, Protocol):
 
 
 class Hooks:
-    """What a training does besides its steps. By default, every hook does nothing.
+    """Actions of a training besides its steps. By default, every hook does nothing.
 
     With several processes, each of them calls every hook except `write_usable` and `note`, which only the main one
     calls.

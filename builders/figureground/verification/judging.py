@@ -1,4 +1,4 @@
-"""What probabilities of labels say about an image's own label."""
+"""Verdicts on an image's own label from probabilities of all labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What panels of SCGS and DDB show alike: sources, their regions, and the classifier's predictions on them."""
+"""Parts that panels of SCGS and DDB share: sources, their regions, and the classifier's predictions on them."""
 
 from __future__ import annotations
 
