@@ -29,7 +29,7 @@ from figureground.hub.manifest import pack
 from figureground.methods.extend import extend
 from figureground.methods.forecast import describe
 from figureground.methods.registry import open_dataset
-from figureground.methods.spurious import SpuriousConfig
+from figureground.methods.spurious_settings import SpuriousConfig
 from figureground.models.concept_files import read_concept
 from figureground.pocket.biased import LOOKS_OF
 

@@ -11,7 +11,7 @@ from figureground.core.errors import RecipeError
 from figureground.finetune.inversion_settings import Inversion
 from figureground.finetune.settings import settings_for
 from figureground.learn.settings import Training
-from figureground.methods.d3s import D3SConfig
+from figureground.methods.d3s_settings import D3SConfig
 from figureground.methods.registry import METHODS, method_class
 
 TEXTS = [3, None, ["a"], {"a": 1}]

@@ -10,9 +10,11 @@ from figureground.comparison.comparing import parse_overrides
 from figureground.core.differences import differences
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.core.values import kinds_of
-from figureground.methods.d3s import D3S, D3SConfig
+from figureground.methods.d3s import D3S
+from figureground.methods.d3s_settings import D3SConfig
 from figureground.methods.ddb import DDBConfig
-from figureground.methods.spurious import Spurious, SpuriousConfig
+from figureground.methods.spurious import Spurious
+from figureground.methods.spurious_settings import SpuriousConfig
 from figureground.recipe.document import (
     apply_settings,
     check_names,

@@ -9,7 +9,7 @@ from tiny_checkpoints import make_checkpoint
 from figureground import D3S
 from figureground.core.errors import FiguregroundError
 from figureground.core.values import kinds_of
-from figureground.methods.d3s import D3SConfig
+from figureground.methods.d3s_settings import D3SConfig
 from figureground.methods.extend import extend
 from figureground.recipe.document import apply_settings
 from figureground.running.directory import RECIPE, opened, shards_kept

@@ -28,7 +28,7 @@ from figureground.core.names import slugs
 from figureground.core.text import code, markdown
 from figureground.core.values import FieldsOf
 from figureground.finetune.inversion_settings import Inversion, settings_for
-from figureground.methods.d3s import DIFFUSION_CITATION
+from figureground.methods import citations
 from figureground.methods.panels import ddb as ddb_panels
 from figureground.methods.panels.maps import ATTRIBUTION_MAPS, save_map
 from figureground.methods.panels.panel import Panel
@@ -68,21 +68,6 @@ Gradients inside the region of the source's object; `area`, the region's share o
 attribution divided by area; `predicted`, the predicted class."""
 SCORED = 64
 """Images scored per batch."""
-
-CITATION = """@inproceedings{parast2025ddb,
-  title = {{DDB}: Diffusion Driven Balancing to Address Spurious Correlations},
-  author = {Yazdan Parast, Aryan and Azam, Basim and Akhtar, Naveed},
-  booktitle = {IEEE/CVF International Conference on Computer Vision},
-  year = {2025}
-}"""
-
-INVERSION_CITATION = """@article{gal2022image,
-  title = {An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion},
-  author = {Gal, Rinon and Alaluf, Yuval and Atzmon, Yuval and Patashnik, Or and Bermano, Amit H. and
-            Chechik, Gal and Cohen-Or, Daniel},
-  journal = {arXiv preprint arXiv:2208.01618},
-  year = {2022}
-}"""
 
 
 AtLeastThree = Annotated[int, Field(ge=3, le=10**9)]
@@ -173,7 +158,7 @@ class DDB(Repaint):
         "data", "sources", "per_source", "nouns", "prompt", "segmenter", "phrases", "mask_dilation", "classifier",
         "training", "min_probability", "min_attribution_ratio", *Repaint.STARTER,
     )  # fmt: skip
-    CITATIONS = (CITATION, INVERSION_CITATION, DIFFUSION_CITATION)
+    CITATIONS = (citations.DDB, citations.TEXTUAL_INVERSION, citations.LATENT_DIFFUSION)
     config: DDBConfig
 
     def load_inputs(self) -> None:

@@ -20,7 +20,7 @@ from figureground.core import signals
 from figureground.core.errors import RecipeError, counted, listed
 from figureground.core.names import slugs
 from figureground.core.text import code, markdown
-from figureground.methods.d3s import DIFFUSION_CITATION
+from figureground.methods import citations
 from figureground.methods.panels import scgs as scgs_panels
 from figureground.methods.panels.maps import ATTENTION_MAPS, row_name, save_map
 from figureground.methods.panels.panel import Panel
@@ -54,20 +54,6 @@ PLAIN = "plain"
 """The scene that adds nothing to the prompt."""
 SHOWN = 12
 """Images shown per cluster on a sheet."""
-
-CITATION = """@article{li2024focusing,
-  title = {Focusing Image Generation to Mitigate Spurious Correlations},
-  author = {Li, Xuewei and Nie, Zhenzhen and Yu, Mei and Zhang, Zijian and Gao, Jie and Xu, Tianyi and Liu, Zhiqiang},
-  journal = {arXiv preprint arXiv:2412.19457},
-  year = {2024}
-}"""
-
-GRAD_CAM_CITATION = """@inproceedings{chattopadhay2018gradcampp,
-  title = {{Grad-CAM++}: Generalized Gradient-Based Visual Explanations for Deep Convolutional Networks},
-  author = {Chattopadhay, Aditya and Sarkar, Anirban and Howlader, Prantik and Balasubramanian, Vineeth N.},
-  booktitle = {IEEE Winter Conference on Applications of Computer Vision},
-  year = {2018}
-}"""
 
 
 Images = Annotated[int, Field(ge=0, le=10**9)]
@@ -142,7 +128,7 @@ class SCGS(Repaint):
         "data", "per_class", "backgrounds", "nouns", "prompt", "classifier", "training", "errors", "mask", "strength",
         *Repaint.STARTER,
     )  # fmt: skip
-    CITATIONS = (CITATION, GRAD_CAM_CITATION, DIFFUSION_CITATION)
+    CITATIONS = (citations.SCGS, citations.GRAD_CAM_PLUS_PLUS, citations.LATENT_DIFFUSION)
     config: SCGSConfig
 
     def load_inputs(self) -> None:

@@ -12,13 +12,11 @@ import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import Field
 
 from figureground.core import signals
 from figureground.core.columns import pad, text_width
@@ -34,26 +32,23 @@ from figureground.core.hashing import digest
 from figureground.core.names import RULE, Lookup, slug
 from figureground.core.resources import resource
 from figureground.core.text import markdown
-from figureground.core.values import FieldsOf
 from figureground.finetune.concept_store import ConceptStore
-from figureground.finetune.settings import LORA_RANK, Finetuning, fill, fingerprint_network, settings_for
-from figureground.finetune.settings import POCKET as POCKET_FINETUNING
+from figureground.finetune.settings import fill, fingerprint_network
+from figureground.methods import citations
 from figureground.methods.base import Method
 from figureground.methods.concept_stages import GIVEN_ELSEWHERE, Concepts, Inputs, read_made
-from figureground.methods.d3s import DIFFUSION_CITATION
 from figureground.methods.forecast import human_bytes
 from figureground.methods.panels import spurious as spurious_panels
 from figureground.methods.panels.panel import Panel
+from figureground.methods.spurious_settings import NOT_GIVEN, POCKET, SpuriousConfig
 from figureground.models.bundled import ROBUST
-from figureground.models.footprint import SMALL, footprint
+from figureground.models.footprint import footprint
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent, refuse_onnx
 from figureground.recipe.classes import ClassEntry, read_nouns
-from figureground.recipe.config import Config
-from figureground.recipe.features import Feature, FeatureEntry, find_labels, read_features
+from figureground.recipe.features import Feature, find_labels, read_features
 from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Spec, derive_seed
-from figureground.recipe.settings import EXECUTION, MOST, Names, Text, field_names, name_nearest, settings
-from figureground.recipe.table import MOST_A_CELL, Counts
+from figureground.recipe.table import Counts
 from figureground.shards.card import public
 from figureground.shards.markers import missing
 from figureground.shards.shard import PRIVATE, as_shard
@@ -69,128 +64,16 @@ if TYPE_CHECKING:
     from figureground.shards.card import CardContext
     from figureground.shards.columns import Columns
 
-POCKET = "pocket"
 PLAIN = "plain"
 """The scene that adds nothing to the prompt."""
-MANY = 10
-"""More concepts of a full-size checkpoint than this are kept as adapters, unless the recipe sets `lora_rank`."""
 CONCEPTS = "concepts"
 """Folder for concepts among a dataset's stages, unless the recipe names a directory."""
 LOSSES = ("dreambooth", "prior", "sfsl")
 """Loss curves whose final values the card shows."""
 COMPONENTS = "components.safetensors"
 """File of neural-PCA components that `figureground components` writes for a class."""
-NOT_GIVEN = "not given"
 FEATURE_MODEL = "feature-model"
 """Value of `labels` that means the classes of the feature network."""
-
-CITATION = """@article{maungmaung2024spurious,
-  title = {Fine-Tuning Text-To-Image Diffusion Models for Class-Wise Spurious Feature Generation},
-  author = {MaungMaung, AprilPyone and Nguyen, Huy H. and Kiya, Hitoshi and Echizen, Isao},
-  journal = {arXiv preprint arXiv:2402.08200},
-  year = {2024}
-}"""
-
-FEATURES_CITATION = """@inproceedings{neuhaus2023spurious,
-  title = {Spurious Features Everywhere - Large-Scale Detection of Harmful Spurious Features in {ImageNet}},
-  author = {Neuhaus, Yannic and Augustin, Maximilian and Boreiko, Valentyn and Hein, Matthias},
-  booktitle = {IEEE/CVF International Conference on Computer Vision},
-  year = {2023}
-}"""
-
-DREAMBOOTH_CITATION = """@inproceedings{ruiz2023dreambooth,
-  title = {{DreamBooth}: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation},
-  author = {Ruiz, Nataniel and Li, Yuanzhen and Jampani, Varun and Pritch, Yael and Rubinstein, Michael and
-            Aberman, Kfir},
-  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year = {2023}
-}"""
-
-
-Images = Annotated[int, Field(ge=0, le=MOST_A_CELL)]
-"""Images per cell."""
-
-
-@settings()
-class SpuriousConfig(Config):
-    """Settings of a recipe of class-wise spurious images."""
-
-    checkpoint: Annotated[Text, Names("directory")] = "CompVis/stable-diffusion-v1-4"
-    features: Annotated[str | dict[str, str | FeatureEntry], Names("file")] = "spurious-imagenet"
-    """Spurious feature of each class: a file in `prompts/features/`, the path of a CSV
-    `class,noun[,feature][,component]`, or a mapping of classes to nouns."""
-    classes: list[str] | None = None
-    """Classes to select from `features`, a list; none selects all."""
-    labels: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "imagenet"
-    """Classes of the classifiers to be fooled, in the order of their logits: a file in `prompts/classes/`, the path of
-    a CSV with a column `name`, or `feature-model` for the classes of the feature network."""
-    references: Annotated[Text | None, Names("directory", source=True)] = None
-    """Images of each feature without its class: a directory with one folder per class, or with the folders of
-    Spurious ImageNet; `pocket` draws them."""
-    reference_count: Annotated[int, Field(ge=3, le=MOST)] | None = None
-    """References per class: the number that `pocket` draws (16 if none), or the most to take from a directory (all if
-    none)."""
-    backgrounds: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "spurious"
-    """Scenes in which prompts place the noun: a file in `prompts/backgrounds/`, a CSV `name,phrase`, a list of names
-    from the config's file, or a mapping of names to phrases. The scene `plain` adds nothing to the prompt."""
-    per_cell: Images | dict[str, Images] = 20
-    """Images of each class in each scene: one number, or one per scene. Scenes that a mapping leaves out get none."""
-    feature_model: Annotated[Text | None, Names("file")] = None
-    """Adversarially robust classifier whose features SFSL compares: `pocket`, a file of ResNet weights, a
-    transformers directory, a Hub id or `timm:NAME`."""
-    components: Annotated[Text | None, Names("directory")] = None
-    """Neural-PCA components of each class, for the fine-tuning's `features: neural-pca`: a directory with one folder
-    per class, as written by `figureground components --out DIR/CLASS`."""
-    finetuning: Annotated[dict[str, Any], FieldsOf(Finetuning, GIVEN_ELSEWHERE), Names("file")] = field(
-        default_factory=dict
-    )
-    """Settings of the fine-tuning that differ from the checkpoint's defaults, such as
-    `{max_train_steps: 400, sfsl_weight: 0.1}`; `figureground finetune --help` lists them. With more than ten concepts
-    of a full-size checkpoint, `lora_rank` is 16 unless given."""
-    size: Annotated[int, Field(ge=8, le=16384)] = 512
-    guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 7.5
-    extended: list[dict[str, Images]] = field(default_factory=list)
-    """Images per scene after each `extend`; written by that command."""
-    concepts: Annotated[Text | None, Names("directory", made=True), EXECUTION] = None
-    """Directory of fine-tuned concepts, for builds to share; none keeps them in the dataset's
-    `_figureground/stages/concepts`."""
-
-    def check(self) -> None:
-        super().check()
-        if self.keep:
-            raise RecipeError("keep", f"{self.keep[0]!r} can't be kept: images are drawn from prompts alone.")
-        if self.noise is not None:
-            raise RecipeError("noise", "images are drawn from prompts, and start from noise alone. Leave it out.")
-        self._check_finetuning()
-
-    def _check_finetuning(self) -> None:
-        for name in self.finetuning:
-            if name in GIVEN_ELSEWHERE:
-                raise RecipeError(f"finetuning.{name}", f"{name} is a setting of the recipe itself: --set {name}=….")
-            if name not in field_names(Finetuning):
-                known = set(field_names(Finetuning)) - {*GIVEN_ELSEWHERE}
-                raise RecipeError(f"finetuning.{name}", f"there is no such setting{name_nearest(str(name), known)}")
-        self.settings(1)
-
-    def settings(self, concepts: int) -> Finetuning:
-        """Return the settings of the fine-tuning for a number of concepts.
-
-        Raises:
-            RecipeError: A value is invalid.
-        """
-        changes = dict(self.finetuning)
-        if "lora_rank" not in changes and concepts > MANY and footprint(self.checkpoint, self.revision).kept > SMALL:
-            changes["lora_rank"] = LORA_RANK
-        usual = POCKET_FINETUNING.feature_model if self.checkpoint == POCKET else None
-        changes["feature_model"] = self.feature_model or usual or NOT_GIVEN  # reported before a build
-        try:
-            return settings_for(self.checkpoint, revision=self.revision, size=self.size, **changes)
-        except RecipeError as error:
-            known = error.field.split("[")[0] in self.finetuning
-            name = f"finetuning.{error.field}" if known else error.field
-            raise RecipeError(name, str(error).partition(": ")[2]) from None
-        except TypeError as error:
-            raise RecipeError("finetuning", f"{dict(self.finetuning)!r} can't be used: {error}.") from None
 
 
 def _no_guide(split: str, f: int, b: int, i: int) -> None:
@@ -220,7 +103,7 @@ class Spurious(Method):
         "features", "classes", "labels", "references", "backgrounds", "per_cell", "feature_model", "finetuning",
         "concepts", *Method.STARTER,
     )  # fmt: skip
-    CITATIONS = (CITATION, FEATURES_CITATION, DREAMBOOTH_CITATION, DIFFUSION_CITATION)
+    CITATIONS = (citations.SPURIOUS, citations.SPURIOUS_IMAGENET, citations.DREAMBOOTH, citations.LATENT_DIFFUSION)
     USES = (
         "Measuring whether a classifier predicts a class from a spurious feature alone.",
         "Comparing classifiers, and ways of training them, by how much they depend on spurious features.",
