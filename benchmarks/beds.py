@@ -1,22 +1,22 @@
-"""Do the test-beds mislead ERM that was trained to convergence? `python benchmarks/beds.py`.
+"""Whether ERM, trained to convergence, fails on the test-beds: `python benchmarks/beds.py`.
 
-A bed is of use where ERM still fails when it has converged. Wanted of each bed, for two backbones of different
-families: a worst group between 55 and 80 % and an average of at least 88 % on test, a training loss near zero and a
-validation loss that is flat at the end, and at least 99 % of the drawings read rightly by a classifier of the whole
-world.
+A test-bed is useful if ERM still fails on it after convergence. Targets for each bed, with two backbones of different
+families: a worst group between 55 and 80 % and an average of at least 88 % on test, a training loss near zero, a
+validation loss that is flat at the end, and at least 99 % of the drawings labelled correctly by a classifier trained
+on the whole world.
 
-The epoch is chosen by the worst group of validation, which flatters ERM most; what the best average and the last epoch
-would have given is told beside it.
+The worst group of validation chooses the epoch, which favours ERM most. Results with the best average and with the last
+epoch are reported too.
 
-`--choose` trains candidates, each a change of a bed's levers, on seeds 100 to 105; `--seeds 1` begins with the first.
-Without it the beds as they are in the package are judged on other seeds: biased, unbiased, and biased with twice the
-epochs, which tells whether longer training alone would lift the worst group. A seed is a data seed and a training seed.
+`--choose` trains candidates, each with changed parameters of a bed, on seeds 100 to 105; `--seeds 1` starts with the
+first of these. Without it, the beds of the package are tested on other seeds: biased, unbiased, and biased with twice
+the epochs, which shows whether longer training alone raises the worst group. A seed determines data and training.
 
-The least of several groups is biased low: it falls the more, the more the groups vary by chance. So every group is
-told, and the mean of the two groups that go against the bias, which are fixed beforehand.
+The minimum of several groups is biased low, the more so the more they vary by chance. So all groups are reported, and
+the mean of the two groups against the bias, which are fixed in advance.
 
-Finished pieces are kept in `--work` and used again as long as bed, backbone and training are the same; the report is of
-all that are finished. A stopped run goes on with the same command.
+Finished pieces are kept in `--work` and reused as long as bed, backbone and training are the same. The report covers
+all finished pieces. The same command resumes a stopped run.
 """
 
 from __future__ import annotations
@@ -52,26 +52,26 @@ from figureground.pocket import birds, world
 from figureground.pocket.birds import Bed
 
 CHOOSING = (100, 101, 102, 103, 104, 105)
-"""Seeds with which a bed's levers were chosen."""
+"""Seeds for choosing a bed's parameters."""
 JUDGING = (200, 201, 202, 203, 204, 205)
-"""Seeds with which the beds are judged."""
+"""Seeds for testing the beds."""
 TWICE = 3
-"""Seeds, the first of those, that are also trained for twice the epochs."""
+"""Number of test seeds that are also trained for twice the epochs."""
 BACKBONES = ("pocket", "regnet")
 EPOCHS, VALIDATE_EVERY = 40, 2
 RULES = ("worst-group", "average", "last")
 """Rules that choose the epoch; the targets are for the first."""
 WORST = (55.0, 80.0)
-"""Wanted of the worst group on test, from and to, in %."""
+"""Target range of the worst group on test, in %."""
 AVERAGE, READ = 88.0, 99.0
-"""Wanted at least, in %: of the average on test; of the oracle."""
+"""Minimum targets, in %: average on test; drawings that the oracle labels correctly."""
 
 TAIL = 0.2
-"""Share of the epochs, the last ones, that tells whether a training has converged."""
+"""Share of the epochs, at the end, from which convergence is determined."""
 FLAT, FLAT_NATS = 0.05, 0.01
-"""A curve is flat where the line fitted to its tail changes by at most this share of the tail's mean, or this much."""
+"""A curve is flat if the line fitted to its tail changes by at most this share of the tail's mean, or this much."""
 LEARNED = 0.05
-"""Training loss, in nats, at most: what was trained has nothing left to learn."""
+"""Maximum training loss after convergence, in nats."""
 
 CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "birds-97.5": ("pocketbirds", {"bias_aligned_share": 0.975, "train": 1200}),
@@ -92,19 +92,19 @@ CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         {"bias_aligned_share": 0.98, "train": 1200, "objects": ("mug", "umbrella")},
     ),
 }
-"""Candidates of `--choose`: a bed of the package, and its changed fields."""
+"""Candidates of `--choose`: a bed of the package, and changes to its fields."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A bed, and the length of the training on it."""
+    """A bed, and the length of training."""
 
     name: str
-    """As the report calls it."""
+    """Name in the report."""
     bed: Bed
     epochs: int
     biased: bool = True
-    """Whether something is asked of it."""
+    """Whether the targets apply."""
     seeds: tuple[int, ...] = CHOOSING
 
 
@@ -116,22 +116,22 @@ class Piece:
     backbone: str
     seed: int
     identity: Mapping[str, Any]
-    """Everything that it depends on; JSON-able."""
+    """Everything that the result depends on; JSON-serialisable."""
 
     @property
     def key(self) -> str:
-        """Changes with the identity."""
+        """File name of the piece, with a hash of its identity."""
         said = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         return f"{self.case.name}-{self.backbone}-{self.seed}-{said[:12]}".replace(",", "").replace(" ", "-")
 
 
 class Convergence(NamedTuple):
-    """Convergence, read from the last fifth of the epochs."""
+    """Convergence, determined from the last fifth of the epochs."""
 
     training_loss: float
-    """Its mean over the epochs after which validation was judged, in nats."""
+    """Mean over the evaluated epochs, in nats."""
     validation_loss: float
-    """Its mean, in nats."""
+    """Mean, in nats."""
     change: float
     """Change of the line fitted to the validation loss, from the tail's first epoch to its last, in nats."""
     converged: bool
@@ -139,10 +139,10 @@ class Convergence(NamedTuple):
 
 
 def converge(training_loss: Sequence[float], validation_loss: Sequence[float]) -> Convergence:
-    """Whether a training has come to its end, by the rule that `RULE` tells.
+    """Return whether a training has converged, by `RULE`.
 
     Args:
-        training_loss: Of each epoch after which validation was judged, two or more.
+        training_loss: Losses of the evaluated epochs, two or more.
         validation_loss: Likewise.
     """
     n = max(2, math.ceil(TAIL * len(validation_loss)))
@@ -162,10 +162,10 @@ RULE = (
 
 
 def do(task: tuple[Path, Sequence[Piece]]) -> int:
-    """Draws a bed, trains backbones on it, and keeps what came of each; what was begun goes on.
+    """Draw a bed, train backbones on it and keep each result, or resume.
 
     Args:
-        task: Where to work, and pieces of one case and seed.
+        task: The working folder, and pieces of one case and seed.
 
     Returns:
         The number of pieces.
@@ -192,7 +192,7 @@ def do(task: tuple[Path, Sequence[Piece]]) -> int:
 
 
 def settings_of(case: Case, backbone: str, work: Path) -> Training:
-    """How a backbone is trained."""
+    """Return the training settings of a backbone."""
     return Training(
         "erm", epochs=case.epochs, select=",".join(RULES), validate_every=VALIDATE_EVERY,
         **backbones.training(backbone, work / "backbones"),
@@ -200,12 +200,12 @@ def settings_of(case: Case, backbone: str, work: Path) -> Training:
 
 
 def kept_at(work: Path, piece: Piece) -> Path:
-    """Where a finished piece lies."""
+    """Return the path of a finished piece."""
     return work / "pieces" / f"{piece.key}.json"
 
 
 def identify(case: Case, backbone: str, seed: int, work: Path) -> Piece:
-    """A piece, and everything that it depends on: the bed and its drawings, the training, the network."""
+    """Return a piece with everything that it depends on: the bed and its drawings, the training, the network."""
     bed, drawn = case.bed, hashlib.sha256()
     for y in (0, 1):
         for a in (0, 1):
@@ -220,7 +220,7 @@ def identify(case: Case, backbone: str, seed: int, work: Path) -> Piece:
 
 @functools.cache
 def describe_network(backbone: str, work: Path) -> str:
-    """Changes with the layers of a backbone."""
+    """Return a hash of a backbone's layers."""
     settings = Training("erm", **backbones.training(backbone, work / "backbones"))
     return digest(str(open_backbone(settings, ("one", "other"), world.SIZE, 0).network))
 
@@ -233,11 +233,11 @@ def digest(text: str) -> str:
 
 
 def over(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, sample standard deviation and 95 % interval of the mean (Student's t), of shares in %; None where there is
-    one value.
+    """Return the mean, sample standard deviation and 95 % interval of the mean (Student's t), in %; the last two are
+    None for a single value.
 
     Args:
-        values: One a seed, 0 to 1.
+        values: One value per seed, 0 to 1.
     """
     numbers = 100 * np.array(values, np.float64)
     told: dict[str, Any] = {"n": len(numbers), "mean": float(numbers.mean()), "std": None, "low": None, "high": None}
@@ -248,10 +248,10 @@ def over(values: Sequence[float]) -> dict[str, Any]:
 
 
 def summarise(results: Sequence[Mapping[str, Any]], bed: Bed) -> dict[str, Any]:
-    """One case with one backbone, over its seeds; accuracies in %.
+    """Summarise one case with one backbone over its seeds; accuracies are in %.
 
     Args:
-        results: What `do` kept, a seed each.
+        results: Results kept by `do`, one per seed.
     """
     tests = [each["test"] for each in results]
     groups = by_group(tests)
@@ -289,22 +289,22 @@ def summarise(results: Sequence[Mapping[str, Any]], bed: Bed) -> dict[str, Any]:
 
 
 def by_group(tests: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Accuracy of each group, a seed each, 0 to 1."""
+    """Return the accuracies of each group, one per seed, 0 to 1."""
     return {group["name"]: [t["groups"][i]["accuracy"] for t in tests] for i, group in enumerate(tests[0]["groups"])}
 
 
 def against_the_bias(tests: Sequence[Mapping[str, Any]], bed: Bed) -> list[float]:
-    """Mean accuracy of the two groups that show an object with the other's attribute, a seed each, 0 to 1."""
+    """Return the mean accuracy of the two groups with the other object's attribute, one per seed, 0 to 1."""
     names = [f"{bed.objects[0]} × {bed.attributes[1]}", f"{bed.objects[1]} × {bed.attributes[0]}"]
     return np.mean([by_group(tests)[name] for name in names], axis=0).tolist()
 
 
 Table = dict[str, dict[str, dict[str, Any]]]
-"""By case and backbone, what `summarise` gives."""
+"""Results of `summarise` by case and backbone."""
 
 
 def tabulate(pieces: Iterable[Piece], work: Path) -> tuple[Table, set[str | None]]:
-    """All finished pieces, and the commits that they were trained with."""
+    """Summarise all finished pieces; return the table, and the commits that they were trained with."""
     found: dict[tuple[str, str], tuple[Bed, list[dict[str, Any]]]] = {}
     commits = set()
     for piece in pieces:
@@ -319,7 +319,7 @@ def tabulate(pieces: Iterable[Piece], work: Path) -> tuple[Table, set[str | None
 
 
 def lines(table: Table) -> list[str]:
-    """The table as text."""
+    """Return the table as text."""
 
     def cell(each: Mapping[str, Any]) -> str:
         return f"{each['mean']:.1f}" + ("" if each["std"] is None else f" ± {each['std']:.1f}")
@@ -342,7 +342,7 @@ def lines(table: Table) -> list[str]:
 
 
 def verdicts(table: Table, cases: Sequence[Case], drawings: Mapping[str, Mapping[str, float]]) -> list[Row]:
-    """Targets of biased beds; the plain numbers of the others."""
+    """Return the rows of the report: biased beds with their targets, others without."""
     rows = []
     for case in cases:
         for backbone, each in table.get(case.name, {}).items():
@@ -367,12 +367,12 @@ def verdicts(table: Table, cases: Sequence[Case], drawings: Mapping[str, Mapping
 
 
 def read_drawings(bed: Bed, seer: oracle.Classifier, count: int, seed: int) -> dict[str, float]:
-    """By part, the share of test drawings that the oracle reads rightly, in %: foreground, background, and the look
-    where that is the attribute.
+    """Return the share of test drawings that the oracle labels correctly, in %, by part: foreground, background, and
+    the look if it is the attribute.
 
     Args:
-        count: Drawings, a multiple of four.
-        seed: Of the drawings.
+        count: Number of drawings, a multiple of four.
+        seed: Seed of the drawings.
     """
     parts = ["foreground", "background", *(["look"] if bed.looks else [])]
     planned = list(bed.plan(0, 0, count, 0.5))
@@ -387,7 +387,7 @@ def read_drawings(bed: Bed, seer: oracle.Classifier, count: int, seed: int) -> d
 
 
 def draw_sheet(path: Path, cases: Sequence[Case], count: int = 12) -> None:
-    """A contact sheet: of each bed and group the first training images that would be drawn."""
+    """Draw a contact sheet with the first training images of each bed and group."""
     rows = []
     for case in cases:
         bed = case.bed
@@ -408,7 +408,7 @@ def candidates(quick: bool) -> list[Case]:
 
 
 def judged(quick: bool) -> list[Case]:
-    """The beds as they are in the package."""
+    """Return the cases that test the beds of the package."""
     cases, epochs = [], 4 if quick else EPOCHS
     for name, bed in birds.BEDS.items():
         bed = small(bed, quick)
@@ -429,13 +429,13 @@ def _parse() -> argparse.Namespace:
     parser = arguments(__doc__, "beds")
     parser.set_defaults(work=ROOT / "out" / "beds")
     add = parser.add_argument
-    add("--choose", action="store_true", help="train the candidates; kept in beds-choosing.json")
-    add("--beds", nargs="+", metavar="NAME", help="of the candidates, or of the beds with their cases (all)")
+    add("--choose", action="store_true", help="train the candidates; results go to beds-choosing.json")
+    add("--beds", nargs="+", metavar="NAME", help="candidates, or beds (all)")
     add("--backbones", nargs="+", choices=backbones.NAMES, default=list(BACKBONES))
-    add("--seeds", type=int, metavar="N", help="the first N seeds (all); 0 reports what is finished")
+    add("--seeds", type=int, metavar="N", help="the first N seeds (all); 0 only reports finished pieces")
     add("--workers", type=int, default=2, help="processes, a thread each (%(default)s)")
-    add("--drawings", type=int, default=2000, help="of each bed, read by the oracle, a multiple of four (%(default)s)")
-    add("--oracle-cache", type=Path, default=ROOT / "out" / "fidelity", help="where trained oracles are kept")
+    add("--drawings", type=int, default=2000, help="drawings of each bed for the oracle, multiple of four (%(default)s)")
+    add("--oracle-cache", type=Path, default=ROOT / "out" / "fidelity", help="folder of trained oracles")
     args = parser.parse_args()
     if args.quick:
         args.work, args.drawings, args.seeds = args.work / "quick", 16, 1
@@ -479,8 +479,7 @@ def main() -> None:
     read = {case.name: read_drawings(case.bed, seer, args.drawings, case.seeds[0]) for case in shown}
     print(
         "\n" + "\n".join(lines(table)) + f"\n\nConverged: {RULE}\n"
-        "Epochs are chosen by the worst group of validation; 'against' is the mean of the two groups that go against "
-        "the bias."
+        "The worst group of validation chooses the epoch; 'against' is the mean of the two groups against the bias."
     )
     out = args.out or ROOT / "benchmarks" / "results" / "beds.json"
     if args.out or not args.quick:

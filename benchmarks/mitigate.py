@@ -1,29 +1,29 @@
-"""Do images that are made for it break a correlation? `python benchmarks/mitigate.py`.
+"""Worst-group accuracy of mitigation methods on the test-beds: `python benchmarks/mitigate.py`.
 
-On the test-beds of `figureground.pocket.birds`, where classes come with an attribute in training and not in
-validation and test: ways to train, and images added to training that are pasted, drawn from plain prompts, or made by
-D3S, SCGS and DDB, all at once with the real ones or in a first stage of their own.
+The test-beds of `figureground.pocket.birds` correlate class and attribute in training, but not in validation and test.
+Rows are ways of training, and ERM with added images: pasted ones, images drawn from plain prompts, and images made by
+D3S, SCGS and DDB. Added images are mixed with the real ones, or form a first stage of training.
 
-**What is equal.** All rows take equally many optimiser steps: added images add none, and jtt's first model and the
-first stage of two-stage training are taken off the same budget. As many settings are tried for each row, on the
-pipeline seeds of `TUNED_WITH`, which are never judged, and chosen by validation (`--tune`); with `--untuned` all rows
-have the default settings. One rule chooses the epoch in all rows.
+**Equal budgets.** All rows take the same number of optimiser steps: added images add none, and JTT's first model and
+the first stage of two-stage training use the same budget. Each row tries the same number of settings (`--tune`) on the
+pipeline seeds `TUNED_WITH`, which are not used for results, and validation chooses; with `--untuned` all rows have the
+default settings. One rule chooses the epoch in all rows.
 
-**Two tables.** In `known` the attributes of the validation split are known: epochs and settings are chosen by its
-worst group. In `unknown` they aren't: both are chosen by the average. One training serves both tables where they
-chose the same settings. Each row says what it uses.
+**Two tables.** In `known`, the attributes of the validation split are known, and its worst group chooses epochs and
+settings. In `unknown`, its average does. One training serves both tables if they chose the same settings. Each row
+lists the information that it uses.
 
-**What is a seed.** A pipeline seed draws the bed, makes the images (one set of about `IMAGES` a method, which all
-trainings and backbones share; classifiers whose errors count are of the first backbone), and has `TRAININGS` training
-seeds, which are averaged before rows are paired. So the number of pairs is that of pipeline seeds.
+**Seeds.** A pipeline seed determines the drawings of the bed and the added images: one set of about `IMAGES` per
+method, shared by all trainings and backbones; its error sets come from the first backbone. It has `TRAININGS` training
+seeds, which are averaged before rows are paired, so the number of pairs is the number of pipeline seeds.
 
-**What is primary.** Four comparisons, fixed before any of them was seen: `PRIMARY` − erm on both beds, first
-backbone, table `PRIMARY_TABLE`, worst group of test, `PRIMARY_SEEDS`; 95 % intervals of paired differences, and
-Holm's adjusted p. All else is exploratory, on `EXPLORATORY_SEEDS`, and uncorrected.
+**Primary comparisons.** Four were fixed before any result was seen: `PRIMARY` − ERM on both beds, with the first
+backbone, in the table `PRIMARY_TABLE`, worst group of test, over `PRIMARY_SEEDS`, with 95 % intervals of paired
+differences and Holm's adjusted p. All others are exploratory, on `EXPLORATORY_SEEDS`, and uncorrected.
 
-A unit of work is a bed, biased or not, and a pipeline seed. Each keeps a JSON in `results/mitigate/`, which grows by
-rows as they are finished; what is there is not done again. A stopped run goes on with the same command. `--report`
-reads those files alone. `--time` says beforehand how long all of it takes.
+A unit of work is a bed, biased or not, and a pipeline seed. Its JSON file in `results/mitigate/` is written after each
+row, and finished rows are not repeated, so the same command resumes a stopped run. `--report` makes tables and chart
+from these files alone. `--time` estimates the duration of the whole plan.
 """
 
 from __future__ import annotations
@@ -60,22 +60,22 @@ BEDS = ("pocketbirds", "pocketlooks")
 BACKBONES = ("pocket", "regnet")
 """Backbones of different families. SCGS, DDB and paste use the errors of the first."""
 EPOCHS = 40
-"""Passes over the real training images, as many as `beds.py` judges convergence with."""
+"""Passes over the real training images; `beds.py` tests convergence with the same number."""
 VALIDATE_EVERY = 2
-"""Epochs between two looks at validation: one rule for all rows."""
+"""Epochs between evaluations on validation, in all rows."""
 TRAININGS = 3
-"""Training seeds of a pipeline seed."""
+"""Number of training seeds per pipeline seed."""
 IMAGES = 300
-"""Added images, in every row that adds some."""
+"""Number of added images in a row."""
 
 TABLES = {"known": WORST_GROUP, "unknown": AVERAGE}
-"""By table, what chooses epochs and settings: whether the attributes of validation are known."""
+"""Rule that chooses epochs and settings in each table, with and without the attributes of validation."""
 PRIMARY, PRIMARY_TABLE = ("ddb", "scgs"), "known"
 PRIMARY_SEEDS, EXPLORATORY_SEEDS, MASK_SEEDS = tuple(range(12)), tuple(range(6)), tuple(range(3))
 TUNED_WITH = (100, 101)
-"""Pipeline seeds with which settings are chosen; none of them is judged."""
+"""Pipeline seeds for choosing settings; they give no results."""
 UNBIASED = ("erm", "d3s", "scgs", "ddb")
-"""Rows on beds without a bias, where a method must do no harm."""
+"""Rows measured on unbiased beds, where a method must do no harm."""
 
 RESULTS = ROOT / "benchmarks" / "results" / "mitigate"
 KEPT_FORMAT = 1
@@ -91,17 +91,17 @@ class Row:
 
     name: str
     tried: Sequence[Mapping[str, Any]]
-    """Settings of which validation chooses, each a change of the default; as many in each row. `rate_times` multiplies
-    the backbone's own learning rate."""
+    """Settings among which validation chooses, as changes to the defaults; the same number in each row. `rate_times`
+    multiplies the backbone's learning rate."""
     training: str = "erm"
-    """A way of training."""
+    """Name of the way of training."""
     made: str | None = None
-    """The images that are added, one of `MAKERS`."""
+    """Added images: a key of `MAKERS`."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Changes of the defaults in every setting."""
+    """Changes to the defaults in all settings."""
     tables: tuple[str, ...] = tuple(TABLES)
     like: str | None = None
-    """The row whose chosen settings it takes; it has none of its own then, and is explored on the first bed alone."""
+    """Row whose chosen settings are used instead of own ones. Such a row is measured on the first bed only."""
 
     def uses(self, table: str) -> list[str]:
         """Return the information it uses beyond images and classes."""
@@ -141,16 +141,16 @@ ROWS: dict[str, Row] = {
         Row("ddb, not pruned", (), made="ddb-unpruned", like="ddb"),
     )
 }
-"""A row is an entry here: what is added, how it is trained, and what is tried."""
+"""All rows by name: added images, way of training, and settings to try."""
 
 
 class Unit(NamedTuple):
-    """The work of one process at a time."""
+    """A unit of work, done by one process."""
 
     bed: str
     biased: bool
     seed: int
-    """The pipeline seed: of the bed, the builders and, by `training_seeds`, the trainings."""
+    """The pipeline seed: that of the bed and the builders; `training_seeds` derives those of the trainings."""
 
     @property
     def name(self) -> str:
@@ -163,12 +163,12 @@ class Unit(NamedTuple):
 
 
 def training_seeds(seed: int, count: int) -> list[int]:
-    """Return the training seeds of a pipeline seed; pipeline seeds share none, as long as `count` is at most 10."""
+    """Return the training seeds of a pipeline seed; different ones share none if `count` is at most 10."""
     return [10 * seed + i for i in range(count)]
 
 
 def rows_of(unit: Unit) -> list[str]:
-    """The rows that the plan has for a unit, in the order in which they are done: the primary ones first."""
+    """Return the planned rows of a unit in order, primary ones first."""
     if unit.seed in TUNED_WITH:
         return [name for name, row in ROWS.items() if row.like is None] if unit.biased else []
     if not unit.biased:
@@ -182,34 +182,34 @@ def rows_of(unit: Unit) -> list[str]:
 
 
 def whole_plan(beds: Sequence[str] = BEDS) -> list[Unit]:
-    """All units that are judged: those of the primary comparisons first, seed by seed."""
+    """Return all units of the plan: those of the primary comparisons first, seed by seed."""
     units = [Unit(bed, True, seed) for seed in PRIMARY_SEEDS for bed in beds]
     return units + [Unit(bed, False, seed) for seed in EXPLORATORY_SEEDS for bed in beds]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where a run works, how large, and which part of the plan it does."""
+    """Folders and sizes of a run, and the part of the plan that it covers."""
 
     work: Path
     kept: Path
-    """Where the units' JSON files go."""
+    """Folder of the units' JSON files."""
     rows: tuple[str, ...] | None = None
-    """Names of rows; None: those that `rows_of` says."""
+    """Names of rows; None for those of `rows_of`."""
     backbones: tuple[str, ...] = BACKBONES
     epochs: int = EPOCHS
     trainings: int = TRAININGS
     images: int = IMAGES
     sizes: tuple[int | None, int | None, int | None] = (None, None, None)
-    """Images of training, validation and test; None: the bed's own."""
+    """Numbers of images for training, validation and test; None for the bed's own."""
     smaller: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By builder, what is made smaller than the plan has it."""
+    """Settings of each builder for smaller sizes than planned."""
     everything: bool = False
-    """Whether each unit has all rows, which is for timing alone."""
+    """Whether each unit has all rows, for timing."""
     choose: bool = True
-    """Whether rows are judged with the settings that tuning chose; else with the defaults."""
+    """Whether rows use the settings chosen by tuning, instead of the defaults."""
     oracle: Mapping[str, Any] = field(default_factory=dict)
-    """How the classifier that reads made images is trained, where not as usual."""
+    """Changes to the training of the oracle."""
     command: str = ""
 
     def facts(self) -> dict[str, Any]:
@@ -221,7 +221,7 @@ class Plan:
         }  # fmt: skip
 
     def wanted(self, unit: Unit) -> list[str]:
-        """The rows that it does of a unit: those asked for, as far as the plan has them there."""
+        """Return the rows of a unit to be done: those requested that the plan has for it."""
         planned = list(ROWS) if self.everything else rows_of(unit)
         return planned if self.rows is None else [name for name in planned if name in self.rows]
 
@@ -230,10 +230,10 @@ class Plan:
 
 
 class Record:
-    """A unit's JSON file: what is finished of it.
+    """A unit's JSON file with its finished rows.
 
     Raises:
-        FiguregroundError: What is there was made by another plan, or with other weights or another format.
+        FiguregroundError: An existing file was made with another plan, other weights or another dataset format.
     """
 
     def __init__(self, path: Path, plan: Plan, unit: Unit):
@@ -267,7 +267,7 @@ class Record:
 
     @property
     def origin(self) -> int:
-        """The place of this run's origin among those of the file."""
+        """Index of this run's origin in the file's `origins`."""
         if self.here not in self.said["origins"]:
             self.said["origins"].append(self.here)
         return int(self.said["origins"].index(self.here))
@@ -285,11 +285,11 @@ def read_json(path: Path) -> Any:
 
 
 def settings_of(row: Row, change: Mapping[str, Any], rules: Sequence[str], plan: Plan, backbone: str) -> Training:
-    """How a row's classifiers are trained.
+    """Return the training settings of a row.
 
     Args:
-        change: One of those that are tried.
-        rules: What chooses epochs; the classifier that is kept is that of the first.
+        change: One of the row's `tried` settings.
+        rules: Rules that choose epochs; the first chooses the kept classifier.
     """
     import backbones
 
@@ -302,16 +302,16 @@ def settings_of(row: Row, change: Mapping[str, Any], rules: Sequence[str], plan:
 
 
 def tuning_file(kept: Path, bed: str, seed: int) -> Path:
-    """Where the numbers of a tuning seed are kept."""
+    """Return the path of a tuning seed's JSON file."""
     return kept / f"tuning-{bed}-{seed:03d}.json"
 
 
 def choose_settings(kept: Path, bed: str, row: Row, table: str, backbone: str) -> Mapping[str, Any]:
-    """The setting of a row that did best on validation, by the table's own rule, on average over `TUNED_WITH`; of equal
-    ones the first. Of a backbone for which nothing was tuned, that of the first backbone.
+    """Return a row's setting with the best validation accuracy by the table's rule, averaged over `TUNED_WITH`; the
+    first of equal ones. A backbone without tuning uses the setting of the first backbone.
 
     Raises:
-        FiguregroundError: It was not tuned, or not to the end.
+        FiguregroundError: The row's tuning is missing or incomplete.
     """
     if row.like is not None:
         row = ROWS[row.like]
@@ -331,7 +331,7 @@ def choose_settings(kept: Path, bed: str, row: Row, table: str, backbone: str) -
 
 @dataclass(frozen=True)
 class Place:
-    """Where a unit works."""
+    """Folders of a unit."""
 
     plan: Plan
     unit: Unit
@@ -345,7 +345,7 @@ class Place:
         return self.folder / "data"
 
     def made(self, name: str) -> Path:
-        """The images of a method that are added, and their table."""
+        """Return the folder of a method's added images and their table."""
         return self.folder / "made" / name
 
     def settings(self, name: str) -> dict[str, Any]:
@@ -353,7 +353,7 @@ class Place:
         return {"threads": 1, **self.plan.smaller.get(name, {})}
 
     def draw(self) -> float:
-        """Draws the bed unless it is there; returns the seconds that it took."""
+        """Draw the bed if it is missing; return the duration in seconds."""
         began = time.monotonic()
         if not (self.data / birds.TABLE).exists():
             shutil.rmtree(self.data, ignore_errors=True)
@@ -364,20 +364,20 @@ class Place:
 
 
 class Drawn(NamedTuple):
-    """A made image, before it is chosen."""
+    """A made image that may be added."""
 
     key: str
     y: str
     """Name of its class."""
     a: str | None
-    """Name of the scene or attribute that it was made to show, where the method says one."""
+    """Name of the scene or attribute that it should show, if the method states one."""
     image: Callable[[], Any]
-    """Decodes it."""
+    """Decodes the image."""
 
 
 def take_evenly(images: Sequence[Drawn], most: int) -> list[Drawn]:
-    """The first images in order, as many of each class as can be. Within a class each scene or attribute keeps its
-    share, so that fewer images show nothing else."""
+    """Return the first images in order, balanced by class. Within a class, each scene or attribute keeps its share, so
+    a smaller number of images has the same distribution."""
     by_class: dict[str, dict[str | None, list[Drawn]]] = {}
     for each in images:
         by_class.setdefault(each.y, {}).setdefault(each.a, []).append(each)
@@ -391,7 +391,7 @@ def take_evenly(images: Sequence[Drawn], most: int) -> list[Drawn]:
 
 
 def read_made(directory: Path, keep: Callable[[str], bool] = lambda key: True) -> list[Drawn]:
-    """Images of a dataset or folder that `read_groups` reads, in order."""
+    """Return the training images of a dataset or folder that `read_groups` reads, in order."""
     from figureground.data.layouts import read_groups
 
     train = read_groups(directory).of_split(0)
@@ -405,7 +405,7 @@ def read_made(directory: Path, keep: Callable[[str], bool] = lambda key: True) -
 
 
 def make_pasted(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
-    """Objects as ERM attends to them on images of other classes; ERM is chosen without attributes of validation."""
+    """Paste the regions that ERM attends to on images of other classes; ERM's epoch is chosen without attributes."""
     from figureground.data.layouts import read_groups
     from figureground.learn.paste import AttendedMasks, paste
     from figureground.vision.classifiers import open_classifier
@@ -419,7 +419,7 @@ def make_pasted(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
 
 
 def make_plain(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
-    """As many images of each class as plain prompts give, by the untouched checkpoint."""
+    """Draw images of each class from plain prompts, equally many, with the unmodified checkpoint."""
     import torch
 
     from figureground.diffusion.checkpoint import open_checkpoint
@@ -445,7 +445,7 @@ def make_plain(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
 
 
 def make_d3s(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
-    """Every class on every scene of the bed, equally often: cut-outs and scenes that the package ships."""
+    """Build each class on each scene of the bed, equally often, from the bundled cut-outs and scenes."""
     from figureground.methods.d3s import D3S
 
     bed = birds.find_bed(place.unit.bed)
@@ -460,7 +460,7 @@ def make_d3s(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
 
 
 def build(place: Place, name: str, out: Path, **changes: Any) -> Any:
-    """Builds a set by SCGS or DDB from the unit's bed, or goes on with it; returns the builder."""
+    """Build a dataset by SCGS or DDB from the unit's bed, or resume it; return the builder."""
     from figureground.methods.registry import method_class
 
     settings = {**changes, **place.settings(name)}
@@ -475,7 +475,7 @@ def make_scgs(place: Place, out: Path, **changes: Any) -> tuple[list[Drawn], dic
 
 
 def make_ddb(place: Place, out: Path, pruned: bool = True) -> tuple[list[Drawn], dict[str, Any]]:
-    """Candidates, two or more of each image that is wanted; those that its rule keeps, or the first."""
+    """Build at least twice as many candidates as needed; return those that DDB's pruning rule keeps, or all."""
     from figureground.curation.curating import curate
     from figureground.data.layouts import read_groups
     from figureground.learn.errors import read_errors
@@ -509,7 +509,7 @@ def make_ddb(place: Place, out: Path, pruned: bool = True) -> tuple[list[Drawn],
 
 
 Maker = Callable[[Place, Path], tuple[list[Drawn], dict[str, Any]]]
-"""Makes images in a folder; returns them in order, and what is to be told of them."""
+"""Takes a folder; returns the images made there, in order, and facts about them for the report."""
 
 MAKERS: dict[str, Maker] = {
     "paste": make_pasted,
@@ -523,7 +523,7 @@ MAKERS: dict[str, Maker] = {
 
 
 def make(place: Place, name: str, record: Record) -> Path:
-    """Makes the images of a method unless they are there; returns the folder that training adds."""
+    """Make a method's images if they are missing; return the folder to add to training."""
     out = place.made(name)
     if name in record.said["made"] and (out / birds.TABLE).exists():
         return out
@@ -543,10 +543,10 @@ def make(place: Place, name: str, record: Record) -> Path:
 
 
 def write_made(images: Sequence[Drawn], classes: Sequence[str], out: Path) -> None:
-    """Writes images as PNG, and the table `filename,split,y` at last.
+    """Write images as PNG, and finally the table `filename,split,y`.
 
-    A class that has none, as one without errors has in SCGS, gets an empty image in another split, of which nothing is
-    added to training: `read_groups` takes no table of one class.
+    A class without images, such as one without errors in SCGS, gets an empty image in another split, which is not added
+    to training: `read_groups` requires two classes.
     """
     shutil.rmtree(out, ignore_errors=True)
     (out / "train").mkdir(parents=True)
@@ -564,11 +564,11 @@ def write_made(images: Sequence[Drawn], classes: Sequence[str], out: Path) -> No
 
 
 ORACLE = ROOT / "out" / "fidelity"
-"""Where classifiers of the whole world are kept, which `fidelity.py` trains too."""
+"""Folder of trained oracles, shared with `fidelity.py`."""
 
 
 def open_oracle(plan: Plan) -> Any:
-    """The classifier that reads what made images show; it is trained on drawings alone."""
+    """Return the oracle, a classifier trained only on drawings that labels made images."""
     import oracle
 
     settings = oracle.Settings(**plan.oracle)
@@ -576,8 +576,8 @@ def open_oracle(plan: Plan) -> Any:
 
 
 def read_by_oracle(place: Place, images: Sequence[Drawn]) -> dict[str, Any]:
-    """Return the shares of made images that show their class and the scene or look that they were made for, 0 to 1; and
-    by class how often each background and each look was read."""
+    """Return the shares of made images whose class, and whose intended scene or look, the oracle confirms, 0 to 1; and
+    counts of its backgrounds and looks by class."""
     import oracle
 
     bed = birds.find_bed(place.unit.bed)
@@ -611,10 +611,10 @@ def read_by_oracle(place: Place, images: Sequence[Drawn]) -> dict[str, Any]:
 
 
 def trained_folder(place: Place, row: Row, backbone: str, name: str) -> Path:
-    """Where the classifiers of a row lie.
+    """Return the folder of a row's classifiers.
 
     Args:
-        name: Says which of its trainings: of which table, or of which setting that was tried.
+        name: Name of the training: that of a table, or of a tried setting.
     """
     folder = row.name.replace(", ", "-").replace(" ", "-")
     return place.folder / "trained" / f"{folder}-{backbone}-{name}"
@@ -624,7 +624,7 @@ def fit(
     place: Place, row: Row, backbone: str, change: Mapping[str, Any], rules: Sequence[str], name: str,
     add: Path | None, trainings: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Trains, or goes on with it; returns the report of `figureground train`."""
+    """Train or resume; return the report of `figureground train`."""
     from figureground.learn.training import train
 
     return train(
@@ -635,7 +635,7 @@ def fit(
 
 
 def chosen(place: Place, row: Row, backbone: str, table: str) -> dict[str, Any]:
-    """The setting with which a row is judged; while settings are chosen, the first that is tried."""
+    """Return the setting of a row's results; during tuning, the first tried one."""
     if not place.plan.choose or place.unit.seed in TUNED_WITH:
         return dict(ROWS[row.like or row.name].tried[0])
     return dict(choose_settings(place.plan.kept, place.unit.bed, row, table, backbone))
@@ -644,9 +644,9 @@ def chosen(place: Place, row: Row, backbone: str, table: str) -> dict[str, Any]:
 def train_row(
     place: Place, row: Row, backbone: str, tables: Sequence[str], add: Path | None = None, trainings: int | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Trains a row's classifiers, once for all tables that chose the same setting; returns what each table keeps.
+    """Train a row's classifiers, once for all tables that chose the same setting; return the results by table.
 
-    The rule without attributes comes first, so that the classifiers that stay are chosen by it, where there is one.
+    The rule without attributes comes first, so it chooses the kept classifiers if both tables share a training.
     """
     by_setting: dict[str, list[str]] = {}
     for table in sorted(tables, reverse=True):
@@ -679,7 +679,7 @@ def keep_seed(told: Mapping[str, Any], table: str) -> dict[str, Any]:
 
 
 def describe_bed(place: Place) -> dict[str, Any]:
-    """Classes, attributes and images of each group of the unit's bed."""
+    """Return classes, attributes and group sizes of the unit's bed."""
     from figureground.data.layouts import read_groups
     from figureground.learn.jtt import minority_groups
 
@@ -694,7 +694,7 @@ def describe_bed(place: Place) -> dict[str, Any]:
 
 
 def limit_threads() -> None:
-    """A thread a process."""
+    """Limit this process, and builders that it starts, to one thread."""
     import torch
 
     torch.set_num_threads(1)
@@ -702,7 +702,7 @@ def limit_threads() -> None:
 
 
 def do(task: tuple[Plan, Unit]) -> list[str]:
-    """Does what a unit lacks, row by row; returns what failed, a sentence each."""
+    """Do the missing rows of a unit; return an error message for each failure."""
     limit_threads()
     plan, unit = task
     try:
@@ -747,7 +747,7 @@ def do_row(place: Place, record: Record, row: Row, backbone: str) -> None:
 
 
 def tune(task: tuple[Plan, Unit]) -> list[str]:
-    """Trains each setting of each row once on a tuning seed, and keeps what validation says; test is never kept."""
+    """Train each setting of each row once on a tuning seed, and keep its validation accuracy; test is never kept."""
     limit_threads()
     plan, unit = task
     try:
@@ -793,11 +793,11 @@ def tune(task: tuple[Plan, Unit]) -> list[str]:
 def estimate(
     record: Mapping[str, Any], backbones: Sequence[str], beds: Sequence[str] = BEDS
 ) -> dict[str, dict[str, float]]:
-    """Core-hours of the whole plan, by row: `training`, `making` and `tuning`.
+    """Return the core-hours of the whole plan by row: `training`, `making` and `tuning`.
 
     Args:
-        record: Of a unit that was done with one training a row, at full size.
-        backbones: Those that the plan shall have; one that wasn't timed takes as long as the first that was.
+        record: Record of a unit with one training per row, at full size.
+        backbones: Planned backbones; one that wasn't timed counts as the first that was.
     """
     hours = {name: {"training": 0.0, "making": 0.0, "tuning": 0.0} for name in record["rows"]}
 
@@ -835,10 +835,10 @@ def print_hours(hours: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`3`, or `0-5`.
+    """Parse a seed, `3`, or a range, `0-5`.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The text is neither.
     """
     first, dash, last = text.partition("-")
     return list(range(int(first), int(last or first) + 1)) if dash else [int(first)]
@@ -857,7 +857,7 @@ QUICK: dict[str, Any] = {
         },
     },
 }  # fmt: skip
-"""Sizes that only show that it runs."""
+"""Sizes of a smoke test."""
 QUICK_ROWS = ("erm", "jtt", "dfr", "paste", "d3s", "scgs", "ddb", "ddb, two-stage")
 
 
@@ -866,18 +866,18 @@ def _parse() -> argparse.Namespace:
     parser.set_defaults(work=ROOT / "out" / "mitigate")
     add = parser.add_argument
     add("--beds", nargs="+", choices=BEDS, default=list(BEDS), help="test-beds")
-    add("--bias", nargs="+", choices=("biased", "unbiased"), default=["biased", "unbiased"], help="which of them")
+    add("--bias", nargs="+", choices=("biased", "unbiased"), default=["biased", "unbiased"], help="with bias, or without")
     add("--seeds", nargs="+", type=parse_seeds, metavar="N|N-M", help="pipeline seeds (all of the plan)")
     add("--rows", nargs="+", choices=list(ROWS), metavar="NAME", help=f"of {'; '.join(ROWS)} (all of the plan)")
     add("--backbones", nargs="+", default=list(BACKBONES), metavar="NAME", help="(%(default)s)")
-    add("--untuned", action="store_true", help="judge all rows with the default settings")
+    add("--untuned", action="store_true", help="use the default settings in all rows")
     add("--workers", type=int, default=2, help="processes, a thread each (%(default)s)")
-    add("--kept", type=Path, default=RESULTS, help="where the units' JSON files are kept")
+    add("--kept", type=Path, default=RESULTS, help="folder of the units' JSON files")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--tune", action="store_true", help="try the settings of each row on the tuning seeds")
-    what.add_argument("--report", action="store_true", help="only the tables and the chart of what is kept")
+    what.add_argument("--report", action="store_true", help="only make tables and chart from the kept results")
     what.add_argument(
-        "--time", action="store_true", help="do each row once, and print the core-hours of the whole plan"
+        "--time", action="store_true", help="do each row once, and estimate the core-hours of the whole plan"
     )
     return parser.parse_args()
 
@@ -937,7 +937,7 @@ def main() -> int:
         elif args.tune:
             print(mitigate_report.tuning_table(plan.kept) or "Nothing has been tuned.")
         elif not args.time:
-            print("The tables and the chart of what is kept: python benchmarks/mitigate.py --report")
+            print("Tables and chart of the kept results: python benchmarks/mitigate.py --report")
     except FiguregroundError as error:
         failures.append(str(error))
     for failure in failures:

@@ -1,6 +1,6 @@
-"""Report on the units of `mitigate.py`: tables in Markdown, a chart, and JSON; from their files alone.
+"""Report on the units of `mitigate.py`, from their files alone: tables in Markdown, a chart, and JSON.
 
-Numbers of tables are in % and points. A pipeline seed is one value: its training seeds are averaged first.
+Tables are in % and points. A pipeline seed counts as one value: its training seeds are averaged first.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ Unit = Mapping[str, Any]
 Metric = Callable[[Unit, Mapping[str, Any]], float]
 """Takes a unit and one of its classifiers; returns a number in %."""
 COMPARISONS = len(PRIMARY) * len(BEDS)
-"""Those that are primary."""
+"""Number of primary comparisons."""
 
 
 # --- what is read -----------------------------------------------------------------------------------
 
 
 def read_units(kept: Path) -> list[Unit]:
-    """All units in a folder, by name.
+    """Return all units in a folder, sorted by name.
 
     Raises:
         FiguregroundError: There is none, or they can't be reported together.
@@ -62,11 +62,10 @@ def read_units(kept: Path) -> list[Unit]:
 
 
 def refuse_mixed(units: Sequence[Unit]) -> None:
-    """Makes sure that units may stand in one table.
+    """Check that units can be reported in one table.
 
     Raises:
-        FiguregroundError: They were made by different plans, with other weights or another format of datasets, or a row
-            was trained with different settings.
+        FiguregroundError: They differ in plan, weights or dataset format, or a row's settings differ between them.
     """
 
     def refuse(what: str, found: Iterable[tuple[str, Any]]) -> None:
@@ -109,20 +108,20 @@ def average(unit: Unit, told: Mapping[str, Any]) -> float:
 
 
 def group(i: int) -> Metric:
-    """The accuracy of a group, by number."""
+    """Return the metric for the accuracy of a group, by number."""
     return lambda unit, told: 100 * float(told["groups"][i])
 
 
 def against(unit: Unit, told: Mapping[str, Any]) -> float:
-    """The mean of the groups that go against the bias of the bed, which are fixed beforehand: unlike the least of
-    several groups, its expectation doesn't fall with their noise. Of a bed without a bias, all groups."""
+    """Return the mean accuracy of the groups against the bed's bias; of all groups on an unbiased bed. They are fixed
+    in advance, so unlike the minimum of several groups, its expectation doesn't fall with noise."""
     groups = unit["data"]["against_the_bias"] or range(len(told["groups"]))
     return 100 * statistics.fmean(told["groups"][i] for i in groups)
 
 
 @dataclass(frozen=True)
 class Where:
-    """Which numbers of the units are meant."""
+    """Selection of results: bed, table, backbone, bias and seeds."""
 
     bed: str
     table: str
@@ -131,7 +130,7 @@ class Where:
     seeds: tuple[int, ...] = EXPLORATORY_SEEDS
 
     def cells(self, units: Sequence[Unit], row: str) -> dict[int, tuple[Unit, Mapping[str, Any]]]:
-        """By pipeline seed, the unit and what it keeps of a row."""
+        """Return a row's units and results by pipeline seed."""
         return {
             unit["seed"]: (unit, cell)
             for unit in units
@@ -140,7 +139,7 @@ class Where:
         }  # fmt: skip
 
     def values(self, units: Sequence[Unit], row: str, metric: Metric) -> dict[int, float]:
-        """By pipeline seed, the mean over its training seeds."""
+        """Return a metric by pipeline seed, averaged over its training seeds."""
         return {
             seed: statistics.fmean(metric(unit, told) for told in cell["seeds"])
             for seed, (unit, cell) in self.cells(units, row).items()
@@ -149,14 +148,14 @@ class Where:
     def less_erm(
         self, units: Sequence[Unit], row: str, metric: Metric, comparisons: int = 1
     ) -> Difference | None:  # fmt: skip
-        """A row less ERM, paired by pipeline seed; None where they share none."""
+        """Return the difference between a row and ERM, paired by pipeline seed; None if they share none."""
         both = [self.values(units, name, metric) for name in (row, "erm")]
         return subtract(both[0], both[1], comparisons=comparisons) if both[0].keys() & both[1].keys() else None
 
 
 def primary(units: Sequence[Unit]) -> list[dict[str, Any]]:
-    """The primary comparisons that there is anything of, with Holm's p over all of them: one that is missing counts as
-    one that shows nothing."""
+    """Return the primary comparisons that have results, with Holm's p over all of them: a missing one counts with
+    p = 1."""
     found: list[dict[str, Any]] = []
     for bed in BEDS:
         for name in PRIMARY:
@@ -182,7 +181,7 @@ def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 
 
 def said(values: Mapping[int, float]) -> str:
-    """Mean and sample standard deviation over pipeline seeds."""
+    """Return mean and sample standard deviation over pipeline seeds, as text."""
     if not values:
         return "–"
     numbers = list(values.values())
@@ -206,7 +205,7 @@ def said_settings(settings: Mapping[str, Any]) -> str:
 
 
 def mean_of(values: Iterable[float | None], scale: float = 1.0, digits: int = 0) -> str:
-    """A mean of those that there are."""
+    """Return the mean of the values that aren't None, as text."""
     numbers = [value for value in values if value is not None]
     return f"{scale * statistics.fmean(numbers):,.{digits}f}" if numbers else "–"
 
@@ -225,7 +224,7 @@ def primary_table(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def rows_table(units: Sequence[Unit], where: Where, names: Sequence[str]) -> str | None:
-    """Rows with their accuracies and costs; None where there is nothing."""
+    """Return a table of rows with accuracies and costs; None if there are no results."""
     there = {name: cells for name in names if (cells := where.cells(units, name))}
     if not there:
         return None
@@ -253,7 +252,7 @@ def rows_table(units: Sequence[Unit], where: Where, names: Sequence[str]) -> str
 
 
 def seeds_table(units: Sequence[Unit], where: Where) -> str | None:
-    """The worst group of the primary rows by pipeline seed, with the median at the end; None where there is nothing."""
+    """Return a table of the primary rows' worst groups by pipeline seed, with medians; None if there are no results."""
     rows = {name: where.values(units, name, worst) for name in ("erm", *PRIMARY)}
     seeds = [seed for seed in where.seeds if all(seed in values for values in rows.values())]
     if not seeds:
@@ -272,7 +271,7 @@ def _less_erm(units: Sequence[Unit], where: Where, name: str, metric: Metric) ->
 
 
 def error_sets(units: Sequence[Unit]) -> str | None:
-    """How well each error set stands for the groups that go against the bias."""
+    """Return a table of precision and recall of the error sets, as sets of the groups against the bias."""
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for unit in units:
         if unit["bias"] != "biased":
@@ -292,7 +291,7 @@ def error_sets(units: Sequence[Unit]) -> str | None:
 
 
 def made_sets(units: Sequence[Unit]) -> str | None:
-    """How many images there are of each method, and whether they show what their labels say."""
+    """Return a table of made images by method: their number, and the share with a correct label."""
     found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for unit in units:
         for name, made in unit["made"].items():
@@ -342,7 +341,7 @@ def _is_chosen(kept: Path, bed: str, name: str, backbone: str, of: str, change: 
 
 
 def unequal_steps(units: Sequence[Unit]) -> list[str]:
-    """A note where rows took different numbers of optimiser steps, which they must not."""
+    """Return a note if rows took different numbers of optimiser steps, which they must not."""
     steps: dict[int, set[str]] = {}
     for unit in units:
         for name, backbones in unit["rows"].items():
@@ -357,7 +356,7 @@ def unequal_steps(units: Sequence[Unit]) -> list[str]:
 
 
 def to_markdown(units: Sequence[Unit], kept: Path) -> str:
-    """All tables."""
+    """Return all tables."""
     origins = [o for unit in units for o in unit["origins"]]
     plan, commits = units[0]["plan"], sorted({str(o["commit"])[:12] for o in origins})
     weights = ", ".join(f"{name} {sha.removeprefix('sha256:')[:12]}" for name, sha in origins[0]["weights"].items())
@@ -416,7 +415,7 @@ def to_markdown(units: Sequence[Unit], kept: Path) -> str:
 
 
 def draw(path: Path, units: Sequence[Unit]) -> None:
-    """A row a method: the worst group less ERM's, with its interval, on each measured bed; the first backbone."""
+    """Draw the worst group less ERM's, with intervals, by method and bed, for the first backbone."""
     places = {bed: Where(bed, PRIMARY_TABLE, BACKBONES[0]) for bed in BEDS}
     of_beds = {
         bed: [name for name in ROWS if name != "erm" and where.less_erm(units, name, worst)]
@@ -470,9 +469,9 @@ def measured(units: Sequence[Unit]) -> list[Measured]:
 
 
 def write(kept: Path, args: argparse.Namespace, began: float) -> None:
-    """Writes `mitigate.md`, `mitigate.png` and `mitigate.json` of the units in a folder, and prints the first.
+    """Write `mitigate.md`, `mitigate.png` and `mitigate.json` from the units in a folder, and print the first.
 
-    With `--quick` they lie beside the units, and the JSON only where `--out` says.
+    With `--quick` they go beside the units, and the JSON only to `--out`.
     """
     units = read_units(kept)
     text = to_markdown(units, kept)
@@ -499,7 +498,7 @@ def write(kept: Path, args: argparse.Namespace, began: float) -> None:
 
 
 def _distinct(units: Sequence[Unit]) -> list[Any]:
-    """The origins of all units, each once."""
+    """Return the origins of all units, without duplicates."""
     found: list[Any] = []
     for each in (o for unit in units for o in unit["origins"]):
         if each not in found:
