@@ -434,7 +434,7 @@ def _parse() -> argparse.Namespace:
     add("--backbones", nargs="+", choices=backbones.NAMES, default=list(BACKBONES))
     add("--seeds", type=int, metavar="N", help="the first N seeds (all); 0 only reports finished pieces")
     add("--workers", type=int, default=2, help="processes, a thread each (%(default)s)")
-    add("--drawings", type=int, default=2000, help="drawings of each bed for the oracle, multiple of four (%(default)s)")
+    add("--drawings", type=int, default=2000, help="drawings of each bed that the oracle labels (%(default)s)")
     add("--oracle-cache", type=Path, default=ROOT / "out" / "fidelity", help="folder of trained oracles")
     args = parser.parse_args()
     if args.quick:

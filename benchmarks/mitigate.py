@@ -866,7 +866,7 @@ def _parse() -> argparse.Namespace:
     parser.set_defaults(work=ROOT / "out" / "mitigate")
     add = parser.add_argument
     add("--beds", nargs="+", choices=BEDS, default=list(BEDS), help="test-beds")
-    add("--bias", nargs="+", choices=("biased", "unbiased"), default=["biased", "unbiased"], help="with bias, or without")
+    add("--bias", nargs="+", choices=("biased", "unbiased"), default=["biased", "unbiased"], help="(both)")
     add("--seeds", nargs="+", type=parse_seeds, metavar="N|N-M", help="pipeline seeds (all of the plan)")
     add("--rows", nargs="+", choices=list(ROWS), metavar="NAME", help=f"of {'; '.join(ROWS)} (all of the plan)")
     add("--backbones", nargs="+", default=list(BACKBONES), metavar="NAME", help="(%(default)s)")
