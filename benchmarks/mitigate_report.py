@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mitigate import (
+from mitigate_plan import (
     BACKBONES,
     BEDS,
     EXPLORATORY_SEEDS,
@@ -44,7 +44,7 @@ COMPARISONS = len(PRIMARY) * len(BEDS)
 """Number of primary comparisons."""
 
 
-# --- what is read -----------------------------------------------------------------------------------
+# Units
 
 
 def read_units(kept: Path) -> list[Unit]:
@@ -96,7 +96,7 @@ def refuse_mixed(units: Sequence[Unit]) -> None:
         refuse(f"the settings of {name} ({backbone}, {table})", found)
 
 
-# --- numbers ----------------------------------------------------------------------------------------
+# Numbers
 
 
 def worst(unit: Unit, told: Mapping[str, Any]) -> float:
@@ -172,7 +172,7 @@ def primary(units: Sequence[Unit]) -> list[dict[str, Any]]:
     return [{**each, "holm": p} for each, p in zip(found, adjusted, strict=False)]
 
 
-# --- Markdown ---------------------------------------------------------------------------------------
+# Markdown
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
@@ -411,7 +411,7 @@ def to_markdown(units: Sequence[Unit], kept: Path) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-# --- the chart, and all of it -----------------------------------------------------------------------
+# Chart and report
 
 
 def draw(path: Path, units: Sequence[Unit]) -> None:

@@ -64,7 +64,7 @@ def test_holms_adjusted_p(p, adjusted, bench):
 
 
 def test_as_many_settings_are_tried_for_every_row_and_the_default_is_among_most(bench):
-    rows = bench("mitigate").ROWS.values()
+    rows = bench("mitigate_plan").ROWS.values()
     own = [row for row in rows if row.like is None]
     assert {len(row.tried) for row in own} == {4}
     assert all(len({json.dumps(each) for each in row.tried}) == 4 for row in own)
@@ -72,7 +72,7 @@ def test_as_many_settings_are_tried_for_every_row_and_the_default_is_among_most(
 
 
 def test_the_plan_has_primary_rows_on_all_seeds_and_judges_no_tuning_seed(bench):
-    m = bench("mitigate")
+    m = bench("mitigate_plan")
     plan = m.whole_plan()
     assert len(set(plan)) == len(plan) == 24 + 12
     assert not {unit.seed for unit in plan} & set(m.TUNED_WITH)
@@ -88,7 +88,7 @@ def test_the_plan_has_primary_rows_on_all_seeds_and_judges_no_tuning_seed(bench)
 
 
 def test_rows_say_what_they_use_and_the_second_table_hides_the_attributes_of_validation(bench):
-    rows = bench("mitigate").ROWS
+    rows = bench("mitigate_plan").ROWS
     assert rows["erm"].uses("known") == ["validation attributes"]
     assert rows["groupdro"].uses("unknown") == ["training attributes"]
     assert rows["d3s"].uses("unknown") == rows["scgs"].uses("unknown") == ["scene names"]
@@ -98,7 +98,7 @@ def test_rows_say_what_they_use_and_the_second_table_hides_the_attributes_of_val
 
 
 def test_images_are_taken_evenly_by_class_and_in_proportion_by_scene(bench):
-    m = bench("mitigate")
+    m = bench("mitigate_images")
     images = [m.Drawn(f"{y}{a}{i}", y, a, lambda: None) for y, a, n in (("mug", "sea", 20), ("mug", "grass", 60),
               ("cup", None, 30)) for i in range(n)]  # fmt: skip
     taken = [each.key for each in m.take_evenly(images, 40)]
@@ -109,7 +109,7 @@ def test_images_are_taken_evenly_by_class_and_in_proportion_by_scene(bench):
 
 
 def test_settings_are_chosen_by_the_rule_of_the_table_and_untuned_rows_are_refused(bench, tmp_path):
-    m = bench("mitigate")
+    m = bench("mitigate_plan")
     erm = m.ROWS["erm"]
     numbers = {100: [(0.5, 0.9), (0.7, 0.8), (0.1, 0.1), (0.1, 0.1)], 101: [(0.6, 0.9), (0.6, 0.8), (0, 0), (0, 0)]}
     with pytest.raises(FiguregroundError, match="erm on pocketbirds has not been tuned: run --tune --beds pocketbirds"):
@@ -128,7 +128,7 @@ def test_settings_are_chosen_by_the_rule_of_the_table_and_untuned_rows_are_refus
 
 
 def test_settings_become_those_of_a_training_with_the_backbones_own_rate(bench, tmp_path):
-    m = bench("mitigate")
+    m = bench("mitigate_plan")
     plan = m.Plan(tmp_path, tmp_path, epochs=40)
     made = m.settings_of(m.ROWS["erm"], {"rate_times": 3.0}, ["average", "worst-group"], plan, "pocket")
     assert made.learning_rate == pytest.approx(9e-3)
@@ -270,7 +270,7 @@ def test_a_row_of_other_settings_is_refused(kept, bench):
 
 
 def test_a_commit_may_differ_but_a_unit_of_other_weights_is_not_gone_on_with(bench, tmp_path):
-    m = bench("mitigate")
+    m = bench("mitigate_plan")
     plan, one = m.Plan(tmp_path, tmp_path), m.Unit("pocketbirds", True, 0)
     record = m.Record(tmp_path / "unit.json", plan, one)
     assert record.origin == 0

@@ -1,0 +1,117 @@
+"""Training of a unit's rows, for `mitigate.py`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mitigate_plan import ROWS, TABLES, TUNED_WITH, Plan, Row, Unit, choose_settings, settings_of, training_seeds
+
+from figureground.pocket import birds
+
+
+@dataclass(frozen=True)
+class Place:
+    """Folders of a unit."""
+
+    plan: Plan
+    unit: Unit
+
+    @property
+    def folder(self) -> Path:
+        return self.plan.work / self.unit.name
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def made(self, name: str) -> Path:
+        """Return the folder of a method's added images and their table."""
+        return self.folder / "made" / name
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Return the changes of a builder's defaults."""
+        return {"threads": 1, **self.plan.smaller.get(name, {})}
+
+    def draw(self) -> float:
+        """Draw the bed if it is missing; return the duration in seconds."""
+        began = time.monotonic()
+        if not (self.data / birds.TABLE).exists():
+            shutil.rmtree(self.data, ignore_errors=True)
+            share = None if self.unit.biased else 0.5
+            birds.write(self.data, *self.plan.sizes, bed=self.unit.bed, bias_aligned_share=share, seed=self.unit.seed,
+                        show_progress=False)  # fmt: skip
+        return round(time.monotonic() - began, 1)
+
+
+def trained_folder(place: Place, row: Row, backbone: str, name: str) -> Path:
+    """Return the folder of a row's classifiers.
+
+    Args:
+        name: Name of the training: that of a table, or of a tried setting.
+    """
+    folder = row.name.replace(", ", "-").replace(" ", "-")
+    return place.folder / "trained" / f"{folder}-{backbone}-{name}"
+
+
+def fit(
+    place: Place, row: Row, backbone: str, change: Mapping[str, Any], rules: Sequence[str], name: str,
+    add: Path | None, trainings: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Train or resume; return the report of `figureground train`."""
+    from figureground.learn.training import train
+
+    return train(
+        settings_of(row, change, rules, place.plan, backbone), place.data, trained_folder(place, row, backbone, name),
+        add=[add] if add else [], seeds=training_seeds(place.unit.seed, trainings), workers=1, device="cpu",
+        show_progress=False,
+    )  # fmt: skip
+
+
+def chosen(place: Place, row: Row, backbone: str, table: str) -> dict[str, Any]:
+    """Return the setting of a row's results; during tuning, the first tried one."""
+    if not place.plan.choose or place.unit.seed in TUNED_WITH:
+        return dict(ROWS[row.like or row.name].tried[0])
+    return dict(choose_settings(place.plan.kept, place.unit.bed, row, table, backbone))
+
+
+def train_row(
+    place: Place, row: Row, backbone: str, tables: Sequence[str], add: Path | None = None, trainings: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """Train a row's classifiers, once for all tables that chose the same setting; return the results by table.
+
+    The rule without attributes comes first, so it chooses the kept classifiers if both tables share a training.
+    """
+    by_setting: dict[str, list[str]] = {}
+    for table in sorted(tables, reverse=True):
+        by_setting.setdefault(json.dumps(chosen(place, row, backbone, table)), []).append(table)
+    found: dict[str, dict[str, Any]] = {}
+    for text, served in by_setting.items():
+        change = json.loads(text)
+        told = fit(
+            place, row, backbone, change, [TABLES[table] for table in served], served[0], add,
+            trainings or place.plan.trainings,
+        )  # fmt: skip
+        for table in served:
+            found[table] = {
+                "settings": change, "rule": TABLES[table], "uses": row.uses(table),
+                "added": told["images"]["added"], "seeds": [keep_seed(each, table) for each in told["seeds"]],
+            }  # fmt: skip
+    return {table: found[table] for table in tables}
+
+
+def keep_seed(told: Mapping[str, Any], table: str) -> dict[str, Any]:
+    """Return the part of a classifier's report that is kept."""
+    of_rule = told.get("selected", {}).get(TABLES[table], told)
+    test = of_rule["test"]
+    return {
+        "seed": told["seed"], "epoch": of_rule["epoch"], "steps": told["steps"], "budget": told["budget"],
+        "seconds": told["seconds"], "validation": of_rule["validation"], "average": test["average"],
+        "worst": test["worst"], "groups": [group["accuracy"] for group in test["groups"]],
+        **({"error_set": told["jtt"]} if "jtt" in told else {}),
+    }  # fmt: skip
