@@ -20,7 +20,7 @@ from figureground.shards.writer import write_shard
 from figureground.vision.classifiers import open_classifier
 
 COLOURS = {"bird": (200, 40, 40), "cat": (40, 60, 200), "mug": (60, 190, 60)}
-"""What a classifier takes for which class."""
+"""Colours by class, as a classifier sees them."""
 
 
 def image(name: str, seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:

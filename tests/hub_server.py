@@ -41,7 +41,7 @@ class Entry:
     oid: str
     """Git's blob id; of an LFS file, that of its pointer."""
     sha256: str | None = None
-    """Of an LFS file."""
+    """SHA-256 of an LFS file."""
     xet: str | None = None
 
 
@@ -71,7 +71,7 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What goes wrong with calls whose method and path match."""
+    """A fault of calls whose method and path match."""
 
     method: str
     path: str

@@ -79,7 +79,7 @@ def torn(folder: Path, labels: Sequence[str], data: Path) -> str:
 
 
 def told(method: Method, out: Path) -> list[dict[str, Any]]:
-    """What a method will make once its stages are done, which they are here: `foreground`, and the provenance."""
+    """Labels and provenance of the images that a method plans, after running its planning stages."""
     method.show_progress = False
     method.run_planning_stages(out)
     plan = method.plan()

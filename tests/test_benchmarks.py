@@ -28,7 +28,7 @@ NAMES = sorted(
     (p.stem for p in BENCHMARKS.glob("*.py") if re.search(r"^if __name__ == ", p.read_text(), re.MULTILINE)),
     reverse=True,
 )
-"""What can be run. In this order the longest come first, so that no process waits for one of them at the end."""
+"""Benchmarks, longest first, so that no process waits for one of them at the end."""
 AS_MAIN = """
 import runpy, sys
 from pathlib import Path

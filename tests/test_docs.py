@@ -21,7 +21,7 @@ _NAMED = re.compile(r"# (?P<name>[\w.-]+\.(yaml|csv))\n")
 
 
 def lay_out_images(folder: Path) -> None:
-    """What a user has: cut-outs and scenes of their own, under their own names."""
+    """A user's own cut-outs and scenes, under their own names."""
     for there, here in (("cutouts/bird", "cutouts/red fox"), ("cutouts/car", "cutouts/tractor"),
                         ("backgrounds/sand", "scenes/beach"), ("backgrounds/road", "scenes/car park"),
                         ("photographs/bird/grass", "photos/bird"), ("photographs/car/grass", "photos/car"),

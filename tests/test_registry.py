@@ -1,4 +1,4 @@
-"""What another package adds with one module and an entry point: every command knows it."""
+"""Extensions by another package, with one module and an entry point: every command knows them."""
 
 import json
 import os

@@ -32,5 +32,5 @@ def learn(
 
 
 def vectors(out: Path) -> dict[str, Tensor]:
-    """What was learned, by the names that it has in its file."""
+    """The learned tensors, by their names in the file."""
     return load_file(out / "learned_embeds.safetensors")

@@ -1,4 +1,4 @@
-"""What is known of labels: from answers and scores to `labels.json`, the card and the command's output."""
+"""Facts about labels: from answers and scores to `labels.json`, the card and the command's output."""
 
 import json
 import shutil
@@ -102,7 +102,7 @@ def card_of(directory):
 
 
 def faults(directory):
-    """What `check` finds about the set's descriptions; the recipe of such a set has faults of its own."""
+    """Problems that `check` finds in the set's descriptions; the recipe of such a set has faults of its own."""
     found = check(directory, show_progress=False).findings
     return [line for line in found if line.startswith(("README.md", "_figureground/index", "_figureground/labels"))]
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a dataset is found; what is the user's own, or no fault, is not."""
+"""All faults of a dataset are found; the user's own files, and things that are no faults, are not reported."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""What a comparison came to: its tables and its drawing."""
+"""Results of a comparison: its tables and its chart."""
 
 import pytest
 from PIL import Image

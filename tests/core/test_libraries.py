@@ -1,4 +1,4 @@
-"""What libraries print stays off the terminal, and a torchvision that doesn't fit torch is named."""
+"""Output of libraries stays off the terminal, and a torchvision that doesn't fit torch is named."""
 
 import gc
 import importlib

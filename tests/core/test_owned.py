@@ -1,4 +1,4 @@
-"""What commands write is marked, and lies neither over other people's files nor among their own input."""
+"""Files that commands write are marked, and never overwrite other people's files or lie among the input."""
 
 import pytest
 from PIL import Image

@@ -58,7 +58,7 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def on_windows(script: str, *arguments: str, cwd: Path | None = None) -> str:
-    """What a script prints where POSIX is missing."""
+    """Output of a script where POSIX is missing."""
     process = Forked(arguments, windowsish.SCRIPT + script, cwd=cwd, env=ENVIRONMENT)
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors

@@ -1,4 +1,4 @@
-"""What is wrong with a table is told in full: rows, lines and files are counted, the first are named."""
+"""All problems of a table are reported: rows, lines and files are counted, the first are named."""
 
 import shutil
 
@@ -20,7 +20,7 @@ def changed(rows, **values):
 
 
 def refused(tmp_path, rows, header="filename,split,y,a"):
-    """What the error says of a table whose images are those of TABLE."""
+    """The error message for a table whose images are those of TABLE."""
     make_table(tmp_path)
     write_csv(tmp_path / "metadata.csv", header, rows)
     with pytest.raises(FiguregroundError) as caught:

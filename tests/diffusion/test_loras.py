@@ -60,7 +60,7 @@ def weights(opened):
 
 
 def product(lora, name):
-    """What a LoRA adds to a layer at scale 1."""
+    """The change of a layer's weights by a LoRA at scale 1."""
     layer = name.removesuffix(".weight")
     return lora[f"{layer}.lora_B.weight"] @ lora[f"{layer}.lora_A.weight"]
 

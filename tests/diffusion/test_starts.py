@@ -61,7 +61,7 @@ def test_the_same_noise_starts_at_the_nearest_step_of_each(name, noise):
     ("flux", None), ("z-image", None), ("qwen-image", None),
 ])  # fmt: skip
 def test_the_pipelines_start_at_that_step_with_that_noise(tmp_path, kind, scheduler):
-    """What the pipeline mixes of guide and noise is seen where its scheduler is asked to."""
+    """The pipeline's mixtures of guide and noise, recorded in its scheduler."""
     folder = make_checkpoint(kind, tmp_path) if kind in KINDS else make_transformer(kind, tmp_path)
     checkpoint = open_checkpoint(str(folder), scheduler=scheduler, **CPU)
     sampling, drawn, seen = Sampling(SIZE, STEPS, 1.0, 1.0, noise=0.6), [], []

@@ -1,4 +1,4 @@
-"""What tests of separation share: a drawn set, a backbone, and runs of one seed."""
+"""Fixtures of the tests of separation: a drawn set, a backbone, and runs of one seed."""
 
 import pytest
 from drawn_datasets import make_drawn

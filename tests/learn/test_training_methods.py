@@ -1,4 +1,4 @@
-"""What the methods compute, on numbers that are made by hand."""
+"""Computations of the methods, on numbers made by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What chooses an epoch, training in stages, and what counts as steps: on small pocketbirds."""
+"""Rules that choose an epoch, training in stages, and counts of steps, on small pocketbirds."""
 
 import csv
 import json

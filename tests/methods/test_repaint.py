@@ -1,4 +1,4 @@
-"""What SCGS and DDB share: what is refused before any work, and stages whose files were damaged or taken away."""
+"""Code shared by SCGS and DDB: inputs refused before any work, and stages whose files were damaged or taken away."""
 
 import csv
 import json

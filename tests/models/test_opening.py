@@ -27,7 +27,7 @@ OPENERS = {
     "from_pretrained", "from_config", "from_single_file", "create_model", "load_lora_weights",
     "load_textual_inversion", "load_ip_adapter", "load_attn_procs", "get_class_from_dynamic_module",
 }  # fmt: skip
-"""What opens a model, or makes one from a configuration."""
+"""Functions that open a model, or make one from a configuration."""
 AS_BAD = ("DiffusionPipeline.download", "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "dill.load")
 
 
@@ -140,7 +140,7 @@ def test_a_configuration_that_names_code_makes_no_network():
 
 
 def bypasses(source: str) -> list[str]:
-    """What in a file's source opens models, pickles or foreign code other than through the helper."""
+    """Places in a file's source that open models, pickles or foreign code without the helper."""
     found = []
     for node in ast.walk(ast.parse(source)):
         name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None

@@ -31,7 +31,7 @@ def some(bed, count):
 
 
 def is_cut(mask):
-    """Whether what a mask covers goes on beyond the image: then some pixel at the border is wholly covered."""
+    """Whether a masked object extends beyond the image: then some pixel at the border is fully covered."""
     shown = np.asarray(mask)
     return bool((np.concatenate([shown[0], shown[-1], shown[:, 0], shown[:, -1]]) == 255).any())
 

@@ -37,7 +37,7 @@ def test_a_permutation_has_every_number_once(n):
 
 
 def chi_square(orders, n):
-    """Of how often each number stands at each position, divided by its degrees of freedom: 1 where all are alike."""
+    """Chi-squared of the counts of each number at each position, per degree of freedom: 1 if all are equally likely."""
     counts = np.zeros((n, n))
     for order in orders:
         counts[np.arange(n), order] += 1
@@ -54,7 +54,7 @@ def test_every_number_is_as_likely_at_every_position_of_a_small_order(n):
 
 
 def test_numbers_are_as_likely_at_positions_of_an_order_that_is_not_listed():
-    """Of 5,000 numbers, by hundredths of the order and of the numbers, over 40 seeds."""
+    """The same for 5,000 numbers over 40 seeds, by hundredths of the order and of the numbers."""
     n, parts = 5000, 10
     counts = np.zeros((parts, parts))
     for seed in range(40):

@@ -1,4 +1,4 @@
-"""What the page says about the labels of a dataset as a whole."""
+"""The page's section on the labels of the whole dataset."""
 
 import json
 import re

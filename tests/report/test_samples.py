@@ -1,4 +1,4 @@
-"""What `show` writes beside its page, without a browser."""
+"""Files that `show` writes beside its page, without a browser."""
 
 import io
 import itertools

@@ -54,7 +54,7 @@ def build(directory: Path, shards: list[Shard] = SHARDS, formats: tuple[str, ...
 
 
 def text(page: str) -> str:
-    """What a reader sees of a page, blanks made single."""
+    """Visible text of a page, with single blanks."""
     return re.sub(r"\s+", " ", re.sub(r"<(style).*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL))
 
 

@@ -12,7 +12,7 @@ NUMERICS = {"device": "cpu", "dtype": "float32", "batch_size": 16, "threads": 2}
 
 
 def on_terminal(code: str) -> str:
-    """What a script writes to a terminal."""
+    """Output of a script on a terminal."""
     reader, writer = os.openpty()
     script = f"from figureground.running.announcing import Announcer\nnumerics = {NUMERICS}\n{code}"
     environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}

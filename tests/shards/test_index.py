@@ -57,7 +57,7 @@ def add_marker(out, shard):
 
 
 def read(out, split):
-    """What the tars of a split hold, read with the standard library alone."""
+    """Contents of a split's tars, read with the standard library alone."""
     samples = {}
     for path in sorted((out / "webdataset").glob(f"{split}-*.tar")):
         with tarfile.open(path) as tar:

@@ -1,4 +1,4 @@
-"""What directories of images and checkpoints say of their licences and authors, in the forms that people use."""
+"""Licences and authors of image directories and checkpoints, in the forms that people use."""
 
 import csv
 import io

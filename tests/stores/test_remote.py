@@ -74,7 +74,7 @@ def stored(s3, url):
 
 
 def left(s3, url):
-    """What a finished dataset has none of."""
+    """Files that a finished dataset doesn't have."""
     prefix = url.removeprefix(f"s3://{BUCKET}/")
     folders = ("leases", "journal", "failed", "probe", ".planned")
     return [name for folder in folders for name in s3.names(f"{prefix}/_figureground/{folder}")]

@@ -1,4 +1,4 @@
-"""What the commands report, to a tracker as another package adds one, and that it changes nothing else."""
+"""Reports of the commands to a tracker that another package adds, and that they change nothing else."""
 
 import json
 import shutil

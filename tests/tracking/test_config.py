@@ -1,4 +1,4 @@
-"""What a run shows of the settings."""
+"""Settings that a run shows."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a classifier is shown agrees with what its own image processor makes of an image."""
+"""A classifier's input agrees with the output of its own image processor."""
 
 import json
 
