@@ -66,7 +66,7 @@ def make_coloured(
     config: str = "pocket",
     **identity: object,
 ) -> Path:
-    """Writes a finished dataset, two samples a shard."""
+    """Write a finished dataset, two samples a shard."""
     foregrounds, backgrounds = (tuple(dict.fromkeys(some[axis] for some in drawn)) for axis in (1, 2))
     columns = Columns(foregrounds, backgrounds, labels or {}, texts)
     shards = []

@@ -27,7 +27,7 @@ def recipe(checkpoint: str | Path, **settings: object) -> list[str]:
 
 
 def start(*arguments: str, **options: object) -> subprocess.Popen | Forked:
-    """Starts `figureground` as the leader of a group, as a shell does; as a fork unless an option needs more."""
+    """Start `figureground` as the leader of a group, as a shell does; as a fork unless an option needs more."""
     if set(options) <= {"cwd", "stdout", "stderr"}:
         return Forked(arguments, env=ENVIRONMENT, **options)
     command = [sys.executable, "-m", "figureground", *arguments]
@@ -37,7 +37,7 @@ def start(*arguments: str, **options: object) -> subprocess.Popen | Forked:
 
 
 def run(*arguments: str, **options: object) -> tuple[int, str, str]:
-    """Runs `figureground`; returns exit code, output and errors."""
+    """Run `figureground`; return exit code, output and errors."""
     process = start(*arguments, **options)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
@@ -48,7 +48,7 @@ def markers(out: Path) -> list[str]:
 
 
 def wait_for(truth, process: subprocess.Popen | Forked | None = None, seconds: float = 120) -> None:
-    """Waits until `truth()`."""
+    """Wait until `truth()`."""
     latest = time.monotonic() + seconds
     while not truth():
         assert time.monotonic() < latest, "it took too long"
@@ -57,7 +57,7 @@ def wait_for(truth, process: subprocess.Popen | Forked | None = None, seconds: f
 
 
 def build_whole_and_killed(arguments: list[str], folder: Path) -> tuple[Path, Path]:
-    """Builds `whole`, and `killed` until SIGKILL after its first shards."""
+    """Build `whole`, and `killed` until SIGKILL after its first shards."""
     whole, killed = folder / "whole", folder / "killed"
     code, _, err = run("build", *arguments, "--out", str(whole))
     assert code == 0, err

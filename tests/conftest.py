@@ -31,14 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Freezes what the modules of tests import, so that no search for reference cycles looks through it."""
+    """Freeze what the modules of tests import, so that no search for reference cycles looks through it."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Shares tests out one by one, but for those of one benchmark: they share its run, so one process has them.
+    """Share tests out one by one, but for those of one benchmark: they share its run, so one process has them.
 
     By name, not by `xdist_group`: pytest-xdist 3.8 notes groups where pytest 9.2 doesn't look.
     """

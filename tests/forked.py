@@ -72,7 +72,7 @@ class Forked:
         return self._process.exitcode
 
     def communicate(self, timeout: float | None = None) -> tuple[str | None, str | None]:
-        """Returns all that it writes, and waits for its end."""
+        """Return all that it writes, and wait for its end."""
         texts = self._texts
 
         def read(name: str, stream: Any) -> None:
@@ -113,7 +113,7 @@ class _Fd:
 
 
 def _open_stream(kind: int, ends: list[int]) -> tuple[Any, int]:
-    """Returns this process's end of a stream, if it has one, and the other's; `ends` gets what is closed later."""
+    """Return this process's end of a stream, if it has one, and the other's; `ends` gets what is closed later."""
     if kind == subprocess.PIPE:
         read, write = os.pipe()
         ends.append(write)
@@ -125,7 +125,7 @@ def _open_stream(kind: int, ends: list[int]) -> tuple[Any, int]:
 
 
 def _begin_server(env: Mapping[str, str]) -> None:
-    """Starts the process to fork from, unless it runs, with an environment that reaches the libraries it imports."""
+    """Start the process to fork from, unless it runs, with an environment that reaches the libraries it imports."""
     before = dict(os.environ)
     os.environ.update(env, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
     try:
@@ -136,7 +136,7 @@ def _begin_server(env: Mapping[str, str]) -> None:
 
 
 def _become(arguments: list[str], script: str | None, cwd: str, env: dict[str, str], out: _Fd, err: _Fd) -> None:
-    """Runs in the fork: becomes `python -m figureground` or `python -c`, and ends as that would."""
+    """Run in the fork: become `python -m figureground` or `python -c`, and end as that would."""
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()

@@ -71,7 +71,7 @@ def trainings() -> dict[str, list[str]]:
 
 
 def run(command: list[str], folder: Path) -> None:
-    """Runs a command in a folder, with one thread.
+    """Run a command in a folder, with one thread.
 
     Raises:
         SystemExit: It failed.
@@ -118,7 +118,7 @@ def rows(directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def measure(work: Path) -> dict[str, Any]:
-    """Builds and trains everything in a folder; returns the hashes by name."""
+    """Build and train everything in a folder; return the hashes by name."""
     found: dict[str, Any] = {}
     run(BED, work)
     found["bed"] = digest(*(path.read_bytes() for path in sorted((work / "birds").rglob("*")) if path.is_file()))

@@ -130,12 +130,12 @@ class Hub:
     # --- what tests ask and do -----------------------------------------------------------------
 
     def fail(self, method: str, path: str, status: int = 0, **more: Any) -> Fault:
-        """Sets a fault."""
+        """Set a fault."""
         self.faults.append(Fault(method, path, status, **more))
         return self.faults[-1]
 
     def create(self, name: str, private: bool = False) -> Repository:
-        """Creates a repository as the Hub does: with a first commit that says what LFS holds."""
+        """Create a repository as the Hub does: with a first commit that says what LFS holds."""
         repository = Repository(name, private)
         self.repositories[name] = repository
         text = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
@@ -143,7 +143,7 @@ class Hub:
         return repository
 
     def edit(self, name: str, files: dict[str, bytes | None], revision: str = "main") -> None:
-        """Commits files as somebody would on the Hub's pages; None deletes one."""
+        """Commit files as somebody would on the Hub's pages; None deletes one."""
         repository, added = self.repositories[name], {}
         for path, data in files.items():
             if data is not None:
@@ -169,7 +169,7 @@ class Hub:
     # --- storage -------------------------------------------------------------------------------
 
     def store(self, data: bytes, lfs: Repository | None = None) -> Entry:
-        """Keeps a file's content, as a blob or as an LFS object of a repository."""
+        """Keep a file's content, as a blob or as an LFS object of a repository."""
         if lfs is None:
             oid = _blob_id(data)
             (self.root / "blobs" / oid).write_bytes(data)

@@ -64,7 +64,7 @@ class ObjectStore:
         self._moto.stop()
 
     def request(self, method: str, path: str, body: bytes = b"") -> bytes:
-        """Asks the server past the proxy."""
+        """Ask the server past the proxy."""
         connection = http.client.HTTPConnection(*self.moto, timeout=60)
         connection.request(method, path, body, {"Authorization": "AWS4-HMAC-SHA256 Credential=a/b/us-east-1/s3/c"})
         data = connection.getresponse().read()

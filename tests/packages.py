@@ -9,7 +9,7 @@ from commands import ENVIRONMENT
 
 
 def install(site: Path, module: str, text: str, group: str, entry: str) -> dict[str, str]:
-    """Writes an installed package of one module with an entry point; returns the environment that has it."""
+    """Write an installed package of one module with an entry point; return the environment that has it."""
     facts = site / f"{module}-1.0.dist-info"
     facts.mkdir(parents=True)
     (site / f"{module}.py").write_text(textwrap.dedent(text))

@@ -90,7 +90,7 @@ def told(method: Method, out: Path) -> list[dict[str, Any]]:
 def build_with_a_kill(
     method: str, data: Path, out: Path, settings: dict[str, Any], at: str, options: Sequence[str] = ()
 ) -> set[str]:
-    """Builds with the command, which is killed as soon as a file is there, and then goes on to the end.
+    """Build with the command, which is killed as soon as a file is there, and then goes on to the end.
 
     Args:
         at: The file, below `_figureground/stages`.

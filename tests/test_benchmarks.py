@@ -55,7 +55,7 @@ ARGUMENTS: dict[str, Callable[[Path], list[str]]] = {
 
 
 def of(name: str) -> Callable[[Any], Any]:
-    """Marks a test of a benchmark, whose name comes to stand in the test's: by it those of one share a process."""
+    """Mark a test of a benchmark, whose name comes to stand in the test's: by it those of one share a process."""
 
     def mark(test: Any) -> Any:
         test = pytest.mark.usefixtures("benchmark")(pytest.mark.parametrize("benchmark", [name], indirect=True)(test))
@@ -71,7 +71,7 @@ def benchmark(request: pytest.FixtureRequest) -> str:
 
 
 def run(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
-    """Runs `benchmarks/{name}.py --quick` there; returns the JSON that it wrote."""
+    """Run `benchmarks/{name}.py --quick` there; return the JSON that it wrote."""
     out = folder / f"{name}.json"
     command = [BENCHMARKS / f"{name}.py", "--quick", "--out", out, "--work", folder, *arguments]
     process = Forked(command, AS_MAIN, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -86,7 +86,7 @@ def run(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[dict[str, Any], Path]]:
-    """Runs a benchmark when it is first asked for; gives its JSON and the folder that it worked in."""
+    """Run a benchmark when it is first asked for; give its JSON and the folder that it worked in."""
     done: dict[str, tuple[dict[str, Any], Path]] = {}
 
     def run_once(name: str) -> tuple[dict[str, Any], Path]:
@@ -176,7 +176,7 @@ def test_the_checks_for_a_gpu_pass_on_a_cpu(quick):
 
 
 def run_gpu(folder: Path, *steps: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs `benchmarks/gpu.sh` at a tiny size on a CPU."""
+    """Run `benchmarks/gpu.sh` at a tiny size on a CPU."""
     given = {
         "QUICK": "1",
         "DEVICE": "cpu",

@@ -149,7 +149,7 @@ def test_a_method_of_another_package_goes_through_every_command(site, tmp_path, 
 
 @pytest.fixture
 def add():
-    """Adds to the methods, and takes it back."""
+    """Add to the methods, and take it back."""
     added = []
 
     def add(name, place):

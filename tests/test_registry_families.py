@@ -164,7 +164,7 @@ def local(tmp_path_factory):
 
 @pytest.fixture
 def runners(tmp_path, monkeypatch):
-    """Adds the runners of another package for a while."""
+    """Add the runners of another package for a while."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "otherrunners.py").write_text(RUNNER)
     for name in ("reverse", "idle"):

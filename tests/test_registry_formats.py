@@ -48,7 +48,7 @@ def installed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def zipped():
-    """Adds the format `zip` to this process."""
+    """Add the format `zip` to this process."""
     FORMATS.add("zip", "zipformat:Zip")
     yield
     FORMATS.remove("zip")

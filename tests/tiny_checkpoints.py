@@ -22,7 +22,7 @@ KINDS = ("sd1", "sd2", "sdxl")
 
 
 def make_checkpoint(kind: str, out: Path, inpaint: bool = False) -> Path:
-    """Writes a checkpoint that draws noise but has all its parts: SD 1.x, SD 2.x (v-prediction), SDXL.
+    """Write a checkpoint that draws noise but has all its parts: SD 1.x, SD 2.x (v-prediction), SDXL.
 
     With `inpaint` it is one made for inpainting: its UNet takes 9 channels.
     """
@@ -106,7 +106,7 @@ def make_checkpoint(kind: str, out: Path, inpaint: bool = False) -> Path:
 
 
 def set_weights(folder: Path, part: str, value: float) -> None:
-    """Overwrites all weights of a part of a checkpoint with one value."""
+    """Overwrite all weights of a part of a checkpoint with one value."""
     from safetensors.torch import load_file, save_file
 
     path = next((folder / part).glob("*.safetensors"))
@@ -114,13 +114,13 @@ def set_weights(folder: Path, part: str, value: float) -> None:
 
 
 def set_class(folder: Path, name: str) -> None:
-    """Makes a checkpoint say that it is of another kind of pipeline."""
+    """Make a checkpoint say that it is of another kind of pipeline."""
     index = folder / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": name}))
 
 
 def add_safety_checker(folder: Path) -> None:
-    """Gives a Stable Diffusion checkpoint a safety checker that flags every image."""
+    """Give a Stable Diffusion checkpoint a safety checker that flags every image."""
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPImageProcessor
 

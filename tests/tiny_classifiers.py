@@ -28,7 +28,7 @@ FAMILIES = {
 def make_classifier(
     out: Path, family: str = "resnet", processor: object = None, labels: dict | None = None, seed: int = 0
 ) -> Path:
-    """Writes a classifier of 4 classes, with random weights and batch statistics, for images of 32 pixels."""
+    """Write a classifier of 4 classes, with random weights and batch statistics, for images of 32 pixels."""
     torch.manual_seed(seed)
     config = FAMILIES[family]()
     config.id2label = LABELS if labels is None else labels

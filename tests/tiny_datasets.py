@@ -34,7 +34,7 @@ def make_dataset(
     image_format: str = "png",
     title: str = "Birds and cats",
 ) -> Path:
-    """Writes a dataset of noise, in which image i of a shard has the labels i modulo the numbers of classes."""
+    """Write a dataset of noise, in which image i of a shard has the labels i modulo the numbers of classes."""
 
     def results(shard):
         for i in range(shard.count):

@@ -16,7 +16,7 @@ TINY: dict[str, Any] = {
 
 
 def make_references(folder: Path, count: int = 4, edge: int = 40) -> Path:
-    """Writes images of coloured noise, each another one."""
+    """Write images of coloured noise, each another one."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         rng = np.random.default_rng(i)

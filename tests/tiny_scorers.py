@@ -22,7 +22,7 @@ WORDS = ("Yes", "no", "Is", "there", "a", "in", "this", "image", "?", ".", "bird
 
 
 def make_clip(out: Path, seed: int = 0, kind: str = "clip") -> Path:
-    """Writes a CLIP or SigLIP for images of 32 pixels, with the pocket's vocabulary."""
+    """Write a CLIP or SigLIP for images of 32 pixels, with the pocket's vocabulary."""
     tokenizer = captions.tokenizer(out)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
     text = {**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": 32, **ends}
@@ -44,7 +44,7 @@ def make_clip(out: Path, seed: int = 0, kind: str = "clip") -> Path:
 
 
 def make_vlm(out: Path, seed: int = 0, template: str | None = None) -> Path:
-    """Writes a LLaVA that knows a few words."""
+    """Write a LLaVA that knows a few words."""
     words = {word: i for i, word in enumerate(("<unk>", "<pad>", "<image>", *WORDS))}
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -105,7 +105,7 @@ def completion(tokens: dict[str, float], said: str = "Yes") -> dict:
 
 @contextmanager
 def server(answer):
-    """Runs a server on loopback; yields its URL and the list of requests (headers, body).
+    """Run a server on loopback; yield its URL and the list of requests (headers, body).
 
     Args:
         answer: Takes the request's body and its number from 0; returns status and a body (bytes, or a value for JSON),

@@ -24,7 +24,7 @@ OPEN_CLIP = {
 
 
 def make_single_file(folder: Path, out: Path) -> Path:
-    """Writes a checkpoint of Stable Diffusion 1 or XL as a single file; its autoencoder gets attention, as theirs have.
+    """Write a checkpoint of Stable Diffusion 1 or XL as a single file; its autoencoder gets attention, as theirs have.
 
     Args:
         folder: The checkpoint in diffusers' layout.
@@ -118,7 +118,7 @@ def _open_clip(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def make_sd3_file(folder: Path, out: Path) -> Path:
-    """Writes a Stable Diffusion 3 as a single file, without its autoencoder."""
+    """Write a Stable Diffusion 3 as a single file, without its autoencoder."""
     found = {f"model.diffusion_model.{name}": w for name, w in _joint(load_all(folder / "transformer")).items()}
     for part, name in (("text_encoder", "clip_l"), ("text_encoder_2", "clip_g"), ("text_encoder_3", "t5xxl")):
         found |= {f"text_encoders.{name}.transformer.{n}": w for n, w in load_all(folder / part).items()}

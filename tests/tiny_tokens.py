@@ -26,7 +26,7 @@ def learn(
     checkpoint: Path, images: Path | Sequence[Path], out: Path, noun: str = "mug", token: str = "<mug>",
     masks: Sequence[Path] | None = None, **changes: Any,
 ) -> Path:  # fmt: skip
-    """Learns a token with such settings."""
+    """Learn a token with such settings."""
     settings = tiny(checkpoint, **changes)
     return invert(images, noun, token, out, settings, masks=masks, device="cpu", show_progress=False)
 

@@ -49,7 +49,7 @@ WIDTH = 32
 
 
 def make_transformer(kind: str, out: Path, inpaint: bool = False) -> Path:
-    """Writes a checkpoint that draws noise but has all its parts, with 8 pixels a latent pixel.
+    """Write a checkpoint that draws noise but has all its parts, with 8 pixels a latent pixel.
 
     Args:
         kind: A name in `MAKERS`.
@@ -65,7 +65,7 @@ def make_transformer(kind: str, out: Path, inpaint: bool = False) -> Path:
 
 
 def _add_processor(folder: Path) -> None:
-    """Adds the processor of images that a text encoder sees, in small."""
+    """Add the processor of images that a text encoder sees, in small."""
     Qwen2VLImageProcessorPil(min_pixels=28**2, max_pixels=5 * 28**2).save_pretrained(folder / "processor")
     index = folder / "model_index.json"
     named = {"processor": ["transformers", "Qwen2VLProcessor"]}

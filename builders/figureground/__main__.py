@@ -8,7 +8,7 @@ from types import FrameType
 
 
 def main() -> int:
-    """Runs the command, `figureground.cli.main`, and returns its exit code."""
+    """Run the command, `figureground.cli.main`, and return its exit code."""
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # what `nohup` ignores stays ignored
         signal.signal(signal.SIGINT, _stop)
     from figureground.core import libraries
@@ -23,7 +23,7 @@ def main() -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Ends the process: nothing is begun yet, and an exception within an import would show where."""
+    """End the process: nothing is begun yet, and an exception within an import would show where."""
     os.write(2, b"figureground: stopped.\n")
     os._exit(128 + number)
 

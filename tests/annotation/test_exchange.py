@@ -31,7 +31,7 @@ def batch(out) -> list[dict[str, str]]:
 
 
 def results(path, rows: list[dict[str, str]]):
-    """Writes results as the requester's site gives them."""
+    """Write results as the requester's site gives them."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()

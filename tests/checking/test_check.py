@@ -94,7 +94,7 @@ def edit_json(path, **changes):
 
 
 def rewrite(out, change, formats=DEFAULT_FORMATS, name=FIRST):
-    """Writes a shard again with other samples, in some formats, and its marker with the hashes that it has then."""
+    """Write a shard again with other samples, in some formats, and its marker with the hashes that it has then."""
     marker = json.loads((out / f"_figureground/shards/{name}.json").read_text())
     shard = Shard.of_marker(marker)
     samples = change(list(Tar().read(out / shard.path("webdataset"))))
@@ -357,7 +357,7 @@ def test_a_flipped_byte_in_a_header_of_a_tar_is_found(out):
 
 
 def cut_at_sample(path, count):
-    """Cuts a tar behind its first samples; returns its bytes."""
+    """Cut a tar behind its first samples; return its bytes."""
     seen = []
     for member in members_of(path):
         if (key := member.name.split(".")[0]) not in seen:

@@ -57,7 +57,7 @@ def findings(directory: Path) -> list[str]:
 
 
 def place(path: Path, prepare) -> None:
-    """Puts something at a place where there may be a file or a directory."""
+    """Put something at a place where there may be a file or a directory."""
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
@@ -252,7 +252,7 @@ def test_aliases_in_a_card_that_stand_for_billions_are_a_finding_and_an_error(da
 
 
 def sign(dataset: Path, name: str) -> None:
-    """Makes the marker tell the bytes that a file has now."""
+    """Make the marker tell the bytes that a file has now."""
     marker = json.loads((dataset / MARKER).read_text())
     data = (dataset / name).read_bytes()
     marker["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

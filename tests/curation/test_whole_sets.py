@@ -15,7 +15,7 @@ from figureground.shards.finished import FinishedDataset, saved_index
 
 
 def matched(directory, rejected=()):
-    """Writes the tiny dataset with a recipe that matches images of one object."""
+    """Write the tiny dataset with a recipe that matches images of one object."""
     made = make_dataset(directory, rejected=rejected)
     path = directory / "_figureground/recipe.json"
     recipe = json.loads(path.read_text())

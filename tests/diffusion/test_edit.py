@@ -44,7 +44,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(folders):
-    """Opens a checkpoint once for all tests."""
+    """Open a checkpoint once for all tests."""
     found = {}
 
     def open_once(name):

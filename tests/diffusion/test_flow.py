@@ -38,7 +38,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def opened(folders):
-    """Opens a checkpoint once for all tests."""
+    """Open a checkpoint once for all tests."""
     found = {}
 
     def open_once(name):

@@ -25,7 +25,7 @@ def backbone(tmp_path_factory):
 
 @pytest.fixture
 def run(drawn, backbone, tmp_path):
-    """Runs a separation on `drawn` for one seed; gives its report."""
+    """Run a separation on `drawn` for one seed; give its report."""
 
     def run(method="hsic", out="run", data=drawn, **settings):
         options = {"seeds": 1, "device": "cpu", "show_progress": False, "backbone": str(backbone), **settings}
@@ -36,7 +36,7 @@ def run(drawn, backbone, tmp_path):
 
 @pytest.fixture(scope="session")
 def finished(drawn, backbone, tmp_path_factory):
-    """Runs a method with `tiny` settings on `drawn`, once; gives its directory, which tests leave as it is."""
+    """Run a method with `tiny` settings on `drawn`, once; give its directory, which tests leave as it is."""
     done = {}
 
     def finish(method):

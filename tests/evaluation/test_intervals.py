@@ -9,7 +9,7 @@ DRAWS = 800
 
 
 def beta_shares(rng, share, correlation, count):
-    """Shares of objects, (count,), such that two images of one object are alike by an intra-class correlation."""
+    """Share of objects, (count,), such that two images of one object are alike by an intra-class correlation."""
     many = 1 / correlation - 1
     return rng.beta(share * many, (1 - share) * many, count)
 

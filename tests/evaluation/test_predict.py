@@ -90,7 +90,7 @@ def test_a_damaged_image_of_a_dataset_is_named(tmp_path, classifier):
 
 
 def refuse_more_than(classifier, most):
-    """Makes a network run out of memory with more than so many images."""
+    """Make a network run out of memory with more than so many images."""
 
     def before(network, given):
         if len(given[0]) > most:

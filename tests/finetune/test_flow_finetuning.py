@@ -80,7 +80,7 @@ def draw(checkpoint, prompt=PROMPT):
 
 
 def without_guidance(checkpoint):
-    """Gives a FLUX a transformer like schnell's, which takes no guidance."""
+    """Give a FLUX a transformer like schnell's, which takes no guidance."""
     torch.manual_seed(0)
     config = {**checkpoint.denoiser.config, "guidance_embeds": False}
     checkpoint.replace_denoiser(FluxTransformer2DModel.from_config(config))

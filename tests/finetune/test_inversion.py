@@ -283,7 +283,7 @@ def test_two_processes_do_not_learn_in_one_directory(sd1, images, tmp_path):
 
 @contextlib.contextmanager
 def at_step(number, do):
-    """Does something to the UNet when it is asked for a prediction in a step, counted from 0."""
+    """Do something to the UNet when it is asked for a prediction in a step, counted from 0."""
     steps = itertools.count()
 
     def hook(module, given):
@@ -353,7 +353,7 @@ def test_numbers_that_overflow_from_the_start_say_so(images, tmp_path):
 
 @contextlib.contextmanager
 def limited(which, most):
-    """Lowers a limit of this process for a while."""
+    """Lower a limit of this process for a while."""
     before = resource.getrlimit(which)
     resource.setrlimit(which, (most, before[1]))
     try:

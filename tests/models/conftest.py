@@ -19,7 +19,7 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def edit() -> Callable[..., None]:
-    """Changes entries of a file of JSON until the test ends; None as a value takes the entry out."""
+    """Change entries of a file of JSON until the test ends; None as a value takes the entry out."""
     kept: dict[Path, str] = {}
 
     def change(path: Path, **entries: object) -> None:

@@ -26,7 +26,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def edited():
-    """Sets entries of a JSON file, and takes that back."""
+    """Set entries of a JSON file, and take that back."""
     before = {}
 
     def edit(path, **entries):

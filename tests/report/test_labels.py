@@ -14,7 +14,7 @@ from figureground.shards.shard import Shard
 
 
 def answered(out, wrong, people=("ann", "bob", "cem")):
-    """Has people answer about all images; each calls every `wrong`-th foreground wrong, beginning somewhere else."""
+    """Have people answer about all images; each calls every `wrong`-th foreground wrong, beginning somewhere else."""
     dataset = FinishedDataset(out)
     keys = [row["key"] for shard in dataset.shards for row in dataset.rows(shard)]
     for begin, name in enumerate(people):

@@ -40,7 +40,7 @@ def results(shard: Shard, size: int = 64) -> Iterator[Sample | Reject]:
 
 
 def build(directory: Path, shards: list[Shard] = SHARDS, formats: tuple[str, ...] = ("parquet", "webdataset")) -> Path:
-    """Writes shards of drawings, and index and card when they are all of them."""
+    """Write shards of drawings, and index and card when they are all of them."""
     for shard in shards:
         write_shard(
             directory, shard, COLUMNS, results(shard), lambda sample: {"seed": sample.spec.seed}, formats=formats

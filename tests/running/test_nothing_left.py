@@ -43,7 +43,7 @@ def settings(**fields):
 
 
 def reject_all(out, builder, chosen):
-    """Makes a finished dataset one in which every image of some shards was rejected."""
+    """Make a finished dataset one in which every image of some shards was rejected."""
     plan, columns = builder.plan(), builder.columns()
     for planned in plan.shards():
         shard = Shard(planned.split, planned.index, planned.of, planned.count, planned.part)

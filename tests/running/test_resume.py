@@ -71,7 +71,7 @@ def kept(out: Path) -> list[str]:
 
 
 def stop_after_a_batch(process: Forked, out: Path, number: int, before: int = 0) -> int:
-    """Stops a build once its journals hold more images; returns the exit code."""
+    """Stop a build once its journals hold more images; return the exit code."""
     wait_for(lambda: process.poll() is not None or markers(out) or count_kept(out)[0] > before)
     if process.poll() is None:
         process.send_signal(number)

@@ -30,7 +30,7 @@ def undisturbed(checkpoint, tmp_path_factory):
 
 @pytest.fixture
 def building(checkpoint, tmp_path):
-    """Starts a build and waits until it has done a shard; ends whatever is left of it."""
+    """Start a build and wait until it has done a shard; end whatever is left of it."""
     started = []
 
     def begin(done=1, **settings):

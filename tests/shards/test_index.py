@@ -50,7 +50,7 @@ def build(out, rejected=None, **options):
 
 
 def add_marker(out, shard):
-    """Writes the marker of a shard that nobody planned, without files."""
+    """Write the marker of a shard that nobody planned, without files."""
     marker = json.loads((out / SHARDS[0].path("marker")).read_text())
     marker |= {"shard": shard.name, "split": shard.split, "index": shard.index, "of": shard.of, "files": {}}
     (out / shard.path("marker")).write_text(json.dumps(marker))

@@ -39,7 +39,7 @@ RESULTS = [[result(spec) for spec in batch] for batch in BATCHES]
 
 
 def write(directory, number=3, batches=BATCHES, said=ORIGIN, results=RESULTS):
-    """Adds batches to what is there already."""
+    """Add batches to what is there already."""
     with FileJournal(directory, SHARD, said, batches) as journal:
         for item in (item for batch in journal.read(described) for item in batch):
             journal.add(item)

@@ -13,7 +13,7 @@ from figureground.stores.urls import parse
 
 @pytest.fixture
 def process(s3, url):
-    """Makes the leases of one more process, in a scratch directory of its own by default."""
+    """Make the leases of one more process, in a scratch directory of its own by default."""
     made = []
 
     def make(scratch=None, seconds=1.0):
@@ -26,7 +26,7 @@ def process(s3, url):
 
 
 def pause(leases):
-    """Ends the heartbeats, as SIGSTOP does."""
+    """End the heartbeats, as SIGSTOP does."""
     leases.close()
     leases._thread.join()
 

@@ -44,7 +44,7 @@ def undisturbed(checkpoint, tmp_path_factory):
 
 @pytest.fixture
 def build(s3, url, checkpoint, tmp_path):
-    """Starts a build into the URL on a machine of that name: with a scratch directory of its own."""
+    """Start a build into the URL on a machine of that name: with a scratch directory of its own."""
     started = []
 
     def begin(machine, *more, lease=3, **settings):

@@ -22,7 +22,7 @@ FOLDS = {"errors-fold-0", "errors-fold-1"}
 
 @pytest.fixture
 def build(s3, tmp_path):
-    """Starts a build of SCGS on a machine of that name: with a scratch directory of its own."""
+    """Start a build of SCGS on a machine of that name: with a scratch directory of its own."""
     data = birds.write(tmp_path / "birds", 40, 8, 8, bias_aligned_share=0.95, size=32, show_progress=False)
     started = []
 

@@ -35,7 +35,7 @@ def image(tmp_path):
 
 @pytest.fixture
 def events(tmp_path, monkeypatch):
-    """Reads the event files of a run back."""
+    """Read the event files of a run back."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "runs"))
 

@@ -63,7 +63,7 @@ def arguments(classifier, images, out, *more: str) -> list[str]:
 
 @pytest.fixture
 def run(capfd):
-    """Runs the command in this process; returns exit code, output and errors."""
+    """Run the command in this process; return exit code, output and errors."""
 
     def run(*given) -> tuple[int, str, str]:
         code = main(arguments(*given))

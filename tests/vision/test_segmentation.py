@@ -17,7 +17,7 @@ from figureground.vision.segmentation import decide_mask, open_segmenter
 
 
 def make_clipseg(out):
-    """Writes a CLIPSeg with random weights for images of 32 pixels, with the pocket's tokenizer."""
+    """Write a CLIPSeg with random weights for images of 32 pixels, with the pocket's tokenizer."""
     torch.manual_seed(0)
     tokenizer = captions.tokenizer(out)
     narrow = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -35,7 +35,7 @@ def make_clipseg(out):
 
 
 def make_grounding_dino(out):
-    """Writes a Grounding DINO with random weights and a few words, for images of about 128 pixels."""
+    """Write a Grounding DINO with random weights and a few words, for images of about 128 pixels."""
     torch.manual_seed(0)
     out.mkdir(parents=True)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "a", "red", "mug"]
@@ -57,7 +57,7 @@ def make_grounding_dino(out):
 
 
 def make_sam(out):
-    """Writes a SAM with random weights for images of 64 pixels."""
+    """Write a SAM with random weights for images of 64 pixels."""
     torch.manual_seed(0)
     vision = {
         "hidden_size": 16, "output_channels": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64,

@@ -21,7 +21,7 @@ _DEVICE_ERROR = re.compile(r"CUDA (driver )?error|CUDNN_STATUS_\w+|CUBLAS_STATUS
 
 
 def choose_device(device: str) -> torch.device:
-    """Resolves `auto` to the available accelerator.
+    """Resolve `auto` to the available accelerator.
 
     Raises:
         FiguregroundError: The device is unknown to torch or not available.
@@ -46,14 +46,14 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device, half: str = "float16") -> torch.dtype:
-    """Resolves `auto`: `half` on CUDA, float32 elsewhere."""
+    """Resolve `auto`: `half` on CUDA, float32 elsewhere."""
     if dtype == "auto":
         return DTYPES[half] if device.type == "cuda" else torch.float32
     return DTYPES[dtype]
 
 
 def processor_name(device: torch.device) -> str:
-    """Returns the processor that results depend on in the last bit.
+    """Return the processor that results depend on in the last bit.
 
     On CUDA that is the GPU. On a CPU it is the model and the instructions that torch's kernels use there, such as
     `AMD EPYC 7763 64-Core Processor, AVX2`; the variable `ATEN_CPU_CAPABILITY` can lower these.

@@ -15,7 +15,7 @@ DOTS_PER_INCH = 110
 def draw_charts(
     path: Path, size: tuple[float, float], plot: Callable[[Any, Any], None], *, down: int = 1, across: int = 1
 ) -> None:
-    """Writes a PNG of charts in rows and columns, atomically; without matplotlib it writes nothing.
+    """Write a PNG of charts in rows and columns, atomically; without matplotlib, write nothing.
 
     Args:
         path: Path of the PNG; an existing file is replaced.

@@ -15,7 +15,7 @@ from figureground.core.system import NO_LINK, SAFELY, lock_file
 
 @contextlib.contextmanager
 def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[bool]:
-    """Holds a lock file, exclusive or shared, and creates it if missing; yields whether it is held."""
+    """Hold a lock file, exclusive or shared, and create it if missing; yield whether it is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         handle = _open(path)
@@ -31,7 +31,7 @@ def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[bo
 
 
 def is_held(path: Path) -> bool:
-    """Returns whether a process holds a lock file, as far as can be seen: True if the file system has no locks.
+    """Return whether a process holds a lock file, as far as can be seen: True if the file system has no locks.
 
     Nothing is created or changed. For a moment, a process that tries to take the lock without waiting may not get it.
     """
@@ -46,7 +46,7 @@ def is_held(path: Path) -> bool:
 
 
 def has_locks(folder: Path) -> bool:
-    """Returns whether a file system has locks; True if no file can be made there to find out.
+    """Return whether a file system has locks; True if no file can be made there to find out.
 
     Args:
         folder: A directory, or a path of which only the upper part exists.
@@ -58,7 +58,7 @@ def has_locks(folder: Path) -> bool:
 
 
 def unlink_while_held(path: Path, target: Path) -> bool:
-    """Removes `target` if the lock `path` is free, and also the lock file if this call created it."""
+    """Remove `target` if the lock `path` is free, and also the lock file if this call created it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new, stays = not path.exists(), False
     handle = _open(path)
@@ -77,7 +77,7 @@ def unlink_while_held(path: Path, target: Path) -> bool:
 
 
 def remove_held(path: Path) -> bool:
-    """Removes a lock file that this process holds, if the system permits it; Windows removes no open file."""
+    """Remove a lock file that this process holds, if the system permits it; Windows removes no open file."""
     try:
         path.unlink(missing_ok=True)
     except PermissionError:
@@ -86,7 +86,7 @@ def remove_held(path: Path) -> bool:
 
 
 def _open(path: Path) -> int:
-    """Opens a lock file; links aren't followed, because that could create a file elsewhere."""
+    """Open a lock file; links aren't followed, because that could create a file elsewhere."""
     try:
         if not NO_LINK and path.is_symlink():
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))

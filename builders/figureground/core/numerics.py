@@ -22,7 +22,7 @@ VERSIONED = ("figureground", "torch", "diffusers", "transformers", "pillow", "nu
 
 
 def library_versions(*more: str) -> dict[str, str]:
-    """Returns the versions of `VERSIONED`, and of further libraries."""
+    """Return the versions of `VERSIONED`, and of further libraries."""
     found = {}
     for name in (*VERSIONED, *more):
         try:
@@ -33,7 +33,7 @@ def library_versions(*more: str) -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Returns the number of processor cores that this process may use; a batch system may grant only some.
+    """Return the number of processor cores that this process may use; a batch system may grant only some.
 
     A lower `OMP_NUM_THREADS` is respected too.
     """
@@ -43,7 +43,7 @@ def usable_cores() -> int:
 
 
 def cpu_model() -> str:
-    """Returns the name of this machine's CPU, such as `AMD EPYC 7763 64-Core Processor`; its architecture if unknown.
+    """Return the name of this machine's CPU, such as `AMD EPYC 7763 64-Core Processor`; its architecture if unknown.
 
     Linux says it in `/proc/cpuinfo`, macOS in `sysctl`, Windows in the environment.
     """
@@ -65,14 +65,14 @@ def _pairs(text: str) -> list[tuple[str, str, str]]:
 
 
 def _arm(facts: dict[str, str]) -> str:
-    """Returns implementer, part and revision: ARM servers give these numbers in place of a name."""
+    """Return implementer, part and revision: ARM servers give these numbers in place of a name."""
     names = ("CPU implementer", "CPU part", "CPU variant", "CPU revision")
     numbers = [f"{name.removeprefix('CPU ')} {facts[name]}" for name in names if name in facts]
     return f"{platform.machine()} ({', '.join(numbers)})" if numbers else ""
 
 
 def create_once(path: Path, text: str) -> None:
-    """Writes a file atomically, unless another process was first."""
+    """Write a file atomically, unless another process was first."""
     with suppress(FileExistsError):
         create_text(path, text)
 
@@ -84,7 +84,7 @@ _SHAPE = {
 
 
 def read_numerics(path: Path) -> dict[str, Any]:
-    """Reads the numerics that `settle_numerics` recorded in a dataset.
+    """Read the numerics that `settle_numerics` recorded in a dataset.
 
     Raises:
         FileError: They can't be read, or a field is missing or has the wrong type; names the field.
@@ -99,7 +99,7 @@ def read_numerics(path: Path) -> dict[str, Any]:
 
 
 def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool, started: bool) -> None:
-    """Records the numerics, or compares them with the recorded ones.
+    """Record the numerics, or compare them with the recorded ones.
 
     Args:
         started: Whether a shard exists or is being rendered; before that, the numerics may still change.
@@ -125,7 +125,7 @@ def settle_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool, started
 
 
 def refuse_other_numerics(path: Path, mine: dict[str, Any], allow_mixed: bool) -> None:
-    """Raises FiguregroundError if the recorded numerics differ from these, unless mixing is allowed."""
+    """Raise FiguregroundError if the recorded numerics differ from these, unless mixing is allowed."""
     settled = read_numerics(path)
     settled.pop("mixed", None)
     if _lacks_cpu(settled, mine):

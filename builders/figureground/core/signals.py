@@ -39,7 +39,7 @@ _came = threading.Event()
 
 
 def check() -> None:
-    """Raises `Stopped` if a signal asked to stop; call it where work can stop.
+    """Raise `Stopped` if a signal asked to stop; call it where work can stop.
 
     Raises:
         Stopped: A signal asked to stop.
@@ -49,13 +49,13 @@ def check() -> None:
 
 
 def asked_to_stop() -> int | None:
-    """Returns the signal that asked this process to stop, or None."""
+    """Return the signal that asked this process to stop, or None."""
     return _State.asked
 
 
 @contextlib.contextmanager
 def handled(worker: bool = False) -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into `Stopped`, in the main thread of a command or of a worker.
+    """Turn SIGINT and SIGTERM into `Stopped`, in the main thread of a command or of a worker.
 
     The first signal raises `Stopped` at the current statement or, within `at_checks`, at the next check. A second
     Ctrl-C ends the process at once, and so does the timeout `SECONDS_TO_STOP`; finished shards are safe either way.
@@ -90,7 +90,7 @@ def handled(worker: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_checks() -> Iterator[None]:
-    """Delays signals until the next `check`, so that no library is interrupted midway."""
+    """Delay signals until the next `check`, so that no library is interrupted midway."""
     before, _State.waits_for_check = _State.waits_for_check, True
     try:
         yield
@@ -100,7 +100,7 @@ def at_checks() -> Iterator[None]:
 
 @contextlib.contextmanager
 def before_leaving(action: Callable[[], None]) -> Iterator[None]:
-    """Runs `action`, such as killing workers, first if the process is ended by force within the context."""
+    """Run `action`, such as killing workers, first if the process is ended by force within the context."""
     before, _State.before_leaving = _State.before_leaving, action
     try:
         yield
@@ -110,7 +110,7 @@ def before_leaving(action: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Holds Ctrl-C back. A process started within the context holds it back too, until it enters `handled`."""
+    """Hold Ctrl-C back. A process started within the context holds it back too, until it enters `handled`."""
     before = block_signals([signal.SIGINT])
     _State.holding_back = True  # the mask applies to this thread; signals to other threads are still handled here
     try:
@@ -153,7 +153,7 @@ def _would_be_lost(frame: FrameType | None) -> bool:
 
 
 def _leave_in_time() -> None:
-    """Makes sure that a signal takes effect: resends it if it was postponed, and finally ends the process by force."""
+    """Make sure that a signal takes effect: resend it if it was postponed, and finally end the process by force."""
     _came.wait()
     latest = time.monotonic() + SECONDS_TO_STOP
     while time.monotonic() < latest:
@@ -165,7 +165,7 @@ def _leave_in_time() -> None:
 
 
 def _leave(number: int) -> None:
-    """Ends the process without unwinding; the next build removes its partial files."""
+    """End the process without unwinding; the next build removes its partial files."""
     if _State.before_leaving is not None:
         with contextlib.suppress(Exception):
             _State.before_leaving()
@@ -174,7 +174,7 @@ def _leave(number: int) -> None:
 
 
 def _say(text: str) -> None:
-    """Writes directly to stderr, because a handler may interrupt the use of Python's buffers."""
+    """Write directly to stderr, because a handler may interrupt the use of Python's buffers."""
     if not _State.worker:
         start = "\n" if os.isatty(2) else ""  # the line may contain a progress bar
         with contextlib.suppress(OSError):

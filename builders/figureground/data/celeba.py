@@ -24,7 +24,7 @@ def find_celeba(asked: Request) -> list[Path]:
 
 
 def read_celeba(asked: Request) -> GroupedImages:
-    """Reads `list_attr_celeba`, `list_eval_partition` and `img_align_celeba/`."""
+    """Read `list_attr_celeba`, `list_eval_partition` and `img_align_celeba/`."""
     y, a = asked.y or "Blond_Hair", asked.a or "Male"
     names = read_header(asked.at)[1:] if asked.at.suffix == ".csv" else _read_promise(asked.at)[1]
     chosen = column_names(a, names)
@@ -49,7 +49,7 @@ def read_celeba(asked: Request) -> GroupedImages:
 
 
 def _read_promise(path: Path) -> tuple[int, list[str]]:
-    """Returns the first two lines of the original list: number of images, and attribute names."""
+    """Return the first two lines of the original list: number of images, and attribute names."""
     count, names = [*read_text(path).splitlines()[:2], "", ""][:2]
     if not count.strip().isdecimal():
         raise FiguregroundError(
@@ -60,7 +60,7 @@ def _read_promise(path: Path) -> tuple[int, list[str]]:
 
 
 def _read_attributes(path: Path, names: Sequence[str], wanted: Sequence[str], problems: Problems) -> list[Column]:
-    """Returns file names and the values of the wanted attributes, from the original list."""
+    """Return file names and the values of the wanted attributes, from the original list."""
     found = _read_spaced(path, 2, ["image_id", *names])
     promised, images = _read_promise(path)[0], found["image_id"]
     if promised != len(images.values):
@@ -69,7 +69,7 @@ def _read_attributes(path: Path, names: Sequence[str], wanted: Sequence[str], pr
 
 
 def _read_spaced(path: Path, skip: int, names: Sequence[str]) -> dict[str, Column]:
-    """Reads the columns of a space-separated text, below the first `skip` lines.
+    """Read the columns of a space-separated text, below the first `skip` lines.
 
     Raises:
         FiguregroundError: A line has the wrong number of fields, or no line has any.
@@ -90,7 +90,7 @@ def _read_spaced(path: Path, skip: int, names: Sequence[str]) -> dict[str, Colum
 
 
 def _read_partition(attributes: Path, images: Column, problems: Problems) -> np.ndarray:
-    """Reads the splits in the order of the images, int64 (n,).
+    """Read the splits in the order of the images, int64 (n,).
 
     Raises:
         FiguregroundError: The list of splits is missing or can't be used.
@@ -119,7 +119,7 @@ def _read_partition(attributes: Path, images: Column, problems: Problems) -> np.
 
 
 def _celeba_root(asked: Request, first: str) -> Path:
-    """Returns the folder of the images: `img_align_celeba`, nested twice in some archives, or the given root."""
+    """Return the folder of the images: `img_align_celeba`, nested twice in some archives, or the given root."""
     base = asked.at.parent
     tops = [asked.root] if asked.root else [base, base / "Img", base.parent / "Img"]
     places = [top / folder for top in tops for folder in (_ALIGNED / _ALIGNED, _ALIGNED)]

@@ -22,12 +22,12 @@ _IN_CONTEXT = re.compile(r"(?P<name>.+?)\s*\((?P<context>[^()]+)\)")
 
 
 def _subfolders(path: Path) -> list[Path]:
-    """Lists visible folders by name; folders that begin with `_` are private."""
+    """List visible folders by name; folders that begin with `_` are private."""
     return [each for each in list_folders(path) if not each.name.startswith("_")]
 
 
 def _split_folders(path: Path) -> list[Path]:
-    """Lists folders named like splits that contain folders, unlike the folder of a class named `train`.
+    """List folders named like splits that contain folders, unlike the folder of a class named `train`.
 
     Raises:
         FiguregroundError: Two of them are the same split.
@@ -62,7 +62,7 @@ class Gathered:
     """Descriptions of skipped entries."""
 
     def take(self, folder: Path, split: int, y: str, a: str = "") -> None:
-        """Adds the images of a folder, all with the same labels."""
+        """Add the images of a folder, all with the same labels."""
         shown, images = self.shown(folder), []
         for path in list_images(folder):
             # Images from phones would otherwise be counted here, and stop a training later.
@@ -79,16 +79,16 @@ class Gathered:
             self.odd.append(f"{shown}, which contains no image")
 
     def pass_over(self, folder: Path) -> None:
-        """Records images that are in a folder of folders."""
+        """Record images that are in a folder of folders."""
         if loose := len(list_images(folder)):
             self.odd.append(f"{counted(loose, 'image')} in {self.shown(folder)} itself")
 
     def shown(self, folder: Path) -> str:
-        """Returns a folder's path for messages, relative to the directory."""
+        """Return a folder's path for messages, relative to the directory."""
         return f"{printable((self.path.name / folder.relative_to(self.path)).as_posix())}/"
 
     def record(self, asked: Request, layout: str, has_splits: bool) -> GroupedImages:
-        """Makes the record. Missing validation, or all missing splits, are taken from training, with a note."""
+        """Make the record. Missing validation, or all missing splits, are taken from training, with a note."""
         problems = Problems(str(self.path))
         split = np.array(self.split, np.int64)
         files, keys, _ = find_files(self.path, Column("file", self.names, [0] * len(self.names)), split, problems)
@@ -101,14 +101,14 @@ class Gathered:
 
 
 def _number(values: Sequence[str]) -> Labels:
-    """Returns labels of names, in alphabetical order."""
+    """Return labels of names, in alphabetical order."""
     names = sorted(set(values))
     place = {name: label for label, name in enumerate(names)}
     return np.array([place[value] for value in values], np.int64), names
 
 
 def _refuse_unknown_splits(path: Path, splits: Sequence[Path], others: Sequence[Path]) -> None:
-    """Raises FiguregroundError if a folder next to the splits has the same classes but isn't named like a split."""
+    """Raise FiguregroundError if a folder next to the splits has the same classes but isn't named like a split."""
     classes = {loosely(each.name) for split in splits for each in _subfolders(split)}
     for folder in others:
         same = [each.name for each in _subfolders(folder) if loosely(each.name) in classes]
@@ -130,7 +130,7 @@ def find_metashift(asked: Request) -> list[Path]:
 
 
 def read_metashift(asked: Request) -> GroupedImages:
-    """Reads `SPLIT/CLASS/CLASS(CONTEXT)/*` (Liang and Zou 2022, arXiv 2202.06523)."""
+    """Read `SPLIT/CLASS/CLASS(CONTEXT)/*` (Liang and Zou 2022, arXiv 2202.06523)."""
     path, gathered, problems = asked.at, Gathered(asked.at), Problems(str(asked.at))
     splits = _split_folders(path)
     others = [each for each in _subfolders(path) if each not in splits]
@@ -163,7 +163,7 @@ def find_folders(asked: Request) -> list[Path]:
 
 
 def read_folders(asked: Request) -> GroupedImages:
-    """Reads `[SPLIT/]CLASS/*`."""
+    """Read `[SPLIT/]CLASS/*`."""
     path, gathered = asked.at, Gathered(asked.at)
     splits = _split_folders(path)
     bare = [f"{each.name}/" for each in _subfolders(path) if not splits and folder_split(each.name) is not None]

@@ -38,16 +38,16 @@ class Store(Protocol):
         """bool (n,): which images have a true mask."""
 
     def read(self, rows: np.ndarray) -> Iterator[tuple[int, Draw]]:
-        """Yields the images at the given rows, in ascending order."""
+        """Yield the images at the given rows, in ascending order."""
 
     def read_masks(self, rows: np.ndarray) -> Iterator[tuple[int, DrawMask]]:
-        """Yields the masks at the given rows, in ascending order; each row must have one."""
+        """Yield the masks at the given rows, in ascending order; each row must have one."""
 
     def objects(self, rows: np.ndarray) -> np.ndarray:
-        """Returns object numbers of rows, int64 (n,); images with equal numbers show one object, so are dependent."""
+        """Return object numbers of rows, int64 (n,); images with equal numbers show one object, so are dependent."""
 
     def content(self, rows: np.ndarray) -> Any:
-        """Returns an identity of the images at the given rows, JSON-able, without reading them."""
+        """Return an identity of the images at the given rows, JSON-able, without reading them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,14 +116,14 @@ class GroupedImages:
         return self.store.objects(self.rows)
 
     def counts(self, split: int) -> Counts:
-        """Counts the images of a split, int64 (classes, attributes); (classes, 1) if the data have no attribute."""
+        """Count the images of a split, int64 (classes, attributes); (classes, 1) if the data have no attribute."""
         attributes = 1 if self.attributes is None else len(self.attributes)
         cells = self.y if self.a is None else attributes * self.y + self.a
         found = np.bincount(cells[self.split == split], minlength=len(self.classes) * attributes)
         return found.astype(np.int64).reshape(len(self.classes), attributes)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> GroupedImages:
-        """Returns a part of the data set, in the same order and with the same classes and attributes.
+        """Return a part of the data set, in the same order and with the same classes and attributes.
 
         Args:
             rows: Positions, in any order, or bool (n,).
@@ -140,11 +140,11 @@ class GroupedImages:
         )  # fmt: skip
 
     def without_attribute(self) -> GroupedImages:
-        """Returns the same images and classes without the attribute."""
+        """Return the same images and classes without the attribute."""
         return replace(self, attributes=None, a=None)
 
     def of_split(self, split: int) -> GroupedImages:
-        """Returns the images of a split: 0 train, 1 validation, 2 test.
+        """Return the images of a split: 0 train, 1 validation, 2 test.
 
         Raises:
             FiguregroundError: The split is empty.
@@ -155,7 +155,7 @@ class GroupedImages:
         return part
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
-        """Yields the images at the given rows, in order. An image with a mask is decoded at full size, like its mask.
+        """Yield the images at the given rows, in order. An image with a mask is decoded at full size, like its mask.
 
         An image that can't be decoded raises a FiguregroundError that names it.
         """
@@ -164,7 +164,7 @@ class GroupedImages:
             yield row, draw
 
     def read_masks(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, DrawMask]]:
-        """Yields the true masks of the given rows, in order; each as large as the image from `read`.
+        """Yield the true masks of the given rows, in order; each as large as the image from `read`.
 
         Raises:
             FiguregroundError: A row has no mask.

@@ -54,7 +54,7 @@ class Images(Protocol):
         """int64 (n,): images with equal numbers show one object, so they aren't independent."""
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
-        """Yields the images at the given rows, in order."""
+        """Yield the images at the given rows, in order."""
 
 
 class DatasetImages:
@@ -138,7 +138,7 @@ class DatasetImages:
 
 
 def _provenance(row: Mapping[str, Any], directory: Path) -> Mapping[str, Any]:
-    """Returns a sample's provenance; its guide is a mapping or None."""
+    """Return a sample's provenance; its guide is a mapping or None."""
     try:
         provenance = parse_json(row["provenance"], "provenance")
         guide = provenance.get("guide")
@@ -221,7 +221,7 @@ class FolderImages:
             yield row, functools.partial(read_image, self._paths[row], max_edge=MOST_PIXELS)
 
     def skip(self, row: int, error: UnreadableImage) -> None:
-        """Records an image that couldn't be read."""
+        """Record an image that couldn't be read."""
         self.unreadable[self.keys[row]] = error.reason
 
 
@@ -232,7 +232,7 @@ def _shown(path: Path) -> str:
 def open_images(
     directory: Path, labels: Sequence[str], wanted: Sequence[str], column: str | None = "foreground"
 ) -> DatasetImages | FolderImages:
-    """Opens a finished dataset, or photographs in one folder per class.
+    """Open a finished dataset, or photographs in one folder per class.
 
     Args:
         labels: Names that positions refer to.
@@ -259,18 +259,18 @@ def open_images(
 
 
 def match(names: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """Returns the position of each name's label, int (names,); -1 without a match."""
+    """Return the position of each name's label, int (names,); -1 without a match."""
     known = _positions(labels)
     return np.array([next((known[n] for n in synonyms(name) if n in known), -1) for name in names], np.int64)
 
 
 def synonyms(label: str) -> list[str]:
-    """Returns a label's names by `loosely`: itself, then each comma-separated part, as in ImageNet's labels."""
+    """Return a label's names by `loosely`: itself, then each comma-separated part, as in ImageNet's labels."""
     return list(dict.fromkeys(loosely(part) for part in [label, *label.split(",")] if part.strip()))
 
 
 def _positions(labels: Sequence[str]) -> dict[str, int]:
-    """Returns label positions by name; whole names take precedence, and synonyms shared by two labels are left out."""
+    """Return label positions by name; whole names take precedence, and synonyms shared by two labels are left out."""
     known: dict[str, int] = {}
     shared = Counter(name for label in labels for name in synonyms(label))
     for position, label in enumerate(labels):
@@ -283,7 +283,7 @@ def _positions(labels: Sequence[str]) -> dict[str, int]:
 
 
 def _match_folders(names: Sequence[str], labels: Sequence[str], wanted: Sequence[str]) -> Mapping[str, int]:
-    """Returns labels by folder name. A label may have several folders; a folder belongs to one label."""
+    """Return labels by folder name. A label may have several folders; a folder belongs to one label."""
     found = dict(zip(names, match(names, labels).tolist(), strict=True))
     lacking = [name for name, position in found.items() if position < 0]
     if lacking:
@@ -297,7 +297,7 @@ def _match_folders(names: Sequence[str], labels: Sequence[str], wanted: Sequence
 
 
 def _imagenet_folders(labels: Sequence[str]) -> dict[str, int]:
-    """Returns labels by the WordNet ids and numbers of ImageNet's classes."""
+    """Return labels by the WordNet ids and numbers of ImageNet's classes."""
     nouns = read_nouns("classes", "imagenet", "classes", "imagenet")
     known: dict[str, int] = {}
     for number, position in enumerate(match([noun.name for noun in nouns], labels).tolist()):
@@ -307,6 +307,6 @@ def _imagenet_folders(labels: Sequence[str]) -> dict[str, int]:
 
 
 def _class_number(folder: str) -> str:
-    """Returns the class in a Spurious ImageNet folder name, `…_…_{class}_…_{component}`; empty for others."""
+    """Return the class in a Spurious ImageNet folder name, `…_…_{class}_…_{component}`; empty for others."""
     found = re.fullmatch(r"[^_]+_[^_]+_(\d+)_(.*_)?\d+", folder)
     return str(int(found[1])) if found else ""

@@ -57,7 +57,7 @@ def read_groups(
     split_column: str | None = None,
     seed: int = 0,
 ) -> GroupedImages:
-    """Reads and checks a labelled data set; its notes report peculiarities.
+    """Read and check a labelled data set; its notes report peculiarities.
 
     No image is decoded, but the existence of all files named by a table is checked.
 
@@ -96,7 +96,7 @@ def read_groups(
 
 
 def _find_layout(asked: Request, layout: str | None, columns: Sequence[str]) -> tuple[str, Path]:
-    """Returns the layout of the data set, and the table or directory that has it.
+    """Return the layout of the data set, and the table or directory that has it.
 
     Args:
         columns: Given options among file and split_column; layouts that don't accept them aren't considered.
@@ -136,7 +136,7 @@ def _find_layout(asked: Request, layout: str | None, columns: Sequence[str]) -> 
 
 
 def _refuse_columns(asked: Request) -> None:
-    """Refuses a requested column that the table lacks, if it is clear which table is meant.
+    """Refuse a requested column that the table lacks, if it is clear which table is meant.
 
     Raises:
         RecipeError: The table lacks a requested column.
@@ -152,7 +152,7 @@ def _refuse_columns(asked: Request) -> None:
 
 
 def _seen(path: Path) -> str:
-    """Describes the entries of a directory, or the first line of a file, as a sentence."""
+    """Describe the entries of a directory, or the first line of a file, as a sentence."""
     if path.is_file():
         return describe_header(read_header(path))
     there = sorted(printable(each.name) for each in path.iterdir() if not each.name.startswith("."))
@@ -160,7 +160,7 @@ def _seen(path: Path) -> str:
 
 
 def _unknown_splits(path: Path) -> str:
-    """Returns a hint if class folders are in folders not named like splits, as a sentence after a space."""
+    """Return a hint if class folders are in folders not named like splits, as a sentence after a space."""
     if not path.is_dir():
         return ""
     tops = [each for each in list_folders(path) if folder_split(each.name) is None]
@@ -176,7 +176,7 @@ def _find_dataset(asked: Request) -> list[Path]:
 
 
 def _read_dataset(asked: Request) -> GroupedImages:
-    """Reads a dataset of `build`, `curate` or `merge`: y is the foreground, a the background."""
+    """Read a dataset of `build`, `curate` or `merge`: y is the foreground, a the background."""
     from figureground.data.images import DatasetImages
 
     images = DatasetImages(asked.at, column="foreground")

@@ -43,7 +43,7 @@ def find_waterbirds(asked: Request) -> list[Path]:
 
 
 def _find(asked: Request, columns: Sequence[str]) -> list[Path]:
-    """Finds the tables that have the given columns."""
+    """Find the tables that have the given columns."""
     path = asked.path
     files = sorted(each for each in path.iterdir() if _is_table(each)) if path.is_dir() else [path]
     return [file for file in files if file.is_file() and {*columns} <= set(_header_of_any(file, path))]
@@ -54,7 +54,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _header_of_any(file: Path, given: Path) -> list[str]:
-    """Reads a header like `read_header`; returns none for an unreadable file that wasn't requested."""
+    """Read a header like `read_header`; return none for an unreadable file that wasn't requested."""
     try:
         return read_header(file)
     except FiguregroundError:
@@ -64,7 +64,7 @@ def _header_of_any(file: Path, given: Path) -> list[str]:
 
 
 def read_table(asked: Request) -> GroupedImages:
-    """Reads `filename[,split],y[,a]`, or the same columns under other names."""
+    """Read `filename[,split],y[,a]`, or the same columns under other names."""
     return _read(asked, "table", {"": asked.at}, asked.file or FILE, asked.y or Y, asked.root or asked.at.parent)
 
 
@@ -82,7 +82,7 @@ def _has_class(asked: Request, header: Sequence[str]) -> bool:
 
 
 def _tables_of(path: Path) -> dict[str, Path]:
-    """Returns ImageFolder's tables by folder: the directory itself and its splits."""
+    """Return ImageFolder's tables by folder: the directory itself and its splits."""
     folders = [path, *(each for each in list_folders(path) if folder_split(each.name) is not None)]
     return {
         "" if folder == path else folder.name: folder / name
@@ -91,7 +91,7 @@ def _tables_of(path: Path) -> dict[str, Path]:
 
 
 def read_image_folder(asked: Request) -> GroupedImages:
-    """Reads ImageFolder of `datasets`: `metadata.csv` or `.jsonl` with `file_name`, once or in each split."""
+    """Read ImageFolder of `datasets`: `metadata.csv` or `.jsonl` with `file_name`, once or in each split."""
     if asked.at.is_file():
         tables, root = {"": asked.at}, asked.at.parent
     else:
@@ -104,7 +104,7 @@ def read_image_folder(asked: Request) -> GroupedImages:
 def _read(
     asked: Request, layout: str, tables: dict[str, Path], file: str, y: str, root: Path
 ) -> GroupedImages:  # fmt: skip
-    """Reads the labels of files from tables, given by the folder (relative to the root) that each describes."""
+    """Read the labels of files from tables, given by the folder (relative to the root) that each describes."""
     opened = {folder: TextTable(path) for folder, path in tables.items()}
     header = next(iter(opened.values())).header
     attributes = _attributes(asked, y, header, next(iter(opened.values())).name)
@@ -129,7 +129,7 @@ def _read(
 
 
 def _attributes(asked: Request, y: str, header: Sequence[str], table: str) -> list[str]:
-    """Returns the columns of the attribute.
+    """Return the columns of the attribute.
 
     Raises:
         RecipeError: A column doesn't exist, is the class, or is named twice.
@@ -149,7 +149,7 @@ def _attributes(asked: Request, y: str, header: Sequence[str], table: str) -> li
 
 
 def _join(each: dict[str, dict[str, Column]], file: str) -> dict[str, Column]:
-    """Joins the columns of several tables, with file names relative to their common directory."""
+    """Join the columns of several tables, with file names relative to their common directory."""
     if list(each) == [""]:
         return each[""]
     joined = {}
@@ -165,7 +165,7 @@ def _join(each: dict[str, dict[str, Column]], file: str) -> dict[str, Column]:
 
 
 def _splits_of_folders(files: Sequence[str]) -> list[int] | None:
-    """Returns the split of each file if all are in folders named like splits; None otherwise.
+    """Return the split of each file if all are in folders named like splits; None otherwise.
 
     Raises:
         FiguregroundError: Two of the folders are the same split.
@@ -188,7 +188,7 @@ def _splits_of_folders(files: Sequence[str]) -> list[int] | None:
 def _files_of(
     asked: Request, column: Column, split: np.ndarray, problems: Problems, root: Path
 ) -> tuple[Files, tuple[str, ...], list[str]]:
-    """Finds the files of a table; raises FiguregroundError with all its problems."""
+    """Find the files of a table; raise FiguregroundError with all its problems."""
     hint = " If the images are elsewhere, give --root DIR." if asked.root is None else ""
     found = find_files(root, column, split, problems, hint)
     problems.refuse()
@@ -196,7 +196,7 @@ def _files_of(
 
 
 def read_waterbirds(asked: Request) -> GroupedImages:
-    """Reads `img_id,img_filename,y,split,place,place_filename` (Sagawa et al. 2020, arXiv 1911.08731)."""
+    """Read `img_id,img_filename,y,split,place,place_filename` (Sagawa et al. 2020, arXiv 1911.08731)."""
     table = TextTable(asked.at)
     named = [name for name in (FOREGROUND, BACKGROUND) if name in table.header]
     columns = table.columns([*WATERBIRDS, *named])
@@ -219,6 +219,6 @@ def read_waterbirds(asked: Request) -> GroupedImages:
 
 
 def _names_of_bits(column: Column, bits: np.ndarray) -> tuple[str, str]:
-    """Returns the names of 0 and 1 in a column beside them; a number that doesn't occur names itself."""
+    """Return the names of 0 and 1 in a column beside them; a number that doesn't occur names itself."""
     found = {int(bit): value for bit, value in zip(bits[::-1], column.values[::-1], strict=True)}
     return found.get(0, "0"), found.get(1, "1")

@@ -11,12 +11,12 @@ _KEY = re.compile(r"(?P<before>.+-\d+)-\d+-(?P<i>\d+)")
 
 
 def as_number(name: str) -> int:
-    """Returns a number from 0 to 2⁶³ − 1 for a name, the same in every dataset and on every machine."""
+    """Return a number from 0 to 2⁶³ − 1 for a name, the same in every dataset and on every machine."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
 
 def settings(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yields config and identity of a dataset, or of the datasets that it was made from."""
+    """Yield config and identity of a dataset, or of the datasets that it was made from."""
     for source in recipe.get("sources", ()):
         yield from settings(source)
     if not recipe.get("sources"):
@@ -32,13 +32,13 @@ def is_matched(recipe: Mapping[str, Any]) -> bool:
 
 
 def without_background(key: str) -> str | None:
-    """Returns a key of a matched dataset without its background part; None for a key of another form."""
+    """Return a key of a matched dataset without its background part; None for a key of another form."""
     found = _KEY.fullmatch(key)
     return f"{found['before']}-{found['i']}" if found else None
 
 
 def object_of(key: str, provenance: Mapping[str, Any], matched: bool) -> str:
-    """Returns a name of the object that an image shows.
+    """Return a name of the object that an image shows.
 
     With a guide, it is the cut-out or source image, identified by content if its id contains a hash, so that it is
     the same in all datasets that use it. Without a guide, it is the object of a matched dataset, whose images share
@@ -56,11 +56,11 @@ def object_of(key: str, provenance: Mapping[str, Any], matched: bool) -> str:
 
 
 def scene_of(provenance: Mapping[str, Any]) -> str | None:
-    """Returns a name of the scene that guided an image; None without a scene."""
+    """Return a name of the scene that guided an image; None without a scene."""
     template = (provenance.get("guide") or {}).get("template")
     return _content(str(template)) if template else None
 
 
 def _content(id: str) -> str:
-    """Returns the hash in `{folder}/{name}@{hash}`; the whole id without a hash."""
+    """Return the hash in `{folder}/{name}@{hash}`; the whole id without a hash."""
     return id.rpartition("@")[2] or id

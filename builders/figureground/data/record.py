@@ -70,7 +70,7 @@ def make_record(
     notes: Sequence[str] = (),
     rows: np.ndarray | None = None,
 ) -> GroupedImages:
-    """Makes the record of a data set, and adds notes about its splits and groups.
+    """Make the record of a data set, and add notes about its splits and groups.
 
     Args:
         keys: Names of the images.
@@ -107,7 +107,7 @@ def make_record(
 
 
 def _same_splits(files: Files, split: np.ndarray) -> Iterator[str]:
-    """Yields notes on splits with the same images under other paths, by names, sizes, and contents of some files."""
+    """Yield notes on splits with the same images under other paths, by names, sizes, and contents of some files."""
     order = [
         sorted(
             (posixpath.basename(files.names[row]), int(files.sizes[row]), row)
@@ -136,7 +136,7 @@ share is taken from training."""
 def complete_splits(
     keys: Sequence[str], y: Labels, a: Labels | None, split: np.ndarray, said: bool, seed: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Completes missing splits with training images; returns the splits, and a note about the images moved.
+    """Complete missing splits with training images; return the splits, and a note about the images moved.
 
     Args:
         keys: Names of the images.
@@ -160,7 +160,7 @@ def complete_splits(
 def split_off(
     keys: Sequence[str], cells: np.ndarray, split: np.ndarray, shares: Sequence[float], seed: int
 ) -> np.ndarray:
-    """Moves shares of each group's training images to other splits, chosen only by key and seed.
+    """Move shares of each group's training images to other splits, chosen only by key and seed.
 
     Args:
         keys: Names of the images.

@@ -45,7 +45,7 @@ class Problems:
         self._found.append(text)
 
     def refuse(self) -> None:
-        """Raises FiguregroundError if there are problems."""
+        """Raise FiguregroundError if there are problems."""
         if len(self._found) == 1:
             raise FiguregroundError(f"{self._where}: {self._found[0]}")
         if self._found:
@@ -56,7 +56,7 @@ class Problems:
 
 
 def some(column: Column, rows: Sequence[int]) -> str:
-    """Returns the first values of the given rows, with their lines, for an error."""
+    """Return the first values of the given rows, with their lines, for an error."""
     return _first([f"{column.values[row]!r} in line {column.lines[row]}" for row in rows])
 
 
@@ -72,7 +72,7 @@ def _rows(n: int) -> str:
 
 
 def read_labels(column: Column, problems: Problems) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns the labels of a column, int64 (n,), and their names.
+    """Return the labels of a column, int64 (n,), and their names.
 
     Integers must be 0 to n − 1, and are their own names. Names are numbered in alphabetical order; two spellings of
     one name (see `core.names`) are refused. Invalid values are added to the problems.
@@ -119,7 +119,7 @@ def _is_number(text: str) -> bool:
 
 
 def _gap(column: Column, labels: Sequence[int]) -> str:
-    """Describes why integers are not 0 to n − 1; empty if they are."""
+    """Describe why integers are not 0 to n − 1; empty if they are."""
     below = [row for row, label in enumerate(labels) if label < 0]
     if below:
         return f"but {_rows(len(below))} below 0: {some(column, below)}"
@@ -130,7 +130,7 @@ def _gap(column: Column, labels: Sequence[int]) -> str:
 
 
 def read_bits(column: Column, known: Mapping[str, int], problems: Problems) -> np.ndarray:
-    """Returns labels 0 or 1, int64 (n,), from values in `known`; others are added to the problems."""
+    """Return labels 0 or 1, int64 (n,), from values in `known`; others are added to the problems."""
     found = [known.get(value, -1) for value in column.values]
     odd = [row for row, label in enumerate(found) if label < 0]
     if odd:
@@ -139,7 +139,7 @@ def read_bits(column: Column, known: Mapping[str, int], problems: Problems) -> n
 
 
 def read_splits(column: Column, problems: Problems) -> np.ndarray:
-    """Returns splits, int64 (n,), from 0, 1, 2, or names in `data.splits`.
+    """Return splits, int64 (n,), from 0, 1, 2, or names in `data.splits`.
 
     Unknown names, and names of two parts of one split, such as `val` and `id_val`, are added to the problems.
     """
@@ -161,7 +161,7 @@ def read_splits(column: Column, problems: Problems) -> np.ndarray:
 
 
 def cross(each: Sequence[Labels], columns: Sequence[str]) -> Labels:
-    """Crosses attributes into one: each combination that occurs is a value, ordered by the first, then the others.
+    """Cross attributes into one: each combination that occurs is a value, ordered by the first, then the others.
 
     Args:
         each: Labels of the columns, and the names of their values.
@@ -189,7 +189,7 @@ def _says_little(value: str) -> bool:
 
 
 def column_names(said: str, known: Sequence[str]) -> list[str]:
-    """Returns the column names in an option: one, or several separated by commas."""
+    """Return the column names in an option: one, or several separated by commas."""
     return [said] if said in known else [name.strip() for name in said.split(",") if name.strip()] or [said]
 
 
@@ -199,7 +199,7 @@ def column_names(said: str, known: Sequence[str]) -> list[str]:
 def find_files(
     root: Path, column: Column, split: np.ndarray, problems: Problems, hint: str = ""
 ) -> tuple[Files, tuple[str, ...], list[str]]:
-    """Finds files, and masks next to them.
+    """Find files, and masks next to them.
 
     Args:
         root: Directory of the files.
@@ -258,7 +258,7 @@ def find_files(
 
 
 def _with_slashes(root: Path, name: str) -> str:
-    """Returns a Windows file name with `/`; a name that itself contains `\\` stays."""
+    """Return a Windows file name with `/`; a name that itself contains `\\` stays."""
     return name.replace("\\", "/") if "\\" in name and not os.path.lexists(root / name) else name
 
 
@@ -280,7 +280,7 @@ class _Codings:
         """By folder relative to the root: the names in it, by their composed form (NFC)."""
 
     def stored(self, name: str) -> str | None:
-        """Returns the stored name of a file below the root; None if there is none, or more than one."""
+        """Return the stored name of a file below the root; None if there is none, or more than one."""
         if unicodedata.normalize("NFC", name) == name and unicodedata.normalize("NFD", name) == name:
             return None
         folder = ""
@@ -301,7 +301,7 @@ class _Codings:
 
 
 def _below(root: Path, name: str) -> str:
-    """Returns a file's normalised name relative to the root; absolute if it is elsewhere."""
+    """Return a file's normalised name relative to the root; absolute if it is elsewhere."""
     if _DRIVE.match(name):
         return name
     if posixpath.isabs(name):
@@ -311,7 +311,7 @@ def _below(root: Path, name: str) -> str:
 
 
 def _list_folder(folder: Path) -> dict[str, int]:
-    """Returns the entries of a folder: size of files in bytes, -1 for anything else."""
+    """Return the entries of a folder: size of files in bytes, -1 for anything else."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size if entry.is_file() else -1 for entry in entries}
@@ -320,7 +320,7 @@ def _list_folder(folder: Path) -> dict[str, int]:
 
 
 def why_unreadable(path: Path) -> str | None:
-    """Returns why a file is not a readable image, by its header alone; None if it is."""
+    """Return why a file is not a readable image, by its header alone; None if it is."""
     try:
         image_size(path)
     except UnreadableImage as error:
@@ -329,7 +329,7 @@ def why_unreadable(path: Path) -> str | None:
 
 
 def _refuse_twice(names: Sequence[str], column: Column, split: np.ndarray, problems: Problems) -> None:
-    """Adds problems for files listed twice within a split or, worse, in two splits."""
+    """Add problems for files listed twice within a split or, worse, in two splits."""
     first: dict[str, int] = {}
     within: list[str] = []
     across: list[str] = []
@@ -352,7 +352,7 @@ def _refuse_twice(names: Sequence[str], column: Column, split: np.ndarray, probl
 
 
 def _beside(root: Path, listing: Mapping[str, Mapping[str, int]], known: set[str]) -> Iterator[str]:
-    """Yields a note about images in the folders of a table that the table doesn't list."""
+    """Yield a note about images in the folders of a table that the table doesn't list."""
     strangers = [
         printable(name)
         for folder, there in listing.items() if there

@@ -50,7 +50,7 @@ class Concept:
 
 
 def read_concept(folder: Path) -> Concept:
-    """Reads a finished concept and verifies the hash of its weights.
+    """Read a finished concept and verify the hash of its weights.
 
     Raises:
         FiguregroundError: The concept is missing, unfinished, or its files have changed.
@@ -81,7 +81,7 @@ def read_concept(folder: Path) -> Concept:
 
 
 def hash_weights(folder: Path, kind: str, base: str) -> str:
-    """Returns the SHA-256 of a concept's weights; `base` is the fingerprint of the checkpoint that adapters extend.
+    """Return the SHA-256 of a concept's weights; `base` is the fingerprint of the checkpoint that adapters extend.
 
     Raises:
         FiguregroundError: Files are missing or truncated.
@@ -99,5 +99,5 @@ def hash_weights(folder: Path, kind: str, base: str) -> str:
 
 
 def _seen_from_here(base: dict[str, Any], folder: Path) -> str:
-    """Returns the base checkpoint; a directory is stored relative to the concept."""
+    """Return the base checkpoint; a directory is stored relative to the concept."""
     return base["checkpoint"] if base["place"] is None else os.path.normpath(folder / base["place"])

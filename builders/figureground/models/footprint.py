@@ -33,7 +33,7 @@ class Footprint(NamedTuple):
 
 
 def footprint(checkpoint: str, revision: str | None = None, lora_rank: int | None = None) -> Footprint:
-    """Returns the disk space that one concept needs.
+    """Return the disk space that one concept needs.
 
     Args:
         checkpoint: `pocket`, a directory, or a Hub id.
@@ -55,7 +55,7 @@ def _guess(name: str) -> Size:
 
 
 def _size_of(checkpoint: str, revision: str | None) -> tuple[Size, int] | None:
-    """Returns sizes and bytes of a checkpoint's weights; None if it isn't on this machine."""
+    """Return sizes and bytes of a checkpoint's weights; None if it isn't on this machine."""
     try:
         folder = local_directory(checkpoint) or cached_snapshot(checkpoint, revision)
         if folder is None:
@@ -82,7 +82,7 @@ def _count(parts: Iterable[dict[str, list[int]]]) -> int:
 
 
 def _shapes(path: Path) -> dict[str, list[int]]:
-    """Returns the shapes of the weights in a file, by name."""
+    """Return the shapes of the weights in a file, by name."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}

@@ -28,7 +28,7 @@ IDENTIFYING = (".json", ".safetensors", ".txt", ".model", ".jinja")
 
 
 def local_directory(checkpoint: str, config: str | None = None) -> Path | None:
-    """Returns a checkpoint's directory on this machine; None for a Hub id.
+    """Return a checkpoint's directory on this machine; None for a Hub id.
 
     For a checkpoint in a single file, that is the directory with its configuration.
 
@@ -63,7 +63,7 @@ def local_directory(checkpoint: str, config: str | None = None) -> Path | None:
 
 
 def fingerprint(checkpoint: str, revision: str | None, config: str | None = None) -> str:
-    """Identifies a checkpoint's content: `sha256:…` over a local one's files, else its Hub id and revision.
+    """Identify a checkpoint's content: `sha256:…` over a local one's files, else its Hub id and revision.
 
     A checkpoint that isn't on this machine, or isn't valid, is treated like one on the Hub, so that a plan needs no
     weights. For one in a single file, that is its content, and the files that configure it.
@@ -91,13 +91,13 @@ def fingerprint(checkpoint: str, revision: str | None, config: str | None = None
 
 
 def fingerprint_classifier(name: str, revision: str | None) -> str:
-    """Identifies a classifier's content: `sha256:…` over files of `pocket` or a local one, else id and revision."""
+    """Identify a classifier's content: `sha256:…` over files of `pocket` or a local one, else id and revision."""
     path = ROBUST if name == "pocket" else Path(name).expanduser()
     return fingerprint_files(path) if path.exists() else f"{name}@{revision or 'main'}"
 
 
 def fingerprint_files(path: Path) -> str:
-    """Returns `sha256:…` over a file, or over a directory's JSON, safetensors and text files (vocabularies)."""
+    """Return `sha256:…` over a file, or over a directory's JSON, safetensors and text files (vocabularies)."""
     kinds = (".json", ".safetensors", ".txt")
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in kinds and p.is_file())
     total = hashlib.sha256()
@@ -108,7 +108,7 @@ def fingerprint_files(path: Path) -> str:
 
 
 def content_of(path: Path) -> str:
-    """Returns a SHA-256 of a file: over all of it, or over samples and the size if it is larger than `WHOLE`."""
+    """Return a SHA-256 of a file: over all of it, or over samples and the size if it is larger than `WHOLE`."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= WHOLE:
@@ -138,7 +138,7 @@ def check_files(
     safety: str = "off",
     steps: int | None = None,
 ) -> str | None:
-    """Checks by its files that a checkpoint is supported, complete, and free of pickles and code.
+    """Check by its files that a checkpoint is supported, complete, and free of pickles and code.
 
     Also checks that its parts fit together, and that a single file fits its configuration.
 
@@ -183,7 +183,7 @@ def check_files(
 
 
 def _lacking(variants: Mapping[str, set[str | None]]) -> str:
-    """Describes parts that have no common variant that can be opened."""
+    """Describe parts that have no common variant that can be opened."""
     odd = {part: found for part, found in variants.items() if not found & set(VARIANTS)}
     if odd:
         names = sorted({name for found in odd.values() for name in found if name})
@@ -197,7 +197,7 @@ def _lacking(variants: Mapping[str, set[str | None]]) -> str:
 
 
 def _check_safety(folder: Path, index: Mapping[str, Any], checkpoint: str) -> None:
-    """Checks that the safety checker named by the index exists, along with its image preprocessor."""
+    """Check that the safety checker named by the index exists, along with its image preprocessor."""
     if not has_part(index, "safety_checker"):
         return
     advice = f"checkpoint {checkpoint!r}: its model_index.json names a safety_checker, but "
@@ -213,13 +213,13 @@ def _check_safety(folder: Path, index: Mapping[str, Any], checkpoint: str) -> No
 
 
 def list_weights(part: Path, variant: str | None) -> list[Path]:
-    """Lists the safetensors files of a part's weights in a variant; None for the plain one."""
+    """List the safetensors files of a part's weights in a variant; None for the plain one."""
     found = [(path, _WEIGHTS.fullmatch(path.name)) for path in sorted(part.glob("*.safetensors"))]
     return [path for path, match in found if match and match["variant"] == variant]
 
 
 def read_index(folder: Path, checkpoint: str, inpaint: bool = False) -> dict[str, Any]:
-    """Reads a checkpoint's `model_index.json`; inpainting checkpoints are accepted only with `inpaint`.
+    """Read a checkpoint's `model_index.json`; inpainting checkpoints are accepted only with `inpaint`.
 
     Raises:
         FiguregroundError: It is missing, doesn't parse, names a pipeline of no family, or lacks a part of its family.
@@ -273,7 +273,7 @@ def edge_multiple(folder: Path, checkpoint: str) -> int:
 
 
 def check_size(size: int, step: int) -> None:
-    """Refuses an image edge, in pixels, that isn't a multiple of a checkpoint's `edge_multiple`.
+    """Refuse an image edge, in pixels, that isn't a multiple of a checkpoint's `edge_multiple`.
 
     Raises:
         RecipeError: It isn't.
@@ -304,7 +304,7 @@ def _read_json(path: Path, folder: Path, checkpoint: str) -> dict[str, Any]:
 
 
 def _check_settings(folder: Path, part: str, checkpoint: str) -> None:
-    """Checks that a part's config, or a tokenizer's vocabulary, exists."""
+    """Check that a part's config, or a tokenizer's vocabulary, exists."""
     if not part.startswith("tokenizer"):
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         _read_json(folder / part / name, folder, checkpoint)
@@ -317,7 +317,7 @@ def _check_settings(folder: Path, part: str, checkpoint: str) -> None:
 
 
 def _check_part(folder: Path, part: str, checkpoint: str) -> set[str | None]:
-    """Returns the variants in which a part's weights are complete; None for the plain one."""
+    """Return the variants in which a part's weights are complete; None for the plain one."""
     found: set[str | None] = set()
     for path in sorted((folder / part).glob("*.safetensors")):
         match = _WEIGHTS.fullmatch(path.name)
@@ -345,5 +345,5 @@ def _check_part(folder: Path, part: str, checkpoint: str) -> set[str | None]:
 
 
 def _check_weights(path: Path, folder: Path, checkpoint: str) -> None:
-    """Compares the length of a safetensors file with its header."""
+    """Compare the length of a safetensors file with its header."""
     read_shapes(path, f"checkpoint {checkpoint!r}: its {path.relative_to(folder).as_posix()}")

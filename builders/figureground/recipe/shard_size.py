@@ -15,7 +15,7 @@ STEP = 64
 
 
 def bytes_an_image(size: int, image_format: str, keep: Sequence[str] = ()) -> float:
-    """Returns the approximate bytes of a sample.
+    """Return the approximate bytes of a sample.
 
     Args:
         size: Edge of the image, pixels.
@@ -27,7 +27,7 @@ def bytes_an_image(size: int, image_format: str, keep: Sequence[str] = ()) -> fl
 
 
 def default_shard_size(totals: Mapping[str, int], bytes_each: float) -> int:
-    """Returns the images a shard: about `SHARD_BYTES`, but at least `LEAST_SHARDS` shards a split.
+    """Return the images a shard: about `SHARD_BYTES`, but at least `LEAST_SHARDS` shards a split.
 
     Splits with fewer than `LEAST_SHARDS * STEP` images get fewer, since their shards would be smaller than a batch.
 

@@ -60,7 +60,7 @@ def build(
     log_json: str | os.PathLike[str] | None = None,
     track: str | None = None,
 ) -> Path:
-    """Builds a dataset in a directory or at a URL, or resumes a stopped build there.
+    """Build a dataset in a directory or at a URL, or resume a stopped build there.
 
     A build that fails before it has rendered anything leaves the directory unchanged.
 
@@ -112,7 +112,7 @@ def build(
 
 @contextmanager
 def _logged(method: Method, where: str) -> Iterator[None]:
-    """Logs how a build begins and ends.
+    """Log how a build begins and ends.
 
     Args:
         where: The dataset's directory or URL.
@@ -153,7 +153,7 @@ def _build(method: Method, out: Path, runner: Runner, show_progress: bool, track
 
 
 def _render(method: Method, out: Path, runner: Runner, show_progress: bool) -> bool:
-    """Has the shards rendered, and describes the dataset; returns whether it is finished."""
+    """Have the shards rendered, and describe the dataset; return whether it is finished."""
     method.run_planning_stages(out)
     plan = method.plan()
     if not plan.shards():
@@ -174,7 +174,7 @@ def _render(method: Method, out: Path, runner: Runner, show_progress: bool) -> b
 
 
 def _run(method: Method, out: Path, runner: Runner, shards: Sequence[Shard], show_progress: bool) -> bool:
-    """Has the runner render shards; returns whether all are finished, as they are unless others render some."""
+    """Have the runner render shards; return whether all are finished, as they are unless others render some."""
     with lock(out / STAGES_LOCK, wait=True):  # otherwise another process could take its draft for a stale one
         record_plan(out, shards)
     with reported(out, shards):
@@ -192,7 +192,7 @@ def _run(method: Method, out: Path, runner: Runner, shards: Sequence[Shard], sho
 
 
 def _describe(method: Method, out: Path, again: bool) -> None:
-    """Writes index, card and scores.
+    """Write index, card and scores.
 
     Args:
         again: Whether nothing was left to render. Otherwise, another process that rendered for the same build may have
@@ -207,7 +207,7 @@ def _describe(method: Method, out: Path, again: bool) -> None:
 
 
 def finish(method: Method, out: Path) -> None:
-    """Writes index and card; every shard must have its marker."""
+    """Write index and card; every shard must have its marker."""
     recipe, shown = method.recipe(out / PRIVATE), method.settings_shown()
     identity = {n: v for n, v in recipe.pop("identity").items() if n not in SAMPLING or n in shown}
     settings = {**identity, **recipe.pop("execution")}
@@ -226,7 +226,7 @@ def finish(method: Method, out: Path) -> None:
 
 
 def _check_checkpoint(method: Method) -> None:
-    """Raises FiguregroundError if a checkpoint on this machine doesn't meet the recipe's requirements."""
+    """Raise FiguregroundError if a checkpoint on this machine doesn't meet the recipe's requirements."""
     config = method.config
     for need in method.missing_extras():
         raise FiguregroundError(f"{need.field}: {need.what}: {need.command}")

@@ -28,7 +28,7 @@ from figureground.shards.shard import PRIVATE, RECIPE, Shard
 
 @contextmanager
 def opened(out: Path, recipe: Mapping[str, Any], kept: Callable[[], str]) -> Iterator[None]:
-    """Claims a directory for a recipe, or checks that it already belongs to it, for the duration of a build.
+    """Claim a directory for a recipe, or check that it already belongs to it, for the duration of a build.
 
     A failure before the first shard is finished leaves the directory unchanged.
 
@@ -57,7 +57,7 @@ def opened(out: Path, recipe: Mapping[str, Any], kept: Callable[[], str]) -> Ite
 
 
 def refuse_older(out: Path) -> None:
-    """Refuses a directory whose dataset has another format version; called before any work there.
+    """Refuse a directory whose dataset has another format version; called before any work there.
 
     Raises:
         FiguregroundError: See `recipe.read_saved` and `recipe.refuse_older`.
@@ -71,7 +71,7 @@ def refuse_older(out: Path) -> None:
 
 
 def saved_shard_size(out: Path) -> int | None:
-    """Returns the shard size in a dataset's recipe; None if there is no dataset."""
+    """Return the shard size in a dataset's recipe; None if there is no dataset."""
     try:
         size = recipes.read_saved(out / RECIPE)["identity"].get("shard_size")
     except FiguregroundError:
@@ -80,7 +80,7 @@ def saved_shard_size(out: Path) -> int | None:
 
 
 def marks_images(out: Path) -> bool:
-    """Returns whether images built into a directory are to state that they are generated.
+    """Return whether images built into a directory are to state that they are generated.
 
     They are, unless images there don't: then those that are added don't either, so that all are alike.
     """
@@ -112,7 +112,7 @@ def _open(out: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def refuse_uninstalled(formats: Collection[str]) -> None:
-    """Refuses formats whose libraries aren't installed.
+    """Refuse formats whose libraries aren't installed.
 
     Raises:
         RecipeError: A module is missing; names it and the formats that need none.
@@ -129,7 +129,7 @@ def refuse_uninstalled(formats: Collection[str]) -> None:
 
 
 def check_formats(out: Path, formats: Collection[str], started: bool = False) -> None:
-    """Refuses formats that differ from those of the first shards, or that can't be used.
+    """Refuse formats that differ from those of the first shards, or that can't be used.
 
     Args:
         started: Whether another process may be writing the first shards. Then their formats are those of the recipe
@@ -161,7 +161,7 @@ def check_formats(out: Path, formats: Collection[str], started: bool = False) ->
 
 
 def settle_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
-    """Saves the recipe if none exists, and refuses a directory that holds another one.
+    """Save the recipe if none exists, and refuse a directory that holds another one.
 
     Call it under the stages' lock, before any other work there: another process may have removed, replaced or
     extended anything that was read before the lock.
@@ -174,7 +174,7 @@ def settle_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def record_execution(out: Path, recipe: Mapping[str, Any]) -> None:
-    """Replaces the saved execution settings with those of this recipe.
+    """Replace the saved execution settings with those of this recipe.
 
     Call it under the stages' lock, and only before the first shard: the saved settings then belong to a build that
     failed, for example because of a missing device.
@@ -185,13 +185,13 @@ def record_execution(out: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def has_started(out: Path) -> bool:
-    """Returns whether a shard is finished or a process is rendering one; call it under the stages' lock."""
+    """Return whether a shard is finished or a process is rendering one; call it under the stages' lock."""
     return home_of(out).has_started()
 
 
 @contextmanager
 def working(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
-    """Registers this process as one that writes shards of this recipe, for the duration of the context.
+    """Register this process as one that writes shards of this recipe, for the duration of the context.
 
     Raises:
         FiguregroundError: The directory now holds another recipe.
@@ -229,7 +229,7 @@ def _to_text(recipe: Mapping[str, Any]) -> str:
 
 
 def shards_kept(out: Path, shards: Sequence[Shard]) -> str:
-    """Describes the progress of a stopped build."""
+    """Describe the progress of a stopped build."""
     rendered, _ = journal.count_kept(out)
     more = f", and so {'is' if rendered == 1 else 'are'} {counted(rendered, 'image')} of others" if rendered else ""
     return f"{len(shards) - len(missing(out, shards)):,} of {len(shards):,} shards are done and kept{more}."

@@ -26,13 +26,13 @@ def has_rendered(out: Path) -> bool:
 
 
 def already_there(out: Path) -> frozenset[Path]:
-    """Returns all paths in a dataset's private directory before a build; empty if the dataset has shards."""
+    """Return all paths in a dataset's private directory before a build; empty if the dataset has shards."""
     private = out / PRIVATE
     return frozenset() if has_shards(out) or not private.is_dir() else frozenset([private, *private.rglob("*")])
 
 
 def withdraw(out: Path, made: Path | None, before: Collection[Path] = (), failed: bool = True) -> None:
-    """Removes the files of a build that failed early, so that the directory can be used again.
+    """Remove the files of a build that failed early, so that the directory can be used again.
 
     Nothing is removed if a shard, rendered images of one, an index or results of a stage exist, or another process is
     working there. That isn't known on a file system without locks, so nothing is removed there either.
@@ -80,7 +80,7 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = (), failed
 
 
 def _remove_new(folder: Path, before: Collection[Path]) -> None:
-    """Removes a folder and its contents, except for paths that existed before."""
+    """Remove a folder and its contents, except for paths that existed before."""
     if folder.is_symlink() or not folder.is_dir():
         return
     for path in folder.iterdir():

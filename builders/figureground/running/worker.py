@@ -78,7 +78,7 @@ def work(
     place: Place = Place(),  # noqa: B008 - it is frozen
     show_progress: bool = True,
 ) -> None:
-    """Renders shards that no other process holds, and returns when all of them are finished.
+    """Render shards that no other process holds, and return when all of them are finished.
 
     Several processes may work in one directory, also on several machines that share it. If another process holds a
     shard, this one waits for it, and takes it over if that process dies.
@@ -91,7 +91,7 @@ def work(
 
 
 def make_planning_parts(method: Method, out: Path, place: Place = Place()) -> None:  # noqa: B008 - it is frozen
-    """Makes stages that the plan depends on and that don't need each other, while other processes make others.
+    """Make stages that the plan depends on and that don't need each other, while other processes make others.
 
     Returns when all of them are finished.
 
@@ -116,7 +116,7 @@ def make_planning_parts(method: Method, out: Path, place: Place = Place()) -> No
 def _make_in_turn(
     out: Path, unfinished: Callable[[], list[str]], make: Callable[[str], None], rank: int, log: EventLog
 ) -> None:
-    """Makes stages that no other process makes, one at a time, until none is unfinished."""
+    """Make stages that no other process makes, one at a time, until none is unfinished."""
     while names := unfinished():
         for name in turned(names, rank):
             signals.check()
@@ -149,7 +149,7 @@ class Worker:
         self._announcer = Announcer(method.show_progress and place.rank == 0)
 
     def work(self, numbers: Sequence[int] | None = None, show_progress: bool = True) -> None:
-        """Renders shards; see the function `work`. The first call opens the model.
+        """Render shards; see the function `work`. The first call opens the model.
 
         Raises:
             FiguregroundError: The model can't be opened, the numerics differ from those of the first shards, or a shard
@@ -195,7 +195,7 @@ class Worker:
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def _make_parts(self) -> None:
-        """Runs stages that don't need each other, one at a time, while other workers run others; waits for all.
+        """Run stages that don't need each other, one at a time, while other workers run others; wait for all.
 
         The model is opened for them, leaves the device, and is given up.
         """
@@ -315,7 +315,7 @@ class Worker:
 
 
 def _started(checkpoint: Checkpoint, sampling: Sampling) -> Callable[[Guide], dict[str, Any]]:
-    """Returns a function that returns what provenance says of where drawing on a guide started.
+    """Return a function that returns what provenance says of where drawing on a guide started.
 
     That is nothing for `strength` with DDPM's noise levels, whose records stay as in earlier releases. An edited image
     doesn't start from its guide.
@@ -336,7 +336,7 @@ def _started(checkpoint: Checkpoint, sampling: Sampling) -> Callable[[Guide], di
 
 
 def shard_facts(marker: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the log says of a finished shard, from its marker."""
+    """Return what the log says of a finished shard, from its marker."""
     return {
         "split": marker["split"], "samples": marker["samples"], "rejects": marker["rejects"],
         "seconds": marker["seconds"], "images_per_second": marker["images_per_second"],
@@ -356,7 +356,7 @@ Opened = tuple[Checkpoint, Sampling, dict[str, Any]]
 
 
 def open_early(method: Method, out: Path, place: Place) -> Opened | None:
-    """Opens the model without the stages' lock, if others render already, so that many processes can at the same time.
+    """Open the model without the stages' lock, if others render already, so that many processes can at the same time.
 
     Returns:
         What `begin` needs; None if nobody renders, as the first process decides what the others do.
@@ -370,7 +370,7 @@ def open_early(method: Method, out: Path, place: Place) -> Opened | None:
 
 
 def begin(method: Method, out: Path, place: Place, early: Opened | None = None) -> Opened:
-    """Opens the model, runs the stages that images need, and records the numerics of the first shard.
+    """Open the model, run the stages that images need, and record the numerics of the first shard.
 
     Called under the stages' lock. Nothing is recorded for a process that fails here, for example because of a missing
     device: another process may be about to start with settings that work.
@@ -392,7 +392,7 @@ def begin(method: Method, out: Path, place: Place, early: Opened | None = None) 
 def open_checked(
     method: Method, out: Path, place: Place, early: Opened | None = None
 ) -> tuple[Checkpoint, Sampling, dict[str, Any], bool]:
-    """Opens the model, and compares formats and numerics before stages that may take hours; see `begin`.
+    """Open the model, and compare formats and numerics before stages that may take hours; see `begin`.
 
     Returns:
         The model, its sampling settings, the numerics, and whether a shard is finished or being rendered.
@@ -419,7 +419,7 @@ def open_checked(
 
 
 def _device_of(name: str, place: Place, beside: int) -> torch.device:
-    """Returns the device of a process: of several GPUs, the one of its place on the machine."""
+    """Return the device of a process: of several GPUs, the one of its place on the machine."""
     device = choose_device(name)
     if device.type == "cuda" and device.index is None and (beside > 1 or place.local_rank):
         device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
@@ -427,13 +427,13 @@ def _device_of(name: str, place: Place, beside: int) -> torch.device:
 
 
 def turned(names: Sequence[str], rank: int) -> list[str]:
-    """Returns names in an order that begins elsewhere for each process."""
+    """Return names in an order that begins elsewhere for each process."""
     first = rank % max(1, len(names))
     return [*names[first:], *names[:first]]
 
 
 def rejoin(method: Method, out: Path, sampling: Sampling, numerics: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
-    """Returns sampling and numerics for a process that goes on after it held no shard; called under the stages' lock.
+    """Return sampling and numerics for a process that goes on after it held no shard; called under the stages' lock.
 
     Meanwhile another process may have halved the batch size, or settled other numerics, if no shard was finished.
 
@@ -447,7 +447,7 @@ def rejoin(method: Method, out: Path, sampling: Sampling, numerics: dict[str, An
 
 
 def adopt_halved(out: Path, sampling: Sampling, numerics: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
-    """Returns sampling and numerics with the batch size that another process has halved meanwhile."""
+    """Return sampling and numerics with the batch size that another process has halved meanwhile."""
     path = out / PRIVATE / "numerics.json"
     if path.exists():
         theirs = read_numerics(path)
@@ -460,7 +460,7 @@ def adopt_halved(out: Path, sampling: Sampling, numerics: dict[str, Any]) -> tup
 def _smaller_batch(
     method: Method, out: Path, sampling: Sampling, numerics: dict[str, Any], too_much: str
 ) -> tuple[Sampling, dict[str, Any]] | None:
-    """Halves the batch size and records it, if no shard is finished yet; called under the stages' lock.
+    """Halve the batch size and record it, if no shard is finished yet; called under the stages' lock.
 
     Returns:
         The new sampling and numerics; None while other processes still try the same size.
@@ -502,7 +502,7 @@ def _libraries(method: Method) -> list[str]:
 
 
 def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
-    """Opens the model and chooses the numerics: those of the first shard, or new ones.
+    """Open the model and choose the numerics: those of the first shard, or new ones.
 
     Args:
         started: Whether a shard is finished or being rendered.

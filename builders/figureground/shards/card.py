@@ -110,7 +110,7 @@ class CardContext:
 
 
 def write(directory: Path, header: Mapping[str, Any], body: str) -> None:
-    """Writes README.md, and keeps what a person wrote into one that is there: see `merge`.
+    """Write README.md, and keep what a person wrote into one that is there: see `merge`.
 
     Args:
         header: As `describe` returns it.
@@ -144,7 +144,7 @@ def hash_text(text: str) -> str:
 
 
 def write_attribution(directory: Path, facts: CardContext) -> None:
-    """Writes the credits next to the data, or removes those of an earlier build."""
+    """Write the credits next to the data, or remove those of an earlier build."""
     path = directory / ATTRIBUTION
     if facts.credits:
         text = credits_csv(Credit(**_public_credit(credit)) for credit in facts.credits)
@@ -154,7 +154,7 @@ def write_attribution(directory: Path, facts: CardContext) -> None:
 
 
 def refuse_unreadable(directory: Path) -> None:
-    """Checks, before anything is drawn, that the existing card can be rewritten.
+    """Check, before anything is drawn, that the existing card can be rewritten.
 
     Raises:
         ShardError: As `write`.
@@ -165,7 +165,7 @@ def refuse_unreadable(directory: Path) -> None:
 
 
 def license_of(directory: Path) -> str | None:
-    """Returns the licence in the card's YAML; None if there is no card, or the licence is not set or unknown.
+    """Return the licence in the card's YAML; None if there is no card, or the licence is not set or unknown.
 
     Several licences are joined by commas. For `other`, returns `license_link`, or else `license_name`.
 
@@ -185,7 +185,7 @@ def license_of(directory: Path) -> str | None:
 def describe(
     columns: Columns, index: Mapping[str, Any], facts: CardContext, *, formats: Sequence[str], image_format: str
 ) -> dict[str, Any]:
-    """Returns the card's YAML: the files of each split, their columns with label names, and search tags.
+    """Return the card's YAML: the files of each split, their columns with label names, and search tags.
 
     It points at the first format that `load_dataset` reads. Without one, it tells of no files. A split without samples
     is left out because `load_dataset` refuses it. Published rejects are a separate config.
@@ -202,7 +202,7 @@ def describe(
 
 
 def _loading(kind: Format, columns: Columns, index: Mapping[str, Any], image_format: str) -> dict[str, Any]:
-    """Returns what `load_dataset` reads in the card's YAML: files, features and sizes."""
+    """Return what `load_dataset` reads in the card's YAML: files, features and sizes."""
     splits = {name: split for name, split in index["splits"].items() if split["samples"]}
     # The size once loaded is known for tables only; another file's size is an estimate.
     loaded = {name: split["bytes"][kind.NAME] for name, split in splits.items()}
@@ -234,7 +234,7 @@ def _loading(kind: Format, columns: Columns, index: Mapping[str, Any], image_for
 
 
 def features(kind: Format, columns: Columns, image_format: str) -> Features:
-    """Returns the columns as `load_dataset` shows them for a format, with the names of the classes."""
+    """Return the columns as `load_dataset` shows them for a format, with the names of the classes."""
     from datasets import Features
 
     names = kind.names(columns, image_format)
@@ -242,7 +242,7 @@ def features(kind: Format, columns: Columns, image_format: str) -> Features:
 
 
 def _features(kind: Format, columns: Columns, image_format: str) -> list[dict[str, Any]]:
-    """Returns the columns as `datasets` writes them in a card, which needs no `datasets`."""
+    """Return the columns as `datasets` writes them in a card, which needs no `datasets`."""
     names, classes = kind.names(columns, image_format), columns.classes
     found: list[dict[str, Any]] = []
     for name in columns.names:
@@ -255,7 +255,7 @@ def _features(kind: Format, columns: Columns, image_format: str) -> list[dict[st
 
 
 def globs(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
-    """Returns glob patterns that match exactly the files of a split in one format.
+    """Return glob patterns that match exactly the files of a split in one format.
 
     Each part has its own pattern, so that an unfinished extension is not announced. Split names contain no `-`, so
     the pattern of `train` never matches `train_2`.
@@ -264,7 +264,7 @@ def globs(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
 
 
 def files(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
-    """Returns the files of a split in one format, in order, as paths in the dataset."""
+    """Return the files of a split in one format, in order, as paths in the dataset."""
     shards = (shard for shard in index["shards"] if shard["split"] == split)
     return [path for shard in shards for path in shard["files"] if path.startswith(f"{kind.FOLDER}/")]
 
@@ -293,7 +293,7 @@ def render(
     image_format: str,
     preview: str | None = None,
 ) -> str:
-    """Renders the card's Markdown from `templates/card.md.jinja`: a heading, and a generated part between two marks."""
+    """Render the card's Markdown from `templates/card.md.jinja`: a heading, and a generated part between two marks."""
     template = resource("templates/card.md.jinja")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -345,7 +345,7 @@ def render(
 
 
 def _only_marks_of_its_own(text: str) -> str:
-    """Escapes marks in generated Markdown, except those on the first and last line of the generated part."""
+    """Escape marks in generated Markdown, except those on the first and last line of the generated part."""
     before, _, rest = text.partition(f"{BEGIN}\n")
     inner, _, after = rest.rpartition(f"\n{END}")
     inner = printable(inner, lines=True).replace(BEGIN, f"&lt;{BEGIN[1:]}").replace(END, f"&lt;{END[1:]}")
@@ -353,7 +353,7 @@ def _only_marks_of_its_own(text: str) -> str:
 
 
 def one_foreground_each(splits: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the foreground of each split if splits are classes: one foreground each, and not all the same one.
+    """Return the foreground of each split if splits are classes: one foreground each, and not all the same one.
 
     Args:
         splits: Splits of the index: `samples`, and `cells` of (foreground, background, samples).
@@ -373,26 +373,26 @@ def _counts(columns: Columns, cells: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def _table(columns: Columns, cells: Sequence[Sequence[int]]) -> list[tuple[str, list[int]]]:
-    """Returns rows of foreground and counts by background, or only the row of totals if there are too many."""
+    """Return rows of foreground and counts by background, or only the row of totals if there are too many."""
     counts = _counts(columns, cells)
     rows = list(zip(columns.foregrounds, counts.tolist(), strict=True))
     return [*(rows if len(rows) <= MOST_FOREGROUNDS else []), ("all", counts.sum(0).tolist())]
 
 
 def _code(value: object) -> str:
-    """Formats a setting's value as code in a Markdown table, truncated if long."""
+    """Format a setting's value as code in a Markdown table, truncated if long."""
     return code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _url(value: str, text: str) -> str:
-    """Formats a value as a link if it is an http(s) URL, else as text."""
+    """Format a value as a link if it is an http(s) URL, else as text."""
     if not _LINK.fullmatch(value):
         return markdown(value)
     return f"[{markdown(text)}]({quote(value, safe=_URL_SAFE)})"
 
 
 def _said(value: Any) -> str:
-    """Formats a value of a lineage step: datasets with their names, numbers with commas, all else as code."""
+    """Format a value of a lineage step: datasets with their names, numbers with commas, all else as code."""
     if isinstance(value, Mapping) and "name" in value:
         more = [f"recipe `{str(value['sha256'])[:12]}`"] if value.get("sha256") else []
         more += [f"{value['samples']:,} samples"] if isinstance(value.get("samples"), int) else []
@@ -405,7 +405,7 @@ def _said(value: Any) -> str:
 
 
 def _share(share: Mapping[str, float]) -> str:
-    """Formats a share and its interval as percentages; empty without one."""
+    """Format a share and its interval as percentages; empty without one."""
     if not share:
         return ""
     return f"{100 * share['value']:.1f} % ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
@@ -416,7 +416,7 @@ def _public_credit(credit: Mapping[str, str]) -> dict[str, str]:
 
 
 def public(value: Any) -> Any:
-    """Returns a setting fit for publication: paths on this machine are reduced to their last part."""
+    """Return a setting fit for publication: paths on this machine are reduced to their last part."""
     if isinstance(value, Mapping):
         return {str(key): public(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -429,7 +429,7 @@ def public(value: Any) -> Any:
 
 
 def merge(existing: str, header: Mapping[str, Any], body: str) -> tuple[dict[str, Any], str]:
-    """Merges an existing card with newly generated content.
+    """Merge an existing card with newly generated content.
 
     In the YAML, `configs`, `dataset_info` and `size_categories` are replaced; everything else stays, including
     license and tags. In the Markdown, the part between the two marks is replaced; without marks, the generated
@@ -446,7 +446,7 @@ def merge(existing: str, header: Mapping[str, Any], body: str) -> tuple[dict[str
 
 
 def rewrite(existing: str, header: Mapping[str, Any], body: str) -> str:
-    """Applies `merge` to an existing card; the rest of its YAML stays as written, including comments.
+    """Apply `merge` to an existing card; the rest of its YAML stays as written, including comments.
 
     Raises:
         ShardError: See `merge`.
@@ -464,14 +464,14 @@ def _read(path: Path) -> str:
 
 
 def _in_a_line(error: yaml.YAMLError) -> str:
-    """Describes a YAML error and its position from the header's first line, without quoting the lines."""
+    """Describe a YAML error and its position from the header's first line, without quoting the lines."""
     problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
     place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
     return f"{problem}{place}" if problem else " ".join(str(error).split())
 
 
 def _header(existing: str) -> tuple[dict[Any, Any], str, str]:
-    """Splits a card into its YAML, parsed and as text, and the Markdown after it."""
+    """Split a card into its YAML, parsed and as text, and the Markdown after it."""
     match = _HEADER.match(existing)
     if not match:
         return {}, "", existing
@@ -487,7 +487,7 @@ def _header(existing: str) -> tuple[dict[Any, Any], str, str]:
 
 
 def dump(values: Mapping[Any, Any]) -> str:
-    """Returns values as YAML; non-ASCII is escaped if a character would reorder the line or control a terminal."""
+    """Return values as YAML; non-ASCII is escaped if a character would reorder the line or control a terminal."""
     if not values:
         return ""
     text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120)
@@ -495,7 +495,7 @@ def dump(values: Mapping[Any, Any]) -> str:
 
 
 def _merge_yaml(written: str, theirs: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> str:
-    """Returns a header's YAML in which only keys that differ from the wanted values are rewritten."""
+    """Return a header's YAML in which only keys that differ from the wanted values are rewritten."""
     changed = {key: value for key, value in wanted.items() if key not in theirs or theirs[key] != value}
     text = _replace_keys(written, changed)
     try:
@@ -507,7 +507,7 @@ def _merge_yaml(written: str, theirs: Mapping[Any, Any], wanted: Mapping[Any, An
 
 
 def _replace_keys(written: str, changed: Mapping[Any, Any]) -> str:
-    """Replaces the values of top-level keys in YAML; missing keys are appended."""
+    """Replace the values of top-level keys in YAML; missing keys are appended."""
     root = yaml.compose(written)
     keys = root.value if isinstance(root, yaml.MappingNode) else []
     starts = [key.start_mark.index for key, _ in keys]
@@ -527,7 +527,7 @@ def _replace_keys(written: str, changed: Mapping[Any, Any]) -> str:
 
 
 def generated_part(text: str) -> tuple[int, int] | None:
-    """Returns start and end of a card's generated part, including both marks; None without marks.
+    """Return start and end of a card's generated part, including both marks; None without marks.
 
     Marks stand on lines of their own. A mark within a line is a setting's value or a class name, written by an older
     release, and is ignored.

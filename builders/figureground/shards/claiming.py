@@ -46,7 +46,7 @@ _LOCK = re.compile(rf"\.{_NAME}\.lock")
 
 @contextlib.contextmanager
 def claim(directory: Path, shard: Shard) -> Iterator[bool]:
-    """Tries to claim a shard for this process, without waiting; yields whether that succeeded.
+    """Try to claim a shard for this process, without waiting; yield whether that succeeded.
 
     The kernel releases the claim when the process ends, however it ends. On a file system without locks every
     claim succeeds: a shard may then be rendered twice, but its marker still has one owner.
@@ -72,7 +72,7 @@ def claim(directory: Path, shard: Shard) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def claim_part(directory: Path, name: str) -> Iterator[bool]:
-    """Tries to claim a stage that doesn't need others, like `claim`; no lock file is left.
+    """Try to claim a stage that doesn't need others, like `claim`; no lock file is left.
 
     Args:
         name: The stage's name, without `/`.
@@ -87,7 +87,7 @@ def claim_part(directory: Path, name: str) -> Iterator[bool]:
 
 
 def note_failure(directory: Path, shard: Shard, reason: str, host: str, pid: int) -> None:
-    """Says why a shard failed, for `read_holder`, where the process that held it died without a word.
+    """Say why a shard failed, for `read_holder`, where the process that held it died without a word.
 
     Nothing is written if another process holds the shard by now.
 
@@ -102,7 +102,7 @@ def note_failure(directory: Path, shard: Shard, reason: str, host: str, pid: int
 
 
 def read_holder(path: Path, directory: Path) -> dict[str, Any] | None:
-    """Returns which process holds a claim, or why its shard failed.
+    """Return which process holds a claim, or why its shard failed.
 
     Args:
         path: The claim's lock file.
@@ -134,7 +134,7 @@ def _forget_holder(path: Path) -> None:
 
 
 def _overwrite(path: Path, data: bytes) -> None:
-    """Replaces a lock file's content in place, as a new file would be another lock. Nothing depends on its success."""
+    """Replace a lock file's content in place, as a new file would be another lock. Nothing depends on its success."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_WRONLY | SAFELY | NO_LINK)
         try:
@@ -145,7 +145,7 @@ def _overwrite(path: Path, data: bytes) -> None:
 
 
 def clean_stale(directory: Path) -> list[Path]:
-    """Removes temporary files and journals of finished shards that a killed build left behind; returns their paths.
+    """Remove temporary files and journals of finished shards that a killed build left behind; return their paths.
 
     Files that a process is still writing stay, and so do files of other programs. On a file system without locks
     nothing is removed, because files in use can't be recognised.
@@ -157,7 +157,7 @@ def clean_stale(directory: Path) -> list[Path]:
 
 
 def find_stale(directory: Path) -> Iterator[tuple[Path, Path]]:
-    """Yields the files that `clean_stale` removes if nobody writes them, each with the lock that its writer holds."""
+    """Yield the files that `clean_stale` removes if nobody writes them, each with the lock that its writer holds."""
     stages = sorted(p for p in (directory / PRIVATE / "stages").glob("*") if p.is_dir())
     own = ("", *folders(), PRIVATE, MARKERS, REJECTS, PUBLISHED_REJECTS, SCORES)
     temporary = _temporary()
@@ -177,7 +177,7 @@ def find_stale(directory: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def remove_locks(directory: Path) -> None:
-    """Removes the lock files that no process holds."""
+    """Remove the lock files that no process holds."""
     parts = (directory / PRIVATE).glob(".part-*.lock")
     for path in (*(directory / name for name in (STAGES_LOCK, WORKING_LOCK, PARTS_LOCK)), *parts):
         if path.exists():
@@ -188,7 +188,7 @@ def remove_locks(directory: Path) -> None:
 
 
 def _temporary() -> re.Pattern[str]:
-    """Returns a pattern of the names that temporary files of this package have."""
+    """Return a pattern of the names that temporary files of this package have."""
     suffixes = [".json", ".jsonl", ".parquet", *(kind.SUFFIX for _, kind in FORMATS.items())]
     return re.compile(
         rf"\.((?P<shard>{_NAME})({'|'.join(map(re.escape, suffixes))})|index\.json|croissant\.json"

@@ -35,11 +35,11 @@ class Columns:
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Columns:
-        """Restores the columns from the output of `to_json`."""
+        """Restore the columns from the output of `to_json`."""
         return cls(**saved)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns all columns as JSON, for the index."""
+        """Return all columns as JSON, for the index."""
         return {
             "foregrounds": list(self.foregrounds),
             "backgrounds": list(self.backgrounds),
@@ -61,7 +61,7 @@ class Columns:
         return (*own, *self.labels, *self.texts, *self.images)
 
     def features(self) -> Features:
-        """Returns the columns as `load_dataset` shows them, under their own names."""
+        """Return the columns as `load_dataset` shows them, under their own names."""
         from datasets import ClassLabel, Features, Image, Value
 
         text = Value("string")
@@ -80,7 +80,7 @@ class Columns:
         )
 
     def of_rejects(self) -> Columns:
-        """Returns the columns of published rejects, which include `reason`.
+        """Return the columns of published rejects, which include `reason`.
 
         Raises:
             ShardError: The dataset already has a column `reason`.

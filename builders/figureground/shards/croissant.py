@@ -61,7 +61,7 @@ def write(
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
 ) -> None:
-    """Writes croissant.json, with the licence set in the card.
+    """Write croissant.json, with the licence set in the card.
 
     Raises:
         ShardError: The existing README.md can't be parsed.
@@ -81,7 +81,7 @@ def describe(
     license: str | None = None,
     scores: list[ScoreFile] | None = None,
 ) -> dict[str, Any]:
-    """Describes the dataset as JSON-LD: its files with sizes and SHA-256, and the records in its tables.
+    """Describe the dataset as JSON-LD: its files with sizes and SHA-256, and the records in its tables.
 
     All paths are relative to the dataset directory. For a dataset in no columnar format, files and labels are listed
     but no records: Croissant readers unpack tars, for example, into a cache by relative name, where tars of another

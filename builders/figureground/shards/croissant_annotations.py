@@ -45,7 +45,7 @@ class ScoreFile:
 
 
 def find_scores(directory: Path) -> list[ScoreFile]:
-    """Returns a dataset's score files with a column `key`; others can't be read, and are left out."""
+    """Return a dataset's score files with a column `key`; others can't be read, and are left out."""
     found = []
     for path in score_files(directory):
         types = _types(path, directory)
@@ -55,7 +55,7 @@ def find_scores(directory: Path) -> list[ScoreFile]:
 
 
 def _types(path: Path, directory: Path) -> dict[str, str]:
-    """Returns the type of each column; empty if the file can't be read."""
+    """Return the type of each column; empty if the file can't be read."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
@@ -81,7 +81,7 @@ def _types(path: Path, directory: Path) -> dict[str, str]:
 
 
 def files(scores: list[ScoreFile]) -> list[dict[str, Any]]:
-    """Returns the resources of scores: sets of one file, as files of a set need no hash and scores may change."""
+    """Return the resources of scores: sets of one file, as files of a set need no hash and scores may change."""
     return [
         {
             "@type": "cr:FileSet", "@id": f"{each.id}_file", "name": f"{each.id}_file",
@@ -93,7 +93,7 @@ def files(scores: list[ScoreFile]) -> list[dict[str, Any]]:
 
 
 def records(scores: list[ScoreFile]) -> list[dict[str, Any]]:
-    """Returns the records of scores, which their key joins with the samples."""
+    """Return the records of scores, which their key joins with the samples."""
     return [
         {
             "@type": "cr:RecordSet", "@id": each.id, "name": each.id,
@@ -106,7 +106,7 @@ def records(scores: list[ScoreFile]) -> list[dict[str, Any]]:
 
 
 def of_samples(scores: list[ScoreFile]) -> list[dict[str, Any]]:
-    """Returns annotations of whole samples: their scores, by file."""
+    """Return annotations of whole samples: their scores, by file."""
     return [
         {
             "@type": "cr:Field", "@id": f"default/{each.id}", "name": each.id,
@@ -128,7 +128,7 @@ def _column(scores: ScoreFile, id: str, column: str) -> dict[str, Any]:
 
 
 def of_column(column: str, labels: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns annotations of a label column: the share of right labels among all images, by people's answers.
+    """Return annotations of a label column: the share of right labels among all images, by people's answers.
 
     Args:
         labels: What is known of the labels, in the shape of `index_shape.LABELS`.
@@ -153,7 +153,7 @@ def of_column(column: str, labels: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def of_dataset(labels: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the vocabulary for responsible AI has about annotation: the protocol, and models that scored."""
+    """Return what the vocabulary for responsible AI has about annotation: the protocol, and models that scored."""
     said: dict[str, Any] = {}
     if (people := labels.get("people")) is not None:
         said["rai:dataAnnotationProtocol"] = [

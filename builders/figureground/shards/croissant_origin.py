@@ -13,7 +13,7 @@ _CONTENT = {"cutouts": "cut-outs", "scenes": "scenes", "photographs": "photograp
 
 
 def provenance(facts: CardContext, recipe_sha256: str | None) -> dict[str, Any]:
-    """Returns `prov:wasGeneratedBy` and `prov:wasDerivedFrom` of a dataset, as far as they are known.
+    """Return `prov:wasGeneratedBy` and `prov:wasDerivedFrom` of a dataset, as far as they are known.
 
     Args:
         facts: Facts on the card.
@@ -41,7 +41,7 @@ def provenance(facts: CardContext, recipe_sha256: str | None) -> dict[str, Any]:
 
 
 def usage(facts: CardContext) -> list[dict[str, Any]]:
-    """Returns the licences of the checkpoint and of the source images, for `usageInfo`: they bind who uses the images.
+    """Return the licences of the checkpoint and of the source images, for `usageInfo`: they bind who uses the images.
 
     The licence of the dataset itself is `license`.
     """
@@ -83,7 +83,7 @@ def _concept(concept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from(step: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yields the datasets that a step of the lineage names."""
+    """Yield the datasets that a step of the lineage names."""
     given = step.get("from", [])
     yield from (each for each in (given if isinstance(given, Sequence) else [given]) if isinstance(each, Mapping))
 

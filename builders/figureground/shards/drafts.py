@@ -33,7 +33,7 @@ class Draft:
         self.path.unlink(missing_ok=True)
 
     def finish(self) -> dict[str, Any]:
-        """Makes the bytes durable; returns their count and SHA-256."""
+        """Make the bytes durable; return their count and SHA-256."""
         self.file.flush()
         with ThreadPoolExecutor(1, thread_name_prefix="sync") as pool:
             synced = pool.submit(os.fsync, self.file.fileno())

@@ -35,7 +35,7 @@ def encode_all(
     journal: Journal | None = None,
     marked: bool = False,
 ) -> Generator[Encoded | Reject, None, None]:
-    """Encodes images in order, a few ahead; yields finished ones before requesting more.
+    """Encode images in order, a few ahead; yield finished ones before requesting more.
 
     Args:
         journal: Takes every result.
@@ -93,7 +93,7 @@ def _check(spec: Spec, shard: Shard, columns: Columns) -> None:
 
 
 def described(spec: Spec, columns: Columns, provenance: Mapping[str, Any]) -> Encoded:
-    """Returns a sample as it is written, with empty images.
+    """Return a sample as it is written, with empty images.
 
     Args:
         provenance: Its provenance, JSON-able; key, split, prompt and label names are added.
@@ -142,7 +142,7 @@ def _encode(sample: Sample, empty: Encoded, image_format: str, marked: bool) -> 
 
 
 def to_json(record: Mapping[str, Any], key: str) -> str:
-    """Returns a sample's record as JSON.
+    """Return a sample's record as JSON.
 
     Raises:
         ShardError: It holds values that JSON can't; names the key.

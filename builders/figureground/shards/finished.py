@@ -77,11 +77,11 @@ class FinishedDataset:
         return int(self.index["samples"])
 
     def told(self) -> dict[str, Any]:
-        """Returns the lineage's entry for this dataset."""
+        """Return the lineage's entry for this dataset."""
         return {"name": self.name, "sha256": self.recipe["sha256"], "samples": self.samples}
 
     def identity(self) -> dict[str, Any]:
-        """Returns what a copy depends on: the recipe and the bytes of all shards."""
+        """Return what a copy depends on: the recipe and the bytes of all shards."""
         files = {
             name: file["sha256"] for marker in self._markers.values() for name, file in marker["files"].items()
         }  # fmt: skip
@@ -116,7 +116,7 @@ class FinishedDataset:
 
 
 def saved_index(directory: Path) -> dict[str, Any]:
-    """Returns the contents of `_figureground/index.json`.
+    """Return the contents of `_figureground/index.json`.
 
     Raises:
         FiguregroundError: It doesn't exist, because nothing was built or a build isn't finished; it can't be read; or
@@ -149,7 +149,7 @@ def made_from_others(directory: Path) -> bool:
 
 
 def refuse_overlap(out: Path, directories: Sequence[Path]) -> None:
-    """Refuses an output directory that lies inside one of its source datasets, or contains one.
+    """Refuse an output directory that lies inside one of its source datasets, or contains one.
 
     Raises:
         FiguregroundError: The directories overlap; names both.

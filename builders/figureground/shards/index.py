@@ -39,7 +39,7 @@ def finish(
     image_format: str = "jpg",
     sha256: str | None = None,
 ) -> dict[str, Any] | None:
-    """Writes index, croissant.json and card once every shard is finished; any process may call it at any time.
+    """Write index, croissant.json and card once every shard is finished; any process may call it at any time.
 
     Args:
         directory: The dataset's directory.
@@ -73,7 +73,7 @@ def finish(
 
 @contextmanager
 def writing_beside(directory: Path) -> Iterator[None]:
-    """Locks the files next to the data (index, card, preview, report) against other processes.
+    """Lock the files next to the data (index, card, preview, report) against other processes.
 
     Read the inputs of these files inside this context, not before.
     """
@@ -128,13 +128,13 @@ def _finish(
 
 
 def _facts(facts: card.CardContext) -> dict[str, Any]:
-    """Returns the card's contents as JSON. An older release doesn't know `labels`, so it is left out if empty."""
+    """Return the card's contents as JSON. An older release doesn't know `labels`, so it is left out if empty."""
     said = card.public(dataclasses.asdict(facts))
     return said if facts.labels else {name: value for name, value in said.items() if name != "labels"}
 
 
 def _kept_labels(directory: Path, shards: Sequence[Shard]) -> dict[str, Any]:
-    """Returns what the index says about the labels if it was written for the same shards; otherwise forgets it."""
+    """Return what the index says about the labels if it was written for the same shards; otherwise forgets it."""
     try:
         index = read_index(directory)
     except (FileError, OSError, ValueError):  # there is none, or it is rewritten because it is damaged
@@ -148,7 +148,7 @@ def _kept_labels(directory: Path, shards: Sequence[Shard]) -> dict[str, Any]:
 
 
 def _recipe_of(directory: Path) -> dict[str, str]:
-    """Returns the SHA-256 of the saved recipe's identity, if there is a recipe.
+    """Return the SHA-256 of the saved recipe's identity, if there is a recipe.
 
     Releases that didn't seal recipes didn't write it either; `check` takes an index with it for a newer one, whose
     recipe has lost its seal.
@@ -161,7 +161,7 @@ def _recipe_of(directory: Path) -> dict[str, str]:
 
 
 def finish_again(directory: Path) -> dict[str, Any] | None:
-    """Rewrites the index and the card of a finished dataset from its index and markers.
+    """Rewrite the index and the card of a finished dataset from its index and markers.
 
     Returns:
         The index; None if there was none, or an older release wrote it.
@@ -178,7 +178,7 @@ def finish_with_labels(directory: Path, labels: Mapping[str, Any]) -> dict[str, 
 
 
 def tell_scores(directory: Path) -> None:
-    """Rewrites croissant.json of a finished dataset whose score files have changed. Unfinished ones get it later.
+    """Rewrite croissant.json of a finished dataset whose score files have changed. Unfinished ones get it later.
 
     Raises:
         ShardError: The card can't be parsed, which names the licence.
@@ -215,7 +215,7 @@ def _finish_again(directory: Path, labels: Mapping[str, Any] | None) -> dict[str
 
 
 def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) -> dict[str, Any]:
-    """Adds up the markers of finished shards; the result depends only on the data.
+    """Add up the markers of finished shards; the result depends only on the data.
 
     Returns:
         `format`, the version in all markers; `samples`, `planned` and `rejects` (by reason) in total;
@@ -251,7 +251,7 @@ def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) 
 
 
 def sum_markers(found: Sequence[tuple[Shard, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Returns only the counts of an index, which `remaining` needs: in total, by split, and by shard."""
+    """Return only the counts of an index, which `remaining` needs: in total, by split, and by shard."""
     splits: dict[str, list[Mapping[str, Any]]] = {}
     for shard, marker in found:
         splits.setdefault(shard.split, []).append(marker)
@@ -268,7 +268,7 @@ def _listed(shard: Shard, marker: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _version(directory: Path, shards: Sequence[Shard], done: Mapping[str, Mapping[str, Any]]) -> int:
-    """Returns the format version of all markers.
+    """Return the format version of all markers.
 
     Raises:
         ShardError: Markers have different versions, or one that this release doesn't know.
@@ -335,7 +335,7 @@ def _split(found: Sequence[Mapping[str, Any]], formats: Sequence[str]) -> dict[s
 
 
 def _loaded(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Returns the size of a split's samples once loaded, bytes, if the shards include Parquet."""
+    """Return the size of a split's samples once loaded, bytes, if the shards include Parquet."""
     known = [marker["arrow_bytes"] for marker in found if "arrow_bytes" in marker]
     return {"arrow_bytes": sum(known)} if len(known) == len(found) else {}
 

@@ -34,7 +34,7 @@ Result = Encoded | Reject
 
 
 def origin(shard: Shard, recipe: str, numerics: Mapping[str, Any], marked: bool = False) -> dict[str, Any]:
-    """Returns what batches must have in common to be used for one shard, JSON-able.
+    """Return what batches must have in common to be used for one shard, JSON-able.
 
     Args:
         recipe: SHA-256 of the recipe.
@@ -88,14 +88,14 @@ class Journal(ABC):
 
     @abstractmethod
     def stored(self, number: int) -> Iterable[tuple[Head, bytes]]:
-        """Returns the whole records of a batch with this origin, several if several owners put one; none if none.
+        """Return the whole records of a batch with this origin, several if several owners put one; none if none.
 
         A record whose images are damaged may be among them.
         """
 
     @abstractmethod
     def put(self, number: int, record: bytes) -> None:
-        """Stores a record durably; called in one thread, in order.
+        """Store a record durably; called in one thread, in order.
 
         Raises:
             OSError: It can't be stored. The build stops then.
@@ -103,12 +103,12 @@ class Journal(ABC):
 
     @abstractmethod
     def remove(self) -> None:
-        """Removes all records of the shard, whoever put them. Called when the shard has its marker."""
+        """Remove all records of the shard, whoever put them. Called when the shard has its marker."""
 
     # --- reading --------------------------------------------------------------------------------
 
     def read(self, describe: Describe) -> Iterator[list[Result]]:
-        """Yields the leading batches that are there whole; a damaged one ends them, and is rendered again.
+        """Yield the leading batches that are there whole; a damaged one ends them, and is rendered again.
 
         Args:
             describe: Returns a Spec's sample as it would be written, without its images.
@@ -121,7 +121,7 @@ class Journal(ABC):
             yield batch
 
     def lacking(self) -> list[Spec]:
-        """Returns the planned images after the batches that `read` has yielded."""
+        """Return the planned images after the batches that `read` has yielded."""
         return [spec for batch in self._batches[self._kept :] for spec in batch]
 
     def _intact(self, number: int, describe: Describe) -> list[Result] | None:
@@ -133,7 +133,7 @@ class Journal(ABC):
     # --- writing --------------------------------------------------------------------------------
 
     def add(self, item: Result | Future[Encoded]) -> None:
-        """Takes the shard's next result, also those that `read` has yielded; puts its batch when that is whole.
+        """Take the shard's next result, also those that `read` has yielded; put its batch when that is whole.
 
         Raises:
             OSError: The batch before it couldn't be put.
@@ -147,12 +147,12 @@ class Journal(ABC):
         self._items, self._added = [], self._added + 1
 
     def check(self) -> None:
-        """Raises the error of a batch that couldn't be put, without waiting; call it while the next one is rendered."""
+        """Raise the error of a batch that couldn't be put, without waiting; call it while the next one is rendered."""
         if self._putting is not None and self._putting.done():
             self.flush()
 
     def flush(self) -> None:
-        """Waits for the batch that is being put.
+        """Wait for the batch that is being put.
 
         Raises:
             OSError: It couldn't be put.
@@ -245,7 +245,7 @@ class FileJournal(Journal):
 
 
 def files_of(directory: Path, shard: str = "") -> list[Path]:
-    """Returns the files of a shard's journal in a dataset directory, sorted; of all shards if none is named."""
+    """Return the files of a shard's journal in a dataset directory, sorted; of all shards if none is named."""
     of = re.escape(shard) if shard else r"[\w-]+"
     pattern = re.compile(rf"{of}\.\d+-[0-9a-f]{{16}}{re.escape(SUFFIX)}")
     try:
@@ -255,7 +255,7 @@ def files_of(directory: Path, shard: str = "") -> list[Path]:
 
 
 def remove_files(directory: Path, shard: str = "") -> None:
-    """Removes the files of a shard's journal, or of all, and the folder if it is empty then."""
+    """Remove the files of a shard's journal, or of all, and the folder if it is empty then."""
     for path in files_of(directory, shard):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # another shard has a journal, or there never was one
@@ -263,12 +263,12 @@ def remove_files(directory: Path, shard: str = "") -> None:
 
 
 def shard_of(path: Path) -> str:
-    """Returns the name of the shard that a journal's file belongs to."""
+    """Return the name of the shard that a journal's file belongs to."""
     return path.name.partition(".")[0]
 
 
 def count_kept(directory: Path) -> tuple[int, int]:
-    """Returns how many images the journals in a dataset directory hold, and how many of them aren't rejects."""
+    """Return how many images the journals in a dataset directory hold, and how many of them aren't rejects."""
     images: dict[str, bool] = {}
     for path in files_of(directory):
         for place in _records(directory, path):
@@ -277,7 +277,7 @@ def count_kept(directory: Path) -> tuple[int, int]:
 
 
 def _create(folder: Path, shard: Shard) -> IO[bytes]:
-    """Creates a file that no other process has. Another process may remove the folder while it is empty."""
+    """Create a file that no other process has. Another process may remove the folder while it is empty."""
     for attempt in range(10):
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -292,7 +292,7 @@ def _create(folder: Path, shard: Shard) -> IO[bytes]:
 
 
 def _records(directory: Path, path: Path) -> Iterator[_Place]:
-    """Yields the records of a file up to the first that isn't whole."""
+    """Yield the records of a file up to the first that isn't whole."""
     with contextlib.suppress(OSError, FileError, Damaged), open_regular(path, root=directory) as file:
         size, at = os.fstat(file.fileno()).st_size, 0
         while at < size:

@@ -25,7 +25,7 @@ KEPT = f"{MARKERS}/.kept"
 
 
 def markers(directory: Path) -> dict[str, dict[str, Any]]:
-    """Returns the markers of all finished shards by shard name; each lists only files of its own shard.
+    """Return the markers of all finished shards by shard name; each lists only files of its own shard.
 
     Raises:
         ShardError: A marker can't be read, lacks a field, or lists files of another shard.
@@ -35,7 +35,7 @@ def markers(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_marker(directory: Path, path: Path) -> dict[str, Any]:
-    """Returns a marker of a dataset; see `markers`.
+    """Return a marker of a dataset; see `markers`.
 
     Args:
         path: The marker's file.
@@ -56,7 +56,7 @@ def read_marker(directory: Path, path: Path) -> dict[str, Any]:
 
 
 def check_marker(marker: Any) -> None:
-    """Checks that a marker has all fields, with the right types, and that its numbers fit into 64 bits.
+    """Check that a marker has all fields, with the right types, and that its numbers fit into 64 bits.
 
     Raises:
         ValueError: The check fails; names the field.
@@ -65,7 +65,7 @@ def check_marker(marker: Any) -> None:
 
 
 def missing(directory: Path, shards: Iterable[Shard]) -> list[Shard]:
-    """Returns the unfinished shards, in the given order. In a scratch directory, those in the store are finished."""
+    """Return the unfinished shards, in the given order. In a scratch directory, those in the store are finished."""
     kept = kept_elsewhere(directory)
     if kept is not None:
         return [shard for shard in shards if shard.name not in kept]
@@ -73,7 +73,7 @@ def missing(directory: Path, shards: Iterable[Shard]) -> list[Shard]:
 
 
 def kept_elsewhere(directory: Path) -> frozenset[str] | None:
-    """Returns the names of the shards in the store of a scratch directory, as last seen; None for other directories."""
+    """Return the names of the shards in the store of a scratch directory, as last seen; None for other directories."""
     path = directory / KEPT
     try:
         status = path.stat()
@@ -84,17 +84,17 @@ def kept_elsewhere(directory: Path) -> frozenset[str] | None:
 
 @lru_cache(maxsize=4)
 def _read_names(path: Path, modified: int, size: int, number: int) -> frozenset[str]:
-    """Reads names, one a line; what changes with the file is part of the cache's key."""
+    """Read names, one a line; what changes with the file is part of the cache's key."""
     return frozenset(read_text(path, most=MOST_JSON).split())
 
 
 def formats_of(marker: Mapping[str, Any]) -> list[str]:
-    """Returns the names of the formats that a shard was written in, in the registry's order."""
+    """Return the names of the formats that a shard was written in, in the registry's order."""
     shard = Shard.of_marker(marker)
     return [name for name, _ in FORMATS.items() if shard.path(name) in marker["files"]]
 
 
 def to_text(document: Mapping[str, Any]) -> str:
-    """Returns a document as JSON with one line per key, so that people can read it too."""
+    """Return a document as JSON with one line per key, so that people can read it too."""
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in document.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -31,7 +31,7 @@ _CLAIM = re.compile(r"\.(?P<shard>(?P<split>\w+?)(-e\d+)?-\d{5,}-of-\d{5,})\.loc
 
 
 def record_plan(directory: Path, shards: Iterable[Shard]) -> None:
-    """Writes down how many shards and images are planned, for `read_progress`."""
+    """Write down how many shards and images are planned, for `read_progress`."""
     splits: dict[str, dict[str, int]] = {}
     for shard in shards:
         counts = splits.setdefault(shard.split, {"shards": 0, "images": 0})
@@ -41,7 +41,7 @@ def record_plan(directory: Path, shards: Iterable[Shard]) -> None:
 
 
 def forget_plan(directory: Path) -> None:
-    """Removes what `record_plan` wrote: the index of a finished dataset says it too."""
+    """Remove what `record_plan` wrote: the index of a finished dataset says it too."""
     (directory / PLANNED).unlink(missing_ok=True)
 
 
@@ -93,7 +93,7 @@ class Progress:
     """Images per second over the time in which shards were rendered, without pauses; None before the first shard."""
 
     def total(self, name: str) -> int:
-        """Returns the sum of a count over the splits."""
+        """Return the sum of a count over the splits."""
         return sum(getattr(split, name) for split in self.splits.values())
 
     @property
@@ -105,7 +105,7 @@ class Progress:
         return left / self.recent_rate if self.recent_rate and self.planned else None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns everything as JSON."""
+        """Return everything as JSON."""
         sums = {name: self.total(name) for name in SplitProgress.__dataclass_fields__}
         return {
             "finished": self.finished, "planned": self.planned, **sums,
@@ -145,7 +145,7 @@ class Watch:
             raise FiguregroundError(f"{directory} holds no dataset: {RECIPE} is missing. Build one there first.")
 
     def read(self) -> Progress:
-        """Returns the progress now.
+        """Return the progress now.
 
         Raises:
             ShardError: A marker can't be read.
@@ -171,7 +171,7 @@ class Watch:
         )  # fmt: skip
 
     def _planned(self) -> tuple[dict[str, SplitProgress], bool, bool]:
-        """Returns planned shards and images by split, whether they are known, and whether the index has them all."""
+        """Return planned shards and images by split, whether they are known, and whether the index has them all."""
         with contextlib.suppress(OSError):
             try:
                 told = read_object(self.directory / PLANNED, root=self.directory)
@@ -203,13 +203,13 @@ class Watch:
                 yield Claimed(match["shard"], match["split"], **holder)
 
     def _finished(self) -> list[tuple[float, float, int]]:
-        """Returns (end, seconds, images) of finished shards, in order of their ends; end is the file's time."""
+        """Return (end, seconds, images) of finished shards, in order of their ends; end is the file's time."""
         known = [each for each in self._done.values() if isinstance(each.get("seconds"), int | float)]
         return sorted((each["ended"], float(each["seconds"]), int(each["planned"])) for each in known)
 
 
 def _recent_rate(finished: Sequence[tuple[float, float, int]], working: int) -> float | None:
-    """Returns images per second of the shards in work, if they go on like those finished in the last minutes."""
+    """Return images per second of the shards in work, if they go on like those finished in the last minutes."""
     if not finished or not working:
         return None
     last = finished[-1][0]
@@ -220,7 +220,7 @@ def _recent_rate(finished: Sequence[tuple[float, float, int]], working: int) -> 
 
 
 def _total_rate(finished: Sequence[tuple[float, float, int]]) -> float | None:
-    """Returns images per second over the union of the times in which shards were rendered."""
+    """Return images per second over the union of the times in which shards were rendered."""
     busy, reached = 0.0, float("-inf")
     for start, end in sorted((end - seconds, end) for end, seconds, _ in finished):
         busy += max(0.0, end - max(start, reached))

@@ -54,7 +54,7 @@ class Head:
 
 
 def pack(origin: Mapping[str, Any], number: int, results: Sequence[Encoded | Reject]) -> bytes:
-    """Returns a batch as a record.
+    """Return a batch as a record.
 
     Args:
         origin: Where it comes from, JSON-able.
@@ -79,7 +79,7 @@ def pack(origin: Mapping[str, Any], number: int, results: Sequence[Encoded | Rej
 
 
 def read_head(file: IO[bytes], most: int) -> Head:
-    """Reads the prefix and the head of the record that begins at a file's position.
+    """Read the prefix and the head of the record that begins at a file's position.
 
     Args:
         most: The number of bytes that are left in the file.
@@ -111,7 +111,7 @@ def read_head(file: IO[bytes], most: int) -> Head:
 
 
 def unpack(data: bytes, head: Head, planned: Sequence[Spec], describe: Describe) -> list[Encoded | Reject]:
-    """Returns the batch in a record.
+    """Return the batch in a record.
 
     Args:
         data: The whole record.

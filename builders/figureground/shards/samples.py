@@ -47,7 +47,7 @@ class Stored:
     """PNG, by column."""
 
     def spec(self) -> Spec:
-        """Returns the Spec that the sample was made from, as far as its provenance records it."""
+        """Return the Spec that the sample was made from, as far as its provenance records it."""
         said: dict[str, Any] = parse_json(self.provenance, f"{self.key}: its provenance")
         guide = Guide.from_json(said["guide"]) if said.get("guide") else None
         return Spec(
@@ -57,6 +57,6 @@ class Stored:
         )  # fmt: skip
 
     def encoded(self) -> Encoded:
-        """Returns the same sample, ready to be written again."""
+        """Return the same sample, ready to be written again."""
         further = {name: label for name, label in self.labels.items() if name not in ("foreground", "background")}
         return Encoded(self.spec(), self.image, self.provenance, further, self.texts, self.images)

@@ -65,7 +65,7 @@ class Shard:
 
     @classmethod
     def of_marker(cls, marker: Mapping[str, Any]) -> Shard:
-        """Returns the shard that a marker describes."""
+        """Return the shard that a marker describes."""
         return cls(marker["split"], marker["index"], marker["of"], marker["planned"], marker.get("part", 0))
 
     @property
@@ -74,7 +74,7 @@ class Shard:
         return f"{self.split}{part}-{self.index:05d}-of-{self.of:05d}"
 
     def path(self, kind: str) -> str:
-        """Returns the path of the shard's file of a kind, relative to the dataset directory.
+        """Return the path of the shard's file of a kind, relative to the dataset directory.
 
         Kinds are the formats, `marker`, `rejects`, and `published_rejects`.
         """
@@ -82,7 +82,7 @@ class Shard:
 
 
 def paths(name: str) -> list[str]:
-    """Returns the paths of the files that a shard of this name may have, without its marker."""
+    """Return the paths of the files that a shard of this name may have, without its marker."""
     return [_file_of(name, kind) for kind in (*dict(FORMATS.items()), "rejects", "published_rejects")]
 
 
@@ -92,5 +92,5 @@ def _file_of(name: str, kind: str) -> str:
 
 
 def as_shard(planned: PlannedShard) -> Shard:
-    """Converts a planned shard to a `Shard`."""
+    """Convert a planned shard to a `Shard`."""
     return Shard(planned.split, planned.index, planned.of, planned.count, planned.part)

@@ -26,7 +26,7 @@ def has_work(root: Path) -> bool:
 
 
 def run_stage(root: Path, name: str, inputs: Any, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Runs a stage unless it is finished, and returns its facts.
+    """Run a stage unless it is finished, and return its facts.
 
     Args:
         root: The dataset's `_figureground/stages` directory.
@@ -51,7 +51,7 @@ def run_stage(root: Path, name: str, inputs: Any, work: Callable[[Path], dict[st
 
 
 def read_marker(folder: Path) -> dict[str, Any] | None:
-    """Reads the marker of a stage, `inputs` and `facts`; returns None if the stage isn't finished.
+    """Read the marker of a stage, `inputs` and `facts`; return None if the stage isn't finished.
 
     Raises:
         FiguregroundError: The marker is damaged.
@@ -67,7 +67,7 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
 
 
 def finished_facts(folder: Path, inputs_hash: str) -> dict[str, Any] | None:
-    """Returns the facts of a finished stage, or None if it isn't finished, is damaged, or had other inputs.
+    """Return the facts of a finished stage, or None if it isn't finished, is damaged, or had other inputs.
 
     Facts are cached until the marker changes; callers must not change them.
 
@@ -85,10 +85,10 @@ def finished_facts(folder: Path, inputs_hash: str) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=8)
 def _read_unchanged(folder: Path, modified: int, size: int) -> dict[str, Any] | None:
-    """Reads a marker; its time of modification and size are part of the cache's key."""
+    """Read a marker; its time of modification and size are part of the cache's key."""
     return read_marker(folder)
 
 
 def again(folder: Path) -> str:
-    """Returns the advice for a damaged file of a finished stage."""
+    """Return the advice for a damaged file of a finished stage."""
     return f"Remove {folder} and run the same command again: only that stage is repeated."

@@ -41,7 +41,7 @@ def write_shard(
     journal: Journal | None = None,
     marked: bool = False,
 ) -> dict[str, Any]:
-    """Writes a shard from rendered samples, encoding images in threads while others are rendered.
+    """Write a shard from rendered samples, encoding images in threads while others are rendered.
 
     Args:
         directory: The dataset's directory.
@@ -81,7 +81,7 @@ def write_encoded(
     publish_rejects: bool = False,
     version: int = FORMAT,
 ) -> dict[str, Any]:
-    """Writes a shard from encoded samples; otherwise the same as `write_shard`.
+    """Write a shard from encoded samples; otherwise the same as `write_shard`.
 
     Copies are written by it, without a journal: they render nothing, and making a shard of them again is cheap.
     `version` is the format version in which the images were drawn; a copy keeps it. With `publish_rejects`, rejects
@@ -158,7 +158,7 @@ def write_encoded(
 
 
 def _theirs(directory: Path, shard: Shard, files: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the marker of a shard that another process finished meanwhile; its files must have the same bytes."""
+    """Return the marker of a shard that another process finished meanwhile; its files must have the same bytes."""
     done: dict[str, Any] = read_object(directory / shard.path("marker"), root=directory)
     if done["files"] != files:
         raise ShardError(

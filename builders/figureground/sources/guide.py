@@ -90,7 +90,7 @@ class ImagePool:
         what: str,
         aliases: Mapping[str, Sequence[str]] | None = None,
     ) -> ImagePool:
-        """Lists, hashes and decodes `<directory>/<class>/*`, so that damaged files are found before they are needed.
+        """List, hash and decode `<directory>/<class>/*`, so that damaged files are found before they are needed.
 
         Args:
             directory: Directory with one folder per class.
@@ -146,7 +146,7 @@ class ImagePool:
         return {item.id: item for items in self.items.values() for item in items}
 
     def find(self, id: str) -> Item:
-        """Returns the image with this id.
+        """Return the image with this id.
 
         Raises:
             ValueError: The bank doesn't contain it.
@@ -160,7 +160,7 @@ class ImagePool:
 
 
 def _first(names: Iterable[str], limit: int = 5) -> str:
-    """Returns the first names and the number of further ones."""
+    """Return the first names and the number of further ones."""
     listed = list(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + more
@@ -169,7 +169,7 @@ def _first(names: Iterable[str], limit: int = 5) -> str:
 def match_folders(
     directory: Path, names: Sequence[str], what: str, aliases: Mapping[str, Sequence[str]]
 ) -> dict[str, Path]:
-    """Returns the folder of each class, which has the same name by `loosely`.
+    """Return the folder of each class, which has the same name by `loosely`.
 
     Raises:
         ValueError: A class has no folder or several, or a folder belongs to two classes.
@@ -208,7 +208,7 @@ def match_folders(
 
 
 def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[tuple[Path, str]]]:
-    """Returns a class's images, ordered by content, and the unreadable files."""
+    """Return a class's images, ordered by content, and the unreadable files."""
     by_content: dict[str, Item] = {}
     skipped = list_odd(folder)
     for path in list_images(folder):
@@ -243,7 +243,7 @@ def _is_text(name: str) -> bool:
 
 
 def split_bank(bank: ImagePool, shares: Mapping[str, float]) -> dict[str, ImagePool]:
-    """Divides a bank among splits so that no image's pixels are in two of them.
+    """Divide a bank among splits so that no image's pixels are in two of them.
 
     Every class is divided in proportion to the shares, by largest remainder, with at least one image per split. The
     assignment depends only on contents. An image that two classes share goes to the same split for both.
@@ -273,7 +273,7 @@ def split_bank(bank: ImagePool, shares: Mapping[str, float]) -> dict[str, ImageP
         names = classes_of[pixels]
 
         def need(s: int, names: list[str] = names) -> tuple[int, int]:
-            """Returns how many of the image's classes are still empty in split s, and how many images they lack."""
+            """Return how many of the image's classes are still empty in split s, and how many images they lack."""
             empty = sum(count[name][s] == 0 for name in names)
             return empty, sum(quota[name][s] - count[name][s] for name in names)
 
@@ -302,7 +302,7 @@ def split_bank(bank: ImagePool, shares: Mapping[str, float]) -> dict[str, ImageP
 
 
 def _apportion(n: int, shares: Sequence[float]) -> list[int]:
-    """Divides n in proportion to the shares, by largest remainder, with at least one each if n suffices."""
+    """Divide n in proportion to the shares, by largest remainder, with at least one each if n suffices."""
     fractions = [as_fraction(share) for share in shares]
     exact = [n * share / sum(fractions) for share in fractions]
     counts = [math.floor(each) for each in exact]
@@ -316,7 +316,7 @@ def _apportion(n: int, shares: Sequence[float]) -> list[int]:
 
 
 def check_disjoint(banks: Mapping[str, ImagePool]) -> None:
-    """Refuses splits that share an image, as the same file or as files with the same pixels.
+    """Refuse splits that share an image, as the same file or as files with the same pixels.
 
     Raises:
         ValueError: Two splits contain the same pixels; names some of the files.
@@ -345,7 +345,7 @@ def place(
     scale: tuple[float, float],
     position: Literal["uniform", "ground"] | float = "uniform",
 ) -> Box:
-    """Draws a random square on the canvas.
+    """Draw a random square on the canvas.
 
     Always takes three numbers from the generator, so that recipes with different settings stay comparable image by
     image.
@@ -381,7 +381,7 @@ def place(
 
 
 def photograph(path: Path, size: int) -> Image.Image:
-    """Returns the centre square of a photograph, RGB, with an edge of `size` pixels.
+    """Return the centre square of a photograph, RGB, with an edge of `size` pixels.
 
     Raises:
         UnreadableImage: The file can't be read.
@@ -398,7 +398,7 @@ def compose(
     size: int,
     paste: Literal["mask", "square"] = "mask",
 ) -> tuple[Image.Image, Image.Image]:
-    """Pastes a cut-out on a scene.
+    """Paste a cut-out on a scene.
 
     With `mask`, only the object is pasted: its mask is the alpha channel, or the file `<name>.mask.png` next to it.
     The object is cropped to the mask's extent, fitted into the box with its own aspect ratio, centred, and placed at
@@ -445,7 +445,7 @@ def compose(
 
 
 def _cut(image: Image.Image, path: Path, beside: Path | None) -> Image.Image | None:
-    """Returns the object, RGBA, cropped to its mask's extent; None for an image without a mask.
+    """Return the object, RGBA, cropped to its mask's extent; None for an image without a mask.
 
     A fully opaque alpha channel is not a mask; any other alpha channel takes precedence over the mask file.
     """

@@ -87,7 +87,7 @@ class UnreadableImage(ValueError):
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Opens an image's header, silently; turns any error inside the block into `UnreadableImage`."""
+    """Open an image's header, silently; turn any error inside the block into `UnreadableImage`."""
     try:
         check_regular(path)
         with _QUIET, warnings.catch_warnings():
@@ -114,13 +114,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 @cache
 def _formats() -> list[str]:
-    """Returns the members of `FORMATS` that this Pillow build supports."""
+    """Return the members of `FORMATS` that this Pillow build supports."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _what_else(path: Path) -> str:
-    """Describes a file that Pillow doesn't recognise as an image."""
+    """Describe a file that Pillow doesn't recognise as an image."""
     with open_regular(path) as file:
         head = file.read(64)
     if not head:
@@ -139,7 +139,7 @@ def _what_else(path: Path) -> str:
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """Returns width and height as stored, from the header alone, before any EXIF rotation.
+    """Return width and height as stored, from the header alone, before any EXIF rotation.
 
     Raises:
         UnreadableImage: The header isn't an image header, or the image is larger than Pillow allows.
@@ -149,7 +149,7 @@ def image_size(path: Path | str) -> tuple[int, int]:
 
 
 def read_image(path: Path | str, mode: Literal["RGB", "RGBA"] = "RGB", max_edge: int | None = None) -> Image.Image:
-    """Reads a photograph upright, in sRGB, 8 bits per channel.
+    """Read a photograph upright, in sRGB, 8 bits per channel.
 
     The content, not the name, determines the format. EXIF rotation and ICC profiles are applied. 16-bit images are
     scaled from their full range, and 32-bit ones from the range that their values span (see `_to_eight_bits`). Only

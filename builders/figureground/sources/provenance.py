@@ -105,7 +105,7 @@ def read_source(
     skipped: int = 0,
     license_in: Path | None = None,
 ) -> tuple[Source, list[Credit]]:
-    """Reads licence and credits of the images used from a directory. Faulty files never stop a build.
+    """Read licence and credits of the images used from a directory. Faulty files never stop a build.
 
     Args:
         what: `cutouts`, `scenes` or `photographs`.
@@ -136,7 +136,7 @@ def read_source(
 
 
 def read_license(directory: Path) -> tuple[str, str]:
-    """Returns the licence in a LICENSE, LICENCE or COPYING file, and the file's name; else `not stated` and ''."""
+    """Return the licence in a LICENSE, LICENCE or COPYING file, and the file's name; else `not stated` and ''."""
     try:
         files = sorted(p for p in directory.iterdir() if p.is_file() and p.name.upper().startswith(_LICENSES))
     except OSError:
@@ -148,7 +148,7 @@ def read_license(directory: Path) -> tuple[str, str]:
 
 
 def license_name(text: str) -> str:
-    """Returns the name of a licence text: the SPDX name of a well-known one, else its first line."""
+    """Return the name of a licence text: the SPDX name of a well-known one, else its first line."""
     for pattern, name in _KNOWN:
         found = re.search(pattern, text)
         if found and (name or "kind" in found.groupdict()):
@@ -164,7 +164,7 @@ def license_name(text: str) -> str:
 
 
 def weights_license(folder: Path) -> tuple[str, str]:
-    """Returns a checkpoint's licence and its URL, from the YAML of README.md or from LICENSE; else `not stated`.
+    """Return a checkpoint's licence and its URL, from the YAML of README.md or from LICENSE; else `not stated`.
 
     Other contents of these files, and errors in them, are ignored.
     """
@@ -187,7 +187,7 @@ def weights_license(folder: Path) -> tuple[str, str]:
 
 
 def read_weights(checkpoint: str, revision: str | None) -> Weights:
-    """Returns what is known locally about a checkpoint's licence; downloads nothing, and a missing licence is no error.
+    """Return what is known locally about a checkpoint's licence; download nothing, and a missing licence is no error.
 
     Args:
         checkpoint: `pocket`, a directory in diffusers' layout, a single file, or a Hub id.
@@ -205,7 +205,7 @@ def read_weights(checkpoint: str, revision: str | None) -> Weights:
 
 
 def cached_snapshot(repo: str, revision: str | None) -> Path | None:
-    """Returns the directory of a Hub checkpoint in this machine's cache; None if it isn't cached."""
+    """Return the directory of a Hub checkpoint in this machine's cache; None if it isn't cached."""
     from huggingface_hub import try_to_load_from_cache
 
     # Checkpoints differ in which of these files they have; all are in one folder.
@@ -220,7 +220,7 @@ def cached_snapshot(repo: str, revision: str | None) -> Path | None:
 
 
 def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
-    """Reads the credits in a directory's ATTRIBUTION.csv, by the image's relative path or its bare name.
+    """Read the credits in a directory's ATTRIBUTION.csv, by the image's relative path or its bare name.
 
     Reads the columns in `COLUMNS`, separated by commas, semicolons or tabs.
 
@@ -253,12 +253,12 @@ def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
 
 
 def _same(file: str) -> str:
-    """Normalises a path for comparison: `/` between folders, Unicode NFC, no leading `./`."""
+    """Normalise a path for comparison: `/` between folders, Unicode NFC, no leading `./`."""
     return unicodedata.normalize("NFC", file.strip().replace("\\", "/")).removeprefix("./").strip("/")
 
 
 def credits_csv(credits: Iterable[Credit]) -> str:
-    """Formats credits as a CSV with the columns that `read_credits` reads.
+    """Format credits as a CSV with the columns that `read_credits` reads.
 
     A cell that a spreadsheet would run as a formula gets a leading apostrophe, which `read_credits` removes.
     """
@@ -278,7 +278,7 @@ def _from_cell(value: str) -> str:
 
 
 def _head(path: Path) -> str:
-    """Returns the first MiB of a text file, with line ends as `\\n`; empty if it can't be read."""
+    """Return the first MiB of a text file, with line ends as `\\n`; empty if it can't be read."""
     try:
         with open_regular(path) as file:
             data = file.read(_MOST)

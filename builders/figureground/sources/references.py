@@ -110,7 +110,7 @@ class References:
 
 
 def read_references(directory: Path, features: Sequence[Feature], most: int | None = None) -> dict[str, References]:
-    """Finds, hashes and decodes the references of each class; returns them by the class's slug.
+    """Find, hash and decode the references of each class; return them by the class's slug.
 
     Args:
         directory: Directory with one folder per class, named like the class; or with folders of Spurious ImageNet,
@@ -138,7 +138,7 @@ def read_references(directory: Path, features: Sequence[Feature], most: int | No
 
 
 def find_folders(directory: Path, features: Sequence[Feature]) -> dict[str, list[Path]]:
-    """Returns the folders of each class, by its slug.
+    """Return the folders of each class, by its slug.
 
     Raises:
         FiguregroundError: Classes have no folder; the error counts them.
@@ -173,7 +173,7 @@ def find_folders(directory: Path, features: Sequence[Feature]) -> dict[str, list
 
 
 def _class_and_component(name: str) -> tuple[int, int] | None:
-    """Returns class and component number in a Spurious ImageNet folder name: class third or first, component last."""
+    """Return class and component number in a Spurious ImageNet folder name: class third or first, component last."""
     *parts, last = name.split("_")
     places = [place for place, part in enumerate(parts) if part.isdecimal()]
     if not places or not last.isdecimal():
@@ -209,13 +209,13 @@ def _read(folders: Sequence[Path], most: int | None) -> References:
 
 
 def refuse_shared_captions(images: Iterable[Path]) -> None:
-    """Raises FiguregroundError if a caption matches two images of one name, such as rex.jpg and rex.png."""
+    """Raise FiguregroundError if a caption matches two images of one name, such as rex.jpg and rex.png."""
     if problem := why_shared(images, CAPTION, "caption"):
         raise FiguregroundError(f"references: {problem}")
 
 
 def read_caption(image: Path) -> str | None:
-    """Reads the caption next to an image, as one line; returns None if it is missing or empty.
+    """Read the caption next to an image, as one line; return None if it is missing or empty.
 
     Raises:
         FiguregroundError: It is not text, or longer than any text encoder reads.
@@ -232,7 +232,7 @@ def read_caption(image: Path) -> str | None:
 
 
 def refuse_few(features: Sequence[Feature], found: Mapping[str, References]) -> None:
-    """Raises FiguregroundError if classes have fewer references than a concept needs; counts all of them."""
+    """Raise FiguregroundError if classes have fewer references than a concept needs; count all of them."""
     few = {feature.name: found[feature.slug] for feature in features if len(found[feature.slug].images) < LEAST}
     if not few:
         return
@@ -257,7 +257,7 @@ def _told(references: References) -> str:
 
 
 def draw_references(count: int, draw: Callable[[int], Image.Image]) -> References:
-    """Returns `count` references, drawn by `draw` from their number."""
+    """Return `count` references, drawn by `draw` from their number."""
     drawn = [encode(draw(i), "png") for i in range(count)]
     return References(
         tuple(Reference(f"{i:03d}.png", hashlib.sha256(data).hexdigest(), drawn=data) for i, data in enumerate(drawn))
@@ -265,7 +265,7 @@ def draw_references(count: int, draw: Callable[[int], Image.Image]) -> Reference
 
 
 def gather(references: References, folder: Path) -> Path:
-    """Returns a folder with exactly these references: their own, or `folder`, into which they are copied.
+    """Return a folder with exactly these references: their own, or `folder`, into which they are copied.
 
     Captions are copied too.
     """

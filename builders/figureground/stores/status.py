@@ -39,7 +39,7 @@ class StoreWatch(Watch):
         super().__init__(directory)
 
     def read(self) -> Progress:
-        """Returns the progress now; see `Watch.read`.
+        """Return the progress now; see `Watch.read`.
 
         Raises:
             StoreError: The store can't be read.

@@ -43,7 +43,7 @@ class Curves:
         return self._before + len(self._settled) + len(self._pending)
 
     def add(self, values: Tensor) -> None:
-        """Adds the values of the next step, shape (names,), on any device; they are checked every few steps.
+        """Add the values of the next step, shape (names,), on any device; they are checked every few steps.
 
         Raises:
             FiguregroundError: A value is NaN or infinite; names the step and the loss.
@@ -53,7 +53,7 @@ class Curves:
             self.settle()
 
     def settle(self) -> None:
-        """Fetches and checks the values that are still on the device; raises like `add`."""
+        """Fetch and check the values that are still on the device; raise like `add`."""
         if not self._pending:
             return
         rows = torch.stack(self._pending).cpu().double().tolist()
@@ -64,21 +64,21 @@ class Curves:
             self._settled.append(row)
 
     def latest(self, steps: int) -> dict[str, float]:
-        """Returns the means over the last `steps` settled steps."""
+        """Return the means over the last `steps` settled steps."""
         rows = self._settled[-steps:]
         return {n: sum(r[i] for r in rows) / len(rows) for i, n in enumerate(self.names)} if rows else {}
 
     def settled_after(self, step: int) -> list[dict[str, float]]:
-        """Returns the values of each settled step after that many steps."""
+        """Return the values of each settled step after that many steps."""
         return [dict(zip(self.names, row, strict=True)) for row in self._settled[max(0, step - self._before) :]]
 
     def at_end(self, steps: int) -> dict[str, float]:
-        """Returns the final means for provenance: over the last tenth of `steps`, at most 100 steps."""
+        """Return the final means for provenance: over the last tenth of `steps`, at most 100 steps."""
         last = max(1, min(100, steps // 10))
         return {"steps": last, **{name: round(value, 6) for name, value in self.latest(last).items()}}
 
     def state(self) -> Tensor:
-        """Returns all values, float64 (steps, names), for `restore`."""
+        """Return all values, float64 (steps, names), for `restore`."""
         self.settle()
         return torch.tensor(self._settled, dtype=torch.float64).reshape(-1, len(self.names))
 
@@ -86,11 +86,11 @@ class Curves:
         self._settled, self._pending, self._before = state.tolist(), [], 0
 
     def start_at(self, step: int) -> None:
-        """Starts again after that many steps, whose values are unknown."""
+        """Start again after that many steps, whose values are unknown."""
         self._settled, self._pending, self._before = [], [], step
 
     def write(self, folder: Path) -> None:
-        """Writes `curves.csv`, one line per step."""
+        """Write `curves.csv`, one line per step."""
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
         lines.writerow(["step", *self.names])
@@ -98,7 +98,7 @@ class Curves:
         replace_text(folder / CSV, text.getvalue())
 
     def draw(self, folder: Path) -> None:
-        """Draws `curves.png`, each curve with its moving average, if matplotlib is installed."""
+        """Draw `curves.png`, each curve with its moving average, if matplotlib is installed."""
         rows = self.state()
         window = max(1, len(rows) // 25)
         across = min(MOST_ACROSS, len(self.names))

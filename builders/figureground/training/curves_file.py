@@ -14,7 +14,7 @@ CSV = "curves.csv"
 
 
 def read_curves(path: Path) -> dict[str, list[float]]:
-    """Reads the values of each step by the curve's name, from the output of `Curves.write`.
+    """Read the values of each step by the curve's name, from the output of `Curves.write`.
 
     Raises:
         FileError: The file is damaged; or see `core.files.read_text`.

@@ -18,7 +18,7 @@ STATE = "state.pt"
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Replaces the state on disk.
+    """Replace the state on disk.
 
     Raises:
         OSError: The disk is full or fails; the previous state is kept.
@@ -41,7 +41,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def resume_threads(path: Path, device: torch.device) -> bool:
-    """Uses the thread count of a saved state: on a CPU, the rounding of sums depends on the number of threads.
+    """Use the thread count of a saved state: on a CPU, the rounding of sums depends on the number of threads.
 
     Args:
         path: The state, which may be missing.
@@ -57,14 +57,14 @@ def resume_threads(path: Path, device: torch.device) -> bool:
 
 
 def _saved_threads(path: Path) -> int | None:
-    """Returns the thread count of the state on disk; None if it is missing or unreadable."""
+    """Return the thread count of the state on disk; None if it is missing or unreadable."""
     with contextlib.suppress(Exception):  # `read_state` reports the error
         return int(torch.load(path, weights_only=True, mmap=True)["threads"])
     return None
 
 
 def read_state(path: Path, made_with: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
-    """Reads the state on disk, with its tensors on a device; returns None if it is missing.
+    """Read the state on disk, with its tensors on a device; return None if it is missing.
 
     Args:
         made_with: What it must have been made with; if empty, that isn't checked.

@@ -24,13 +24,13 @@ class Stateful(Protocol):
     """Everything that changes during training."""
 
     def state(self) -> dict[str, Any]:
-        """Returns everything that the next step depends on: tensors and plain values by name.
+        """Return everything that the next step depends on: tensors and plain values by name.
 
         The names `step`, `seconds`, `made_with`, `threads`, `curves` and `tracked` are taken.
         """
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restores the output of `state`; the taken names are there, too."""
+        """Restore the output of `state`; the taken names are there, too."""
 
 
 @dataclass
@@ -58,14 +58,14 @@ class Unfinished:
         return self.out / self.name
 
     def said(self) -> str:
-        """Describes the saved state in a sentence or two; empty if nothing is saved."""
+        """Describe the saved state in a sentence or two; empty if nothing is saved."""
         if not self.step:
             return ""
         said = f"Step {self.step:,} of {self.steps:,} is saved in {self.out}; the same command resumes from there."
         return f"{said} {self.usable} contains the result so far." if self.usable else said
 
     def save(self, learner: Stateful, curves: Curves, made_with: Mapping[str, Any], step: int, seconds: float) -> None:
-        """Replaces the state and the curves on disk; raises like `save_state` and `Curves.settle`."""
+        """Replace the state and the curves on disk; raise like `save_state` and `Curves.settle`."""
         state = {
             **learner.state(), "step": step, "seconds": seconds, "made_with": json.dumps(made_with),
             "threads": torch.get_num_threads(),
@@ -82,7 +82,7 @@ class Unfinished:
     def restore(
         self, learner: Stateful, curves: Curves, made_with: dict[str, Any], device: torch.device
     ) -> tuple[int, float]:
-        """Restores the state on disk, if any; returns its step and seconds. Raises like `read_state`."""
+        """Restore the state on disk, if any; return its step and seconds. Raise like `read_state`."""
         state = read_state(self.file, made_with, device)
         if state is None:
             return 0, 0.0
@@ -96,22 +96,22 @@ class Unfinished:
         return self.step, state.get("seconds", 0.0)
 
     def step_of(self, state: Mapping[str, Any]) -> int:
-        """Returns the number of finished steps of a state."""
+        """Return the number of finished steps of a state."""
         return int(state["step"])
 
     def write_curves(self, curves: Curves) -> None:
-        """Writes the curves, if they are kept."""
+        """Write the curves, if they are kept."""
         if self.keeps_curves:
             curves.write(self.out)
 
     def told(self, not_finite: str, memory: str) -> contextlib.AbstractContextManager[None]:
-        """Adds the saved state to any error that ends the run early; see `explained`."""
+        """Add the saved state to any error that ends the run early; see `explained`."""
         return explained(self.out, self.said, not_finite, memory)
 
 
 @contextlib.contextmanager
 def explained(out: Path, said: Callable[[], str], not_finite: str, memory: str) -> Iterator[None]:
-    """Adds what is saved to any error that ends a training early.
+    """Add what is saved to any error that ends a training early.
 
     Args:
         out: The directory that the training writes to.
@@ -142,7 +142,7 @@ def explained(out: Path, said: Callable[[], str], not_finite: str, memory: str) 
 
 
 def _as_os_error(error: OSError | SafetensorError) -> OSError:
-    """Converts an error of safetensors, which names disk errors only in its text, to one with a number."""
+    """Convert an error of safetensors, which names disk errors only in its text, to one with a number."""
     if isinstance(error, OSError):
         return error
     number = re.search(r"os error (\d+)", str(error))

@@ -65,7 +65,7 @@ def turn(shards: int, rank: int, of: int) -> list[int]:
 
 
 def work_here(method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool) -> None:
-    """Runs `worker.work` on this machine: in this process if there is one part, otherwise in one process for each.
+    """Run `worker.work` on this machine: in this process if there is one part, otherwise in one process for each.
 
     Args:
         parts: For each process, the numbers of its shards and its place.
@@ -84,7 +84,7 @@ def work_here(method: Method, out: Path, parts: Sequence[tuple[list[int], Place]
 
 
 def make_parts_here(method: Method, out: Path, places: Sequence[Place]) -> None:
-    """Runs `worker.make_planning_parts` on this machine: in this process if there is one place, otherwise in one each.
+    """Run `worker.make_planning_parts` on this machine: in this process if there is one place, otherwise in one each.
 
     Raises:
         FiguregroundError: A stage can't be made.
@@ -104,7 +104,7 @@ def make_parts_here(method: Method, out: Path, places: Sequence[Place]) -> None:
 def _work_in_processes(
     method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool
 ) -> None:
-    """Runs `worker.work` in processes and waits for them; see `_in_processes`."""
+    """Run `worker.work` in processes and wait for them; see `_in_processes`."""
     job, plan = Job.of(method), method.plan().shards()
     planned = [as_shard(plan[number]) for number in sorted({number for numbers, _ in parts for number in numbers})]
     total = sum(s.count for s in planned)
@@ -131,7 +131,7 @@ class _Task:
 
 
 def _in_processes(tasks: Sequence[_Task], tell: Callable[[], object], is_finished: Callable[[], bool]) -> None:
-    """Starts a process for each task and waits for them.
+    """Start a process for each task and wait for them.
 
     If this process is asked to stop, the workers are stopped; if it dies, they stop by themselves.
 
@@ -216,7 +216,7 @@ def _read(report: Any) -> Failure | None:
 
 
 def _stop(workers: list[BaseProcess]) -> None:
-    """Asks workers to stop, and kills those that don't stop in time."""
+    """Ask workers to stop, and kill those that don't stop in time."""
     try:
         for worker in workers:
             worker.terminate()
@@ -263,7 +263,7 @@ def _work(task: _Task, report: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """Stops this process when its parent is gone, so that no orphan keeps rendering."""
+    """Stop this process when its parent is gone, so that no orphan keeps rendering."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -203,7 +203,7 @@ class ParquetWriter(Writer):
 
 
 def _image_column(rows: Sequence[tuple[bytes, str]]) -> pa.StructArray:
-    """Returns a column of images, bytes and path; null where there are no bytes.
+    """Return a column of images, bytes and path; null where there are no bytes.
 
     The bytes are joined here: given one by one, Arrow copies them more often and blocks the thread that writes the
     tar for longer.
@@ -221,14 +221,14 @@ def _image_column(rows: Sequence[tuple[bytes, str]]) -> pa.StructArray:
 
 
 def _check_labels(row: dict[str, Any]) -> None:
-    """Raises ValueError for a label that is not an integer."""
+    """Raise ValueError for a label that is not an integer."""
     for name in ("foreground", "background"):
         if name in row and not isinstance(row[name], int):
             raise ValueError(f"its column {name} contains {row[name]!r}, which is not a label")
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yields the given columns of a Parquet shard, row by row."""
+    """Yield the given columns of a Parquet shard, row by row."""
     import pyarrow.parquet as pq
 
     check_regular(path)
@@ -240,7 +240,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _group_rows(file: Any, group: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a row group of a `pyarrow.parquet.ParquetFile`, with a few in memory at a time.
+    """Yield the rows of a row group of a `pyarrow.parquet.ParquetFile`, with a few in memory at a time.
 
     Raises:
         FileError: The row group would take many times more memory than it has bytes in the file.
@@ -261,7 +261,7 @@ def _group_rows(file: Any, group: int, columns: Sequence[str] | None = None) -> 
 
 
 def from_row(row: dict[str, Any]) -> Stored:
-    """Returns the sample in a row of a Parquet shard."""
+    """Return the sample in a row of a Parquet shard."""
     rest = {name: value for name, value in row.items() if name not in _OWN}
     return Stored(
         row["key"], row["image"]["bytes"], row["prompt"], row["provenance"],

@@ -149,7 +149,7 @@ class _Bounded:
 
 
 def tar_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yields key and members of each sample: runs of members whose names are equal up to the first dot.
+    """Yield key and members of each sample: runs of members whose names are equal up to the first dot.
 
     Members are keyed by the rest of their names, such as `foreground.cls`. With `only`, others are skipped unread.
 
@@ -184,7 +184,7 @@ def tar_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> Ite
 
 
 def from_members(key: str, members: dict[str, bytes]) -> Stored:
-    """Returns the sample that tar members from `tar_members` form.
+    """Return the sample that tar members from `tar_members` form.
 
     Raises:
         FiguregroundError: The image, the prompt or the JSON is missing.
@@ -205,7 +205,7 @@ def from_members(key: str, members: dict[str, bytes]) -> Stored:
 
 
 def _braced(urls: Iterable[str]) -> list[str]:
-    """Returns the files of a split in `webdataset` notation: consecutive numbers in braces."""
+    """Return the files of a split in `webdataset` notation: consecutive numbers in braces."""
     runs: list[tuple[str, list[str], str]] = []
     for url in urls:
         found = _NUMBERED.fullmatch(url)
