@@ -73,7 +73,7 @@ def test_what_a_rule_can_say(text):
         ("foreground == 'brid'", r"foreground is never 'brid', did you mean 'bird'\?.*\n.*\n  +\^{6}$"),
         ("'brid' == foreground", "never 'brid'"),
         ("foreground in ['bird', 'dog']", "never 'dog'"),
-        ("split != 'test'", "split is never 'test'; there is train, validation"),
+        ("split != 'test'", "split is never 'test'; available: train, validation"),
         ("foreground in 'bird'", "needs a list here"),
         ("foreground == 3", "foreground is text, compared with a number"),
         ("foreground < 3", "foreground is text, compared with a number"),

@@ -157,7 +157,7 @@ def test_a_table_that_cannot_be_read(tmp_path, text, said):
 
 def test_a_column_that_is_asked_for_and_missing_is_named(tmp_path):
     make_table(tmp_path)
-    with pytest.raises(FiguregroundError, match=r"y: metadata\.csv has no column 'kind'; there is filename, split"):
+    with pytest.raises(FiguregroundError, match=r"y: metadata\.csv has no column 'kind'; available: filename, split"):
         read_groups(tmp_path, "table", y="kind")
 
 

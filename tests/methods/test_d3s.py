@@ -194,7 +194,7 @@ def test_the_recipe_does_not_depend_on_where_the_images_lie(tmp_path):
         ({"definitions": "missing.csv"}, "definitions: there is no file"),
         ({"definitions": 3}, "definitions: 3 is not a text"),
         ({"revision": 1234567}, "revision: 1234567 is not a text; put it in quotes"),
-        ({"formats": ["parquet", "parquet"]}, "formats: parquet, parquet names one twice"),
+        ({"formats": ["parquet", "parquet"]}, "formats: parquet, parquet names the same one twice"),
         ({"guide": "none", "keep": ["guide"]}, "keep: 'guide' .*guide=none"),
         ({"table": {"pairing": {"bird": None}}}, "bird: None is neither a background nor a list"),
     ],

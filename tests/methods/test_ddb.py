@@ -258,7 +258,7 @@ def test_a_classifier_of_other_classes_is_refused(data, tmp_path):
         ({"per_source": 0}, "per_source: 0"),
         ({"inversion": {"max_train_step": 3}}, "inversion.max_train_step: .*did you mean 'max_train_steps'"),
         ({"inversion": {"checkpoint": "x"}}, "inversion.checkpoint: checkpoint is a setting of the recipe itself"),
-        ({"phrases": {"cat": "a cat"}}, "cat: phrases has no such field; there is mug, umbrella"),
+        ({"phrases": {"cat": "a cat"}}, "cat: phrases has no such field; available: mug, umbrella"),
         ({"phrases": {"mug": ""}}, "phrases.mug: '' is not a text"),
         ({"min_probability": 2}, "min_probability: 2"),
         ({"min_attribution_ratio": {"mug": -1}}, "min_attribution_ratio.mug: -1 is not a number of at least 0"),

@@ -238,7 +238,7 @@ def test_only_the_classes_that_are_asked_for_are_made(data, built, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"per_class": {"cat": 1}}, "cat: per_class has no such field; there is mug, umbrella"),
+        ({"per_class": {"cat": 1}}, "cat: per_class has no such field; available: mug, umbrella"),
         ({"per_class": -1}, "per_class: -1"),
         ({"mask": "whole", "repaint": "complement"}, "complement of the whole image"),
         ({"errors": "some"}, "errors: 'some' is not one of"),

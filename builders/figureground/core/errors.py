@@ -45,7 +45,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def nearest_or_all(word: str, known: Iterable[str]) -> str:
     """Return the hint of `nearest`, or else the list of known names."""
     known = list(known)
-    return nearest(word, known) or f"; there is {listed(known)}."
+    return nearest(word, known) or f"; available: {listed(known)}."
 
 
 def counted(n: int, noun: str) -> str:

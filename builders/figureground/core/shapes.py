@@ -82,7 +82,7 @@ def check_shape(value: Any, shape: Any, name: str = "") -> None:
         for place, part in enumerate(shape.shapes):
             check_shape(value[place], part, f"{name}[{place}]")
     elif not _is(value, shape):
-        raise ValueError(f"{name or 'it'} is no {_NOUNS[shape]}")
+        raise ValueError(f"{name or 'it'} isn't a {_NOUNS[shape]}")
 
 
 def _is(value: Any, shape: type) -> bool:
@@ -102,7 +102,7 @@ def _check_fields(value: Mapping[str, Any], shape: Mapping[str, Any], name: str)
 
 def _of(value: Any, kind: type, name: str) -> Any:
     if not isinstance(value, kind):
-        raise ValueError(f"{name or 'it'} is no {_NOUNS[kind]}")
+        raise ValueError(f"{name or 'it'} isn't a {_NOUNS[kind]}")
     return value
 
 

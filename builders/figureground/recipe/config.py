@@ -84,8 +84,9 @@ class Config:
     """Sampler: ddim, ddpm, dpm++, euler, euler-a, pndm or unipc; or `own`, the checkpoint's, which is the default for
     flow matching and the only one for LCM checkpoints."""
     speed: Literal["exact", "fast"] = "exact"
-    """`exact`, or `fast`: takes scheduler, num_inference_steps, guidance_interval and dtype from a table of measured
-    checkpoints, with labels as right. The saved recipe holds these settings in its place."""
+    """`exact`, or `fast`, which takes scheduler, num_inference_steps, guidance_interval and dtype from a table of
+    checkpoints for which these were measured to give as many right labels. The saved recipe holds these settings
+    instead of `fast`."""
     eta: Share = 0.0
     """Share of fresh noise in each DDIM step, 0 to 1."""
     safety: Literal["reject", "off"] = "reject"
@@ -104,16 +105,17 @@ class Config:
     """Further image columns to keep: `guide`, `mask`."""
 
     checkpoint_config: Annotated[Text | None, Names("directory"), EXECUTION] = None
-    """For a checkpoint in a single file, the directory of a diffusers checkpoint of its kind, which configures it and
-    has the parts that the file lacks; none looks in the Hub's cache. Its content counts as part of `checkpoint`."""
+    """For a checkpoint in a single file, the directory of a diffusers checkpoint of the same kind, which has the
+    configuration and the parts that the file lacks; none looks in the Hub's cache. Its content counts as part of
+    `checkpoint`."""
     device: Annotated[str, EXECUTION] = "auto"
     """Device: auto, cpu, cuda, cuda:1 or mps."""
     dtype: Annotated[Literal["auto", "float32", "float16", "bfloat16"], EXECUTION] = "auto"
     """Precision: float32, float16 or bfloat16; auto on CUDA is float16 for UNets and bfloat16 for transformers, and
     float32 elsewhere."""
     offload: Annotated[Literal["none", "model", "sequential"], EXECUTION] = "none"
-    """Whether networks are on the accelerator only while they work: `model` moves one network at a time, `sequential`
-    one layer at a time, which is much slower; `none` keeps all there."""
+    """Whether networks are kept on the accelerator only while they are used: `model` moves one network at a time,
+    `sequential` one layer at a time, which is much slower; `none` keeps all there."""
     batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, EXECUTION] = None
     """Images per batch; none chooses a size that suits the device."""
     threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, EXECUTION] = None
@@ -123,7 +125,8 @@ class Config:
     workers: Annotated[Annotated[int, Field(ge=1, le=1024)], EXECUTION] = 1
     """Rendering processes, each with its own model; on CUDA they take devices in turn."""
     runner: Annotated[Text, EXECUTION] = "local"
-    """Runner that renders the shards: `local` (processes on this machine), `rank`, `ray`, or one of another package."""
+    """Runner that renders the shards: `local` (processes on this machine), `rank`, `ray`, or one from another
+    package."""
     formats: Annotated[list[Annotated[str, OneOf(FORMATS)]], EXECUTION] = dataclasses.field(
         default_factory=lambda: list(DEFAULT_FORMATS)
     )
@@ -166,20 +169,25 @@ class Config:
         for name in ("keep", "formats"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
-                raise RecipeError(name, f"{listed(values)} names one twice.")
+                raise RecipeError(name, f"{listed(values)} names the same one twice. Name each once.")
         if not self.formats:
             known = ", ".join(FORMATS.names())
             raise RecipeError("formats", f"the list is empty; a dataset needs one or several of {known}.")
         check_device(self.device)
         if self.offload != "none" and self.device == "cpu":
-            raise RecipeError("offload", f"{self.offload!r} needs an accelerator, and the device is cpu. Give none.")
+            raise RecipeError(
+                "offload", f"{self.offload!r} needs an accelerator, but the device is cpu. Set offload to none."
+            )
         if self.offload == "sequential" and self.quantization:
             raise RecipeError(
-                "offload", "layers of 8 bits can't be moved one at a time. Give model, or no quantization."
+                "offload",
+                "layers of 8 bits can't be moved one at a time. Set offload to model, or leave quantization out.",
             )
         if self.extended and self.limit is not None:
             raise RecipeError(
-                "limit", "a dataset built with a limit can't be extended, as the cells that it cut aren't recorded."
+                "limit",
+                "a dataset built with a limit can't be extended, because it isn't recorded which cells were "
+                "cut. Build a larger dataset in another directory.",
             )
 
     def _check_interval(self) -> None:
@@ -195,5 +203,6 @@ class Config:
         if self.guidance_scale <= 1:
             raise RecipeError(
                 "guidance_interval",
-                f"guidance_scale {self.guidance_scale:g} turns guidance off. Leave one of them out.",
+                f"guidance_scale {self.guidance_scale:g} turns guidance off, so there is none to restrict. Leave out "
+                "one of the two.",
             )

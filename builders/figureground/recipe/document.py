@@ -42,7 +42,9 @@ def read_recipe(path: Path) -> RecipeFields:
         parts = {part: loaded.get(part, {}) for part in ("identity", "execution")}
         for part, fields in parts.items():
             if not isinstance(fields, dict):
-                raise UsageError(f"Recipe {path}: {part!r} isn't a mapping of fields; this is no dataset's recipe.")
+                raise UsageError(
+                    f"Recipe {path}: {part!r} isn't a mapping of fields, so this isn't a dataset's recipe."
+                )
         head = {name: loaded[name] for name in HEAD if name in loaded}
         loaded = {**head, **parts["identity"], **parts["execution"]}
     for name in HEAD:
@@ -138,7 +140,7 @@ def read_saved(path: Path) -> dict[str, Any]:
 COPIES = ("curate", "merge")
 """Values of `builder` in recipes of datasets that were made from other datasets."""
 _TWO_MODELS, _ONE_MODEL = r"(grounding-dino:)(.+?)(\+sam:)(.+)", r"(clipseg:|onnx:|timm:local-dir:)(.+)"
-"""Names of models in which a path may follow a prefix."""
+"""Fields with names of models in which a path may follow a prefix."""
 _SUFFIXES = (*TABLES, ".txt", ".safetensors", ".pt", ".pth", ".onnx")
 
 

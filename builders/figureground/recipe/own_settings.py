@@ -53,7 +53,10 @@ def settle(settings: Any, entries: Registry[Any]) -> None:
         if method in some and getattr(settings, name) is None:
             object.__setattr__(settings, name, own[name])
         elif method not in some and getattr(settings, name) is not None:
-            raise RecipeError(name, f"{method} doesn't use it; only {listed(some)} does.")
+            raise RecipeError(
+                name,
+                f"{method} doesn't use it; only {listed(some)} {'does' if len(some) == 1 else 'do'}. Leave it out.",
+            )
     object.__setattr__(settings, "options", _options(settings.options, own, set(own) - set(users), method))
 
 

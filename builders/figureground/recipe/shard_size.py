@@ -9,9 +9,10 @@ BYTES_PER_PIXEL = {"jpg": 0.7, "webp": 0.4, "png": 1.8}
 SHARD_BYTES = 250_000_000
 """Wanted size of a shard."""
 LEAST_SHARDS = 16
-"""Wanted number of shards of a split, so that as many workers have work."""
+"""Wanted number of shards of a split, so that as many workers can render it."""
 STEP = 64
-"""Shards hold a multiple of this, which batches of every size that is chosen by itself divide: others are padded."""
+"""Shard sizes are multiples of this. Every batch size that is chosen automatically divides it, so that no batch is
+padded."""
 
 
 def bytes_an_image(size: int, image_format: str, keep: Sequence[str] = ()) -> float:

@@ -152,7 +152,8 @@ def split_pair(paired: np.ndarray, per_cell: Mapping[str, int], seed: int = 0,
             )
     if paired.all(1).any():
         raise RecipeError(
-            "table.split_pair", "a class is paired with every background, so it has no other. Pair it with fewer."
+            "table.split_pair",
+            "a class is paired with every background, so none is left for anti_correlated. Pair it with fewer.",
         )
     cells = {CORRELATED: paired, ANTI_CORRELATED: ~paired}
     return {
@@ -360,7 +361,9 @@ def _read_split_pair(
         raise RecipeError("table.split_pair", f"{pair!r} is not true or false.")
     for name in ("correlation", "bias_aligned_share"):
         if name in value:
-            raise RecipeError(f"table.{name}", f"split_pair sets it: all images of {CORRELATED} are in paired cells.")
+            raise RecipeError(
+                f"table.{name}", f"split_pair sets it: all images of {CORRELATED} are in paired cells. Leave it out."
+            )
     return split_pair(paired, per_cell, seed, before), {CORRELATED: paired, ANTI_CORRELATED: paired}
 
 
