@@ -229,7 +229,7 @@ def test_a_clock_that_ran_back_is_said(directory, serve):
     assert review.answer(shown["items"][0])[0] == 200
     review.process.send_signal(signal.SIGINT)
     _, errors = review.process.communicate(timeout=60)
-    assert "ana: the clock ran back 1 time" in errors
+    assert "ana: the clock was set back 1 time" in errors
     assert len(read_answers(directory)) == 2
 
 

@@ -78,9 +78,9 @@ class Answers:
     clock_ran_back: int = 0
     """Lines whose time is earlier than that of the line before."""
     touched: set[str] = field(default_factory=set)
-    """Keys of images about which something was answered or undone, for who empties it from time to time."""
+    """Keys of the images whose answers changed since the reader of this set last emptied it."""
     notes: list[str] = field(default_factory=list)
-    """Faults of the file that were passed over."""
+    """Faults of the file that were ignored."""
     _all: dict[int, Answer] = field(default_factory=dict)
     """Answers that aren't undone, by `n`, in order."""
     _stacks: dict[tuple[str, str], list[int]] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Answers:
 
     def _undo(self, number: Any) -> None:
         if not isinstance(number, int) or (answer := self._all.get(number)) is None:
-            raise ValueError(f"undo is {number!r}, which is no answer that can be undone")
+            raise ValueError(f"undo is {number!r}, which isn't the number of an answer that can be undone")
         stack = self._stacks[answer.key, answer.question]
         stack.remove(number)
         self.replaced -= bool(stack)
@@ -177,8 +177,8 @@ def check_name(name: str) -> str:
     name = " ".join(unicodedata.normalize("NFC", name).split())
     if not _NAME.fullmatch(name) or steers(name):
         raise FiguregroundError(
-            f"{printable(name)!r} can't be an annotator's name. Give 1 to 64 letters, digits, blanks or any of . @ + - "
-            "_, beginning with a letter or digit."
+            f"{printable(name)!r} can't be an annotator's name. Give 1 to 64 letters, digits, spaces or any of . @ + "
+            "- _, beginning with a letter or digit."
         )
     return name
 
@@ -242,11 +242,11 @@ def parse(data: bytes, path: Path, identity: Mapping[str, Any]) -> tuple[Answers
             raise
         except (ValueError, FiguregroundError) as error:
             if last:
-                answers.notes.append(f"{printable(path.name)}: its last line is cut off and was passed over.")
+                answers.notes.append(f"{printable(path.name)}: its last line is incomplete and was ignored.")
                 break
             reason = error.reason if isinstance(error, FileError) else error
             raise FileError(
-                path, f"line {number} is damaged: {reason}. Mend or remove the line, and number those after it again"
+                path, f"line {number} is damaged: {reason}. Repair or remove the line, and renumber the lines after it"
             ) from None
         used += len(line) + (not last)
     return answers, used

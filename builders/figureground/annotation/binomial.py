@@ -8,7 +8,7 @@ from figureground.core.intervals import LEVEL, Interval
 
 _TINY = 1e-300
 _STEPS = 200
-"""Halvings and terms at most; both converge to double precision long before."""
+"""Maximum number of halvings, and of terms; both converge to double precision long before."""
 
 
 def clopper_pearson(right: float, n: float, level: float = LEVEL) -> Interval:

@@ -28,7 +28,8 @@ from figureground.core.intervals import LEVEL, Interval, student
 MISSING = -1
 """An image that an annotator didn't answer."""
 LEAST_GOLD = 10
-"""Gold answers about right labels, without which and without `LEAST_OVERLAP` nothing is corrected."""
+"""Minimum number of gold answers about right labels. With fewer, and with fewer images than `LEAST_OVERLAP`, nothing is
+corrected."""
 LEAST_OVERLAP = 20
 """Images with two answers or more."""
 

@@ -69,5 +69,6 @@ def check_gold(gold: Gold, keys: Collection[str], names: Collection[str]) -> Non
     odd = sorted({question for _, question in gold} - {*names, *FLAGS})
     if odd:
         raise FiguregroundError(
-            f"{GOLD}: nobody is asked for {listed(odd)} in this dataset, only for {listed([*names, *FLAGS])}."
+            f"{GOLD}: this dataset has no question {listed(odd)}. Remove these rows; its questions are "
+            f"{listed([*names, *FLAGS])}."
         )

@@ -75,7 +75,7 @@ def sort_responses(answers: Iterable[Answer], population: Population, known: Kno
         if answer.key not in places:
             raise FiguregroundError(
                 f"{ANNOTATIONS}: {printable(answer.annotator)} answered about {printable(answer.key)}, an image that "
-                "the dataset doesn't have. Remove that line and number those after it again."
+                "the dataset doesn't have. Remove that line, and renumber the lines after it."
             )
         by_question.setdefault(answer.question, []).append(answer)
     return {

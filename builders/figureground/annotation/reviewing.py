@@ -146,12 +146,12 @@ def _reviewed(dataset: FinishedDataset, turns: Turns) -> Reviewed:
     found = read_all(dataset.directory, dataset.identity())
     notes = [note for answers in found for note in answers.notes]
     notes += [
-        f"{answers.annotator}: the clock ran back {counted(answers.clock_ran_back, 'time')}; answers count in the "
+        f"{answers.annotator}: the clock was set back {counted(answers.clock_ran_back, 'time')}; answers count in the "
         "order in which they were given."
         for answers in found if answers.clock_ran_back
     ]  # fmt: skip
     if turns.missing:
-        notes.append(f"the sample has {counted(turns.missing, 'image')} less: references that are gone.")
+        notes.append(f"{counted(turns.missing, 'reference')} of the sample can't be shown: the files are missing.")
     return Reviewed(
         turns.saved, {answers.annotator: len(list(answers.current())) for answers in found},
         sum(answers.replaced for answers in found), notes,

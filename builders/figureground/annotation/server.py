@@ -28,7 +28,7 @@ from figureground.sources.images import UnreadableImage
 
 ADDRESS = "127.0.0.1"
 PORT = 8377
-"""Default port; if it is in use, a free one is taken."""
+"""Default port; if it is in use, a free one is chosen."""
 HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 """Names in `Host` that are served, with any port: a tunnel may change it."""
 MOST_BODY = 2**20
@@ -76,8 +76,12 @@ class Server(ThreadingHTTPServer):
             if port is None and used:
                 super().__init__((ADDRESS, 0), _Handler)
                 return
-            why = "is in use. Stop what uses it, or give another one" if used else f"can't be used ({error}). Give one"
-            raise UsageError(f"--port {port} {why}, from 1024 to 65535; 0 takes a free one.") from None
+            why = (
+                "is in use. Stop the program that uses it, or give another port"
+                if used
+                else f"can't be used ({error}). Give a port"
+            )
+            raise UsageError(f"--port {port} {why}, from 1024 to 65535; 0 chooses a free port.") from None
 
     @property
     def url(self) -> str:

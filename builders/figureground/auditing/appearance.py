@@ -12,7 +12,7 @@ NUMBERS = {
     "red against green": ("redder", "greener"), "yellow against blue": ("yellower", "bluer"),
     "saturation": ("more saturated", "less saturated"), "sharpness": ("sharper", "more blurred"),
 }  # fmt: skip
-"""Names of the numbers, and what a region with a high or a low one is, compared with others."""
+"""Names of the numbers, each with the words for a region whose value is higher or lower than that of others."""
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""

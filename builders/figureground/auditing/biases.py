@@ -138,8 +138,8 @@ def of_biases(
     name = classifier.name
     found(
         "background_robustness",
-        f"{name} relies on backgrounds: of objects on a background of their own class it classifies "
-        f"{100 * own_kind:.1f}% rightly, on any background {100 * everywhere:.1f}%.",
+        f"{name} relies on backgrounds: it classifies {100 * own_kind:.1f}% of objects correctly on a background of "
+        f"their own class, and {100 * everywhere:.1f}% on any background.",
         right["same"], right["all"], own_kind - everywhere,
     )  # fmt: skip
     corner, edge = (min(some, key=lambda place: accuracy[place].value) for some in (CORNERS, SIDES))
@@ -151,7 +151,7 @@ def of_biases(
     away = np.mean([right[place] for place in (*CORNERS, *SIDES)], axis=0)
     found(
         "centre_bias",
-        f"{name} prefers the centre: it classifies {100 * middle:.1f}% of objects there rightly, "
+        f"{name} prefers the centre: it classifies {100 * middle:.1f}% of objects correctly there, "
         f"{100 * away.mean():.1f}% elsewhere, and {100 * accuracy[corner].value:.1f}% at the {corner}.",
         right[CENTRE], away, middle - float(away.mean()),
     )  # fmt: skip
@@ -163,7 +163,7 @@ def of_biases(
     for f in ("0.5", "2"):
         found(
             "size_bias",
-            f"{name} depends on size: it classifies {100 * everywhere:.1f}% of objects in their own size rightly, "
+            f"{name} depends on size: it classifies {100 * everywhere:.1f}% of objects correctly at their own size, "
             f"{100 * factors[f].value:.1f}% {'half' if f == '0.5' else 'twice'} as large.",
             right["1"], right[f], everywhere - factors[f].value,
         )  # fmt: skip

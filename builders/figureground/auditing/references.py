@@ -128,8 +128,8 @@ def _frechet(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> dict[str
     """Return the Fréchet distance, and what random divisions of all images into two halves give."""
     if len(x) <= x.shape[1]:
         return {
-            "reason": f"Not measured: {counted(len(x), 'image')} of the shared classes on either side aren't more than "
-            f"the {x.shape[1]} features."
+            "reason": f"Not measured: each side has only {counted(len(x), 'image')} of the shared classes; more than "
+            f"{x.shape[1]} are needed, the number of features."
         }
     pooled, by_chance = np.concatenate([x, y]), []
     for _ in range(SPLITS_BY_CHANCE):
@@ -140,7 +140,7 @@ def _frechet(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> dict[str
 
 def _clipped(real: np.ndarray, generated: np.ndarray) -> dict[str, Any]:
     if len(real) <= 2 * NEIGHBOURS:
-        reason = f"Not measured: {counted(len(real), 'image')} aren't more than {2 * NEIGHBOURS}."
+        reason = f"Not measured: more than {2 * NEIGHBOURS} images are needed, and there are {len(real):,}."
         return {"clipped_density": {"reason": reason}, "clipped_coverage": {"reason": reason}}
     return {
         "clipped_density": {"value": clipped_density(real, generated), "neighbours": NEIGHBOURS},
@@ -221,7 +221,7 @@ def _utility(
     worst = min(range(len(classes)), key=lambda k: sides[0][k].mean() - sides[1][k].mean())
     name = samples.foregrounds[classes[worst]]
     text = (
-        f"A probe trained on these images classifies {100 * mean[0].value:.1f}% of held-out references rightly, one "
+        f"A probe trained on these images classifies {100 * mean[0].value:.1f}% of held-out references correctly, one "
         f"trained on as many references {100 * mean[1].value:.1f}%: {100 * gap.value:.1f} points fewer "
         f"({100 * gap.low:.1f} to {100 * gap.high:.1f}), most of all for {name}."
     )

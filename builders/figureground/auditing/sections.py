@@ -117,7 +117,7 @@ def _alike(samples: Samples, groups: Sequence[Alike], across: bool) -> Finding:
         for group in groups[:NAMED]
     )
     where = "in different splits" if across else "within a split"
-    why = "what is learnt by heart passes for generalisation" if across else "they count twice"
+    why = "memorisation passes for generalisation" if across else "they count twice"
     smallest = min(int((samples.split == at).sum()) for at in np.unique(samples.split[rows]))
     return Finding(
         "near_duplicates",

@@ -222,7 +222,7 @@ class _Scan:
     kept_rows: dict[str, np.ndarray]
     """By name of the scores, bool (rows of the file): whether the row's sample is kept."""
     broken: set[str] = field(default_factory=set)
-    """Matched sets of which the rule drops an image, or an image was rejected earlier; empty unless sets count."""
+    """Matched sets with an image that the rule drops or that was rejected earlier; empty without `whole_sets`."""
     whole: int = 0
     """Number of other matched sets."""
 
@@ -303,8 +303,8 @@ def apply_rule(
         )
     if not scan.kept and kept:
         raise RuleError(
-            f"the rule keeps no whole set: of each matched set, {rule.text} is false for an image, or one was rejected "
-            "earlier. Omit --whole-sets to keep the others."
+            f"the rule keeps no whole set: each matched set has an image for which {rule.text} is false, or one that "
+            "was rejected earlier. Omit --whole-sets to keep the others."
         )
     if not scan.kept:
         raise RuleError(f"the rule keeps nothing: {rule.text} is true for none of the {source.samples:,} samples.")

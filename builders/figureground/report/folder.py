@@ -40,8 +40,8 @@ def refuse_folder(folder: Path) -> None:
         return
     if folder.is_symlink() or not folder.is_dir():
         raise FiguregroundError(
-            f"{printable(folder)} is a link or a file, and isn't one of figureground's. Rename or remove it, and run "
-            "the command again."
+            f"{printable(folder)} is a link or a file that figureground didn't make. Rename or remove it, and run the "
+            "command again."
         )
     there = sorted(os.listdir(folder))
     if not there:

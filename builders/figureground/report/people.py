@@ -9,8 +9,8 @@ from figureground.annotation.answers import FLAGS, REFERENCE, annotation_files, 
 from figureground.annotation.responses import RIGHT
 
 STATES = ("not asked", "right", "wrong", "disagree", "can't tell")
-"""People's verdict on an image: all who were asked call its labels right, or one of them wrong; they contradict each
-other about a label; nobody could tell."""
+"""People's verdict on an image: nobody was asked; a label is called right, and none wrong; a label is called wrong, and
+nobody contradicts; answers about a label contradict each other; nobody could tell."""
 FLAGGED = 8
 """Added to the number of a state if somebody set a flag."""
 

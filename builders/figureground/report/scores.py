@@ -15,7 +15,7 @@ from figureground.curation.scores import Scores
 from figureground.shards.directory import score_files
 
 _HASHES = ("image",)
-"""Columns that aren't said about an image: the hash that `verify` finds it by."""
+"""Columns that aren't scores: the hash by which `verify` finds the image."""
 
 
 class ScoreTable:
@@ -83,7 +83,7 @@ def read_tables(directory: Path) -> tuple[list[ScoreTable], list[str]]:
             notes.append(f"{error} Its scores aren't shown.")
             continue
         if table.name in tables:
-            notes.append(f"{tables[table.name].shown} and {table.shown} have one name; only the first is shown.")
+            notes.append(f"{tables[table.name].shown} and {table.shown} have the same name; only the first is shown.")
         else:
             tables[table.name] = table
     return list(tables.values()), notes

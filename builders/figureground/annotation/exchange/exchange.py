@@ -167,7 +167,7 @@ def import_results(dataset: FinishedDataset, path: Path) -> Imported:
     kinds = {kind.SUFFIX: kind for _, kind in EXCHANGES.items()}
     if path.suffix.lower() not in kinds:
         known = listed(f"{suffix} ({kind.NAME})" for suffix, kind in kinds.items())
-        raise UsageError(f"--import {printable(path)}: results have one of the suffixes {known}.")
+        raise UsageError(f"--import {printable(path)}: give a file of results with one of the suffixes {known}.")
     found = kinds[path.suffix.lower()]().results(path)
     checked = sorted(_checked(dataset, found.answers), key=lambda each: each[0].time or "")  # the latest counts
     writers: dict[str, AnswerWriter] = {}

@@ -99,7 +99,7 @@ def _answers(annotation: Mapping[str, Any], where: str) -> Iterator[tuple[str, s
         elif len(choices) == 1:
             yield name, str(choices[0])
         else:
-            raise FiguregroundError(f"{where}: {printable(name)} has {len(choices)} answers.")
+            raise FiguregroundError(f"{where}: {printable(name)} has {len(choices)} answers. Keep one.")
 
 
 def _annotator(said: Any, where: str) -> str:
@@ -107,5 +107,7 @@ def _annotator(said: Any, where: str) -> str:
     if isinstance(said, dict):
         said = said.get("email") or said.get("id")
     if isinstance(said, bool) or not isinstance(said, int | str) or said == "":
-        raise FiguregroundError(f"{where}: an annotation lacks completed_by.")
+        raise FiguregroundError(
+            f"{where}: an annotation lacks completed_by, the annotator. Export again in the format JSON."
+        )
     return f"label-studio-{said}" if isinstance(said, int) else said

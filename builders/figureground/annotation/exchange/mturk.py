@@ -101,7 +101,7 @@ def read_answers(row: Mapping[str, str], where: str) -> dict[str, str]:
             continue
         chosen = [answer for answer, each in parts.items() if is_set(each)]
         if len(chosen) > 1:
-            raise FiguregroundError(f"{where}: {question} has {len(chosen)} answers.")
+            raise FiguregroundError(f"{where}: {question} has {len(chosen)} answers. Keep one.")
         if chosen or isinstance(value, str):
             answers[question] = chosen[0] if chosen else str(value)
     return answers
