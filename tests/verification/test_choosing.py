@@ -70,7 +70,7 @@ def test_the_copy_keeps_few_wrong_labels_and_its_card_says_how_many(reviewed, tm
         "curate", str(directory), "--out", str(out), "--target", "0.02", "--scorer", "one", "--scorer", "other"
     )
     assert (code, err) == (0, "")
-    assert "of 150 reviewed images that had no part in the choice" in said
+    assert "of 150 reviewed images that were not used for the choice" in said
     source = FinishedDataset(out)
     kept = [right[row["key"]] for shard in source.shards for row in source.rows(shard)]
     assert 1 - np.mean(kept) < 0.05

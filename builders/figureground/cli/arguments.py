@@ -33,7 +33,7 @@ def add_track(parser: argparse.ArgumentParser) -> None:
     """Add the --track flag to a parser."""
     parser.add_argument(
         "--track", metavar="NAME",
-        help="report to trackio, tensorboard, wandb, or a tracker of another package; without it, nothing is reported",
+        help="report to trackio, tensorboard, wandb, or a tracker from another package (default: report nothing)",
     )  # fmt: skip
 
 

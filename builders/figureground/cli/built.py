@@ -21,7 +21,7 @@ def add_show(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=place, metavar="DIR|URL")
     parser.add_argument(
         "--full", metavar="N|all", default="2000",
-        help="images at full size with guide, mask and panels, equally many of each cell (2000)",
+        help="number of images at full size, with guide, mask and panels, spread evenly over the cells; or all (2000)",
     )  # fmt: skip
     parser.set_defaults(run=_show)
 
@@ -62,8 +62,8 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
         "evaluate", parents=[common], help="measure classifiers on a dataset; writes evaluation.json and .html",
         description="Runs classifiers on a dataset's images. For D3S sets it measures accuracy by foreground, "
         "background and cell; for class-wise spurious sets, how strongly the images are predicted as the class; for "
-        "what build --severity made, accuracy by severity and each classifier's failure points. The dataset isn't "
-        "changed.",
+        "the datasets of build --severity, accuracy by severity and each classifier's failure points. The dataset "
+        "isn't changed.",
     )  # fmt: skip
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument(
@@ -168,7 +168,7 @@ def add_curate(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", type=float, metavar="SHARE",
         help="choose thresholds of --scorer so that at most this share of the kept images has a wrong label, on one "
-        "half of the images that people reviewed; the other half says what share it is",
+        "half of the images that people reviewed; on the other half the actual share is measured",
     )  # fmt: skip
     parser.add_argument(
         "--scorer", action="append", default=[], metavar="NAME", help="scorer of `verify`, for --target; repeatable"
@@ -176,7 +176,7 @@ def add_curate(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--votes", type=int, metavar="K", help="scorers that must agree, for --target (all)")
     parser.add_argument(
         "--whole-sets", action="store_true",
-        help="keep or drop the images of one object on all its backgrounds (match: foreground) together",
+        help="keep or drop the images of one object on all backgrounds as a set (match: foreground)",
     )  # fmt: skip
     parser.add_argument(
         "--publish-rejects", action="store_true", help="also write the dropped samples, as the config `rejects`"
@@ -193,19 +193,22 @@ def _curate(options: argparse.Namespace) -> int:
     if options.target is None:
         for name in ("scorer", "votes"):
             if getattr(options, name):
-                raise UsageError(f"--{name} is for --target.")
+                raise UsageError(f"--{name} needs --target SHARE.")
     else:
         from figureground.verification.choosing import choose_rule
 
         if options.whole_sets:
-            raise UsageError("--whole-sets would change what --target promises. Curate the copy again with it.")
+            raise UsageError(
+                "--whole-sets would drop more images than --target allows for, so that its share no longer holds. "
+                "Curate with --target first, and then the copy with --whole-sets."
+            )
         choice = choose_rule(options.directory, options.scorer, options.target, options.votes)
         rule, evidence, found = choice.rule(), choice.evidence(), choice.reported
         share, low, high = (100 * each for each in found.interval)
         say(f"rule: {rule}")
         say(
-            f"of {counted(found.labelled, 'reviewed image')} that had no part in the choice, it keeps {found.kept:,}; "
-            f"{found.wrong:,} of them wrong: {share:.1f} % ({low:.1f} to {high:.1f})"
+            f"of {counted(found.labelled, 'reviewed image')} that were not used for the choice, it keeps "
+            f"{found.kept:,}; {found.wrong:,} of them wrong: {share:.1f} % ({low:.1f} to {high:.1f})"
         )
     out = curate(
         options.directory, options.out, rule, whole_sets=options.whole_sets, evidence=evidence,

@@ -29,7 +29,11 @@ def add_disentangle(commands: Commands, common: argparse.ArgumentParser) -> None
     parser.add_argument("--out", type=Path, required=True, metavar="OUT")
     add_later(parser, lambda: _add_settings(parser))
     parser.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of another package's separator"
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of a separator from another package",
     )
     parser.add_argument("--seeds", type=int, default=6, metavar="N", help="number of seeds, from 0 (6)")
     parser.add_argument(
@@ -40,9 +44,9 @@ def add_disentangle(commands: Commands, common: argparse.ArgumentParser) -> None
         parser.add_argument(f"--{part}-split", metavar="SPLIT", help=f"split that {text}; default: see the docs")
     parser.add_argument(
         "--pairing", action="append", default=[], metavar="CLASS=BACKGROUND",
-        help="a class's own background for the task with a broken correlation; repeat it for every class",
+        help="the background paired with a class, for the task with a broken correlation; repeat it for every class",
     )  # fmt: skip
-    parser.add_argument("--allow-empty", action="store_true", help="allow parts without images of some cell")
+    parser.add_argument("--allow-empty", action="store_true", help="allow parts in which some cells have no image")
     add_device(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="threads that decode images; no effect on results")
     add_track(parser)

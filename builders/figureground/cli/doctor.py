@@ -13,15 +13,16 @@ from figureground.core.terminal import say, say_json
 
 def add_doctor(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "doctor", parents=[common], help="what this machine has: devices, memory, disk, packages, models, the Hub",
-        description="Says which devices and dtypes this machine has, how much memory and disk are free, which packages "
-        "are installed, which models are in the Hub's cache, whether the Hub can be reached, and what is wrong. "
-        "Downloads and changes nothing.",
-        epilog="exit codes: 0 builds can run, 1 something breaks them, 2 wrong use",
+        "doctor", parents=[common], help="report this machine's devices, memory, disk space, packages, models and "
+        "access to the Hub",
+        description="Reports which devices and dtypes this machine has, how much memory and disk are free, which "
+        "packages are installed, which models are in the Hub's cache, whether the Hub can be reached, and what is "
+        "wrong. Downloads and changes nothing.",
+        epilog="exit codes: 0 builds can run, 1 a problem prevents builds, 2 wrong use",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--timeout", type=_seconds, default=3.0, metavar="S", help="seconds to wait for an answer of the Hub (3)"
+        "--timeout", type=_seconds, default=3.0, metavar="S", help="seconds to wait for the Hub's answer (3)"
     )
     parser.set_defaults(run=_doctor)
 
@@ -29,7 +30,7 @@ def add_doctor(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value <= 600:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0, up to 600")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds; give a number above 0 and at most 600")
     return value
 
 

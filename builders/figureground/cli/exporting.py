@@ -14,8 +14,8 @@ def add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "export", parents=[common], help="write the images as files, in a layout that other code reads",
         description="Writes a dataset's images as files, byte for byte as the shards hold them, with tables for other "
-        "people's code: imagefolder (SPLIT/CLASS/KEY.jpg and metadata.csv), folders (SPLIT/CLASS/KEY.jpg), waterbirds "
-        "(group_DRO, DFR), wilds, subpopbench. The same command goes on with a stopped export.",
+        "people's code: imagefolder (SPLIT/CLASS/KEY.jpg and metadata.csv), folders (SPLIT/CLASS/KEY.jpg), "
+        "waterbirds (group_DRO, DFR), wilds, subpopbench. The same command resumes a stopped export.",
     )  # fmt: skip
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT")
@@ -25,9 +25,9 @@ def add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--split", action="append", default=[], metavar="SPLIT[=AS]",
-        help="take only this split, under another name if given, such as correlated=train; repeatable",
+        help="export only this split, renamed if a name is given, such as correlated=train; repeatable",
     )  # fmt: skip
-    parser.add_argument("--keep", metavar="RULE", help="take only samples for which a rule of curate is true")
+    parser.add_argument("--keep", metavar="RULE", help="export only samples for which a rule, as for curate, is true")
     parser.add_argument(
         "--columns", default="", metavar="NAME[,NAME]",
         help="further columns: prompt, seed and other fields of the provenance, scores.NAME.COLUMN, scores (all), "
@@ -38,14 +38,16 @@ def add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--link", type=Path, metavar="EXPORT",
         help="make hard links to the images of an earlier export of DIR instead of copies",
     )  # fmt: skip
-    links.add_argument("--symlink", type=Path, metavar="EXPORT", help="the same with symbolic links")
+    links.add_argument("--symlink", type=Path, metavar="EXPORT", help="like --link, with symbolic links")
     parser.add_argument(
         "--sign", nargs=2, type=Path, metavar=("CERT", "KEY"),
         help="sign each image with C2PA (PEM files; the chain begins with the signer's certificate); this changes the "
         "files' bytes, but no pixel",
     )  # fmt: skip
     parser.add_argument(
-        "--timestamp-url", metavar="URL", help="have a service (RFC 3161) state when; without it, nothing is sent"
+        "--timestamp-url",
+        metavar="URL",
+        help="time-stamping service (RFC 3161) that certifies the time of signing; without it, nothing is sent",
     )
     parser.set_defaults(run=_export)
 
@@ -54,7 +56,7 @@ def _export(options: argparse.Namespace) -> int:
     from figureground.exporting.exporting import export
 
     if options.timestamp_url and not options.sign:
-        raise UsageError("--timestamp-url is for --sign.")
+        raise UsageError("--timestamp-url needs --sign CERT KEY.")
     splits: dict[str, str] = {}
     for text in options.split:
         split, equals, name = (part.strip() for part in text.partition("="))

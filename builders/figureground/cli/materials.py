@@ -21,9 +21,9 @@ def add_cutouts(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "cutouts", parents=[common], help="cut objects out of photographs, for D3S to paste",
         description="Cuts the object out of each photograph in PHOTOS/<class>/*, and writes CUTOUTS/<class>/*.png, "
-        "which D3S pastes: --set cutouts=CUTOUTS --set paste=mask. What doesn't pass the limits below is left out, "
-        "listed in cutouts.csv with the reason, and shown in cutouts.html. The same command goes on where it was "
-        "stopped.",
+        "which D3S pastes: --set cutouts=CUTOUTS --set paste=mask. Photographs outside the limits below are left "
+        "out, listed in cutouts.csv with the reason, and shown in cutouts.html. The same command resumes a stopped "
+        "run.",
     )  # fmt: skip
     parser.add_argument("photographs", type=Path, metavar="PHOTOS", help="directory with one folder per class")
     parser.add_argument("--out", type=Path, required=True, metavar="CUTOUTS", help="directory of the cut-outs")
@@ -34,13 +34,13 @@ def add_cutouts(commands: Commands, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--phrases", type=Path, metavar="CSV",
-        help="class,phrase: what the segmenter looks for, where it reads phrases (the folder's name)",
+        help="CSV class,phrase: text that the segmenter looks for, if it reads phrases (the folder's name)",
     )  # fmt: skip
     parser.add_argument(
         "--marks",
         type=Path,
         metavar="CSV",
-        help="file,mark: marks from cutouts.html, keep or leave, overrule the limits",
+        help="CSV file,mark from cutouts.html; its marks, keep or leave, override the limits",
     )
     add_device(parser)
     add_later(parser, lambda: _add_limits(parser))
@@ -90,8 +90,8 @@ def add_scenes(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "scenes", parents=[common], help="draw backgrounds by text-to-image, for D3S to paste on",
         description="Draws images of backgrounds, OUT/<background>/*.png, as D3S takes them: --set scenes=OUT. With "
-        "--avoid, the negative prompt names the classes that they shouldn't show, and with --scorer what is drawn is "
-        "checked and drawn again. The same command goes on where it was stopped.",
+        "--avoid, the negative prompt names the classes that they shouldn't show, and with --scorer, images are "
+        "checked, and rejected ones are drawn again. The same command resumes a stopped run.",
     )  # fmt: skip
     parser.add_argument(
         "backgrounds", nargs="+", metavar="NAME|FILE",

@@ -57,7 +57,10 @@ def _recipe() -> argparse.ArgumentParser:
     )
     parser.add_argument("--limit", type=int, metavar="N", help="at most N images in total")
     parser.add_argument(
-        "--concepts", type=Path, metavar="DIR", help="spurious: directory of fine-tuned concepts, for datasets to share"
+        "--concepts",
+        type=Path,
+        metavar="DIR",
+        help="spurious: directory of fine-tuned concepts that several datasets can share",
     )
 
     parser.add_argument(
@@ -76,11 +79,14 @@ def add_plan(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--images-per-second", metavar="R|DIR",
-        help="also print the time that this speed would take, or that of a dataset that was or is being drawn in the "
-        "same way (with the recipe of a dataset, its own if this isn't given)",
+        help="also print the time that the build takes at this speed, or at the speed of a dataset, finished or not, "
+        "that is built in the same way (default: the speed of the dataset that --recipe belongs to, if any)",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="also say when N workers would be idle; same as --set workers=N"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="also report if some of N workers would be idle; same as --set workers=N",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_plan)
@@ -120,7 +126,10 @@ def _speed(options: argparse.Namespace, method: Method) -> float | Measured | No
             raise RecipeError("--images-per-second", "give a number above 0, or the directory of a dataset.")
         return number
     if not Path(given).is_dir():
-        raise RecipeError("--images-per-second", f"{given!r} is neither a number nor a directory.")
+        raise RecipeError(
+            "--images-per-second",
+            f"{given!r} is neither a number nor a directory. Give images per second, or the directory of a dataset.",
+        )
     measured = read_measured(Path(given), method)
     if measured is None:
         raise RecipeError("--images-per-second", f"{given} has no finished shard yet, so its speed isn't known.")
@@ -152,7 +161,7 @@ def _settings(options: argparse.Namespace) -> int:
         value = json.dumps(getattr(config, field), ensure_ascii=False).strip('"')
         told = textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
         say(f"{field}: {value}\n{told}")
-    say("\nThese decide no image: " + ", ".join(config.execution_names()) + ".")
+    say("\nThese don't affect the images: " + ", ".join(config.execution_names()) + ".")
     return 0
 
 
@@ -199,30 +208,32 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--scratch", type=Path, metavar="DIR",
-        help="for a URL: local directory in which shards are written before they are put (one in the user's cache)",
+        help="for a URL: local directory in which shards are written before they are uploaded (a directory in the "
+        "user's cache)",
     )  # fmt: skip
     parser.add_argument(
         "--lease", type=float, default=60.0, metavar="SECONDS",
-        help="for a URL: time without a sign of life after which a process's shard is taken over (60)",
+        help="for a URL: seconds without a heartbeat after which a process's shard is taken over (60)",
     )  # fmt: skip
     parser.add_argument(
         "--runner", metavar="NAME",
-        help="who renders: local (processes on this machine, the default), rank (this process is one of those that "
-        "srun, torchrun, mpirun or an array job started), ray (workers of a Ray cluster), or a runner of another "
-        "package",
+        help="what runs the rendering processes: local (processes on this machine, the default), rank (this process "
+        "is one of those that srun, torchrun, mpirun or an array job started), ray (workers of a Ray cluster), or a "
+        "runner of another package",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, metavar="N", help="rendering processes; the same as --set workers=N")
     parser.add_argument(
-        "--rank", type=int, metavar="I", help="runner rank: this process's position, from 0, if no launcher says it"
+        "--rank", type=int, metavar="I", help="runner rank: this process's position, from 0, if no launcher sets it"
     )
     parser.add_argument("--world", type=int, metavar="N", help="runner rank: the number of processes")
     parser.add_argument(
         "--ray-address", metavar="auto|HOST:PORT",
-        help="runner ray: the Ray to join (one is started on this machine, unless ray job submit started this process)",
+        help="runner ray: address of the Ray cluster to join (without it, Ray is started on this machine, unless ray "
+        "job submit started this process)",
     )  # fmt: skip
     parser.add_argument(
         "--gpus-per-worker", type=float, metavar="X",
-        help="runner ray: GPUs of each worker, also a fraction; 0 renders on CPUs (1 if there are GPUs)",
+        help="runner ray: GPUs per worker, which may be a fraction; 0 renders on CPUs (1 if there are GPUs)",
     )  # fmt: skip
     parser.add_argument(
         "--log-json", metavar="FILE|-",
@@ -334,6 +345,6 @@ def _kind(options: argparse.Namespace) -> tuple[type[Method], dict[str, Any]]:
     if options.method and named and options.method != named:
         raise RecipeError("METHOD", f"{options.method!r} is given, but {options.recipe} is a recipe of {named!r}.")
     if not options.method and not named:
-        where = f"{options.recipe} names none (builder: d3s)" if options.recipe else "none is given"
+        where = f"{options.recipe} names no method, as in builder: d3s" if options.recipe else "none is given"
         raise RecipeError("METHOD", f"{where}. Name one of {listed(METHODS.names())}.")
     return method_class(options.method or str(named)), fields

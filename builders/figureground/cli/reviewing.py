@@ -21,17 +21,19 @@ def add_review(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "review", parents=[common], help="let people say whether labels are right, on a local web page",
         description="Serves a page on this machine where people look at a random sample of a dataset and say whether "
-        "its labels are right. Answers are saved in DIR/_figureground/annotations; the command goes on where it was "
-        "stopped. Without options about the sample, the last one is used again.",
+        "its labels are right. Answers are saved in DIR/_figureground/annotations; the same command resumes a "
+        "stopped review. Without options about the sample, the last sample is used again.",
     )  # fmt: skip
     parser.add_argument("directory", type=Path, metavar="DIR")
     sample = parser.add_argument_group("sample")
-    sample.add_argument("--images", type=int, metavar="N", help="number of images; default: as the interval needs")
+    sample.add_argument(
+        "--images", type=int, metavar="N", help="number of images (default: as many as the interval needs)"
+    )
     sample.add_argument("--margin", type=float, metavar="X", help="half the interval's width (0.03)")
     sample.add_argument(
         "--per",
         metavar="GROUP",
-        help="what each interval is about: dataset (default), split, foreground, background, cell",
+        help="subject of each interval: dataset (default), split, foreground, background, cell",
     )
     sample.add_argument("--expected", type=float, metavar="X", help="expected share of right labels (0.95)")
     sample.add_argument(
@@ -40,7 +42,7 @@ def add_review(commands: Commands, common: argparse.ArgumentParser) -> None:
     sample.add_argument(
         "--split", dest="splits", action="append", metavar="SPLIT", help="sample only this split; repeatable"
     )
-    sample.add_argument("--seed", type=int, metavar="N", help="another random sample (0)")
+    sample.add_argument("--seed", type=int, metavar="N", help="seed of the random sample (0)")
     parser.add_argument("--port", type=int, metavar="N", help="port (8377, or a free one if that is in use)")
     others = parser.add_argument_group("other places to ask people")
     others.add_argument(
@@ -57,7 +59,7 @@ def add_review(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--summary",
         action="store_true",
-        help="only print what answers and scores say of the labels; update the card",
+        help="only print what answers and scores say about the labels, and update the card",
     )
     parser.set_defaults(run=_review)
 

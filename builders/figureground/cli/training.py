@@ -29,7 +29,9 @@ def add_groups(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, metavar="DIR", help="directory of the files that a table names")
     parser.add_argument("--y", metavar="NAME", help="class column of the table (y) or CelebA attribute (Blond_Hair)")
     parser.add_argument(
-        "--a", metavar="NAME[,NAME]", help="the same for the attribute (a; Male); the values of several are crossed"
+        "--a",
+        metavar="NAME[,NAME]",
+        help="attribute column or CelebA attribute (a; Male); several, as in A,B, are crossed",
     )
     parser.add_argument("--file", metavar="NAME", help="file column of the table (filename)")
     parser.add_argument("--split-column", metavar="NAME", help="split column of the table (split)")
@@ -59,7 +61,7 @@ def add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
     add_later(parser, lambda: _add_settings(parser, method=True))
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE",
-        help="a setting of a way of training that another package brings",
+        help="a setting of a way of training from another package",
     )  # fmt: skip
     parser.add_argument("--data", type=Path, required=True, metavar="DIR|CSV", help="as figureground groups reads it")
     parser.add_argument(

@@ -14,7 +14,7 @@ def add_verify(commands: Commands, common: argparse.ArgumentParser) -> None:
         "verify", parents=[common], help="let models score each image's labels, for `curate` and reports",
         description="Asks models of each image whether it shows its foreground and is on its background. They see "
         "pixels only. Scores go to _figureground/scores/verify.parquet, for rules of `curate` such as "
-        "scores.verify.pocket_foreground_p > 0.5. A second run scores only what lacks a score.",
+        "scores.verify.pocket_foreground_p > 0.5. A second run scores only images without scores.",
     )  # fmt: skip
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument(

@@ -23,7 +23,7 @@ SECONDS_BETWEEN_LOOKS = 5.0
 
 def add_status(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "status", parents=[common], help="how far a build is: shards done, in work and failed, speed, time left",
+        "status", parents=[common], help="progress of a build: shards done, in work and failed, speed, time left",
         description="Reads a dataset's directory while a build is going on there, or after it, on any machine that "
         "sees the directory, or a dataset at a URL. Nothing is changed. A shard is in work while the process that "
         "claimed it lives; at a URL, until another process takes it over.",
@@ -87,15 +87,16 @@ def describe(progress: Progress, name: str) -> list[str]:
 
 def add_clean(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "clean", parents=[common], help="free what a build leaves: stages, concepts, journals, drafts",
+        "clean", parents=[common], help="free the disk space of what a build leaves behind: stages, concepts, "
+        "journals, drafts",
         description="Removes what a dataset keeps of its build: stages such as trained classifiers and fine-tuned "
         "concepts, the journals of unfinished shards, and what killed processes left. Shards, scores and people's "
-        "answers stay. extend makes the stages that it needs again. Refused while a build is running.",
+        "answers stay. extend makes the stages again that it needs. Refused while a build is running.",
     )  # fmt: skip
     parser.add_argument("directory", type=place, metavar="DIR")
-    parser.add_argument("--dry-run", action="store_true", help="remove nothing; say what would be freed")
+    parser.add_argument("--dry-run", action="store_true", help="remove nothing; report what would be freed")
     parser.add_argument(
-        "--unfinished", action="store_true", help="also of an unfinished build, which then repeats that work"
+        "--unfinished", action="store_true", help="also clean an unfinished build, which then repeats that work"
     )
     parser.set_defaults(run=_clean)
 
@@ -129,6 +130,6 @@ def describe_cleaned(found: Cleaned, name: str, dry_run: bool) -> list[str]:
     if found.drafts:
         lines.append(f"  drafts: {human_bytes(found.drafts)}")
     if found.unfinished and found.cost():
-        again = f"the same build makes {listed(found.cost(), 8)} again"
-        lines.append(f"It isn't finished: {again}{', and --unfinished allows that' if dry_run else ''}.")
+        again = f"the next build has to make {listed(found.cost(), 8)} again"
+        lines.append(f"It isn't finished: {again}{'; --unfinished allows that' if dry_run else ''}.")
     return lines
