@@ -299,7 +299,7 @@ def test_runs_are_compared_in_a_table_and_a_chart_and_runs_on_other_data_refused
     run("none", "elsewhere", data=other)
     capsys.readouterr()
     for arguments, named in (
-        ([runs[0], str(tmp_path / "elsewhere")], "elsewhere (other) has another images"),
+        ([runs[0], str(tmp_path / "elsewhere")], "elsewhere (other) differs"),
         ([runs[0], str(tmp_path)], "report.json"),
         ([runs[0], runs[0]], "twice"),
     ):

@@ -106,9 +106,11 @@ class Generators:
             told = _read_told(marker)
             if told is not None and told.get("rule") != rule:
                 raise FiguregroundError(
-                    f"--out {self.out} holds images of {generator} that were pruned by\n  {told.get('rule')}\n"
-                    f"instead of\n  {rule}\n"
-                    "Give another directory, or the same thresholds again."
+                    f"--out {self.out} holds images of {generator} that were pruned by\n"
+                    f"  {told.get('rule')}\n"
+                    "instead of\n"
+                    f"  {rule}\n"
+                    "Give another directory, or the same thresholds as before."
                 )
 
     def check_paste(self, backbone: Backbone | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ SUFFIXES = (".json", ".md", ".png")
 """Files that a comparison writes, beside each other."""
 MADE_BY = "figureground disentangle --compare"
 HEAD = "<!-- made by figureground disentangle --compare -->"
-"""First line of the Markdown, by which an earlier one is known."""
+"""First line of the Markdown, which identifies an earlier table."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,10 @@ def read_run(path: Path) -> Run:
     except (OSError, FileError) as error:
         raise FiguregroundError(f"--compare {path}: {error}") from None
     if report.get("made_by") != "figureground disentangle":
-        raise FiguregroundError(f"--compare {path}: its {REPORT} is not of figureground disentangle.")
+        raise FiguregroundError(
+            f"--compare {path}: its {REPORT} wasn't written by figureground disentangle. Give the --out of a finished "
+            "run of it."
+        )
     return Run(path.resolve().name, report)
 
 
@@ -94,13 +97,14 @@ def compare_runs(runs: Sequence[Path | str], out: Path | str) -> dict[str, Any]:
     found = [read_run(Path(path)) for path in runs]
     for path in runs:
         if [Path(each).resolve() for each in runs].count(Path(path).resolve()) > 1:
-            raise RecipeError("--compare", f"{path} is given twice.")
+            raise RecipeError("--compare", f"{path} is given twice. Name it once.")
     for run in found[1:]:
         for field, what in (("content", "images"), ("division", "division into parts")):
             if run.report[field] != found[0].report[field]:
                 raise FiguregroundError(
-                    f"--compare: {run.name} ({run.report['data']}) has another {what} than {found[0].name} "
-                    f"({found[0].report['data']}), so their numbers can't be compared. Give runs on the same data."
+                    f"--compare: {run.name} ({run.report['data']}) differs from {found[0].name} "
+                    f"({found[0].report['data']}) in its {what}, so their numbers can't be compared. Give runs on the "
+                    "same data."
                 )
     refuse_strangers(paths[0])
     _refuse_markdown(paths[1])

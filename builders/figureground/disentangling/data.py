@@ -86,8 +86,8 @@ def open_data(path: Path) -> Labelled:
         found = Labelled(grouped, SPLITS, np.full(len(grouped), -1), grouped.objects)
     if set(np.array(found.backgrounds)[np.unique(found.background)]) == {UNKNOWN}:
         raise FiguregroundError(
-            f"{found.name} doesn't know the backgrounds of its images ({UNKNOWN}), as of scgs without backgrounds in "
-            "the recipe. Give a dataset with two labels, such as one of d3s."
+            f"{found.name} has no known backgrounds (all are {UNKNOWN}), like a dataset of scgs whose recipe names no "
+            "backgrounds. Give a dataset with two labels, such as one of d3s."
         )
     return found
 

@@ -174,15 +174,17 @@ def _chosen(data: Labelled, given: Mapping[str, str | None], usable: Sequence[st
     for part in PARTS:
         option = f"--{part}-split"
         if part not in named:
-            raise RecipeError(option, f"give it too: {listed(f'--{each}-split' for each in named)} is given.")
+            raise RecipeError(
+                option, f"this split is missing; name all of {listed(f'--{each}-split' for each in PARTS)}, or none."
+            )
         if named[part] not in data.splits:
             raise RecipeError(
                 option, f"{data.name} has no split {named[part]!r}{nearest_or_all(named[part], data.splits)}"
             )
         if list(named.values()).count(named[part]) > 1:
             raise RecipeError(
-                option, f"{named[part]!r} is given for two parts, but what probes are trained and tested on must be "
-                "apart from each other and from what trains the features."
+                option, f"{named[part]!r} is given for two parts, but the images that train the features, train the "
+                "probes and test the probes must be separate. Give each part a split of its own."
             )  # fmt: skip
     return {part: _rows(data, named[part]) for part in PARTS}
 
@@ -194,8 +196,8 @@ def _derived(data: Labelled, usable: Sequence[str], seed: int, notes: list[str])
         return {part: _rows(data, there[number]) for part, number in zip(PARTS, (0, 1, 2), strict=True)}
     if not there:
         raise RecipeError(
-            "--features-split", f"{data.name} has the splits {listed(usable)}; say which one trains the features, and "
-            "give --probes-split and --test-split."
+            "--features-split", f"{data.name} has the splits {listed(usable)}; name the one that trains the features, "
+            "and give --probes-split and --test-split."
         )  # fmt: skip
     first = there.get(0, next(iter(there.values())))
     rest = [name for name in there.values() if name != first]
@@ -209,8 +211,8 @@ def _derived(data: Labelled, usable: Sequence[str], seed: int, notes: list[str])
 
 def _shared(split: str) -> str:
     return (
-        f"{split} was divided by object: its scenes are shared by so many images that parts of it share them too. For "
-        "parts that share no scene, build with the splits train, validation and test."
+        f"{split} was divided by object: so many images share its scenes that its parts share scenes, too. For parts "
+        "that share no scene, build with the splits train, validation and test."
     )
 
 

@@ -125,10 +125,10 @@ def open_model(folder: Path | str) -> Disentangled:
     try:
         config = read_object(folder / CONFIG)
     except (OSError, FileError) as error:
-        raise FiguregroundError(f"{folder} is no model of figureground disentangle: {error}") from None
+        raise FiguregroundError(f"{folder} isn't a model of figureground disentangle: {error}") from None
     if config.get("model_type") != MODEL_TYPE:
         raise FiguregroundError(
-            f"{folder} is no model of figureground disentangle: the model_type in its {CONFIG} is "
+            f"{folder} isn't a model of figureground disentangle: the model_type in its {CONFIG} is "
             f"{config.get('model_type')!r}. Give a directory METHOD-seed-N of a run."
         )
     trunk = open_trunk(folder / BACKBONE)

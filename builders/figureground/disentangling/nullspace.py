@@ -12,7 +12,7 @@ from figureground.disentangling.logistic import fit_logistic
 from figureground.recipe.sample import derive_seed
 
 JUDGED = 0.1
-"""Share of the images on which it is seen whether a classifier still finds the label."""
+"""Share of the images that are held out to test whether a classifier still finds the label."""
 
 
 def project(

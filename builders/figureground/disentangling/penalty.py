@@ -35,7 +35,7 @@ class Penalty(nn.Module, ABC):
     curve_names: ClassVar[tuple[str, str]]
     """Names of the curves of its two values."""
     critic_steps: int = 0
-    """Steps of the critics to one step of the model; 0 without critics."""
+    """Steps of the critics per step of the model; 0 without critics."""
     critic_learning_rate: float = 1e-4
     """Learning rate of Adam for the critics."""
 

@@ -22,14 +22,14 @@ from figureground.recipe.sample import derive_seed
 MOST_IMAGES = 20_000
 """Maximum number of training images of a probe; of more, a random part is used."""
 CHOOSING = 5
-"""One of this many objects is kept to choose a probe's setting."""
+"""One in this many objects is held out to choose a probe's setting."""
 INVERSE_STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Candidate inverse strengths C of the linear probe's ℓ2 penalty."""
 HIDDEN = 256
 """Hidden units of the MLP."""
 STEPS, BATCH, EVERY, PATIENCE = 600, 512, 20, 6
-"""Most steps of the MLP's training, most images in one, steps between two looks at the held-out fifth, and number of
-looks without a gain after which it ends."""
+"""Training of the MLP: maximum number of steps, maximum batch size, steps between two evaluations on the held-out
+fifth, and number of evaluations without improvement after which it stops."""
 RATE, DECAY = 2e-3, 1e-2
 """Learning rate and weight decay of AdamW for the MLP."""
 NEIGHBOURS = (1, 5, 15, 45)

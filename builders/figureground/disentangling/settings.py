@@ -29,9 +29,9 @@ class Disentangling:
     """
 
     method: str
-    """Name of a separator: wasserstein, adversarial, hsic, inlp, leace, none, or one of another package."""
+    """Name of a separator: wasserstein, adversarial, hsic, inlp, leace, none, or one from another package."""
     backbone: Annotated[Text | None, Names("directory")] = None
-    """Backbone: `pocket`, a transformers directory or Hub id, or `timm:NAME`; none is `pocket` for small images."""
+    """Backbone: `pocket`, a transformers directory or Hub id, or `timm:NAME`; none means `pocket`, for small images."""
     revision: Text | None = None
     """Branch, tag or commit of a backbone on the Hub."""
     from_scratch: bool = False
@@ -40,19 +40,19 @@ class Disentangling:
     """Whether the backbone is trained too. Otherwise its features stay as they are, and a small network on top of them
     is trained."""
     pretrain_steps: Steps | None = None
-    """Steps that train the backbone on both labels before its features are frozen; none is 400 for random weights, and
-    0 otherwise. Not with fine_tune."""
+    """Steps that train the backbone on both labels before its features are frozen; none means 400 for random weights,
+    and 0 otherwise. Can't be combined with fine_tune."""
     max_train_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 1000
-    """Steps of the model, those on the labels alone included. inlp, leace and none take them with fine_tune only, on
-    both labels, before they erase."""
+    """Training steps of the model, including those on the labels alone. inlp, leace and none train only with fine_tune:
+    on both labels, before erasure."""
     batch_size: Annotated[int, Field(ge=8, le=65536)] = 64
     """Images per step."""
     learning_rate: Annotated[float, Field(ge=1e-9, le=10)] | None = None
-    """Peak learning rate of AdamW; none is 1e-4 for a pretrained backbone that is fine-tuned, and 1e-3 otherwise."""
+    """Peak learning rate of AdamW; none means 1e-4 for a pretrained backbone that is fine-tuned, and 1e-3 otherwise."""
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.01
     """AdamW weight decay."""
     augment: bool = True
-    """Whether training images are randomly cropped and mirrored; frozen features are of whole images."""
+    """Whether training images are randomly cropped and mirrored; frozen features are computed from whole images."""
     photograph_share: Share = 0.25
     """Number of real photographs in a step, if some are given, as a share of batch_size."""
     penalty: Annotated[float, Field(ge=0, le=1e6)] | None = None
@@ -64,10 +64,10 @@ class Disentangling:
     hidden: Size | None = None
     """wasserstein, adversarial, hsic: hidden units of the network on top of frozen features."""
     label_steps: Steps | None = None
-    """wasserstein, adversarial, hsic: first steps, which train on the labels alone; none is a fifth of
+    """wasserstein, adversarial, hsic: number of first steps, which train on the labels alone; none means a fifth of
     max_train_steps."""
     critic_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """wasserstein (4), adversarial (10): steps of the critics to one step of the model."""
+    """wasserstein (4), adversarial (10): steps of the critics per step of the model."""
     critic_hidden: Size | None = None
     """wasserstein, adversarial: units of each of the two hidden layers of a critic."""
     critic_learning_rate: Annotated[float, Field(ge=1e-9, le=10)] | None = None
@@ -85,7 +85,8 @@ class Disentangling:
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """inlp: maximum number of classifiers whose directions are removed one after the other."""
     tolerance: Share | None = None
-    """inlp: it stops once a classifier is no more than this above the majority rate, on a tenth of the images."""
+    """inlp: removal stops once a classifier's accuracy, on a held-out tenth of the images, is at most this much above
+    the majority rate."""
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Settings of a separator from another package."""
 
@@ -96,12 +97,12 @@ class Disentangling:
             self._check_steps()
         if self.fine_tune and self.pretrain_steps:
             raise RecipeError(
-                "pretrain_steps", "with fine_tune the whole training is of the backbone. Raise max_train_steps instead."
+                "pretrain_steps", "with fine_tune, all steps train the backbone. Raise max_train_steps instead."
             )
         if self.foreground_share is not None and not 0 < self.foreground_share < 1:
             raise RecipeError(
-                "foreground_share", f"{self.foreground_share} leaves one part without a dimension; give more than 0 "
-                "and less than 1."
+                "foreground_share", f"{self.foreground_share} leaves one part without a dimension; give a share above "
+                "0 and below 1."
             )  # fmt: skip
         separator().check(self)
 
@@ -110,8 +111,8 @@ class Disentangling:
             object.__setattr__(self, "label_steps", self.max_train_steps // 5)
         elif self.label_steps >= self.max_train_steps and self.penalty:
             raise RecipeError(
-                "label_steps", f"{self.label_steps} leaves none of the {self.max_train_steps} max_train_steps for the "
-                "penalty."
+                "label_steps", f"{self.label_steps} leaves no step for the penalty; give fewer than max_train_steps, "
+                f"{self.max_train_steps}."
             )  # fmt: skip
 
     @property

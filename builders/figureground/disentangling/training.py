@@ -207,8 +207,8 @@ class _Session:
         if (v := cramers_v(counts)) <= DEPENDENT:
             return []
         return [
-            f"In the images that train the features, the labels depend on each other (Cramér's V {v:.2f}): what is "
-            "removed of one label is partly the other. Train on a set with independent labels."
+            f"In the images that train the features, the labels depend on each other (Cramér's V {v:.2f}): removing "
+            "one label also removes a part of the other. Train on a set with independent labels."
         ]
 
     def _about(self, backbone: str, dimensions: int) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def measure(classifiers: Mapping[str, Told]) -> Told | None:
     x, y = (np.array([_logit(points[name][kind]) for name in fitted]) for kind in ("references", "accuracy"))
     why = None
     if len(fitted) < LEAST:
-        why = f"a line takes at least {LEAST} classifiers, and there are {len(fitted)}"
+        why = f"a line needs at least {LEAST} classifiers, and there are {len(fitted)}"
     elif np.ptp(x) < _APART:
         why = "the classifiers are equally accurate on the references"
     if why is not None:
@@ -94,8 +94,8 @@ def notes(found: Told | None) -> list[str]:
     lines = []
     if len(found["fitted"]) < FEW:
         lines.append(
-            f"The line of effective robustness goes through {len(found['fitted'])} classifiers only. Each pulls it to "
-            "itself, so differences from it are small; Taori et al. fitted dozens."
+            f"The line of effective robustness goes through {len(found['fitted'])} classifiers only. Each one pulls "
+            "the line towards itself, so differences from it are small; Taori et al. fitted dozens."
         )
     if not found["line"]["slope"] > 0:
         lines.append("The line of effective robustness doesn't rise, so it predicts nothing useful.")

@@ -53,8 +53,8 @@ def notes(report: Told) -> list[str]:
     low = [name for name, told in report["classifiers"].items() if told["half"] <= report["chance"]]
     if low:
         lines.append(
-            f"Half of the reference accuracy of {listed(low, 8)} is below chance ({percent(report['chance'])}), so it "
-            "can hardly fail by this measure."
+            f"Half of the reference accuracy of {listed(low, 8)} is below chance ({percent(report['chance'])}), so by "
+            "this measure failure is hardly possible."
         )
     if report["references"] is None:
         lines.append("The reference is the mildest dataset; --references takes photographs instead.")
