@@ -107,7 +107,9 @@ def export(
         say(f"{layout}: {note}", show_progress)
     with lock(out / state.LOCK) as alone:
         if not alone:
-            raise FiguregroundError(f"another process is exporting to {out}.")
+            raise FiguregroundError(
+                f"another process is exporting to {out}. Wait until it has finished, or give another directory."
+            )
         try:
             state.settle(out, identity)
             linked = _place_images(out, chosen, files, links, signer, show_progress)
@@ -147,10 +149,16 @@ def _refuse_unportable(files: Sequence[str]) -> None:
     parts = dict.fromkeys(part for file in files for part in file.split("/"))
     bad = [f"{part!r} {why}" for part in parts if (why := unportable(part))]
     if bad:
-        raise FiguregroundError(f"names of files that not every system allows: {listed(bad, 3)}.")
+        raise FiguregroundError(
+            f"these file names aren't allowed on every system: {listed(bad, 3)}. Export the splits under other names: "
+            "--split OLD=NEW."
+        )
     if same := same_files(files):
         one, other = same[0]
-        raise FiguregroundError(f"{one!r} and {other!r} are one file on macOS and Windows ({len(same)} such pairs).")
+        raise FiguregroundError(
+            f"{one!r} and {other!r} would be one file on macOS and Windows ({len(same)} such pairs). Export the "
+            "splits under other names: --split OLD=NEW."
+        )
 
 
 def _place_images(

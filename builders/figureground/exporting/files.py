@@ -65,13 +65,19 @@ class Links:
         where = f"{self.option} {printable(earlier)}"
         if saved is None:
             raise FiguregroundError(
-                f"{where}: that is no export. The dataset's own images lie within its shards, which no link can lead "
-                "into: export once without links, and link to that directory."
+                f"{where}: this isn't an export. The dataset's own images are inside its shards, and links can't "
+                "point into a shard. Export once without links, and link to that directory."
             )
         if saved.get("dataset") != dict(dataset):
-            raise FiguregroundError(f"{where}: that is an export of another dataset, or of this one before it changed.")
+            raise FiguregroundError(
+                f"{where}: this is an export of another dataset, or of this one before it changed. Give an export of "
+                "this dataset, or omit the option."
+            )
         if saved.get("signed"):
-            raise FiguregroundError(f"{where}: its images are signed, so they aren't those of the dataset.")
+            raise FiguregroundError(
+                f"{where}: its images are signed, so their bytes differ from the dataset's. Give an unsigned export, "
+                "or omit the option."
+            )
         if not saved.get("finished"):
             raise FiguregroundError(f"{where}: that export isn't finished. Repeat the command that began it.")
         self._files = {path.stem: path for path in earlier.rglob(f"*{suffix}")}

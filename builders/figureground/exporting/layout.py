@@ -89,8 +89,8 @@ def split_numbers(chosen: Selection, layout: str) -> dict[str, int]:
     if odd:
         raise RecipeError(
             "split",
-            f"{layout} numbers the splits {', '.join(SPLITS)}, and can't tell which {listed(map(repr, odd))} is. Say "
-            f"which splits to take as what: --split {odd[0]}=train, repeated for each.",
+            f"{layout} has only the splits {', '.join(SPLITS)}, and {listed(map(repr, odd))} isn't one of them. Give "
+            f"each split that you export one of these names: --split {odd[0]}=train, and so on.",
         )
     return {name: number for name, number in numbers.items() if number is not None}
 
@@ -110,14 +110,14 @@ def refuse_more_than_two(chosen: Selection, layout: str) -> None:
     more = "--layout imagefolder holds any number of labels"
     if not chosen.has_backgrounds:
         raise RecipeError(
-            "layout", f"{layout} tells the place of each image, and {chosen.dataset.directory} has no background "
+            "layout", f"{layout} stores a background for each image, but {chosen.dataset.directory} has no background "
             f"labels. {more}, and --layout folders holds classes alone.",
         )  # fmt: skip
     both = {column: chosen.names(column) for column in ("foreground", "background")}
     if all(len(names) == 2 for names in both.values()):
         return
     has = " and ".join(f"{counted(len(names), column)} ({listed(names, 6)})" for column, names in both.items())
-    problem = f"{layout} holds two classes in two places; here are {has}"
+    problem = f"{layout} holds two classes on two backgrounds; this dataset has {has}"
     if any(len(names) < 2 for names in both.values()):
         raise RecipeError("layout", f"{problem}. {more}.")
     kept = {

@@ -160,10 +160,12 @@ def select(
                 )
             )  # fmt: skip
     if not rows:
-        raise RecipeError("split", f"no sample is left of {dataset.directory}: the rule keeps none of these splits.")
+        raise RecipeError(
+            "split", f"the rule keeps no sample of these splits of {dataset.directory}. Change --keep or --split."
+        )
     for name, any_value in found.items():
         if not any_value and name in columns:
-            raise RecipeError("columns", f"no sample has {name!r}. It can be {', '.join(_known(dataset, scores))}.")
+            raise RecipeError("columns", f"no sample has {name!r}. Choose from {', '.join(_known(dataset, scores))}.")
     return Selection(dataset, rows, tuple(more), None if rule is None else rule.text, fingerprints(scores))
 
 
@@ -187,7 +189,7 @@ def _looked_up(name: str, dataset: FinishedDataset, scores: Mapping[str, Scores]
     if head == SCORES:
         some, column = rest[0] if rest else "", ".".join(rest[1:])
         if some not in scores or column not in scores[some].columns:
-            raise RecipeError("columns", f"there is no {name!r}. It can be {', '.join(_known(dataset, scores))}.")
+            raise RecipeError("columns", f"there is no {name!r}. Choose from {', '.join(_known(dataset, scores))}.")
         path = (SCORES, some, column)
     elif name == "prompt" or name in dataset.columns.texts:
         path = (name,)

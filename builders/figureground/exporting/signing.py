@@ -113,7 +113,7 @@ class ImageSigner:
                 builder.sign(self._signer, self._mime, io.BytesIO(data), signed)
         except Exception as error:  # the library raises many kinds
             url = self.signing.timestamp_url
-            asked = f" Time stamps are asked of {printable(url)}." if url else ""
+            asked = f" Time stamps are requested from {printable(url)}." if url else ""
             raise SigningError(
                 f"{printable(self.signing.certificate)}: signing {title} failed: {error}. {_ADVICE}.{asked}"
             ) from error
@@ -154,7 +154,11 @@ def _check(signing: Signing, chain: bytes, key: bytes) -> str:
     own = certificates[0]
     owners = [n for n, each in enumerate(certificates) if each.public_key() == private.public_key()]
     if 0 not in owners:
-        order = " It belongs to a later one of the chain: the end entity's certificate comes first." if owners else ""
+        order = (
+            " It belongs to a later certificate of the chain; put the certificate that the key belongs to first."
+            if owners
+            else ""
+        )
         raise SigningError(f"{place} isn't the key of {where}, whose first certificate is {_named(own)}.{order}")
     now = datetime.datetime.now(datetime.UTC)
     for each in certificates:
@@ -168,7 +172,7 @@ def _check(signing: Signing, chain: bytes, key: bytes) -> str:
             )
     if own.issuer == own.subject:
         raise SigningError(
-            f"{where}: the first certificate, {_named(own)}, signs itself, which C2PA doesn't allow for what signs "
+            f"{where}: the first certificate, {_named(own)}, is self-signed, which C2PA doesn't allow for signing "
             "images. Have it issued by an authority, which may be your own, and append the authority's certificate."
         )
     return _algorithm(private, place)
@@ -186,8 +190,8 @@ def _algorithm(private: Any, place: str) -> str:
     if isinstance(private, ec.EllipticCurvePrivateKey) and private.curve.name in curves:
         return curves[private.curve.name]
     raise SigningError(
-        f"{place} is a key that C2PA doesn't allow. Use one of P-256, P-384, P-521, Ed25519, or RSA of "
-        f"{LEAST_RSA_BITS} bits or more."
+        f"{place} is a key that C2PA doesn't allow. Use P-256, P-384, P-521, Ed25519, or RSA with {LEAST_RSA_BITS} "
+        "bits or more."
     )
 
 

@@ -51,7 +51,7 @@ def refuse_other(out: Path, identity: Mapping[str, Any]) -> None:
     if changed:
         raise FiguregroundError(
             f"--out {printable(out)} holds another export:\n  " + "\n  ".join(changed[:12])
-            + "\nGive a new directory, or the same options to go on with it."
+            + "\nGive a new directory, or the same options as before to resume it."
         )  # fmt: skip
 
 

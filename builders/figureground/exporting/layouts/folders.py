@@ -44,5 +44,5 @@ class Folders(ExportLayout):
 def _unusable(name: str) -> str | None:
     """Return why a class can't name its folder; None if it can."""
     if name.startswith((".", "_")) or name in SYSTEM_FOLDERS:
-        return "would be ignored by what reads folders"
+        return "would be ignored by programs that read folders"
     return unportable(name)

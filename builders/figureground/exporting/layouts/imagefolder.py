@@ -21,7 +21,9 @@ class ImageFolder(ExportLayout):
         odd = [name for name in chosen.splits if split_number(name) is None]
         if not odd:
             return []
-        return [f"Other code may not know the split {listed(map(repr, odd))}; --split {odd[0]}=train names it train."]
+        return [
+            f"Other code may not recognise the split {listed(map(repr, odd))}; --split {odd[0]}=train names it train."
+        ]
 
     def file(self, chosen: Selection, row: Row) -> str:
         return f"{row.split}/{self._below(chosen, row)}"

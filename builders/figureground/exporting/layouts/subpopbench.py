@@ -30,7 +30,7 @@ class SubpopBench(ExportLayout):
     def check(self, chosen: Selection) -> list[str]:
         if not chosen.has_backgrounds:
             raise RecipeError(
-                "layout", f"subpopbench tells an attribute of each image, and {chosen.dataset.directory} has no "
+                "layout", f"subpopbench stores an attribute for each image, but {chosen.dataset.directory} has no "
                 "background labels. --layout folders or imagefolder holds classes alone.",
             )  # fmt: skip
         return missing_splits(split_numbers(chosen, self.NAME), "SubpopBench")
