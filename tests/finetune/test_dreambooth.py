@@ -336,7 +336,7 @@ def test_a_directory_that_holds_something_else_is_left_as_it_is(sd1, references,
         ({"identifier": "flower"}, "identifier: 'flower' collides with the noun"),
         ({"size": 33}, "size: 33 is not a multiple of 8, .* Give 32"),
         ({"prompt": "a {V} " + "very " * 80 + "{noun}"}, "prompt has .* tokens, .* reads 77"),
-        ({"features": "neural-pca", "sfsl_weight": 1.0, "feature_model": "x"}, "components: features neural-pca need"),
+        ({"features": "neural-pca", "sfsl_weight": 1.0, "feature_model": "x"}, "components: features=neural-pca needs"),
     ],
 )
 def test_what_can_not_be_used_is_refused_before_anything_is_written(sd1, references, tmp_path, changes, said):
@@ -528,7 +528,7 @@ def test_a_stop_while_prior_images_are_drawn_keeps_those_that_are_there(sd1, ref
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "No step is saved yet, but prior images are" in err
+    assert "No step is saved yet, but the prior images" in err
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("prior/*.png")}
     assert len(times) < 48
     assert run(*command, *flags(sd1, **settings), "--device", "cpu")[0] == 0

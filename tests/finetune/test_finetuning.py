@@ -68,12 +68,12 @@ def test_early_stopping_and_the_classs_direction_are_told_by_flags_and_refused_w
         POCKET, early_stopping="without-class", class_direction="images", stop_every=25
     )
     assert parse("--early-stopping", "none", "--class-direction", "none") == POCKET
-    with pytest.raises(RecipeError, match=r"^early_stopping: .* prior_weight 0 draws none"):
+    with pytest.raises(RecipeError, match=r"^early_stopping: .* with prior_weight 0 none are drawn"):
         parse("--early-stopping", "similarity", "--prior-weight", "0")
-    with pytest.raises(RecipeError, match=r"^class_direction: .* prior_weight 0 draws none"):
+    with pytest.raises(RecipeError, match=r"^class_direction: .* with prior_weight 0 none are drawn"):
         parse("--class-direction", "images", "--prior-weight", "0")
     assert parse("--class-direction", "head", "--prior-weight", "0").class_direction == "head"
-    with pytest.raises(RecipeError, match=r"^stop_every: 50 is more than all 40 steps"):
+    with pytest.raises(RecipeError, match=r"^stop_every: 50 is more than max_train_steps, 40"):
         parse("--early-stopping", "similarity", "--max-train-steps", "40")
     with pytest.raises(RecipeError, match=r"^feature_model: early_stopping "):
         parse("--checkpoint", "user/name", "--sfsl-weight", "0", "--early-stopping", "similarity")

@@ -204,9 +204,9 @@ def test_masks_of_no_use_are_refused_naming_the_file(sd1, images, halves, tmp_pa
     ("changes", "said"),
     [
         ({"token": "mug"}, "token: 'mug' is not of the form '<mug>'"),
-        ({"noun": " "}, "noun: ' ' is not a word"),
-        ({"noun": "{V}"}, "noun: '{V}' is not a word"),
-        ({"vectors": 75}, "vectors: with 75 of them 'a photo of a {token}' has 81 tokens, .* reads 77"),
+        ({"noun": " "}, "noun: ' ' is not a noun"),
+        ({"noun": "{V}"}, "noun: '{V}' is not a noun"),
+        ({"vectors": 75}, "vectors: with 75 vectors, the prompt 'a photo of a {token}' has 81 tokens, .* reads 77"),
         ({"size": 30}, "size: 30 is not a multiple of 8"),
     ],
 )
@@ -274,7 +274,7 @@ def test_two_processes_do_not_learn_in_one_directory(sd1, images, tmp_path):
 
     with lock(tmp_path / "c" / ".invert.lock") as held:
         assert held
-        with pytest.raises(FiguregroundError, match="another process learns a token there"):
+        with pytest.raises(FiguregroundError, match="another process is learning a token there"):
             learn(sd1, images, tmp_path / "c")
 
 

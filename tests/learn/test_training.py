@@ -316,7 +316,7 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(sent, images, tmp_pat
     assert not (out / "seed-0.json").exists()
     if sent == signal.SIGTERM:
         assert process.returncode == 143
-        assert "of seed 0 are done and kept. The same command goes on from there." in err
+        assert "of seed 0 are done and kept. The same command resumes from there." in err
         assert "Traceback" not in err
     assert run(*asked, "--out", str(out))[0] == 0
     one, two = (load_file(each / "groupdro-seed-0" / "model.safetensors") for each in (whole, out))

@@ -87,7 +87,7 @@ def test_worst_group_needs_attributes_and_rules_without_them_refuse_dfr(more, tm
         with pytest.raises(RecipeError, match=f"select: dfr .*'{rule}'.*leave dfr"):
             Training("dfr", select=rule)
     assert Training("dfr", select="last").uses(True) == [IN_VALIDATION]
-    with pytest.raises(RecipeError, match="select: dfr takes one rule"):
+    with pytest.raises(RecipeError, match="select: dfr takes only one rule"):
         Training("dfr", select="worst-group,last")
     assert not (tmp_path / "out").exists()
 

@@ -119,7 +119,7 @@ def _finetune(asked: Request, device: str, kept: SavedProgress) -> None:
     if settings.eight_bit_adam:
         require_bitsandbytes()
     if settings.features == "neural-pca" and settings.sfsl_weight and asked.components is None:
-        raise RecipeError("components", "features neural-pca need those of the class: --components FILE.")
+        raise RecipeError("components", "features=neural-pca needs the class's components: --components FILE.")
     if asked.components is not None and not asked.components.is_file():
         raise RecipeError("components", f"there is no file {asked.components}.")
     for field, folder in (("prior", asked.prior), ("class_folder", asked.class_folder)):
@@ -145,12 +145,17 @@ def _finetune(asked: Request, device: str, kept: SavedProgress) -> None:
     with contextlib.ExitStack() as stack:
         if processes.main:
             if not stack.enter_context(lock(out / inputs.LOCK)):
-                raise FiguregroundError(f"{out}: another process fine-tunes there.")
+                raise FiguregroundError(
+                    f"{out}: another process is fine-tuning there. Wait until it has finished, or give another "
+                    "directory."
+                )
             stack.callback(remove_held, out / inputs.LOCK)
             inputs.refuse_strangers(out)  # another process may have written here while the checkpoint was opened
             if _is_finished(out, identity):
                 if processes.count > 1:
-                    raise FiguregroundError(f"{out}: another process finished it meanwhile.")
+                    raise FiguregroundError(
+                        f"{out}: another process has finished the concept meanwhile. Nothing is left to do."
+                    )
                 return
             _clean(out)
             inputs.remember(out, identity)

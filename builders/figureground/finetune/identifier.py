@@ -44,17 +44,17 @@ def check_words(tokenizers: Sequence[Any], identifier: str, named: Mapping[str, 
 def _check_free(tokenizer: Any, identifier: str, named: Mapping[str, str]) -> None:
     pieces = _pieces(tokenizer, identifier)
     if not pieces:
-        raise RecipeError("identifier", f"{identifier!r} has no tokens in the checkpoint's tokenizer; take 'sks'.")
+        raise RecipeError("identifier", f"{identifier!r} has no tokens in the checkpoint's tokenizer; use 'sks'.")
     shared = {piece for piece in pieces if _WHOLE.fullmatch(piece)}
     for what, text in named.items():
         if identifier.casefold() in words(text) or shared & set(_pieces(tokenizer, text)):
-            raise RecipeError("identifier", f"{identifier!r} collides with {what}, {text!r}. Take a rare word.")
+            raise RecipeError("identifier", f"{identifier!r} collides with {what}, {text!r}. Use a rare word.")
     number = tokenizer.convert_tokens_to_ids(pieces[0])
     if len(pieces) == 1 and number < COMMON:
         raise RecipeError(
             "identifier",
             f"{identifier!r} is a word that the checkpoint knows (number {number:,} of its {len(tokenizer):,}, the "
-            "most common first), so it already has a meaning. Take a rare one such as 'sks'.",
+            "most common first), so it already has a meaning. Use a rare one such as 'sks'.",
         )
 
 
@@ -83,7 +83,7 @@ def check_captions(captions: Iterable[tuple[str, str | None]], identifier: str) 
     without = [name for name, text in captions if text is not None and not says(text, identifier)]
     if without:
         raise FiguregroundError(
-            f"the caption of {without[0]} has neither {{V}} nor {identifier!r}, so the image couldn't teach the "
-            "concept. Put {V} in place of the identifier, as in 'a photo of a {V} {noun} at night'"
+            f"the caption of {without[0]} has neither {{V}} nor {identifier!r}, so nothing could be learned from the "
+            f"image. Put {{V}} in place of the identifier, as in 'a photo of a {{V}} {{noun}} at night'"
             + (f" ({len(without)} captions lack it)." if len(without) > 1 else ".")
         )

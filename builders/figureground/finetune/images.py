@@ -95,14 +95,18 @@ def _masks_of(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None)
     """Return the mask file of each image, or None for all."""
     if not masked:
         if masks is not None:
-            raise RecipeError("masked", "masks were given, but it is off: the loss would ignore them.")
+            raise RecipeError(
+                "masked",
+                "masks were given, but masked is false, so the loss would ignore them. Set it "
+                "to true, or give no masks.",
+            )
         return [None] * len(files)
     if masks is None:
         lacking = [path.name for path in files if mask_beside(path) is None]
         if lacking:
             raise FiguregroundError(
                 f"masked: {len(lacking)} of {counted(len(files), 'image')} have no mask, x.mask.png beside x.jpg: "
-                f"{listed(map(printable, lacking), 4)}. Put masks there, or set masked to false."
+                f"{listed(map(printable, lacking), 4)}. Add them, or set masked to false."
             )
         if problem := why_shared(files, MASK_SUFFIX, "mask"):
             raise FiguregroundError(f"masked: {problem}")

@@ -135,7 +135,7 @@ def _invert(asked: _Request, device_name: str, kept: Unfinished) -> None:
     settings, out = asked.settings, asked.out
     check_token(asked.token)
     if not asked.noun.strip() or asked.noun != " ".join(asked.noun.split()) or set(asked.noun) & set("{}<>"):
-        raise RecipeError("noun", f"{asked.noun!r} is not a word or a few.")
+        raise RecipeError("noun", f"{asked.noun!r} is not a noun of one or a few words.")
     _refuse_strangers(out)
     finished = _read_facts(out)
     if finished and settings.size is None:  # avoids a download
@@ -158,7 +158,10 @@ def _invert(asked: _Request, device_name: str, kept: Unfinished) -> None:
     _check_words(checkpoint, asked)
     with contextlib.ExitStack() as stack:
         if not stack.enter_context(lock(out / LOCK)):
-            raise FiguregroundError(f"{out}: another process learns a token there.")
+            raise FiguregroundError(
+                f"{out}: another process is learning a token there. Wait until it has finished, or give another "
+                "directory."
+            )
         stack.callback(remove_held, out / LOCK)
         _refuse_strangers(out)  # another process may have written here while the checkpoint was opened
         if _is_finished(out, identity):
@@ -244,8 +247,8 @@ def _check_words(checkpoint: Checkpoint, asked: _Request) -> None:
             if count > int(tokenizer.model_max_length):
                 raise RecipeError(
                     "vectors",
-                    f"with {more + 1} of them {text!r} has {count} tokens, but the text encoder reads "
-                    f"{tokenizer.model_max_length}.",
+                    f"with {more + 1} vectors, the prompt {text!r} has {count} tokens, but the text encoder reads "
+                    f"{tokenizer.model_max_length}. Give fewer vectors, or a shorter template.",
                 )
 
 

@@ -46,7 +46,7 @@ class Inversion:
     masked: bool = False
     """Whether the loss is restricted to masks, so that the token learns the object and not its background."""
     size: Annotated[int, Field(ge=8, le=16384)] | None = None
-    """Edge of the images in pixels; none is the checkpoint's own."""
+    """Edge of the images in pixels; none means the checkpoint's own."""
     flip: bool = False
     """Whether mirrored copies of the images are also used."""
     max_train_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 3000
@@ -91,7 +91,8 @@ POCKET = Inversion(
     max_train_steps=200,
     batch_size=4, learning_rate=0.01, min_snr_gamma=5.0, save_seconds=30.0, dtype="float32",
 )  # fmt: skip
-"""Settings for the pocket model. Masked, because from whole images of one scene a word learns that scene too."""
+"""Settings for the pocket model. They use masks, because from whole images of one scene a word learns the scene,
+too."""
 
 
 def settings_for(checkpoint: str, **changes: Any) -> Inversion:

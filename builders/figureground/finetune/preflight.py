@@ -22,7 +22,7 @@ def check_names(noun: str, label: str, identifier: str) -> None:
     """Raise RecipeError for a noun, class or identifier that no tokenizer could use."""
     for field, text in (("noun", noun), ("class", label)):
         if not text.strip() or text != " ".join(text.split()):
-            raise RecipeError(field, f"{text!r} is empty or has stray spaces; give a word or a few.")
+            raise RecipeError(field, f"{text!r} is empty or has stray spaces; give one or a few words.")
         if set(text) & set("{}"):
             raise RecipeError(field, f"{text!r} has braces, which mark placeholders in prompts; give plain words.")
     if not identifier.isalnum():
@@ -41,7 +41,7 @@ def refuse_unfit(
     check_names(noun, label, settings.identifier)
     check_device(device, "--device")
     if settings.features == "neural-pca" and settings.sfsl_weight and components is None:
-        raise RecipeError("components", "features neural-pca need those of the class: --components FILE.")
+        raise RecipeError("components", "features=neural-pca needs the class's components: --components FILE.")
     if components is not None and not components.is_file():
         raise RecipeError("components", f"there is no file {components}.")
     for field, folder in (("prior", prior), ("class_folder", class_folder)):

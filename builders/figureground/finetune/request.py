@@ -43,5 +43,5 @@ class SavedProgress(Unfinished):
 
     def said(self) -> str:
         if not self.step and self.prior and any(self.prior.glob("*.png")):
-            return "No step is saved yet, but prior images are, and the same command goes on from there."
+            return "No step is saved yet, but the prior images drawn so far are; the same command resumes from there."
         return super().said()

@@ -19,7 +19,7 @@ from figureground.recipe.settings import EXECUTION, MOST, Count, Names, Share, T
 
 PLACEHOLDERS = ("{V}", "{noun}")
 LORA_RANK = 16
-"""Rank of adapters unless it is given, where adapters are trained."""
+"""Default rank of adapters where only adapters are trained."""
 
 
 Whole = Annotated[int, Field(ge=0, le=MOST)]
@@ -47,7 +47,7 @@ class Finetuning:
     prior_prompt: Text = "a photo of a {noun}"
     """Prompt and caption of the images for prior preservation."""
     size: Annotated[int, Field(ge=8, le=16384)] | None = None
-    """Edge of the images in pixels; none is the checkpoint's own."""
+    """Edge of the images in pixels; none means the checkpoint's own."""
     flip: bool = False
     """Whether mirrored copies of references and prior images are also used."""
     max_train_steps: Count = 800
@@ -57,9 +57,9 @@ class Finetuning:
     gradient_accumulation_steps: Small = 1
     """Forward passes whose gradients make one step."""
     learning_rate: Share | None = None
-    """Learning rate of the denoiser (UNet or transformer); none is 2e-6, or 1e-4 with adapters."""
+    """Learning rate of the denoiser (UNet or transformer); none means 2e-6, or 1e-4 with adapters."""
     text_encoder_learning_rate: Share | None = None
-    """Learning rate of the text encoders; none is the denoiser's, 0 keeps them unchanged."""
+    """Learning rate of the text encoders; none means the denoiser's, 0 keeps them unchanged."""
     lr_warmup_steps: Whole = 0
     """Steps in which the learning rates rise from 0; they are constant afterwards."""
     weight_decay: Share = 0.01
@@ -68,7 +68,7 @@ class Finetuning:
     """Norm to which the gradients of all trained weights together are clipped."""
     noise_levels: Literal["logit-normal", "uniform"] | None = None
     """Distribution of noise levels in training, before the schedule's shift: logit-normal (Esser et al. 2024, arXiv
-    2403.03206) or uniform; none is logit-normal for flow matching, and uniform otherwise."""
+    2403.03206) or uniform; none means logit-normal for flow matching, and uniform otherwise."""
     min_snr_gamma: Positive | None = None
     """γ of the Min-SNR weighting of each sample's loss (Hang et al. 2023, arXiv 2303.09556), usually 5; none turns it
     off."""
@@ -89,16 +89,16 @@ class Finetuning:
     weighting: Literal["alpha-bar", "threshold", "none"] = "alpha-bar"
     """Weighting of noise levels in SFSL: alpha-bar, threshold or none."""
     threshold: Share = 0.5
-    """Lowest alpha-bar that SFSL includes with weighting threshold, 0 to 1."""
+    """Lowest alpha-bar that SFSL includes with weighting=threshold, 0 to 1."""
     leading: Count = 10
-    """Number of leading neural-PCA components compared with features neural-pca."""
+    """Number of leading neural-PCA components that are compared with features=neural-pca."""
     class_direction: Literal["images", "head"] | None = None
     """Direction projected out of the features before SFSL compares them, so that the class itself is not learned:
     `images`, from the prior images to images of the class, both drawn by the original model; `head`, the class's
     weights in the feature network's last layer; none projects nothing out."""
     class_images: Annotated[int, Field(ge=2, le=1_000_000)] = 64
-    """Images of the class that the original model draws, for class_direction images and early_stopping
-    without-class."""
+    """Images of the class that the original model draws, for class_direction=images and
+    early_stopping=without-class."""
     early_stopping: Literal["similarity", "without-class"] | None = None
     """Rule that stops training, from features of images drawn during training: `similarity`, when they no longer get
     closer to the references' features; `without-class`, the same after projecting out the direction from the prior
@@ -133,7 +133,7 @@ class Finetuning:
     preview_images: Annotated[Annotated[int, Field(ge=0, le=64)], EXECUTION] = 4
     """Images per row of a preview; 0 draws none."""
     save_every: Annotated[Whole, EXECUTION] = 0
-    """Steps between saves of the whole state, from which a stopped run resumes; 0 saves by time alone."""
+    """Steps between saves of the whole state, from which a stopped run resumes; 0 saves only by time."""
     save_seconds: Annotated[NotNegative, EXECUTION] = 600.0
     """Seconds between saves of the whole state."""
     gradient_checkpointing: Annotated[bool, EXECUTION] = False
@@ -178,19 +178,19 @@ class Finetuning:
         """Refuse settings that need prior images when there are none, and too rare evaluations."""
         if self.prior_weight == 0 and self.class_direction == "images" and self.sfsl_weight > 0:
             raise RecipeError(
-                "class_direction", "images is a direction from the prior images, and prior_weight 0 draws none. Use "
-                "head, or a prior_weight above 0.",
+                "class_direction", "images takes the direction from prior images, but with prior_weight 0 none are "
+                "drawn. Use head, or a prior_weight above 0.",
             )  # fmt: skip
         if self.early_stopping is None:
             return
         if self.prior_weight == 0:
             raise RecipeError(
-                "early_stopping", "it compares features with those of the prior images, and prior_weight 0 draws none. "
-                "Use a prior_weight above 0, or early_stopping none.",
+                "early_stopping", "it compares features with those of prior images, but with prior_weight 0 none are "
+                "drawn. Use a prior_weight above 0, or set early_stopping to none.",
             )  # fmt: skip
         if self.stop_every > self.max_train_steps:
             raise RecipeError(
-                "stop_every", f"{self.stop_every} is more than all {self.max_train_steps} steps; give fewer."
+                "stop_every", f"{self.stop_every} is more than max_train_steps, {self.max_train_steps}; give fewer."
             )
 
     @property

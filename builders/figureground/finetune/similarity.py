@@ -187,7 +187,9 @@ class SimilarityLoss:
         self._components = _chosen(components, classifier, label, leading) if features == "neural-pca" else None
         if self._components is not None and leading < 2 and distance == "cosine":
             raise RecipeError(
-                "distance", "one component has a sign but no direction, so compare it by l2, or take more."
+                "distance",
+                "a single component has no direction for the distance cosine. Set distance to l2, or "
+                "compare more components.",
             )
         self._find_target()
 

@@ -36,7 +36,8 @@ def check_free(tokenizer: Any, names: Sequence[str]) -> None:
     for name in names:
         if name in known or f"{name}</w>" in known:
             raise RecipeError(
-                "token", f"{name!r} is a word that the checkpoint's tokenizer knows; take another, such as '<my-mug>'."
+                "token",
+                f"{name!r} is a word that the checkpoint's tokenizer knows; choose another, such as '<my-mug>'.",
             )
 
 
@@ -144,7 +145,10 @@ def _read_learned(path: Path, checkpoint: Checkpoint) -> _Learned:
             # The opened file has `keys()` but isn't iterable.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it isn't iterable
     except FileNotFoundError:
-        raise FiguregroundError(f"{path}: there is no such file; is the token learned to its end?") from None
+        raise FiguregroundError(
+            f"{path}: no such file. Give the directory of a token that was learned completely; the command that began "
+            "it resumes."
+        ) from None
     except (safetensors.SafetensorError, ValueError, OSError) as error:
         said = (str(error).splitlines() or ["?"])[0]
         raise FiguregroundError(f"{path} doesn't open as learned embeddings ({said}).") from None

@@ -35,7 +35,10 @@ def held(out: Path, marker: str, work: str, option: str = "--out ") -> Iterator[
         _refuse_strangers(out, own, marker, option)
         with lock(own) as alone:
             if not alone:
-                raise FiguregroundError(f"{out}: another process {work}s there.")
+                raise FiguregroundError(
+                    f"{out}: another process is at work there ({work}). Wait until it has finished, or give another "
+                    "directory."
+                )
             try:
                 # Check again: another kind of work has its own lock and may have begun just now.
                 _refuse_strangers(out, own, marker, option)

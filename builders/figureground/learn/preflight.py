@@ -109,7 +109,7 @@ def list_seeds(seeds: int | Sequence[int]) -> list[int]:
     if isinstance(seeds, Sequence):
         for seed in seeds:
             if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-                raise RecipeError("seeds", f"{seed!r} is not a whole number from 0 on.")
+                raise RecipeError("seeds", f"{seed!r} is not a whole number of 0 or more.")
             if list(seeds).count(seed) > 1:
                 raise RecipeError("seeds", f"{seed} is named twice.")
     count = len(seeds) if isinstance(seeds, Sequence) else seeds

@@ -42,9 +42,9 @@ class Training:
     """
 
     method: str
-    """Name of a way of training: erm, reweight, jtt, groupdro, dfr, two-stage, or one of another package."""
+    """Name of a way of training: erm, reweight, jtt, groupdro, dfr, two-stage, or one from another package."""
     backbone: Annotated[Text | None, Names("directory")] = None
-    """Backbone: `pocket`, a transformers directory or Hub id, or `timm:NAME`; none is `pocket` for small images."""
+    """Backbone: `pocket`, a transformers directory or Hub id, or `timm:NAME`; none means `pocket`, for small images."""
     revision: Text | None = None
     """Branch, tag or commit of a backbone on the Hub."""
     from_scratch: bool = False
@@ -57,7 +57,7 @@ class Training:
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 32
     """Largest number of images per optimiser step."""
     learning_rate: Annotated[float, Field(ge=1e-9, le=10)] | None = None
-    """Peak learning rate of AdamW; none is 1e-3 from random weights and 1e-4 otherwise."""
+    """Peak learning rate of AdamW; none means 1e-3 from random weights and 1e-4 otherwise."""
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.01
     """AdamW weight decay. GroupDRO needs a strong one (Sagawa et al. 2020): try 1."""
     add_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
@@ -65,11 +65,11 @@ class Training:
     add_steps: bool = False
     """Whether added images lengthen an epoch, which adds optimiser steps: an epoch is then a pass over all images."""
     select: str | None = None
-    """Rule that chooses the epoch: worst-group, worst-class, average (accuracy on validation) or last; none is
+    """Rule that chooses the epoch: worst-group, worst-class, average (accuracy on validation) or last; none means
     worst-group, or worst-class without attributes. Several may be given, separated by commas: the first chooses the
-    kept classifier, and test results are reported for each."""
+    classifier that is kept, and test results are reported for each."""
     validate_every: Epochs = 1
-    """Epochs between evaluations on validation, which also follows the last epoch; only evaluated epochs can be
+    """Epochs between evaluations on validation; the last epoch is always evaluated. Only evaluated epochs can be
     chosen."""
     first_epochs: Epochs | None = None
     """jtt: epochs of the first model, whose errors are upweighted."""

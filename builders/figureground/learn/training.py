@@ -155,8 +155,8 @@ class _SavedProgress:
         which = "the first model of " if self.first else ""
         epochs = counted(len(self.curve), "epoch")
         return (
-            f"{counted(self.seeds, 'seed')} and {epochs} of {which}seed {self.seed} are done and kept. "
-            "The same command goes on from there."
+            f"{counted(self.seeds, 'seed')} and {epochs} of {which}seed {self.seed} are done and kept. The same "
+            "command resumes from there."
         )
 
 

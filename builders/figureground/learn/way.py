@@ -50,7 +50,7 @@ class Way(ABC):
     TEXT: ClassVar[str]
     """A line of help."""
     NEEDS_ATTRIBUTES: ClassVar[bool] = False
-    """Whether it can't do without the attribute of each image."""
+    """Whether it requires the attribute of each image."""
     BY_GROUP: ClassVar[bool] = False
     """Whether it counts training images by group, so that added images must have known attributes."""
     OWN: ClassVar[Mapping[str, Any]] = {}

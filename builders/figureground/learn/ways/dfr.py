@@ -28,7 +28,9 @@ class DFR(ERM):
     def check(self, settings: Training) -> None:
         rules = (settings.select or "").split(",")
         if len(rules) > 1:
-            raise RecipeError("select", "dfr takes one rule: its last layer is fitted for the chosen epoch.")
+            raise RecipeError(
+                "select", "dfr takes only one rule, because its last layer is fitted for the chosen epoch. Give one."
+            )
         if rules[0] in ("worst-class", "average"):
             raise RecipeError(
                 "select",

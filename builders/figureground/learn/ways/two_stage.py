@@ -28,7 +28,9 @@ class TwoStage(ERM):
         if settings.epochs < 2:
             raise RecipeError("epochs", "two-stage needs 2 or more, one for each stage.")
         if settings.add_weight != 1:
-            raise RecipeError("add_weight", "two-stage doesn't use it: no epoch mixes added and real images.")
+            raise RecipeError(
+                "add_weight", "two-stage doesn't use it, because no epoch mixes added and real images. Leave it out."
+            )
 
     def note(self, settings: Training) -> str:
         first, then = settings.stage_epochs
