@@ -202,7 +202,7 @@ def test_what_cannot_be_used_is_refused(tmp_path, values, said):
     ("changes", "said"),
     [
         ({"objects": ("mug", "dragon")}, "objects: there is no 'dragon'"),
-        ({"objects": ("mug", "mug")}, "objects: mug, mug: one is there twice"),
+        ({"objects": ("mug", "mug")}, "objects: mug, mug: name each once"),
         ({"looks": ("gift:0", "gift:7")}, "looks: there is no 'gift:7'"),
         ({"looks": ("gift:0", "kite:1")}, "looks: gift:0, kite:1 are looks of two props"),
         ({"looks": None}, "attributes: there is no 'blue'"),

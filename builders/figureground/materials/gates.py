@@ -41,13 +41,15 @@ class Gates:
     least_sure: Share = 0.7
     """Smallest share of sure pixels among those that may show the object."""
     most_cut: Share = 0.05
-    """Largest share of the outline that lies on the border of the photograph: objects cut by the border."""
+    """Largest share of the outline that lies on the border of the photograph; it excludes objects cut off by the
+    border."""
     most_other: Share = 0.1
-    """Largest area of a second object, as a share of the first; smaller ones are erased."""
+    """Largest area of a second object, as a share of the first; smaller objects are erased."""
     most_ragged: Share = 0.09
-    """Largest share of the object's area that changes when its outline is smoothed: fences, twigs, text."""
+    """Largest share of the object's area that changes when its outline is smoothed; it excludes fences, twigs and
+    text."""
     most_filled: Share = 0.95
-    """Largest share of its bounding box that the object fills: screenshots, pictures in pictures."""
+    """Largest share of its bounding box that the object fills; it excludes screenshots and pictures in pictures."""
 
     def __post_init__(self) -> None:
         if self.least_area > self.most_area:

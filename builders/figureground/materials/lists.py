@@ -20,7 +20,7 @@ from figureground.sources.provenance import credits_csv, read_license, read_sour
 LIST, FACTS, CREDITS = "cutouts.csv", "cutouts.json", "ATTRIBUTION.csv"
 MEASURES = tuple(each.name for each in fields(Measures))
 COLUMNS = ("file", "cutout", "kept", "reasons", "mark", "found", "width", "height", "box", *MEASURES)
-"""Columns of the list. `file` and `mark` are what `--marks` reads."""
+"""Columns of the list. `--marks` reads `file` and `mark`."""
 
 
 def write_lists(

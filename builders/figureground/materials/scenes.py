@@ -63,7 +63,7 @@ class Drawing:
     size: Annotated[int, Field(ge=8, le=16384)] = 512
     """Edge of the square images in pixels."""
     prompt: Text = PROMPT
-    """Prompt, or a file of prompts, with {background} for the background's phrase."""
+    """Prompt, or a file of prompts, in which {background} stands for the background's phrase."""
     negative_prompt: str | None = None
     """Negative prompt; none names the classes that are avoided."""
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
@@ -71,11 +71,11 @@ class Drawing:
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 7.5
     """Scale of classifier-free guidance; 1 or less turns it, and the negative prompt, off."""
     scheduler: Scheduler | None = None
-    """Sampler; none is the one that suits the checkpoint."""
+    """Sampler; none means the one that suits the checkpoint."""
     seed: Annotated[int, Field(ge=0, le=2**128 - 1)] = 0
     """Seed of everything random."""
     tries: Annotated[int, Field(ge=1, le=100)] = 4
-    """Images that are drawn at most for one scene, if the scorer rejects them."""
+    """Maximum number of images drawn for one scene, if the scorer rejects them."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = BATCH
     """Images per batch."""
     device: Annotated[str, EXECUTION] = "auto"

@@ -111,7 +111,7 @@ class Method(ABC):
     )  # fmt: skip
     """Settings that people change most, in the order in which `init` writes them."""
     EXAMPLES: ClassVar[Mapping[str, tuple[Any, str]]] = {}
-    """Value and remark for `init`, of settings that a build needs and no config has."""
+    """Value and remark for `init`, of settings that a build needs but no config has."""
     MISUSES: ClassVar[tuple[str, ...]] = (
         "The only evidence of a model's performance on photographs: generated images differ from those.",
         "Facts about the world: which objects appear where, and how often, was chosen by the dataset's author.",
@@ -351,7 +351,9 @@ class Method(ABC):
         """
         if {"noise", "strength"} <= set(names) and self.config.noise is not None:
             raise RecipeError(
-                "noise", f"the recipe has noise {self.config.noise:g} and strength {self.config.strength:g}. Give one."
+                "noise",
+                f"the recipe has noise {self.config.noise:g} and strength {self.config.strength:g}. Give only "
+                "one of the two.",
             )
 
     def load_inputs(self) -> None:
@@ -430,7 +432,10 @@ class Method(ABC):
         if config.noise is None:
             return []
         if start is None:
-            return [f"Where noise {config.noise:g} starts, and how many steps are run, is known with the checkpoint."]
+            return [
+                f"The step at which noise {config.noise:g} starts, and so the number of steps that are run, "
+                "depends on the checkpoint."
+            ]
         return [
             f"Guides start at noise {start.noise:.3f}, the step nearest to {config.noise:g}: {start.steps} of "
             f"{config.num_inference_steps} steps are run."
@@ -684,7 +689,7 @@ class Method(ABC):
                 }  # fmt: skip
                 for name in (name for name, value in given.items() if value):
                     raise RecipeError(
-                        name, f"{self.METHOD} trains the checkpoint, and does so without it. Leave it out."
+                        name, f"{self.METHOD} trains the checkpoint, which doesn't support this setting. Leave it out."
                     )
 
     def check_size(self) -> None:

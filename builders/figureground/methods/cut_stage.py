@@ -127,7 +127,9 @@ class CutStage:
             FiguregroundError: The stage isn't finished.
         """
         if self._folder is None:
-            raise FiguregroundError(f"{CUTOUTS}: they are cut out of photographs when the dataset is built.")
+            raise FiguregroundError(
+                f"{CUTOUTS}: they don't exist yet; they are cut out of photographs when the dataset is built."
+            )
         return self._folder
 
     @contextmanager

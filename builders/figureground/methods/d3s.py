@@ -181,7 +181,7 @@ class D3S(Method):
                     "number of images per cell; existing images stay.",
                 )
         if all((counts == before[split]).all() for split, counts in self.counts.items()):
-            raise RecipeError("extended", "it adds no image. A table from a CSV of counts can't be extended.")
+            raise RecipeError("extended", "it adds no image: a table from a CSV of counts can't be extended.")
 
     def _names(self) -> tuple[list[str], list[str]]:
         return [noun.name for noun in self.classes], [noun.name for noun in self.backgrounds]

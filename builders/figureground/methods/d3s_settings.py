@@ -19,7 +19,7 @@ from figureground.recipe.settings import Names, Share, Text, settings
 from figureground.recipe.table import MOST_A_CELL, Correlation
 
 POCKET = "pocket"
-EDIT_STARTS = "an edited image starts from noise alone, whatever its guide. Leave it out."
+EDIT_STARTS = "an edited image starts from noise alone, whatever its guide, so it has no effect. Leave it out."
 
 Scale = Annotated[float, Field(ge=0.05, le=1)]
 PerCell = dict[str, Annotated[int, Field(ge=0, le=MOST_A_CELL)]]
@@ -54,8 +54,8 @@ class D3SConfig(Config):
     guide: Literal["paste", "none", "photograph"] = "paste"
     """Guide of image-to-image: `paste` a cut-out on a scene, `none`, or a whole `photograph`."""
     edit: bool = False
-    """Whether the guide is edited, with a checkpoint that was made for it and prompts that are instructions, instead
-    of drawn over; it is then a composite (`guide: paste`) or a `photograph` on any background."""
+    """Whether the guide is edited by instructions, which are the prompts, instead of drawn over. It needs a checkpoint
+    made for editing, and a guide that is a composite (`guide: paste`) or a `photograph`, on any background."""
     known_background: bool = False
     """Whether photographs must be in a folder of their background."""
     paste: Literal["mask", "square"] = "square"
@@ -105,7 +105,9 @@ class D3SConfig(Config):
             self._check_edit()
             return
         if self.guide == "none" and self.noise is not None:
-            raise RecipeError("noise", "images without a guide start from noise alone. Leave it out.")
+            raise RecipeError(
+                "noise", "images without a guide start from noise alone, so it has no effect. Leave it out."
+            )
         if self.guide != "none" and self.noise is None and whole_part(self.num_inference_steps, self.strength) < 1:
             raise RecipeError(
                 "strength",
@@ -120,7 +122,7 @@ class D3SConfig(Config):
         if self.noise is not None:
             raise RecipeError("noise", EDIT_STARTS)
         if self.known_background:
-            raise RecipeError("known_background", "photographs are put on other backgrounds. Leave it out.")
+            raise RecipeError("known_background", "with edit, photographs are put on other backgrounds. Leave it out.")
 
     def scale_range(self) -> tuple[float, float]:
         """Return the smallest and largest edge of a cut-out's box, as shares of the canvas's edge."""

@@ -116,7 +116,9 @@ class DDBConfig(RepaintConfig):
         super().check()
         for name, phrase in self.phrases.items():
             if not phrase.strip(" ."):
-                raise RecipeError(f"phrases.{name}", f"{phrase!r} names nothing to look for.")
+                raise RecipeError(
+                    f"phrases.{name}", f"{phrase!r} names nothing to look for. Give the name of an object."
+                )
         self.inversion_settings()
 
     def inversion_settings(self) -> Inversion:
@@ -415,7 +417,9 @@ class DDB(Repaint):
         """
         done = read_marker(stages / name)
         if done is None:
-            raise FiguregroundError(f"{stages / name} is gone, and words are learned from it. Build anew.")
+            raise FiguregroundError(
+                f"{stages / name} is missing, but words are learned from it. Build again in a new directory."
+            )
         facts: dict[str, Any] = done["facts"]
         return facts
 

@@ -75,8 +75,8 @@ def read_measured(directory: Path, method: Method) -> Measured | None:
         if mine.get(name) != theirs.get(name):
             raise RecipeError(
                 "--images-per-second",
-                f"{directory} was drawn with {name}={theirs.get(name)}, and the recipe has {mine.get(name)}, so its "
-                "speed says nothing about it. Give a number, or a dataset that was drawn in the same way.",
+                f"{directory} was drawn with {name}={theirs.get(name)}, but the recipe has {mine.get(name)}, so the "
+                "speed may differ. Give a number, or a dataset that was drawn in the same way.",
             )
     rate = watch.read().total_rate
     if not rate:

@@ -76,7 +76,8 @@ class RepaintConfig(Config):
         if self.noise is None and whole_part(self.num_inference_steps, self.strength) < 1:
             raise RecipeError(
                 "strength",
-                f"{self.strength} of {self.num_inference_steps} steps is less than one step: nothing would change.",
+                f"{self.strength} of {self.num_inference_steps} steps is less than one step, so nothing would change. "
+                "Give a larger strength, or more steps.",
             )
         self.training_settings()
 

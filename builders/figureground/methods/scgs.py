@@ -101,7 +101,7 @@ class SCGSConfig(RepaintConfig):
         if self.errors == EARLY_STOPPED and self.first_epochs > epochs:
             raise RecipeError("first_epochs", f"{self.first_epochs} is more than training.epochs, which is {epochs}.")
         if self.quantile == 1:
-            raise RecipeError("quantile", "1 leaves no region to repaint; give less, such as 0.7.")
+            raise RecipeError("quantile", "1 leaves no region to repaint; give a smaller quantile, such as 0.7.")
         if not any(self.per_class.values() if isinstance(self.per_class, dict) else [self.per_class]):
             raise RecipeError("per_class", f"{self.per_class!r} plans no image.")
         if self.mask == WHOLE and self.repaint == COMPLEMENT:

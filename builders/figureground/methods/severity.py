@@ -27,7 +27,7 @@ def plan_severity(make: Callable[[Sequence[str]], Method], axes: Sequence[Axis])
     }
     for method in methods.values():
         if not isinstance(method, D3S):
-            raise UsageError(f"--severity is for d3s, which pastes cut-outs, not for {method.METHOD}.")
+            raise UsageError(f"--severity applies to d3s, which pastes cut-outs, not to {method.METHOD}.")
         needed = "paste" if any(axis.name != "strength" for axis in axes) else None
         if method.config.guide == "none" or (needed and method.config.guide != needed):
             raise UsageError(

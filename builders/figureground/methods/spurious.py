@@ -171,7 +171,7 @@ class Spurious(Method):
         """Return the images per cell, by split: each class has one noun, in every scene."""
         by_scene = self._by_scene(per_cell, field)
         if not any(by_scene.values()):
-            raise RecipeError(field, "it plans no image in any scene.")
+            raise RecipeError(field, "it plans no image in any scene. Give a number above 0.")
         counts = {}
         for feature in self.features:
             table = np.zeros((len(self.nouns), len(self.backgrounds)), np.int64)
@@ -193,7 +193,7 @@ class Spurious(Method):
         if (self.counts[first] < before[first]).any():
             raise RecipeError("extended", "a scene would have fewer images than it has. Give a larger number.")
         if (self.counts[first] == before[first]).all():
-            raise RecipeError("extended", "it adds no image.")
+            raise RecipeError("extended", "it adds no image. Give a larger number.")
 
     def _refuse_unknown_to_pocket(self) -> None:
         from figureground.pocket.biased import LOOKS_OF

@@ -178,7 +178,7 @@ def _refuse_unknown(field: str, names: Sequence[str], known: Sequence[str]) -> N
         if name not in known:
             raise RecipeError(field, f"there is no {name!r}{nearest_or_all(name, known)}")
     if len(set(names)) < len(names):
-        raise RecipeError(field, f"{listed(names)}: one is there twice.")
+        raise RecipeError(field, f"{listed(names)}: name each once.")
 
 
 def _refuse_unsorted(field: str, names: Sequence[str]) -> None:

@@ -162,7 +162,8 @@ class _Learner:
         """
         if state["inputs"] != self.inputs:
             raise FiguregroundError(
-                f"{self.work / self.name}.pt is of a run on other inputs. Remove it, or give another --work directory."
+                f"{self.work / self.name}.pt belongs to a run with other inputs. Remove it, or give another --work "
+                "directory."
             )
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
