@@ -126,7 +126,7 @@ BEFORE = {
     "a file cut short": (lambda config, file: cut(file), "has [0-9,]+ of [0-9,]+ bytes"),
     "a LoRA": (
         lambda config, file: save_file({"lora_unet_x.lora_up.weight": torch.ones(1)}, file),
-        r"lora_unet_x.* no single-file checkpoint of the families sd, .*flux.* LoRA files go into loras",
+        r"lora_unet_x.* isn't a single-file checkpoint of the families sd, .*flux.* LoRA files go into loras",
     ),
 }  # fmt: skip
 

@@ -330,8 +330,8 @@ def _open_from_file(
         raise FiguregroundError(f"{what} doesn't fit the configuration {config.parent.name!r}: {first}") from error
     if strange:
         raise FiguregroundError(
-            f"{what} has {len(strange):,} weights that the configuration {config.parent.name!r} has no place for, such "
-            f"as {strange[0]}. Give the configuration of a checkpoint of its kind (checkpoint_config)."
+            f"{what} has {len(strange):,} weights that the configuration {config.parent.name!r} has no place for, "
+            f"such as {strange[0]}. Give the configuration of a checkpoint of the same kind (checkpoint_config)."
         )
     return network, lacking
 
@@ -387,7 +387,7 @@ def _refuse_non_finite(pipeline: Any, family: Family, checkpoint: str, dtype: to
                 advice = "" if dtype == torch.float32 else ", or larger numbers than it holds: try --set dtype=float32"
                 raise FiguregroundError(
                     f"checkpoint {checkpoint!r}: the weights of {part} hold NaN or infinity in "
-                    f"{str(dtype).removeprefix('torch.')}{advice} ({name}). Every image would be spoiled."
+                    f"{str(dtype).removeprefix('torch.')}{advice} ({name}). No image could be used."
                 )
 
 

@@ -16,7 +16,7 @@ def check_offload(offload: Offload, device: torch.device) -> None:
     """Raise RecipeError for offloading from a CPU, which has no memory of its own to save."""
     if offload != "none" and device.type == "cpu":
         raise RecipeError(
-            "offload", f"{offload!r} needs an accelerator such as cuda, and the device is cpu. Give none."
+            "offload", f"{offload!r} needs an accelerator such as cuda, but the device is cpu. Set offload to none."
         )
 
 

@@ -27,7 +27,7 @@ def check_quantization(kind: Quantization, device: torch.device) -> None:
         try:
             torch.ones(2, device=device).to(torch.float8_e4m3fn).to(torch.float32)
         except (RuntimeError, TypeError) as error:
-            raise RecipeError(FIELD, f"fp8 needs float8 numbers, which {device} lacks. Give int8.") from error
+            raise RecipeError(FIELD, f"fp8 needs float8 numbers, which {device} doesn't support. Use int8.") from error
 
 
 def quantize(network: nn.Module, kind: Quantization) -> None:

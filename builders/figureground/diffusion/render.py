@@ -123,7 +123,8 @@ class Renderer:
         if sampling.guidance_interval is not None and checkpoint.denoiser.config.get("time_cond_proj_dim"):
             raise RecipeError(
                 "guidance_interval",
-                f"{self._what}: its guidance is an input of the denoiser, as in LCM, and costs nothing. Leave it out.",
+                f"{self._what}: its guidance is an input of the denoiser, as in LCM, so it costs nothing in any step. "
+                "Leave guidance_interval out.",
             )
         if sampling.compile and not hasattr(checkpoint.denoiser, "_orig_mod"):
             checkpoint.replace_denoiser(torch.compile(checkpoint.denoiser, dynamic=False))
@@ -153,7 +154,7 @@ class Renderer:
         region = np.asarray(mask) >= 128 if mask is not None else np.zeros(1, bool)
         if not region.any():
             raise FiguregroundError(
-                f"{spec.key}: its mask covers nothing, so there is nothing to repaint. Leave it out."
+                f"{spec.key}: its mask covers nothing, so there is nothing to repaint. Leave the image out."
             )
         region = whole_latents(region, self._checkpoint.factor * self._checkpoint.family.MASK_CELL, MARGIN)
         return guide, Image.fromarray(region.astype(np.uint8) * 255)

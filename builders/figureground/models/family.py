@@ -114,8 +114,8 @@ class Family(ABC):
             return
         able = [name for name, kind in FAMILIES.items() if route in kind.ROUTES]
         raise FiguregroundError(
-            f"{what} is of the family {self.NAME}, which has no {ROUTE_NAMES[route]}, but "
-            f"{listed(ROUTE_NAMES[each] for each in self.ROUTES)}. Give it such a recipe, or a checkpoint of "
+            f"{what} is of the family {self.NAME}, which doesn't support {ROUTE_NAMES[route]}, only "
+            f"{listed(ROUTE_NAMES[each] for each in self.ROUTES)}. Use it for one of these, or give a checkpoint of "
             f"{' or '.join(able)}."
         )
 
@@ -395,9 +395,9 @@ class Family(ABC):
         """Return the settings of a training that the family doesn't support, each with the reason in a sentence."""
         found = {}
         if settings.get("scheduler") == OWN:
-            found["scheduler"] = "it is drawn from with a sampler of DDPM's noise levels. Give ddim."
+            found["scheduler"] = "it needs a sampler with DDPM's noise levels. Use ddim."
         if settings.get("noise_levels") not in (None, "uniform"):
-            found["noise_levels"] = "DDPM's noise levels are all as likely in training. Leave it out."
+            found["noise_levels"] = "DDPM's noise levels are equally likely in training. Leave it out."
         return found
 
     def noising(self, scheduler: Any, edge: int, device: torch.device, levels: str | None = None) -> Noising:

@@ -75,9 +75,9 @@ def find_fast(method: str, checkpoint: str, content: str, values: Mapping[str, A
         known = listed(f"{row.checkpoint} ({row.method})" for row in read_table()) or "none"
         raise RecipeError(
             "speed",
-            f"which settings are fast and as right was measured for {known}, and not for {checkpoint!r} ({method}). "
-            f"Measure it with {LADDER} --checkpoint DIR, and set the fields that it finds: scheduler, "
-            "num_inference_steps, guidance_interval, dtype. Or leave speed out.",
+            f"fast settings that give equally many right labels were measured only for {known}, not for "
+            f"{checkpoint!r} ({method}). Measure them with {LADDER} --checkpoint DIR, and set the fields that it "
+            "reports: scheduler, num_inference_steps, guidance_interval, dtype. Or leave speed out.",
         )
     for row in rows:
         if not _differing(row, values):
@@ -86,7 +86,7 @@ def find_fast(method: str, checkpoint: str, content: str, values: Mapping[str, A
     name = next(iter(differing))
     raise RecipeError(
         "speed",
-        f"fast was measured with {_told(differing)}, and the recipe has {_told({n: values[n] for n in differing})}. "
+        f"fast was measured with {_told(differing)}, but the recipe has {_told({n: values[n] for n in differing})}. "
         f"Leave {name} out, or leave speed out and set the fields: {_told(rows[0].fast)}.",
     )
 

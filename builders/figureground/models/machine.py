@@ -181,7 +181,7 @@ def _find_bundled(problems: list[Problem]) -> list[str]:
     there = [name for name, folder in BUNDLED.items() if any(folder.rglob("*.safetensors"))]
     for name in BUNDLED:
         if name not in there:
-            problems.append(Problem(f"The pocket's {name} is missing.", "Reinstall figureground.", True))
+            problems.append(Problem(f"The pocket model's {name} is missing.", "Reinstall figureground.", True))
     return there
 
 

@@ -105,8 +105,8 @@ def _check_entries(entries: dict[str, Any], where: str) -> None:
                 )
     if entries.get("quantization_config"):
         raise FiguregroundError(
-            f"{where} declares a quantized model (quantization_config), for which libraries load foreign kernels. Use "
-            "the model's original weights."
+            f"{where} declares a quantized model (quantization_config), for which libraries load kernels from "
+            "elsewhere. Use the model's original weights."
         )
     weights = entries.get("transformers_weights")
     if weights is not None and not str(weights).endswith((".safetensors", ".safetensors.index.json")):

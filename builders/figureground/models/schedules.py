@@ -61,7 +61,7 @@ def check_schedule(config: Mapping[str, Any], kind: str, sampler: str, what: str
     """
     for name in (kind, config.get("_class_name")):
         if name == LCM:
-            raise RecipeError("scheduler", f"{what} is drawn from with its own scheduler alone, a {LCM}. Give own.")
+            raise RecipeError("scheduler", f"{what} works only with its own scheduler, {LCM}. Give own.")
         if name is not None and name not in DISCRETE:
             raise FiguregroundError(
                 f"{what} uses a {name}, whose noise schedule or prediction no sampler here can express: they "
@@ -102,7 +102,7 @@ def _check_levels(config: Mapping[str, Any], sampler: str, where: str) -> None:
     for name, usual in (("use_flow_sigmas", False), ("timestep_type", "discrete")):
         if config.get(name, usual) not in (usual, None):
             raise FiguregroundError(
-                f"{where} has {name}: {config[name]!r}, noise levels that DDPM's discrete ones can't express. Choose "
+                f"{where} has {name}: {config[name]!r}, which DDPM's discrete noise levels can't express. Choose "
                 "another checkpoint."
             )
     _check_known(
@@ -112,7 +112,7 @@ def _check_levels(config: Mapping[str, Any], sampler: str, where: str) -> None:
         _check_known("beta_schedule", config.get("beta_schedule", "linear"), BETAS, MORE_BETAS, sampler, where)
     if config.get("rescale_betas_zero_snr") and sampler in NO_ZERO_SNR:
         raise RecipeError(
-            "scheduler", f"{sampler} can't draw down from pure noise (rescale_betas_zero_snr in {where}). Give ddim."
+            "scheduler", f"{sampler} can't start from pure noise (rescale_betas_zero_snr in {where}). Give ddim."
         )
 
 

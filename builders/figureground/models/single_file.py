@@ -54,8 +54,8 @@ def family_of_file(path: Path) -> Family:
     shapes, known = shapes_of(path), []
     if odd := next((name for name in shapes if name.endswith(_QUANTIZED)), None):
         raise FiguregroundError(
-            f"checkpoint {path.name!r} holds quantized weights ({odd}). Give the original ones; with "
-            "quantization: int8 they are made smaller here."
+            f"checkpoint {path.name!r} holds quantized weights ({odd}). Give the original weights; to save memory, "
+            "set quantization: int8."
         )
     for name, kind in FAMILIES.items():
         layout = kind.SINGLE_FILE
@@ -65,9 +65,9 @@ def family_of_file(path: Path) -> Family:
         if all(starts(shapes, *marks) for marks in layout.marks) and not starts(shapes, *layout.lacks):
             return kind()
     raise FiguregroundError(
-        f"checkpoint {path.name!r} holds {len(shapes):,} tensors, such as {next(iter(shapes))}, and is no single-file "
-        f"checkpoint of the families {listed(known)}. Give the directory of a diffusers checkpoint. LoRA files go into "
-        "loras."
+        f"checkpoint {path.name!r} holds {len(shapes):,} tensors, such as {next(iter(shapes))}, and isn't a "
+        f"single-file checkpoint of the families {listed(known)}. Give the directory of a diffusers checkpoint. LoRA "
+        "files go into loras."
     )
 
 
@@ -94,9 +94,11 @@ def configuration(path: Path, given: str | None) -> Path:
         cached = cached_snapshot(source, None)
         if cached is not None and (cached / "model_index.json").is_file():
             return cached
-    advice = f"Give the directory of a diffusers checkpoint of its kind: --set {FIELD}=DIR. Its weights aren't needed"
+    advice = f"Give the directory of a diffusers checkpoint of the same kind: --set {FIELD}=DIR. Its weights aren't "
+    "needed"
     if sources:
-        advice += f". Or download that of the usual one: hf download {sources[0]} --include '*.json' '*.txt' '*.model'"
+        advice += f". Or download that of the usual checkpoint: hf download {sources[0]} --include '*.json' '*.txt' "
+        "'*.model'"
     raise RecipeError(
         FIELD,
         f"checkpoint {path.name!r} is a single file of the family {family.NAME}, which holds neither configuration nor "
@@ -171,7 +173,7 @@ def check_file(path: Path, folder: Path, family: Family) -> None:
         if shape is not None and isinstance(said, int) and len(shape) > axis and shape[axis] != said:
             raise FiguregroundError(
                 f"{what}: its {part} has {entry} {shape[axis]}, but {FIELD} {folder.name!r} is of a checkpoint with "
-                f"{said}. Give the configuration of a checkpoint of its kind."
+                f"{said}. Give the configuration of a checkpoint of the same kind."
             )
     if _V_PREDICTION in shapes and _entry(folder, "scheduler", "prediction_type") != "v_prediction":
         raise FiguregroundError(

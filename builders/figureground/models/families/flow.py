@@ -59,7 +59,7 @@ class FlowMatching(Family):
             )
         if sampler != OWN:
             raise RecipeError(
-                "scheduler", f"{sampler} has noise levels of DDPM, and {what} was trained by flow matching. Give {OWN}."
+                "scheduler", f"{sampler} has DDPM's noise levels, but {what} was trained by flow matching. Use {OWN}."
             )
 
     def ignored(self, eta: float, negative_prompt: str, true_cfg_scale: float | None = None) -> dict[str, str]:
@@ -110,7 +110,7 @@ class FlowMatching(Family):
     def unsuited(self, settings: Mapping[str, Any]) -> dict[str, str]:
         found = {}
         if settings.get("scheduler", OWN) != OWN:
-            found["scheduler"] = f"it was trained by flow matching, and draws with its own sampler. Give {OWN}."
+            found["scheduler"] = f"it was trained by flow matching, and draws only with its own sampler. Use {OWN}."
         if self.ADAPTERS_ONLY and settings.get("lora_rank", 1) is None:
             found["lora_rank"] = (
                 "all weights of its transformer, with gradients and averages, need too much memory: only adapters are "
@@ -118,7 +118,8 @@ class FlowMatching(Family):
             )
         if settings.get("min_snr_gamma") is not None:
             found["min_snr_gamma"] = (
-                "it weighs DDPM's noise levels; flow matching weighs levels by how often they are drawn. Leave it out."
+                "it weights losses at DDPM's noise levels; in flow matching, the weight of a level is how often it "
+                "is drawn. Leave it out."
             )
         return found
 
