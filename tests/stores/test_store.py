@@ -81,7 +81,7 @@ def test_faults_are_bounded_before_a_store_has_taken_anything_and_outlasted_afte
     assert store.create("a", b"1")
     said = capsys.readouterr().err
     assert "pauses" in said
-    assert "goes on" in said.splitlines()[-1]
+    assert "continues" in said.splitlines()[-1]
 
 
 def test_credentials_that_expire_pause_the_work_until_they_are_renewed(s3, store, capsys, monkeypatch):

@@ -30,7 +30,7 @@ class Announcer:
 
     def __init__(self, show: bool):
         self.waits = show
-        """Whether the expected time isn't said yet."""
+        """Whether the expected time hasn't been printed yet."""
         self._show = show
         self._how, self._said_how = "", False
 

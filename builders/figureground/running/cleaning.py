@@ -79,19 +79,19 @@ def clean(directory: Path, *, dry_run: bool = False, unfinished: bool = False) -
     refuse_strange(directory)
     if (url := url_of(directory)) is not None:
         raise FiguregroundError(
-            f"{directory} is where builds of {url} work on this machine. Remove the directory once none is running; "
-            "the dataset isn't in it."
+            f"{directory} is the scratch directory of builds of {url} on this machine. Remove it once no build is "
+            "running; it doesn't hold the dataset."
         )
     if not has_locks(directory / PRIVATE):
         raise FiguregroundError(
-            f"{directory} is on a file system without locks, so whether a build is running can't be seen. Once none "
-            f"is, remove {directory / STAGES} and {directory / JOURNAL} yourself."
+            f"{directory} is on a file system without locks, so it can't be detected whether a build is running. Once "
+            f"none is, remove {directory / STAGES} and {directory / JOURNAL} yourself."
         )
     with _alone(directory):
         found = _look(directory)
         if found.unfinished and found.cost() and not unfinished and not dry_run:
             raise FiguregroundError(
-                f"{directory} isn't finished: the same build would have to make {listed(found.cost(), 8)} again. "
+                f"{directory} isn't finished: the next build would have to make {listed(found.cost(), 8)} again. "
                 "Finish it first, or give --unfinished."
             )
         if not dry_run:

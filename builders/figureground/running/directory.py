@@ -147,16 +147,16 @@ def check_formats(out: Path, formats: Collection[str], started: bool = False) ->
         if set(theirs) != set(formats):
             raise RecipeError(
                 "formats",
-                f"another process builds {out} as {' and '.join(theirs)}, not as {' and '.join(formats)}. "
-                "Give the same formats, or a new directory.",
+                f"another process is building {out} as {' and '.join(theirs)}, not as {' and '.join(formats)}. Give "
+                "the same formats, or a new directory.",
             )
     for name, marker in done.items():
         there = formats_of(marker)
         if set(there) != set(formats):
             raise RecipeError(
                 "formats",
-                f"{out} was begun as {' and '.join(there)} (shard {name}), not as {' and '.join(formats)}. "
-                f"Go on with --set 'formats=[{', '.join(there)}]', or give a new directory.",
+                f"{out} was begun as {' and '.join(there)} (shard {name}), not as {' and '.join(formats)}. Continue "
+                f"with --set 'formats=[{', '.join(there)}]', or give a new directory.",
             )
 
 

@@ -56,7 +56,7 @@ class Place:
     local_rank: int = 0
     """Position on its machine, by which several processes use different devices."""
     beside: int | None = None
-    """Number of processes that share the machine's cores and devices; None for the setting `workers`."""
+    """Number of processes that share the machine's cores and devices; None takes the setting `workers`."""
     shares: bool = False
     """Whether it can't see what others do, as the file system has no locks. Then rank 0 settles the numerics."""
 

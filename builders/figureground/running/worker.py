@@ -414,7 +414,9 @@ def open_checked(
                 raise
             started = False
     elif rendered and path.exists() and numerics != {n: v for n, v in read_numerics(path).items() if n != "mixed"}:
-        remark(f"{out}: its unfinished shards are rendered from their beginning, as the numerics are others now.")
+        remark(
+            f"{out}: its unfinished shards are rendered again from the beginning, because the numerics have changed."
+        )
     return checkpoint, sampling, numerics, started
 
 

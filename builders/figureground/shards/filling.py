@@ -18,7 +18,7 @@ from figureground.shards.markers import missing
 from figureground.shards.shard import Shard
 
 SECONDS_BETWEEN_LOOKS = 0.5
-"""Interval at which a process that waits for shards claimed by others looks whether they are finished."""
+"""Interval at which a process that waits for shards claimed by others checks whether they are finished."""
 
 T = TypeVar("T")
 

@@ -37,7 +37,7 @@ class FinishedDataset:
 
     def __init__(self, directory: Path, name: str | None = None):
         if not directory.is_dir():
-            raise FiguregroundError(f"{directory}: no such directory; give that of a finished dataset.")
+            raise FiguregroundError(f"{directory}: no such directory. Give the directory of a finished dataset.")
         self.directory = directory
         self.name = name or directory.resolve().name
         self.index = saved_index(directory)

@@ -91,7 +91,7 @@ def _refuse_other_recipe(directory: Path, sha256: str) -> None:
     if theirs != sha256:
         raise ShardError(
             f"{directory} was extended by another process meanwhile ({RECIPE} has the SHA-256 {theirs[:12]}, not "
-            f"{sha256[:12]}). The index is written when that process has finished."
+            f"{sha256[:12]}). That process will write the index when it has finished."
         )
 
 

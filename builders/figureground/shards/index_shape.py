@@ -98,7 +98,7 @@ def check_index(index: dict[str, Any]) -> None:
         what = f"names {listed(map(repr, unknown), 3)}, but the installed ones are" if unknown else "is none of"
         raise ValueError(f"formats {what} {' and '.join(FORMATS.names())}")
     if index["image_format"] not in IMAGE_FORMATS:
-        raise ValueError(f"image_format is none of {', '.join(IMAGE_FORMATS)}")
+        raise ValueError(f"image_format isn't one of {', '.join(IMAGE_FORMATS)}")
     sizes = len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])
     for name, split in index["splits"].items():
         for foreground, background, _ in split["cells"]:

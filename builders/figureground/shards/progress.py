@@ -140,7 +140,7 @@ class Watch:
         self.directory = directory
         self._done: dict[str, dict[str, Any]] = {}
         if not directory.is_dir():
-            raise FiguregroundError(f"{directory}: no such directory; give a dataset's.")
+            raise FiguregroundError(f"{directory}: no such directory. Give the directory of a dataset.")
         if not (directory / RECIPE).exists():
             raise FiguregroundError(f"{directory} holds no dataset: {RECIPE} is missing. Build one there first.")
 

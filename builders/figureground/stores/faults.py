@@ -31,7 +31,7 @@ class Fault(Enum):
     NO_BUCKET = "there is no such bucket"
     CREDENTIALS = "the credentials are missing, have expired or are refused"
     DENIED = "access is denied"
-    PASSING = "the store doesn't answer, or asks for patience"
+    PASSING = "the store doesn't answer, or asks to try again later"
     OTHER = "the request is refused"
 
 

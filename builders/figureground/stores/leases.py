@@ -60,8 +60,8 @@ class Lease:
     def taken_over(self) -> ClaimLost:
         """Return the error for a lost lease."""
         return ClaimLost(
-            f"{self.name.lstrip('.')} was taken over by another process, because this one had not been heard of for "
-            f"{self.told['stale_after']:g} seconds. Its work is thrown away here."
+            f"{self.name.lstrip('.')} was taken over by another process, because this one had sent no heartbeat for "
+            f"{self.told['stale_after']:g} seconds. This process discards its work on it."
         )
 
     def silence(self) -> float:

@@ -63,7 +63,7 @@ def update(url: StoreUrl, directory: Path, show_progress: bool = True) -> None:
     store = Store(url)
     there = {path: entry for path, entry in store.list("").items() if not path.startswith(_NOT_FETCHED)}
     if not there:
-        raise FiguregroundError(f"{url} holds no dataset: there is nothing. Give the URL of a build.")
+        raise FiguregroundError(f"{url} holds no dataset: there is nothing at this URL. Give the URL of a build.")
     saved = directory.with_name("versions.json")
     known = _read_versions(saved)
     for path in [path for path in _local(directory) if path not in there]:

@@ -344,7 +344,7 @@ class Remote(Home):
     def is_deserted(self) -> bool:
         if self._kept() or super().has_started():
             return False
-        remark(f"{self.title} was begun with other numerics; looking whether anybody is at work there.")
+        remark(f"{self.title} was begun with other numerics; checking whether another process is working there.")
         before = self.leases.entries("")
         while any(not name.startswith(".") for name in self.leases.others()):
             self.store.sleep(self.leases.seconds / BEATS)
@@ -437,8 +437,8 @@ class Remote(Home):
         odd = [name for name, file in files.items() if name not in there or there[name].size != file["bytes"]]
         if odd:
             raise ShardError(
-                f"{self.title}: {listed(odd, 3)} aren't there as their markers say. Delete their markers in {MARKERS} "
-                "and what is left of them, and run the same command again."
+                f"{self.title}: {listed(odd, 3)} are missing or have other sizes than their markers say. Delete their "
+                f"markers in {MARKERS} and what is left of these files, and run the same command again."
             )
 
     def _fetch_images(self) -> None:

@@ -78,7 +78,7 @@ def attached(
         StoreError: The store can't be used.
     """
     if not LEAST_SECONDS <= seconds < math.inf:
-        raise UsageError(f"--lease {seconds:g}: give at least {LEAST_SECONDS:g} second.")
+        raise UsageError(f"--lease {seconds:g}: give {LEAST_SECONDS:g} or more.")
     directory = scratch or default_scratch(url)
     saved = _saved(directory)
     if saved is None and directory.exists() and any(directory.iterdir()):
@@ -154,7 +154,10 @@ def _only_build(remote: Remote) -> Iterator[None]:
     while any(each.startswith(BUILDING) and each != name for each in leases.others()):
         if not said:
             said = True
-            remark(f"{remote.title}: another build was at work there; looking whether it is, for {leases.seconds:g} s.")
+            remark(
+                f"{remote.title}: another build was working there; checking for {leases.seconds:g} s whether it still "
+                "is."
+            )
         before = leases.entries(BUILDING)
         remote.store.sleep(leases.seconds / 4)
         leases.look()

@@ -263,7 +263,7 @@ class Store:
             found, error = self._waited_for(call)
             if error is None:
                 if paused:
-                    remark(f"{self.url} answers again; the work goes on.")
+                    remark(f"{self.url} answers again; the work continues.")
                 return cast("T", found)
             fault = judge(error)
             if fault is Fault.ABSENT:
@@ -280,7 +280,7 @@ class Store:
                 what = "have been renewed" if renewed else "answers again"
                 subject = "once credentials" if renewed else "once the store"
                 remark(
-                    f"{self.url}: {fault.value} ({told(error)}). The work pauses, and goes on {subject} {what}. "
+                    f"{self.url}: {fault.value} ({told(error)}). The work pauses, and continues {subject} {what}. "
                     "Ctrl-C stops it; the same command resumes."
                 )
             if renewed:
@@ -292,7 +292,7 @@ class Store:
         does = {"put": "be written", "delete": "be deleted", "list": "be listed"}.get(kind, "be read")
         advice = {
             Fault.NO_BUCKET: f"Create the bucket {self.url.bucket}, or correct its name.",
-            Fault.CREDENTIALS: "Renew them, or set them as the store's own tools need it, and repeat the command.",
+            Fault.CREDENTIALS: "Renew them, or set them as the store's own tools need them, and repeat the command.",
             Fault.DENIED: "Ask its owner for the right to list, read, write and delete objects there.",
             Fault.PASSING: "Run the same command again later.",
         }.get(fault, "")

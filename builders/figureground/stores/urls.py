@@ -78,7 +78,7 @@ def parse(place: str) -> StoreUrl | Path:
         return Path(unquote(urlsplit(place).path))
     if "@" in rest.split("/")[0] or "?" in rest or "#" in rest:
         raise UsageError(
-            f"{protocol}://…: a URL with a password, a query or a fragment isn't taken, because URLs are shown and "
+            f"{protocol}://…: a URL with a password, a query or a fragment isn't accepted, because URLs are shown and "
             "saved. Give credentials in the environment or in the files of the store's own tools."
         )
     path = re.sub(r"/{2,}", "/", rest).strip("/")
@@ -88,12 +88,13 @@ def parse(place: str) -> StoreUrl | Path:
         raise UsageError(f"{printable(place)}: give a plain URL, such as s3://bucket/name.")
     if protocol in _SHARED_BY_NONE:
         raise UsageError(
-            f"{url}: {protocol}:// isn't a store that can hold a dataset. Give a directory, or such as s3://."
+            f"{url}: {protocol}:// isn't a store that can hold a dataset. Give a directory, or a URL such as "
+            "s3://bucket/name."
         )
     if protocol == "hf" and parts[0] != "buckets":
         raise UsageError(
-            f"{url}: a repository of the Hub isn't written piece by piece. Give a bucket, hf://buckets/USER/NAME/…, or "
-            "a directory, and figureground push."
+            f"{url}: a build can't write to a repository of the Hub. Give a bucket, hf://buckets/USER/NAME/…, or "
+            "build into a directory and use figureground push."
         )
     if len(parts) <= _BUCKET.get(protocol, 1):
         raise UsageError(f"{url}: give a place within the bucket too, such as {str(url).rstrip('/')}/name.")

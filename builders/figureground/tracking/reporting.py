@@ -43,8 +43,8 @@ class _Link:
             except Exception as error:  # whatever a tracker raises: a full disk, a lost server, a bug
                 self.broken = True
                 remark(
-                    f"{self.tracker.NAME} failed ({type(error).__name__}: {error}). The work goes on, and nothing more "
-                    "is reported."
+                    f"{self.tracker.NAME} failed ({type(error).__name__}: {error}). The work continues, and nothing "
+                    "more is reported."
                 )
 
 

@@ -23,7 +23,7 @@ PNG = "curves.png"
 MOST_ACROSS = 4
 """Maximum number of curves per row of the drawing."""
 SETTLED_EVERY = 10
-"""Number of steps whose losses stay on the device, so that it doesn't wait after each step."""
+"""Number of steps whose losses stay on the device, so that training doesn't wait after each step."""
 
 
 class Curves:

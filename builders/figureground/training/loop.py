@@ -77,7 +77,7 @@ class Saving:
     """When a state is saved. The final state always is."""
 
     every: int = 0
-    """Steps between saved states; 0 is no such interval."""
+    """Steps between saved states; 0 turns this interval off."""
     seconds: float = math.inf
     """Seconds between saved states."""
     on_stop: bool = True

@@ -27,7 +27,7 @@ from figureground.stores.urls import StoreUrl
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_REMARK = 60.0
-"""Time without any worker after which that is said, seconds."""
+"""Time without any worker after which this is reported, seconds."""
 SECONDS_WITHOUT_WORKERS = 1800.0
 """Time without any worker after which the build stops, seconds. A cluster may need minutes to rent a machine."""
 SECONDS_OF_FAILED_STARTS = 120.0
@@ -215,7 +215,7 @@ class HandingOut:
                 complain(f"figureground: a worker on {where} died, and {shard.name} goes to another one: {why[:500]}")
                 self._queue.appendleft(hand.number)
             else:
-                reason = f"{self._deaths[hand.number]} workers died of it; the last on {where}: {why}"
+                reason = f"{self._deaths[hand.number]} workers died while rendering it; the last on {where}: {why}"
                 complain(f"figureground: {shard.name} has failed: {reason[:1000]}")
                 self.failed[hand.number] = reason
                 assert hand.facts is not None
@@ -240,7 +240,7 @@ class HandingOut:
             complain(f"figureground: a worker died as it started, and another one is started: {why[:500]}")
         lasted = self._failed_starts[-1] - self._failed_starts[0]
         if len(self._failed_starts) >= MOST_DEATHS * max(2, len(self.hands)) and lasted > SECONDS_OF_FAILED_STARTS:
-            raise FiguregroundError(f"{len(self._failed_starts)} workers died as they started, the last so: {why}")
+            raise FiguregroundError(f"{len(self._failed_starts)} workers died as they started; the last error: {why}")
 
     def _refuse_emptiness(self) -> None:
         """Say when no worker could be started for a while, and give up after a long one."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from figureground.methods.base import Method
 
 SECONDS_BETWEEN_LOOKS = 1.0
-"""Interval at which a rank that waits for rank 0 looks whether it has begun."""
+"""Interval at which a rank that waits for rank 0 checks whether it has begun."""
 _LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 """Variables by which libraries would join these processes to one training; ranks of a build are independent."""
 
@@ -80,7 +80,7 @@ class Rank(Runner):
         if not ranked.source:
             if self._shares:
                 raise UsageError(
-                    f"--runner rank: {out} has no file locks, and nothing says which part of the work is this "
+                    f"--runner rank: {out} has no file locks, so it isn't known which part of the work is this "
                     "process's. Give --rank I --world N, or start it with srun, torchrun or mpirun."
                 )
             remark("no launcher's variables are set, so this is rank 0 of 1.")
@@ -239,7 +239,7 @@ def _read(variables: Mapping[str, str], launcher: str, rank: str, world: str, lo
 def _checked(rank_name: str, rank: int | None, world_name: str, world: int | None, whose: str) -> Ranked:
     if rank is None or world is None:
         missing = rank_name if rank is None else world_name
-        raise RecipeError(missing, f"it is missing. Give {rank_name} and {world_name}, or neither.")
+        raise RecipeError(missing, f"it is missing. Give both {rank_name} and {world_name}, or neither.")
     if world < 1:
         raise UsageError(f"{whose}{world_name} is {world}; it must be 1 or more.")
     if not 0 <= rank < world:

@@ -49,9 +49,11 @@ class Ray(Runner):
 
     def __init__(self, address: str | None = None, gpus_per_worker: float | None = None, workers: int | None = None):
         if gpus_per_worker is not None and not 0 <= gpus_per_worker < math.inf:
-            raise RecipeError("--gpus-per-worker", f"{gpus_per_worker} is no number of GPUs; give 0 or more.")
+            raise RecipeError("--gpus-per-worker", f"{gpus_per_worker} is not a number of GPUs; give 0 or more.")
         if gpus_per_worker and gpus_per_worker > 1 and gpus_per_worker % 1:
-            raise RecipeError("--gpus-per-worker", f"{gpus_per_worker}: above 1, Ray gives only whole GPUs.")
+            raise RecipeError(
+                "--gpus-per-worker", f"{gpus_per_worker}: above 1, Ray assigns only whole GPUs. Give a whole number."
+            )
         if workers is not None and workers < 1:
             raise RecipeError("--workers", f"{workers} is less than 1.")
         if address is not None and "://" in address:
@@ -68,7 +70,9 @@ class Ray(Runner):
                 "the runner ray needs Ray: pip install 'figureground[ray]', or render with --runner local."
             )
         if self.gpus_per_worker and method.config.device == "cpu":
-            raise UsageError(f"--gpus-per-worker {self.gpus_per_worker:g} doesn't fit device=cpu. Leave one out.")
+            raise UsageError(
+                f"--gpus-per-worker {self.gpus_per_worker:g} contradicts device=cpu. Leave out one of the two."
+            )
 
     def run(self, method: Method, out: Path, show_progress: bool) -> None:
         planned = method.plan().shards()
