@@ -298,8 +298,8 @@ def test_a_file_of_another_program_is_refused(source, clip):
     [
         ({"scorers": []}, "--scorer"),
         ({"scorers": ["quality"]}, "'quality'"),
-        ({"scorers": ["source"], "endpoint": "http://localhost:1/v1"}, "--endpoint is for the scorer vlm"),
-        ({"scorers": ["source"], "labels": "x.csv"}, "--labels is for the scorer classifier"),
+        ({"scorers": ["source"], "endpoint": "http://localhost:1/v1"}, "--endpoint applies only to the scorer vlm"),
+        ({"scorers": ["source"], "labels": "x.csv"}, "--labels applies only to the scorer classifier"),
         ({"scorers": ["source"], "ask_all": True}, "--ask-all"),
         ({"scorers": ["source"], "unsafe": ["nsfw"]}, "--unsafe"),
         ({"scorers": ["source"], "device": "gpu"}, "--device"),

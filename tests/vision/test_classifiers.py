@@ -117,7 +117,7 @@ def test_classes_are_found_however_they_are_written(resnet):
 def test_an_unknown_class_is_an_error_that_names_near_ones(resnet):
     opened = open_classifier(str(resnet))
     assert opened.index_or_none("humming bird") is None
-    with pytest.raises(FiguregroundError, match="no class 'humingbird'; near are 'hummingbird'"):
+    with pytest.raises(FiguregroundError, match="no class 'humingbird'; similar: 'hummingbird'"):
         opened.index("humingbird")
     with pytest.raises(FiguregroundError, match="'great white shark'"):
         opened.index("shark")

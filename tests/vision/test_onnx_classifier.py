@@ -129,10 +129,10 @@ def test_an_empty_line_among_the_labels_is_named(network: Path) -> None:
 
 def test_a_network_that_is_no_classifier_is_refused_by_its_inputs_and_outputs(tmp_path: Path) -> None:
     salient = save_salient(tmp_path / "salient.onnx")
-    with pytest.raises(FiguregroundError, match=r"no image classifier: it takes image .*64 × 64.* and gives d0"):
+    with pytest.raises(FiguregroundError, match=r"isn't an image classifier: it takes image .*64 × 64.* and gives d0"):
         open_classifier(f"onnx:{salient}")
     flat = save(tmp_path / "flat.onnx", [helper.make_node("Relu", ["x"], ["y"])], {"x": ["n", 8]}, {"y": ["n", 8]}, {})
-    with pytest.raises(FiguregroundError, match=r"no image classifier: it takes x \(float32, \? × 8\)"):
+    with pytest.raises(FiguregroundError, match=r"isn't an image classifier: it takes x \(float32, \? × 8\)"):
         open_classifier(f"onnx:{flat}")
 
 

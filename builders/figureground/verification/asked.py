@@ -47,7 +47,9 @@ def read_asked(texts: Sequence[str]) -> list[Asked]:
             raise UsageError(f"--scorer {text}: name the model, as {kind}:ID.")
         name = match["name"].strip() if match["name"] is not None else _name(kind, id)
         if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name in RESERVED:
-            raise UsageError(f"--scorer {text}: {name!r} can't be a scorer's name. Give an identifier, as mine={kind}.")
+            raise UsageError(
+                f"--scorer {text}: {name!r} can't be a scorer's name. Give an identifier, as in mine={kind}."
+            )
         if name in found:
             other = found[name]
             raise UsageError(

@@ -55,8 +55,8 @@ class EmptyScenes:
         self.identity = {"scorer": asked.kind, "most": MOST, **self._scorer.identify()}
         if not self._says_none():
             raise UsageError(
-                f"--scorer {scorer} can't say that a scene shows none of the classes. Give clip:ID, vlm:ID, or pocket "
-                "for the pocket model's scenes."
+                f"--scorer {scorer} can't tell that a scene shows none of the classes. Give clip:ID, vlm:ID, or "
+                "pocket for the pocket model's scenes."
             )
         self._opened = False
 

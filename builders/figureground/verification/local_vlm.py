@@ -57,8 +57,8 @@ class LocalModel:
             raise FiguregroundError(f"{shown}: its weights lack {listed(sorted(info['missing_keys']), 2)}.")
         if not getattr(self._processor, "chat_template", None):
             raise FiguregroundError(
-                f"{shown}: its processor has no chat template, so it isn't known how to ask. Give a model that was "
-                "tuned to follow instructions."
+                f"{shown}: its processor has no chat template, so the form of its prompts isn't known. Give a model "
+                "that was tuned to follow instructions."
             )
         self._network = network.to(self._device).eval()
         takes = inspect.signature(network.forward).parameters

@@ -71,7 +71,7 @@ class SafetyScorer(Scorer):
             self._classes = [k for k, label in enumerate(labels) if loosely(label) in UNSAFE]
         if not self._classes or len(self._classes) == len(labels):
             raise FiguregroundError(
-                f"--safety {self.id}: which of its classes are unsafe isn't known. Name them with --unsafe; it has "
+                f"--safety {self.id}: it isn't known which of its classes are unsafe. Name them with --unsafe; it has "
                 f"{listed(labels)}."
             )
         unsafe = [labels[k] for k in self._classes]

@@ -106,7 +106,7 @@ def choose(
     if not 0 <= target < 1:
         raise FiguregroundError(f"--target: {target} is not a share from 0 to 1, such as 0.02.")
     if not 1 <= votes <= len(scores):
-        raise FiguregroundError(f"--votes: {votes} of {len(scores)} scorers is impossible.")
+        raise FiguregroundError(f"--votes: {votes} of {len(scores)} scorers is impossible. Give 1 to {len(scores)}.")
     first = halves(objects)
     half = [(right >= 0) & first, (right >= 0) & ~first]
     if min(int(each.sum()) for each in half) < LEAST:

@@ -47,7 +47,8 @@ class Result:
     new: int
     """Number of images that were scored now."""
     missing: dict[str, int] = field(default_factory=dict)
-    """By column, images without a value although the scorer knows their label, such as those without an answer."""
+    """By column, images without a value although the scorer knows their label, for example because it gave no
+    answer."""
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
     """By column of labels, labels that the scorer doesn't know, with their numbers of images."""
     agree: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -152,7 +153,7 @@ def _refuse_unused(asked: Sequence[Asked], options: Options, safety: str | None,
     for flag, name in (("--labels", "label_table"), ("--endpoint", "endpoint"), ("--ask-all", "ask_all")):
         if getattr(options, name) not in (None, False) and name not in uses:
             users = listed(kind for kind, each in SCORERS.items() if name in each.USES)
-            raise UsageError(f"{flag} is for the scorer {users}, which isn't asked for.")
+            raise UsageError(f"{flag} applies only to the scorer {users}, which --scorer doesn't name.")
     if unsafe and safety is None:
         raise UsageError("--unsafe names classes of the classifier that --safety gives.")
 
@@ -162,7 +163,9 @@ def _alone(directory: Path) -> Iterator[None]:
     """Refuse a second process: both would score the same images."""
     with lock(directory / LOCK) as held:
         if not held:
-            raise FiguregroundError(f"{directory}: another process scores this dataset. Wait until it has finished.")
+            raise FiguregroundError(
+                f"{directory}: another process is scoring this dataset. Wait until it has finished."
+            )
         try:
             yield
         finally:
@@ -224,10 +227,12 @@ class _Run:
         if (earlier["kind"], earlier["id"]) != (facts["kind"], facts["id"]) and name != SAFETY:
             raise FiguregroundError(
                 f"{FILE} has scores of {earlier['kind']}:{earlier['id']} under the name {name!r}. Give this scorer "
-                f"another: --scorer other={scorer.KIND}:{scorer.id}"
+                f"another name: --scorer other={scorer.KIND}:{scorer.id}"
             )
-        self._note(f"the scorer {name} isn't the one of the earlier scores (model, labels or settings differ): they "
-                   "are computed again.")  # fmt: skip
+        self._note(
+            f"the scorer {name} differs from that of the earlier scores (model, labels or settings): they are computed "
+            "again."
+        )
         for column in earlier["columns"]:
             self._saved.columns.pop(column, None)
             self._saved.kinds.pop(column, None)

@@ -326,7 +326,7 @@ def mask_by_quantile(attention: np.ndarray, quantile: float) -> np.ndarray:
     """
     _check_map(attention)
     if not 0 <= quantile < 1:
-        raise FiguregroundError(f"quantile: {quantile} is out of range; it is from 0 to below 1, such as 0.8.")
+        raise FiguregroundError(f"quantile: {quantile} is out of range; give a number from 0 to below 1, such as 0.8.")
     # An interpolated quantile could be rounded up to the next pixel's value, which would then not be above it.
     return attention > np.quantile(attention, quantile, method="lower")
 

@@ -242,7 +242,7 @@ class Classifier(nn.Module):
         holding = [name for name in known if set(wanted.split()) & set(name.split())]
         near = dict.fromkeys([*difflib.get_close_matches(wanted, known, n=3, cutoff=0.6), *holding])
         if near:
-            return f"; near are {listed([repr(name) for name in near], 5)}."
+            return f"; similar: {listed([repr(name) for name in near], 5)}."
         return f"; it has {listed(self.labels)}."
 
     def _refuse_non_finite(self) -> None:

@@ -198,8 +198,8 @@ def _read_input(network: OnnxNetwork, what: str) -> tuple[bool, int | None]:
     takes = len(shape) == 4 and network.inputs[0].dtype in ("float16", "float32")
     if not takes or (3 not in shape[1::2] and shape[1] is not None):
         raise FiguregroundError(
-            f"{what} is no image classifier: it {network.describe()}. Wanted is one input, float32 (images, 3, height, "
-            "width) or (images, height, width, 3)."
+            f"{what} isn't an image classifier: it {network.describe()}. It needs one input, float32 (images, 3, "
+            "height, width) or (images, height, width, 3)."
         )
     last_axis = shape[1] != 3 and shape[3] == 3
     height, width = shape[1:3] if last_axis else shape[2:]
@@ -221,7 +221,7 @@ def _find_output(network: OnnxNetwork, name: str | None, what: str) -> str:
     if name is None and fits:
         raise FiguregroundError(f"{what} has several outputs that may be logits: {listed(fits)}. Name one: output.")
     raise FiguregroundError(
-        f"{what} is no image classifier: it {network.describe()}. Wanted is "
+        f"{what} isn't an image classifier: it {network.describe()}. It needs "
         f"{'an output' if name is None else f'the output {name!r}'}, float32 (images, classes)."
     )
 

@@ -38,7 +38,7 @@ class Pocket(SegmenterKind):
 
     def models(self, rest: str) -> list[str]:
         if rest:
-            raise FiguregroundError(f"segmenter 'pocket:{rest}': 'pocket' is followed by nothing.")
+            raise FiguregroundError(f"segmenter 'pocket:{rest}': 'pocket' takes no id. Give 'pocket' alone.")
         return [self.KIND]
 
     def called(self, rest: str) -> str:

@@ -88,8 +88,8 @@ class SalientNetwork:
 
     def _no_segmenter(self) -> FiguregroundError:
         return FiguregroundError(
-            f"{self._what} is no segmenter: it {self._network.describe()}. A salient-object network takes one image, "
-            "1 × 3 × height × width, and gives a map, 1 × 1 × height × width."
+            f"{self._what} isn't a segmenter: it {self._network.describe()}. A salient-object network takes one "
+            "image, 1 × 3 × height × width, and gives a map, 1 × 1 × height × width."
         )
 
 
