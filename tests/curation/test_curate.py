@@ -206,8 +206,11 @@ def test_a_rule_that_keeps_nothing_of_a_split_says_so(source, tmp_path, capsys):
             "note == 'a'",
             r"note is missing for 20 of 20 samples \(train-0001-01-00001, .*'note is None or …' keeps them",
         ),
-        ("strength > 'a'", r"'>' between a number and text.*\n.*\n.*\n  first occurs in sample train-0001-01-00001"),
-        ("1 / (seed - 1) > 0", r"(?s)a division by zero.*first occurs in sample train-0001-01-00001"),
+        (
+            "strength > 'a'",
+            r"'>' can't be used between a number and text.*\n.*\n.*\n  first occurs in sample train-0001-01-00001",
+        ),
+        ("1 / (seed - 1) > 0", r"(?s)this divides by zero.*first occurs in sample train-0001-01-00001"),
     ],
 )
 def test_a_rule_about_fields_that_samples_lack_is_refused_before_anything_is_written(source, tmp_path, rule, message):

@@ -307,9 +307,9 @@ class _Reader:
             try:
                 return compute(left(values), right(values))
             except ZeroDivisionError:
-                raise self.error(node, "a division by zero.") from None
+                raise self.error(node, "this divides by zero.") from None
             except OverflowError:
-                raise self.error(node, "a number too large to compute with.") from None
+                raise self.error(node, "this number is too large to compute with.") from None
 
         return computed
 
@@ -448,7 +448,7 @@ class _Reader:
         def ordered(a: Any, b: Any) -> bool:
             self._refuse_missing((a, left), (b, right))
             if kind(a) != kind(b) or kind(a) not in ("a number", "text"):
-                raise self.error(pair, f"'{sign}' between {kind(a)} and {kind(b)}.")
+                raise self.error(pair, f"'{sign}' can't be used between {kind(a)} and {kind(b)}.")
             return order(a, b)
 
         return ordered
@@ -469,7 +469,7 @@ class _Reader:
         def same(a: Any, b: Any) -> bool:
             self._refuse_missing((a, left), (b, right))
             if kind(a) != kind(b) or kind(a) == "a group of fields":
-                raise self.error(pair, f"'{'==' if wanted else '!='}' between {kind(a)} and {kind(b)}.")
+                raise self.error(pair, f"'{'==' if wanted else '!='}' can't be used between {kind(a)} and {kind(b)}.")
             return (a == b) is wanted
 
         return same
@@ -492,10 +492,14 @@ class _Reader:
             if isinstance(b, str) and isinstance(a, str):
                 return (a in b) is wanted
             if not isinstance(b, list):
-                raise self.error(pair, f"'in' between {kind(a)} and {kind(b)}; write a list: in ['a', 'b'].")
+                raise self.error(
+                    pair, f"'in' can't be used between {kind(a)} and {kind(b)}; write a list: in ['a', 'b']."
+                )
             others = {kind(item) for item in b if item is not None}
             if others and kind(a) not in others:
-                raise self.error(pair, f"'in' between {kind(a)} and a list of {' and '.join(sorted(others))}.")
+                raise self.error(
+                    pair, f"'in' can't be used between {kind(a)} and a list of {' and '.join(sorted(others))}."
+                )
             if held is not None and isinstance(a, str | int | float):
                 return ((kind(a), a) in held) is wanted
             return any(kind(a) == kind(item) and a == item for item in b) is wanted
