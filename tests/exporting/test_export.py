@@ -343,7 +343,7 @@ def test_links_lead_to_an_earlier_export(two, tmp_path, symbolic):
 
 
 def test_links_need_an_export_of_the_same_images(two, birds, tmp_path):
-    with pytest.raises(FiguregroundError, match="within its shards"):
+    with pytest.raises(FiguregroundError, match="inside its shards"):
         write(two, tmp_path / "out", "waterbirds", link=two)
     write(birds, tmp_path / "other", "imagefolder")
     with pytest.raises(FiguregroundError, match="another dataset"):

@@ -80,7 +80,7 @@ def test_formats_and_kinds_of_keys(tmp_path, kind, format):
     [
         ({"days": (-30, -1)}, "expired on"),
         ({"days": (3, 30)}, "is valid from"),
-        ({"alone": True}, "signs itself"),
+        ({"alone": True}, "is self-signed"),
         ({"usage": False}, "extended key usage"),
         ({"password": b"secret"}, "is encrypted"),
         ({"kind": "k256"}, "P-256"),
@@ -99,7 +99,7 @@ def test_files_that_do_not_fit(chain, tmp_path):
     first, second = other.chain.read_text().split("-----END CERTIFICATE-----\n")[:2]
     end = "-----END CERTIFICATE-----\n"
     other.chain.write_text(second + end + first + end)
-    with pytest.raises(SigningError, match="comes first"):
+    with pytest.raises(SigningError, match="put the certificate that the key belongs to first"):
         ImageSigner(Signing(other.chain, other.key), "jpg")
     with pytest.raises(SigningError, match="no certificate chain"):
         ImageSigner(Signing(chain.key, chain.key), "jpg")

@@ -86,7 +86,7 @@ class ImageSigner:
         try:
             info = c2pa.C2paSignerInfo(getattr(c2pa.C2paSigningAlg, algorithm), chain, key, url)
             self._signer = c2pa.Signer.from_info(info)
-        except Exception as error:  # whatever the library makes of the certificate
+        except Exception as error:  # the library raises many kinds of errors
             raise SigningError(f"{printable(signing.certificate)} can't be used for signing: {error}.") from error
         self.sign(encode(Image.new("RGB", (16, 16)), image_format), "test", marks.GENERATED)
 
