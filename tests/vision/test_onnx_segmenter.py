@@ -77,7 +77,7 @@ def two_inputs(path):
 def test_a_network_that_is_no_segmenter_is_refused_with_what_it_takes_and_gives(make, named, tmp_path):
     from figureground.vision.segmentation import open_segmenter
 
-    with pytest.raises(FiguregroundError, match="no segmenter") as refused:
+    with pytest.raises(FiguregroundError, match="isn't a segmenter") as refused:
         open_segmenter(f"onnx:{make(tmp_path / 'other.onnx')}")
     assert all(name in str(refused.value) for name in named)
 

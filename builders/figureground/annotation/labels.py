@@ -31,7 +31,7 @@ VERSION = 1
 UNKNOWN = "unknown"
 """Background of repainted images whose attribute isn't known; nobody is asked about it."""
 PEOPLE = (3, 5)
-"""Numbers of annotators for which it is said what a rule would keep."""
+"""Numbers of annotators for which the summary reports what a rule would keep."""
 
 
 def summarise(directory: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def notes(report: dict[str, Any]) -> list[str]:
 
 
 _TITLES = {
-    "labels": "dependence of labels", "regions": "leaks of regions", "whole_image": "look of whole images",
+    "labels": "dependence of labels", "regions": "leaks of regions", "whole_image": "appearance of whole images",
     "duplicates": "near-duplicates", "reuse": "reuse", "references": "references", "biases": "biases",
 }  # fmt: skip
 """Subject of each section."""

@@ -53,5 +53,7 @@ def parse_methods(names: Sequence[str]) -> list[Row]:
             raise RecipeError("methods", f"{row.name!r} is named twice.")
         rows.append(row)
     if not rows:
-        raise RecipeError("methods", f"none given; choose from {listed([*WAYS.names(), *generators])}; as erm,jtt,ddb.")
+        raise RecipeError(
+            "methods", f"none given; choose from {listed([*WAYS.names(), *generators])}, as in erm,jtt,ddb."
+        )
     return rows

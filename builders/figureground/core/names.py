@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
-RULE = "Names that differ only in capitals, blanks, '_' or Unicode coding count as one"
+RULE = "Names that differ only in case, spaces, '_' or Unicode normalisation count as one"
 """Description of the rule, for errors."""
 
 MOST_SHOWN = 3
@@ -121,7 +121,7 @@ def unportable(name: str) -> str | None:
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         return "contains a control character"
     if name[-1] in ". " or name[0] == " ":
-        return "begins with a blank, or ends with a dot or a blank"
+        return "begins with a space, or ends with a dot or a space"
     if name.partition(".")[0].rstrip().casefold() in RESERVED:
         return "is the name of a device on Windows"
     if len(name.encode()) > MOST_NAME_BYTES:

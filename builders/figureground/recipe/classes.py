@@ -100,7 +100,8 @@ def find_list(field: str, name: str, kind: str) -> Path:
         known = sorted(p.stem for p in folder.glob("*.csv"))
         raise RecipeError(
             field,
-            f"there is no list {name!r}{nearest(name, known) or '.'} Shipped: {listed(known)}; or give a CSV's path.",
+            f"there is no list {name!r}{nearest(name, known) or '.'} Available: {listed(known)}. Or give the path of "
+            "a CSV.",
         )
     return folder / f"{name}.csv"
 

@@ -39,7 +39,7 @@ def read_templates(value: str) -> tuple[Template, ...]:
         if not path.is_file():
             known = sorted(p.stem for p in resource("prompts/templates").glob("*.txt"))
             raise RecipeError(
-                "prompt", f"there is no file {path.name!r}{nearest(value, known) or '.'} Shipped: {listed(known)}."
+                "prompt", f"there is no file {path.name!r}{nearest(value, known) or '.'} Available: {listed(known)}."
             )
         try:
             lines = enumerate(read_text(path).splitlines(), 1)

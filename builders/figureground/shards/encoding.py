@@ -83,7 +83,10 @@ def _check(spec: Spec, shard: Shard, columns: Columns) -> None:
     if spec.split != shard.split:
         raise ShardError(f"{where}: the image belongs to the split {spec.split!r}.")
     if not re.fullmatch(r"[^./\\\s]+", spec.key):
-        raise ShardError(f"{where}: a key must not contain dots, slashes or blanks, which separate tar members.")
+        raise ShardError(
+            f"{where}: a key must not contain dots, slashes or spaces, because dots separate the names of tar members "
+            "from their suffixes."
+        )
     for what, label, names in (
         ("foreground", spec.foreground, columns.foregrounds),
         ("background", spec.background, columns.backgrounds),

@@ -171,5 +171,5 @@ def _theirs(directory: Path, shard: Shard, files: Mapping[str, Any]) -> dict[str
 def _refuse_done(directory: Path, shard: Shard) -> None:
     if (directory / shard.path("marker")).exists():
         raise ShardError(
-            f"shard {shard.name} is already finished according to {shard.path('marker')}; shards are never rewritten."
+            f"shard {shard.name} is already done according to {shard.path('marker')}; shards are never rewritten."
         )

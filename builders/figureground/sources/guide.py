@@ -202,7 +202,8 @@ def match_folders(
         raise ValueError(
             f"{what}: {len(missing)} of {len(names)} {_KINDS.get(what, 'classes')} have no folder in {directory}: "
             f"{_first(map(repr, missing))}. Looked for, as an example: {' or '.join(f'{each}/' for each in looked)} "
-            f"(capitals and '_' for a space don't matter). Folders found: {there}. {_REMEDIES.get(what, '')}".rstrip()
+            f"(upper or lower case, and '_' for a space, don't matter). Folders found: {there}. "
+            f"{_REMEDIES.get(what, '')}".rstrip()
         )
     return found
 

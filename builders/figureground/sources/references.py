@@ -165,9 +165,9 @@ def find_folders(directory: Path, features: Sequence[Feature]) -> dict[str, list
         there = listed((printable(path.name) for path in folders), 5) if folders else "none at all"
         raise FiguregroundError(
             f"references: {len(missing)} of {len(features)} classes have no folder in {directory}: "
-            f"{listed(map(repr, missing), 5)}. Looked for are <class>/ (capitals and '_' for a space don't matter) and "
-            f"Spurious ImageNet's …_<class number>_…_<component>/. Folders found: {there}. --set 'classes=[…]' takes "
-            "fewer classes."
+            f"{listed(map(repr, missing), 5)}. Looked for are <class>/ (upper or lower case, and '_' for a space, "
+            f"don't matter) and Spurious ImageNet's …_<class number>_…_<component>/. Folders found: {there}. --set "
+            "'classes=[…]' takes fewer classes."
         )
     return found
 

@@ -70,7 +70,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise FiguregroundError(f"{path.name} doesn't open as safetensors: {error}. Get it again.") from error
+            raise FiguregroundError(f"{path.name} doesn't open as safetensors: {error}. Download it again.") from error
     import pickle
 
     _refuse_others(path)
@@ -101,7 +101,7 @@ def _refuse_others(path: Path) -> None:
     if head.startswith(b"PK") or (head[:1] == b"\x80" and head[1:2] in _PROTOCOLS):
         return
     what = "wasn't saved by torch" if head else "is empty"
-    raise FiguregroundError(f"{path.name} is not a weights file: it {what}. Get it again.")
+    raise FiguregroundError(f"{path.name} is not a weights file: it {what}. Download it again.")
 
 
 def _flatten(found: Any, path: Path) -> dict[str, Tensor]:

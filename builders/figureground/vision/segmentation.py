@@ -227,7 +227,9 @@ def _tokens(tokenizer: Any, phrase: str, said: str, most: int, name: str) -> Ten
 
 def _refuse_non_finite(numbers: Tensor, name: str) -> None:
     if not torch.isfinite(numbers).all():
-        raise FiguregroundError(f"segmenter {name!r} gives NaN or infinity: its weights are damaged. Fetch it again.")
+        raise FiguregroundError(
+            f"segmenter {name!r} gives NaN or infinity: its weights are damaged. Download it again."
+        )
 
 
 # Opening
@@ -320,7 +322,7 @@ def _check_files(folder: Path, name: str, kind: str, model_type: str) -> None:
     except FileNotFoundError:
         raise FiguregroundError(f"segmenter {name!r} is not a transformers directory: it has no config.json.") from None
     except (ValueError, AttributeError):
-        raise FiguregroundError(f"segmenter {name!r}: its config.json doesn't parse. Fetch it again.") from None
+        raise FiguregroundError(f"segmenter {name!r}: its config.json doesn't parse. Download it again.") from None
     if found != model_type:
         raise FiguregroundError(f"segmenter {name!r} is a {found!r} model; give a {model_type!r} model ({kind}).")
     refuse_code(folder, f"segmenter {name!r}")

@@ -78,7 +78,7 @@ class SalientNetwork:
             raise self._no_segmenter()
         values = found.reshape(found.shape[-2:]).astype(np.float32)
         if not np.isfinite(values).all():
-            raise FiguregroundError(f"{self._what} gives NaN or infinity: the file is damaged. Fetch it again.")
+            raise FiguregroundError(f"{self._what} gives NaN or infinity: the file is damaged. Download it again.")
         map_ = Image.fromarray(to_probability(values)).resize(image.size, Image.Resampling.LANCZOS)
         return np.clip(np.asarray(map_), 0, 1)
 
