@@ -80,7 +80,7 @@ class Images:
             return open_stored(encode(square, self._dataset.image_format)).convert("RGB")
         except (UnreadableImage, FiguregroundError):
             raise
-        except Exception as error:  # whatever a damaged file makes Pillow raise
+        except Exception as error:  # Pillow can raise any exception for a damaged file
             raise FiguregroundError(f"{item.key}: its image can't be read ({type(error).__name__}: {error}).") from None
 
     def _guide(self, item: Item) -> bytes | None:

@@ -266,7 +266,7 @@ class Turns:
         if name not in _names(self._asked[key]) or answer not in allowed:
             raise BadRequest("there is no such question or answer about this image.")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
-            seconds = None  # a page that slept, or a clock that is wrong
+            seconds = None  # the page was suspended, or a clock is wrong
         return {"key": key, "question": name, "answer": answer, "seconds": seconds}
 
 

@@ -52,7 +52,7 @@ def seed_default_generators(seed: int) -> None:
         ValueError: The seed is out of range.
     """
     _check(seed)
-    torch.manual_seed(seed)  # accelerators of every kind, whose generators read 64 bits
+    torch.manual_seed(seed)  # also seeds accelerators, whose generators take all 64 bits
     torch.default_generator.set_state(_cpu_state(seed))
 
 

@@ -136,7 +136,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
             _say("figureground: stopping." + (" Ctrl-C again stops at once." if number == signal.SIGINT else ""))
     elif number == signal.SIGINT and not reminder:
         _leave(number)
-    # A reminder may come after it took effect already: a second exception would interrupt the cleaning up.
+    # A reminder may come after the signal took effect; a second exception would then interrupt the clean-up.
     if (first or (reminder and _State.postponed)) and not _State.waits_for_check:
         _State.postponed = _would_be_lost(frame)
         if not _State.postponed:

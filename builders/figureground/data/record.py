@@ -86,7 +86,7 @@ def make_record(
         if labels is not None and layout != DATASET and (same := same_names(labels[1])):
             raise FiguregroundError(f"{asked.path}: {what} {describe_same(same)}. {RULE}: use one spelling of each.")
     there = np.unique(y[0])
-    if len(there) < 2 and layout != DATASET:  # images of one class may be made, to be added to others
+    if len(there) < 2 and layout != DATASET:  # generated images may be of one class, because they are added to others
         raise FiguregroundError(
             f"{asked.path}: only one class, {y[1][there[0]]!r}, in all {counted(len(keys), 'image')}. At least two "
             "classes are needed."

@@ -212,7 +212,7 @@ def _new_timm(name: str, classes: Sequence[str]) -> Backbone:
         ) from error
     try:
         network = make_timm(name.removeprefix(TIMM), pretrained=False, num_classes=len(classes))
-    except Exception as error:  # timm passes on errors of many sources
+    except Exception as error:  # timm raises errors from many sources
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"backbone {name!r} doesn't open: {first}") from error
     preprocessing, size = _fixed(read_timm(timm.data.resolve_model_data_config(network)), None)

@@ -529,7 +529,7 @@ class Method(ABC):
 
     def _identity_names(self) -> list[str]:
         """Return the fields that decide the dataset."""
-        # `speed` was replaced by what it stands for.
+        # `speed` was replaced by the settings that it stands for.
         unset = ["speed", *([] if self.config.extended else ["extended"]), *self._unset_sampling()]
         unset += [] if active(self.config.loras) else ["loras"]
         unset += [] if self.config.quantization else ["quantization"]

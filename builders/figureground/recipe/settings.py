@@ -68,7 +68,7 @@ class OneOf:
 
     def _check(self, name: str) -> str:
         if name not in self.registry:
-            raise ValueError  # `_refusal` says what is known
+            raise ValueError  # `_refusal` lists the known names
         return name
 
 

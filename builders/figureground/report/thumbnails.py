@@ -50,7 +50,7 @@ def write_thumbnail(path: Path, data: bytes) -> Thumbnail:
             found, data = Thumbnail(2, stored, False), buffer.getvalue()
         else:
             found = Thumbnail(stored, stored, True)
-    except Exception:  # whatever damaged data make Pillow raise; `check` says more
+    except Exception:  # Pillow can raise any exception for damaged data; `check` reports it
         return Thumbnail(0, 0, False)
     path.with_name(f"{path.name}.{SUFFIXES[found.suffix]}").write_bytes(data)
     return found

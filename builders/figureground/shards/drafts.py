@@ -44,6 +44,6 @@ class Draft:
         return {"bytes": self.path.stat().st_size, "sha256": sha256}
 
     def publish(self) -> None:
-        self.file.close()  # Windows renames no open file
+        self.file.close()  # Windows can't rename an open file
         os.replace(self.path, self._final)
         sync_directory(self._final.parent)

@@ -230,14 +230,14 @@ class FileJournal(Journal):
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError:
-            with contextlib.suppress(OSError):  # gives the space back, which may be what lacks
+            with contextlib.suppress(OSError):  # frees the space, which may be what is missing
                 os.truncate(self._file.fileno(), at)
             raise
 
     def remove(self) -> None:
         try:
             remove_files(self._directory, self._shard.name)
-        except PermissionError:  # Windows removes no open file
+        except PermissionError:  # Windows can't remove an open file
             self.flush()
             if self._file is not None:
                 self._file.close()

@@ -256,7 +256,7 @@ class Remote(Home):
             elif not path.exists() or read_bytes(path) != found:
                 replace_bytes(path, found)
         self._look(0)
-        if self._kept() and not markers(self.directory):  # its formats are those of all
+        if self._kept() and not markers(self.directory):  # all shards have the formats of the first one
             self._fetch_markers([min(self._kept())])
         self._pull_stages()
 

@@ -110,7 +110,7 @@ class Store:
         def call() -> dict[str, Any]:
             files = self._open()
             files.invalidate_cache()
-            if self.url.protocol in CREATES:  # one request, also if there are none
+            if self.url.protocol in CREATES:  # one request, even if there are no objects
                 return dict(files.find(folder, prefix=rest, detail=True))
             return dict(files.find(start.rstrip("/"), detail=True))
 

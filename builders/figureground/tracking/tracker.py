@@ -108,4 +108,4 @@ def check_tracker(name: str | None) -> None:
 
 def _is_installed(package: str) -> bool:
     spec = importlib.util.find_spec(package)
-    return spec is not None and spec.origin is not None  # without origin, it is a folder such as wandb's ./wandb
+    return spec is not None and spec.origin is not None  # without an origin, it is a folder such as wandb's ./wandb

@@ -451,7 +451,7 @@ def _open_timm(name: str) -> Classifier:
         wanted, name = f"{LOCAL}{folder}", f"{TIMM}{folder.resolve().name}"
     try:
         network = make_timm(wanted, pretrained=True)
-    except Exception as error:  # timm passes on errors of many sources
+    except Exception as error:  # timm raises errors from many sources
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"classifier {name!r} doesn't open: {first}") from error
     settings = timm.data.resolve_model_data_config(network)

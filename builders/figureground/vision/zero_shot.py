@@ -29,7 +29,7 @@ class _Network(nn.Module):
 
     def __init__(self, network: Any, texts: Tensor, scale: float):
         super().__init__()
-        network.text_model = nn.Identity()  # it has been used, and takes memory
+        network.text_model = nn.Identity()  # no longer needed, and takes memory
         self.images = network
         self.head = nn.Linear(texts.shape[1], len(texts), bias=False)
         self.head.weight = nn.Parameter((scale * texts).clone(), requires_grad=False)

@@ -42,7 +42,7 @@ class GroupDROWay(Way):
         train, settings = session.material.train, session.settings
         if train.group is None or settings.step_size is None or settings.adjustment is None:
             raise ValueError("GroupDRO needs groups, a step size and an adjustment.")
-        # Batches hold all groups, as Algorithm 1 draws them: else those of few images are seldom heard.
+        # Batches hold all groups, as Algorithm 1 draws them: otherwise small groups would rarely be sampled.
         chances = balance(np.ones(len(train)), train.group)
         counts = np.bincount(train.group, minlength=len(session.material.group_names))
         loss = GroupDRO(train.group, weights, counts, settings.step_size, settings.adjustment, session.device)

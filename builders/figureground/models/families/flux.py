@@ -107,7 +107,7 @@ class Flux(FlowMatching):
         }  # fmt: skip
 
     def pipeline_options(self, index: Mapping[str, Any], safety: str) -> dict[str, Any]:
-        return {"image_encoder": None, "feature_extractor": None}  # nothing here is prompted by images
+        return {"image_encoder": None, "feature_extractor": None}  # image prompts are not used
 
     def convert_part(
         self, part: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], network: Any
@@ -116,7 +116,7 @@ class Flux(FlowMatching):
 
         given = dict(tensors)
         converted = converting.convert_flux_transformer_checkpoint_to_diffusers(given)
-        return {**converted, **given}  # what it has no place for is left over
+        return {**converted, **given}  # with the tensors that it has no place for
 
     def encode_prompt(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]

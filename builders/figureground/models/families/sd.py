@@ -118,7 +118,7 @@ class StableDiffusion(Family):
         return bool(pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels)
 
     def pipeline_options(self, index: Mapping[str, Any], safety: str) -> dict[str, Any]:
-        options: dict[str, Any] = {"image_encoder": None}  # nothing here is prompted by images
+        options: dict[str, Any] = {"image_encoder": None}  # image prompts are not used
         if safety == "off":
             options.update(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         elif index.get("safety_checker", [None])[0] is None:

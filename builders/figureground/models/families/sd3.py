@@ -133,7 +133,7 @@ class StableDiffusion3(FlowMatching):
 
     def pipeline_options(self, index: Mapping[str, Any], safety: str) -> dict[str, Any]:
         absent = [name for name in ("text_encoder_3", "tokenizer_3") if not has_part(index, name)]
-        return dict.fromkeys(["image_encoder", "feature_extractor", *absent])  # nothing here is prompted by images
+        return dict.fromkeys(["image_encoder", "feature_extractor", *absent])  # image prompts are not used
 
     def convert_part(
         self, part: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], network: Any
@@ -144,13 +144,13 @@ class StableDiffusion3(FlowMatching):
         if part == "transformer":
             given = dict(tensors)
             converted = converting.convert_sd3_transformer_checkpoint_to_diffusers(given)
-            return {**converted, **given}  # what it has no place for is left over
+            return {**converted, **given}  # with the tensors that it has no place for
         if part == "vae":
             return converting.convert_ldm_vae_checkpoint(dict(tensors), config)
         found = {name.removeprefix(TEXTS[part]): each for name, each in tensors.items()}
         if part == "text_encoder_3":
             return found
-        if part == "text_encoder" and "text_projection.weight" not in found:  # files leave it out
+        if part == "text_encoder" and "text_projection.weight" not in found:  # single files lack it
             found["text_projection.weight"] = torch.eye(network.config.projection_dim)
         return fit_clip(found, network)
 

@@ -90,7 +90,7 @@ class StableDiffusionXL(StableDiffusion):
         return Pipelines(StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline)
 
     def pipeline_options(self, index: Mapping[str, Any], safety: str) -> dict[str, Any]:
-        # Nothing here is prompted by images. Pixels would depend on whether a watermarking library is installed.
+        # Image prompts are not used. A watermark would depend on whether a watermarking library is installed.
         return {"image_encoder": None, "feature_extractor": None, "add_watermarker": False}
 
     def sibling_options(self, pipeline: Any) -> dict[str, Any]:

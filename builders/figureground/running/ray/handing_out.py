@@ -190,7 +190,7 @@ class HandingOut:
         for line in returned.events:
             self.log.write_line(line)
         if returned.failure is not None and returned.broken:
-            ray.kill(hand.actor, no_restart=True)  # hard: its device may never answer again
+            ray.kill(hand.actor, no_restart=True)  # by force, because its device may never answer again
             self._replace(hand, returned.failure.text)
         elif returned.failure is not None:
             failure = returned.failure
