@@ -151,7 +151,7 @@ def _reviewed(dataset: FinishedDataset, turns: Turns) -> Reviewed:
         for answers in found if answers.clock_ran_back
     ]  # fmt: skip
     if turns.missing:
-        notes.append(f"{counted(turns.missing, 'reference')} of the sample can't be shown: the files are missing.")
+        notes.append(f"{counted(turns.missing, 'image')} of the sample can't be shown, because the files are missing.")
     return Reviewed(
         turns.saved, {answers.annotator: len(list(answers.current())) for answers in found},
         sum(answers.replaced for answers in found), notes,

@@ -689,7 +689,9 @@ class Method(ABC):
                 }  # fmt: skip
                 for name in (name for name, value in given.items() if value):
                     raise RecipeError(
-                        name, f"{self.METHOD} trains the checkpoint, which doesn't support this setting. Leave it out."
+                        name,
+                        f"{self.METHOD} trains the checkpoint, and training doesn't support this setting. Leave "
+                        "it out.",
                     )
 
     def check_size(self) -> None:

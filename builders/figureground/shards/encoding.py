@@ -84,8 +84,7 @@ def _check(spec: Spec, shard: Shard, columns: Columns) -> None:
         raise ShardError(f"{where}: the image belongs to the split {spec.split!r}.")
     if not re.fullmatch(r"[^./\\\s]+", spec.key):
         raise ShardError(
-            f"{where}: a key must not contain dots, slashes or spaces, because dots separate the names of tar members "
-            "from their suffixes."
+            f"{where}: a key must not contain dots, slashes or spaces, because it names the members of a tar."
         )
     for what, label, names in (
         ("foreground", spec.foreground, columns.foregrounds),

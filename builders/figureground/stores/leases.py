@@ -61,7 +61,7 @@ class Lease:
         """Return the error for a lost lease."""
         return ClaimLost(
             f"{self.name.lstrip('.')} was taken over by another process, because this one had sent no heartbeat for "
-            f"{self.told['stale_after']:g} seconds. This process discards its work on it."
+            f"{self.told['stale_after']:g} seconds. This process discards its work."
         )
 
     def silence(self) -> float:

@@ -109,9 +109,7 @@ class _Tracking:
     """The training that is reported."""
 
     def begin(self, name: str, config: Mapping[str, Any], mark: Mapping[str, str] | None, step: int) -> Report:
-        if (
-            mark is not None and mark["tracker"] == self.link.tracker.NAME
-        ):  # read from a file that others may have written
+        if mark is not None and mark["tracker"] == self.link.tracker.NAME:  # others may have written its file
             run_id, name, group = (_slug(str(mark[each])) for each in ("id", "name", "group"))
         else:
             mark, step, run_id, group = None, 0, secrets.token_hex(ID_BYTES), _slug(self.names[0])
