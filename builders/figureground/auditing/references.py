@@ -128,8 +128,8 @@ def _frechet(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> dict[str
     """Return the Fréchet distance, and what random divisions of all images into two halves give."""
     if len(x) <= x.shape[1]:
         return {
-            "reason": f"Not measured: each side has only {counted(len(x), 'image')} of the shared classes; more than "
-            f"{x.shape[1]} are needed, the number of features."
+            "reason": f"Not measured: each side has only {counted(len(x), 'image')} of the shared classes, and needs "
+            f"more than the network's {x.shape[1]} features."
         }
     pooled, by_chance = np.concatenate([x, y]), []
     for _ in range(SPLITS_BY_CHANCE):
