@@ -193,7 +193,7 @@ def print_table(table: Table) -> None:
 
 
 def cell_prompts(per_cell: int) -> list[Prompted]:
-    """Return prompts for every foreground on every background; every second one contains the foreground's definition."""
+    """Return prompts for every foreground on every background, every second one with the foreground's definition."""
     prompts = []
     for f, foreground in enumerate(world.FOREGROUNDS):
         for b, (background, phrase) in enumerate(captions.PHRASES.items()):

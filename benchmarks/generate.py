@@ -323,7 +323,7 @@ def parse() -> argparse.Namespace:
     add("--num-inference-steps", type=int, default=defaults.num_inference_steps)
     add("--strength", type=float, default=defaults.strength)
     add("--guidance", type=float, default=defaults.guidance_scale)
-    add("--ladder", action="store_true", help="measure one setting after another, with right labels, and choose fast ones")
+    add("--ladder", action="store_true", help="measure setting by setting, with right labels, and choose fast ones")
     add("--choosing-seed", type=int, default=1000, help="ladder: seed of the images on which settings are chosen")
     add("--judging-seed", type=int, default=2000, help="ladder: seed of the images on which they are judged")
     add("--label-images", type=int, default=600, help="ladder: number of images on which settings are chosen")
@@ -333,7 +333,7 @@ def parse() -> argparse.Namespace:
         "--clock", default="wall", choices=CLOCKS,
         help="cpu: images per second of CPU time of one process, less affected by other load",
     )  # fmt: skip
-    add("--parts", nargs="+", default=("labels", "speeds"), choices=("labels", "speeds"), help="ladder: measure only these")
+    add("--parts", nargs="+", default=("labels", "speeds"), choices=("labels", "speeds"), help="ladder: only these")
     add("--oracle-cache", type=Path, help="ladder: folder of trained oracles, such as out/fidelity")
     args = parser.parse_args()
     if args.quick:
