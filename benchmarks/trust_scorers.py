@@ -363,7 +363,7 @@ def main(command: Sequence[str] | None = None) -> None:
     add("--choose", type=Path, help="a set with wrong labels on which thresholds are chosen (default: drawings)")
     add("--cache", type=Path, default=ROOT / "out" / "fidelity", help="trained classifiers")
     add("--sheets", type=Path, help="folder for sheets of images on which scorer and oracle disagree")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="device on which classifiers are trained")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="device for training classifiers")
     add("--seed", type=int, default=0, help="seed of the oracle, the sets and the exchange of labels")
     add("--per-cell", type=int, default=6, help="images per cell of the demo; a third of it in the other sets")
     add("--shuffled", type=float, default=0.3, help="share of images whose labels are exchanged")
