@@ -1,9 +1,9 @@
 """Classifiers that judge spurious images: `python benchmarks/biased.py`.
 
 Trains small `transformers` classifiers of several families on the biased pocket world, where each class is paired with
-a look of a prop, and shows that they rely on the look. Measured is how often they predict class k for the references of
-k (its look on a scene, without object), on drawings and after a round trip through the pocket autoencoder. Each
-classifier is kept as a directory for `figureground evaluate --classifier DIR`, and reused as long as its settings, its
+a look of a prop, and shows that they rely on the look. Measures how often they predict class k for the references of k
+(its look on a scene, without object), on drawings and after a round trip through the pocket autoencoder. Each
+classifier is saved as a directory for `figureground evaluate --classifier DIR`, and reused as long as its settings, its
 seed, the world and the augmentation are the same.
 """
 
@@ -132,7 +132,7 @@ DEVELOPMENT = ("resnet", "vit")
 FINAL = ("regnet", "convnext", "poolformer", "swin", "focalnet", "efficientnet")
 """Judges for the reported results; the last two were not used for anything before."""
 FINAL_SEED = 1
-"""Seed of their data, weights and order; classifiers with seed 0 were inspected before."""
+"""Seed of their data, weights and order; classifiers with seed 0 had been inspected before."""
 
 
 def build(family: str) -> PreTrainedModel:
@@ -288,7 +288,7 @@ def _train_one(job: tuple[str, int, Path, Settings]) -> tuple[str, Path, float]:
 def train_all(
     names: Sequence[str], seed: int, cache: Path, settings: Settings, workers: int
 ) -> tuple[dict[str, Path], dict[str, float]]:
-    """Train classifiers, `workers` at a time with a thread each; return their directories and durations in seconds."""
+    """Train `workers` classifiers in parallel, one thread each; return their directories and durations in seconds."""
     cache.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(workers) as processes:
         done = list(processes.imap_unordered(_train_one, [(name, seed, cache, settings) for name in names]))
@@ -299,9 +299,9 @@ def main() -> None:
     parser = arguments(__doc__, "biased")
     parser.add_argument("--cache", type=Path, help="where trained classifiers are kept (default: out/biased)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="classifiers trained at a time, a thread each")
+    parser.add_argument("--workers", type=int, default=2, help="classifiers trained in parallel, with one thread each")
     parser.add_argument("--names", nargs="+", choices=[*FAMILIES, "twin"], default=[*FAMILIES, "twin"])
-    parser.add_argument("--count", type=int, default=200, help="held-out images of a class")
+    parser.add_argument("--count", type=int, default=200, help="held-out images per class")
     args = parser.parse_args()
     began = time.monotonic()
     with contextlib.ExitStack() as folders:

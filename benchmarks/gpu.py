@@ -1,9 +1,9 @@
 """Checks of builds on a GPU, step by step: `python benchmarks/gpu.py pocket`; `benchmarks/gpu.sh` runs them all.
 
-- `pocket`: builds in float32, float16 and bfloat16, each twice: whether the bytes are the same, how far pixels are from
-  those of a CPU, and whether the labels are as right, by the oracle.
-- `resume`: a build that is killed and goes on, compared with one that isn't.
-- `batch-size`: the batch size that a build finds, the seconds that takes, and whether that batch fits.
+- `pocket`: builds in float32, float16 and bfloat16, each twice: whether the bytes are the same, how far pixels differ
+  from those of a CPU, and the share of right labels by the oracle.
+- `resume`: a build that is killed and resumed, compared with one that isn't interrupted.
+- `batch-size`: the batch size that a build finds, the seconds that the search takes, and whether that batch fits.
 - `two-workers`: two processes on one device, compared with one.
 
 Everything is written as tars, so neither pyarrow nor datasets is needed. On a CPU the steps check the same things.
@@ -53,7 +53,7 @@ class Bench:
         }  # fmt: skip
 
     def build(self, name: str, **changes: Any) -> tuple[Path, float]:
-        """Build into a folder of its own; return it, and images per second with all starts."""
+        """Build into a new folder; return it, and images per second including startup."""
         began = time.perf_counter()
         out = D3S("pocket", **{**self._fields, **changes}).build(self.folder / name, show_progress=False)
         return out, self.images / (time.perf_counter() - began)
@@ -80,7 +80,7 @@ def same(one: Path, other: Path) -> int:
 
 
 def apart(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
-    """Return the mean difference of images with the same keys, in levels of 255."""
+    """Return the mean pixel difference between images with the same keys, in levels of 255."""
     keys = one.keys() & other
     return float(np.mean([np.abs(one[key].astype(float) - other[key]).mean() for key in keys]))
 

@@ -3,30 +3,30 @@
 #
 #   benchmarks/gpu.sh [STEP …]        all steps if none is given, in this order:
 #     pocket        builds in float32, float16 and bfloat16, each twice: bytes, pixels, right labels by the oracle
-#     resume        a build that is killed and goes on
+#     resume        a build that is killed and resumed
 #     batch-size    the batch size that a build finds
 #     two-workers   two processes on one device
 #     ladder-sd15   generate.py --ladder --random-weights sd15, at the settings of D3S's authors
 #     ladder-sdxl   the same for sdxl
 #
-# Each step writes JSON as soon as it ends. Nothing is started after the deadline, and a step that runs into it is
-# ended, with what its ladder has measured kept. Variables:
+# Each step writes JSON as soon as it ends. No step is started after the deadline, and a running step is stopped then;
+# measurements of its ladder are kept. Environment variables:
 #   OUT       folder of the JSON (out/gpu)
 #   DEADLINE  seconds from the start of this script (480)
 #   DEVICE    auto, cuda, cuda:1; cpu tries the steps without a GPU
 #   WHEELS    folder of wheels to use (out/wheels); their names and total are printed
-#   ORACLE    folder of the trained oracle (out/fidelity); without it, it is trained, which takes minutes
+#   ORACLE    folder of the trained oracle (out/fidelity); if the oracle is missing, it is trained, which takes minutes
 #   PYTHON    the interpreter (python3)
 #   QUICK=1   tiny sizes, to try the script
 #
-# Wheels beside torch and transformers, without dependencies that those two bring; pydantic with its core, whose version
-# must fit. They were 15.8 MiB for Python 3.11 on x86-64 Linux; with this repository, less than 64 MiB:
+# Wheels needed besides torch, transformers and their dependencies. pydantic is downloaded with its core, whose version
+# must match. They were 15.8 MiB for Python 3.11 on x86-64 Linux; with this repository, less than 64 MiB:
 #   pip download --no-deps --only-binary :all: -d out/wheels diffusers webdataset braceexpand importlib-metadata zipp \
 #     jinja2 markupsafe pillow
 #   pip download --only-binary :all: -d out/wheels pydantic
-# Neither pyarrow nor datasets is among them: all builds are tars alone.
+# pyarrow and datasets aren't needed, because all builds write tars only.
 #
-# It has been run on a CPU at a tiny size, and not yet on a GPU.
+# This script has been run on a CPU at a tiny size, but not yet on a GPU.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 began=$SECONDS
@@ -48,7 +48,7 @@ if compgen -G "$WHEELS/*.whl" > /dev/null; then
         [ -e "$unpacked/$(basename "$wheel").done" ] && continue
         "$PYTHON" -m zipfile -e "$wheel" "$unpacked" && touch "$unpacked/$(basename "$wheel").done"
     done | awk '{ total += $1; sub(".*/", "", $2); print $2 } END { printf "%.1f MiB of wheels\n", total / 1048576 }'
-    # After what is installed, so that a library of the machine comes first.
+    # Wheels come after installed packages, so that the machine's own libraries take precedence.
     installed=$("$PYTHON" -c 'import site; print(":".join(site.getsitepackages()))')
     path=$path:$installed:$(cd "$unpacked" && pwd)
 fi

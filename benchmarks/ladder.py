@@ -1,11 +1,11 @@
 """Rungs of speed, one by one, with the share of right labels: `python benchmarks/generate.py --ladder`.
 
-Each rung makes the same images in another way, or with other settings. Rungs take turns within a round, so that what
-else the machine does slows all of them, and ratios are within a round. Whatever is measured is kept at once; the same
-command goes on where it was stopped.
+Each rung makes the same images in another way, or with other settings. Rungs take turns within a round, so that other
+load on the machine slows all of them, and ratios are within a round. Each measurement is saved at once; the same
+command resumes a stopped run.
 
-Labels are judged on whole datasets of their own. The settings of `speed=fast` are chosen on the images of one seed, and
-judged on those of another, which chose nothing.
+Labels are judged on separate, whole datasets. The settings of `speed=fast` are chosen on the images of one seed, and
+judged on those of another, which is not used for the choice.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ SINGLE, BATCHED, BUILD = "one call an image", "plain batches", "this build"
 CHOSEN, EXACT = "fast", "exact"
 
 MARGIN = 0.01
-"""Labels are as right if the interval of the difference of shares reaches 0, and the difference is above −1 point."""
+"""Labels are as right if the interval of the difference in shares reaches 0 and the difference is above −1 point."""
 MULTISTEP = ("dpm++", "unipc")
 """Multistep solvers: DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) and UniPC (Zhao et al. 2023, arXiv 2302.04867)."""
 DIVISORS = (1.6, 2.0)
-"""Numbers of steps tried are the usual one divided by these."""
+"""The numbers of steps tried are the usual number divided by these."""
 INTERVALS = (None, (0.0, 0.8))
-"""Intervals of guidance tried; the last steps, with little noise, need it least."""
+"""Guidance intervals tried; the last steps, with little noise, need guidance least."""
 VAE_BATCH = 4
 
 
@@ -61,7 +61,7 @@ class Rung:
 
     name: str
     on: str = BUILD
-    """The rung that it changes."""
+    """Name of the rung that this one changes."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Settings that differ from the recipe's."""
     change: Callable[[Checkpoint], AbstractContextManager[None]] = lambda opened: nullcontext()
@@ -75,7 +75,7 @@ class Rung:
 
 @contextmanager
 def other_layout(opened: Checkpoint) -> Iterator[None]:
-    """Lay the denoiser's convolutions out with channels last; first where a build has them last already."""
+    """Lay the denoiser's convolutions out with channels last, or first where a build already has them last."""
     before, after = torch.contiguous_format, torch.channels_last
     if opened.text_to_image.device.type != "cpu":
         before, after = after, before
@@ -88,7 +88,7 @@ def other_layout(opened: Checkpoint) -> Iterator[None]:
 
 @contextmanager
 def compiled(opened: Checkpoint) -> Iterator[None]:
-    """Compile the blocks that the denoiser repeats, as diffusers' `compile_repeated_blocks` does, and undo it."""
+    """Within the context, compile the denoiser's repeated blocks with diffusers' `compile_repeated_blocks`."""
     blocks = [part for part in opened.denoiser.modules() if type(part).__name__ in opened.denoiser._repeated_blocks]
     kept = getattr(opened.denoiser, "_benchmark_compiled", None)
     if kept is None:
@@ -116,7 +116,7 @@ def fused(opened: Checkpoint) -> Iterator[None]:
 
 @contextmanager
 def vae_in_parts(opened: Checkpoint) -> Iterator[None]:
-    """Have the autoencoder encode and decode `VAE_BATCH` images at a time, whatever the denoiser's batch is."""
+    """Encode and decode `VAE_BATCH` images at a time, whatever the denoiser's batch size."""
     vae, usual = opened.text_to_image.vae, opened.text_to_image.vae._decode
 
     def decode(latents: torch.Tensor, return_dict: bool = True) -> Any:
@@ -155,11 +155,11 @@ def int8_weights(opened: Checkpoint) -> Iterator[None]:
 
 
 def candidates(steps: int, strength: float, few: bool = False) -> list[dict[str, Any]]:
-    """Return the settings among which `speed=fast` is chosen, those with the fewest evaluations first.
+    """Return the candidates for the settings of `speed=fast`, those with the fewest evaluations first.
 
     Args:
         steps: The recipe's steps.
-        strength: The share of them that is run.
+        strength: The share of these steps that is run.
         few: Whether to return only two, for a quick run.
     """
     found = [
@@ -167,14 +167,14 @@ def candidates(steps: int, strength: float, few: bool = False) -> list[dict[str,
         for n in dict.fromkeys(max(2, round(steps / divisor)) for divisor in DIVISORS)
         for interval in INTERVALS
         for scheduler in MULTISTEP
-        if whole_part(n, strength) >= 2  # the second order begins with the second step
+        if whole_part(n, strength) >= 2  # second-order solvers are second order from the second step on
     ]
     found.sort(key=lambda fields: evaluations(fields, strength))
     return found[-2:] if few else found
 
 
 def evaluations(fields: Mapping[str, Any], strength: float) -> int:
-    """Return the denoiser's evaluations for one image, with guidance."""
+    """Return the number of denoiser evaluations for one image, with guidance."""
     steps = fields["num_inference_steps"]
     run = whole_part(steps, strength)
     guided = sum(step >= steps - run for step in steps_between(steps, fields.get("guidance_interval")))
@@ -182,12 +182,12 @@ def evaluations(fields: Mapping[str, Any], strength: float) -> int:
 
 
 def rungs(device: torch.device, usual: D3S, fast: Mapping[str, Any], quick: bool = False) -> list[Rung]:
-    """Return the rungs of a device, the first two of which are scripts on diffusers' pipelines.
+    """Return the rungs for a device; the first two are scripts on diffusers' pipelines.
 
     Args:
         usual: The recipe.
         fast: The settings of `speed=fast` that were chosen.
-        quick: Whether to leave out what takes long on any machine.
+        quick: Whether to leave out rungs that take long on any machine.
     """
     config = usual.config
     interval = fast.get("guidance_interval") or [0.0, 0.8]
@@ -222,10 +222,10 @@ def rungs(device: torch.device, usual: D3S, fast: Mapping[str, Any], quick: bool
 
 
 class Kept:
-    """Measurements so far, in a file that is written after each of them.
+    """Measurements so far, in a file that is written after each measurement.
 
     Args:
-        path: The file; one of other settings is replaced.
+        path: The file; a file with other settings is replaced.
         settings: Everything that the measurements depend on.
     """
 
@@ -248,11 +248,11 @@ class Kept:
 
 
 class Judge:
-    """Builds a dataset for each rung and seed, and has its labels judged; for the pocket model by the oracle.
+    """Builds a dataset for each rung and seed and judges its labels, for the pocket model by the oracle.
 
     Args:
         fields: The recipe.
-        oracle: The classifier that judges; None leaves the labels unjudged.
+        oracle: The classifier that judges the labels; None leaves them unjudged.
         folder: Where datasets are built.
     """
 
@@ -260,9 +260,9 @@ class Judge:
         self._fields, self._oracle, self._folder, self._kept = fields, oracle, folder, kept
 
     def right(self, fields: Mapping[str, Any], seed: int, images: int) -> dict[str, bool] | None:
-        """Return by key whether foreground and background are right; None if nothing judges this checkpoint.
+        """Return by key whether foreground and background are right; None without an oracle for this checkpoint.
 
-        Rejected images are wrong.
+        Rejected images count as wrong.
         """
         if self._oracle is None:
             return None
@@ -289,10 +289,10 @@ class Judge:
 
 
 def right_labels(oracle: Classifier, plan: Plan, images: Mapping[str, np.ndarray]) -> dict[str, bool]:
-    """Return by key whether the oracle sees foreground and background of each planned image; a rejected one is wrong.
+    """Return by key whether the oracle sees both labels of each planned image; rejected images count as wrong.
 
     Args:
-        images: Those that were kept, uint8 (height, width, 3), by key.
+        images: The images that were kept, uint8 (height, width, 3), by key.
     """
     answers = oracle.read(np.stack([pixels(Image.fromarray(image)) for image in images.values()])).labels
     seen = {
@@ -318,9 +318,9 @@ def compare(fast: Mapping[str, bool], exact: Mapping[str, bool]) -> dict[str, An
 
 
 def choose(judge: Judge, tried: list[dict[str, Any]], strength: float, seed: int, images: int) -> dict[str, Any]:
-    """Return the first candidate whose labels are as right as the usual ones, and what was found of each.
+    """Return the first candidate whose labels are as right as the usual ones, and the result of each one tried.
 
-    Candidates are tried in order of their work, so that no slower one is drawn. If none is as right, `fields` is empty.
+    Candidates are tried cheapest first; none is drawn after the chosen one. If none is as right, `fields` is empty.
     """
     exact, told = judge.right({}, seed, images), []
     for fields in tried:
@@ -347,7 +347,7 @@ def read_built(folder: Path) -> dict[str, np.ndarray]:
 
 @contextmanager
 def sampler(opened: Checkpoint, name: str, checkpoint: str) -> Iterator[None]:
-    """Give all pipelines of a checkpoint another scheduler within a context."""
+    """Within the context, give all pipelines of a checkpoint another scheduler."""
     pipelines = [each for each in (opened.text_to_image, opened.image_to_image, opened.inpaint) if each is not None]
     before, other = [each.scheduler for each in pipelines], open_scheduler(opened.folder, checkpoint, name)
     try:
@@ -364,7 +364,7 @@ class Ladder:
 
     Args:
         ways: The two scripts, and the build of an opened checkpoint (`generate.Ways`).
-        kept: Receives what is measured.
+        kept: Receives the measurements.
         folder: Where images are written.
     """
 
@@ -375,10 +375,10 @@ class Ladder:
         self._first: dict[str, np.ndarray] = {}
         """The first batch of the rung that was started last, by key."""
         self._usual: dict[str, np.ndarray] = {}
-        """That of this build."""
+        """The first batch of this build, by key."""
 
     def start(self, rung: Rung) -> None:
-        """Open what a rung needs and make its first batch, and keep the seconds that took, or why it failed."""
+        """Open a rung's checkpoint and make its first batch; record the seconds taken, or why it failed."""
         if rung.name in (SINGLE, BATCHED):
             opening = self._ways.seconds_plain
         else:
@@ -387,8 +387,8 @@ class Ladder:
             opening = time.perf_counter() - began
         try:
             seconds = self._make_first(rung)
-        except Exception as error:  # whatever a compiler, a library or the device raises: other rungs go on
-            if rung.name == SINGLE:  # what all others are compared with
+        except Exception as error:  # a compiler, a library or the device may raise anything, and other rungs continue
+            if rung.name == SINGLE:  # all other rungs are compared with these
                 raise
             self._kept.found["failed"][rung.name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
             print(f"{rung.name}: {self._kept.found['failed'][rung.name]}", flush=True)
@@ -398,7 +398,7 @@ class Ladder:
         self._kept.save()
 
     def measure_round(self, kinds: list[Rung], number_: int) -> None:
-        """Measure images per second of each rung that this round lacks; each round begins with another one."""
+        """Measure images per second of each rung missing in this round; each round starts with another rung."""
         rounds = self._kept.found["rounds"]
         if len(rounds) == number_:
             rounds.append({})
@@ -418,7 +418,7 @@ class Ladder:
         return float(np.mean([np.abs(images[key].astype(float) - self._usual[key]).mean() for key in both]))
 
     def flops(self, rung: Rung) -> float:
-        """Return the operations for one image: denoiser and autoencoder; attention counts as its matrix products."""
+        """Return the operations of denoiser and autoencoder for one image; attention counts as matrix products."""
         config = self._ways.builder(**rung.fields).config
         name = json.dumps(dict(rung.fields), sort_keys=True)
         if name not in self._flops:
@@ -437,7 +437,7 @@ class Ladder:
         return self._flops[name]
 
     def _checkpoint(self, rung: Rung) -> Checkpoint:
-        """Return the opened checkpoint of a rung: one of its own if it has another dtype."""
+        """Return the opened checkpoint of a rung, opened separately if the rung has another dtype."""
         if rung.dtype is None:
             return self._ways.opened
         name = f"{rung.dtype}, {rung.change}"
@@ -449,7 +449,7 @@ class Ladder:
         return self._opened[name]
 
     def _make_first(self, rung: Rung) -> float:
-        """Make and keep one batch; return wall-clock seconds, with what a change costs, such as compiling."""
+        """Make and keep one batch; return wall-clock seconds, including the cost of a change such as compiling."""
         with self._emptied() as folder:
             folder.mkdir()
             began = time.perf_counter()
@@ -463,15 +463,15 @@ class Ladder:
         return seconds
 
     def _measure(self, rung: Rung) -> float:
-        """Make all images; return images per second, without what a change costs."""
+        """Make all images; return images per second, without the cost of a change."""
         if rung.change is compiled and not hasattr(self._checkpoint(rung).denoiser, "_benchmark_compiled"):
-            self._make_first(rung)  # an earlier process compiled it, and not this one
+            self._make_first(rung)  # compiled by an earlier process only
         with self._emptied() as folder, self._changed(rung):
             return self._ways.timed(lambda into: self._make(rung, into), folder)
 
     @contextmanager
     def _emptied(self) -> Iterator[Path]:
-        """Give a folder that doesn't exist, and remove it afterwards."""
+        """Yield the path of a folder that doesn't exist, and remove the folder afterwards."""
         folder = self._folder / "rung"
         shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -549,16 +549,16 @@ def run(
 
 
 def judged(judge: Judge, kinds: list[Rung], seed: int, images: int, which: str) -> dict[str, dict[str, Any]]:
-    """Return `compare` of each rung that changes settings or dtype, and of this build with itself, on other images.
+    """Return `compare`, on other images, of this build with itself and with each rung that changes settings or dtype.
 
     Args:
-        which: `all`, or `fast` for that rung alone, and those with the same settings.
+        which: `all`, or `fast` for that rung and those with the same settings.
     """
     exact = judge.right({}, seed, images)
     if exact is None:
         return {}
     changed = [rung for rung in kinds if rung.fields or rung.dtype]
-    changed.sort(key=lambda rung: rung.name != CHOSEN)  # it is what matters most, should time run out
+    changed.sort(key=lambda rung: rung.name != CHOSEN)  # first, because it matters most if time runs out
     if which == CHOSEN:
         changed = [rung for rung in changed if rung.dtype is None and rung.fields == changed[0].fields]
     found = {BUILD: compare(exact, exact)}
@@ -573,7 +573,7 @@ def judged(judge: Judge, kinds: list[Rung], seed: int, images: int, which: str) 
 def describe(
     rung: Rung, ladder: Ladder, kept: Kept, ceiling: float, labels: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return what a rung's line of the table says."""
+    """Return a rung's line of the table."""
     speeds = [each[rung.name] for each in kept.found["rounds"]]
     ratios = [each[rung.name] / each[SINGLE] for each in kept.found["rounds"]]
     speed, flops = statistics.median(speeds), ladder.flops(rung)
@@ -587,7 +587,7 @@ def describe(
 
 
 def print_ladder(told: list[dict[str, Any]]) -> None:
-    """Print one table."""
+    """Print the ladder as a table."""
     wide = max(len(each["name"]) for each in told)
     print(f"\n{'':<{wide}}  images/s       ×  TFLOP/s  of ceiling  start, s  pixels apart  right labels")
     for each in told:
@@ -602,7 +602,7 @@ def print_ladder(told: list[dict[str, Any]]) -> None:
 
 
 def to_rows(told: list[dict[str, Any]], kept: Kept, kinds: list[Rung]) -> list[Row]:
-    """Return rows for the results: speeds, ratios to one call an image and to plain batches, and labels."""
+    """Return rows for the results: speeds, ratios to one call per image and to plain batches, and labels."""
     rounds = kept.found["rounds"]
     speeds = {rung.name: [each[rung.name] for each in rounds] for rung in kinds}
     rows = [median(name, values, "images/s") for name, values in speeds.items()]

@@ -3,8 +3,8 @@
 #
 #     bash benchmarks/mps.sh [DIR]     # from an environment that has figureground; DIR must not exist (./mps-smoke)
 #
-# It takes minutes, and needs no checkpoint: the bundled pocket model is used. It ends at the first command that fails.
-# Not tried by the authors, who have no such machine; DEVICE=cpu runs the same commands anywhere.
+# It takes minutes, and needs no checkpoint, because it uses the bundled pocket model. It stops at the first command that
+# fails. The authors have no such machine and haven't run it on MPS; DEVICE=cpu runs the same commands anywhere.
 set -euo pipefail
 out=${1:-mps-smoke}
 device=${DEVICE:-mps}

@@ -94,7 +94,7 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
 
 
 def draw_pasted(rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
-    """Draw a cut-out pasted at any position on a scene, up to a sixth of it outside; a prop stays in view."""
+    """Draw a cut-out pasted anywhere on a scene, with at most a sixth of it outside; a prop stays in view."""
     foreground, background = str(rng.choice(world.FOREGROUNDS)), str(rng.choice(world.BACKGROUNDS))
     prop = _named(str(rng.choice(world.PROPS)), rng) if rng.random() < 0.3 else None
     while True:
@@ -128,7 +128,7 @@ def blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
-    """`blur` for uint8 images (n, 3, h, w)."""
+    """Apply `blur` to uint8 images (n, 3, h, w)."""
     return blur(torch.from_numpy(images).float(), sigma).round().clamp(0, 255).byte().numpy()
 
 
@@ -162,7 +162,7 @@ class Classifier(nn.Module):
         layers: list[nn.Module] = []
         before = 3
         for i, width in enumerate(settings.widths):
-            # The first layer has few channels on many pixels, the last few pixels: one convolution each.
+            # One convolution each: the first layer has few channels on many pixels, the last has few pixels.
             for stride in (2,) if i in (0, len(settings.widths) - 1) else (2, 1):
                 layers += [
                     nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),

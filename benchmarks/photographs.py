@@ -1,17 +1,17 @@
-"""Measures on photographs what needs no diffusion model: cut-outs, real classifiers, attribution, mitigation.
+"""Benchmarks on photographs that need no diffusion model: cut-outs, real classifiers, attribution, mitigation.
 
-Parts, each kept when it is done and runnable alone:
+The result of each part is saved when it is done, and each can be run alone:
 
 - classifiers: top-1 accuracy of EfficientNet-Lite 0, 1 and 2 on photographs of ImageNet's classes;
 - cutouts: intersection over union of cut-outs with hand-drawn masks, on Weizmann's horses;
-- scenes: how accuracy changes when an object is put on grey, back onto its own scene, or onto others';
-- waterbirds: ways of training on dogs and other mammals whose scenes are biased, by worst group and average;
-- attribution: share of Grad-CAM++ and Integrated Gradients inside true masks, beside pytorch-grad-cam;
-- regions: what SCGS would repaint and what DDB would find, with sheets to look at.
+- scenes: change in accuracy when an object is pasted onto grey, back onto its own scene, or onto other scenes;
+- waterbirds: worst-group and average accuracy of training methods on dogs and other mammals with biased scenes;
+- attribution: share of Grad-CAM++ and Integrated Gradients inside true masks, compared with pytorch-grad-cam;
+- regions: the regions that SCGS would repaint and that DDB would find, with sheets for inspection.
 
-`photo_inputs.py` says where photographs, masks and networks come from; none is downloaded. These networks were trained
-on ImageNet, and so were most of the photographs: accuracies are not those on new images, and only differences between
-versions of the same image are reported of them.
+`photo_inputs.py` names the sources of photographs, masks and networks; none is downloaded. These networks were trained
+on ImageNet, from which most of the photographs come. So their accuracies are not accuracies on new images, and only
+differences between versions of the same image are reported.
 
     python benchmarks/photographs.py --photographs DIR --horses DIR --lite WHEEL WHEEL WHEEL --segmenter onnx:FILE
 """
@@ -48,7 +48,7 @@ RANGES = {
     "waterbirds": "lowest and highest seed; 95 % interval of differences",
     "attribution": "95 % interval; 5 % and 95 % quantiles beside medians",
 }
-"""Meaning of the ends of a part's rows, if they aren't 95 % intervals."""
+"""Meaning of the ranges of a part's rows, if they aren't 95 % intervals."""
 TINY = efficientnet_lite.Scale(0.25, 0.3, 64)
 """The random network of a quick run."""
 
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def write_table(parts: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return all rows as a page of Markdown, a table a part."""
+    """Return all rows as a Markdown page with one table per part."""
     text = "[the text](../README.md#on-photographs)"
     lines = ["# Measured on photographs", "", TRAINED_ON, f"Made by `photographs.py`; see {text}."]
     for name, part in parts.items():
@@ -108,7 +108,7 @@ def write_table(parts: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def read_inputs(args: argparse.Namespace) -> Inputs:
-    """Return the inputs, with networks converted, or random ones for a quick run."""
+    """Return the inputs, with converted networks, or with random ones for a quick run."""
     work = args.work / "photographs"
     if args.quick:
         networks = [work / "networks" / f"tiny{i}" for i in range(3)]

@@ -1,10 +1,9 @@
 """Cost of planning ten million images: `python benchmarks/plan.py`.
 
 Plans D3S on ImageNet's 1000 classes and 10 backgrounds, 1000 images per cell, each in a new process: from prompts
-alone, and from guides, with tiny cut-outs and scenes made for this benchmark. Measured are the time in seconds for
-the Specs of the middle shard, from a builder that has not planned before, and the peak resident memory. Reading the
-recipe is measured separately: with guides, it lists, hashes and decodes their files, in time proportional to their
-number.
+alone, and from guides, with tiny cut-outs and scenes made for this benchmark. Measures the time in seconds for the
+Specs of the middle shard, from a builder that has not planned before, and the peak resident memory. Reading the recipe
+is measured separately: with guides, it lists, hashes and decodes their files, in time proportional to their number.
 """
 
 from __future__ import annotations

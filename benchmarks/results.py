@@ -33,7 +33,7 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Row:
-    """One measured number, and its target."""
+    """A measured number and its target."""
 
     name: str
     value: float
@@ -70,7 +70,7 @@ def median(
 
 
 def median_ratio(name: str, above: Sequence[float], below: Sequence[float], *, at_least: float | None = None) -> Row:
-    """Return a row with the median of ratios of measurements in the same round."""
+    """Return a row with the median of the ratios of measurements in the same round."""
     return median(name, [a / b for a, b in zip(above, below, strict=True)], "×", at_least=at_least)
 
 
@@ -124,7 +124,7 @@ def read_cpu() -> str:
 
 
 def machine(**more: Any) -> dict[str, Any]:
-    """Return the class of machine and its load, without names."""
+    """Return the class of machine and its load, without naming the machine."""
     return {
         "cpu": read_cpu(),
         "cores": os.cpu_count(),
@@ -185,10 +185,10 @@ def versions() -> dict[str, str | None]:
 
 
 def origin(checkpoint: str | None = None) -> dict[str, Any]:
-    """Return what results depend on besides settings and libraries: format version, commit and weights.
+    """Return the format version, commit and weights, on which results depend besides settings and libraries.
 
     Args:
-        checkpoint: The measured checkpoint besides the bundled weights: a directory, a Hub id, or `pocket`.
+        checkpoint: The measured checkpoint: a directory, a Hub id, or `pocket`. Bundled weights are always included.
 
     Returns:
         `format`; `commit`, with `+changes` if tracked files differ from it, and None outside a repository; `weights`,
@@ -264,6 +264,6 @@ def report(
 
 
 def kept_name(name: str, args: argparse.Namespace) -> str:
-    """Return the name for saving results; results of weights other than the bundled ones have their own."""
+    """Return the name for saving results; results of other weights than the bundled ones have a name of their own."""
     weights, rungs = getattr(args, "random_weights", None), getattr(args, "ladder", False)
     return "-".join(part for part in (name, "ladder" * rungs, weights) if part)

@@ -1,19 +1,20 @@
-"""Cost of runners, of journals and of machines that vanish: `python benchmarks/scale.py`.
+"""Cost of runners, of journals and of killed workers: `python benchmarks/scale.py`.
 
-Three parts, each by its name (`--parts`); one part alone is kept in `results/scale-PART.json`:
+There are three parts (`--parts`); the results of a single part are saved in `results/scale-PART.json`:
 
-`runners`: The pocket model with two workers, by the runners `local`, `rank` and `ray`, in turn within each round. What
-counts is the rate from the first shard's start to the last marker, beside `local` of the same round; the whole command
-with all starts is told too. Wanted: at least 0.95 of `local`.
+`runners`: Two workers build with the pocket model and the runners `local`, `rank` and `ray`, in turn within each round.
+The measure is the rate from the first shard's start to the last marker, relative to `local` in the same round; the time
+of the whole command, including startup, is reported too. Target: at least 0.95 of `local`.
 
-`journal`: The same build in this process with and without journals of unfinished shards, in turn. Wanted: at most 2 %.
+`journal`: The same build in this process with and without journals of unfinished shards, in turn. Target: at most 2 %.
 
-`machines`: A million images in 4,000 shards on 64 workers, of which a tenth is killed by SIGKILL at random times and
-not replaced. Processes, leases, journals, shard files, markers and the S3 server on loopback are real. Images are PNG
-files of some 200 bytes, and in place of a model a worker sleeps, at 1:100 of real time. Wanted: at most 1.1 times the
-ideal time, that is image-seconds / 64. Told beside it: the time in which those alive could render everything, images
-rendered twice, requests to the store, memory of each process, and how busy the CPUs were. Requests and encoding take as
-long as in reality, a hundred times longer beside the images; and with fewer cores than workers, they wait for a core.
+`machines`: A million images in 4,000 shards on 64 workers. A tenth of the workers is killed by SIGKILL at random times
+and not replaced. Processes, leases, journals, shard files, markers and the S3 server on loopback are real. Images are
+PNG files of some 200 bytes; instead of running a model, a worker sleeps, at 1:100 of real time. Target: at most 1.1
+times the ideal time, image-seconds / 64. Also reported: the time that the surviving workers would need to render
+everything, images rendered, requests to the store, memory of each process, and CPU load. Requests and encoding
+are not scaled, so they weigh a hundred times more relative to the images than in reality; with fewer cores than
+workers, they also wait for a core.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ CREDENTIALS = {
 
 
 def settings(images: int) -> list[str]:
-    """Return the arguments of a build by two workers, in shards of which each worker gets as many."""
+    """Return the arguments of a build by two workers, with an equal number of shards per worker."""
     sets = {
         "classes": "[bird, car]", "backgrounds": "[grass, snow]", "per_cell": f"{{train: {images // 4}}}",
         "shard_size": images // 16, "batch_size": 8, "threads": 1, "workers": WORKERS, "device": "cpu",
@@ -83,7 +84,7 @@ def settings(images: int) -> list[str]:
 
 
 def run_once(runner: str, images: int, out: Path) -> tuple[float, float]:
-    """Build with a runner; return images/s while it renders, and the seconds of the whole command."""
+    """Build with a runner; return images/s while rendering, and the seconds of the whole command."""
     log = out.with_suffix(".jsonl")
     command = [sys.executable, "-m", "figureground", *settings(images), "--out", str(out), "--log-json", str(log)]
     ranks: list[list[str]] = [[]]
@@ -129,7 +130,7 @@ def measure_runners(work: Path, rounds: int, images: int) -> tuple[list[Row], di
 
 
 class NoJournal(Journal):
-    """Keeps nothing."""
+    """A journal that stores nothing."""
 
     def stored(self, number: int) -> tuple[()]:
         return ()
@@ -174,7 +175,7 @@ def measure_journal(work: Path, rounds: int, images: int, steps: int) -> tuple[l
 
 @dataclass(frozen=True)
 class Simulation:
-    """Numbers of the simulated cluster; seconds are real ones, before they are scaled."""
+    """Parameters of the simulated cluster; seconds are real ones, before scaling."""
 
     images: int
     shards: int
@@ -183,7 +184,7 @@ class Simulation:
     batch: int
     killed_share: float = 0.1
     lease: float = 30.0
-    """Seconds of the simulation without a sign of life after which a shard is taken over."""
+    """Simulated seconds without a sign of life after which a shard is taken over."""
 
     @property
     def per_shard(self) -> int:
@@ -191,15 +192,15 @@ class Simulation:
 
     @property
     def ideal(self) -> float:
-        """Seconds of the simulation in which all workers together would render everything."""
+        """Simulated seconds that all workers together need to render everything."""
         return self.images * self.image_seconds / self.workers / SCALE
 
 
 def least_seconds(plan: Simulation, deaths: Sequence[float]) -> float:
-    """Return the seconds of the simulation in which workers of which some die could render everything.
+    """Return the simulated seconds that the workers, some of which die, need at least to render everything.
 
     Args:
-        deaths: When workers die, in order, seconds of the simulation.
+        deaths: Times in simulated seconds at which workers die, in order.
     """
     left, now, alive = plan.ideal * plan.workers, 0.0, plan.workers
     for at in deaths:
@@ -222,7 +223,7 @@ def specs_of(shard: Shard) -> list[Spec]:
 
 
 def work_on(url: str, place: Path, number: int, plan: Simulation, told: Path, barrier: Any) -> None:
-    """A worker: claims shards, sleeps in place of a model, writes and puts them, until all are finished."""
+    """Claim, "render" (by sleeping), write and upload shards as one worker, until all are finished."""
     os.environ |= CREDENTIALS
     barrier.wait()
     store_url = parse(url)
@@ -267,7 +268,7 @@ def work_on(url: str, place: Path, number: int, plan: Simulation, told: Path, ba
 
 @contextlib.contextmanager
 def serve() -> Iterator[tuple[str, psutil.Process]]:
-    """Run moto's S3 server in a process of its own; yield its endpoint."""
+    """Run moto's S3 server in a separate process; yield its endpoint."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -358,7 +359,7 @@ def _parse() -> argparse.Namespace:
     add("--images", type=int, default=1_000_000, help="of the simulated machines (%(default)s)")
     add("--shards", type=int, default=4_000)
     add("--workers", type=int, default=64)
-    add("--image-seconds", type=float, default=6.0, help="real seconds that an image takes (%(default)s)")
+    add("--image-seconds", type=float, default=6.0, help="real seconds per image (%(default)s)")
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.images, args.shards, args.workers, args.image_seconds = 1, 60, 3, 2, 1.0

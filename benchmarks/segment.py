@@ -1,7 +1,7 @@
 """Accuracy of the bundled segmenter: `python benchmarks/segment.py`.
 
 Measures, on drawings with known masks and seeds not used in training, the intersection over union at probability 0.5,
-averaged over images, and how often the segmenter finds an absent object.
+averaged over images, and how often the segmenter finds an object that is absent.
 """
 
 from __future__ import annotations

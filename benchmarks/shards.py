@@ -1,9 +1,9 @@
 """Speed of writing and reading shards: `python benchmarks/shards.py`.
 
-Writes the same encoded samples like a build (tar, Parquet, SHA-256 of both, syncs, marker) and with
-`webdataset.ShardWriter(mtime=0)`, which writes only tars and neither hashes nor syncs; they take turns. Then reads the
-files, with images decoded: the Parquet files with `load_dataset`, whole and streaming; the tars with `load_dataset`,
-streaming, and with `webdataset`. All files are in the system's cache when read.
+Writes the same encoded samples as a build does (tar, Parquet, SHA-256 of both, syncs, marker) and with
+`webdataset.ShardWriter(mtime=0)`, which writes only tars and neither hashes nor syncs; the two take turns. Then reads
+the files and decodes the images: the Parquet files with `load_dataset`, whole and streaming; the tars with
+`load_dataset`, streaming, and with `webdataset`. All files are in the system's cache when read.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def write_with_webdataset(samples: list[dict[str, Any]], shard_size: int, out: P
 
 
 def as_members(sample: Encoded) -> dict[str, Any]:
-    """Convert a sample for `ShardWriter`: the members that a build writes, already encoded."""
+    """Convert a sample for `ShardWriter`: the same members that a build writes, already encoded."""
     return {
         "__key__": sample.spec.key, "jpg": sample.image, "json": sample.provenance.encode(),
         "foreground.cls": str(sample.spec.foreground).encode(), "background.cls": str(sample.spec.background).encode(),
@@ -174,7 +174,7 @@ def measure_reading(built: Path, size: int, count: int, rounds: int, label: str,
     prepared: list[float] = []
     speeds: dict[str, list[float]] = {}
     for round_ in range(rounds + 1):
-        # A new cache each round; otherwise the conversion to Arrow would happen only once.
+        # Each round needs a new cache; otherwise the conversion to Arrow would happen only once.
         cache = work / f"cache-{round_}"
         start = time.perf_counter()
         whole = read_parquet(built, cache, streaming=False)

@@ -2,11 +2,11 @@
 
 The pocket model is fine-tuned on references of spurious features and draws images in the scenes of
 `spurious --config pocket`. DreamBooth with prior preservation is compared with DreamBooth and the spurious-feature
-similarity loss (SFSL), by two measures: in how many images independent classifiers, the judges, predict the class, and
-in how many an oracle sees the object itself.
+similarity loss (SFSL), by two measures: the share of images in which independent classifiers, the judges, predict the
+class, and the share in which an oracle sees the object itself.
 
-`--select` chooses a setting for each method from equally many (`SETTINGS`) by successive halving, on the development
-classes with the development judges. `--final` measures both choices on held-out classes and on the development classes,
+`--select` chooses a setting for each method from equally many candidates (`SETTINGS`) by successive halving, on the
+development classes and judges. `--final` measures both choices on held-out classes and on the development classes,
 with new seeds, and with judges and an oracle trained for it. Every row trains for at most the same number of steps,
 from the same seeds. `--report` makes the tables and the chart from the JSON files alone.
 
@@ -114,7 +114,7 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         ),
     ),
 }  # fmt: skip
-"""Both families have equally many, so that neither is tuned more than the other."""
+"""Settings to choose from, equally many for both methods, so that neither is tuned more than the other."""
 DRAWN = (REFERENCES, UNTOUCHED)
 """Rows without fine-tuning."""
 FINAL_ORACLE = 1
@@ -127,7 +127,7 @@ def setting_named(name: str) -> Setting:
 
 @dataclass(frozen=True)
 class Job:
-    """One row, class and seed, whose images are drawn and evaluated."""
+    """A row, class and seed whose images are drawn and evaluated."""
 
     stage: str
     """`select` or `final`."""
@@ -173,7 +173,7 @@ class Plan:
     judges: Mapping[str, Judges] = dataclasses.field(default_factory=dict)
     """Judges by stage."""
     smaller: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Changes to every fine-tuning, for `--quick`."""
+    """Changed settings of every fine-tuning, for `--quick`."""
     oracle_settings: oracle.Settings = dataclasses.field(default_factory=oracle.Settings)
 
     def result(self, job: Job) -> Path:
@@ -261,7 +261,7 @@ def real(name: str, seed: int, count: int) -> np.ndarray:
 
 
 def draw(plan: Plan, job: Job) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the images of a job, and facts about their making."""
+    """Return the images of a job, and how they were made."""
     builder = recipe(FEW)
     if job.setting == REFERENCES:  # new drawings, not used for training
         rng = world.generator(f"spurious benchmark references {job.name}", job.seed)
@@ -295,7 +295,7 @@ def draw(plan: Plan, job: Job) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def learn(plan: Plan, job: Job) -> Path:
-    """Return the finished concept of a job, learning it or resuming if necessary."""
+    """Return the finished concept of a job; learn it, or resume learning, if necessary."""
     from figureground.finetune.dreambooth import finetune
 
     setting, settings = setting_named(job.setting), plan.finetuning(job)
@@ -371,7 +371,7 @@ def make(task: tuple[Plan, Job]) -> Job:
 
 
 def run(plan: Plan, jobs: Sequence[Job], workers: int) -> None:
-    """Run the unfinished jobs, `workers` at a time with a thread each."""
+    """Run the unfinished jobs, `workers` in parallel with one thread each."""
     left = [(plan, job) for job in jobs if not plan.is_done(job)]
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(left), unit="concept", disable=None)
     with bar:
@@ -614,7 +614,7 @@ def _parse() -> argparse.Namespace:
         "--results", type=Path, help="folder for each concept's JSON (default: benchmarks/results/spurious)"
     )
     parser.add_argument("--cache", type=Path, default=judges.CACHE, help="folder of trained judges")
-    parser.add_argument("--workers", type=int, default=2, help="number of parallel concepts, with a thread each")
+    parser.add_argument("--workers", type=int, default=2, help="number of parallel concepts, with one thread each")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     args = parser.parse_args()
     if not (args.quick or args.select or args.final or args.report or args.time):

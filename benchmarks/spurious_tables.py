@@ -194,7 +194,7 @@ class Final:
         return np.array([[measure(self.by[row, name, seed]) for seed in self.seeds] for name in self.classes])
 
     def difference(self, first: str, second: str, measure: Any = says_k) -> dict[str, Interval]:
-        """Return the first row minus the second, paired by class and seed: over seeds, over classes, over both."""
+        """Return the first row minus the second, paired by class and seed: over seeds, over classes, and over both."""
         table = self.table(first, measure) - self.table(second, measure)
         found = {"seeds": student(table.mean(0)), "classes": student(table.mean(1))}
         if min(table.shape) > 1:
@@ -363,7 +363,7 @@ def draw_chart(groups: Mapping[str, Final], samples: Path, out: Path) -> None:
 
 
 def _montage(names: Sequence[str], samples: Path, strip: tuple[int, int] = (192, 64)) -> Image.Image:
-    """Combine strips of images: one column for each row of the table, one line for each class."""
+    """Combine strips of images, one column for each row of the table and one line for each class."""
     wide, high = strip
     left, head, gap = 60, 16, 6
     page = Image.new("RGB", (left + len(ROWS) * (wide + gap), head + len(names) * (high + 2)), "white")

@@ -1,19 +1,19 @@
-"""Coverage of the intervals of right labels, on simulated answers: `python benchmarks/trust.py`.
+"""Coverage of the intervals for shares of right labels, on simulated answers: `python benchmarks/trust.py`.
 
-Everything here is simulated: a dataset whose truth is known, scorers that guess it, and annotators who err. Nothing of
-it is an annotation of a real dataset.
+Everything here is simulated: a dataset whose truth is known, scorers that guess it, and annotators who err. No real
+dataset was annotated.
 
-- Coverage: how often the 95 % intervals contain their targets, over many campaigns of annotation. The first target is
-  the share of labels that the annotators would call right if they looked at every image; the second is the share that
-  is right, corrected by error rates that are estimated from overlap and gold items. Beside them stands how often the
-  uncorrected interval contains the truth.
+- Coverage: how often the 95 % intervals contain their targets, over many annotation campaigns. The first target is the
+  share of labels that the annotators would call right if they looked at every image. The second is the true share of
+  right labels, with intervals corrected by error rates estimated from overlap and gold items. The coverage of the
+  uncorrected interval is reported for comparison.
 - Width of the intervals with and without scorers.
-- How the share of wrong labels falls if images below a score are dropped.
+- Decrease of the share of wrong labels if images below a score are dropped.
 
-In a campaign, 400 of 3,000 images in 20 cells are drawn in proportion to the cells. A fifth of them is shown to all
-three annotators, each other one to one of them, and each annotator answers 40 gold items with right labels and 20 with
-wrong ones. An annotator's own error rates, one for right and one for wrong labels, lie within half of the nominal rate
-around it.
+A campaign draws 400 of 3,000 images in 20 cells, in proportion to the cells' sizes. A fifth of them is shown to all
+three annotators and each other image to one of them. Each annotator also answers 40 gold items with right labels and 20
+with wrong ones. Each annotator has two error rates, for right and for wrong labels, which deviate from the nominal rate
+by at most half of it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from figureground.core.progress import Progress
 
 ERRORS = (0.02, 0.05, 0.1)
 WANTED = (93.0, 97.0)
-"""Coverage that is wanted of nominal 95 % intervals, in percent."""
+"""Target coverage of nominal 95 % intervals, in percent."""
 THRESHOLDS = (0.5, 0.9)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A simulated dataset, and a campaign of annotation on it."""
+    """Settings of a simulated dataset, and of an annotation campaign on it."""
 
     campaigns: int = 2000
     stress: int = 500
@@ -57,7 +57,7 @@ class Settings:
     gold_right: int = 40
     gold_wrong: int = 20
     uneven: float = 0.5
-    """An annotator's error rate lies within this share of the nominal one around it."""
+    """An annotator's error rate deviates from the nominal rate by at most this share of it."""
     seed: int = 0
 
 
@@ -70,7 +70,7 @@ class World:
     right: np.ndarray
     """bool (images,): whether the label is right."""
     scores: np.ndarray
-    """float64 (images,): a scorer's probability that it is."""
+    """float64 (images,): a scorer's probability that the label is right."""
 
     @classmethod
     def draw(cls, settings: Settings, rng: np.random.Generator) -> World:
@@ -99,7 +99,7 @@ class Campaign:
 
         Args:
             error: Annotators' nominal error rate.
-            shared: Share of the errors that all annotators make alike, on images that are hard for everybody.
+            shared: Share of the errors that all annotators make together, on images that are hard for everybody.
         """
         people, images = settings.annotators, settings.images
         rates = error * (1 + settings.uneven * rng.uniform(-1, 1, (2, people)))
@@ -140,7 +140,7 @@ def main() -> None:
 
 
 def measure(settings: Settings, error: float, shared: float = 0.0) -> list[Row]:
-    """Return coverage and widths of the intervals of many campaigns."""
+    """Return coverage and widths of the intervals over many campaigns."""
     number = settings.stress if shared else settings.campaigns
     of = f"{error:.0%} errors" + (f", {shared:.0%} of them shared" if shared else "")
     found: dict[str, list[bool]] = {name: [] for name in ("people", "scorers", "corrected", "uncorrected")}
@@ -185,13 +185,13 @@ def coverage(name: str, hits: Sequence[bool], wanted: tuple[float | None, float 
 
 
 def width(name: str, widths: Sequence[float]) -> Row:
-    """Return the median width of intervals; its range is that of the middle 95 %."""
+    """Return the median width of intervals, with the range of the middle 95 %."""
     low, high = np.percentile(widths, [2.5, 97.5])
     return Row(name, float(np.median(widths)), "points", float(low), float(high))
 
 
 def curate(settings: Settings) -> list[Row]:
-    """Return the share of wrong labels before and after images below a score are dropped, in ten datasets."""
+    """Return the share of wrong labels before and after dropping images below a score, in ten datasets."""
     worlds = [World.draw(settings, np.random.default_rng([settings.seed, 1, i])) for i in range(10)]
     rows = [spread("wrong labels", [100 * (1 - world.right.mean()) for world in worlds])]
     for threshold in THRESHOLDS:

@@ -1,20 +1,20 @@
 """Accuracy of scorers of labels: `python benchmarks/trust_scorers.py`.
 
-Builds D3S sets of the pocket world and lets scorers judge both labels of each image from its pixels. The truth is an
-oracle's, trained on drawings alone (`oracle.py`): a label is wrong if the oracle sees another one, or none. Measured
-are agreement on the demo, and balanced accuracy and recall of wrong labels on sets with wrong ones:
+Builds D3S sets of the pocket world and lets scorers judge both labels of each image from its pixels. An oracle trained
+on drawings alone (`oracle.py`) defines the truth: a label is wrong if the oracle sees another class, or none. Measures
+agreement on the demo, and balanced accuracy and recall of wrong labels on sets that contain some:
 
-- `shuffled`: the demo with the labels of a share of its images exchanged among them, foregrounds and backgrounds apart;
-- `vanished`: the demo, and images of prompts that name a scene alone, whose labels still name the pasted object;
+- `shuffled`: the demo with the labels of a share of its images exchanged, foregrounds and backgrounds separately;
+- `vanished`: the demo, and images from prompts that name a scene alone, whose labels still name the pasted object;
 - `blurred`: generated at full strength without guidance, so that objects are drawn badly and some are lost;
 - `hasty`: generated without a guide in 4 steps.
 
-The classifier is an oracle of its own: same architecture, other drawings. How often the two agree on a set says how
-well the truth is known there. `pocket` is also measured on the images for which they agree.
+The scorer `classifier` is a second oracle: same architecture, other drawings. The agreement of the two on a set shows
+how reliable the truth is there. `pocket` is also measured on the images for which they agree.
 
 A scorer calls a label right if its probability is above a threshold. Thresholds are chosen on drawings with exchanged
-labels, so that no generated image is seen before it is judged. With `--choose DIR`, a generated set from other seeds
-chooses them instead, if it has wrong labels.
+labels, so that no generated image is seen before it is judged. With `--choose DIR`, they are chosen on a generated set
+from other seeds instead, if it has wrong labels.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SETS: Mapping[str, Mapping[str, Any]] = {
     "blurred": {"strength": 1.0, "guidance_scale": 1.0},
     "hasty": {"guide": "none", "num_inference_steps": 4},
 }
-"""Settings of the sets with wrong labels, in which they differ from the demo."""
+"""Settings in which the sets with wrong labels differ from the demo."""
 Scorer = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Takes uint8 images (n, 3, size, size); returns, for each label that it knows, probabilities (n, classes or more)."""
 
@@ -60,7 +60,7 @@ class Judged(NamedTuple):
     labels: dict[str, np.ndarray]
     """int64 (n,), in the order of `CLASSES`."""
     seen: dict[str, np.ndarray]
-    """int64 (n,): what the image shows, in the same order; further numbers mean none."""
+    """int64 (n,): the class that the image shows, in the same order; higher numbers mean none."""
 
     def right(self, label: str) -> np.ndarray:
         """Return whether each image shows its label, bool (n,)."""
@@ -79,7 +79,7 @@ class Measured(NamedTuple):
     """Number of images whose label is wrong by the oracle."""
     agreement: intervals.Interval
     balanced_accuracy: intervals.Interval | None
-    """None if all labels are right, or all wrong; so are the two recalls."""
+    """None if all labels are right, or all wrong; the same applies to the two recalls."""
     recall_of_wrong: intervals.Interval | None
     recall_of_right: intervals.Interval | None
     roc_auc: float | None
@@ -121,19 +121,22 @@ def read(directory: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def judge(oracle: Classifier, images: np.ndarray, labels: dict[str, np.ndarray]) -> Judged:
-    """Return the set with the oracle's truth."""
+    """Return the images and labels with the truth according to the oracle."""
     seen = oracle.read(images).labels
     return Judged(images, labels, {label: seen[:, list(HEADS).index(label)] for label in LABELS})
 
 
 def shuffle(judged: Judged, share: float, seed: int) -> Judged:
-    """Exchange the labels of a share of the images, for each label other ones, so that each gets another class's."""
+    """Exchange labels among a share of the images, chosen separately for foreground and background.
+
+    Each of these images gets the label of another class.
+    """
     labels = {}
     for label in LABELS:
         rng = world.generator(f"trust scorers, shuffled {label}", seed)
         own, given = judged.labels[label], judged.labels[label].copy()
         picked = rng.permutation(len(own))[: round(share * len(own))]
-        # Sorted by class and moved by the size of the largest class, no image keeps its class.
+        # Sorting by class and shifting by the size of the largest class leaves no image with its own class.
         picked = picked[np.argsort(own[picked], kind="stable")]
         given[picked] = np.roll(own[picked], int(np.bincount(own[picked], minlength=1).max()))
         labels[label] = given
@@ -150,7 +153,7 @@ def join(one: Judged, two: Judged) -> Judged:
 
 
 def drawings(count: int, seed: int, share: float) -> Judged:
-    """Draw images, also without object or scene, and exchange a share of their labels."""
+    """Draw images, some without object or scene, and exchange a share of their labels."""
     drawn = draw_many(count, world.generator("trust scorers, drawings", seed), pasted=0.3)
     seen = {label: drawn.labels[:, list(HEADS).index(label)] for label in LABELS}
     rng = world.generator("trust scorers, labels where there is none", seed)
@@ -165,7 +168,7 @@ def drawings(count: int, seed: int, share: float) -> Judged:
 
 
 def open_matcher() -> Scorer:
-    """Return the bundled matcher, which chooses among the prompts of all classes and of none."""
+    """Return the bundled matcher, which chooses among prompts for every class and for no class."""
     model = open_network(CLIPModel, MATCHER, "matcher", dtype=torch.float32).eval()
     texts = questions.Texts(open_part(AutoTokenizer, MATCHER, "matcher"))
     embeddings = {label: matcher.candidates(model, texts, i) for i, label in enumerate(LABELS)}
@@ -213,7 +216,7 @@ def own(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def choose(p: np.ndarray, right: np.ndarray) -> float:
-    """Return the threshold with the largest balanced accuracy; the middle of the widest gap if several have it."""
+    """Return the threshold with the largest balanced accuracy; among several, the middle of the widest gap."""
     cuts = np.unique(np.concatenate([[0.0], p, [1.0]]))
     between = (cuts[:-1] + cuts[1:]) / 2
     accuracy = np.array([((p[right] > t).mean() + (p[~right] <= t).mean()) / 2 for t in between])
@@ -228,7 +231,7 @@ def area(p: np.ndarray, right: np.ndarray) -> float:
 
 
 def measure(of: str, label: str, scorer: str, p: np.ndarray, right: np.ndarray, threshold: float) -> Measured:
-    """Compare calls of a scorer with the truth; intervals are of level 0.95, by image."""
+    """Compare a scorer's decisions with the truth; intervals are at level 0.95, over images."""
     called = p > threshold
     both = right.any() and not right.all()
     recalls = [called[right].astype(float), (~called[~right]).astype(float)]
@@ -247,12 +250,12 @@ def compare(
     Args:
         of: Name of the set.
         judged: The set with the first oracle's truth.
-        other: The same with the second's.
+        other: The same set with the second oracle's truth.
         p: float (n, classes or more), the scorer's probabilities by label.
-        thresholds: Its thresholds by label.
+        thresholds: The scorer's thresholds by label.
 
     Returns:
-        Rows with the share of images for which both call the label right, or both wrong; measurements on these.
+        Rows with the share of images on which both oracles agree whether the label is right; measurements on these.
     """
     rows, measures = [], []
     for label in LABELS:
@@ -286,7 +289,7 @@ def rows_of(found: Measured) -> list[Row]:
 
 
 def save_disagreements(judged: Judged, label: str, p: np.ndarray, threshold: float, path: Path) -> None:
-    """Save a sheet of up to 60 images on whose label scorer and oracle disagree, wrong by the oracle last."""
+    """Save a sheet of up to 60 images on whose label scorer and oracle disagree, those wrong by the oracle last."""
     different = np.flatnonzero((p > threshold) != judged.right(label))
     different = different[np.argsort(~judged.right(label)[different], kind="stable")][:60]
     edge = 2 * world.SIZE
@@ -327,9 +330,9 @@ def measure_all(
 
     Args:
         sets: Judged sets by name.
-        scores: Probabilities by label, by names of scorer and set.
-        thresholds: Thresholds by label, by name of scorer.
-        sheets: Where sheets of disagreements go.
+        scores: Probabilities by label, for each scorer and set, by name.
+        thresholds: Thresholds by label, for each scorer, by name.
+        sheets: Folder for sheets of disagreements.
     """
     measures = []
     for (name, of), found in scores.items():
@@ -359,8 +362,8 @@ def main(command: Sequence[str] | None = None) -> None:
         add(f"--{name}", type=Path, help=f"the set `{name}` (default: it is built)")
     add("--choose", type=Path, help="a set with wrong labels on which thresholds are chosen (default: drawings)")
     add("--cache", type=Path, default=ROOT / "out" / "fidelity", help="trained classifiers")
-    add("--sheets", type=Path, help="where sheets of images go on which scorer and oracle disagree")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where classifiers are trained")
+    add("--sheets", type=Path, help="folder for sheets of images on which scorer and oracle disagree")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="device for training classifiers")
     add("--seed", type=int, default=0, help="seed of the oracle, the sets and the exchange of labels")
     add("--per-cell", type=int, default=6, help="images per cell of the demo; a third of it in the other sets")
     add("--shuffled", type=float, default=0.3, help="share of images whose labels are exchanged")
