@@ -361,33 +361,34 @@ def to_markdown(units: Sequence[Unit], kept: Path) -> str:
     plan, commits = units[0]["plan"], sorted({str(o["commit"])[:12] for o in origins})
     weights = ", ".join(f"{name} {sha.removeprefix('sha256:')[:12]}" for name, sha in origins[0]["weights"].items())
     blocks = [
-        "# Do images that are made for it break a correlation?",
-        f"{counted(len(units), 'unit')} of `benchmarks/mitigate.py`, format {origins[0]['format']} of datasets, "
-        f"weights {weights}, commits {', '.join(commits)}. All rows take {plan['epochs']} passes over the real "
-        f"images, and the same optimiser steps. The classifiers of a pipeline seed, {plan['trainings']} of them, are "
-        "averaged first, so n counts pipeline seeds. Numbers are accuracies on test in %, mean ± sample standard "
-        "deviation; intervals are Student's t of paired differences, 95 %.",
+        "# Worst-group accuracy of mitigation methods",
+        f"{counted(len(units), 'unit')} of `benchmarks/mitigate.py`, dataset format {origins[0]['format']}, weights "
+        f"{weights}, commits {', '.join(commits)}. All rows take as many optimiser steps as {plan['epochs']} passes "
+        f"over the real images. The {plan['trainings']} classifiers of a pipeline seed are averaged first, so n counts "
+        "pipeline seeds. Numbers are test accuracies in %, mean ± sample standard deviation, with 95 % intervals of "
+        "paired differences (Student's t).",
         *unequal_steps(units),
-        "The least of several groups is biased low, the more so the more they vary by chance. So every group stands "
-        "here, and the mean of the groups that go against the bias, which are fixed beforehand.",
+        "The minimum of several groups is biased low, the more so the more they vary by chance. So all groups are "
+        "listed, and the mean of the groups against the bias, which are fixed in advance.",
         "## Primary comparisons",
-        f"Fixed before they were seen: {' and '.join(PRIMARY)} less erm, both beds, {BACKBONES[0]}, attributes "
+        f"Fixed before any result was seen: {' and '.join(PRIMARY)} − erm, both beds, {BACKBONES[0]}, attributes "
         f"{PRIMARY_TABLE} in validation, {len(PRIMARY_SEEDS)} pipeline seeds. Holm's p and the wider intervals "
-        f"(Bonferroni) are over all {COMPARISONS}. {BACKBONES[1]} stands beside them and is none of them.",
+        f"(Bonferroni) are over all {COMPARISONS}; unmeasured ones count with p = 1. Results with {BACKBONES[1]} are "
+        "not among them.",
         primary_table(primary(units)),
     ]
     for bed in BEDS:
         for name in TABLES:
             where = Where(bed, name, BACKBONES[0], seeds=PRIMARY_SEEDS)
             one = rows_table(units, where, ("erm", *PRIMARY))
-            blocks += [f"Their rows, over all of these seeds, attributes {name} in validation:", one] if one else []
+            blocks += [f"Rows of these comparisons, attributes {name} in validation:", one] if one else []
         one = seeds_table(units, Where(bed, PRIMARY_TABLE, BACKBONES[0], seeds=PRIMARY_SEEDS))
         blocks += [f"Worst group by pipeline seed, attributes {PRIMARY_TABLE}:", one] if one else []
-    seeds = f"{len(EXPLORATORY_SEEDS)} pipeline seeds, {len(MASK_SEEDS)} of rows of other regions"
+    seeds = f"{len(EXPLORATORY_SEEDS)} pipeline seeds, {len(MASK_SEEDS)} for rows with other regions"
     for name, rule in TABLES.items():
         blocks.append(f"## Attributes {name} in validation")
         blocks.append(
-            f"Exploratory, uncorrected: {seeds}. Epochs and settings chosen by the {RULES[rule]} of validation."
+            f"Exploratory, uncorrected: {seeds}. The {RULES[rule]} of validation chooses epochs and settings."
         )
         for bed in BEDS:
             for backbone in BACKBONES:
@@ -401,8 +402,8 @@ def to_markdown(units: Sequence[Unit], kept: Path) -> str:
     if unbiased:
         blocks += ["## Beds without a bias", "Exploratory, uncorrected: a method must do no harm.", *unbiased]
     for title, one in (
-        ("## Error sets", error_sets(units)), ("## What made images show", made_sets(units)),
-        ("## Settings that were tried", tuning_table(kept)),
+        ("## Error sets", error_sets(units)), ("## Labels of made images", made_sets(units)),
+        ("## Tried settings", tuning_table(kept)),
     ):  # fmt: skip
         blocks += [title, one] if one else []
     if any(unit.get("failed") for unit in units):
