@@ -341,7 +341,7 @@ def test_options_that_cannot_be_used_are_refused(classifier, components, tmp_pat
         SimilarityLoss(classifier, 2, random(3), features="neural-pca", components=components)
     with pytest.raises(RecipeError, match=r"leading: 17 .* 16"):
         loss(features="neural-pca", components=components, leading=17)
-    with pytest.raises(RecipeError, match="distance: one component"):
+    with pytest.raises(RecipeError, match="distance: a single component"):
         loss(features="neural-pca", components=components, leading=1)
     with pytest.raises(FiguregroundError, match="has 4 classes"):
         SimilarityLoss(classifier, 4, random(3))

@@ -14,7 +14,7 @@ def test_one_process_works_at_a_time(tmp_path):
     with held(out, "training.json", "train"):
         (out / "training.json").write_text("{}")
         with (
-            pytest.raises(FiguregroundError, match="out: another process trains there"),
+            pytest.raises(FiguregroundError, match="another process is at work there"),
             held(out, "training.json", "train"),
         ):
             pass

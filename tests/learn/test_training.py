@@ -146,7 +146,7 @@ def test_seeds_may_be_named_and_give_what_they_give_among_others(images, tmp_pat
 @pytest.mark.parametrize(
     ("seeds", "said"),
     [
-        ([0, -1], "seeds: -1 is not a whole number from 0 on"), ([2, 2], "seeds: 2 is named twice"),
+        ([0, -1], "seeds: -1 is not a whole number of 0 or more"), ([2, 2], "seeds: 2 is named twice"),
         ([], "seeds: 0 is not"), ([1.0], "seeds: 1.0 is not"), (True, "seeds: True is not"), (0, "seeds: 0 is not"),
     ],
 )  # fmt: skip

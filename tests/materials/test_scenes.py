@@ -99,7 +99,7 @@ def test_the_pocket_scorer_tells_empty_scenes_from_others():
 def test_scorers_that_cannot_say_none_are_refused():
     grounds = read_nouns("backgrounds", ["grass", "snow"], "backgrounds", "d3s")
     classes = read_nouns("classes", ["bird", "car"], "classes", "pocket")
-    with pytest.raises(UsageError, match="classifier:pocket can't say"):
+    with pytest.raises(UsageError, match="classifier:pocket can't tell"):
         EmptyScenes("classifier:pocket", classes, grounds, device="cpu")
 
 

@@ -135,8 +135,15 @@ def test_a_rank_takes_over_the_shards_of_one_that_is_killed(checkpoint, undistur
     arguments = ["build", *recipe(checkpoint, **LONG), "--out", str(out), "--log-json", str(log)]
     ranks = [start(*arguments, "--rank", str(rank), "--world", "2") for rank in range(2)]
     wait_for(lambda: len(markers(out)) >= 2, ranks[0])
-    (killed,) = (each["shard"] for each in json.loads(run("status", str(out), "--json")[1])["working"]
-                 if each["pid"] == ranks[1].pid)  # fmt: skip
+    held: list[str] = []  # by the second rank: none for a moment between two shards
+
+    def found() -> bool:
+        working = json.loads(run("status", str(out), "--json")[1])["working"]
+        held[:] = [each["shard"] for each in working if each["pid"] == ranks[1].pid]
+        return bool(held)
+
+    wait_for(found, ranks[1])
+    (killed,) = held
     ranks[1].send_signal(signal.SIGKILL)
     ranks[1].communicate()
     said, err = ranks[0].communicate(timeout=120)
