@@ -439,15 +439,16 @@ def draw(path: Path, units: Sequence[Unit]) -> None:
                 if each.low is not None and each.high is not None:
                     axis.plot([each.low, each.high], [y, y], color=colour, linewidth=1.6)
                 axis.plot([each.mean], [y], "o", color=colour, markersize=5)
+                axis.annotate(
+                    f"n = {each.n}", (each.mean, y), (0, 5), textcoords="offset points", ha="center", fontsize=7
+                )
             axis.set_title(bed, fontsize=10)
             axis.set_yticks(range(len(names)), names)
             axis.set_ylim(len(names) - 0.5, -0.5)
-            axis.set_xlabel("worst group less erm's, points", fontsize=9)
+            axis.set_xlabel("worst group minus ERM's, points", fontsize=9)
         for axis in axes.flat[1:]:
             axis.set_yticklabels([])
-        figure.suptitle(
-            f"95 % intervals of paired differences; primary ones ({len(PRIMARY_SEEDS)} seeds) in red", fontsize=9
-        )  # fmt: skip
+        figure.suptitle("95 % intervals of paired differences; primary comparisons in red", fontsize=9)
 
     draw_charts(path, (1.2 + 4.2 * len(places), 1.4 + 0.3 * len(names)), plot, across=len(places))
 
