@@ -26,8 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 from results import Row, arguments, report
 
-from figureground.annotation.correction import MISSING, Gold, correct
-from figureground.annotation.inference import Labelled, share_of_people, share_with_scorers
+from figureground.annotation.correction import MISSING, Gold, correct_share
+from figureground.annotation.inference import LabelledImages, share_of_people, share_with_scorers
 from figureground.core.intervals import Interval, wilson
 from figureground.core.progress import Progress
 
@@ -86,7 +86,7 @@ class World:
 class Campaign:
     """Answers of simulated annotators."""
 
-    sample: Labelled
+    sample: LabelledImages
     answers: np.ndarray
     """int8 (labels, annotators)"""
     gold: Gold
@@ -120,7 +120,7 @@ class Campaign:
             np.stack([wrong_answers[0], settings.gold_right - wrong_answers[0]], axis=1),
             np.stack([settings.gold_wrong - wrong_answers[1], wrong_answers[1]], axis=1),
         )
-        sample = Labelled.of(values[labelled], labelled, world.cells, world.scores)
+        sample = LabelledImages.from_population(values[labelled], labelled, world.cells, world.scores)
         answers = np.where(asked, said, MISSING)[labelled].astype(np.int8)
         return cls(sample, answers, gold, float(values.mean()))
 
@@ -154,7 +154,7 @@ def measure(settings: Settings, error: float, shared: float = 0.0) -> list[Row]:
             intervals = {
                 "people": share_of_people(sample).interval,
                 "scorers": share_with_scorers(sample).interval,
-                "corrected": correct(campaign.answers, campaign.gold, sample.weights, unlabelled=left).interval,
+                "corrected": correct_share(campaign.answers, campaign.gold, sample.weights, unlabelled=left).interval,
             }
             truth = float(world.right.mean())
             for name, interval in intervals.items():

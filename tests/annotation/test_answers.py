@@ -5,10 +5,10 @@ import pytest
 from figureground.annotation.answers import (
     ANNOTATIONS,
     NotUsable,
-    answer_file,
     check_name,
-    header,
-    parse,
+    find_answer_file,
+    make_header,
+    parse_answers,
     read_all,
     read_answers,
 )
@@ -21,7 +21,7 @@ IDENTITY = {"recipe": "r", "samples": 2, "shards": "s"}
 
 def lines(*said: dict, identity=IDENTITY) -> bytes:
     """An annotator's file; `n` is filled in."""
-    head = header(identity, "ana")
+    head = make_header(identity, "ana")
     return b"".join(
         json.dumps(each).encode() + b"\n" for each in [head, *({"n": n, **x} for n, x in enumerate(said, 1))]
     )
@@ -32,28 +32,28 @@ def answer(key: str, answer: str, question: str = "foreground", time: str = "202
 
 
 def read(data: bytes, tmp_path, identity=IDENTITY):
-    return parse(data, tmp_path / "ana.jsonl", identity)
+    return parse_answers(data, tmp_path / "ana.jsonl", identity)
 
 
 def test_a_later_answer_replaces_an_earlier_one_and_is_counted(tmp_path):
     said, used = read(lines(answer("a", "yes"), answer("b", "no"), answer("a", "unsure", seconds=2.5)), tmp_path)
-    assert {(each.key, each.answer, each.n) for each in said.current()} == {("a", "unsure", 3), ("b", "no", 2)}
+    assert {(each.key, each.answer, each.n) for each in said.iter_current()} == {("a", "unsure", 3), ("b", "no", 2)}
     assert said.replaced == 1
-    assert said.of("a", "foreground").seconds == 2.5
+    assert said.get("a", "foreground").seconds == 2.5
     assert used == len(lines(answer("a", "yes"), answer("b", "no"), answer("a", "unsure", seconds=2.5)))
 
 
 def test_undo_brings_back_what_was_replaced(tmp_path):
     undo = {"undo": 2, "time": "2026-01-05T10:00:00Z"}
     said, _ = read(lines(answer("a", "yes"), answer("a", "no"), undo), tmp_path)
-    assert [each.answer for each in said.current()] == ["yes"]
+    assert [each.answer for each in said.iter_current()] == ["yes"]
     assert (said.replaced, said.undone) == (0, 1)
-    assert [each.n for each in said.last()] == [1]
+    assert [each.n for each in said.list_undoable()] == [1]
 
 
 def test_the_order_is_that_of_lines_even_if_the_clock_ran_back(tmp_path):
     said, _ = read(lines(answer("a", "no"), answer("a", "yes", time="2020-01-01T00:00:00Z")), tmp_path)
-    assert [each.answer for each in said.current()] == ["yes"]
+    assert [each.answer for each in said.iter_current()] == ["yes"]
     assert said.clock_ran_back == 1
 
 
@@ -62,14 +62,14 @@ def test_a_cut_last_line_is_passed_over_and_nothing_before_it_is_lost(cut, tmp_p
     whole = lines(answer("a", "yes"))
     data = lines(answer("a", "yes"), answer("b", "no"))
     said, used = read(data[: len(whole) + cut], tmp_path)
-    assert [each.key for each in said.current()] == ["a"]
+    assert [each.key for each in said.iter_current()] == ["a"]
     assert used == len(whole)
     assert len(said.notes) == 1
 
 
 def test_a_last_line_that_lacks_only_its_end_counts(tmp_path):
     said, _ = read(lines(answer("a", "yes"), answer("b", "no"))[:-1], tmp_path)
-    assert {each.key for each in said.current()} == {"a", "b"}
+    assert {each.key for each in said.iter_current()} == {"a", "b"}
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_names_that_differ_only_by_case_share_a_file(directory):
     folder = directory / ANNOTATIONS
     folder.mkdir()
     (folder / "Ana.jsonl").touch()
-    assert answer_file(directory, "ana").name == "Ana.jsonl"
-    assert answer_file(directory, "bo").name == "bo.jsonl"
+    assert find_answer_file(directory, "ana").name == "Ana.jsonl"
+    assert find_answer_file(directory, "bo").name == "bo.jsonl"
 
 
 @pytest.mark.parametrize("name", ["", "../ana", "a/b", ".hidden", "a\nb/c", "x" * 65, "ana.", "<b>", "a\u202eb", "-rf"])

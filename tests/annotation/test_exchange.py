@@ -102,7 +102,7 @@ def test_results_become_answers_of_each_worker_once(directory, tmp_path):
         assignment(third, "A3"),
     ])  # fmt: skip
     done = import_results(dataset, path)
-    assert (done.saved, done.known, done.annotators) == (7, 0, ["A1", "A2"])
+    assert (done.saved, done.duplicates, done.annotators) == (7, 0, ["A1", "A2"])
     assert done.left_out == {"rejected": 1, "without an answer": 1}
     found = {(each.annotator, each.key, each.question): each for each in read_answers(directory)}
     one, two = turns.keys[first["image_id"]], turns.keys[second["image_id"]]
@@ -114,7 +114,7 @@ def test_results_become_answers_of_each_worker_once(directory, tmp_path):
     assert found["A1", one, "foreground"].time == "2026-03-10T16:12:33Z"
     assert found["A1", one, "foreground"].seconds == 4
     again = import_results(dataset, path)
-    assert (again.saved, again.known) == (0, 7)
+    assert (again.saved, again.duplicates) == (0, 7)
 
 
 def test_a_worker_who_answered_twice_is_counted_by_the_later_answer_however_often_it_is_imported(directory, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from commands import run
 from tiny_datasets import make_dataset
 
-from figureground.annotation.answers import ANNOTATIONS, header
+from figureground.annotation.answers import ANNOTATIONS, make_header
 from figureground.annotation.gold import GOLD
 from figureground.annotation.labels import summarise
 from figureground.annotation.population import VERIFIED, Population, predict, read_scorers
@@ -51,7 +51,7 @@ def reviewed(dataset):
 
 
 def keys_of(directory):
-    return list(Population.of(FinishedDataset(directory)).keys)
+    return list(Population.from_dataset(FinishedDataset(directory)).keys)
 
 
 def review(directory, people=PEOPLE, gold=10):
@@ -63,7 +63,7 @@ def review(directory, people=PEOPLE, gold=10):
     asked = keys[:60] + keys[-30:]
     rng = np.random.default_rng(0)
     for number, person in enumerate(people):
-        lines = [header(identity, person)]
+        lines = [make_header(identity, person)]
         for place, key in enumerate(asked):
             if place % 3 and place % len(people) != number and place >= gold:
                 continue
@@ -179,7 +179,7 @@ def test_labels_that_a_scorer_does_not_know_are_left_out_and_counted(dataset):
     keys = keys_of(dataset)
     some = [0.9 if "-0000-" in key else None for key in keys]
     score(dataset, other_foreground_p=pa.array(some, pa.float64()))
-    population = Population.of(FinishedDataset(dataset))
+    population = Population.from_dataset(FinishedDataset(dataset))
     scorers = {scorer.name: scorer for scorer in read_scorers(dataset, population)}
     known = sum(each is not None for each in some)
     assert scorers["other"].known.sum() == known < 150
@@ -255,7 +255,7 @@ def test_a_set_of_an_older_format_is_summarised_and_has_no_findings(tmp_path):
         tar.extractall(tmp_path, filter="data")
     older = tmp_path / "seed0"
     keys = keys_of(older)
-    lines = [header(FinishedDataset(older).identity(), "Ada")]
+    lines = [make_header(FinishedDataset(older).identity(), "Ada")]
     lines += [
         {"n": n, "key": key, "question": "background", "answer": "yes", "time": "2026-01-05"}
         for n, key in enumerate(keys, 1)
@@ -307,7 +307,7 @@ def test_gold_items_that_cannot_be_used_are_named(dataset, line, named):
 
 
 def test_an_answer_about_an_unknown_image_is_named(dataset):
-    lines = [header(FinishedDataset(dataset).identity(), "Ada")]
+    lines = [make_header(FinishedDataset(dataset).identity(), "Ada")]
     lines.append({"n": 1, "key": "train-9999", "question": "foreground", "answer": "yes", "time": "2026-01-05"})
     write_answers(dataset, "Ada", lines)
     with pytest.raises(FiguregroundError, match="Ada answered about train-9999"):

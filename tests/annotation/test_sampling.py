@@ -9,14 +9,14 @@ from figureground.annotation.sampling import (
     Sample,
     Wanted,
     allocate,
-    cells,
+    count_cells,
     draw,
-    items,
+    find_items,
+    find_sample_size,
     load,
     plan,
     reference_keys,
     save,
-    size_for,
 )
 from figureground.core.errors import RecipeError
 from figureground.core.files import FileError
@@ -35,18 +35,18 @@ def test_the_size_is_the_smallest_whose_interval_is_narrow_enough(margin, expect
         value, low, high = wilson(expected, n)
         return max(value - low, high - value)
 
-    size = size_for(margin, expected, 10**9)
+    size = find_sample_size(margin, expected, 10**9)
     assert widest(size) <= margin < widest(size - 1)
 
 
 def test_a_share_of_a_half_needs_about_what_the_textbook_says():
     textbook = 0.25 * (1.96 / 0.03) ** 2
-    assert math.isclose(size_for(0.03, 0.5, 10**9), textbook, rel_tol=0.01)
+    assert math.isclose(find_sample_size(0.03, 0.5, 10**9), textbook, rel_tol=0.01)
 
 
 def test_small_populations_need_fewer():
-    assert size_for(0.03, 0.95, 10**6) > size_for(0.03, 0.95, 500) > size_for(0.03, 0.95, 100)
-    assert size_for(0.001, 0.5, 40) == 40
+    assert find_sample_size(0.03, 0.95, 10**6) > find_sample_size(0.03, 0.95, 500) > find_sample_size(0.03, 0.95, 100)
+    assert find_sample_size(0.001, 0.5, 40) == 40
 
 
 @pytest.mark.parametrize("total", [1, 3, 5, 6, 50, 335, 336, 1000])
@@ -64,7 +64,9 @@ def test_an_interval_for_each_group_needs_a_sample_of_each():
     given = plan(Wanted(per="foreground"), CELLS)
     for f in range(3):
         group = [cell for cell in CELLS if cell[1] == f]
-        assert sum(given.get(cell, 0) for cell in group) == size_for(0.03, 0.95, sum(CELLS[cell] for cell in group))
+        assert sum(given.get(cell, 0) for cell in group) == find_sample_size(
+            0.03, 0.95, sum(CELLS[cell] for cell in group)
+        )
 
 
 def test_a_larger_sample_contains_the_smaller_one(directory):
@@ -77,24 +79,24 @@ def test_a_larger_sample_contains_the_smaller_one(directory):
 
 def test_the_sample_is_stratified(directory):
     dataset = FinishedDataset(directory)
-    found = items(dataset, draw(dataset, Wanted(images=11)).keys).values()
+    found = find_items(dataset, draw(dataset, Wanted(images=11)).keys).values()
     counts = Counter((item.split, item.labels["foreground"], item.labels["background"]) for item in found)
     names = dataset.columns
-    for (split, f, b), size in cells(dataset).items():
+    for (split, f, b), size in count_cells(dataset).items():
         assert abs(counts[split, names.foregrounds[f], names.backgrounds[b]] - size / 2) <= 1
 
 
 def test_a_split_can_be_sampled_alone_and_seeds_differ(directory):
     dataset = FinishedDataset(directory)
-    assert {item.split for item in items(dataset, draw(dataset, Wanted(splits=("validation",))).keys).values()} == {
-        "validation"
-    }
+    assert {
+        item.split for item in find_items(dataset, draw(dataset, Wanted(splits=("validation",))).keys).values()
+    } == {"validation"}
     assert draw(dataset, Wanted(images=7)).keys != draw(dataset, Wanted(images=7, seed=1)).keys
 
 
 def test_items_know_labels_and_places(directory):
     dataset = FinishedDataset(directory)
-    for key, item in items(dataset, draw(dataset, Wanted(images=9)).keys).items():
+    for key, item in find_items(dataset, draw(dataset, Wanted(images=9)).keys).items():
         stored = next(iter(dataset.stored(dataset.shards[item.shard], [item.row])))
         assert stored.key == key
         assert item.labels["foreground"] == dataset.columns.foregrounds[stored.labels["foreground"]]
@@ -102,12 +104,12 @@ def test_items_know_labels_and_places(directory):
 
 def test_the_shared_images_are_about_as_many_as_asked():
     sample = Sample(Wanted(overlap=0.3), ())
-    shared = {key for key in map(str, range(2000)) if sample.shared(key)}
+    shared = {key for key in map(str, range(2000)) if sample.is_shared(key)}
     assert 500 < len(shared) < 700
-    more = dataclasses.replace(sample, wanted=Wanted(overlap=0.5))
-    assert all(more.shared(key) for key in shared)
-    assert not any(Sample(Wanted(overlap=0), ()).shared(key) for key in shared)
-    assert all(Sample(Wanted(overlap=1), ()).shared(key) for key in map(str, range(500)))
+    more = dataclasses.replace(sample, settings=Wanted(overlap=0.5))
+    assert all(more.is_shared(key) for key in shared)
+    assert not any(Sample(Wanted(overlap=0), ()).is_shared(key) for key in shared)
+    assert all(Sample(Wanted(overlap=1), ()).is_shared(key) for key in map(str, range(500)))
 
 
 def test_references_are_mixed_in_at_random_places(spurious):
@@ -115,10 +117,10 @@ def test_references_are_mixed_in_at_random_places(spurious):
     assert len(reference_keys(dataset)) == 10
     sample = draw(dataset, Wanted(), reference_keys(dataset))
     kinds = [key.startswith("reference:") for key in sample.keys]
-    assert (sum(kinds), sample.generated) == (8, 16)  # no more than half as many as generated images
+    assert (sum(kinds), sample.num_generated) == (8, 16)  # no more than half as many as generated images
     assert True in kinds[:12]
     assert True in kinds[12:]
-    found = items(dataset, sample.keys)
+    found = find_items(dataset, sample.keys)
     assert {(i.labels["spurious_for"], i.labels["feature"]) for i in found.values() if i.is_reference} == {
         ("bird", "what goes with a bird"), ("cat", "what goes with a cat"),
     }  # fmt: skip
@@ -131,7 +133,7 @@ def test_only_references_of_this_dataset_are_read(spurious, tmp_path):
     dataset = FinishedDataset(spurious)  # refuses such links itself; this one comes later
     (folder / "bird" / "leak.png").symlink_to(outside)
     assert len(reference_keys(dataset)) == 10
-    assert items(dataset, ["reference:bird/leak.png", "reference:../../index.json"]) == {}
+    assert find_items(dataset, ["reference:bird/leak.png", "reference:../../index.json"]) == {}
 
 
 def test_the_saved_sample_is_that_of_its_dataset(directory):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from figureground.annotation.correction import MISSING
-from figureground.annotation.rules import expected, observed
+from figureground.annotation.rules import measure_outcomes, predict_outcomes
 from figureground.annotation.standin import alternative_annotator, benjamini_yekutieli
 
 
@@ -60,17 +60,17 @@ def test_false_discoveries_are_controlled():
 def test_rules_keep_what_all_or_most_call_right():
     right, answers = np.array([3, 2, 1, 0, 2, 1]), np.array([3, 3, 3, 3, 2, 2])
     posterior = np.array([1.0, 0.8, 0.2, 0.0, 1.0, 0.5])
-    found = observed(right, answers, posterior)
+    found = measure_outcomes(right, answers, posterior)
     assert found["unanimous"].kept == pytest.approx(2 / 6)
     assert found["majority"].kept == pytest.approx(3 / 6)
     assert found["unanimous"].wrong == pytest.approx(0)
     assert found["majority"].wrong == pytest.approx(0.2 / 3)
     assert found["unanimous"].good_lost == pytest.approx(1.5 / 3.5)
-    assert observed(right, answers, None)["majority"].good_lost is None
+    assert measure_outcomes(right, answers, None)["majority"].good_lost is None
 
 
 def test_unanimous_of_five_costs_good_images():
-    found = expected(5, 0.9, sensitivity=0.95, specificity=0.9)
+    found = predict_outcomes(5, 0.9, sensitivity=0.95, specificity=0.9)
     assert found["unanimous"].good_lost == pytest.approx(1 - 0.95**5)
     assert found["unanimous"].kept == pytest.approx(0.9 * 0.95**5 + 0.1 * 0.1**5)
     assert found["majority"].good_lost == pytest.approx(0.00116, abs=1e-5)

@@ -45,7 +45,7 @@ def test_one_annotator_answers_each_image_of_the_sample_once(directory):
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 1.0])
 def test_shared_images_are_asked_of_all_and_others_of_one(directory, overlap):
     turns = begin(directory, overlap=overlap)
-    shared = {key for key in turns.items if turns.sample.shared(key)}
+    shared = {key for key in turns.items if turns.sample.is_shared(key)}
     first, second, third = (set(finish(turns, name)) for name in ("ana", "bo", "cy"))
     assert first == set(turns.items)
     assert second == third == shared

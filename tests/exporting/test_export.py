@@ -13,7 +13,7 @@ from commands import run, start, wait_for
 from datasets import load_dataset
 from tiny_datasets import make_dataset
 
-from figureground.annotation.answers import header
+from figureground.annotation.answers import make_header
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
 from figureground.exporting.exporting import export
@@ -156,7 +156,7 @@ def test_scores_answers_and_provenance_become_columns(birds, tmp_path):
     lines = [f"{key},{n / 10}" for n, key in enumerate(keys)]
     (copy / "_figureground" / "scores" / "mine.csv").write_text("\n".join(["key,sharp", *lines[:-1]]) + "\n")
     for n, name in enumerate(("ann", "bo")):
-        said = [header(FinishedDataset(copy).identity(), name)]
+        said = [make_header(FinishedDataset(copy).identity(), name)]
         said.append({"n": 1, "key": keys[n], "question": "foreground", "answer": "yes", "time": "2026-01-05T10:00:00Z"})
         said.append({"n": 2, "key": keys[0], "question": "background", "answer": "no", "time": "2026-01-05T10:00:00Z"})
         path = copy / "_figureground" / "annotations" / f"{name}.jsonl"

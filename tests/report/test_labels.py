@@ -6,7 +6,7 @@ import re
 import pytest
 from tiny_datasets import make_dataset
 
-from figureground.annotation.answers import ANNOTATIONS, header
+from figureground.annotation.answers import ANNOTATIONS, make_header
 from figureground.annotation.labels import summarise
 from figureground.report.sheet import write_sheet
 from figureground.shards.finished import FinishedDataset
@@ -18,7 +18,7 @@ def answered(out, wrong, people=("ann", "bob", "cem")):
     dataset = FinishedDataset(out)
     keys = [row["key"] for shard in dataset.shards for row in dataset.rows(shard)]
     for begin, name in enumerate(people):
-        lines = [header(dataset.identity(), name)]
+        lines = [make_header(dataset.identity(), name)]
         for n, key in enumerate(keys, 1):
             said = "no" if (n + begin) % wrong == 0 else "yes"
             lines.append({"n": n, "key": key, "question": "foreground", "answer": said, "time": "2026-01-05T10:00:00Z"})

@@ -13,7 +13,7 @@ from PIL import Image
 from report_files import column, details, numbers, score, script
 from tiny_datasets import COLUMNS, make_dataset
 
-from figureground.annotation.answers import ANNOTATIONS, header
+from figureground.annotation.answers import ANNOTATIONS, make_header
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
 from figureground.curation.curating import curate
@@ -46,7 +46,7 @@ def add_scores(out, name, text):
 
 
 def answer(out, annotator, *answers):
-    lines = [header(FinishedDataset(out).identity(), annotator)]
+    lines = [make_header(FinishedDataset(out).identity(), annotator)]
     for n, (key, question, said) in enumerate(answers, 1):
         lines.append({"n": n, "key": key, "question": question, "answer": said, "time": "2026-01-05T10:00:00Z"})
     path = out / ANNOTATIONS / f"{annotator}.jsonl"

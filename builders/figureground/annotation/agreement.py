@@ -40,20 +40,23 @@ def count_answers(answers: Iterable[Sequence[str]], categories: Sequence[str]) -
     Raises:
         KeyError: An answer is none of the categories.
     """
-    place: Mapping[str, int] = {name: i for i, name in enumerate(categories)}
-    rows = [np.bincount([place[each] for each in some], minlength=len(categories)) for some in answers]
+    position: Mapping[str, int] = {name: i for i, name in enumerate(categories)}
+    rows = [
+        np.bincount([position[answer] for answer in image_answers], minlength=len(categories))
+        for image_answers in answers
+    ]
     return np.array(rows, np.int64).reshape(len(rows), len(categories))
 
 
 def measure(counts: np.ndarray) -> Agreement:
     """Return all measures of agreement; `counts` is int (images, categories)."""
-    several = int((np.asarray(counts).sum(1) >= 2).sum())
-    return Agreement(several, raw_agreement(counts), krippendorff_alpha(counts), gwet_ac1(counts))
+    num_images = int((np.asarray(counts).sum(1) >= 2).sum())
+    return Agreement(num_images, raw_agreement(counts), krippendorff_alpha(counts), gwet_ac1(counts))
 
 
 def raw_agreement(counts: np.ndarray) -> float | None:
     """Return the share of agreeing pairs of answers to an image, averaged over images with at least two answers."""
-    counts = _several(counts)
+    counts = _select_paired(counts)
     if not len(counts):
         return None
     n = counts.sum(1)
@@ -69,7 +72,7 @@ def krippendorff_alpha(counts: np.ndarray) -> float | None:
         1 for perfect agreement, 0 for agreement by chance, negative for less; None if no image has two answers, or if
         all answers are equal, since expected and observed disagreement are then both 0.
     """
-    counts = _several(counts)
+    counts = _select_paired(counts)
     n = counts.sum(1)
     # Off-diagonal sum of the coincidence matrix: each image's unequal ordered pairs, divided by its answers less one.
     observed = float(((n * n - (counts * counts).sum(1)) / np.maximum(n - 1, 1)).sum())
@@ -96,6 +99,7 @@ def gwet_ac1(counts: np.ndarray) -> float | None:
     return (observed - chance) / (1 - chance)
 
 
-def _several(counts: np.ndarray) -> np.ndarray:
+def _select_paired(counts: np.ndarray) -> np.ndarray:
+    """Return the rows of the images with at least two answers."""
     counts = np.asarray(counts, np.int64)
     return counts[counts.sum(1) >= 2]

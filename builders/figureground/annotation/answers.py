@@ -101,12 +101,12 @@ class Answers:
         if "undo" in line:
             self._undo(line["undo"])
         else:
-            self._answer(_as_answer(line, n, self.annotator, time))
+            self._push(_parse_answer(line, n, self.annotator, time))
         self.lines = n
         self.clock_ran_back += time < self._time
         self._time = time
 
-    def _answer(self, answer: Answer) -> None:
+    def _push(self, answer: Answer) -> None:
         stack = self._stacks.setdefault((answer.key, answer.question), [])
         self.replaced += bool(stack)
         stack.append(answer.n)
@@ -123,23 +123,23 @@ class Answers:
         self.touched.add(answer.key)
         del self._all[number]
 
-    def current(self) -> Iterator[Answer]:
+    def iter_current(self) -> Iterator[Answer]:
         """Yield the answers that count, one to each question about an image, in order of the images."""
         for stack in self._stacks.values():
             if stack:
                 yield self._all[stack[-1]]
 
-    def of(self, key: str, question: str) -> Answer | None:
+    def get(self, key: str, question: str) -> Answer | None:
         """Return the answer that counts, if there is one."""
         stack = self._stacks.get((key, question))
         return self._all[stack[-1]] if stack else None
 
     def has(self, key: str, question: str, answer: str, time: str | None) -> bool:
         """Whether an answer is there and wasn't undone, even if a later one replaced it; at any time if None."""
-        there = (self._all[n] for n in self._stacks.get((key, question), []))
-        return any(each.answer == answer and time in (None, each.time) for each in there)
+        recorded = (self._all[n] for n in self._stacks.get((key, question), []))
+        return any(earlier.answer == answer and time in (None, earlier.time) for earlier in recorded)
 
-    def last(self) -> list[Answer]:
+    def list_undoable(self) -> list[Answer]:
         """Return what an undo takes back: the last answer, or all of the grid that it was saved with."""
         if not self._all:
             return []
@@ -149,10 +149,10 @@ class Answers:
         return [answer for answer in self._all.values() if answer.grid == last.grid]
 
 
-def _as_answer(line: Mapping[str, Any], n: int, annotator: str, time: str) -> Answer:
-    for name, known in (("question", QUESTIONS), ("answer", ANSWERS)):
-        if line.get(name) not in known:
-            raise ValueError(f"{name} is {line.get(name)!r}, not one of {', '.join(known)}")
+def _parse_answer(line: Mapping[str, Any], n: int, annotator: str, time: str) -> Answer:
+    for name, allowed in (("question", QUESTIONS), ("answer", ANSWERS)):
+        if line.get(name) not in allowed:
+            raise ValueError(f"{name} is {line.get(name)!r}, not one of {', '.join(allowed)}")
     if not isinstance(key := line.get("key"), str) or not key:
         raise ValueError("key is missing")
     seconds, grid = line.get("seconds"), line.get("grid")
@@ -163,7 +163,7 @@ def _as_answer(line: Mapping[str, Any], n: int, annotator: str, time: str) -> An
     return Answer(n, annotator, key, line["question"], line["answer"], time, seconds, grid)
 
 
-def header(identity: Mapping[str, Any], annotator: str) -> dict[str, Any]:
+def make_header(identity: Mapping[str, Any], annotator: str) -> dict[str, Any]:
     """Return the first line of an annotator's file."""
     return {"figureground": "annotations", "version": VERSION, "dataset": dict(identity), "annotator": annotator}
 
@@ -183,16 +183,16 @@ def check_name(name: str) -> str:
     return name
 
 
-def answer_file(directory: Path, annotator: str) -> Path:
+def find_answer_file(directory: Path, annotator: str) -> Path:
     """Return the path of an annotator's file. Names that differ only by case share the file that exists."""
     folder = directory / ANNOTATIONS
-    for path in annotation_files(directory):
+    for path in list_annotation_files(directory):
         if path.stem.casefold() == annotator.casefold():
             return path
     return folder / f"{annotator}{SUFFIX}"
 
 
-def annotation_files(directory: Path) -> list[Path]:
+def list_annotation_files(directory: Path) -> list[Path]:
     """Return the files of all annotators, by name."""
     folder = directory / ANNOTATIONS
     if not folder.is_dir() or leaves(folder, directory):
@@ -200,7 +200,7 @@ def annotation_files(directory: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX and not path.name.startswith("."))
 
 
-def parse(data: bytes, path: Path, identity: Mapping[str, Any]) -> tuple[Answers, int]:
+def parse_answers(data: bytes, path: Path, identity: Mapping[str, Any]) -> tuple[Answers, int]:
     """Read an annotator's file.
 
     A last line that was cut off by a crash was never confirmed to the annotator; it is passed over, with a note.
@@ -224,12 +224,12 @@ def parse(data: bytes, path: Path, identity: Mapping[str, Any]) -> tuple[Answers
         if last and not line:
             break
         try:
-            said = parse_json(line, f"{path}, line {number}")
-            if not isinstance(said, dict):
+            record = parse_json(line, f"{path}, line {number}")
+            if not isinstance(record, dict):
                 raise ValueError("it is not a JSON object")
             if number == 1:
-                _check_header(said, path, identity)
-                answers.annotator = check_name(str(said.get("annotator")))
+                _check_header(record, path, identity)
+                answers.annotator = check_name(str(record.get("annotator")))
                 if answers.annotator.casefold() != unicodedata.normalize("NFC", path.stem).casefold():
                     raise NotUsable(
                         path,
@@ -237,7 +237,7 @@ def parse(data: bytes, path: Path, identity: Mapping[str, Any]) -> tuple[Answers
                         "Rename it, or remove the copy",
                     )
             else:
-                answers.add(said)
+                answers.add(record)
         except NotUsable:
             raise
         except (ValueError, FiguregroundError) as error:
@@ -256,12 +256,12 @@ class NotUsable(FileError):
     """Raised for answers about another dataset, under another name, or in a version that this release can't read."""
 
 
-def _check_header(said: Mapping[str, Any], path: Path, identity: Mapping[str, Any]) -> None:
-    if said.get("figureground") != "annotations":
+def _check_header(header: Mapping[str, Any], path: Path, identity: Mapping[str, Any]) -> None:
+    if header.get("figureground") != "annotations":
         raise NotUsable(path, "its first line is not the header of an annotator's file")
-    if said.get("version") != VERSION:
-        raise NotUsable(path, f"it has version {said.get('version')!r}; this release reads {VERSION}")
-    if said.get("dataset") != dict(identity):
+    if header.get("version") != VERSION:
+        raise NotUsable(path, f"it has version {header.get('version')!r}; this release reads {VERSION}")
+    if header.get("dataset") != dict(identity):
         raise NotUsable(
             path,
             "its answers are about another dataset, or about this one before its images changed: the identity in its "
@@ -270,8 +270,8 @@ def _check_header(said: Mapping[str, Any], path: Path, identity: Mapping[str, An
 
 
 def read_file(path: Path, directory: Path, identity: Mapping[str, Any]) -> Answers:
-    """Read the answers of one annotator; raises as `parse`, and OSError if the file can't be read."""
-    return parse(read_bytes(path, root=directory, most=MOST_BYTES), path, identity)[0]
+    """Read the answers of one annotator; raises as `parse_answers`, and OSError if the file can't be read."""
+    return parse_answers(read_bytes(path, root=directory, most=MOST_BYTES), path, identity)[0]
 
 
 def read_all(directory: Path, identity: Mapping[str, Any] | None = None) -> list[Answers]:
@@ -285,13 +285,13 @@ def read_all(directory: Path, identity: Mapping[str, Any] | None = None) -> list
         FiguregroundError: There is no finished dataset, a file belongs to another one, or a file is damaged.
     """
     identity = FinishedDataset(directory).identity() if identity is None else identity
-    found = []
-    for path in annotation_files(directory):
+    all_answers = []
+    for path in list_annotation_files(directory):
         try:
-            found.append(read_file(path, directory, identity))
+            all_answers.append(read_file(path, directory, identity))
         except OSError as error:
             raise FiguregroundError(f"{printable(path)} can't be read: {error.strerror or error}.") from None
-    return found
+    return all_answers
 
 
 def read_answers(directory: str | os.PathLike[str]) -> list[Answer]:
@@ -305,4 +305,4 @@ def read_answers(directory: str | os.PathLike[str]) -> list[Answer]:
     Raises:
         FiguregroundError: See `read_all`.
     """
-    return [answer for answers in read_all(Path(directory)) for answer in answers.current()]
+    return [answer for answers in read_all(Path(directory)) for answer in answers.iter_current()]

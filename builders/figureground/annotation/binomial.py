@@ -66,21 +66,21 @@ def beta_cdf(x: float, a: float, b: float) -> float:
     front = math.exp(
         math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
     )  # fmt: skip
-    above, below = 1.0, 1 / _away(1 - (a + b) * x / (a + 1))
+    above, below = 1.0, 1 / _avoid_zero(1 - (a + b) * x / (a + 1))
     value = below
     for m in range(1, 50 * _STEPS):
         for term in (
             m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
             -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
         ):
-            below = 1 / _away(1 + term * below)
-            above = _away(1 + term / above)
+            below = 1 / _avoid_zero(1 + term * below)
+            above = _avoid_zero(1 + term / above)
             value *= above * below
         if abs(above * below - 1) < 1e-15:
             break
     return front * value / a
 
 
-def _away(value: float) -> float:
+def _avoid_zero(value: float) -> float:
     """Return a value that can be divided by."""
     return value if abs(value) > _TINY else _TINY

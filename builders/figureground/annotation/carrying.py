@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from figureground.annotation.answers import ANNOTATIONS, REFERENCE, SUFFIX, Answers, header, read_all
+from figureground.annotation.answers import ANNOTATIONS, REFERENCE, SUFFIX, Answers, make_header, read_all
 from figureground.annotation.gold import GOLD
 from figureground.annotation.labels import summarise
 from figureground.annotation.population import Population
@@ -39,23 +39,25 @@ def carry(source: FinishedDataset, out: Path) -> None:
     if not files and not (source.directory / LABELS).exists():
         return
     copy = FinishedDataset(out)
-    identity, keys = copy.identity(), set(Population.of(copy).keys)
+    identity, keys = copy.identity(), set(Population.from_dataset(copy).keys)
     for answers in files:
-        _create(out, f"{ANNOTATIONS}/{answers.annotator}{SUFFIX}", _kept(answers, keys, identity))
+        _write_if_missing(out, f"{ANNOTATIONS}/{answers.annotator}{SUFFIX}", _format_answers(answers, keys, identity))
     if (source.directory / GOLD).exists():
-        _create(out, GOLD, _kept_gold(source.directory, keys))
+        _write_if_missing(out, GOLD, _format_gold(source.directory, keys))
     if (source.directory / SAMPLE).exists():
         sample = read_object(source.directory / SAMPLE, root=source.directory)
-        kept = [key for key in sample.get("keys", []) if key in keys or str(key).startswith(REFERENCE)]
-        _create(out, SAMPLE, json.dumps({**sample, "dataset": identity, "keys": kept}, indent=1) + "\n")
+        kept_keys = [key for key in sample.get("keys", []) if key in keys or str(key).startswith(REFERENCE)]
+        _write_if_missing(out, SAMPLE, json.dumps({**sample, "dataset": identity, "keys": kept_keys}, indent=1) + "\n")
     summarise(out)
 
 
-def _kept(answers: Answers, keys: Collection[str], identity: dict[str, Any]) -> str:
+def _format_answers(answers: Answers, keys: Collection[str], identity: dict[str, Any]) -> str:
     """Return the file of an annotator with the answers about some samples, and about references."""
-    lines = [header(identity, answers.annotator)]
-    kept = (each for each in answers.current() if each.key in keys or each.key.startswith(REFERENCE))
-    for n, answer in enumerate(sorted(kept, key=lambda each: each.n), 1):
+    lines = [make_header(identity, answers.annotator)]
+    kept_answers = (
+        answer for answer in answers.iter_current() if answer.key in keys or answer.key.startswith(REFERENCE)
+    )
+    for n, answer in enumerate(sorted(kept_answers, key=lambda answer: answer.n), 1):
         line = {
             "n": n, "key": answer.key, "question": answer.question, "answer": answer.answer, "time": answer.time,
         }  # fmt: skip
@@ -63,17 +65,17 @@ def _kept(answers: Answers, keys: Collection[str], identity: dict[str, Any]) -> 
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def _kept_gold(directory: Path, keys: Collection[str]) -> str:
+def _format_gold(directory: Path, keys: Collection[str]) -> str:
     """Return the gold items about some samples, as CSV."""
     check_regular(directory / GOLD, root=directory)
     table = TextTable(directory / GOLD)
     out = io.StringIO(newline="")
-    rows = csv.DictWriter(out, table.header, lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(row for _, row in table.records() if row.get("key") in keys)
+    writer = csv.DictWriter(out, table.header, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row for _, row in table.records() if row.get("key") in keys)
     return out.getvalue()
 
 
-def _create(out: Path, name: str, text: str) -> None:
+def _write_if_missing(out: Path, name: str, text: str) -> None:
     if not (out / name).exists():
         create_bytes(out / name, text.encode(), root=out)

@@ -52,12 +52,12 @@ class Gold:
     """int64 (annotators, 2): answers *no* and *yes* to wrong labels."""
 
     @classmethod
-    def none(cls, annotators: int) -> Gold:
+    def empty(cls, annotators: int) -> Gold:
         return cls(np.zeros((annotators, 2), np.int64), np.zeros((annotators, 2), np.int64))
 
 
 @dataclass(frozen=True)
-class Corrected:
+class CorrectedShare:
     """The true share of right labels, and the error rates that it was corrected by."""
 
     interval: Interval
@@ -69,7 +69,7 @@ class Corrected:
     """float64 (images,): probability that each image's label is right, given its answers."""
 
 
-def identified(answers: np.ndarray, gold: Gold) -> str | None:
+def explain_unidentified(answers: np.ndarray, gold: Gold) -> str | None:
     """Return why error rates can't be estimated, or None if they can.
 
     Args:
@@ -84,14 +84,14 @@ def identified(answers: np.ndarray, gold: Gold) -> str | None:
     return None
 
 
-def correct(
+def correct_share(
     answers: np.ndarray,
     gold: Gold,
     weights: np.ndarray | None = None,
     *,
     unlabelled: float = 1.0,
     level: float = LEVEL,
-) -> Corrected:
+) -> CorrectedShare:
     """Return the true share of right labels, with the interval of its profile likelihood.
 
     Args:
@@ -102,24 +102,24 @@ def correct(
             to sampling images.
         level: Nominal coverage, between 0 and 1.
     """
-    scale = _scale(len(answers), weights)
-    patterns, which = np.unique(answers, axis=0, return_inverse=True)
-    which = which.reshape(-1)
-    model = _Model.of(patterns, np.bincount(which, weights=scale), gold)
+    scale = _scale_weights(len(answers), weights)
+    patterns, pattern_of = np.unique(answers, axis=0, return_inverse=True)
+    pattern_of = pattern_of.reshape(-1)
+    model = _Model.from_patterns(patterns, np.bincount(pattern_of, weights=scale), gold)
     grid, rates = np.linspace(0, 1, _GRID), None
     for _ in range(3):  # each time as far as the likelihood matters
         likelihood, rates = model.profile(grid, rates)
         near = np.flatnonzero(likelihood > likelihood.max() - _FAR)
         finer = np.linspace(grid[max(0, near[0] - 1)], grid[min(len(grid) - 1, near[-1] + 1)], _GRID)
         nearest = np.abs(grid[:, None] - finer).argmin(0)
-        before, grid, rates = grid, finer, rates[:, nearest]
-    share = _peak(before, likelihood)
-    _, fitted = model.profile(np.array([share]))
-    low, high = _ends(before, likelihood, _quantile(level))
+        profiled, grid, rates = grid, finer, rates[:, nearest]
+    share = _find_peak(profiled, likelihood)
+    _, rates_at_peak = model.profile(np.array([share]))
+    low, high = _find_interval_ends(profiled, likelihood, _normal_quantile(level))
     interval = Interval(share, min(low, share), max(high, share))
-    interval = _narrowed(interval, float(scale.sum()), unlabelled, level)
-    posterior = model.posterior(np.array([share]), fitted)[which, 0]
-    return Corrected(interval, fitted[:-1, 0], float(fitted[-1, 0]), posterior)
+    interval = _narrow_interval(interval, float(scale.sum()), unlabelled, level)
+    posterior = model.posterior(np.array([share]), rates_at_peak)[pattern_of, 0]
+    return CorrectedShare(interval, rates_at_peak[:-1, 0], float(rates_at_peak[-1, 0]), posterior)
 
 
 def rogan_gladen(share: float, sensitivity: float, specificity: float) -> float:
@@ -133,7 +133,7 @@ def rogan_gladen(share: float, sensitivity: float, specificity: float) -> float:
     return min(1.0, max(0.0, (share + specificity - 1) / (sensitivity + specificity - 1)))
 
 
-def _scale(n: int, weights: np.ndarray | None) -> np.ndarray:
+def _scale_weights(n: int, weights: np.ndarray | None) -> np.ndarray:
     """Return the weight of each image in the likelihood; they add up to Kish's effective number of images."""
     if weights is None:
         return np.ones(n)
@@ -141,7 +141,7 @@ def _scale(n: int, weights: np.ndarray | None) -> np.ndarray:
     return weights / float((weights**2).sum())
 
 
-def _peak(shares: np.ndarray, likelihood: np.ndarray) -> float:
+def _find_peak(shares: np.ndarray, likelihood: np.ndarray) -> float:
     """Return where the likelihood is largest: the vertex of the parabola through the largest value's neighbours."""
     best = int(likelihood.argmax())
     if not 0 < best < len(shares) - 1 or not np.isfinite(likelihood[best - 1 : best + 2]).all():
@@ -151,7 +151,7 @@ def _peak(shares: np.ndarray, likelihood: np.ndarray) -> float:
     return float(shares[best] + (shares[1] - shares[0]) * (0.5 * (left - right) / bend if bend < 0 else 0.0))
 
 
-def _ends(shares: np.ndarray, likelihood: np.ndarray, quantile: float) -> tuple[float, float]:
+def _find_interval_ends(shares: np.ndarray, likelihood: np.ndarray, quantile: float) -> tuple[float, float]:
     """Return where twice the log-likelihood with Jeffreys' prior falls below its maximum by the quantile squared.
 
     Its signed root is nearly linear in the share, so it is interpolated. An end is 0 or 1 if these have a likelihood
@@ -172,17 +172,17 @@ def _ends(shares: np.ndarray, likelihood: np.ndarray, quantile: float) -> tuple[
     return float(low), float(high)
 
 
-def _quantile(level: float) -> float:
+def _normal_quantile(level: float) -> float:
     """Return the two-sided normal quantile of a level."""
     return student(level, math.inf)
 
 
-def _narrowed(interval: Interval, n: float, unlabelled: float, level: float) -> Interval:
+def _narrow_interval(interval: Interval, n: float, unlabelled: float, level: float) -> Interval:
     """Return an interval less the sampling variance of images that are labelled: p(1 − p)/n times their share."""
     value, low, high = interval
-    total = ((high - low) / (2 * _quantile(level))) ** 2
-    left = max(0.0, 1 - value * (1 - value) / n * (1 - unlabelled) / total) if total > 0 else 0.0
-    return Interval(value, value - math.sqrt(left) * (value - low), value + math.sqrt(left) * (high - value))
+    total = ((high - low) / (2 * _normal_quantile(level))) ** 2
+    remaining = max(0.0, 1 - value * (1 - value) / n * (1 - unlabelled) / total) if total > 0 else 0.0
+    return Interval(value, value - math.sqrt(remaining) * (value - low), value + math.sqrt(remaining) * (high - value))
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class _Model:
     """float64 (2,): gold items with wrong labels, answered *no* and *yes*."""
 
     @classmethod
-    def of(cls, patterns: np.ndarray, weight: np.ndarray, gold: Gold) -> _Model:
+    def from_patterns(cls, patterns: np.ndarray, weight: np.ndarray, gold: Gold) -> _Model:
         yes, no = (patterns == 1).astype(np.float64), (patterns == 0).astype(np.float64)
         return cls(yes, no, weight, gold.right.astype(np.float64), gold.wrong.sum(0).astype(np.float64))
 
@@ -220,28 +220,30 @@ class _Model:
         """
         rates = np.full((self.yes.shape[1] + 1, len(shares)), 0.9) if start is None else start
         for _ in range(_STEPS):
-            once, before = self._step(shares, rates)
+            once, likelihood_before = self._step(shares, rates)
             twice, _ = self._step(shares, once)
             step, bend = once - rates, twice - 2 * once + rates
             length = -np.sqrt((step**2).sum(0) / np.maximum((bend**2).sum(0), 1e-300))
-            far = np.clip(rates - 2 * length * step + length**2 * bend, _LEAST_RATE, 1 - _EDGE)
-            there, reached = self._step(shares, far)
-            usual, likelihood = self._step(shares, twice)
-            better = reached >= likelihood
-            rates = np.where(better, there, usual)
-            likelihood = np.maximum(reached, likelihood)
-            if not (likelihood - before > _CONVERGED).any():
+            extrapolated = np.clip(rates - 2 * length * step + length**2 * bend, _LEAST_RATE, 1 - _EDGE)
+            extrapolated_next, extrapolated_likelihood = self._step(shares, extrapolated)
+            plain_next, likelihood = self._step(shares, twice)
+            better = extrapolated_likelihood >= likelihood
+            rates = np.where(better, extrapolated_next, plain_next)
+            likelihood = np.maximum(extrapolated_likelihood, likelihood)
+            if not (likelihood - likelihood_before > _CONVERGED).any():
                 break
         return self._expect(shares, rates)[1], rates
 
     def _step(self, shares: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the rates after one step, and the log-likelihood before it."""
         posterior, likelihood = self._expect(shares, rates)
-        held = posterior * self.weight[:, None]
-        lost = self.weight[:, None] - held
-        sensitivity = _rate(self.yes.T @ held, self.no.T @ held, self.right[:, 1:], self.right[:, :1])
-        hits, misses = self.no.sum(1) @ lost, self.yes.sum(1) @ lost
-        specificity = _rate(hits[None], misses[None], self.wrong[0], self.wrong[1])
+        right_weight = posterior * self.weight[:, None]
+        wrong_weight = self.weight[:, None] - right_weight
+        sensitivity = _fit_rate(
+            self.yes.T @ right_weight, self.no.T @ right_weight, self.right[:, 1:], self.right[:, :1]
+        )
+        hits, misses = self.no.sum(1) @ wrong_weight, self.yes.sum(1) @ wrong_weight
+        specificity = _fit_rate(hits[None], misses[None], self.wrong[0], self.wrong[1])
         return np.concatenate([sensitivity, specificity]), likelihood
 
     def posterior(self, shares: np.ndarray, rates: np.ndarray) -> np.ndarray:
@@ -250,19 +252,19 @@ class _Model:
 
     def _expect(self, shares: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the posterior, (patterns, grid), and the log-likelihood, (grid,)."""
-        sure, unsure = np.log(rates), np.log1p(-rates)
+        log_hit, log_miss = np.log(rates), np.log1p(-rates)
         with np.errstate(divide="ignore"):
-            right = np.log(shares) + self.yes @ sure[:-1] + self.no @ unsure[:-1]
-            wrong = np.log1p(-shares) + np.outer(self.no.sum(1), sure[-1]) + np.outer(self.yes.sum(1), unsure[-1])
-        both = np.logaddexp(right, wrong)
-        gold = self.right[:, 1] @ sure[:-1] + self.right[:, 0] @ unsure[:-1]
-        gold = gold + self.wrong[0] * sure[-1] + self.wrong[1] * unsure[-1]
-        return np.exp(right - both), self.weight @ both + gold
+            right = np.log(shares) + self.yes @ log_hit[:-1] + self.no @ log_miss[:-1]
+            wrong = np.log1p(-shares) + np.outer(self.no.sum(1), log_hit[-1]) + np.outer(self.yes.sum(1), log_miss[-1])
+        either = np.logaddexp(right, wrong)
+        gold = self.right[:, 1] @ log_hit[:-1] + self.right[:, 0] @ log_miss[:-1]
+        gold = gold + self.wrong[0] * log_hit[-1] + self.wrong[1] * log_miss[-1]
+        return np.exp(right - either), self.weight @ either + gold
 
 
-def _rate(hits: np.ndarray, misses: np.ndarray, gold_hits: Any, gold_misses: Any) -> np.ndarray:
+def _fit_rate(hits: np.ndarray, misses: np.ndarray, gold_hits: Any, gold_misses: Any) -> np.ndarray:
     """Return the rates that fit best, (rates, grid), from 0.5 to just below 1; 0.9 where nothing is known."""
     hits, misses = hits + gold_hits, misses + gold_misses
-    known = hits + misses
-    rate = np.where(known > 0, hits / np.where(known > 0, known, 1), 0.9)
+    total = hits + misses
+    rate = np.where(total > 0, hits / np.where(total > 0, total, 1), 0.9)
     return np.clip(rate, _LEAST_RATE, 1 - _EDGE)

@@ -36,17 +36,17 @@ def read_gold(directory: Path) -> Gold:
         rows = list(table.records())
     except UnreadableText as error:
         raise FiguregroundError(f"{ANNOTATIONS}/{error}") from None
-    found: Gold = {}
+    gold: Gold = {}
     for line, row in rows:
         where = f"{GOLD}, line {line}"
-        for column, known in (("question", QUESTIONS), ("answer", ANSWERS)):
-            if row[column] not in known:
-                hint = nearest_or_all(row[column], known)
+        for column, allowed in (("question", QUESTIONS), ("answer", ANSWERS)):
+            if row[column] not in allowed:
+                hint = nearest_or_all(row[column], allowed)
                 raise FiguregroundError(f"{where}: {column} can't be {printable(row[column])!r}{hint}")
-        place = (row["key"], row["question"])
-        if found.setdefault(place, row["answer"]) != row["answer"]:
-            raise FiguregroundError(f"{where}: {' '.join(place)} has two different answers. Keep one.")
-    return found
+        item = (row["key"], row["question"])
+        if gold.setdefault(item, row["answer"]) != row["answer"]:
+            raise FiguregroundError(f"{where}: {' '.join(item)} has two different answers. Keep one.")
+    return gold
 
 
 def check_gold(gold: Gold, keys: Collection[str], names: Collection[str]) -> None:
@@ -60,15 +60,15 @@ def check_gold(gold: Gold, keys: Collection[str], names: Collection[str]) -> Non
     Raises:
         FiguregroundError: A key or a question is none of the dataset's; names it.
     """
-    unknown = sorted({key for key, _ in gold} - set(keys))
-    if unknown:
+    no_image = sorted({key for key, _ in gold} - set(keys))
+    if no_image:
         raise FiguregroundError(
-            f"{GOLD}: the dataset has no image {listed(map(printable, unknown), 3)}. Remove these rows, or copy keys "
+            f"{GOLD}: the dataset has no image {listed(map(printable, no_image), 3)}. Remove these rows, or copy keys "
             "from the column `key` of the dataset."
         )
-    odd = sorted({question for _, question in gold} - {*names, *FLAGS})
-    if odd:
+    no_question = sorted({question for _, question in gold} - {*names, *FLAGS})
+    if no_question:
         raise FiguregroundError(
-            f"{GOLD}: this dataset has no question {listed(odd)}. Remove these rows; its questions are "
+            f"{GOLD}: this dataset has no question {listed(no_question)}. Remove these rows; its questions are "
             f"{listed([*names, *FLAGS])}."
         )

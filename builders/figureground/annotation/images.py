@@ -20,7 +20,7 @@ from figureground.shards.finished import FinishedDataset
 from figureground.shards.samples import Stored
 from figureground.sources.images import UnreadableImage, center_square, encode, open_stored, read_image
 
-KEPT = 64
+CACHE_SIZE = 64
 """Number of encoded images that are kept in memory."""
 
 
@@ -33,33 +33,33 @@ class Images:
 
     def __init__(self, dataset: FinishedDataset):
         self._dataset = dataset
-        self._kept: OrderedDict[tuple[str, str], bytes | None] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str], bytes | None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def png(self, item: Item) -> bytes:
+    def read_png(self, item: Item) -> bytes:
         """Return an image.
 
         Raises:
             FiguregroundError: It can't be read.
         """
-        data = self._keep(("image", item.key), lambda: _png(self._image(item)))
+        data = self._get_cached(("image", item.key), lambda: _encode_png(self._open_image(item)))
         assert data is not None
         return data
 
-    def guide(self, item: Item) -> bytes | None:
+    def read_guide(self, item: Item) -> bytes | None:
         """Return the guide that an image was made from; None if it has none, or if it can't be drawn any more."""
-        return None if item.is_reference else self._keep(("guide", item.key), lambda: self._guide(item))
+        return None if item.is_reference else self._get_cached(("guide", item.key), lambda: self._draw_guide(item))
 
-    def _keep(self, name: tuple[str, str], make: Any) -> bytes | None:
+    def _get_cached(self, name: tuple[str, str], make: Any) -> bytes | None:
         with self._lock:
-            if name not in self._kept:
-                self._kept[name] = make()
-            self._kept.move_to_end(name)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-            return self._kept[name]
+            if name not in self._cache:
+                self._cache[name] = make()
+            self._cache.move_to_end(name)
+            while len(self._cache) > CACHE_SIZE:
+                self._cache.popitem(last=False)
+            return self._cache[name]
 
-    def _stored(self, item: Item) -> Stored:
+    def _read_sample(self, item: Item) -> Stored:
         return next(iter(self._dataset.stored(self._dataset.shards[item.shard], [item.row])))
 
     @cached_property
@@ -68,10 +68,10 @@ class Images:
         first = next(iter(self._dataset.stored(self._dataset.shards[0], [0])))
         return max(open_stored(first.image).size)
 
-    def _image(self, item: Item) -> Image.Image:
+    def _open_image(self, item: Item) -> Image.Image:
         try:
             if not item.is_reference:
-                return open_stored(self._stored(item).image).convert("RGB")
+                return open_stored(self._read_sample(item).image).convert("RGB")
             folder = reference_folder(self._dataset)
             path = folder / item.key.removeprefix(REFERENCE)
             if leaves(path, folder):
@@ -83,15 +83,15 @@ class Images:
         except Exception as error:  # Pillow can raise any exception for a damaged file
             raise FiguregroundError(f"{item.key}: its image can't be read ({type(error).__name__}: {error}).") from None
 
-    def _guide(self, item: Item) -> bytes | None:
-        stored = self._stored(item)
+    def _draw_guide(self, item: Item) -> bytes | None:
+        stored = self._read_sample(item)
         if "guide" in stored.images:
-            return _png(open_stored(stored.images["guide"]).convert("RGB"))
+            return _encode_png(open_stored(stored.images["guide"]).convert("RGB"))
         guide = None
         if self._method is not None:
             with suppress(Exception):  # its sources may be gone or have changed
                 guide = self._method.draw_guide(parse_json(stored.provenance, stored.key))
-        return None if guide is None else _png(guide.convert("RGB"))
+        return None if guide is None else _encode_png(guide.convert("RGB"))
 
     @cached_property
     def _method(self) -> Any:
@@ -102,7 +102,7 @@ class Images:
         return None
 
 
-def _png(image: Image.Image) -> bytes:
+def _encode_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()

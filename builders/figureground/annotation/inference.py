@@ -24,16 +24,16 @@ import numpy as np
 from figureground.annotation.binomial import clopper_pearson
 from figureground.core.intervals import LEVEL, Interval, student, wilson
 
-FEW = 30
+SMALL_SAMPLE = 30
 """Samples of fewer images get exact binomial intervals."""
-LEAST = 1
+MIN_LABELS = 1
 """Labels that each stratum needs; see `divide`."""
-_ENOUGH = 10
+_MIN_FREEDOM = 10
 """Degrees of freedom from which the variance within strata is used."""
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledImages:
     """Labelled images of a population that is divided into strata, each with at least one labelled image."""
 
     values: np.ndarray
@@ -48,14 +48,14 @@ class Labelled:
     """float64 (strata,): mean prediction of all images in each stratum."""
 
     @classmethod
-    def of(
+    def from_population(
         cls,
         values: np.ndarray,
         labelled: np.ndarray,
         strata: np.ndarray,
         predictions: np.ndarray | None = None,
-        least: int = LEAST,
-    ) -> Labelled:
+        least: int = MIN_LABELS,
+    ) -> LabelledImages:
         """Divide the population into strata that have labels, and take what is needed of it.
 
         Args:
@@ -73,8 +73,8 @@ class Labelled:
         divided = divide(np.atleast_2d(strata), labelled, least)
         sizes = np.bincount(divided)
         means = None if predictions is None else np.bincount(divided, weights=predictions) / sizes
-        mine = None if predictions is None else np.asarray(predictions, np.float64)[labelled]
-        return cls(np.asarray(values, np.float64), divided[labelled], sizes, mine, means)
+        own_predictions = None if predictions is None else np.asarray(predictions, np.float64)[labelled]
+        return cls(np.asarray(values, np.float64), divided[labelled], sizes, own_predictions, means)
 
     @property
     def counts(self) -> np.ndarray:
@@ -87,7 +87,7 @@ class Labelled:
         return (self.sizes / self.sizes.sum() / self.counts)[self.strata]
 
     @property
-    def effective(self) -> float:
+    def effective_size(self) -> float:
         """Number of answers of equal weight with the same variance, if all values vary equally (Kish 1965)."""
         return 1 / float((self.weights**2).sum())
 
@@ -103,89 +103,89 @@ class Share:
     """λ, the weight of the scorers' predictions, 0 to 1."""
 
 
-def share_of_people(sample: Labelled, level: float = LEVEL) -> Share:
+def share_of_people(sample: LabelledImages, level: float = LEVEL) -> Share:
     """Return the share of right labels from people alone: the stratified mean of their answers."""
-    value = _bounded(float(sample.weights @ sample.values))
-    if len(sample.values) < FEW or not 0 < value < 1:
-        return _exact(sample, value, level)
-    return _estimate(sample, sample.values, value, 0.0, level)
+    value = _clip_rounding(float(sample.weights @ sample.values))
+    if len(sample.values) < SMALL_SAMPLE or not 0 < value < 1:
+        return _exact_share(sample, value, level)
+    return _estimate_share(sample, sample.values, value, 0.0, level)
 
 
-def share_with_scorers(sample: Labelled, level: float = LEVEL) -> Share:
+def share_with_scorers(sample: LabelledImages, level: float = LEVEL) -> Share:
     """Return the share of right labels from people and scorers, by power-tuned prediction-powered inference.
 
-    With fewer than `FEW` labels, or without a wrong or a right one, λ is 0 and the result that of people alone: the
-    scorers' errors can't be estimated then.
+    With fewer than `SMALL_SAMPLE` labels, or without a wrong or a right one, λ is 0 and the result that of people
+    alone: the scorers' errors can't be estimated then.
 
     Raises:
         ValueError: The sample has no predictions.
     """
     if sample.predictions is None or sample.means is None:
         raise ValueError("Prediction-powered inference needs predictions.")
-    alone = _bounded(float(sample.weights @ sample.values))
-    if len(sample.values) < FEW or not 0 < alone < 1:
-        return _exact(sample, alone, level)
+    people_value = _clip_rounding(float(sample.weights @ sample.values))
+    if len(sample.values) < SMALL_SAMPLE or not 0 < people_value < 1:
+        return _exact_share(sample, people_value, level)
     weight = tune(sample)
-    rest = sample.values - weight * sample.predictions
+    residuals = sample.values - weight * sample.predictions
     shares = sample.sizes / sample.sizes.sum()
-    value = weight * float(shares @ sample.means) + float(sample.weights @ rest)
+    value = weight * float(shares @ sample.means) + float(sample.weights @ residuals)
     if not 0 < value < 1:  # a prediction outside what answers can be
         return share_of_people(sample, level)
-    return _estimate(sample, rest, value, weight, level)
+    return _estimate_share(sample, residuals, value, weight, level)
 
 
-def tune(sample: Labelled) -> float:
+def tune(sample: LabelledImages) -> float:
     """Return the weight λ of the predictions, 0 to 1, that minimises the variance of the share (PPI++, section 6)."""
     assert sample.predictions is not None
-    shared = _variance(sample, sample.values, sample.predictions)
-    own = _variance(sample, sample.predictions, sample.predictions)
+    shared = _covariance(sample, sample.values, sample.predictions)
+    own = _covariance(sample, sample.predictions, sample.predictions)
     return min(1.0, max(0.0, shared / own)) if own > 0 else 0.0
 
 
-def _estimate(sample: Labelled, values: np.ndarray, value: float, weight: float, level: float) -> Share:
-    variance = _variance(sample, values, values)
-    freedom = _freedom(sample) - (weight > 0)
+def _estimate_share(sample: LabelledImages, values: np.ndarray, value: float, weight: float, level: float) -> Share:
+    variance = _covariance(sample, values, values)
+    freedom = _count_freedom(sample) - (weight > 0)
     if (sample.counts == sample.sizes).all():
         return Share(Interval(value, value, value), "known")
     if variance <= 0:  # all answers within each stratum are equal
-        return _exact(sample, value, level)
+        return _exact_share(sample, value, level)
     n = value * (1 - value) / variance
     n *= (student(level, math.inf) / student(level, freedom)) ** 2
     return Share(wilson(value, n, level), "wilson", weight)
 
 
-def _exact(sample: Labelled, value: float, level: float) -> Share:
-    n = sample.effective
+def _exact_share(sample: LabelledImages, value: float, level: float) -> Share:
+    n = sample.effective_size
     return Share(clopper_pearson(value * n, n, level), "exact")
 
 
-def _freedom(sample: Labelled) -> int:
+def _count_freedom(sample: LabelledImages) -> int:
     """Return the degrees of freedom of the variance within strata; of that of all labels, if strata have too few."""
     within = int((sample.counts - 1).sum())
-    return within if within >= _ENOUGH else len(sample.values) - 1
+    return within if within >= _MIN_FREEDOM else len(sample.values) - 1
 
 
-def _variance(sample: Labelled, first: np.ndarray, second: np.ndarray) -> float:
+def _covariance(sample: LabelledImages, first: np.ndarray, second: np.ndarray) -> float:
     """Return the covariance of two stratified means.
 
     Strata with one label get the mean variance of the others. If there are hardly any others, all strata get the
     variance of all labels, which is larger: it includes that between strata.
     """
     counts, sizes = sample.counts, sample.sizes
-    shares, left = sizes / sizes.sum(), 1 - counts / sizes
+    shares, unsampled = sizes / sizes.sum(), 1 - counts / sizes
     freedom = int((counts - 1).sum())
-    if freedom < _ENOUGH:
+    if freedom < _MIN_FREEDOM:
         products = (first - sample.weights @ first) * (second - sample.weights @ second)
         n = len(first)
-        return float(sample.weights @ products) * n / (n - 1) * float((shares**2 / counts) @ left)
-    means = [np.bincount(sample.strata, weights=each, minlength=len(sizes)) / counts for each in (first, second)]
+        return float(sample.weights @ products) * n / (n - 1) * float((shares**2 / counts) @ unsampled)
+    means = [np.bincount(sample.strata, weights=x, minlength=len(sizes)) / counts for x in (first, second)]
     products = (first - means[0][sample.strata]) * (second - means[1][sample.strata])
     within = np.bincount(sample.strata, weights=products, minlength=len(sizes))
-    each = np.where(counts > 1, within / np.maximum(counts - 1, 1), within.sum() / freedom)
-    return float((shares**2 * left / counts) @ each)
+    variances = np.where(counts > 1, within / np.maximum(counts - 1, 1), within.sum() / freedom)
+    return float((shares**2 * unsampled / counts) @ variances)
 
 
-def divide(levels: np.ndarray, labelled: np.ndarray, least: int = LEAST) -> np.ndarray:
+def divide(levels: np.ndarray, labelled: np.ndarray, least: int = MIN_LABELS) -> np.ndarray:
     """Return the stratum of each image: the finest division in which each stratum has labels.
 
     A stratum is divided at the next level only if each of its parts has enough labels. Otherwise it stays whole, and
@@ -198,20 +198,20 @@ def divide(levels: np.ndarray, labelled: np.ndarray, least: int = LEAST) -> np.n
         least: Labels that each part needs.
     """
     strata = np.zeros(levels.shape[1], np.int64)
-    whole = np.zeros(1, bool)  # strata that stay as they are
+    final = np.zeros(1, bool)  # strata that stay as they are
     for level in levels:
         _, part = np.unique(np.stack([strata, level]), axis=1, return_inverse=True)
         parts = np.bincount(part[labelled], minlength=part.max() + 1)
-        poor = np.zeros(len(whole), bool)
-        np.logical_or.at(poor, strata, parts[part] < least)
-        keep = (whole | poor)[strata]
-        _, divided = np.unique(np.where(keep, strata, len(whole) + part), return_inverse=True)
-        kept = np.zeros(divided.max() + 1, bool)
-        kept[divided] = keep
-        strata, whole = divided, kept
+        too_few = np.zeros(len(final), bool)
+        np.logical_or.at(too_few, strata, parts[part] < least)
+        unchanged = (final | too_few)[strata]
+        _, divided = np.unique(np.where(unchanged, strata, len(final) + part), return_inverse=True)
+        next_final = np.zeros(divided.max() + 1, bool)
+        next_final[divided] = unchanged
+        strata, final = divided, next_final
     return strata
 
 
-def _bounded(value: float) -> float:
+def _clip_rounding(value: float) -> float:
     """Return a share without the rounding of weights that add up to 1."""
     return 0.0 if value < 1e-12 else 1.0 if value > 1 - 1e-12 else value

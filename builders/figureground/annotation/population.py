@@ -37,15 +37,15 @@ class Population:
     background: np.ndarray
 
     @classmethod
-    def of(cls, dataset: FinishedDataset) -> Population:
+    def from_dataset(cls, dataset: FinishedDataset) -> Population:
         splits = list(dataset.index["splits"])
         keys: list[str] = []
         numbers: list[tuple[int, int, int]] = []
         for shard in dataset.shards:
-            place = splits.index(shard.split)
+            split_number = splits.index(shard.split)
             for row in dataset.rows(shard):
                 keys.append(row["key"])
-                numbers.append((place, row["foreground"], row["background"]))
+                numbers.append((split_number, row["foreground"], row["background"]))
         split, foreground, background = np.array(numbers, np.int64).reshape(-1, 3).T
         names = dataset.columns
         return cls(keys, splits, names.foregrounds, names.backgrounds, split, foreground, background)
@@ -53,9 +53,9 @@ class Population:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def places(self) -> Mapping[str, int]:
+    def positions(self) -> Mapping[str, int]:
         """Return the position of each key."""
-        return {key: place for place, key in enumerate(self.keys)}
+        return {key: position for position, key in enumerate(self.keys)}
 
     def cells(self) -> np.ndarray:
         """int64 (images,): number of each image's cell."""
@@ -71,7 +71,7 @@ class Scorer:
     """One scorer's judgement of one of the two labels of each image."""
 
     name: str
-    what: str
+    label: str
     """`foreground` or `background`."""
     p: np.ndarray
     """float64 (images,): probability of the image's own label; NaN where the scorer doesn't know the label."""
@@ -81,7 +81,7 @@ class Scorer:
 
     @property
     def known(self) -> np.ndarray:
-        """bool (images,)"""
+        """bool (images,): whether the scorer judged the label."""
         return self.right != MISSING
 
 
@@ -106,16 +106,16 @@ def read_scorers(directory: Path, population: Population) -> list[Scorer]:
         raise FiguregroundError(f"{VERIFIED} has no column 'key', only {listed(table.column_names)}.")
     rows = {key: row for row, key in enumerate(table["key"].to_pylist())}
     order = np.array([rows.get(key, -1) for key in population.keys], np.int64)
-    found = []
+    scorers = []
     for column in table.column_names:
         if match := _PROBABILITY.fullmatch(column):
-            p = _numbers(table, column, order)
+            p = _read_numbers(table, column, order)
             rank = column.removesuffix("_p") + "_rank"
-            ranks = _numbers(table, rank, order) if rank in table.column_names else np.full(len(p), np.nan)
-            said = np.where(np.isnan(ranks), p >= 0.5, ranks == 1).astype(np.int8)
-            said[np.isnan(p) & np.isnan(ranks)] = MISSING
-            found.append(Scorer(match["name"], match["what"], p, said))
-    return found
+            ranks = _read_numbers(table, rank, order) if rank in table.column_names else np.full(len(p), np.nan)
+            right = np.where(np.isnan(ranks), p >= 0.5, ranks == 1).astype(np.int8)
+            right[np.isnan(p) & np.isnan(ranks)] = MISSING
+            scorers.append(Scorer(match["name"], match["what"], p, right))
+    return scorers
 
 
 def predict(scorers: Sequence[Scorer]) -> np.ndarray | None:
@@ -133,7 +133,7 @@ def predict(scorers: Sequence[Scorer]) -> np.ndarray | None:
     return np.where(known.any(0), mean, mean[known.any(0)].mean())
 
 
-def _numbers(table: Any, column: str, order: np.ndarray) -> np.ndarray:
+def _read_numbers(table: Any, column: str, order: np.ndarray) -> np.ndarray:
     """Return a column for the images of the dataset, float64 with NaN where it has no value."""
     import pyarrow as pa
 

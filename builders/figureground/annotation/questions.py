@@ -63,8 +63,8 @@ class Questions:
             self.kind = "repainted"
         else:
             self.kind = "both"
-        self._phrases = _texts(dataset, "backgrounds", "text")
-        self._definitions = _texts(dataset, "classes", "definition")
+        self._phrases = _read_texts(dataset, "backgrounds", "text")
+        self._definitions = _read_texts(dataset, "classes", "definition")
 
     def names(self) -> tuple[str, ...]:
         """Return the names of the questions that images of this dataset can have."""
@@ -76,39 +76,39 @@ class Questions:
         """Return the questions about an image, in the order in which they are asked."""
         labels = item.labels
         if self.kind == "spurious":
-            asked = [
-                Question("class", f"Does it show {article(labels['spurious_for'])}?", usual="no"),
+            questions = [
+                Question("class", f"Does it show {add_article(labels['spurious_for'])}?", usual="no"),
                 Question("feature", f"Does it show this: {labels['feature']}?"),
             ]
             if self.references:
-                asked.append(Question("photograph", "Is it a photograph?", "No: it was generated.", usual=None))
-            return asked
+                questions.append(Question("photograph", "Is it a photograph?", "No: it was generated.", usual=None))
+            return questions
         name = labels["foreground"]
-        background = Question("background", self._where(labels["background"]))
+        background = Question("background", self._ask_background(labels["background"]))
         if self.kind == "repainted":
-            asked = [Question("label", f"Does it show {article(name)}?", self._definitions.get(name, ""))]
-            return asked if labels["background"] == UNKNOWN else [*asked, background]
-        return [Question("foreground", f"Is there {article(name)}?", self._definitions.get(name, "")), background]
+            questions = [Question("label", f"Does it show {add_article(name)}?", self._definitions.get(name, ""))]
+            return questions if labels["background"] == UNKNOWN else [*questions, background]
+        return [Question("foreground", f"Is there {add_article(name)}?", self._definitions.get(name, "")), background]
 
-    def _where(self, background: str) -> str:
+    def _ask_background(self, background: str) -> str:
         phrase = self._phrases.get(background, background)
         return f"Is it {phrase}?" if phrase not in ("", background) else f"Is the background this: {background}?"
 
 
-def article(noun: str) -> str:
+def add_article(noun: str) -> str:
     """Return a noun with its indefinite article, by its first letter."""
     return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
 
 
-def _texts(dataset: FinishedDataset, field: str, attribute: str) -> dict[str, str]:
+def _read_texts(dataset: FinishedDataset, field: str, attribute: str) -> dict[str, str]:
     """Return phrases or definitions by name, as far as the recipe's lists are there."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     recipe = dataset.recipe
-    for each in [recipe, *recipe.get("sources", [])]:
-        builder, value = each.get("builder"), each.get("identity", {}).get(field)
+    for source in [recipe, *recipe.get("sources", [])]:
+        builder, value = source.get("builder"), source.get("identity", {}).get(field)
         if value is None:
             continue
         default = "imagenet" if field == "classes" else "spurious" if builder == "spurious" else "d3s"
         with suppress(FiguregroundError, OSError):
-            found.update({entry.name: getattr(entry, attribute) for entry in read_nouns(field, value, field, default)})
-    return found
+            texts.update({entry.name: getattr(entry, attribute) for entry in read_nouns(field, value, field, default)})
+    return texts

@@ -14,11 +14,11 @@ from figureground.annotation.gold import check_gold, read_gold
 from figureground.annotation.population import Population
 from figureground.core.errors import FiguregroundError, printable
 
-RIGHT = {"foreground": "yes", "background": "yes", "label": "yes", "class": "no", "feature": "yes"}
+RIGHT_ANSWERS = {"foreground": "yes", "background": "yes", "label": "yes", "class": "no", "feature": "yes"}
 """Questions about labels, and the answer that says that the label is right. An image of a class-wise spurious set must
 not show the class."""
 
-Known = Mapping[tuple[str, str], bool]
+GoldLabels = Mapping[tuple[str, str], bool]
 """By key and question: whether the label is right."""
 
 
@@ -30,7 +30,7 @@ class Responses:
     annotators: Sequence[str]
     images: np.ndarray
     """int64 (n,): positions in the population of the images with an answer, ascending."""
-    said: np.ndarray
+    votes: np.ndarray
     """int8 (n, annotators): 1 if the annotator calls the label right, 0 if wrong, `MISSING` for *can't tell* and for no
     answer."""
     unsure: np.ndarray
@@ -40,74 +40,78 @@ class Responses:
     @property
     def decided(self) -> Responses:
         """The images with at least one *yes* or *no*."""
-        keep = (self.said != MISSING).any(1)
+        keep = (self.votes != MISSING).any(1)
         return Responses(
-            self.question, self.annotators, self.images[keep], self.said[keep], self.unsure[keep], self.gold
+            self.question, self.annotators, self.images[keep], self.votes[keep], self.unsure[keep], self.gold
         )
 
     @property
     def values(self) -> np.ndarray:
         """float64 (n,): share of each image's answers that call the label right; each image needs a decided one."""
-        return (self.said == 1).sum(1) / (self.said != MISSING).sum(1)
+        return (self.votes == 1).sum(1) / (self.votes != MISSING).sum(1)
 
     def counts(self) -> np.ndarray:
         """int64 (n, 3): annotators who call the label right, wrong, and can't tell."""
-        return np.stack([(self.said == 1).sum(1), (self.said == 0).sum(1), self.unsure.sum(1)], axis=1)
+        return np.stack([(self.votes == 1).sum(1), (self.votes == 0).sum(1), self.unsure.sum(1)], axis=1)
 
 
-def sort_responses(answers: Iterable[Answer], population: Population, known: Known) -> dict[str, Responses]:
+def group_responses(answers: Iterable[Answer], population: Population, gold_labels: GoldLabels) -> dict[str, Responses]:
     """Return the answers to each question about labels that somebody answered.
 
     Gold items are counted apart: they were chosen, not drawn at random. References are left out.
 
     Args:
         answers: Output of `answers.read_answers`.
-        known: Output of `read_known`.
+        gold_labels: Output of `read_gold_labels`.
 
     Raises:
         FiguregroundError: An answer is about an image that the dataset lacks; names annotator and key.
     """
-    places = population.places()
+    positions = population.positions()
     by_question: dict[str, list[Answer]] = {}
     for answer in answers:
-        if answer.question not in RIGHT or answer.key.startswith(REFERENCE):
+        if answer.question not in RIGHT_ANSWERS or answer.key.startswith(REFERENCE):
             continue
-        if answer.key not in places:
+        if answer.key not in positions:
             raise FiguregroundError(
                 f"{ANNOTATIONS}: {printable(answer.annotator)} answered about {printable(answer.key)}, an image that "
                 "the dataset doesn't have. Remove that line, and renumber the lines after it."
             )
         by_question.setdefault(answer.question, []).append(answer)
     return {
-        name: _sort(name, by_question[name], places, known) for name in RIGHT if name in by_question
+        name: _group(name, by_question[name], positions, gold_labels) for name in RIGHT_ANSWERS if name in by_question
     }  # fmt: skip
 
 
-def _sort(question: str, answers: Sequence[Answer], places: Mapping[str, int], known: Known) -> Responses:
+def _group(
+    question: str, answers: Sequence[Answer], positions: Mapping[str, int], gold_labels: GoldLabels
+) -> Responses:
     names = sorted({answer.annotator for answer in answers})
-    number = {name: i for i, name in enumerate(names)}
-    gold = Gold.none(len(names))
-    rest = []
+    column = {name: i for i, name in enumerate(names)}
+    gold = Gold.empty(len(names))
+    ordinary = []
     for answer in answers:
-        right = known.get((answer.key, question))
+        right = gold_labels.get((answer.key, question))
         if right is None:
-            rest.append(answer)
+            ordinary.append(answer)
         elif answer.answer != "unsure":
-            (gold.right if right else gold.wrong)[number[answer.annotator], int(answer.answer == RIGHT[question])] += 1
-    images = np.array(sorted({places[answer.key] for answer in rest}), np.int64)
-    row = {int(place): i for i, place in enumerate(images)}
-    said = np.full((len(images), len(names)), MISSING, np.int8)
+            (gold.right if right else gold.wrong)[
+                column[answer.annotator], int(answer.answer == RIGHT_ANSWERS[question])
+            ] += 1
+    images = np.array(sorted({positions[answer.key] for answer in ordinary}), np.int64)
+    row = {int(position): i for i, position in enumerate(images)}
+    votes = np.full((len(images), len(names)), MISSING, np.int8)
     unsure = np.zeros((len(images), len(names)), bool)
-    for answer in rest:
-        at = row[places[answer.key]], number[answer.annotator]
+    for answer in ordinary:
+        at = row[positions[answer.key]], column[answer.annotator]
         if answer.answer == "unsure":
             unsure[at] = True
         else:
-            said[at] = answer.answer == RIGHT[question]
-    return Responses(question, names, images, said, unsure, gold)
+            votes[at] = answer.answer == RIGHT_ANSWERS[question]
+    return Responses(question, names, images, votes, unsure, gold)
 
 
-def read_known(directory: Path, population: Population) -> dict[tuple[str, str], bool]:
+def read_gold_labels(directory: Path, population: Population) -> dict[tuple[str, str], bool]:
     """Return whether the labels of the gold items are right; empty if there are none.
 
     Items that say nothing of a label (*can't tell*, photographs, flags) are left out.
@@ -116,10 +120,10 @@ def read_known(directory: Path, population: Population) -> dict[tuple[str, str],
         FiguregroundError: See `gold.read_gold`; or the dataset has no image of a key.
     """
     gold = read_gold(directory)
-    places = population.places()
-    check_gold(gold, [key for key, _ in gold if key in places], QUESTIONS)
+    positions = population.positions()
+    check_gold(gold, [key for key, _ in gold if key in positions], QUESTIONS)
     return {
-        (key, question): answer == RIGHT[question]
+        (key, question): answer == RIGHT_ANSWERS[question]
         for (key, question), answer in gold.items()
-        if question in RIGHT and answer != "unsure"
+        if question in RIGHT_ANSWERS and answer != "unsure"
     }

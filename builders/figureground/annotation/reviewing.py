@@ -80,7 +80,9 @@ def review(
         "images": images, "margin": margin, "per": per, "expected": expected, "overlap": overlap, "splits": splits,
         "seed": seed,
     }  # fmt: skip
-    turns = Turns(dataset, sample_of(dataset, {name: each for name, each in changes.items() if each is not None}))
+    turns = Turns(
+        dataset, load_or_draw_sample(dataset, {name: each for name, each in changes.items() if each is not None})
+    )
     with Server(turns, port) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="review", daemon=True)
         thread.start()
@@ -95,10 +97,10 @@ def review(
         finally:
             server.shutdown()
     summarise(dataset.directory)
-    return _reviewed(dataset, turns)
+    return _summarise_review(dataset, turns)
 
 
-def sample_of(dataset: FinishedDataset, changes: Mapping[str, Any]) -> Sample:
+def load_or_draw_sample(dataset: FinishedDataset, changes: Mapping[str, Any]) -> Sample:
     """Return the sample that was saved, unless it is to change; then draw the new one and save it.
 
     Args:
@@ -110,30 +112,29 @@ def sample_of(dataset: FinishedDataset, changes: Mapping[str, Any]) -> Sample:
         UsageError: See `sampling.draw`.
     """
     saved = load(dataset)
-    before = saved.wanted if saved else Wanted()
+    previous = saved.settings if saved else Wanted()
     fields = {**changes, **({"splits": tuple(changes["splits"])} if "splits" in changes else {})}
     if {"margin", "per", "expected"} & fields.keys():
         fields.setdefault("images", None)  # an interval is wanted now
-    wanted = dataclasses.replace(before, **fields)
-    if saved is not None and wanted == before:
+    settings = dataclasses.replace(previous, **fields)
+    if saved is not None and settings == previous:
         return saved
-    sample = draw(dataset, wanted, reference_keys(dataset))
+    sample = draw(dataset, settings, reference_keys(dataset))
     save(dataset, sample)
     return sample
 
 
 def describe(dataset: FinishedDataset, sample: Sample) -> str:
     """Return a line about a sample and the interval that it is for."""
-    wanted, mixed = sample.wanted, len(sample.keys) - sample.generated
-    what = f"{sample.generated:,} of {counted(dataset.samples, 'image')}"
-    if wanted.images is None:
-        per = "" if wanted.per == "dataset" else f" of each {wanted.per}"
-        what += (
-            f", for an interval of ±{wanted.margin:.1%} about the share of right labels{per} at {wanted.expected:.0%}"
-        )
-    if mixed:
-        what += f"; {counted(mixed, 'reference')} mixed in"
-    return f"{what}; {wanted.overlap:.0%} of them asked of every annotator."
+    settings, num_references = sample.settings, len(sample.keys) - sample.num_generated
+    text = f"{sample.num_generated:,} of {counted(dataset.samples, 'image')}"
+    if settings.images is None:
+        per = "" if settings.per == "dataset" else f" of each {settings.per}"
+        margin, expected = f"{settings.margin:.1%}", f"{settings.expected:.0%}"
+        text += f", for an interval of ±{margin} about the share of right labels{per} at {expected}"
+    if num_references:
+        text += f"; {counted(num_references, 'reference')} mixed in"
+    return f"{text}; {settings.overlap:.0%} of them asked of every annotator."
 
 
 def _print_address(url: str) -> None:
@@ -142,17 +143,17 @@ def _print_address(url: str) -> None:
     sys.stdout.flush()
 
 
-def _reviewed(dataset: FinishedDataset, turns: Turns) -> Reviewed:
-    found = read_all(dataset.directory, dataset.identity())
-    notes = [note for answers in found for note in answers.notes]
+def _summarise_review(dataset: FinishedDataset, turns: Turns) -> Reviewed:
+    all_answers = read_all(dataset.directory, dataset.identity())
+    notes = [note for answers in all_answers for note in answers.notes]
     notes += [
         f"{answers.annotator}: the clock was set back {counted(answers.clock_ran_back, 'time')}; answers count in the "
         "order in which they were given."
-        for answers in found if answers.clock_ran_back
+        for answers in all_answers if answers.clock_ran_back
     ]  # fmt: skip
     if turns.missing:
         notes.append(f"{counted(turns.missing, 'image')} of the sample can't be shown, because the files are missing.")
     return Reviewed(
-        turns.saved, {answers.annotator: len(list(answers.current())) for answers in found},
-        sum(answers.replaced for answers in found), notes,
+        turns.saved, {answers.annotator: len(list(answers.iter_current())) for answers in all_answers},
+        sum(answers.replaced for answers in all_answers), notes,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Kept:
+class RuleOutcome:
     """Outcome of a rule."""
 
     kept: float
@@ -20,7 +20,7 @@ class Kept:
     """Share of images with right labels that it drops; None without annotators' error rates."""
 
 
-def observed(right: np.ndarray, answers: np.ndarray, posterior: np.ndarray | None) -> dict[str, Kept]:
+def measure_outcomes(right: np.ndarray, answers: np.ndarray, posterior: np.ndarray | None) -> dict[str, RuleOutcome]:
     """Return what the rules *unanimous* and *majority* keep of images that got answers.
 
     Args:
@@ -29,12 +29,12 @@ def observed(right: np.ndarray, answers: np.ndarray, posterior: np.ndarray | Non
         posterior: float (images,): probability that each label is right, given its answers; see `correction`.
     """
     return {
-        "unanimous": _kept(right == answers, posterior),
-        "majority": _kept(2 * right > answers, posterior),
+        "unanimous": _measure_outcome(right == answers, posterior),
+        "majority": _measure_outcome(2 * right > answers, posterior),
     }
 
 
-def expected(people: int, share: float, sensitivity: float, specificity: float) -> dict[str, Kept]:
+def predict_outcomes(people: int, share: float, sensitivity: float, specificity: float) -> dict[str, RuleOutcome]:
     """Return what the rules would keep if `people` annotators with these error rates answered about every image.
 
     Args:
@@ -43,25 +43,25 @@ def expected(people: int, share: float, sensitivity: float, specificity: float) 
         sensitivity: Share of right labels that an annotator calls right.
         specificity: Share of wrong labels that an annotator calls wrong.
     """
-    found = {}
+    outcomes = {}
     for name, least in (("unanimous", people), ("majority", people // 2 + 1)):
-        good = share * _at_least(least, people, sensitivity)
-        found[name] = _of_shares(good, (1 - share) * _at_least(least, people, 1 - specificity), share)
-    return found
+        good = share * _binomial_tail(least, people, sensitivity)
+        outcomes[name] = _outcome_from_shares(good, (1 - share) * _binomial_tail(least, people, 1 - specificity), share)
+    return outcomes
 
 
-def _kept(keep: np.ndarray, posterior: np.ndarray | None) -> Kept:
+def _measure_outcome(keep: np.ndarray, posterior: np.ndarray | None) -> RuleOutcome:
     if posterior is None:
-        return Kept(float(keep.mean()), None, None)
+        return RuleOutcome(float(keep.mean()), None, None)
     good = float((posterior * keep).mean())
-    return _of_shares(good, float(keep.mean()) - good, float(posterior.mean()))
+    return _outcome_from_shares(good, float(keep.mean()) - good, float(posterior.mean()))
 
 
-def _of_shares(good: float, wrong: float, all_good: float) -> Kept:
+def _outcome_from_shares(good: float, wrong: float, all_good: float) -> RuleOutcome:
     kept = good + wrong
-    return Kept(kept, wrong / kept if kept > 0 else None, 1 - good / all_good if all_good > 0 else None)
+    return RuleOutcome(kept, wrong / kept if kept > 0 else None, 1 - good / all_good if all_good > 0 else None)
 
 
-def _at_least(least: int, n: int, p: float) -> float:
+def _binomial_tail(least: int, n: int, p: float) -> float:
     """Return the probability of at least `least` hits among `n`."""
     return sum(comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(least, n + 1))

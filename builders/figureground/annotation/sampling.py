@@ -79,20 +79,20 @@ class Wanted:
 class Sample:
     """The images to look at, in the order in which they are shown."""
 
-    wanted: Wanted
+    settings: Wanted
     keys: tuple[str, ...]
 
     @property
-    def generated(self) -> int:
+    def num_generated(self) -> int:
         """Number of its images that belong to the dataset."""
         return sum(not key.startswith(REFERENCE) for key in self.keys)
 
-    def shared(self, key: str) -> bool:
+    def is_shared(self, key: str) -> bool:
         """Whether every annotator is asked about an image."""
-        return _order("overlap", self.wanted.seed, key) < self.wanted.overlap
+        return _random_rank("overlap", self.settings.seed, key) < self.settings.overlap
 
 
-def size_for(margin: float, expected: float, population: int, level: float = 0.95) -> int:
+def find_sample_size(margin: float, expected: float, population: int, level: float = 0.95) -> int:
     """Return the smallest sample whose Wilson interval of a share is at most `margin` wide to its wider side.
 
     The sample is drawn without replacement: a sample of n of N images counts as n (N − 1) / (N − n) (Cochran 1977,
@@ -105,7 +105,7 @@ def size_for(margin: float, expected: float, population: int, level: float = 0.9
         level: Nominal coverage.
     """
 
-    def enough(n: int) -> bool:
+    def suffices(n: int) -> bool:
         if n >= population:
             return True
         value, low, high = wilson(expected, n * (population - 1) / (population - n), level)
@@ -114,7 +114,7 @@ def size_for(margin: float, expected: float, population: int, level: float = 0.9
     low, high = 1, max(1, population)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+        low, high = (low, middle) if suffices(middle) else (middle + 1, high)
     return low
 
 
@@ -124,93 +124,96 @@ def allocate(total: int, sizes: Mapping[Cell, int]) -> dict[Cell, int]:
     Each cell gets at least one if there is one for each, and none gets more than it has.
     """
     sizes = {cell: size for cell, size in sizes.items() if size}
-    everything = sum(sizes.values())
-    total = min(total, everything)
+    population = sum(sizes.values())
+    total = min(total, population)
     least = 1 if total >= len(sizes) else 0
-    exact = {cell: total * size / everything for cell, size in sizes.items()}
-    given = {cell: max(least, math.floor(each)) for cell, each in exact.items()}
-    order = sorted(sizes, key=lambda cell: (given[cell] - exact[cell], cell))
-    while (missing := total - sum(given.values())) > 0:
-        for cell in [cell for cell in order if given[cell] < sizes[cell]][:missing]:
-            given[cell] += 1
-    while sum(given.values()) > total:  # cells that were raised to one
-        cell = max(given, key=lambda cell: (given[cell] - exact[cell] if given[cell] > least else -1, cell))
-        given[cell] -= 1
-    return given
+    exact = {cell: total * size / population for cell, size in sizes.items()}
+    allocated = {cell: max(least, math.floor(each)) for cell, each in exact.items()}
+    order = sorted(sizes, key=lambda cell: (allocated[cell] - exact[cell], cell))
+    while (missing := total - sum(allocated.values())) > 0:
+        for cell in [cell for cell in order if allocated[cell] < sizes[cell]][:missing]:
+            allocated[cell] += 1
+    while sum(allocated.values()) > total:  # cells that were raised to one
+        cell = max(allocated, key=lambda cell: (allocated[cell] - exact[cell] if allocated[cell] > least else -1, cell))
+        allocated[cell] -= 1
+    return allocated
 
 
-def plan(wanted: Wanted, sizes: Mapping[Cell, int]) -> dict[Cell, int]:
+def plan(settings: Wanted, sizes: Mapping[Cell, int]) -> dict[Cell, int]:
     """Return the number of images to draw from each cell."""
-    if wanted.images is not None:
-        return allocate(wanted.images, sizes)
+    if settings.images is not None:
+        return allocate(settings.images, sizes)
     groups: dict[Any, dict[Cell, int]] = {}
     for cell, size in sizes.items():
         split, foreground, background = cell
-        name = {"dataset": (), "split": split, "foreground": foreground, "background": background, "cell": cell}
-        groups.setdefault(name[wanted.per], {})[cell] = size
-    given: dict[Cell, int] = {}
+        group_of = {"dataset": (), "split": split, "foreground": foreground, "background": background, "cell": cell}
+        groups.setdefault(group_of[settings.per], {})[cell] = size
+    allocated: dict[Cell, int] = {}
     for group in groups.values():
-        given |= allocate(size_for(wanted.margin, wanted.expected, sum(group.values())), group)
-    return given
+        allocated |= allocate(find_sample_size(settings.margin, settings.expected, sum(group.values())), group)
+    return allocated
 
 
-def cells(dataset: FinishedDataset, splits: Sequence[str] = ()) -> dict[Cell, int]:
+def count_cells(dataset: FinishedDataset, splits: Sequence[str] = ()) -> dict[Cell, int]:
     """Return the number of images in each cell that has any."""
-    found: dict[Cell, int] = {}
-    for split, said in dataset.index["splits"].items():
+    counts: dict[Cell, int] = {}
+    for split, split_entry in dataset.index["splits"].items():
         if not splits or split in splits:
-            found |= {(split, f, b): count for f, b, count in said["cells"] if count}
-    return found
+            counts |= {(split, f, b): count for f, b, count in split_entry["cells"] if count}
+    return counts
 
 
-def draw(dataset: FinishedDataset, wanted: Wanted, references: Sequence[str] = ()) -> Sample:
+def draw(dataset: FinishedDataset, settings: Wanted, references: Sequence[str] = ()) -> Sample:
     """Draw a sample, and references to mix in.
 
     Raises:
         UsageError: See `Wanted.check`; or the splits have no image.
     """
-    wanted.check(dataset)
-    given = plan(wanted, cells(dataset, wanted.splits))
-    if not given:
-        raise UsageError(f"{dataset.directory}: the splits {listed(wanted.splits)} have no image to review.")
-    best: dict[Cell, list[tuple[float, str]]] = {cell: [] for cell in given}
+    settings.check(dataset)
+    quotas = plan(settings, count_cells(dataset, settings.splits))
+    if not quotas:
+        raise UsageError(f"{dataset.directory}: the splits {listed(settings.splits)} have no image to review.")
+    best: dict[Cell, list[tuple[float, str]]] = {cell: [] for cell in quotas}
     for shard in dataset.shards:
-        if wanted.splits and shard.split not in wanted.splits:
+        if settings.splits and shard.split not in settings.splits:
             continue
         for row in dataset.rows(shard):
-            cell, rank = (shard.split, row["foreground"], row["background"]), _order("image", wanted.seed, row["key"])
-            if len(heap := best[cell]) < given[cell]:
+            cell, rank = (
+                (shard.split, row["foreground"], row["background"]),
+                _random_rank("image", settings.seed, row["key"]),
+            )
+            if len(heap := best[cell]) < quotas[cell]:
                 heapq.heappush(heap, (-rank, row["key"]))
             elif heap and -rank > heap[0][0]:
                 heapq.heapreplace(heap, (-rank, row["key"]))
     keys = [key for heap in best.values() for _, key in heap]
-    mixed = sorted(references, key=lambda key: _order("image", wanted.seed, key))
-    keys += mixed[: math.ceil(len(keys) * REFERENCE_SHARE)]
-    return Sample(wanted, tuple(in_turn(keys, wanted.seed)))
+    ordered_references = sorted(references, key=lambda key: _random_rank("image", settings.seed, key))
+    keys += ordered_references[: math.ceil(len(keys) * REFERENCE_SHARE)]
+    return Sample(settings, tuple(shuffle_keys(keys, settings.seed)))
 
 
-def in_turn(keys: Iterable[str], seed: int) -> list[str]:
+def shuffle_keys(keys: Iterable[str], seed: int) -> list[str]:
     """Return keys in the order in which people are asked about them, which is random."""
-    return sorted(keys, key=lambda key: _order("turn", seed, key))
+    return sorted(keys, key=lambda key: _random_rank("turn", seed, key))
 
 
-def _order(purpose: str, seed: int, key: str) -> float:
+def _random_rank(purpose: str, seed: int, key: str) -> float:
     """Return a number from 0 to 1 that depends on a key as if it were random."""
     return int.from_bytes(blake2b(f"{purpose}\0{seed}\0{key}".encode(), digest_size=7).digest()) / 2**56
 
 
-def items(dataset: FinishedDataset, keys: Sequence[str]) -> dict[str, Item]:
+def find_items(dataset: FinishedDataset, keys: Sequence[str]) -> dict[str, Item]:
     """Return images of the dataset, and references, by key; keys that exist nowhere are left out."""
-    wanted, found = set(keys), dict(_reference_items(dataset, keys))
+    requested, items = set(keys), dict(_reference_items(dataset, keys))
     for number, shard in enumerate(dataset.shards):
-        if len(found) == len(wanted):
+        if len(items) == len(requested):
             break
-        for row, said in enumerate(dataset.rows(shard)):
-            if said["key"] in wanted:
-                labels = {name: names[said[name]] for name, names in dataset.names.items()}
-                labels |= {name: said[name] for name in dataset.columns.texts}
-                found[said["key"]] = Item(said["key"], shard.split, labels, number, row)
-    return found
+        for row, record in enumerate(dataset.rows(shard)):
+            if record["key"] in requested:
+                labels = {name: names[record[name]] for name, names in dataset.names.items()}
+                labels |= {name: record[name] for name in dataset.columns.texts}
+                items[record["key"]] = Item(record["key"], shard.split, labels, number, row)
+    return items
 
 
 # References
@@ -235,19 +238,19 @@ def reference_keys(dataset: FinishedDataset) -> list[str]:
 
 def _reference_items(dataset: FinishedDataset, keys: Sequence[str]) -> Iterator[tuple[str, Item]]:
     """Yield references with the labels of the images that were made from them."""
-    asked = [key for key in keys if key.startswith(REFERENCE)]
-    known = set(reference_keys(dataset)) if asked else set()
+    requested = [key for key in keys if key.startswith(REFERENCE)]
+    available = set(reference_keys(dataset)) if requested else set()
     labels: dict[str, dict[str, str]] = {}
-    for key in asked:
-        if key not in known:
+    for key in requested:
+        if key not in available:
             continue
         split = key.removeprefix(REFERENCE).split("/")[0]
         if split not in labels:
-            labels[split] = _labels_of(dataset, split)
+            labels[split] = _read_split_labels(dataset, split)
         yield key, Item(key, split, labels[split])
 
 
-def _labels_of(dataset: FinishedDataset, split: str) -> dict[str, str]:
+def _read_split_labels(dataset: FinishedDataset, split: str) -> dict[str, str]:
     """Return class and feature of a split of a class-wise spurious set, which all of its images share."""
     for shard in dataset.shards:
         if shard.split == split:
@@ -262,10 +265,10 @@ def _labels_of(dataset: FinishedDataset, split: str) -> dict[str, str]:
 
 def save(dataset: FinishedDataset, sample: Sample) -> None:
     """Write a sample to `_figureground/annotations/sample.json`."""
-    said = {
-        "version": 1, "dataset": dataset.identity(), "wanted": asdict(sample.wanted), "keys": list(sample.keys),
+    document = {
+        "version": 1, "dataset": dataset.identity(), "wanted": asdict(sample.settings), "keys": list(sample.keys),
     }  # fmt: skip
-    replace_text(dataset.directory / SAMPLE, json.dumps(said, indent=1) + "\n", root=dataset.directory)
+    replace_text(dataset.directory / SAMPLE, json.dumps(document, indent=1) + "\n", root=dataset.directory)
 
 
 def load(dataset: FinishedDataset) -> Sample | None:
@@ -276,16 +279,16 @@ def load(dataset: FinishedDataset) -> Sample | None:
     """
     path = dataset.directory / SAMPLE
     try:
-        said = read_object(path, root=dataset.directory)
+        document = read_object(path, root=dataset.directory)
     except FileNotFoundError:
         return None
-    if said.get("dataset") != dataset.identity():
+    if document.get("dataset") != dataset.identity():
         raise FileError(
             path, "it is about another dataset, or about this one before its images changed. Move the folder "
             f"{ANNOTATIONS} away",
         )  # fmt: skip
     try:
-        wanted = said["wanted"]
-        return Sample(Wanted(**{**wanted, "splits": tuple(wanted["splits"])}), tuple(map(str, said["keys"])))
+        settings = document["wanted"]
+        return Sample(Wanted(**{**settings, "splits": tuple(settings["splits"])}), tuple(map(str, document["keys"])))
     except (KeyError, TypeError):
         raise FileError(path, "it is damaged. Remove it; the same options draw the same sample again") from None

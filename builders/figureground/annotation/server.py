@@ -72,16 +72,16 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((ADDRESS, PORT if port is None else port), _Handler)
         except (OSError, OverflowError) as error:
-            used = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-            if port is None and used:
+            in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            if port is None and in_use:
                 super().__init__((ADDRESS, 0), _Handler)
                 return
-            why = (
+            problem = (
                 "is in use. Stop the program that uses it, or give another port"
-                if used
+                if in_use
                 else f"can't be used ({error}). Give a port"
             )
-            raise UsageError(f"--port {port} {why}, from 1024 to 65535; 0 chooses a free port.") from None
+            raise UsageError(f"--port {port} {problem}, from 1024 to 65535; 0 chooses a free port.") from None
 
     @property
     def url(self) -> str:
@@ -108,15 +108,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def do_GET(self) -> None:
-        self._answer(self._get)
+        self._serve(self._get)
 
     def do_POST(self) -> None:
-        self._answer(self._post)
+        self._serve(self._post)
 
-    def _answer(self, route: Callable[[str], None]) -> None:
+    def _serve(self, route: Callable[[str], None]) -> None:
         """Serve a request, or say why not."""
         try:
-            if not self._is_for_us():
+            if not self._is_trusted():
                 return self._refuse(HTTPStatus.MISDIRECTED_REQUEST, "This server answers only on this machine.")
             _, token, name = (urlsplit(self.path).path.split("/", 2) + ["", ""])[:3]
             if not secrets.compare_digest(token.encode(), self.server.token.encode()):
@@ -133,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception as error:  # the page must be told that nothing was saved
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
 
-    def _is_for_us(self) -> bool:
+    def _is_trusted(self) -> bool:
         """Whether the request was sent to a loopback name, and from a page of this server if from any."""
         for header in ("Host", "Origin"):
             for value in self.headers.get_all(header, []):
@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif folder in ("image", "guide") and (key := self.server.turns.keys.get(rest)) is not None:
             item, images = self.server.turns.items[key], self.server.images
             try:
-                data = images.png(item) if folder == "image" else images.guide(item)
+                data = images.read_png(item) if folder == "image" else images.read_guide(item)
             except (UnreadableImage, FiguregroundError) as error:
                 return self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
             if data is None:
@@ -168,17 +168,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND, "There is nothing here.")
 
     def _post(self, name: str) -> None:
-        said = self._body()
+        body = self._read_body()
         turns = self.server.turns
         if name == "api/annotators":
             return self._send_json({"annotators": turns.annotators()})
-        annotator, browser, grid = said.get("annotator"), said.get("browser"), said.get("grid", False)
+        annotator, browser, grid = body.get("annotator"), body.get("browser"), body.get("grid", False)
         if not isinstance(annotator, str) or not isinstance(browser, str) or not isinstance(grid, bool):
             raise BadRequest("annotator, browser or grid is missing.")
         if name == "api/next":
             self._send_json(turns.next(annotator, browser, grid))
         elif name == "api/answer":
-            answers = said.get("answers")
+            answers = body.get("answers")
             if not isinstance(answers, list) or not all(isinstance(each, dict) for each in answers):
                 raise BadRequest("answers is missing.")
             self._send_json(turns.answer(annotator, browser, answers, grid))
@@ -187,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "There is nothing here.")
 
-    def _body(self) -> dict[str, Any]:
+    def _read_body(self) -> dict[str, Any]:
         """Return the request's JSON object.
 
         Raises:
@@ -204,12 +204,12 @@ class _Handler(BaseHTTPRequestHandler):
         ):
             raise BadRequest(f"the request needs a length of at most {MOST_BODY:,} bytes.")
         try:
-            said = parse_json(self.rfile.read(int(length)), "the request")
+            body = parse_json(self.rfile.read(int(length)), "the request")
         except FileError as error:
             raise BadRequest(str(error)) from None
-        if not isinstance(said, dict):
+        if not isinstance(body, dict):
             raise BadRequest("the request must be a JSON object.")
-        return said
+        return body
 
     # --- responses --------------------------------------------------------------------------------
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from figureground.annotation.correction import Corrected, correct, identified
-from figureground.annotation.inference import Labelled, Share, share_of_people, share_with_scorers
+from figureground.annotation.correction import CorrectedShare, correct_share, explain_unidentified
+from figureground.annotation.inference import LabelledImages, Share, share_of_people, share_with_scorers
 from figureground.annotation.population import Population, Scorer, predict
 from figureground.annotation.responses import Responses
 
-WHAT = {"foreground": "foreground", "label": "foreground", "background": "background"}
+LABEL_OF_QUESTION = {"foreground": "foreground", "label": "foreground", "background": "background"}
 """The label that a question is about, as scorers name it."""
 
 
@@ -23,20 +23,20 @@ class Domain:
 
     by: str
     """`all`, `split`, `foreground`, `background` or `cell`."""
-    of: Mapping[str, str]
+    labels: Mapping[str, str]
     """Names of the labels that its images share."""
     inside: np.ndarray
-    """bool (images,)"""
+    """bool (images,): the images that belong to it."""
 
 
-def domains(population: Population, among: np.ndarray, labelled: np.ndarray) -> Iterator[Domain]:
+def iter_domains(population: Population, eligible: np.ndarray, labelled: np.ndarray) -> Iterator[Domain]:
     """Yield the dataset and its parts, as far as they have labelled images.
 
     Args:
-        among: bool (images,): images that the question is about.
+        eligible: bool (images,): images that the question is about.
         labelled: int (n,): positions of the labelled ones among all images.
     """
-    yield Domain("all", {}, among)
+    yield Domain("all", {}, eligible)
     columns: dict[str, tuple[Sequence[str], np.ndarray]] = {
         "split": (population.splits, population.split),
         "foreground": (population.foregrounds, population.foreground),
@@ -44,16 +44,16 @@ def domains(population: Population, among: np.ndarray, labelled: np.ndarray) -> 
     }
     for by, (names, numbers) in columns.items():
         for number in np.unique(numbers[labelled]):
-            yield Domain(by, {by: names[number]}, among & (numbers == number))
+            yield Domain(by, {by: names[number]}, eligible & (numbers == number))
     cells = population.cells()
     for cell in np.unique(cells[labelled]):
-        inside = among & (cells == cell)
+        inside = eligible & (cells == cell)
         first = int(inside.argmax())
         yield Domain("cell", {by: names[numbers[first]] for by, (names, numbers) in columns.items()}, inside)
 
 
-def of_question(
-    responses: Responses, population: Population, scorers: Sequence[Scorer], among: np.ndarray
+def estimate_shares(
+    responses: Responses, population: Population, scorers: Sequence[Scorer], eligible: np.ndarray
 ) -> list[dict[str, Any]]:
     """Return the shares of right labels that answers to one question tell, one for each part that has an answer.
 
@@ -61,7 +61,7 @@ def of_question(
         responses: The answers.
         population: All images of the dataset.
         scorers: What scorers say about this label.
-        among: bool (images,): images that the question is about.
+        eligible: bool (images,): images that the question is about.
 
     Returns:
         For each part: `question`, `by`, the names of its labels, `images`, `labels` (images with a *yes* or *no*),
@@ -69,43 +69,46 @@ def of_question(
         `with_scorers`.
     """
     responses, predictions, parts = responses.decided, predict(scorers), population.parts()
-    found: list[dict[str, Any]] = []
+    shares: list[dict[str, Any]] = []
     if not len(responses.images):
-        return found
-    for domain in domains(population, among, responses.images):
-        held = domain.inside[responses.images]
-        values = responses.values[held]
-        place = np.cumsum(domain.inside) - 1  # position of an image in the part
-        sample = Labelled.of(
-            values, place[responses.images[held]], parts[:, domain.inside],
+        return shares
+    for domain in iter_domains(population, eligible, responses.images):
+        labelled_inside = domain.inside[responses.images]
+        values = responses.values[labelled_inside]
+        position = np.cumsum(domain.inside) - 1  # position of an image in the part
+        sample = LabelledImages.from_population(
+            values, position[responses.images[labelled_inside]], parts[:, domain.inside],
             None if predictions is None else predictions[domain.inside],
         )  # fmt: skip
         entry: dict[str, Any] = {
-            "question": responses.question, "by": domain.by, **domain.of, "images": int(domain.inside.sum()),
-            "labels": int(held.sum()), "wrong": int((values <= 0.5).sum()), "people": _share(share_of_people(sample)),
+            "question": responses.question, "by": domain.by, **domain.labels, "images": int(domain.inside.sum()),
+            "labels": int(labelled_inside.sum()), "wrong": int((values <= 0.5).sum()),
+            "people": _share_to_dict(share_of_people(sample)),
         }  # fmt: skip
         if predictions is not None:
             entry["with_scorers"] = {
-                **_share(share_with_scorers(sample)), "scorers": [scorer.name for scorer in scorers],
+                **_share_to_dict(share_with_scorers(sample)), "scorers": [scorer.name for scorer in scorers],
             }  # fmt: skip
-        found.append(entry)
-    return found
+        shares.append(entry)
+    return shares
 
 
-def corrected(responses: Responses, population: Population, among: np.ndarray) -> Corrected | str:
+def estimate_corrected(responses: Responses, population: Population, eligible: np.ndarray) -> CorrectedShare | str:
     """Return the true share of right labels of the whole dataset, or why it can't be computed."""
     responses = responses.decided
     if not len(responses.images):
         return "no image has a yes or no"
-    if reason := identified(responses.said, responses.gold):
+    if reason := explain_unidentified(responses.votes, responses.gold):
         return reason
-    place = np.cumsum(among) - 1
-    sample = Labelled.of(responses.values, place[responses.images], population.parts()[:, among])
-    left = 1 - len(responses.images) / int(among.sum())
-    return correct(responses.said, responses.gold, sample.weights, unlabelled=left)
+    position = np.cumsum(eligible) - 1
+    sample = LabelledImages.from_population(
+        responses.values, position[responses.images], population.parts()[:, eligible]
+    )
+    unlabelled = 1 - len(responses.images) / int(eligible.sum())
+    return correct_share(responses.votes, responses.gold, sample.weights, unlabelled=unlabelled)
 
 
-def _share(share: Share) -> dict[str, Any]:
+def _share_to_dict(share: Share) -> dict[str, Any]:
     value, low, high = share.interval
-    said = {"value": value, "low": low, "high": high, "interval": share.method}
-    return {**said, "weight": share.weight} if share.weight else said
+    fields = {"value": value, "low": low, "high": high, "interval": share.method}
+    return {**fields, "weight": share.weight} if share.weight else fields

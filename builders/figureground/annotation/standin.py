@@ -53,36 +53,39 @@ class StandIn:
     """Share of the images that most people call wrong that the scorer calls wrong too; None without such images."""
 
 
-def alternative_annotator(answers: np.ndarray, said: np.ndarray, epsilon: float = EPSILON) -> StandIn:
+def alternative_annotator(answers: np.ndarray, scorer_answers: np.ndarray, epsilon: float = EPSILON) -> StandIn:
     """Test whether a scorer may stand in for a person.
 
     Args:
         answers: int (images, annotators): 1 for *yes*, 0 for *no*, or `MISSING`.
-        said: int (images,): the scorer's answers, likewise.
+        scorer_answers: int (images,): the scorer's answers, likewise.
         epsilon: How much worse the scorer may be.
     """
-    there = answers != MISSING
-    usable = (there.sum(1) >= 2) & (said != MISSING)
-    answers, there, said = answers[usable], there[usable], said[usable]
-    taking = [j for j in range(answers.shape[1]) if there[:, j].sum() >= LEAST_IMAGES]
-    images, found = len(said), _wrong_found(answers, there, said)
-    if len(taking) < LEAST_ANNOTATORS:
+    answered = answers != MISSING
+    usable = (answered.sum(1) >= 2) & (scorer_answers != MISSING)
+    answers, answered, scorer_answers = answers[usable], answered[usable], scorer_answers[usable]
+    annotators = [j for j in range(answers.shape[1]) if answered[:, j].sum() >= LEAST_IMAGES]
+    images, wrong_found = len(scorer_answers), _measure_wrong_found(answers, answered, scorer_answers)
+    if len(annotators) < LEAST_ANNOTATORS:
         reason = (
-            f"{counted(len(taking), 'annotator')} with {LEAST_IMAGES} images that another one answered too; needs "
+            f"{counted(len(annotators), 'annotator')} with {LEAST_IMAGES} images that another one answered too; needs "
             f"{LEAST_ANNOTATORS}"
         )
-        return StandIn(reason, len(taking), images, wrong_found=found)
+        return StandIn(reason, len(annotators), images, wrong_found=wrong_found)
     p, advantages = [], []
-    for j in taking:
-        mine = there[:, j]
-        others = there[mine].copy()
+    for j in annotators:
+        own_rows = answered[:, j]
+        others = answered[own_rows].copy()
         others[:, j] = False
-        agree = _agreement(answers[mine], others, said[mine]), _agreement(answers[mine], others, answers[mine, j])
-        scorer, person = (agree[0] >= agree[1]).astype(float), (agree[1] >= agree[0]).astype(float)
-        p.append(_smaller(person - scorer, epsilon))
+        agreement = (
+            _agreement(answers[own_rows], others, scorer_answers[own_rows]),
+            _agreement(answers[own_rows], others, answers[own_rows, j]),
+        )
+        scorer, person = (agreement[0] >= agreement[1]).astype(float), (agreement[1] >= agreement[0]).astype(float)
+        p.append(_test_smaller(person - scorer, epsilon))
         advantages.append(float(scorer.mean()))
     rate = float(np.mean(benjamini_yekutieli(p, FALSE_DISCOVERIES)))
-    return StandIn(None, len(taking), images, rate, float(np.mean(advantages)), rate >= WINS, found)
+    return StandIn(None, len(annotators), images, rate, float(np.mean(advantages)), rate >= WINS, wrong_found)
 
 
 def benjamini_yekutieli(p: Sequence[float], level: float) -> list[bool]:
@@ -98,12 +101,12 @@ def benjamini_yekutieli(p: Sequence[float], level: float) -> list[bool]:
     return [i in rejected for i in range(m)]
 
 
-def _agreement(answers: np.ndarray, others: np.ndarray, said: np.ndarray) -> np.ndarray:
+def _agreement(answers: np.ndarray, others: np.ndarray, own_answers: np.ndarray) -> np.ndarray:
     """Return the share of the other annotators who gave the same answer, for each image."""
-    return ((answers == said[:, None]) & others).sum(1) / others.sum(1)
+    return ((answers == own_answers[:, None]) & others).sum(1) / others.sum(1)
 
 
-def _smaller(differences: np.ndarray, epsilon: float) -> float:
+def _test_smaller(differences: np.ndarray, epsilon: float) -> float:
     """Return the p-value of a paired t-test that the mean difference is at least `epsilon`."""
     n, mean = len(differences), float(differences.mean())
     error = float(differences.std(ddof=1)) / math.sqrt(n)
@@ -112,7 +115,7 @@ def _smaller(differences: np.ndarray, epsilon: float) -> float:
     return student_tail((epsilon - mean) / error, n - 1)
 
 
-def _wrong_found(answers: np.ndarray, there: np.ndarray, said: np.ndarray) -> Interval | None:
-    wrong = ((answers == 1) & there).sum(1) * 2 < there.sum(1)
+def _measure_wrong_found(answers: np.ndarray, answered: np.ndarray, scorer_answers: np.ndarray) -> Interval | None:
+    wrong = ((answers == 1) & answered).sum(1) * 2 < answered.sum(1)
     total = int(wrong.sum())
-    return clopper_pearson(int((said[wrong] == 0).sum()), total) if total else None
+    return clopper_pearson(int((scorer_answers[wrong] == 0).sum()), total) if total else None

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from figureground.annotation.answers import ANSWERS, FLAGS, Answers, annotation_files, check_name
+from figureground.annotation.answers import ANSWERS, FLAGS, Answers, check_name, list_annotation_files
 from figureground.annotation.gold import check_gold, read_gold
 from figureground.annotation.questions import Item, Question, Questions
-from figureground.annotation.sampling import Sample, in_turn, items
+from figureground.annotation.sampling import Sample, find_items, shuffle_keys
 from figureground.annotation.writing import AnswerWriter
 from figureground.core.errors import FiguregroundError
 from figureground.core.hashing import digest
@@ -66,25 +66,25 @@ class Turns:
         self.identity = dataset.identity()
         gold = read_gold(dataset.directory)
         self.gold = frozenset(key for key, _ in gold)
-        found = items(dataset, [*sample.keys, *self.gold])
-        self.questions = Questions(dataset, any(item.is_reference for item in found.values()))
-        check_gold(gold, found, self.questions.names())
-        self.missing = sum(key not in found for key in sample.keys)
+        available = find_items(dataset, [*sample.keys, *self.gold])
+        self.questions = Questions(dataset, any(item.is_reference for item in available.values()))
+        check_gold(gold, available, self.questions.names())
+        self.missing = sum(key not in available for key in sample.keys)
         """Images of the sample that aren't there any more, such as references."""
-        order = in_turn(
-            [key for key in {**dict.fromkeys(sample.keys), **dict.fromkeys(self.gold)} if key in found],
-            sample.wanted.seed,
+        order = shuffle_keys(
+            [key for key in {**dict.fromkeys(sample.keys), **dict.fromkeys(self.gold)} if key in available],
+            sample.settings.seed,
         )
-        self.items = {key: found[key] for key in order}
+        self.items = {key: available[key] for key in order}
         self.keys = image_ids(self.identity, order)
         """Keys by the names that pages use."""
         self._ids = {key: name for name, key in self.keys.items()}
-        self._asked = {key: self.questions.about(item) for key, item in self.items.items()}
-        self._for_all = {key for key in self.items if key in self.gold or sample.shared(key)}
-        self._done: dict[str, tuple[Answers, set[str]]] = {}
+        self._questions_of = {key: self.questions.about(item) for key, item in self.items.items()}
+        self._for_all = {key for key in self.items if key in self.gold or sample.is_shared(key)}
+        self._completed: dict[str, tuple[Answers, set[str]]] = {}
         """By annotator, the answers as they were last read, and the keys of the images that are completely answered."""
         self._writers: dict[str, AnswerWriter] = {}
-        self._shown: dict[str, tuple[str, str, float]] = {}
+        self._last_shown: dict[str, tuple[str, str, float]] = {}
         """By key, to whom an image was last shown: annotator, browser, time."""
         self._lock = threading.Lock()
         self.saved = 0
@@ -112,7 +112,7 @@ class Turns:
             FiguregroundError: The name can't be used, or a file of answers is damaged.
         """
         with self._lock:
-            return self._next(self._writer(annotator), browser, grid, first)
+            return self._make_response(self._get_writer(annotator), browser, grid, first)
 
     def answer(
         self, annotator: str, browser: str, answers: Sequence[Mapping[str, Any]], grid: bool = False
@@ -128,15 +128,15 @@ class Turns:
             NotSaved: They couldn't be written.
         """
         with self._lock:
-            made = [self._checked(said) for said in answers]
-            if not made:
+            checked = [self._check_answer(answer) for answer in answers]
+            if not checked:
                 raise BadRequest("there is no answer.")
-            writer = self._writer(annotator)
-            before = writer.answers.replaced
-            writer.add(made, together=grid)
-            self.saved += len(made)
-            shown = self._next(writer, browser, grid, [] if grid else [made[-1]["key"]])
-            return {**shown, "saved": len(made), "replaced": writer.answers.replaced - before}
+            writer = self._get_writer(annotator)
+            replaced_before = writer.answers.replaced
+            writer.add(checked, together=grid)
+            self.saved += len(checked)
+            response = self._make_response(writer, browser, grid, [] if grid else [checked[-1]["key"]])
+            return {**response, "saved": len(checked), "replaced": writer.answers.replaced - replaced_before}
 
     def undo(self, annotator: str, browser: str, grid: bool = False) -> dict[str, Any]:
         """Take back the last answer, or those of the last grid, and return what is shown next: the same image again.
@@ -145,14 +145,14 @@ class Turns:
             NotSaved: It couldn't be written, so the answers still count.
         """
         with self._lock:
-            writer = self._writer(annotator)
+            writer = self._get_writer(annotator)
             undone = writer.undo()
-            shown = self._next(writer, browser, grid, [answer.key for answer in undone])
-            return {**shown, "undone": len(undone)}
+            response = self._make_response(writer, browser, grid, [answer.key for answer in undone])
+            return {**response, "undone": len(undone)}
 
     # --- whose turn it is -------------------------------------------------------------------------
 
-    def _writer(self, annotator: str) -> AnswerWriter:
+    def _get_writer(self, annotator: str) -> AnswerWriter:
         self._read_others()
         name = check_name(annotator)
         if name.casefold() not in self._writers:
@@ -161,114 +161,118 @@ class Turns:
 
     def _read_others(self) -> None:
         """Read what other processes have written, such as a second server or an import."""
-        for path in annotation_files(self.dataset.directory):
+        for path in list_annotation_files(self.dataset.directory):
             if path.stem.casefold() not in self._writers:
                 self._writers[path.stem.casefold()] = AnswerWriter(self.dataset.directory, self.identity, path.stem)
         for writer in self._writers.values():
             writer.refresh()
 
-    def _complete(self, writer: AnswerWriter) -> set[str]:
+    def _find_complete(self, writer: AnswerWriter) -> set[str]:
         """Return the keys of the images about which an annotator has answered all questions."""
         answers = writer.answers
-        read, done = self._done.get(answers.annotator, (None, set()))
-        if read is not answers:  # read again as a whole
-            done, answers.touched = set(), set(self.items)
+        answers_before, complete = self._completed.get(answers.annotator, (None, set()))
+        if answers_before is not answers:  # read again as a whole
+            complete, answers.touched = set(), set(self.items)
         for key in answers.touched & self.items.keys():
-            if all(answers.of(key, question.name) for question in self._asked[key]):
-                done.add(key)
+            if all(answers.get(key, question.name) for question in self._questions_of[key]):
+                complete.add(key)
             else:
-                done.discard(key)
+                complete.discard(key)
         answers.touched.clear()
-        self._done[answers.annotator] = (answers, done)
-        return done
+        self._completed[answers.annotator] = (answers, complete)
+        return complete
 
-    def _left(self, writer: AnswerWriter, first: Sequence[str] = ()) -> Iterator[str]:
+    def _iter_open(self, writer: AnswerWriter, first: Sequence[str] = ()) -> Iterator[str]:
         """Yield the keys of the images that an annotator has still to answer."""
-        mine, all_done = self._complete(writer), self._anybody()
+        own_complete, complete_by_anybody = self._find_complete(writer), self._find_complete_by_anybody()
         for key in dict.fromkeys([*(key for key in first if key in self.items), *self.items]):
-            if key not in mine and (key in self._for_all or key not in all_done):
+            if key not in own_complete and (key in self._for_all or key not in complete_by_anybody):
                 yield key
 
-    def _anybody(self) -> set[str]:
+    def _find_complete_by_anybody(self) -> set[str]:
         """Return the keys of the images that anybody has answered completely."""
-        return set().union(*map(self._complete, self._writers.values()))
+        return set().union(*map(self._find_complete, self._writers.values()))
 
-    def _next(self, writer: AnswerWriter, browser: str, grid: bool, first: Sequence[str]) -> dict[str, Any]:
+    def _make_response(self, writer: AnswerWriter, browser: str, grid: bool, first: Sequence[str]) -> dict[str, Any]:
         name, now = writer.answers.annotator, time.monotonic()
         free, waiting, elsewhere = [], [], 0
-        for key in self._left(writer, first):
-            who, where, when = self._shown.get(key, (name, browser, now))
-            if now - when > RESERVED or (who, where) == (name, browser) or key in first:
+        for key in self._iter_open(writer, first):
+            last_annotator, last_browser, last_time = self._last_shown.get(key, (name, browser, now))
+            if now - last_time > RESERVED or (last_annotator, last_browser) == (name, browser) or key in first:
                 free.append(key)
-            elif who == name:  # in another of this annotator's browsers
+            elif last_annotator == name:  # in another of this annotator's browsers
                 waiting.append(key)
             elif key in self._for_all:
                 free.append(key)
             else:
                 elsewhere += 1
-        left = free + waiting
-        turns = self._turns(writer, left, grid)
+        open_keys = free + waiting
+        turns = self._choose_turns(writer, open_keys, grid)
         for turn in turns:
-            self._shown[turn.item.key] = (name, browser, now)
+            self._last_shown[turn.item.key] = (name, browser, now)
         keys = list(dict.fromkeys(turn.item.key for turn in turns))
         return {
             "annotator": name,
             "guides": self.questions.kind != "spurious",
-            "items": [self._shown_item(writer, key, [t.question for t in turns if t.item.key == key]) for key in keys],
-            "ahead": [self._ids[key] for key in left if key not in keys][: IN_GRID if grid else AHEAD],
-            "progress": {**self._progress(writer), "left": len(left), "elsewhere": elsewhere},
+            "items": [
+                self._describe_item(writer, key, [t.question for t in turns if t.item.key == key]) for key in keys
+            ],
+            "ahead": [self._ids[key] for key in open_keys if key not in keys][: IN_GRID if grid else AHEAD],
+            "progress": {**self._count_progress(writer), "left": len(open_keys), "elsewhere": elsewhere},
         }
 
-    def _turns(self, writer: AnswerWriter, left: Sequence[str], grid: bool) -> list[Turn]:
+    def _choose_turns(self, writer: AnswerWriter, open_keys: Sequence[str], grid: bool) -> list[Turn]:
         """Return the questions to show: all of one image, or one that several images share."""
-        if not left:
+        if not open_keys:
             return []
         if not grid:
-            return [Turn(self.items[left[0]], question) for question in self._asked[left[0]]]
+            return [Turn(self.items[open_keys[0]], question) for question in self._questions_of[open_keys[0]]]
         open_turns = (
             Turn(self.items[key], question)
-            for key in left for question in self._asked[key] if not writer.answers.of(key, question.name)
+            for key in open_keys for question in self._questions_of[key] if not writer.answers.get(key, question.name)
         )  # fmt: skip
-        found: list[Turn] = []
+        chosen: list[Turn] = []
         for turn in open_turns:
-            if not found or turn.question.text == found[0].question.text:
-                found.append(turn)
-            if len(found) == IN_GRID:
+            if not chosen or turn.question.text == chosen[0].question.text:
+                chosen.append(turn)
+            if len(chosen) == IN_GRID:
                 break
-        return found
+        return chosen
 
-    def _shown_item(self, writer: AnswerWriter, key: str, asked: Collection[Question]) -> dict[str, Any]:
+    def _describe_item(self, writer: AnswerWriter, key: str, questions: Collection[Question]) -> dict[str, Any]:
         """Return an image for the page, without anything that tells its key or where it comes from."""
-        said = {name: answer.answer for name in _names(asked) if (answer := writer.answers.of(key, name))}
+        answers = {
+            name: answer.answer for name in _question_names(questions) if (answer := writer.answers.get(key, name))
+        }
         return {
             "id": self._ids[key],
             "asked": [
-                {"question": q.name, "text": q.text, "hint": q.hint, "usual": q.usual, "answer": said.get(q.name)}
-                for q in asked
+                {"question": q.name, "text": q.text, "hint": q.hint, "usual": q.usual, "answer": answers.get(q.name)}
+                for q in questions
             ],
-            "flags": {flag: said.get(flag) == "yes" for flag in FLAGS},
+            "flags": {flag: answers.get(flag) == "yes" for flag in FLAGS},
         }
 
-    def _progress(self, writer: AnswerWriter) -> dict[str, int]:
+    def _count_progress(self, writer: AnswerWriter) -> dict[str, int]:
         return {
-            "mine": len(self._complete(writer)),
+            "mine": len(self._find_complete(writer)),
             "images": len(self.items),
-            "done": len(self._anybody()),
+            "done": len(self._find_complete_by_anybody()),
             "replaced": writer.answers.replaced,
         }
 
-    def _checked(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        key = self.keys.get(said.get("id", ""))
+    def _check_answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        key = self.keys.get(request.get("id", ""))
         if key is None:
             raise BadRequest("there is no such image in this review.")
-        name, answer, seconds = said.get("question"), said.get("answer"), said.get("seconds")
+        name, answer, seconds = request.get("question"), request.get("answer"), request.get("seconds")
         allowed = ("yes", "no") if name in FLAGS else ANSWERS
-        if name not in _names(self._asked[key]) or answer not in allowed:
+        if name not in _question_names(self._questions_of[key]) or answer not in allowed:
             raise BadRequest("there is no such question or answer about this image.")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
             seconds = None  # the page was suspended, or a clock is wrong
         return {"key": key, "question": name, "answer": answer, "seconds": seconds}
 
 
-def _names(asked: Collection[Question]) -> list[str]:
-    return [*(question.name for question in asked), *FLAGS]
+def _question_names(questions: Collection[Question]) -> list[str]:
+    return [*(question.name for question in questions), *FLAGS]

@@ -10,7 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from figureground.annotation.answers import ANNOTATIONS, MOST_BYTES, Answer, Answers, answer_file, header, parse
+from figureground.annotation.answers import (
+    ANNOTATIONS,
+    MOST_BYTES,
+    Answer,
+    Answers,
+    find_answer_file,
+    make_header,
+    parse_answers,
+)
 from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import LEAVES, FileError, check_regular, leaves, sync_directory
 from figureground.core.locks import lock
@@ -37,7 +45,7 @@ class AnswerWriter:
 
     def __init__(self, directory: Path, identity: Mapping[str, Any], annotator: str):
         self._directory, self._identity = directory, identity
-        self.path = answer_file(directory, annotator)
+        self.path = find_answer_file(directory, annotator)
         self.answers = Answers(self.path.stem)
         self._size = 0
         self.refresh()
@@ -46,22 +54,22 @@ class AnswerWriter:
         """Read what another process has appended.
 
         Raises:
-            FileError: See `parse`; or the file is not a regular file of the dataset.
+            FileError: See `parse_answers`; or the file is not a regular file of the dataset.
             FiguregroundError: It can't be read.
         """
         try:
             size = check_regular(self.path, root=self._directory).st_size
             if size != self._size:
                 with open(self.path, "rb") as file:
-                    self._take(file.read(MOST_BYTES))
+                    self._parse_data(file.read(MOST_BYTES))
         except FileNotFoundError:
             self.answers, self._size = Answers(self.path.stem), 0
         except OSError as error:
             raise FiguregroundError(f"{printable(self.path)} can't be read: {error.strerror or error}.") from None
 
-    def _take(self, data: bytes) -> int:
+    def _parse_data(self, data: bytes) -> int:
         """Read the whole file; return the number of bytes that are kept, without a last line that is cut off."""
-        self.answers, used = parse(data, self.path, self._identity)
+        self.answers, used = parse_answers(data, self.path, self._identity)
         self._size = len(data)
         return used
 
@@ -77,29 +85,29 @@ class AnswerWriter:
 
         Raises:
             NotSaved: They couldn't be written. The file has none of them.
-            FileError: See `parse`.
+            FileError: See `parse_answers`.
         """
         now = utc_now()
-        made = [
+        records = [
             {
-                "key": said["key"], "question": said["question"], "answer": said["answer"],
-                "time": said.get("time") or now,
-                **({} if said.get("seconds") is None else {"seconds": round(float(said["seconds"]), 2)}),
+                "key": item["key"], "question": item["question"], "answer": item["answer"],
+                "time": item.get("time") or now,
+                **({} if item.get("seconds") is None else {"seconds": round(float(item["seconds"]), 2)}),
             }
-            for said in answers
+            for item in answers
         ]  # fmt: skip
-        lines = self._append(made, together)
-        return [answer for line in lines if (answer := self.answers.of(line["key"], line["question"])) is not None]
+        lines = self._append(records, together)
+        return [answer for line in lines if (answer := self.answers.get(line["key"], line["question"])) is not None]
 
     def undo(self) -> list[Answer]:
         """Take back the last answer, or all answers of the last grid; return them, or nothing if there is none.
 
         Raises:
             NotSaved: It couldn't be written, so the answers still count.
-            FileError: See `parse`.
+            FileError: See `parse_answers`.
         """
         self.refresh()
-        last = self.answers.last()
+        last = self.answers.list_undoable()
         if last:
             now = utc_now()
             self._append([{"undo": answer.n, "time": now} for answer in last])
@@ -124,51 +132,52 @@ class AnswerWriter:
     def _append_locked(self, lines: Sequence[Mapping[str, Any]], together: bool) -> list[dict[str, Any]]:
         handle = os.open(self.path, os.O_RDWR | os.O_APPEND | PRIVATELY | NO_LINK)
         try:
-            there = os.fstat(handle).st_size
-            if there != self._size or self.answers.notes:
+            size = os.fstat(handle).st_size
+            if size != self._size or self.answers.notes:
                 with open(handle, "rb", closefd=False) as file:
-                    kept = self._take(file.read(MOST_BYTES))
-                if kept < there:  # a last line that a crash cut off, which nobody was told is saved
-                    os.ftruncate(handle, kept)
-                    there = self._size = kept
-            first = self.answers.lines + 1
+                    valid_size = self._parse_data(file.read(MOST_BYTES))
+                if valid_size < size:  # a last line that a crash cut off, which nobody was told is saved
+                    os.ftruncate(handle, valid_size)
+                    size = self._size = valid_size
+            first_number = self.answers.lines + 1
             numbered = [
-                {"n": n, **line, **({"grid": first} if together else {})} for n, line in enumerate(lines, first)
+                {"n": n, **line, **({"grid": first_number} if together else {})}
+                for n, line in enumerate(lines, first_number)
             ]
-            data = b"".join(_line(line) for line in numbered)
-            if there == 0:
-                data = _line(header(self._identity, self.answers.annotator)) + data
-            elif _byte(handle, there - 1) != b"\n":  # written whole, but for its end
+            data = b"".join(_encode_line(line) for line in numbered)
+            if size == 0:
+                data = _encode_line(make_header(self._identity, self.answers.annotator)) + data
+            elif _read_byte(handle, size - 1) != b"\n":  # written whole, but for its end
                 data = b"\n" + data
             try:
-                _write(handle, data)
+                _write_all(handle, data)
                 os.fsync(handle)
-                if there == 0:
+                if size == 0:
                     sync_directory(self.path.parent)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    os.ftruncate(handle, there)
+                    os.ftruncate(handle, size)
                     os.fsync(handle)
                 raise
             for line in numbered:
                 self.answers.add(line)
-            self._size = there + len(data)
+            self._size = size + len(data)
             return numbered
         finally:
             os.close(handle)
 
 
-def _line(value: Mapping[str, Any]) -> bytes:
+def _encode_line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode() + b"\n"
 
 
-def _byte(handle: int, at: int) -> bytes:
+def _read_byte(handle: int, position: int) -> bytes:
     """Return the byte at a position of a file that is opened for appending; `os.pread` isn't on Windows."""
-    os.lseek(handle, at, os.SEEK_SET)
+    os.lseek(handle, position, os.SEEK_SET)
     return os.read(handle, 1)
 
 
-def _write(handle: int, data: bytes) -> None:
+def _write_all(handle: int, data: bytes) -> None:
     while data:
         data = data[os.write(handle, data) :]
 

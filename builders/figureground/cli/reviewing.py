@@ -65,7 +65,7 @@ def add_review(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _review(options: argparse.Namespace) -> int:
-    from figureground.annotation.reviewing import describe, review, sample_of
+    from figureground.annotation.reviewing import describe, load_or_draw_sample, review
     from figureground.shards.finished import FinishedDataset
 
     if options.results is not None and options.export is not None:
@@ -83,7 +83,7 @@ def _review(options: argparse.Namespace) -> int:
     if options.results is not None:
         return _import(dataset, options.results)
     given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
-    sample = sample_of(dataset, given)
+    sample = load_or_draw_sample(dataset, given)
     say(describe(dataset, sample))
     if options.export is not None:
         from figureground.annotation.exchange.exchange import export
@@ -120,8 +120,8 @@ def _import(dataset: FinishedDataset, path: Path) -> int:
 
     done = import_results(dataset, path)
     say(f"{path}: {counted(done.saved, 'answer')} of {counted(len(done.annotators), 'annotator')} saved.")
-    if done.known:
-        say(f"  {counted(done.known, 'answer')} had been imported before")
+    if done.duplicates:
+        say(f"  {counted(done.duplicates, 'answer')} had been imported before")
     for reason, count in done.left_out.items():
         say(f"  {count:,} left out: {reason}")
     return _summarise(dataset.directory)

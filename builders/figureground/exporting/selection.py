@@ -212,7 +212,7 @@ def _answers(dataset: FinishedDataset) -> dict[str, Value]:
     """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for answers in read_all(dataset.directory, dataset.identity()):
-        for each in answers.current():
+        for each in answers.iter_current():
             if not each.key.startswith(REFERENCE):
                 counts[f"{ANSWERS}.{each.question}.{each.answer}"][each.key] += 1
     if not counts:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from figureground.annotation.answers import annotation_files
+from figureground.annotation.answers import list_annotation_files
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, read_object
 from figureground.core.shapes import Count, Each, Number, Optional, check_shape
@@ -76,7 +76,7 @@ def read_labels(directory: Path) -> Labels:
     looked = None
     if said["people"] is None:
         looked = NOBODY
-        if annotation_files(directory):
+        if list_annotation_files(directory):
             looked = "People have answered; figureground review DIR --summary says what their answers show."
     questions = [
         _question(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from figureground.annotation.answers import FLAGS, REFERENCE, annotation_files, read_answers
-from figureground.annotation.responses import RIGHT
+from figureground.annotation.answers import FLAGS, REFERENCE, list_annotation_files, read_answers
+from figureground.annotation.responses import RIGHT_ANSWERS
 
 STATES = ("not asked", "right", "wrong", "disagree", "can't tell")
 """People's verdict on an image: nobody was asked; a label is called right, and none wrong; a label is called wrong, and
@@ -29,7 +29,7 @@ class Said:
             FiguregroundError: The dataset isn't finished, or a file of answers can't be used.
         """
         said = cls()
-        if annotation_files(directory):
+        if list_annotation_files(directory):
             for answer in read_answers(directory):
                 if not answer.key.startswith(REFERENCE):
                     said._counts.setdefault(answer.key, Counter())[answer.question, answer.answer] += 1
@@ -47,7 +47,7 @@ class Said:
         found = "not asked"
         sides = [
             (counts[question, right], counts[question, "no" if right == "yes" else "yes"])
-            for question, right in RIGHT.items()
+            for question, right in RIGHT_ANSWERS.items()
         ]
         if any(right and wrong for right, wrong in sides):
             found = "disagree"
@@ -55,7 +55,7 @@ class Said:
             found = "wrong"
         elif any(right for right, _ in sides):
             found = "right"
-        elif any(counts[question, "unsure"] for question in RIGHT):
+        elif any(counts[question, "unsure"] for question in RIGHT_ANSWERS):
             found = "can't tell"
         return STATES.index(found) + flagged
 

@@ -66,11 +66,11 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportSummary:
     """Outcome of an import."""
 
     saved: int
-    known: int
+    duplicates: int
     """Answers that an earlier import had saved already."""
     annotators: list[str]
     left_out: dict[str, int]
@@ -138,21 +138,21 @@ def export(dataset: FinishedDataset, sample: Sample, name: str, out: Path, image
     refuse_overlap(out, [dataset.directory])
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {printable(out)} exists and isn't an empty directory. Give another one.")
-    turns, images, whole = Turns(dataset, sample), Images(dataset), digest(dataset.identity())
+    turns, images, dataset_hash = Turns(dataset, sample), Images(dataset), digest(dataset.identity())
     tasks = []
     for id, key in turns.keys.items():
         item = turns.items[key]
-        replace_bytes(out / FOLDER / f"{id}.png", images.png(item))
-        asked = {question.name: question.text for question in turns.questions.about(item)}
-        tasks.append(Task(id, f"{image_url.rstrip('/')}/{id}.png", whole, asked))
-    written = []
+        replace_bytes(out / FOLDER / f"{id}.png", images.read_png(item))
+        questions = {question.name: question.text for question in turns.questions.about(item)}
+        tasks.append(Task(id, f"{image_url.rstrip('/')}/{id}.png", dataset_hash, questions))
+    paths = []
     for file, text in EXCHANGES[name]().files(tasks, turns.questions.names()).items():
         replace_text(out / file, text)
-        written.append(out / file)
-    return [*written, out / FOLDER]
+        paths.append(out / file)
+    return [*paths, out / FOLDER]
 
 
-def import_results(dataset: FinishedDataset, path: Path) -> Imported:
+def import_results(dataset: FinishedDataset, path: Path) -> ImportSummary:
     """Read the answers of another place into the files of their annotators. Importing a file twice adds nothing.
 
     Args:
@@ -168,41 +168,41 @@ def import_results(dataset: FinishedDataset, path: Path) -> Imported:
     if path.suffix.lower() not in kinds:
         known = listed(f"{suffix} ({kind.NAME})" for suffix, kind in kinds.items())
         raise UsageError(f"--import {printable(path)}: give a file of results with one of the suffixes {known}.")
-    found = kinds[path.suffix.lower()]().results(path)
-    checked = sorted(_checked(dataset, found.answers), key=lambda each: each[0].time or "")  # the latest counts
+    results = kinds[path.suffix.lower()]().results(path)
+    matched = sorted(_match_images(dataset, results.answers), key=lambda pair: pair[0].time or "")  # the latest counts
     writers: dict[str, AnswerWriter] = {}
-    new: dict[str, list[dict[str, Any]]] = {}
-    for result, key in checked:
+    new_answers: dict[str, list[dict[str, Any]]] = {}
+    for result, key in matched:
         name = check_name(result.annotator).casefold()
         if name not in writers:
             writers[name] = AnswerWriter(dataset.directory, dataset.identity(), check_name(result.annotator))
-            new[name] = []
+            new_answers[name] = []
         if not writers[name].answers.has(key, result.question, result.answer, result.time):
-            new[name].append(
+            new_answers[name].append(
                 {"key": key, "question": result.question, "answer": result.answer, "time": result.time,
                  "seconds": result.seconds}
             )  # fmt: skip
-    for name, answers in new.items():
+    for name, answers in new_answers.items():
         if answers:
             writers[name].add(answers)
-    saved = sum(map(len, new.values()))
+    saved = sum(map(len, new_answers.values()))
     annotators = sorted(writer.answers.annotator for writer in writers.values())
-    return Imported(saved, len(checked) - saved, annotators, dict(found.left_out))
+    return ImportSummary(saved, len(matched) - saved, annotators, dict(results.left_out))
 
 
-def _checked(dataset: FinishedDataset, results: Sequence[Result]) -> Iterator[tuple[Result, str]]:
+def _match_images(dataset: FinishedDataset, results: Sequence[Result]) -> Iterator[tuple[Result, str]]:
     """Yield results with the keys of their images."""
     identity = dataset.identity()
-    whole, keys = digest(identity), None
+    own_hash, keys = digest(identity), None
     for result in results:
-        if result.dataset != whole:
+        if result.dataset != own_hash:
             raise FiguregroundError(
                 f"{result.where}: it is about another dataset, or about this one before its images changed "
-                f"({printable(result.dataset[:12])}…, not {whole[:12]}…). Give results of an export of this dataset."
+                f"({printable(result.dataset[:12])}…, not {own_hash[:12]}…). Give results of an export of this dataset."
             )
         if keys is None:
-            there = [row["key"] for shard in dataset.shards for row in dataset.rows(shard)]
-            keys = image_ids(identity, [*there, *reference_keys(dataset)])
+            sample_keys = [row["key"] for shard in dataset.shards for row in dataset.rows(shard)]
+            keys = image_ids(identity, [*sample_keys, *reference_keys(dataset)])
         if result.id not in keys:
             raise FiguregroundError(f"{result.where}: this dataset has no image {printable(result.id)!r}.")
         if result.question not in QUESTIONS or result.answer not in ANSWERS:

@@ -25,7 +25,7 @@ class LabelStudio(Exchange):
 
     def files(self, tasks: Sequence[Task], names: Sequence[str]) -> dict[str, str]:
         """Return `tasks.json` and `config.xml`."""
-        said = [
+        entries = [
             {"data": {
                 "image": task.url, "image_id": task.id, "dataset": task.dataset,
                 **{name: task.questions.get(name, NOT_ASKED) for name in names},
@@ -43,7 +43,7 @@ class LabelStudio(Exchange):
         lines += [f'    <Choice value="{flag}"/>' for flag in FLAGS]
         lines += ["  </Choices>", "</View>"]
         return {
-            "tasks.json": json.dumps(said, indent=1, ensure_ascii=False) + "\n",
+            "tasks.json": json.dumps(entries, indent=1, ensure_ascii=False) + "\n",
             "config.xml": "\n".join(lines) + "\n",
         }
 
@@ -54,7 +54,7 @@ class LabelStudio(Exchange):
             raise FiguregroundError(f"{printable(path)} can't be read: {error.strerror or error}.") from None
         if not isinstance(tasks, list):
             raise FiguregroundError(f"{printable(path)}: it is not a list of tasks. Export in the format JSON.")
-        found = Results()
+        results = Results()
         for number, task in enumerate(tasks, 1):
             where = f"{printable(path.name)}, task {number}"
             data = task.get("data") if isinstance(task, dict) else None
@@ -67,30 +67,30 @@ class LabelStudio(Exchange):
                     )
             for annotation in task["annotations"]:
                 if not isinstance(annotation, dict) or annotation.get("was_cancelled"):
-                    found.left_out["skipped"] += 1
+                    results.left_out["skipped"] += 1
                     continue
-                answers = dict(_answers(annotation, where))
+                answers = dict(_read_choices(annotation, where))
                 if not answers:
-                    found.left_out["without an answer"] += 1
+                    results.left_out["without an answer"] += 1
                 seconds = annotation.get("lead_time")
                 time = as_utc(str(annotation.get("updated_at") or annotation.get("created_at") or ""))
-                found.answers += [
+                results.answers += [
                     Result(
-                        where, _annotator(annotation.get("completed_by"), where), data["image_id"], data["dataset"],
-                        question, answer, time,
+                        where, _read_annotator(annotation.get("completed_by"), where), data["image_id"],
+                        data["dataset"], question, answer, time,
                         seconds / len(answers) if isinstance(seconds, int | float) and seconds >= 0 else None,
                     )
                     for question, answer in answers.items()
                     if data.get(question) != NOT_ASKED
                 ]  # fmt: skip
-        return found
+        return results
 
 
-def _answers(annotation: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
+def _read_choices(annotation: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
     """Yield question and answer for each choice of an annotation."""
-    for each in annotation.get("result") or []:
-        name = each.get("from_name") if isinstance(each, dict) else None
-        value = each.get("value") if isinstance(each, dict) else None
+    for entry in annotation.get("result") or []:
+        name = entry.get("from_name") if isinstance(entry, dict) else None
+        value = entry.get("value") if isinstance(entry, dict) else None
         choices = value.get("choices") if isinstance(value, dict) else None
         if name not in (*QUESTIONS, "flags") or not isinstance(choices, list):
             continue  # another tag that was added to the configuration
@@ -102,12 +102,12 @@ def _answers(annotation: Mapping[str, Any], where: str) -> Iterator[tuple[str, s
             raise FiguregroundError(f"{where}: {printable(name)} has {len(choices)} answers. Keep one.")
 
 
-def _annotator(said: Any, where: str) -> str:
+def _read_annotator(value: Any, where: str) -> str:
     """Return the name of who made an annotation: an e-mail address, or a number that Label Studio gave."""
-    if isinstance(said, dict):
-        said = said.get("email") or said.get("id")
-    if isinstance(said, bool) or not isinstance(said, int | str) or said == "":
+    if isinstance(value, dict):
+        value = value.get("email") or value.get("id")
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
         raise FiguregroundError(
             f"{where}: an annotation lacks completed_by, the annotator. Export again in the format JSON."
         )
-    return f"label-studio-{said}" if isinstance(said, int) else said
+    return f"label-studio-{value}" if isinstance(value, int) else value

@@ -36,15 +36,15 @@ class MechanicalTurk(Exchange):
     def files(self, tasks: Sequence[Task], names: Sequence[str]) -> dict[str, str]:
         """Return `batch.csv` and `layout.html`."""
         out = io.StringIO(newline="")
-        rows = csv.writer(out, lineterminator="\n")
-        rows.writerow(
-            ["image_url", "image_id", "dataset", *(each for name in names for each in (name, f"{name}_asked"))]
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(
+            ["image_url", "image_id", "dataset", *(column for name in names for column in (name, f"{name}_asked"))]
         )
         for task in tasks:
-            asked = []
+            cells = []
             for name in names:  # pasted into the layout as they are
-                asked += [html.escape(task.questions.get(name, "")), "yes" if name in task.questions else "no"]
-            rows.writerow([task.url, task.id, task.dataset, *asked])
+                cells += [html.escape(task.questions.get(name, "")), "yes" if name in task.questions else "no"]
+            writer.writerow([task.url, task.id, task.dataset, *cells])
         answers = [("yes", "Yes"), ("no", "No"), ("unsure", "Can’t tell")]
         return {
             "batch.csv": out.getvalue(),
@@ -54,24 +54,24 @@ class MechanicalTurk(Exchange):
     def results(self, path: Path) -> Results:
         table = TextTable(path)
         table.require("WorkerId", "Input.image_id", "Input.dataset")
-        found = Results()
+        results = Results()
         for line, row in table.records():
             if row.get("AssignmentStatus") == REJECTED:
-                found.left_out["rejected"] += 1
+                results.left_out["rejected"] += 1
                 continue
             where = f"{table.name}, line {line}"
             answers = read_answers(row, where)
             if not answers:
-                found.left_out["without an answer"] += 1
-            seconds = _number(row.get("WorkTimeInSeconds", ""))
-            found.answers += [
+                results.left_out["without an answer"] += 1
+            seconds = _parse_number(row.get("WorkTimeInSeconds", ""))
+            results.answers += [
                 Result(
                     where, row["WorkerId"], row["Input.image_id"], row["Input.dataset"], question, answer,
                     as_utc(row.get("SubmitTime", "")), None if seconds is None else seconds / len(answers),
                 )
                 for question, answer in answers.items()
             ]  # fmt: skip
-        return found
+        return results
 
 
 def read_answers(row: Mapping[str, str], where: str) -> dict[str, str]:
@@ -80,26 +80,26 @@ def read_answers(row: Mapping[str, str], where: str) -> dict[str, str]:
     Raises:
         FiguregroundError: One question has two answers, or a cell isn't JSON.
     """
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         name.removeprefix("Answer."): value for name, value in row.items() if name.startswith("Answer.") and value
     }
-    if text := said.pop("taskAnswers", None):
+    if text := fields.pop("taskAnswers", None):
         try:
             parsed = parse_json(text, f"{where}, Answer.taskAnswers")
         except FileError as error:
             raise FiguregroundError(f"{where}: Answer.taskAnswers is not JSON: {error.reason}.") from None
-        for each in parsed if isinstance(parsed, list) else [parsed]:
-            said |= each if isinstance(each, dict) else {}
+        for entry in parsed if isinstance(parsed, list) else [parsed]:
+            fields |= entry if isinstance(entry, dict) else {}
     answers = {}
     for question in QUESTIONS:
-        parts = {answer: said[f"{question}.{answer}"] for answer in ANSWERS if f"{question}.{answer}" in said}
-        if isinstance(value := said.get(question), dict):
+        parts = {answer: fields[f"{question}.{answer}"] for answer in ANSWERS if f"{question}.{answer}" in fields}
+        if isinstance(value := fields.get(question), dict):
             parts |= value
         if question in FLAGS:
             if is_set(parts) or is_set(value):
                 answers[question] = "yes"
             continue
-        chosen = [answer for answer, each in parts.items() if is_set(each)]
+        chosen = [answer for answer, entry in parts.items() if is_set(entry)]
         if len(chosen) > 1:
             raise FiguregroundError(f"{where}: {question} has {len(chosen)} answers. Keep one.")
         if chosen or isinstance(value, str):
@@ -122,7 +122,7 @@ def as_utc(text: str) -> str | None:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     try:
         return max(0.0, float(text))
     except ValueError:
