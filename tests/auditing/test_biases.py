@@ -6,8 +6,8 @@ from drawn_datasets import make_drawn
 from PIL import Image
 
 from figureground.auditing.auditing import audit
-from figureground.auditing.compositions import composed, filled
-from figureground.auditing.regions import Box, box_of, hole, inner, object_alone, surroundings_alone
+from figureground.auditing.compositions import compose, fill_smoothly
+from figureground.auditing.regions import Box, cover_object, cut_object, find_box, place_square, shrink_mask
 
 
 def test_a_hole_is_filled_from_around_it():
@@ -15,34 +15,34 @@ def test_a_hole_is_filled_from_around_it():
     missing = np.zeros((20, 33), bool)
     missing[5:15, 8:25] = True
     damaged = Image.composite(Image.new("RGB", image.size, "red"), image, Image.fromarray(missing))
-    assert np.abs(np.asarray(filled(damaged, missing), int) - [10, 200, 30]).max() <= 1
+    assert np.abs(np.asarray(fill_smoothly(damaged, missing), int) - [10, 200, 30]).max() <= 1
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 33, 3), dtype=np.uint8))
-    kept = np.asarray(filled(noise, missing))
+    kept = np.asarray(fill_smoothly(noise, missing))
     assert (kept[~missing] == np.asarray(noise)[~missing]).all()
 
 
 def test_an_object_is_put_where_and_as_large_as_asked():
     image, mask = Image.new("RGB", (40, 40), "red"), np.zeros((40, 40), bool)
     mask[10:20, 10:30] = True
-    page = composed(image, mask, box_of(mask), Image.new("RGB", (80, 80), "blue"), (0.0, 0.5), 0.25)
+    page = compose(image, mask, find_box(mask), Image.new("RGB", (80, 80), "blue"), (0.0, 0.5), 0.25)
     red = np.asarray(page)[..., 0] > 128
-    assert box_of(red) == Box(0, 18, 10, 23) or box_of(red) == Box(0, 17, 10, 22)
+    assert find_box(red) == Box(0, 18, 10, 23) or find_box(red) == Box(0, 17, 10, 22)
 
 
 def test_regions_hide_what_they_should():
     image, mask = Image.new("RGB", (40, 40), "red"), np.zeros((40, 40), bool)
     mask[0:20, 10:30] = True
-    assert box_of(inner(mask)) == Box(11, 1, 29, 19)
-    covered = hole(box_of(mask), 24, image.size)
+    assert find_box(shrink_mask(mask)) == Box(11, 1, 29, 19)
+    covered = place_square(find_box(mask), 24, image.size)
     assert covered == Box(8, 0, 32, 24)
-    seen = np.asarray(surroundings_alone(image, covered))
+    seen = np.asarray(cover_object(image, covered))
     assert (seen[mask] == 128).all()
     assert (seen[30:] == (255, 0, 0)).all()
-    alone = object_alone(
-        Image.composite(Image.new("RGB", (40, 40), "blue"), image, Image.fromarray(mask)), mask, box_of(mask)
+    alone = cut_object(
+        Image.composite(Image.new("RGB", (40, 40), "blue"), image, Image.fromarray(mask)), mask, find_box(mask)
     )
     assert np.asarray(alone)[5:-5, 5:-5].reshape(-1, 3).max(axis=0).tolist() == [0, 0, 255]
-    assert box_of(np.zeros((4, 4), bool)) is None
+    assert find_box(np.zeros((4, 4), bool)) is None
 
 
 @pytest.mark.slow

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from figureground.auditing.appearance import NUMBERS, appearance, most_different
-from figureground.auditing.dependence import dependence, noncentral_cdf
-from figureground.auditing.duplicates import groups_alike, reuse
-from figureground.auditing.findings import Finding, confirmed
-from figureground.auditing.probe import Shuffle, TooFew, components, fold_of, probe
+from figureground.auditing.appearance import NUMBERS, find_most_different, measure_appearance
+from figureground.auditing.dependence import measure_dependence, noncentral_cdf
+from figureground.auditing.duplicates import count_reuse, find_duplicates
+from figureground.auditing.findings import Finding, confirm_findings
+from figureground.auditing.probe import Shuffle, TooFew, assign_folds, probe, project_components
 from figureground.checking import similar
 
 ALONE = np.arange(60)
@@ -85,18 +85,18 @@ def test_objects_exchange_their_labels_as_a_whole():
 
 def test_folds_keep_objects_together_and_classes_even():
     objects = np.repeat(np.arange(20), 3)
-    fold = fold_of(objects, objects % 2, np.random.default_rng(0))
+    fold = assign_folds(objects, objects % 2, np.random.default_rng(0))
     assert all(len(set(fold[objects == each])) == 1 for each in range(20))
     assert np.bincount(fold).tolist() == [12] * 5
 
 
 def test_components_keep_distances():
     x = noise(5, 30, 200)
-    kept = components(x, 30)
+    kept = project_components(x, 30)
     scaled = (x - x.mean(0)) / x.std(0)
     assert kept.shape[1] == 30
     assert np.linalg.norm(kept[0] - kept[1]) == pytest.approx(np.linalg.norm(scaled[0] - scaled[1]))
-    assert components(np.ones((30, 3))).shape == (30, 0)
+    assert project_components(np.ones((30, 3))).shape == (30, 0)
 
 
 def test_the_noncentral_chi2_is_that_of_tables():
@@ -107,31 +107,31 @@ def test_the_noncentral_chi2_is_that_of_tables():
 def test_dependent_labels_have_an_interval_and_a_cell():
     counts = np.array([[30, 10, 10], [10, 10, 10], [10, 10, 10]])
     f, b = (np.repeat(axis.ravel(), counts.ravel()) for axis in np.indices(counts.shape))
-    found = dependence(f, b, np.arange(len(f)), (3, 3), permutations=199)
+    found = measure_dependence(f, b, np.arange(len(f)), (3, 3), permutations=199)
     assert found.cell_p.argmin() == 0
     assert found.cell_p[0, 0] <= found.cell_p.min()
     assert found.v.low < found.v.value < found.v.high
     even = np.repeat(np.arange(9), 10)
-    none = dependence(even // 3, even % 3, np.arange(90), (3, 3), permutations=99)
+    none = measure_dependence(even // 3, even % 3, np.arange(90), (3, 3), permutations=99)
     assert (none.v.value, none.v.low, none.p) == (0, 0, 1)
     assert 0.1 < none.v.high < 0.4
     with pytest.raises(TooFew, match="only one background"):
-        dependence(even % 3, even * 0, np.arange(90), (3, 3))
+        measure_dependence(even % 3, even * 0, np.arange(90), (3, 3))
 
 
 def test_copies_of_objects_are_no_evidence_of_dependence():
     objects = np.repeat(np.arange(12), 20)
     f, b = np.repeat([0, 1], 6), np.array([0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1, 1])
-    assert dependence(f[objects], b[objects], objects, (2, 2), permutations=199).p > 0.05
-    assert dependence(f[objects], b[objects], np.arange(240), (2, 2), permutations=199).p < 0.05
+    assert measure_dependence(f[objects], b[objects], objects, (2, 2), permutations=199).p > 0.05
+    assert measure_dependence(f[objects], b[objects], np.arange(240), (2, 2), permutations=199).p < 0.05
 
 
 def test_holm_keeps_what_stands_and_facts():
     found = [Finding("a", "", 0.2, p=0.001), Finding("b", "", 0.9, p=0.03), Finding("c", "", 0.5)]
-    kept = confirmed(found, [0.001, 0.03, 0.4, 0.5])
+    kept = confirm_findings(found, [0.001, 0.03, 0.4, 0.5])
     assert [each.kind for each in kept] == ["c", "a"]
-    assert [each.kind for each in confirmed(found, [0.001, 0.03])] == ["b", "c", "a"]
-    assert [each.kind for each in confirmed(found[:2], [0.03, 0.04])] == []
+    assert [each.kind for each in confirm_findings(found, [0.001, 0.03])] == ["b", "c", "a"]
+    assert [each.kind for each in confirm_findings(found[:2], [0.03, 0.04])] == []
 
 
 def test_pairs_are_those_of_a_comparison_of_all():
@@ -144,16 +144,16 @@ def test_pairs_are_those_of_a_comparison_of_all():
     hashes[11, 2] ^= np.uint64(2**16 - 1)  # one bit too many
     one, other, bits = similar.pairs(hashes)
     assert list(zip(one, other, bits, strict=True)) == [(0, 1, 0), (0, 2, 0), (0, 3, 3), (8, 9, 15)]
-    groups = groups_alike([row.tobytes() for row in hashes])
+    groups = find_duplicates([row.tobytes() for row in hashes])
     assert [(group.rows, group.bits) for group in groups] == [((0, 1, 2, 3), 0), ((8, 9), 15)]
-    assert groups_alike([hashes[0].tobytes()]) == []
+    assert find_duplicates([hashes[0].tobytes()]) == []
 
 
 def test_sources_are_matched_by_content():
-    found = reuse(["a/1.png@x", "b/2.png@x", "a/1.png@y", None], np.array([0, 1, 0, 1]))
+    found = count_reuse(["a/1.png@x", "b/2.png@x", "a/1.png@y", None], np.array([0, 1, 0, 1]))
     assert (found.sources, found.images, found.most) == (2, 3, 2)
     assert found.shared == {"a/1.png@x": (0, 1)}
-    assert reuse([None], np.array([0])) is None
+    assert count_reuse([None], np.array([0])) is None
 
 
 def test_appearance_describes_a_region_alone():
@@ -161,22 +161,22 @@ def test_appearance_describes_a_region_alone():
     image.paste((0, 0, 255), (16, 0, 32, 32))
     left = np.zeros((32, 32), bool)
     left[:, :15] = True
-    red, blue = (dict(zip(NUMBERS, appearance(image, each), strict=True)) for each in (left, left[:, ::-1]))
+    red, blue = (dict(zip(NUMBERS, measure_appearance(image, each), strict=True)) for each in (left, left[:, ::-1]))
     assert red["red against green"] == pytest.approx(1)
     assert blue["yellow against blue"] == pytest.approx(-1)
     assert red["brightness"] == pytest.approx(0.299)
     assert red["contrast"] == pytest.approx(0)
-    assert np.isnan(appearance(image, np.zeros((32, 32), bool))).all()
+    assert np.isnan(measure_appearance(image, np.zeros((32, 32), bool))).all()
     sharp = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
     blurred = sharp.resize((8, 8), Image.Resampling.BOX).resize((32, 32), Image.Resampling.BICUBIC)
     everything = np.ones((32, 32), bool)
-    assert appearance(sharp, everything)[5] > appearance(blurred, everything)[5] + 1
+    assert measure_appearance(sharp, everything)[5] > measure_appearance(blurred, everything)[5] + 1
 
 
 def test_the_most_different_number_is_named_beyond_the_other_label():
     own, groups = np.arange(60) % 2 == 0, np.arange(60) // 2 % 2
     numbers = noise(8, 60, 6)
     numbers[own, 2] -= 3
-    name, word, by = most_different(numbers + 9 * groups[:, None], own, groups)
+    name, word, by = find_most_different(numbers + 9 * groups[:, None], own, groups)
     assert (name, word) == ("red against green", "greener")
     assert by < -2

@@ -18,7 +18,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
 
 
-def appearance(image: Image.Image, inside: np.ndarray) -> np.ndarray:
+def measure_appearance(image: Image.Image, inside: np.ndarray) -> np.ndarray:
     """Describe a region by the numbers of `NUMBERS`.
 
     Brightness is the mean luma, contrast its standard deviation; the two opponent colours are the means of R − G and of
@@ -50,7 +50,9 @@ def appearance(image: Image.Image, inside: np.ndarray) -> np.ndarray:
     ])  # fmt: skip
 
 
-def most_different(numbers: np.ndarray, own: np.ndarray, groups: np.ndarray | None = None) -> tuple[str, str, float]:
+def find_most_different(
+    numbers: np.ndarray, own: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[str, str, float]:
     """Return the number in which images differ most from all others, what they are in words, and by how much.
 
     Args:
@@ -62,12 +64,12 @@ def most_different(numbers: np.ndarray, own: np.ndarray, groups: np.ndarray | No
         Name, comparison such as `redder`, and the difference of the means in standard deviations of the others.
     """
     if groups is not None:
-        _, at, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        _, group_index, counts = np.unique(groups, return_inverse=True, return_counts=True)
         sums = np.zeros((len(counts), numbers.shape[1]))
-        np.add.at(sums, at, numbers)
-        numbers = numbers - (sums / counts[:, None])[at]
+        np.add.at(sums, group_index, numbers)
+        numbers = numbers - (sums / counts[:, None])[group_index]
     difference = numbers[own].mean(axis=0) - numbers[~own].mean(axis=0)
     scaled = difference / np.maximum(numbers[~own].std(axis=0), 1e-9)
-    which = int(np.abs(scaled).argmax())
-    name, (high, low) = list(NUMBERS.items())[which]
-    return name, high if scaled[which] > 0 else low, float(scaled[which])
+    column = int(np.abs(scaled).argmax())
+    name, (high, low) = list(NUMBERS.items())[column]
+    return name, high if scaled[column] > 0 else low, float(scaled[column])

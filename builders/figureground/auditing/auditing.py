@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from figureground.auditing.features import network_for
-from figureground.auditing.findings import LEVEL, Finding, confirmed
-from figureground.auditing.leaks import differences_of, find_leaks, told_of
-from figureground.auditing.measuring import Look, Measured, look, measure
+from figureground.auditing.features import choose_network
+from figureground.auditing.findings import LEVEL, Finding, confirm_findings
+from figureground.auditing.leaks import find_differences, find_leaks, probe_to_dict
+from figureground.auditing.measuring import ImageScan, Measurements, measure_images, scan_images
 from figureground.auditing.page import write_page
-from figureground.auditing.probe import TooFew, most_images, probe
+from figureground.auditing.probe import TooFew, max_images, probe
 from figureground.auditing.samples import Samples
-from figureground.auditing.sections import of_duplicates, of_labels, of_reuse
+from figureground.auditing.sections import report_duplicates, report_labels, report_reuse
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.files import replace_text
@@ -92,7 +92,7 @@ def audit(
     if small < 0:
         raise RecipeError("--small", f"{small} is not a whole number of at least 0.")
     check_device(device, "--device")
-    for option, name in [("--features", features), *(("--classifier", each) for each in classifiers)]:
+    for option, name in [("--features", features), *(("--classifier", classifier) for classifier in classifiers)]:
         if name is not None:
             refuse_absent(option, name)
     if features is not None:
@@ -100,39 +100,39 @@ def audit(
     directory = Path(directory)
     samples = Samples(directory, splits)
     occurring = [samples.foregrounds[k] for k in np.unique(samples.foreground)]
-    beside = None if references is None else open_images(Path(references), samples.foregrounds, occurring)
+    reference_images = None if references is None else open_images(Path(references), samples.foregrounds, occurring)
     out = directory / FOLDER if out is None else Path(out)
     refuse_output(out, directory, FOLDER, JSON, PAGE)
-    name = None
-    if samples.why_no_masks is None or beside is not None:
-        name = network_for(features, _first_size(samples))
+    network_name = None
+    if samples.why_no_masks is None or reference_images is not None:
+        network_name = choose_network(features, _read_first_size(samples))
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise FiguregroundError(f"{out} isn't writable. Give another --out.")
 
-    looked = look(samples, show_progress)
-    network, judges = _open(name, classifiers, device)
+    scan = scan_images(samples, show_progress)
+    network, judges = _open_networks(network_name, classifiers, device)
     rows = np.arange(len(samples.keys))
-    if len(rows) > (most := most_images(max(len(occurring), len(np.unique(samples.background))))):
-        rows = np.sort(np.random.default_rng(derive_seed(0, "audit", "rows")).choice(rows, most, replace=False))
-    measured = measure(samples, rows, looked, network, batch_size=batch_size, show_progress=show_progress)
+    if len(rows) > (limit := max_images(max(len(occurring), len(np.unique(samples.background))))):
+        rows = np.sort(np.random.default_rng(derive_seed(0, "audit", "rows")).choice(rows, limit, replace=False))
+    measurements = measure_images(samples, rows, scan, network, batch_size=batch_size, show_progress=show_progress)
 
     report: dict[str, Any] = {}
     findings: list[Finding] = []
     tests: list[float] = []
-    for section, (told, found, p) in {
-        "labels": of_labels(samples, small),
-        "regions": _of_regions(samples, measured),
-        "whole_image": (_of_whole(samples, measured), [], []),
-        "duplicates": of_duplicates(samples, looked.hashes),
-        "reuse": of_reuse(samples),
-        "references": _of_references(samples, beside, network, batch_size, show_progress),
-        "biases": _of_biases(samples, looked, judges, show_progress),
+    for section, (summary, candidates, p_values) in {
+        "labels": report_labels(samples, small),
+        "regions": _report_regions(samples, measurements),
+        "whole_image": (_report_whole_images(samples, measurements), [], []),
+        "duplicates": report_duplicates(samples, scan.hashes),
+        "reuse": report_reuse(samples),
+        "references": _report_references(samples, reference_images, network, batch_size, show_progress),
+        "biases": _report_biases(samples, scan, judges, show_progress),
     }.items():
-        report[section] = told
-        findings += found
-        tests += p
-    kept = confirmed(findings, tests)
+        report[section] = summary
+        findings += candidates
+        tests += p_values
+    confirmed = confirm_findings(findings, tests)
     report = {
         "made_by": _MADE_BY,
         "dataset": {
@@ -140,58 +140,60 @@ def audit(
             "builder": samples.source.facts.builder,
             "recipe_sha256": samples.source.recipe["sha256"],
             "samples": len(samples.keys),
-            "splits": {split: int((samples.split == at).sum()) for at, split in enumerate(samples.splits)},
+            "splits": {split: int((samples.split == number).sum()) for number, split in enumerate(samples.splits)},
             "foregrounds": len(occurring),
             "backgrounds": len(np.unique(samples.background)),
             "objects": len(np.unique(samples.objects)),
         },
-        "findings": [finding.to_json() for finding in kept],
+        "findings": [finding.to_json() for finding in confirmed],
         "tests": {"count": len(tests), "correction": "Holm", "level": LEVEL},
         "features": None if network is None else public(network.facts),
         "small": small,
         **report,
     }
-    done = Audit(samples, kept, report, out)
-    replace_text(out / PAGE, write_page(done))
+    result = Audit(samples, confirmed, report, out)
+    replace_text(out / PAGE, write_page(result))
     replace_text(out / JSON, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    return done
+    return result
 
 
-def _first_size(samples: Samples) -> tuple[int, int]:
-    _, image, _ = next(samples.decoded([0]))
+def _read_first_size(samples: Samples) -> tuple[int, int]:
+    _, image, _ = next(samples.decode([0]))
     return image.size
 
 
-def _open(name: str | None, classifiers: Sequence[str], device: str) -> tuple[Classifier | None, list[Classifier]]:
+def _open_networks(
+    name: str | None, classifiers: Sequence[str], device: str
+) -> tuple[Classifier | None, list[Classifier]]:
     """Open the feature network and the classifiers; torch is imported only if there are any."""
     if name is None and not classifiers:
         return None, []
     from figureground.core.accelerator import choose_device
     from figureground.vision.classifiers import open_classifier
 
-    place = choose_device(device)
-    network = None if name is None else open_classifier(name, device=place)
+    torch_device = choose_device(device)
+    network = None if name is None else open_classifier(name, device=torch_device)
     if network is not None:
         network.need_features()
-    return network, [open_classifier(each, device=place) for each in classifiers]
+    return network, [open_classifier(classifier, device=torch_device) for classifier in classifiers]
 
 
-def _of_regions(samples: Samples, measured: Measured) -> tuple[dict[str, Any], list[Finding], list[float]]:
+def _report_regions(samples: Samples, measurements: Measurements) -> tuple[dict[str, Any], list[Finding], list[float]]:
     """Report what the surroundings say about the object, and the object about its background."""
     if reason := samples.why_no_masks:
         return {"reason": f"Not measured: {reason}."}, [], []
     report: dict[str, Any] = {}
     findings: list[Finding] = []
     tests: list[float] = []
-    for region in measured.regions:
-        told, found, p = find_leaks(region)
-        report[region.name] = {"left_out": measured.without[region.name], **told}
-        findings += found
-        tests += p
+    for region in measurements.regions:
+        summary, candidates, p_values = find_leaks(region)
+        report[region.name] = {"left_out": measurements.left_out[region.name], **summary}
+        findings += candidates
+        tests += p_values
     return report, findings, tests
 
 
-def _of_references(
+def _report_references(
     samples: Samples,
     references: DatasetImages | FolderImages | None,
     network: Classifier | None,
@@ -200,20 +202,20 @@ def _of_references(
 ) -> tuple[dict[str, Any] | None, list[Finding], list[float]]:
     if references is None or network is None:
         return None, [], []
-    from figureground.auditing.references import of_references
+    from figureground.auditing.references import report_references
 
-    return of_references(samples, references, network, batch_size=batch_size, show_progress=show_progress)
+    return report_references(samples, references, network, batch_size=batch_size, show_progress=show_progress)
 
 
-def _of_biases(
-    samples: Samples, looked: Look, classifiers: Sequence[Classifier], show_progress: bool
+def _report_biases(
+    samples: Samples, scan: ImageScan, classifiers: Sequence[Classifier], show_progress: bool
 ) -> tuple[dict[str, Any] | None, list[Finding], list[float]]:
     """Report the biases of each classifier, by name."""
     if not classifiers:
         return None, [], []
     if reason := samples.why_no_masks:
         return {"reason": f"Not measured: {reason}."}, [], []
-    from figureground.auditing.biases import of_biases
+    from figureground.auditing.biases import measure_biases
     from figureground.evaluation.counterparts import LabelTable, find_counterparts
 
     occurring = [samples.foregrounds[k] for k in np.unique(samples.foreground)]
@@ -221,31 +223,31 @@ def _of_biases(
     report: dict[str, Any] = {}
     findings: list[Finding] = []
     tests: list[float] = []
-    for classifier, own in zip(classifiers, counterparts, strict=True):
-        told, found, p = of_biases(samples, looked, classifier, own, show_progress=show_progress)
+    for classifier, mapping in zip(classifiers, counterparts, strict=True):
+        summary, candidates, p_values = measure_biases(samples, scan, classifier, mapping, show_progress=show_progress)
         name = classifier.name if classifier.name not in report else f"{classifier.name} ({len(report) + 1})"
-        report[name] = {"facts": public(classifier.facts), **told}
-        findings += found
-        tests += p
+        report[name] = {"facts": public(classifier.facts), **summary}
+        findings += candidates
+        tests += p_values
     return report, findings, tests
 
 
-def _of_whole(samples: Samples, measured: Measured) -> dict[str, Any]:
+def _report_whole_images(samples: Samples, measurements: Measurements) -> dict[str, Any]:
     """Report how well six numbers of the whole image predict each label, given the other.
 
     That is no finding: objects and backgrounds have colours of their own.
     """
     report: dict[str, Any] = {}
-    rows = measured.rows
+    rows = measurements.rows
     for name, own, other, labels in (
         ("foreground", samples.foreground, samples.background, samples.foregrounds),
         ("background", samples.background, samples.foreground, samples.backgrounds),
     ):
         try:
-            result = probe(measured.whole, own[rows], samples.objects[rows], nuisance=other[rows])
+            result = probe(measurements.whole_image, own[rows], samples.objects[rows], nuisance=other[rows])
         except TooFew as reason:
             report[name] = {"reason": f"Not measured: {reason}."}
             continue
-        report[name] = told_of(result, labels)
-        report[name]["differences"] = differences_of(measured.whole, own[rows], other[rows], labels)
+        report[name] = probe_to_dict(result, labels)
+        report[name]["differences"] = find_differences(measurements.whole_image, own[rows], other[rows], labels)
     return report

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from figureground.auditing.compositions import composed, filled
+from figureground.auditing.compositions import compose, fill_smoothly
 from figureground.auditing.findings import MOST_KEYS, Finding
-from figureground.auditing.measuring import Look
+from figureground.auditing.measuring import ImageScan
 from figureground.auditing.regions import Box
 from figureground.auditing.samples import Samples
 from figureground.auditing.transfer import sign_test
@@ -68,8 +68,8 @@ class Part:
     background: Image.Image
 
 
-def of_biases(
-    samples: Samples, looked: Look, classifier: Classifier, counterparts: Counterparts, *, show_progress: bool = True
+def measure_biases(
+    samples: Samples, scan: ImageScan, classifier: Classifier, counterparts: Counterparts, *, show_progress: bool = True
 ) -> tuple[dict[str, Any], list[Finding], list[float]]:
     """Measure the biases of a classifier.
 
@@ -81,48 +81,50 @@ def of_biases(
         Report, JSON; candidates for findings; p-values of all tests.
     """
     rng = np.random.default_rng(derive_seed(0, "audit", "biases"))
-    known = np.array([bool(group) for group in counterparts.groups])
+    has_class = np.array([bool(group) for group in counterparts.groups])
     rows = [
         row for row in range(len(samples.keys))
-        if known[samples.foreground[row]] and (box := looked.boxes[row]) is not None and box.side >= 4
+        if has_class[samples.foreground[row]] and (box := scan.boxes[row]) is not None and box.side >= 4
     ]  # fmt: skip
     if len(rows) < MIN_OBJECTS:
         return {"reason": f"Not measured: {len(rows)} images with a mask and a class that the classifier knows are "
                           f"fewer than {MIN_OBJECTS}."}, [], []  # fmt: skip
     if len(rows) > MOST_OBJECTS:
         rows = sorted(rng.choice(rows, MOST_OBJECTS, replace=False).tolist())
-    parts = _parts(samples, looked, rows)
+    parts = _cut_parts(samples, scan, rows)
     label = samples.foreground[[part.row for part in parts]]
     objects = samples.objects[[part.row for part in parts]]
-    same, others = _partners(label, objects, rng)
+    same, others = _choose_partners(label, objects, rng)
     usable = np.flatnonzero(same >= 0)
     if len(usable) < MIN_OBJECTS:
         return {"reason": "Not measured: too few images have another object of the same class."}, [], []
-    jobs = _Jobs(classifier, counterparts, show_progress)
+    compositions = _Compositions(classifier, counterparts, show_progress)
     for i in usable.tolist():
         part = parts[i]
-        own = ((part.box.left + part.box.right) / 2 / part.image.width,
+        own_place = ((part.box.left + part.box.right) / 2 / part.image.width,
                (part.box.top + part.box.bottom) / 2 / part.image.height)  # fmt: skip
         side = part.box.side / min(part.image.size)
-        behind = parts[others[i]].background
-        jobs.add("same", part, parts[same[i]].background, own, side, label[i])
-        jobs.add("all", part, behind, own, side, label[i])
+        any_background = parts[others[i]].background
+        compositions.add("same", part, parts[same[i]].background, own_place, side, label[i])
+        compositions.add("all", part, any_background, own_place, side, label[i])
         for name, centre in PLACES.items():
-            jobs.add(name, part, behind, centre, min(side, SIDE), label[i])
+            compositions.add(name, part, any_background, centre, min(side, SIDE), label[i])
         for factor in FACTORS:
             if factor != 1:
-                jobs.add(f"{factor:g}", part, behind, own, min(MOST_SIDE, side * factor), label[i])
-    right = jobs.answers()
+                compositions.add(
+                    f"{factor:g}", part, any_background, own_place, min(MOST_SIDE, side * factor), label[i]
+                )
+    right = compositions.classify_all()
     right["1"] = right["all"]
-    which = objects[usable]
-    accuracy = {name: intervals.mean([answers], [which]) for name, answers in right.items()}
-    report: dict[str, Any] = {"images": len(usable), "objects": len(np.unique(which))}
+    object_ids = objects[usable]
+    accuracy = {name: intervals.mean([answers], [object_ids]) for name, answers in right.items()}
+    report: dict[str, Any] = {"images": len(usable), "objects": len(np.unique(object_ids))}
     findings: list[Finding] = []
     tests: list[float] = []
     keys = [samples.keys[parts[i].row] for i in usable]
 
-    def found(name: str, text: str, better: np.ndarray, worse: np.ndarray, effect: float) -> None:
-        p = sign_test(better, worse, which)
+    def add_finding(name: str, text: str, better: np.ndarray, worse: np.ndarray, effect: float) -> None:
+        p = sign_test(better, worse, object_ids)
         tests.append(p)
         lost = [key for key, a, b in zip(keys, better, worse, strict=True) if a > b]
         if effect > 0:
@@ -130,76 +132,80 @@ def of_biases(
                 Finding("bias", text, min(1.0, effect), keys=tuple(lost[:MOST_KEYS]), p=p, numbers={"bias": name})
             )
 
-    everywhere, own_kind = accuracy["all"].value, accuracy["same"].value
+    accuracy_all, accuracy_same = accuracy["all"].value, accuracy["same"].value
     report["background_robustness"] = {
-        "value": everywhere / own_kind if own_kind else None, "all": accuracy["all"]._asdict(),
+        "value": accuracy_all / accuracy_same if accuracy_same else None, "all": accuracy["all"]._asdict(),
         "same": accuracy["same"]._asdict(),
     }  # fmt: skip
     name = classifier.name
-    found(
+    add_finding(
         "background_robustness",
-        f"{name} relies on backgrounds: it classifies {100 * own_kind:.1f}% of objects correctly on a background of "
-        f"their own class, and {100 * everywhere:.1f}% on any background.",
-        right["same"], right["all"], own_kind - everywhere,
+        f"{name} relies on backgrounds: it classifies {100 * accuracy_same:.1f}% of objects correctly on a "
+        f"background of their own class, and {100 * accuracy_all:.1f}% on any background.",
+        right["same"], right["all"], accuracy_same - accuracy_all,
     )  # fmt: skip
-    corner, edge = (min(some, key=lambda place: accuracy[place].value) for some in (CORNERS, SIDES))
+    corner, edge = (min(places, key=lambda place: accuracy[place].value) for places in (CORNERS, SIDES))
     middle = accuracy[CENTRE].value
     report["centre_bias"] = {
         "value": 1 - (accuracy[corner].value + accuracy[edge].value) / (2 * middle) if middle else None,
         "places": {place: accuracy[place]._asdict() for place in PLACES},
     }  # fmt: skip
-    away = np.mean([right[place] for place in (*CORNERS, *SIDES)], axis=0)
-    found(
+    elsewhere = np.mean([right[place] for place in (*CORNERS, *SIDES)], axis=0)
+    add_finding(
         "centre_bias",
         f"{name} prefers the centre: it classifies {100 * middle:.1f}% of objects correctly there, "
-        f"{100 * away.mean():.1f}% elsewhere, and {100 * accuracy[corner].value:.1f}% at the {corner}.",
-        right[CENTRE], away, middle - float(away.mean()),
+        f"{100 * elsewhere.mean():.1f}% elsewhere, and {100 * accuracy[corner].value:.1f}% at the {corner}.",
+        right[CENTRE], elsewhere, middle - float(elsewhere.mean()),
     )  # fmt: skip
     factors = {f"{factor:g}": accuracy[f"{factor:g}"] for factor in FACTORS}
     report["size_bias"] = {
-        "value": {f: each.value / everywhere if everywhere else None for f, each in factors.items()},
+        "value": {f: each.value / accuracy_all if accuracy_all else None for f, each in factors.items()},
         "accuracy": {f: each._asdict() for f, each in factors.items()},
     }  # fmt: skip
     for f in ("0.5", "2"):
-        found(
+        add_finding(
             "size_bias",
-            f"{name} depends on size: it classifies {100 * everywhere:.1f}% of objects correctly at their own size, "
+            f"{name} depends on size: it classifies {100 * accuracy_all:.1f}% of objects correctly at their own size, "
             f"{100 * factors[f].value:.1f}% {'half' if f == '0.5' else 'twice'} as large.",
-            right["1"], right[f], everywhere - factors[f].value,
+            right["1"], right[f], accuracy_all - factors[f].value,
         )  # fmt: skip
-    report["foreground_focus"] = _focus(classifier, counterparts, [parts[i] for i in usable], label[usable], rng)
+    report["foreground_focus"] = _measure_focus(
+        classifier, counterparts, [parts[i] for i in usable], label[usable], rng
+    )
     return report, findings, tests
 
 
-def _parts(samples: Samples, looked: Look, rows: list[int]) -> list[Part]:
+def _cut_parts(samples: Samples, scan: ImageScan, rows: list[int]) -> list[Part]:
     parts = []
-    for row, image, mask in samples.decoded(rows):
+    for row, image, mask in samples.decode(rows):
         signals.check()
-        box = looked.boxes[row]
+        box = scan.boxes[row]
         assert mask is not None
         assert box is not None
         if not mask.all():
-            around = np.pad(mask, 2)
-            near = np.zeros_like(mask)
+            padded = np.pad(mask, 2)
+            grown_mask = np.zeros_like(mask)
             for dy in range(5):
                 for dx in range(5):
-                    near |= around[dy : dy + mask.shape[0], dx : dx + mask.shape[1]]
-            parts.append(Part(row, image, mask, box, filled(image, near if not near.all() else mask)))
+                    grown_mask |= padded[dy : dy + mask.shape[0], dx : dx + mask.shape[1]]
+            parts.append(
+                Part(row, image, mask, box, fill_smoothly(image, grown_mask if not grown_mask.all() else mask))
+            )
     return parts
 
 
-def _partners(label: np.ndarray, objects: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _choose_partners(label: np.ndarray, objects: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return for each image one of another object of its class, −1 if there is none, and one of any other object."""
     same, others = np.full(len(label), -1), np.full(len(label), -1)
     for i in range(len(label)):
-        there = np.flatnonzero(objects != objects[i])
-        own = there[label[there] == label[i]]
-        if len(own):
-            same[i], others[i] = rng.choice(own), rng.choice(there)
+        candidates = np.flatnonzero(objects != objects[i])
+        same_class = candidates[label[candidates] == label[i]]
+        if len(same_class):
+            same[i], others[i] = rng.choice(same_class), rng.choice(candidates)
     return same, others
 
 
-class _Jobs:
+class _Compositions:
     """Compositions, classified in batches as they are drawn."""
 
     def __init__(self, classifier: Classifier, counterparts: Counterparts, show_progress: bool, batch_size: int = 64):
@@ -214,18 +220,18 @@ class _Jobs:
     def add(
         self, name: str, part: Part, background: Image.Image, centre: tuple[float, float], side: float, label: int
     ) -> None:
-        shown = composed(part.image, part.mask, part.box, background, centre, min(1.0, side))
-        self._waiting.append((name, shown, label))
+        image = compose(part.image, part.mask, part.box, background, centre, min(1.0, side))
+        self._waiting.append((name, image, label))
         if len(self._waiting) == self._size:
-            self._flush()
+            self._classify_waiting()
 
-    def answers(self) -> dict[str, np.ndarray]:
+    def classify_all(self) -> dict[str, np.ndarray]:
         """Return by name whether each image was classified rightly, bool (n,), in the order of `add`."""
-        self._flush()
+        self._classify_waiting()
         self._bar.close()
-        return {name: np.array(some) for name, some in self._right.items()}
+        return {name: np.array(answers) for name, answers in self._right.items()}
 
-    def _flush(self) -> None:
+    def _classify_waiting(self) -> None:
         import torch
 
         signals.check()
@@ -241,7 +247,7 @@ class _Jobs:
         self._waiting.clear()
 
 
-def _focus(
+def _measure_focus(
     classifier: Classifier, counterparts: Counterparts, parts: list[Part], label: np.ndarray, rng: np.random.Generator
 ) -> dict[str, Any]:
     from importlib.util import find_spec

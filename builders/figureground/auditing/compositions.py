@@ -8,18 +8,18 @@ from PIL import Image
 from figureground.auditing.regions import Box
 
 
-def filled(image: Image.Image, missing: np.ndarray) -> Image.Image:
+def fill_smoothly(image: Image.Image, missing: np.ndarray) -> Image.Image:
     """Fill a part of an image smoothly from around it, by a pyramid of averages (push-pull, Gortler et al. 1996).
 
     Args:
         image: RGB.
         missing: bool (h, w); not everything.
     """
-    pixels = _fill(np.asarray(image, np.float64), (~missing).astype(np.float64))
+    pixels = _fill_level(np.asarray(image, np.float64), (~missing).astype(np.float64))
     return Image.fromarray(np.rint(np.clip(pixels, 0, 255)).astype(np.uint8))
 
 
-def _fill(pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _fill_level(pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Return pixels, float (h, w, 3), in which those of weight 0 are those of the next coarser level."""
     if weight.all() or max(weight.shape) == 1:
         return pixels
@@ -29,7 +29,7 @@ def _fill(pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
     shape = padded.shape[0] // 2, 2, padded.shape[1] // 2, 2
     total = padded.reshape(shape).sum(axis=(1, 3))
     coarse = colours.reshape(*shape, 3).sum(axis=(1, 3)) / np.maximum(total, 1e-9)[..., None]
-    coarse = _fill(coarse, np.minimum(total, 1.0))
+    coarse = _fill_level(coarse, np.minimum(total, 1.0))
     channels = [
         np.asarray(
             Image.fromarray(coarse[..., c].astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
@@ -39,7 +39,7 @@ def _fill(pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return pixels * weight[..., None] + np.stack(channels, axis=-1) * (1 - weight[..., None])
 
 
-def composed(
+def compose(
     image: Image.Image, mask: np.ndarray, box: Box, background: Image.Image, centre: tuple[float, float], side: float
 ) -> Image.Image:
     """Put an object on a background.
@@ -54,15 +54,15 @@ def composed(
         side: Longer side of the object's box, relative to the shorter edge of the image, at most 1.
     """
     width, height = image.size
-    page = background.resize(image.size, Image.Resampling.BICUBIC)
+    canvas = background.resize(image.size, Image.Resampling.BICUBIC)
     scale = side * min(width, height) / box.side
     size = [max(1, round((b - a) * scale)) for a, b in ((box.left, box.right), (box.top, box.bottom))]
     size = [min(size[0], width), min(size[1], height)]
-    shown = image.crop(box).resize(size, Image.Resampling.BICUBIC)
-    shape = Image.fromarray(mask.astype(np.uint8) * 255).crop(box).resize(size, Image.Resampling.BILINEAR)
-    place = [
-        round(min(max(0, at * edge - length / 2), edge - length))
-        for at, edge, length in zip(centre, image.size, size, strict=True)
+    object_image = image.crop(box).resize(size, Image.Resampling.BICUBIC)
+    object_mask = Image.fromarray(mask.astype(np.uint8) * 255).crop(box).resize(size, Image.Resampling.BILINEAR)
+    corner = [
+        round(min(max(0, share * edge - length / 2), edge - length))
+        for share, edge, length in zip(centre, image.size, size, strict=True)
     ]
-    page.paste(shown, (place[0], place[1]), shape)
-    return page
+    canvas.paste(object_image, (corner[0], corner[1]), object_mask)
+    return canvas

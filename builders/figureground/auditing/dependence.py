@@ -33,7 +33,7 @@ class Dependence:
     """float64, same shape: p-value of each cell, adjusted for the number of cells."""
 
 
-def dependence(
+def measure_dependence(
     foreground: np.ndarray,
     background: np.ndarray,
     objects: np.ndarray,
@@ -56,10 +56,10 @@ def dependence(
     Raises:
         TooFew: There are too few images, or only one foreground or background occurs.
     """
-    counts = _counts(foreground, background, shape)
+    counts = _count_cells(foreground, background, shape)
     if min((counts.sum(1) > 0).sum(), (counts.sum(0) > 0).sum()) < 2:
-        which = "foreground" if (counts.sum(1) > 0).sum() < 2 else "background"
-        raise TooFew(f"there is only one {which}")
+        label = "foreground" if (counts.sum(1) > 0).sum() < 2 else "background"
+        raise TooFew(f"there is only one {label}")
     if len(foreground) < MIN_IMAGES:
         raise TooFew(f"{len(foreground)} images are fewer than the {MIN_IMAGES} needed")
     rng = np.random.default_rng(derive_seed(seed, "audit", "dependence"))
@@ -69,28 +69,28 @@ def dependence(
     null_chi2, null_highest = np.empty(permutations), np.empty(permutations)
     null_v = np.empty(permutations)
     for i in range(permutations):
-        permuted = _counts(foreground, background[shuffle(rng)], shape)
+        permuted = _count_cells(foreground, background[shuffle(rng)], shape)
         null_chi2[i] = _chi2(permuted, np.outer(permuted.sum(1), permuted.sum(0)) / permuted.sum())
         null_highest[i] = np.abs(_residuals(permuted)).max()
         null_v[i] = cramers_v(permuted)
 
-    def p(null: np.ndarray, value: np.ndarray | float) -> np.ndarray:
+    def p_values(null: np.ndarray, value: np.ndarray | float) -> np.ndarray:
         # Rounding must not make equal values differ.
         above = null[:, None] >= np.atleast_1d(np.asarray(value, np.float64)).ravel() - 1e-9
         return np.asarray((1 + above.sum(axis=0)) / (permutations + 1))
 
-    cell_p = p(null_highest, np.abs(residuals)).reshape(shape)
-    both = min(1.0, 2 * min(float(p(null_chi2, chi2)[0]), float(cell_p.min())))
-    return Dependence(_interval(counts), float(null_v.mean()), both, counts, expected, cell_p)
+    cell_p = p_values(null_highest, np.abs(residuals)).reshape(shape)
+    p = min(1.0, 2 * min(float(p_values(null_chi2, chi2)[0]), float(cell_p.min())))
+    return Dependence(_cramers_v_interval(counts), float(null_v.mean()), p, counts, expected, cell_p)
 
 
-def _counts(foreground: np.ndarray, background: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _count_cells(foreground: np.ndarray, background: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.bincount(foreground * shape[1] + background, minlength=shape[0] * shape[1]).reshape(shape)
 
 
 def _chi2(counts: np.ndarray, expected: np.ndarray) -> float:
-    there = expected > 0
-    return float((np.square(counts - expected)[there] / expected[there]).sum())
+    possible = expected > 0
+    return float((np.square(counts - expected)[possible] / expected[possible]).sum())
 
 
 def _residuals(counts: np.ndarray) -> np.ndarray:
@@ -101,7 +101,7 @@ def _residuals(counts: np.ndarray) -> np.ndarray:
     return np.where(variance > 0, (counts - n * rows * columns) / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
 
 
-def _interval(counts: np.ndarray, level: float = LEVEL) -> Interval:
+def _cramers_v_interval(counts: np.ndarray, level: float = LEVEL) -> Interval:
     """Return Cramér's V with its interval, from the noncentral χ² distribution (Smithson 2003, chapter 4).
 
     The ends are the noncentralities λ for which the measured χ² is the 97.5th or the 2.5th percentile, as V = √(λ / (n
@@ -151,14 +151,14 @@ def noncentral_cdf(x: float, freedom: float, noncentrality: float) -> float:
         return 0.5 * math.erfc(-z / math.sqrt(2))
     half = noncentrality / 2
     spread = 10 * math.sqrt(half) + 30
-    sum_ = 0.0
+    probability = 0.0
     for j in range(max(0, int(half - spread)), int(half + spread) + 1):
         weight = math.exp(
             -half + (j * math.log(half) if half > 0 else (0.0 if j == 0 else -math.inf)) - math.lgamma(j + 1)
         )
         if weight > 0:
-            sum_ += weight * _gamma_cdf(freedom / 2 + j, x / 2)
-    return min(1.0, sum_)
+            probability += weight * _gamma_cdf(freedom / 2 + j, x / 2)
+    return min(1.0, probability)
 
 
 def _gamma_cdf(a: float, x: float) -> float:

@@ -11,7 +11,7 @@ from figureground.checking import similar
 
 
 @dataclass(frozen=True)
-class Alike:
+class DuplicateGroup:
     """A group of images that look alike, each like at least one other."""
 
     rows: tuple[int, ...]
@@ -19,7 +19,7 @@ class Alike:
     """Smallest Hamming distance of perceptual hashes within the group, 0 to 15."""
 
 
-def groups_alike(hashes: Sequence[bytes]) -> list[Alike]:
+def find_duplicates(hashes: Sequence[bytes]) -> list[DuplicateGroup]:
     """Return groups of near-duplicates, nearest first; see `checking.similar`."""
     if len(hashes) < 2:
         return []
@@ -38,9 +38,12 @@ def groups_alike(hashes: Sequence[bytes]) -> list[Alike]:
     for row in sorted(parent):
         members.setdefault(root(row), []).append(row)
     nearest: dict[int, int] = {}
-    for i, between in zip(first.tolist(), bits.tolist(), strict=True):
-        nearest[root(i)] = min(between, nearest.get(root(i), similar.BITS))
-    return sorted((Alike(tuple(rows), nearest[at]) for at, rows in members.items()), key=lambda each: each.bits)
+    for i, distance in zip(first.tolist(), bits.tolist(), strict=True):
+        nearest[root(i)] = min(distance, nearest.get(root(i), similar.BITS))
+    return sorted(
+        (DuplicateGroup(tuple(rows), nearest[group_root]) for group_root, rows in members.items()),
+        key=lambda group: group.bits,
+    )
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Reuse:
     """Those that several splits use: id, and the rows of all its images."""
 
 
-def reuse(ids: Sequence[str | None], split: np.ndarray) -> Reuse | None:
+def count_reuse(ids: Sequence[str | None], split: np.ndarray) -> Reuse | None:
     """Count the uses of cut-outs or scenes, matched by content; None if no image has one.
 
     Args:

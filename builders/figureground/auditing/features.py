@@ -20,7 +20,7 @@ POCKET_EDGE = 96
 """Longest edge of images for which the bundled network is the default."""
 
 
-def network_for(name: str | None, size: tuple[int, int]) -> str:
+def choose_network(name: str | None, size: tuple[int, int]) -> str:
     """Return the name of the feature network: the given one, or the bundled one for small images.
 
     Raises:
@@ -40,7 +40,7 @@ def read_features(
     total: int,
     *,
     batch_size: int = 64,
-    what: str = "features",
+    title: str = "features",
     show_progress: bool = True,
 ) -> np.ndarray:
     """Return features of images, float64 (n, d), in order.
@@ -50,7 +50,7 @@ def read_features(
         images: Name, for errors, and RGB image.
         total: Number of images, for the progress bar.
         batch_size: Images per batch; halved if memory doesn't suffice.
-        what: Title of the progress bar.
+        title: Title of the progress bar.
 
     Raises:
         FiguregroundError: Features aren't finite, or the network has none.
@@ -58,14 +58,14 @@ def read_features(
         Stopped: A signal requested a stop.
     """
     network.need_features()
-    found: list[np.ndarray] = []
+    batches: list[np.ndarray] = []
     batch: list[tuple[str, Image.Image]] = []
-    bar = Progress(total, unit="image", desc=what, show=show_progress)
+    bar = Progress(total, unit="image", desc=title, show=show_progress)
 
     def flush() -> None:
         if batch:
-            found.append(_in_halves(network, [image for _, image in batch]))
-            finite = np.isfinite(found[-1]).all(axis=1)
+            batches.append(_read_in_halves(network, [image for _, image in batch]))
+            finite = np.isfinite(batches[-1]).all(axis=1)
             if not finite.all():
                 raise FiguregroundError(
                     f"The feature network {network.name} returned non-finite features for "
@@ -75,15 +75,15 @@ def read_features(
             batch.clear()
 
     with signals.at_checks(), bar:
-        for each in images:
-            batch.append(each)
+        for item in images:
+            batch.append(item)
             if len(batch) == batch_size:
                 flush()
         flush()
-    return np.concatenate(found) if found else np.empty((0, 0))
+    return np.concatenate(batches) if batches else np.empty((0, 0))
 
 
-def _in_halves(network: Classifier, images: Sequence[Image.Image]) -> np.ndarray:
+def _read_in_halves(network: Classifier, images: Sequence[Image.Image]) -> np.ndarray:
     import torch
 
     signals.check()
@@ -98,7 +98,7 @@ def _in_halves(network: Classifier, images: Sequence[Image.Image]) -> np.ndarray
             ) from None
     torch.cuda.empty_cache()  # outside the handler, which would keep the batch's memory alive
     half = len(images) // 2
-    return np.concatenate([_in_halves(network, images[:half]), _in_halves(network, images[half:])])
+    return np.concatenate([_read_in_halves(network, images[:half]), _read_in_halves(network, images[half:])])
 
 
 def _read(network: Classifier, images: Sequence[Image.Image]) -> np.ndarray:

@@ -25,7 +25,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     return float(max(0.0, mean @ mean + np.trace(cx) + np.trace(cy) - 2 * np.sqrt(np.maximum(cross, 0)).sum()))
 
 
-def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def pairwise_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return Euclidean distances, float64 (n, m)."""
     squared = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1) - 2 * x @ y.T
     return np.asarray(np.sqrt(np.maximum(squared, 0)))
@@ -42,13 +42,13 @@ def clipped_density(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS
     Args:
         real, generated: Features, float (n, d) and (m, d); n more than k.
     """
-    between = distances(real, real)
-    np.fill_diagonal(between, np.inf)
-    radii = np.partition(between, k - 1, axis=1)[:, k - 1]
+    spacing = pairwise_distances(real, real)
+    np.fill_diagonal(spacing, np.inf)
+    radii = np.partition(spacing, k - 1, axis=1)[:, k - 1]
     radii = np.minimum(radii, np.median(radii))
-    own = np.minimum((between <= radii[:, None]).sum(axis=0) / k, 1).mean()
-    theirs = np.minimum((distances(real, generated) <= radii[:, None]).sum(axis=0) / k, 1).mean()
-    return float(min(1.0, theirs / own)) if own > 0 else 0.0
+    real_score = np.minimum((spacing <= radii[:, None]).sum(axis=0) / k, 1).mean()
+    generated_score = np.minimum((pairwise_distances(real, generated) <= radii[:, None]).sum(axis=0) / k, 1).mean()
+    return float(min(1.0, generated_score / real_score)) if real_score > 0 else 0.0
 
 
 def clipped_coverage(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> float:
@@ -62,10 +62,10 @@ def clipped_coverage(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOUR
     Args:
         real, generated: Features, float (n, d) and (m, d); n more than k.
     """
-    between = distances(real, real)
-    np.fill_diagonal(between, np.inf)
-    radii = np.partition(between, k - 1, axis=1)[:, k - 1]
-    count = (distances(real, generated) < radii[:, None]).sum(axis=1)
+    spacing = pairwise_distances(real, real)
+    np.fill_diagonal(spacing, np.inf)
+    radii = np.partition(spacing, k - 1, axis=1)[:, k - 1]
+    count = (pairwise_distances(real, generated) < radii[:, None]).sum(axis=1)
     expected = expected_coverage(len(real), len(generated), k)
     return float(np.interp(np.minimum(count / k, 1).mean(), expected, np.arange(len(expected)) / len(generated)))
 
@@ -77,13 +77,13 @@ def expected_coverage(n: int, m: int, k: int) -> np.ndarray:
     """
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + m + 1)))])
     s = np.arange(m + 1)
-    found = np.ones(m + 1)
+    expected = np.ones(m + 1)
     for j in range(min(k, m + 1)):
-        there = s[j:]
+        draws = s[j:]
         log_p = (
-            log_factorial[there] - log_factorial[j] - log_factorial[there - j]
-            + log_factorial[j + k - 1] + log_factorial[there - j + n - k - 1] - log_factorial[there + n - 1]
+            log_factorial[draws] - log_factorial[j] - log_factorial[draws - j]
+            + log_factorial[j + k - 1] + log_factorial[draws - j + n - k - 1] - log_factorial[draws + n - 1]
             - log_factorial[k - 1] - log_factorial[n - k - 1] + log_factorial[n - 1]
         )  # fmt: skip
-        found[j:] -= (1 - j / k) * np.exp(log_p)
-    return np.maximum.accumulate(np.clip(found, 0, 1))
+        expected[j:] -= (1 - j / k) * np.exp(log_p)
+    return np.maximum.accumulate(np.clip(expected, 0, 1))

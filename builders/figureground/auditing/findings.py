@@ -38,7 +38,7 @@ class Finding:
         return asdict(self)
 
 
-def confirmed(findings: Sequence[Finding], tests: Sequence[float], level: float = LEVEL) -> list[Finding]:
+def confirm_findings(findings: Sequence[Finding], tests: Sequence[float], level: float = LEVEL) -> list[Finding]:
     """Return the findings that are facts or stand after Holm's correction (1979), largest effect first.
 
     Args:
@@ -48,6 +48,6 @@ def confirmed(findings: Sequence[Finding], tests: Sequence[float], level: float 
     ordered = np.sort(np.asarray(tests, np.float64))
     passed = ordered * np.arange(len(ordered), 0, -1) <= level
     # Holm goes through the tests in order, and stops at the first that fails.
-    stands = float(ordered[: len(passed) if passed.all() else int(np.argmin(passed))].max(initial=-1.0))
-    kept = [each for each in findings if each.p is None or each.p <= stands]
-    return sorted(kept, key=lambda each: -each.effect)
+    threshold = float(ordered[: len(passed) if passed.all() else int(np.argmin(passed))].max(initial=-1.0))
+    confirmed = [finding for finding in findings if finding.p is None or finding.p <= threshold]
+    return sorted(confirmed, key=lambda finding: -finding.effect)

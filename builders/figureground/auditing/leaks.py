@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from figureground.auditing.appearance import most_different
+from figureground.auditing.appearance import find_most_different
 from figureground.auditing.findings import LEVEL, MOST_KEYS, Finding
 from figureground.auditing.probe import Probe, TooFew, probe
 
@@ -52,33 +52,35 @@ def find_leaks(region: Region) -> tuple[dict[str, Any], list[Finding], list[floa
     """
     report: dict[str, Any] = {}
     tests: list[float] = []
-    found: dict[int, dict[str, tuple[float, float, list[int], list[int]]]] = {}
+    evidence: dict[int, dict[str, tuple[float, float, list[int], list[int]]]] = {}
     for kind, x in region.features.items():
-        left = np.arange(len(region.rows))
+        remaining = np.arange(len(region.rows))
         while True:
             try:
-                result = probe(x[left], region.label[left], region.objects[left], nuisance=region.other[left])
+                result = probe(
+                    x[remaining], region.label[remaining], region.objects[remaining], nuisance=region.other[remaining]
+                )
             except TooFew as reason:
                 if kind not in report:
                     report[kind] = {"reason": f"Not measured: {reason}."}
                 break
             tests.append(result.p)
-            report.setdefault(kind, told_of(result, region.labels))
+            report.setdefault(kind, probe_to_dict(result, region.labels))
             if result.p > LEVEL:
                 break
             best = min(range(len(result.classes)), key=lambda k: (result.class_p[k], -result.auc[k]))
             k = int(result.classes[best])
-            rows = left[result.rows]
+            rows = remaining[result.rows]
             order = rows[np.argsort(-result.scores[:, best], kind="stable")]
             own = [int(row) for row in order if region.label[row] == k]
             others = [int(row) for row in order[::-1] if region.label[row] != k]
-            found.setdefault(k, {})[kind] = float(result.class_p[best]), float(result.auc[best]), own, others
-            left = left[region.label[left] != k]
-    report["differences"] = differences_of(region.features[APPEARANCE], region.label, region.other, region.labels)
-    return report, [_finding(region, k, each) for k, each in found.items()], tests
+            evidence.setdefault(k, {})[kind] = float(result.class_p[best]), float(result.auc[best]), own, others
+            remaining = remaining[region.label[remaining] != k]
+    report["differences"] = find_differences(region.features[APPEARANCE], region.label, region.other, region.labels)
+    return report, [_make_finding(region, k, by_kind) for k, by_kind in evidence.items()], tests
 
 
-def told_of(result: Probe, labels: Sequence[str]) -> dict[str, Any]:
+def probe_to_dict(result: Probe, labels: Sequence[str]) -> dict[str, Any]:
     """Return a probe as JSON."""
     return {
         "images": len(result.rows),
@@ -93,7 +95,9 @@ def told_of(result: Probe, labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def differences_of(numbers: np.ndarray, label: np.ndarray, other: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+def find_differences(
+    numbers: np.ndarray, label: np.ndarray, other: np.ndarray, labels: Sequence[str]
+) -> dict[str, Any]:
     """Return for each label the number in which it differs most from the others, as JSON.
 
     Args:
@@ -102,28 +106,28 @@ def differences_of(numbers: np.ndarray, label: np.ndarray, other: np.ndarray, la
         other: int (n,): another label, whose means are subtracted.
         labels: Names of `label`.
     """
-    there = np.unique(label)
-    if len(there) < 2:
+    present = np.unique(label)
+    if len(present) < 2:
         return {}
-    found = {labels[k]: most_different(numbers, label == k, other) for k in there.tolist()}
-    return {name: {"number": number, "is": word, "by": by} for name, (number, word, by) in found.items()}
+    differences = {labels[k]: find_most_different(numbers, label == k, other) for k in present.tolist()}
+    return {name: {"number": number, "is": word, "by": by} for name, (number, word, by) in differences.items()}
 
 
-def _finding(region: Region, k: int, by_kind: dict[str, tuple[float, float, list[int], list[int]]]) -> Finding:
+def _make_finding(region: Region, k: int, by_kind: dict[str, tuple[float, float, list[int], list[int]]]) -> Finding:
     p = min(p for p, *_ in by_kind.values())
     strongest = max(by_kind, key=lambda kind: by_kind[kind][1])
     _, auc, own, others = by_kind[strongest]
-    how = {APPEARANCE: "from six numbers of brightness, colour and sharpness", NETWORK: "from network features"}
-    told = " and ".join(f"{by_kind[kind][1]:.2f} {how[kind]}" for kind in by_kind)
-    _, word, by = most_different(region.features[APPEARANCE], region.label == k, region.other)
+    sources = {APPEARANCE: "from six numbers of brightness, colour and sharpness", NETWORK: "from network features"}
+    aucs = " and ".join(f"{by_kind[kind][1]:.2f} {sources[kind]}" for kind in by_kind)
+    _, word, difference = find_most_different(region.features[APPEARANCE], region.label == k, region.other)
     name = region.labels[k]
     if region.name == SURROUNDINGS:
         text = f"The surroundings of {name} give the object away: without seeing it, a linear probe tells {name} from"
     else:
         text = f"Objects on {name} give their background away: from the object alone, a linear probe tells {name} from"
-    text += f" the other {'foregrounds' if region.name == SURROUNDINGS else 'backgrounds'} (AUC {told}; 0.5 is chance)."
-    if abs(by) > 0.2:
-        text += f" What it sees is {word} than elsewhere by {abs(by):.1f} standard deviations."
+    text += f" the other {'foregrounds' if region.name == SURROUNDINGS else 'backgrounds'} (AUC {aucs}; 0.5 is chance)."
+    if abs(difference) > 0.2:
+        text += f" What it sees is {word} than elsewhere by {abs(difference):.1f} standard deviations."
     return Finding(
         region.name, text, effect=min(1.0, max(0.0, 2 * auc - 1)), classes=(name,),
         keys=tuple(region.keys[region.rows[row]] for row in own[:MOST_KEYS]),

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from figureground.auditing.appearance import NUMBERS, appearance
+from figureground.auditing.appearance import NUMBERS, measure_appearance
 from figureground.auditing.features import read_features
 from figureground.auditing.leaks import APPEARANCE, NETWORK, OBJECT, SURROUNDINGS, Region
 from figureground.auditing.regions import (
     MOST_HOLE,
     Box,
-    box_of,
-    hole,
-    inner,
-    object_alone,
-    outside,
-    side_for,
-    surroundings_alone,
+    cover_object,
+    cut_object,
+    find_box,
+    mask_outside,
+    place_square,
+    shrink_mask,
+    square_side,
 )
 from figureground.auditing.samples import Samples
 from figureground.checking import similar
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageScan:
     """Result of one pass over all images."""
 
     hashes: list[bytes] | None
@@ -50,7 +50,7 @@ class Look:
         return max((box.side / min(size) for box, size in pairs if box is not None), default=0.0)
 
 
-def look(samples: Samples, show_progress: bool = True) -> Look:
+def scan_images(samples: Samples, show_progress: bool = True) -> ImageScan:
     """Decode all images and masks once.
 
     Raises:
@@ -62,92 +62,95 @@ def look(samples: Samples, show_progress: bool = True) -> Look:
     sizes = []
     bar = Progress(len(samples.keys), unit="image", desc=f"reading {samples.name}", show=show_progress)
     with signals.at_checks(), bar:
-        for _, image, mask in samples.decoded(np.arange(len(samples.keys))):
+        for _, image, mask in samples.decode(np.arange(len(samples.keys))):
             signals.check()
             if hashes is not None:
                 hashes.append(similar.look(image))
-            boxes.append(None if mask is None else box_of(mask))
+            boxes.append(None if mask is None else find_box(mask))
             sizes.append(image.size)
             bar.update()
-    return Look(hashes, boxes, sizes)
+    return ImageScan(hashes, boxes, sizes)
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """Numbers and features of some images."""
 
     rows: np.ndarray
     """int64 (n,)."""
-    whole: np.ndarray
+    whole_image: np.ndarray
     """float64 (n, 6): appearance of the whole image."""
     regions: tuple[Region, ...]
     """The two regions; empty without masks."""
-    without: dict[str, int]
+    left_out: dict[str, int]
     """By region, the number of images that were left out: too small a region, or too large an object."""
 
 
-def measure(
+def measure_images(
     samples: Samples,
     rows: np.ndarray,
-    looked: Look,
+    scan: ImageScan,
     network: Classifier | None,
     *,
     batch_size: int = 64,
     show_progress: bool = True,
-) -> Measured:
+) -> Measurements:
     """Describe images and, with masks, their regions.
 
     Args:
         rows: Images to describe.
         network: Feature network for the regions, on the device to use; None for none.
     """
-    whole: dict[int, np.ndarray] = {}
+    whole_image: dict[int, np.ndarray] = {}
     numbers: dict[str, dict[int, np.ndarray]] = {SURROUNDINGS: {}, OBJECT: {}}
     order: list[tuple[str, int]] = []
 
-    def regions() -> Iterator[tuple[str, Image.Image]]:
-        for row, image, mask in samples.decoded(rows):
-            whole[row] = appearance(image, np.ones((image.height, image.width), bool))
-            box = looked.boxes[row]
+    def crop_regions() -> Iterator[tuple[str, Image.Image]]:
+        for row, image, mask in samples.decode(rows):
+            whole_image[row] = measure_appearance(image, np.ones((image.height, image.width), bool))
+            box = scan.boxes[row]
             if mask is None or box is None:
                 continue
-            inside = inner(mask)
-            if np.isfinite(said := appearance(image, inside)).all():
-                numbers[OBJECT][row] = said
+            inside = shrink_mask(mask)
+            if np.isfinite(values := measure_appearance(image, inside)).all():
+                numbers[OBJECT][row] = values
                 order.append((OBJECT, row))
-                yield samples.keys[row], object_alone(image, inside, box)
+                yield samples.keys[row], cut_object(image, inside, box)
             if box.side <= MOST_HOLE * min(image.size):
-                covered = hole(box, side_for(looked.largest, image.size), image.size)
-                if np.isfinite(said := appearance(image, outside(covered, image.size))).all():
-                    numbers[SURROUNDINGS][row] = said
+                square = place_square(box, square_side(scan.largest, image.size), image.size)
+                if np.isfinite(values := measure_appearance(image, mask_outside(square, image.size))).all():
+                    numbers[SURROUNDINGS][row] = values
                     order.append((SURROUNDINGS, row))
-                    yield samples.keys[row], surroundings_alone(image, covered)
+                    yield samples.keys[row], cover_object(image, square)
 
     if network is None or samples.why_no_masks:
-        for _ in regions():
+        for _ in crop_regions():
             signals.check()
         features = None
     else:
         features = read_features(
-            network, regions(), 2 * len(rows), batch_size=batch_size, what=f"{network.name} on regions of images",
+            network, crop_regions(), 2 * len(rows), batch_size=batch_size, title=f"{network.name} on regions of images",
             show_progress=show_progress,
         )  # fmt: skip
-    found = []
+    regions = []
     for name, own, other, labels in (
         (SURROUNDINGS, samples.foreground, samples.background, samples.foregrounds),
         (OBJECT, samples.background, samples.foreground, samples.backgrounds),
     ):
-        there = np.array(sorted(numbers[name]), np.int64)
-        described = {APPEARANCE: np.array([numbers[name][row] for row in there]).reshape(-1, len(NUMBERS))}
+        usable = np.array(sorted(numbers[name]), np.int64)
+        features_by_kind = {APPEARANCE: np.array([numbers[name][row] for row in usable]).reshape(-1, len(NUMBERS))}
         if features is not None:
-            at = {row: i for i, (what, row) in enumerate(order) if what == name}
-            described[NETWORK] = features[[at[row] for row in there]]
-        found.append(
-            Region(name, there, described, own[there], other[there], labels, samples.objects[there], samples.keys)
-        )
-    kept = np.array(sorted(whole), np.int64)
+            position = {row: i for i, (region_name, row) in enumerate(order) if region_name == name}
+            features_by_kind[NETWORK] = features[[position[row] for row in usable]]
+        regions.append(
+            Region(
+                name, usable, features_by_kind, own[usable], other[usable], labels, samples.objects[usable],
+                samples.keys,
+            )
+        )  # fmt: skip
+    measured_rows = np.array(sorted(whole_image), np.int64)
     has_masks = samples.why_no_masks is None
-    return Measured(
-        kept, np.array([whole[row] for row in kept]), tuple(found) if has_masks else (),
-        {region.name: len(rows) - len(region.rows) for region in found} if has_masks else {},
+    return Measurements(
+        measured_rows, np.array([whole_image[row] for row in measured_rows]), tuple(regions) if has_masks else (),
+        {region.name: len(rows) - len(region.rows) for region in regions} if has_masks else {},
     )  # fmt: skip

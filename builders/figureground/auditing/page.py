@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from figureground.auditing.summary import notes
+from figureground.auditing.summary import list_notes
 from figureground.core.pages import render_page
 
 if TYPE_CHECKING:
@@ -26,48 +26,48 @@ _SMALL = 96
 
 def write_page(audit: Audit) -> str:
     """Return a self-contained HTML page."""
-    shown = audit.findings[:MOST_FINDINGS]
-    images = _thumbnails(audit, {key for finding in shown for key in (*finding.keys, *finding.beside)})
+    findings = audit.findings[:MOST_FINDINGS]
+    images = _draw_thumbnails(audit, {key for finding in findings for key in (*finding.keys, *finding.beside)})
     return render_page(
         "audit.html.jinja",
-        {"percent": _percent, "spread": _spread},
+        {"percent": _format_percent, "spread": _format_interval},
         report=audit.report,
         findings=[
             {"finding": finding, "images": [images[key] for key in finding.keys],
              "beside": [images[key] for key in finding.beside]}
-            for finding in shown
+            for finding in findings
         ],
-        hidden=len(audit.findings) - len(shown),
+        hidden=len(audit.findings) - len(findings),
         most=MOST_ROWS,
-        notes=notes(audit.report),
+        notes=list_notes(audit.report),
     )  # fmt: skip
 
 
-def _percent(value: float) -> str:
+def _format_percent(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
-def _spread(told: dict[str, float]) -> str:
+def _format_interval(interval: dict[str, float]) -> str:
     """Return a share with its interval: `71.2% (60.0 to 81.0)`."""
-    return f"{_percent(told['value'])} ({100 * told['low']:.1f} to {100 * told['high']:.1f})"
+    return f"{_format_percent(interval['value'])} ({100 * interval['low']:.1f} to {100 * interval['high']:.1f})"
 
 
-def _thumbnails(audit: Audit, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _draw_thumbnails(audit: Audit, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
     samples = audit.samples
     row_of = {key: row for row, key in enumerate(samples.keys)}
-    found = {}
-    for row, image, _ in samples.decoded([row_of[key] for key in keys if key in row_of]):
-        found[samples.keys[row]] = {
+    thumbnails = {}
+    for row, image, _ in samples.decode([row_of[key] for key in keys if key in row_of]):
+        thumbnails[samples.keys[row]] = {
             "key": samples.keys[row],
-            "url": _data_url(image),
+            "url": _encode_data_url(image),
             "small": max(image.size) < _SMALL,
             "shows": f"{samples.foregrounds[samples.foreground[row]]} on "
             f"{samples.backgrounds[samples.background[row]]}",
         }
-    return found
+    return thumbnails
 
 
-def _data_url(image: Image.Image) -> str:
+def _encode_data_url(image: Image.Image) -> str:
     small = max(image.size) < _SMALL
     image = image.copy()
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)

@@ -31,7 +31,7 @@ MOST_COMPONENTS = 64
 """Maximum number of principal components on which a probe is fitted."""
 PERMUTATIONS = 999
 
-_AT_ONCE = 2**22
+_MAX_LABELS_AT_ONCE = 2**22
 """Number of permuted labels (images × classes × permutations) that are computed at once; 32 MiB."""
 
 
@@ -47,7 +47,7 @@ class Probe:
     """int64 (n,): positions of the images used."""
     classes: np.ndarray
     """int64 (k,): labels of the classes used, ascending."""
-    at: np.ndarray
+    class_index: np.ndarray
     """int64 (n,): each image's class, as a position in `classes`."""
     scores: np.ndarray
     """float64 (n, k): cross-validated score of each class; higher is more likely."""
@@ -96,28 +96,29 @@ def probe(
         raise ValueError("Features must be finite.")
     rng = np.random.default_rng(derive_seed(seed, "audit", "probe"))
     rows, left_out = choose_rows(label, objects, rng)
-    classes, at = np.unique(label[rows], return_inverse=True)
+    classes, class_index = np.unique(label[rows], return_inverse=True)
     _, objects = np.unique(objects[rows], return_inverse=True)
-    x = components(x[rows])
+    x = project_components(x[rows])
     groups = None if nuisance is None else np.unique(nuisance[rows], return_inverse=True)[1]
     if groups is not None:
-        x = _without(x, groups)
-    if np.square(_targets(at, len(classes), groups)).sum() < 1e-6 * len(at):
+        x = _subtract_group_means(x, groups)
+    if np.square(_make_targets(class_index, len(classes), groups)).sum() < 1e-6 * len(class_index):
         raise TooFew("one label determines the other, so nothing beyond it can be measured")
-    solvers = _solvers(x, fold_of(objects, at, rng))
-    scores = _predict(solvers, x, _targets(at, len(classes), groups))
-    observed = _separation(scores, _targets(at, len(classes), groups))
-    correct = scores.argmax(axis=1) == at
+    solvers = _fit_solvers(x, assign_folds(objects, class_index, rng))
+    scores = _predict(solvers, x, _make_targets(class_index, len(classes), groups))
+    observed = _measure_separation(scores, _make_targets(class_index, len(classes), groups))
+    correct = scores.argmax(axis=1) == class_index
     accuracy = intervals.mean(
-        [correct[at == k] for k in range(len(classes))], [objects[at == k] for k in range(len(classes))]
+        [correct[class_index == k] for k in range(len(classes))],
+        [objects[class_index == k] for k in range(len(classes))],
     )
-    null, chance = _null(solvers, x, at, objects, groups, len(classes), permutations, rng)
+    null, chance = _permute_labels(solvers, x, class_index, objects, groups, len(classes), permutations, rng)
     mean, sd = null.mean(axis=0), np.maximum(null.std(axis=0, ddof=1), 1e-12)
     highest = ((null - mean) / sd).max(axis=1)
     z = (observed - mean) / sd
     class_p = (1 + (highest[:, None] >= z).sum(axis=0)) / (permutations + 1)
-    auc = np.array([roc_auc(scores[at == k, k], scores[at != k, k]) for k in range(len(classes))])
-    return Probe(rows, classes, at, scores, accuracy, chance, auc, class_p, left_out)
+    auc = np.array([roc_auc(scores[class_index == k, k], scores[class_index != k, k]) for k in range(len(classes))])
+    return Probe(rows, classes, class_index, scores, accuracy, chance, auc, class_p, left_out)
 
 
 def choose_rows(label: np.ndarray, objects: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -128,9 +129,9 @@ def choose_rows(label: np.ndarray, objects: np.ndarray, rng: np.random.Generator
     """
     usable, left_out = [], []
     for k in np.unique(label[label >= 0]).tolist():
-        its = np.flatnonzero(label == k)
-        if len(np.unique(objects[its])) >= MIN_OBJECTS:
-            usable.append(its)
+        class_rows = np.flatnonzero(label == k)
+        if len(np.unique(objects[class_rows])) >= MIN_OBJECTS:
+            usable.append(class_rows)
         else:
             left_out.append(k)
     if len(usable) < 2:
@@ -138,17 +139,17 @@ def choose_rows(label: np.ndarray, objects: np.ndarray, rng: np.random.Generator
     rows = np.concatenate(usable)
     if len(rows) < MIN_IMAGES:
         raise TooFew(f"{len(rows)} images are fewer than the {MIN_IMAGES} needed")
-    if len(rows) > (most := most_images(len(usable))):
-        rows = rng.choice(rows, most, replace=False)
+    if len(rows) > (limit := max_images(len(usable))):
+        rows = rng.choice(rows, limit, replace=False)
     return np.sort(rows), tuple(left_out)
 
 
-def most_images(classes: int) -> int:
+def max_images(classes: int) -> int:
     """Return the number of images that are used at most, for a number of classes."""
     return max(MOST_IMAGES, min(MOST_OF_ANY, 20 * classes))
 
 
-def components(x: np.ndarray, most: int = MOST_COMPONENTS) -> np.ndarray:
+def project_components(x: np.ndarray, most: int = MOST_COMPONENTS) -> np.ndarray:
     """Return standardised features, projected on their first principal components, float64 (n, at most `most`).
 
     Constant features are left out. The projection sees no label, so it may be fitted to all images.
@@ -165,15 +166,17 @@ def components(x: np.ndarray, most: int = MOST_COMPONENTS) -> np.ndarray:
     return np.asarray(vectors[:, ::-1][:, :most] * np.sqrt(np.maximum(values[::-1][:most], 0)))
 
 
-def fold_of(objects: np.ndarray, at: np.ndarray, rng: np.random.Generator, folds: int = FOLDS) -> np.ndarray:
+def assign_folds(
+    objects: np.ndarray, class_index: np.ndarray, rng: np.random.Generator, folds: int = FOLDS
+) -> np.ndarray:
     """Return each image's fold, int (n,), the same for all images of an object; classes are spread evenly.
 
     Args:
         objects: int (n,), 0 to the number of objects − 1.
-        at: int (n,): each image's class.
+        class_index: int (n,): each image's class.
     """
     _, first = np.unique(objects, return_index=True)
-    order = np.lexsort((rng.random(len(first)), at[first]))
+    order = np.lexsort((rng.random(len(first)), class_index[first]))
     fold = np.empty(len(first), np.int64)
     fold[order] = np.arange(len(first)) % folds
     return fold[objects]
@@ -189,7 +192,7 @@ def ridge(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.solve(gram + weight * np.eye(len(gram)), x.T))
 
 
-def _without(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def _subtract_group_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Subtract the mean of each group, (n, d)."""
     counts = np.bincount(groups)
     sums = np.zeros((len(counts), values.shape[1]))
@@ -197,24 +200,24 @@ def _without(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return values - (sums / counts[:, None])[groups]
 
 
-def _targets(at: np.ndarray, k: int, groups: np.ndarray | None) -> np.ndarray:
+def _make_targets(class_index: np.ndarray, k: int, groups: np.ndarray | None) -> np.ndarray:
     """Return centred one-hot labels, float64 (n, k), with equal weight per class."""
-    hot = np.zeros((len(at), k))
-    hot[np.arange(len(at)), at] = 1
-    centred = hot - hot.mean(axis=0) if groups is None else _without(hot, groups)
-    return centred / np.sqrt(np.maximum(hot.mean(axis=0), 1e-12))
+    one_hot = np.zeros((len(class_index), k))
+    one_hot[np.arange(len(class_index)), class_index] = 1
+    centred = one_hot - one_hot.mean(axis=0) if groups is None else _subtract_group_means(one_hot, groups)
+    return centred / np.sqrt(np.maximum(one_hot.mean(axis=0), 1e-12))
 
 
 Solvers = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 """For each fold: its rows, all other rows, and the matrix of `ridge` for these."""
 
 
-def _solvers(x: np.ndarray, fold: np.ndarray) -> Solvers:
-    found = []
-    for each in np.unique(fold):
-        test, train = np.flatnonzero(fold == each), np.flatnonzero(fold != each)
-        found.append((test, train, ridge(x[train])))
-    return found
+def _fit_solvers(x: np.ndarray, fold: np.ndarray) -> Solvers:
+    solvers = []
+    for number in np.unique(fold):
+        test, train = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+        solvers.append((test, train, ridge(x[train])))
+    return solvers
 
 
 def _predict(solvers: Solvers, x: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -225,30 +228,30 @@ def _predict(solvers: Solvers, x: np.ndarray, targets: np.ndarray) -> np.ndarray
     return scores
 
 
-def _separation(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def _measure_separation(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return the regression slope of each column's scores on its targets: 0 at chance, up to 1."""
     return np.asarray((scores * targets).sum(axis=0) / np.maximum(np.square(targets).sum(axis=0), 1e-12))
 
 
-def _null(
-    solvers: Solvers, x: np.ndarray, at: np.ndarray, objects: np.ndarray, groups: np.ndarray | None, k: int,
+def _permute_labels(
+    solvers: Solvers, x: np.ndarray, class_index: np.ndarray, objects: np.ndarray, groups: np.ndarray | None, k: int,
     permutations: int, rng: np.random.Generator,
 ) -> tuple[np.ndarray, float]:  # fmt: skip
     """Return the separations under permuted labels, float64 (permutations, k), and the mean balanced accuracy."""
-    found, accuracies = np.empty((permutations, k)), np.empty(permutations)
-    several = max(1, _AT_ONCE // (len(at) * k))
+    separations, accuracies = np.empty((permutations, k)), np.empty(permutations)
+    batch = max(1, _MAX_LABELS_AT_ONCE // (len(class_index) * k))
     shuffle = Shuffle(objects)
-    for start in range(0, permutations, several):
-        stop = min(start + several, permutations)
-        labels = [at[shuffle(rng)] for _ in range(start, stop)]
-        targets = np.concatenate([_targets(each, k, groups) for each in labels], axis=1)
+    for start in range(0, permutations, batch):
+        stop = min(start + batch, permutations)
+        labels = [class_index[shuffle(rng)] for _ in range(start, stop)]
+        targets = np.concatenate([_make_targets(permuted, k, groups) for permuted in labels], axis=1)
         scores = _predict(solvers, x, targets)
-        found[start:stop] = _separation(scores, targets).reshape(-1, k)
-        for i, each in enumerate(labels):
-            hits = scores[:, i * k : (i + 1) * k].argmax(axis=1) == each
-            counts = np.bincount(each, minlength=k)
-            accuracies[start + i] = (np.bincount(each, hits, minlength=k)[counts > 0] / counts[counts > 0]).mean()
-    return found, float(accuracies.mean())
+        separations[start:stop] = _measure_separation(scores, targets).reshape(-1, k)
+        for i, permuted in enumerate(labels):
+            hits = scores[:, i * k : (i + 1) * k].argmax(axis=1) == permuted
+            counts = np.bincount(permuted, minlength=k)
+            accuracies[start + i] = (np.bincount(permuted, hits, minlength=k)[counts > 0] / counts[counts > 0]).mean()
+    return separations, float(accuracies.mean())
 
 
 class Shuffle:

@@ -9,7 +9,7 @@ import numpy as np
 from figureground.auditing.features import read_features
 from figureground.auditing.fidelity import NEIGHBOURS, clipped_coverage, clipped_density, frechet_distance
 from figureground.auditing.findings import MOST_KEYS, Finding
-from figureground.auditing.probe import MOST_IMAGES, TooFew, fold_of, probe
+from figureground.auditing.probe import MOST_IMAGES, TooFew, assign_folds, probe
 from figureground.auditing.samples import Samples
 from figureground.auditing.transfer import auc_interval, fit_and_predict, sign_test
 from figureground.core import intervals
@@ -31,7 +31,7 @@ SPLITS_BY_CHANCE = 5
 """Number of random divisions that give the Fréchet distance by chance."""
 
 
-def of_references(
+def report_references(
     samples: Samples,
     references: DatasetImages | FolderImages,
     network: Classifier,
@@ -48,50 +48,54 @@ def of_references(
         FiguregroundError: No reference can be read, or features aren't finite.
     """
     rng = np.random.default_rng(derive_seed(0, "audit", "references"))
-    theirs, real = _read_references(references, network, rng, batch_size, show_progress)
+    reference_rows, reference_features = _read_references(references, network, rng, batch_size, show_progress)
     labels = samples.foregrounds
     report: dict[str, Any] = {
         "name": references.name,
         "unreadable": getattr(references, "unreadable", {}),
         "other_classes": references.unknown,
     }
-    label_there = references.label[theirs]
-    own, other, left_out = [], [], []
+    reference_label = references.label[reference_rows]
+    chosen, chosen_references, left_out = [], [], []
     for k in np.unique(samples.foreground).tolist():
-        here, there = np.flatnonzero(samples.foreground == k), np.flatnonzero(label_there == k)
-        n = min(len(here), len(there))
+        class_rows, class_references = np.flatnonzero(samples.foreground == k), np.flatnonzero(reference_label == k)
+        n = min(len(class_rows), len(class_references))
         if n < MIN_OF_CLASS:
             left_out.append(labels[k])
             continue
-        own.append(rng.choice(here, n, replace=False))
-        other.append(rng.choice(there, n, replace=False))
+        chosen.append(rng.choice(class_rows, n, replace=False))
+        chosen_references.append(rng.choice(class_references, n, replace=False))
     report["left_out"] = left_out
-    if not own:
+    if not chosen:
         report["reason"] = f"Not measured: no class has {MIN_OF_CLASS} images on either side."
         return report, [], []
-    rows, other_rows = np.sort(np.concatenate(own)), np.concatenate(other)
+    rows, rows_of_references = np.sort(np.concatenate(chosen)), np.concatenate(chosen_references)
     if len(rows) > MOST_IMAGES // 2:
         rows = np.sort(rng.choice(rows, MOST_IMAGES // 2, replace=False))
-        other_rows = rng.choice(other_rows, MOST_IMAGES // 2, replace=False)
+        rows_of_references = rng.choice(rows_of_references, MOST_IMAGES // 2, replace=False)
     generated = read_features(
-        network, ((samples.keys[row], image) for row, image, _ in samples.decoded(rows)), len(rows),
-        batch_size=batch_size, what=f"{network.name} on {samples.name}", show_progress=show_progress,
+        network, ((samples.keys[row], image) for row, image, _ in samples.decode(rows)), len(rows),
+        batch_size=batch_size, title=f"{network.name} on {samples.name}", show_progress=show_progress,
     )  # fmt: skip
-    x, y = generated, real[other_rows]
-    objects, their_objects = samples.objects[rows], references.objects[theirs][other_rows]
-    label, their_label = samples.foreground[rows], label_there[other_rows]
+    x, y = generated, reference_features[rows_of_references]
+    objects, their_objects = samples.objects[rows], references.objects[reference_rows][rows_of_references]
+    label, their_label = samples.foreground[rows], reference_label[rows_of_references]
     report |= {"images": len(rows), "features": x.shape[1]}
-    report["frechet_distance"] = _frechet(x, y, rng)
-    report |= _clipped(y, x)
-    told, findings, tests = _separability(samples, rows, x, y, label, their_label, objects, their_objects)
-    report["separability"] = told
-    told, more, p = _utility(samples, x, y, label, their_label, objects, their_objects)
-    report["utility"] = told
-    return report, findings + more, tests + p
+    report["frechet_distance"] = _measure_frechet(x, y, rng)
+    report |= _measure_clipped(y, x)
+    summary, findings, tests = _measure_separability(samples, rows, x, y, label, their_label, objects, their_objects)
+    report["separability"] = summary
+    summary, more_findings, more_tests = _measure_utility(samples, x, y, label, their_label, objects, their_objects)
+    report["utility"] = summary
+    return report, findings + more_findings, tests + more_tests
 
 
 def _read_references(
-    references: DatasetImages | FolderImages, network: Classifier, rng: np.random.Generator, batch_size: int, show: bool
+    references: DatasetImages | FolderImages,
+    network: Classifier,
+    rng: np.random.Generator,
+    batch_size: int,
+    show_progress: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of readable references of known classes, and their features, float (n, d)."""
     rows = np.flatnonzero(references.label >= 0)
@@ -112,8 +116,8 @@ def _read_references(
             yield references.keys[row], image
 
     features = read_features(
-        network, images(), len(rows), batch_size=batch_size, what=f"{network.name} on {references.name}",
-        show_progress=show,
+        network, images(), len(rows), batch_size=batch_size, title=f"{network.name} on {references.name}",
+        show_progress=show_progress,
     )  # fmt: skip
     if not read:
         first = next(iter(getattr(references, "unreadable", {}).items()), ("", ""))
@@ -124,7 +128,7 @@ def _read_references(
     return np.array(read), features
 
 
-def _frechet(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+def _measure_frechet(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
     """Return the Fréchet distance, and what random divisions of all images into two halves give."""
     if len(x) <= x.shape[1]:
         return {
@@ -138,7 +142,7 @@ def _frechet(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> dict[str
     return {"value": frechet_distance(x, y), "chance": float(np.mean(by_chance))}
 
 
-def _clipped(real: np.ndarray, generated: np.ndarray) -> dict[str, Any]:
+def _measure_clipped(real: np.ndarray, generated: np.ndarray) -> dict[str, Any]:
     if len(real) <= 2 * NEIGHBOURS:
         reason = f"Not measured: more than {2 * NEIGHBOURS} images are needed, and there are {len(real):,}."
         return {"clipped_density": {"reason": reason}, "clipped_coverage": {"reason": reason}}
@@ -148,36 +152,36 @@ def _clipped(real: np.ndarray, generated: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _separability(
+def _measure_separability(
     samples: Samples, rows: np.ndarray, x: np.ndarray, y: np.ndarray, label: np.ndarray, their_label: np.ndarray,
     objects: np.ndarray, their_objects: np.ndarray,
 ) -> tuple[dict[str, Any], list[Finding], list[float]]:  # fmt: skip
     """Probe whether an image is generated, given its class."""
     is_real = np.repeat([0, 1], [len(x), len(y)])
     # An object on both sides, such as a cut-out from a reference, must not be in training and test.
-    both = np.concatenate([objects, their_objects])
+    all_objects = np.concatenate([objects, their_objects])
     try:
-        result = probe(np.concatenate([x, y]), is_real, both, nuisance=np.concatenate([label, their_label]))
+        result = probe(np.concatenate([x, y]), is_real, all_objects, nuisance=np.concatenate([label, their_label]))
     except TooFew as reason:
         return {"reason": f"Not measured: {reason}."}, [], []
     scores, real = result.scores[:, 0], is_real[result.rows] == 1
-    used = both[result.rows]
-    auc = auc_interval(scores[~real], scores[real], used[~real], used[real])
-    told = {"auc": auc._asdict(), "p": result.p}
+    used_objects = all_objects[result.rows]
+    auc = auc_interval(scores[~real], scores[real], used_objects[~real], used_objects[real])
+    summary = {"auc": auc._asdict(), "p": result.p}
     order = result.rows[np.argsort(-scores, kind="stable")]
-    ours = [samples.keys[rows[i]] for i in order if i < len(x)]
+    own_keys = [samples.keys[rows[i]] for i in order if i < len(x)]
     text = (
         f"A linear probe tells the images from the references: AUC {auc.value:.2f} ({auc.low:.2f} to {auc.high:.2f}; "
         "0.5 is chance). A classifier that sees both can use it."
     )
     finding = Finding(
-        "references", text, effect=max(0.0, 2 * auc.value - 1), keys=tuple(ours[:MOST_KEYS]),
-        beside=tuple(ours[::-1][: MOST_KEYS // 2]), p=result.p, numbers=told,
+        "references", text, effect=max(0.0, 2 * auc.value - 1), keys=tuple(own_keys[:MOST_KEYS]),
+        beside=tuple(own_keys[::-1][: MOST_KEYS // 2]), p=result.p, numbers=summary,
     )  # fmt: skip
-    return told, [finding], [result.p]
+    return summary, [finding], [result.p]
 
 
-def _utility(
+def _measure_utility(
     samples: Samples, x: np.ndarray, y: np.ndarray, label: np.ndarray, their_label: np.ndarray, objects: np.ndarray,
     their_objects: np.ndarray,
 ) -> tuple[dict[str, Any], list[Finding], list[float]]:  # fmt: skip
@@ -185,39 +189,41 @@ def _utility(
 
     In each fold, both have as many training images of each class.
     """
-    classes, at = np.unique(their_label, return_inverse=True)
+    classes, their_class = np.unique(their_label, return_inverse=True)
     if len(classes) < 2:
         return {"reason": "Not measured: the sides share only one class."}, [], []
-    own_at = np.searchsorted(classes, label)
-    known, groups = np.unique(their_objects, return_inverse=True)
+    own_class = np.searchsorted(classes, label)
+    object_ids, groups = np.unique(their_objects, return_inverse=True)
     rng = np.random.default_rng(derive_seed(0, "audit", "utility"))
-    fold = fold_of(groups, at, rng)
-    here, there = np.full(len(y), -1), np.full(len(y), -1)
+    fold = assign_folds(groups, their_class, rng)
+    predicted_here, predicted_by_references = np.full(len(y), -1), np.full(len(y), -1)
     for each in np.unique(fold):
         test, train = np.flatnonzero(fold == each), np.flatnonzero(fold != each)
         # Objects of the test images must not be in training here either.
-        usable = np.flatnonzero(~np.isin(objects, known[groups[test]]))
+        usable = np.flatnonzero(~np.isin(objects, object_ids[groups[test]]))
         chosen = []
         for k in range(len(classes)):
-            its = usable[own_at[usable] == k]
-            chosen.append(rng.choice(its, min(len(its), int((at[train] == k).sum())), replace=False))
-        mine = np.concatenate(chosen)
-        if len(np.unique(own_at[mine])) < len(classes) or len(np.unique(at[train])) < len(classes):
+            candidates = usable[own_class[usable] == k]
+            chosen.append(
+                rng.choice(candidates, min(len(candidates), int((their_class[train] == k).sum())), replace=False)
+            )
+        chosen_rows = np.concatenate(chosen)
+        if len(np.unique(own_class[chosen_rows])) < len(classes) or len(np.unique(their_class[train])) < len(classes):
             return {"reason": "Not measured: a fold lacks a class."}, [], []
-        here[test] = fit_and_predict(x[mine], own_at[mine], y[test], len(classes))
-        there[test] = fit_and_predict(y[train], at[train], y[test], len(classes))
-    right, wanted = here == at, there == at
-    groups_of = [their_objects[at == k] for k in range(len(classes))]
-    sides = [[each[at == k] for k in range(len(classes))] for each in (right, wanted)]
+        predicted_here[test] = fit_and_predict(x[chosen_rows], own_class[chosen_rows], y[test], len(classes))
+        predicted_by_references[test] = fit_and_predict(y[train], their_class[train], y[test], len(classes))
+    right_here, right_by_references = predicted_here == their_class, predicted_by_references == their_class
+    groups_of = [their_objects[their_class == k] for k in range(len(classes))]
+    sides = [[each[their_class == k] for k in range(len(classes))] for each in (right_here, right_by_references)]
     mean = [intervals.mean(side, groups_of) for side in sides]
     gap = intervals.difference(sides[1], sides[0], (groups_of, groups_of))
-    p = sign_test(wanted, right, their_objects)
-    told = {
+    p = sign_test(right_by_references, right_here, their_objects)
+    summary = {
         "trained_here": mean[0]._asdict(), "trained_on_references": mean[1]._asdict(), "difference": gap._asdict(),
         "p": p, "classes": len(classes),
     }  # fmt: skip
     if gap.value <= 0:
-        return told, [], [p]
+        return summary, [], [p]
     worst = min(range(len(classes)), key=lambda k: sides[0][k].mean() - sides[1][k].mean())
     name = samples.foregrounds[classes[worst]]
     text = (
@@ -226,4 +232,8 @@ def _utility(
         f"({100 * gap.low:.1f} to {100 * gap.high:.1f}), most of all for {name}."
     )
     keys = tuple(samples.keys[row] for row in np.flatnonzero(samples.foreground == classes[worst])[:MOST_KEYS])
-    return told, [Finding("references", text, effect=gap.value, classes=(name,), keys=keys, p=p, numbers=told)], [p]
+    return (
+        summary,
+        [Finding("references", text, effect=gap.value, classes=(name,), keys=keys, p=p, numbers=summary)],
+        [p],
+    )

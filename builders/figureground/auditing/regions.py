@@ -36,7 +36,7 @@ class Box(NamedTuple):
         return max(self.right - self.left, self.bottom - self.top)
 
 
-def box_of(mask: np.ndarray) -> Box | None:
+def find_box(mask: np.ndarray) -> Box | None:
     """Return the bounding box of a mask, bool (h, w); None if it is empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -44,19 +44,19 @@ def box_of(mask: np.ndarray) -> Box | None:
     return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
 
-def rim(size: tuple[int, int]) -> int:
+def rim_width(size: tuple[int, int]) -> int:
     """Return the width of the rim of an image's object, pixels, at least 1."""
     return max(1, round(EDGE * max(size)))
 
 
-def inner(mask: np.ndarray) -> np.ndarray:
+def shrink_mask(mask: np.ndarray) -> np.ndarray:
     """Return a mask without its rim, bool (h, w); pixels at the image's edge count as rim."""
-    by = rim((mask.shape[1], mask.shape[0]))
-    padded = Image.fromarray(np.pad(mask, by).astype(np.uint8) * 255)
-    return np.asarray(padded.filter(ImageFilter.MinFilter(2 * by + 1)))[by:-by, by:-by] > 0
+    width = rim_width((mask.shape[1], mask.shape[0]))
+    padded = Image.fromarray(np.pad(mask, width).astype(np.uint8) * 255)
+    return np.asarray(padded.filter(ImageFilter.MinFilter(2 * width + 1)))[width:-width, width:-width] > 0
 
 
-def hole(box: Box, side: int, size: tuple[int, int]) -> Box:
+def place_square(box: Box, side: int, size: tuple[int, int]) -> Box:
     """Return a square of a side around an object, moved into the image if it sticks out.
 
     Args:
@@ -69,7 +69,7 @@ def hole(box: Box, side: int, size: tuple[int, int]) -> Box:
     return Box(left, top, left + side, top + side)
 
 
-def object_alone(image: Image.Image, inside: np.ndarray, box: Box) -> Image.Image:
+def cut_object(image: Image.Image, inside: np.ndarray, box: Box) -> Image.Image:
     """Return the object on grey, cropped to a square, at the image's size, so that its place isn't seen.
 
     Args:
@@ -77,32 +77,32 @@ def object_alone(image: Image.Image, inside: np.ndarray, box: Box) -> Image.Imag
         inside: bool (h, w): the pixels of the object.
         box: The object's bounding box.
     """
-    shown = np.where(inside[..., None], np.asarray(image), np.array(GREY, np.uint8))
+    pixels = np.where(inside[..., None], np.asarray(image), np.array(GREY, np.uint8))
     x, y, half = (box.left + box.right) / 2, (box.top + box.bottom) / 2, box.side / 2
-    page = Image.new("RGB", (box.side, box.side), GREY)
-    page.paste(Image.fromarray(shown), (-round(x - half), -round(y - half)))
-    return page.resize(image.size, Image.Resampling.BICUBIC)
+    canvas = Image.new("RGB", (box.side, box.side), GREY)
+    canvas.paste(Image.fromarray(pixels), (-round(x - half), -round(y - half)))
+    return canvas.resize(image.size, Image.Resampling.BICUBIC)
 
 
-def surroundings_alone(image: Image.Image, covered: Box) -> Image.Image:
+def cover_object(image: Image.Image, square: Box) -> Image.Image:
     """Return an image with a grey square."""
-    shown = image.copy()
-    shown.paste(GREY, covered)
-    return shown
+    result = image.copy()
+    result.paste(GREY, square)
+    return result
 
 
-def outside(covered: Box, size: tuple[int, int]) -> np.ndarray:
+def mask_outside(square: Box, size: tuple[int, int]) -> np.ndarray:
     """Return the pixels outside a square, bool (h, w), without those that touch it."""
-    found = np.ones((size[1], size[0]), bool)
-    found[max(0, covered.top - 1) : covered.bottom + 1, max(0, covered.left - 1) : covered.right + 1] = False
-    return found
+    mask = np.ones((size[1], size[0]), bool)
+    mask[max(0, square.top - 1) : square.bottom + 1, max(0, square.left - 1) : square.right + 1] = False
+    return mask
 
 
-def side_for(share: float, size: tuple[int, int]) -> int:
+def square_side(share: float, size: tuple[int, int]) -> int:
     """Return the side of the square that covers an object, pixels.
 
     Args:
         share: Longest side of any object's bounding box in the dataset, relative to the shorter edge of its image.
         size: Width and height of the image.
     """
-    return min(round(share * min(size)) + 2 * rim(size), int(MOST_HOLE * min(size)))
+    return min(round(share * min(size)) + 2 * rim_width(size), int(MOST_HOLE * min(size)))

@@ -50,49 +50,51 @@ class Samples(DatasetImages):
         """Reason why the samples have no masks of their objects; None if they have."""
         if not self.source.columns.mask:
             return "no masks are kept; build with --set 'keep=[mask]'"
-        methods = {MASKED_OBJECTS} & set(_methods(self.source.recipe))
-        if methods != set(_methods(self.source.recipe)):
-            return f"the masks of {' and '.join(sorted(set(_methods(self.source.recipe))))} mark what was repainted"
+        methods = {MASKED_OBJECTS} & set(_list_methods(self.source.recipe))
+        if methods != set(_list_methods(self.source.recipe)):
+            return (
+                f"the masks of {' and '.join(sorted(set(_list_methods(self.source.recipe))))} mark what was repainted"
+            )
         return None
 
-    def decoded(self, rows: np.ndarray | Sequence[int]) -> Iterator[tuple[int, Image.Image, np.ndarray | None]]:
+    def decode(self, rows: np.ndarray | Sequence[int]) -> Iterator[tuple[int, Image.Image, np.ndarray | None]]:
         """Yield row, RGB image, and mask, bool (h, w), or None if masks aren't kept; in order.
 
         Raises:
             FiguregroundError: An image or a mask can't be decoded, or their sizes differ; names the key.
         """
         with_masks = self.why_no_masks is None
-        wanted = np.sort(np.asarray(rows, np.int64))
+        ordered = np.sort(np.asarray(rows, np.int64))
         for shard, start, stop in zip(self._shards, self._starts[:-1], self._starts[1:], strict=True):
-            inside = wanted[(wanted >= start) & (wanted < stop)]
+            inside = ordered[(ordered >= start) & (ordered < stop)]
             if not len(inside):
                 continue
-            found = self.source.stored(shard, (inside - start).tolist())
-            for row, stored in zip(inside.tolist(), found, strict=True):
-                image = _open(stored.image, stored.key, "image").convert("RGB")
+            stored_samples = self.source.stored(shard, (inside - start).tolist())
+            for row, stored in zip(inside.tolist(), stored_samples, strict=True):
+                image = _open_image(stored.image, stored.key, "image").convert("RGB")
                 mask = None
                 if with_masks:
-                    drawn = _open(stored.images["mask"], stored.key, "mask")
-                    if drawn.size != image.size:
+                    picture = _open_image(stored.images["mask"], stored.key, "mask")
+                    if picture.size != image.size:
                         raise FiguregroundError(
-                            f"{stored.key}: its mask has {drawn.width} × {drawn.height} pixels, but its image "
+                            f"{stored.key}: its mask has {picture.width} × {picture.height} pixels, but its image "
                             f"{image.width} × {image.height}. Build again."
                         )
-                    mask = where_bright(mask_values(drawn))
+                    mask = where_bright(mask_values(picture))
                 yield row, image, mask
 
 
-def _methods(recipe: dict) -> list[str]:
+def _list_methods(recipe: dict) -> list[str]:
     """Return the methods of a dataset, or of those that it was made from."""
     if recipe.get("sources"):
-        return [name for source in recipe["sources"] for name in _methods(source)]
+        return [name for source in recipe["sources"] for name in _list_methods(source)]
     return [str(recipe.get("builder"))]
 
 
-def _open(data: bytes, key: str, what: str) -> Image.Image:
+def _open_image(data: bytes, key: str, kind: str) -> Image.Image:
     try:
         return open_stored(data)
     except Exception as error:  # Pillow's decoders can raise any exception for damaged data
         raise FiguregroundError(
-            f"{key}: its {what} can't be decoded ({type(error).__name__}: {error}). figureground check gives details."
+            f"{key}: its {kind} can't be decoded ({type(error).__name__}: {error}). figureground check gives details."
         ) from error

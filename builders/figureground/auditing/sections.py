@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from figureground.auditing.dependence import Dependence, dependence
-from figureground.auditing.duplicates import Alike, groups_alike, reuse
+from figureground.auditing.dependence import Dependence, measure_dependence
+from figureground.auditing.duplicates import DuplicateGroup, count_reuse, find_duplicates
 from figureground.auditing.findings import LEVEL, MOST_KEYS, Finding
 from figureground.auditing.probe import TooFew
 from figureground.auditing.samples import Samples
@@ -24,25 +24,25 @@ Section = tuple[dict[str, Any], list[Finding], list[float]]
 """Report, JSON; candidates for findings; p-values of all tests."""
 
 
-def of_labels(samples: Samples, small: int) -> Section:
+def report_labels(samples: Samples, small: int) -> Section:
     """Report the dependence of the labels in each split, and the groups with fewer than `small` images."""
     report: dict[str, Any] = {}
     findings, tests = [], []
-    for at, split in enumerate(samples.splits):
-        rows = np.flatnonzero(samples.split == at)
+    for number, split in enumerate(samples.splits):
+        rows = np.flatnonzero(samples.split == number)
         foreground, background = samples.foreground[rows], samples.background[rows]
         shape = len(samples.foregrounds), len(samples.backgrounds)
         counts = np.bincount(foreground * shape[1] + background, minlength=shape[0] * shape[1]).reshape(shape)
-        told: dict[str, Any] = {"images": len(rows), "small_groups": _small_groups(samples, counts, small)}
-        report[split] = told
+        summary: dict[str, Any] = {"images": len(rows), "small_groups": _small_groups(samples, counts, small)}
+        report[split] = summary
         try:
-            found = dependence(foreground, background, samples.objects[rows], shape)
+            result = measure_dependence(foreground, background, samples.objects[rows], shape)
         except TooFew as reason:
-            told["reason"] = f"Not measured: {reason}."
+            summary["reason"] = f"Not measured: {reason}."
             continue
-        tests.append(found.p)
-        told |= {"cramers_v": found.v._asdict(), "chance": found.chance, "p": found.p}
-        findings.append(_dependent(samples, split, rows, found))
+        tests.append(result.p)
+        summary |= {"cramers_v": result.v._asdict(), "chance": result.chance, "p": result.p}
+        findings.append(_describe_dependence(samples, split, rows, result))
     return report, findings, tests
 
 
@@ -59,128 +59,129 @@ def _small_groups(samples: Samples, counts: np.ndarray, small: int) -> dict[str,
     return {"count": len(cells), "smallest": smallest}
 
 
-def _dependent(samples: Samples, split: str, rows: np.ndarray, found: Dependence) -> Finding:
-    deviation = found.counts - found.expected
-    likely = np.argsort(found.cell_p.ravel() - 1e-9 * np.abs(deviation).ravel(), kind="stable")
-    cells = [divmod(int(cell), found.counts.shape[1]) for cell in likely[:NAMED]]
-    cells = [cell for i, cell in enumerate(cells) if i == 0 or found.cell_p[cell] <= LEVEL / 2]
-    said = [
-        f"{samples.foregrounds[f]} on {samples.backgrounds[b]}, {counted(int(found.counts[f, b]), 'image')} instead of "
-        f"{found.expected[f, b]:.1f}"
+def _describe_dependence(samples: Samples, split: str, rows: np.ndarray, dependence: Dependence) -> Finding:
+    deviation = dependence.counts - dependence.expected
+    order = np.argsort(dependence.cell_p.ravel() - 1e-9 * np.abs(deviation).ravel(), kind="stable")
+    cells = [divmod(int(cell), dependence.counts.shape[1]) for cell in order[:NAMED]]
+    cells = [cell for i, cell in enumerate(cells) if i == 0 or dependence.cell_p[cell] <= LEVEL / 2]
+    examples = [
+        f"{samples.foregrounds[f]} on {samples.backgrounds[b]}, {counted(int(dependence.counts[f, b]), 'image')} "
+        f"instead of {dependence.expected[f, b]:.1f}"
         for f, b in cells
     ]
     f, b = cells[0]
     own = rows[(samples.foreground[rows] == f) & (samples.background[rows] == b)]
     others = rows[(samples.foreground[rows] == f) & (samples.background[rows] != b)]
-    v = found.v
+    v = dependence.v
     return Finding(
         "dependence",
         f"In {split}, foreground and background depend on each other: Cramér's V is {v.value:.2f} ({v.low:.2f} to "
-        f"{v.high:.2f}; independent labels would give {found.chance:.2f} by chance). Furthest from independence: "
-        f"{'; '.join(said)}.",
-        effect=v.value, classes=(samples.foregrounds[f], samples.backgrounds[b]), keys=_keys(samples, own),
-        beside=_keys(samples, others, MOST_KEYS // 2), p=found.p,
+        f"{v.high:.2f}; independent labels would give {dependence.chance:.2f} by chance). Furthest from independence: "
+        f"{'; '.join(examples)}.",
+        effect=v.value, classes=(samples.foregrounds[f], samples.backgrounds[b]), keys=_list_keys(samples, own),
+        beside=_list_keys(samples, others, MOST_KEYS // 2), p=dependence.p,
         numbers={"split": split, "cramers_v": v._asdict(),
                  "cells": [{"foreground": samples.foregrounds[f], "background": samples.backgrounds[b],
-                            "images": int(found.counts[f, b]), "expected": float(found.expected[f, b])}
+                            "images": int(dependence.counts[f, b]), "expected": float(dependence.expected[f, b])}
                            for f, b in cells]},
     )  # fmt: skip
 
 
-def of_duplicates(samples: Samples, hashes: Sequence[bytes] | None) -> Section:
+def report_duplicates(samples: Samples, hashes: Sequence[bytes] | None) -> Section:
     """Report near-duplicates within and across splits. They are facts, so no test is made."""
-    how = {"method": "perceptual hash", "bits": similar.BITS, "at_most": similar.NEAR}
+    method = {"method": "perceptual hash", "bits": similar.BITS, "at_most": similar.NEAR}
     if hashes is None:
         missing = "Not measured: imagehash is missing (pip install 'figureground[check]')."
-        return {**how, "reason": missing}, [], []
-    groups = groups_alike(hashes)
+        return {**method, "reason": missing}, [], []
+    groups = find_duplicates(hashes)
     across = [group for group in groups if len(np.unique(samples.split[list(group.rows)])) > 1]
     within = [group for group in groups if len(np.unique(samples.split[list(group.rows)])) == 1]
-    report: dict[str, Any] = dict(how)
+    report: dict[str, Any] = dict(method)
     findings = []
-    for name, some in (("across_splits", across), ("within_splits", within)):
+    for name, selected in (("across_splits", across), ("within_splits", within)):
         report[name] = {
-            "groups": len(some), "images": sum(len(group.rows) for group in some),
+            "groups": len(selected), "images": sum(len(group.rows) for group in selected),
             "examples": [{"keys": [samples.keys[row] for row in group.rows[:MOST_KEYS]], "bits": group.bits}
-                         for group in some[:MOST_GROUPS]],
+                         for group in selected[:MOST_GROUPS]],
         }  # fmt: skip
-        if some:
-            findings.append(_alike(samples, some, name == "across_splits"))
+        if selected:
+            findings.append(_describe_duplicates(samples, selected, name == "across_splits"))
     return report, findings, []
 
 
-def _alike(samples: Samples, groups: Sequence[Alike], across: bool) -> Finding:
+def _describe_duplicates(samples: Samples, groups: Sequence[DuplicateGroup], across: bool) -> Finding:
     rows = [row for group in groups for row in group.rows]
     classes = sorted({samples.foregrounds[samples.foreground[row]] for row in rows})
-    such = "; ".join(
+    examples = "; ".join(
         f"{' and '.join(samples.keys[row] for row in group.rows[:NAMED])} ({group.bits} bits apart)"
         for group in groups[:NAMED]
     )
     where = "in different splits" if across else "within a split"
     why = "memorisation passes for generalisation" if across else "they count twice"
-    smallest = min(int((samples.split == at).sum()) for at in np.unique(samples.split[rows]))
+    smallest = min(int((samples.split == number).sum()) for number in np.unique(samples.split[rows]))
     return Finding(
         "near_duplicates",
-        f"{counted(len(rows), 'image')} of {listed(classes, NAMED)} look alike {where}, so that {why}: {such}.",
+        f"{counted(len(rows), 'image')} of {listed(classes, NAMED)} look alike {where}, so that {why}: {examples}.",
         effect=min(1.0, len(rows) / (2 if across else 1) / smallest), classes=tuple(classes),
-        keys=_keys(samples, np.array(rows)), numbers={"groups": len(groups), "images": len(rows), "across": across},
+        keys=_list_keys(samples, np.array(rows)),
+        numbers={"groups": len(groups), "images": len(rows), "across": across},
     )  # fmt: skip
 
 
-def of_reuse(samples: Samples) -> Section:
+def report_reuse(samples: Samples) -> Section:
     """Report how often cut-outs and scenes are used, and name those that several splits use."""
     report: dict[str, Any] = {}
     findings = []
     for name, noun, ids in (("cutouts", "cut-out", samples.cutouts), ("scenes", "scene", samples.templates)):
-        found = reuse(ids, samples.split)
-        if found is None:
+        result = count_reuse(ids, samples.split)
+        if result is None:
             report[name] = {"reason": f"Not measured: no image was made from a {noun}."}
             continue
         shared = [
-            {"id": id, "images": len(rows), "splits": _splits(samples, np.array(rows))}
-            for id, rows in list(found.shared.items())[:MOST_GROUPS]
+            {"id": id, "images": len(rows), "splits": _name_splits(samples, np.array(rows))}
+            for id, rows in list(result.shared.items())[:MOST_GROUPS]
         ]
         report[name] = {
-            "sources": found.sources, "images": found.images, "most": found.most, "shared": len(found.shared),
+            "sources": result.sources, "images": result.images, "most": result.most, "shared": len(result.shared),
             "shared_by_splits": shared,
         }  # fmt: skip
-        if found.shared:
-            findings.append(_shared(samples, name, noun, found.shared))
+        if result.shared:
+            findings.append(_describe_reuse(samples, name, noun, result.shared))
     return report, findings, []
 
 
-def _shared(samples: Samples, name: str, noun: str, shared: dict[str, tuple[int, ...]]) -> Finding:
-    rows = np.array([row for some in shared.values() for row in some])
+def _describe_reuse(samples: Samples, name: str, noun: str, shared: dict[str, tuple[int, ...]]) -> Finding:
+    rows = np.array([row for images in shared.values() for row in images])
     if name == "cutouts":
         classes = [samples.foregrounds[k] for k in np.unique(samples.foreground[rows])]
     else:
         classes = [samples.backgrounds[k] for k in np.unique(samples.background[rows])]
-    such = listed([id.partition("@")[0] for id in shared], NAMED)
-    parts = [
-        int((samples.split[rows] == at).sum()) / int((samples.split == at).sum())
-        for at in np.unique(samples.split[rows])
+    examples = listed([id.partition("@")[0] for id in shared], NAMED)
+    split_shares = [
+        int((samples.split[rows] == number).sum()) / int((samples.split == number).sum())
+        for number in np.unique(samples.split[rows])
     ]
     return Finding(
         "reuse",
         f"{counted(len(shared), noun)} of {listed(classes, NAMED)} {'is' if len(shared) == 1 else 'are'} used in "
-        f"{' and in '.join(_splits(samples, rows))}, so these splits aren't independent: {such}.",
-        effect=min(parts), classes=tuple(classes), keys=_one_each(samples, shared),
+        f"{' and in '.join(_name_splits(samples, rows))}, so these splits aren't independent: {examples}.",
+        effect=min(split_shares), classes=tuple(classes), keys=_choose_examples(samples, shared),
         numbers={"what": name, "shared": len(shared)},
     )  # fmt: skip
 
 
-def _splits(samples: Samples, rows: np.ndarray) -> list[str]:
-    return [samples.splits[at] for at in np.unique(samples.split[rows])]
+def _name_splits(samples: Samples, rows: np.ndarray) -> list[str]:
+    return [samples.splits[number] for number in np.unique(samples.split[rows])]
 
 
-def _one_each(samples: Samples, shared: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
+def _choose_examples(samples: Samples, shared: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
     """Return keys that show shared sources: for each, one image of each split."""
     rows: list[int] = []
-    for some in shared.values():
-        _, first = np.unique(samples.split[list(some)], return_index=True)
-        rows += [some[i] for i in first]
-    return _keys(samples, np.array(rows, np.int64))
+    for images in shared.values():
+        _, first = np.unique(samples.split[list(images)], return_index=True)
+        rows += [images[i] for i in first]
+    return _list_keys(samples, np.array(rows, np.int64))
 
 
-def _keys(samples: Samples, rows: np.ndarray, most: int = MOST_KEYS) -> tuple[str, ...]:
-    return tuple(samples.keys[row] for row in rows[:most])
+def _list_keys(samples: Samples, rows: np.ndarray, limit: int = MOST_KEYS) -> tuple[str, ...]:
+    return tuple(samples.keys[row] for row in rows[:limit])

@@ -14,28 +14,28 @@ def summarise(report: dict[str, Any]) -> str:
     dataset, tests = report["dataset"], report["tests"]
     splits = ", ".join(f"{split} {n:,}" for split, n in dataset["splits"].items())
     lines = [f"{dataset['name']}: {counted(dataset['samples'], 'image')} ({splits})", ""]
-    found = report["findings"]
-    if found:
-        lines += [f"{i}. {finding['text']}" for i, finding in enumerate(found, 1)]
+    findings = report["findings"]
+    if findings:
+        lines += [f"{i}. {finding['text']}" for i, finding in enumerate(findings, 1)]
     else:
         lines.append(f"No finding beyond chance in {counted(tests['count'], 'test')}.")
-    lines += ["", *notes(report)] if notes(report) else []
+    lines += ["", *list_notes(report)] if list_notes(report) else []
     return "\n".join(lines)
 
 
-def notes(report: dict[str, Any]) -> list[str]:
+def list_notes(report: dict[str, Any]) -> list[str]:
     """Return what couldn't be measured, and the groups that are small."""
     lines = []
-    for split, told in report["labels"].items():
-        small, count = told["small_groups"]["smallest"], told["small_groups"]["count"]
+    for split, labels in report["labels"].items():
+        small, count = labels["small_groups"]["smallest"], labels["small_groups"]["count"]
         if count:
-            such = ", ".join(
-                f"{each['foreground']} on {each['background']} ({each['images']})" for each in small[:_NAMED]
+            examples = ", ".join(
+                f"{group['foreground']} on {group['background']} ({group['images']})" for group in small[:_NAMED]
             )
-            more = ", …" if count > _NAMED else ""
-            what = "cell has" if count == 1 else "cells have"
-            lines.append(f"In {split}, {count:,} {what} fewer than {report['small']} images: {such}{more}.")
-    return lines + _reasons(report)
+            ellipsis = ", …" if count > _NAMED else ""
+            subject = "cell has" if count == 1 else "cells have"
+            lines.append(f"In {split}, {count:,} {subject} fewer than {report['small']} images: {examples}{ellipsis}.")
+    return lines + _list_reasons(report)
 
 
 _TITLES = {
@@ -45,17 +45,17 @@ _TITLES = {
 """Subject of each section."""
 
 
-def _reasons(report: dict[str, Any]) -> list[str]:
+def _list_reasons(report: dict[str, Any]) -> list[str]:
     """Return the reasons for what wasn't measured, each with its places."""
-    found: dict[str, list[str]] = {}
+    places_by_reason: dict[str, list[str]] = {}
 
     def walk(value: Any, place: tuple[str, ...]) -> None:
         if isinstance(value, dict):
             if isinstance(value.get("reason"), str):
-                found.setdefault(value["reason"], []).append(", ".join(place).replace("_", " "))
-            for name, each in value.items():
-                walk(each, (*place, str(name)))
+                places_by_reason.setdefault(value["reason"], []).append(", ".join(place).replace("_", " "))
+            for name, item in value.items():
+                walk(item, (*place, str(name)))
 
     for section, title in _TITLES.items():
         walk(report.get(section), (title,))
-    return [f"{reason.removesuffix('.')} ({'; '.join(places)})." for reason, places in found.items()]
+    return [f"{reason.removesuffix('.')} ({'; '.join(places)})." for reason, places in places_by_reason.items()]

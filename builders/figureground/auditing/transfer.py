@@ -24,7 +24,7 @@ def auc_interval(
         positive_objects, negative_objects: int: images with equal numbers aren't independent.
     """
     auc = roc_auc(positive, negative)
-    variance, least = 0.0, []
+    variance, object_counts = 0.0, []
     for own, others, objects, sign in (
         (positive, negative, positive_objects, 1), (negative, positive, negative_objects, -1),
     ):  # fmt: skip
@@ -32,14 +32,14 @@ def auc_interval(
         low = np.searchsorted(ordered, sign * own, "left")
         high = np.searchsorted(ordered, sign * own, "right")
         placement = (low + high) / 2 / len(others)
-        _, at = np.unique(objects, return_inverse=True)
-        sums = np.bincount(at, placement - placement.mean())
-        several = len(sums)
-        variance += float(np.square(sums).sum()) / len(own) ** 2 * several / max(1, several - 1)
-        least.append(several)
-    most = float(sum(least))
-    n = auc * (1 - auc) / variance if variance > 0 else float(min(least))
-    return wilson(auc, max(1.0, min(n, most)))
+        _, object_index = np.unique(objects, return_inverse=True)
+        sums = np.bincount(object_index, placement - placement.mean())
+        num_objects = len(sums)
+        variance += float(np.square(sums).sum()) / len(own) ** 2 * num_objects / max(1, num_objects - 1)
+        object_counts.append(num_objects)
+    max_n = float(sum(object_counts))
+    n = auc * (1 - auc) / variance if variance > 0 else float(min(object_counts))
+    return wilson(auc, max(1.0, min(n, max_n)))
 
 
 def fit_and_predict(train: np.ndarray, label: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
@@ -49,11 +49,11 @@ def fit_and_predict(train: np.ndarray, label: np.ndarray, test: np.ndarray, clas
     """
     mean, sd = train.mean(axis=0), train.std(axis=0)
     varies = sd > 1e-9
-    train, test = ((each[:, varies] - mean[varies]) / sd[varies] for each in (train, test))
-    hot = np.zeros((len(label), classes))
-    hot[np.arange(len(label)), label] = 1
-    share = np.maximum(hot.mean(axis=0), 1e-12)
-    targets = (hot - hot.mean(axis=0)) / np.sqrt(share)
+    train, test = ((x[:, varies] - mean[varies]) / sd[varies] for x in (train, test))
+    one_hot = np.zeros((len(label), classes))
+    one_hot[np.arange(len(label)), label] = 1
+    share = np.maximum(one_hot.mean(axis=0), 1e-12)
+    targets = (one_hot - one_hot.mean(axis=0)) / np.sqrt(share)
     return np.asarray((test @ (ridge(train) @ targets)).argmax(axis=1))
 
 
@@ -64,8 +64,8 @@ def sign_test(first: np.ndarray, second: np.ndarray, objects: np.ndarray) -> flo
         first, second: float or bool (n,): how right each answer is, for the same images.
         objects: int (n,).
     """
-    _, at = np.unique(objects, return_inverse=True)
-    difference = np.round(np.bincount(at, np.asarray(first, np.float64) - np.asarray(second, np.float64)), 9)
+    _, object_index = np.unique(objects, return_inverse=True)
+    difference = np.round(np.bincount(object_index, np.asarray(first, np.float64) - np.asarray(second, np.float64)), 9)
     n, wins = int((difference != 0).sum()), int((difference > 0).sum())
     fewer = min(wins, n - wins)
     return min(1.0, 2 * sum(comb(n, i) for i in range(fewer + 1)) / 2**n) if n else 1.0
