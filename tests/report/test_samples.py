@@ -19,7 +19,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.curation.curating import curate
 from figureground.methods.panels.panel import Panel, Picture
 from figureground.report.samples import Choice
-from figureground.report.scripts import column as encoded
+from figureground.report.scripts import encode_column as encoded
 from figureground.report.sheet import write_sheet
 from figureground.shards.columns import Columns
 from figureground.shards.finished import FinishedDataset

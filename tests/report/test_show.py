@@ -12,7 +12,7 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError
 from figureground.pocket import world
 from figureground.recipe.sample import Reject, Sample, Spec, key
-from figureground.report.contents import evenly, read_contents
+from figureground.report.contents import choose_evenly, read_contents
 from figureground.report.preview import draw_preview
 from figureground.report.sheet import license_note, write_sheet
 from figureground.shards import card, index
@@ -244,8 +244,8 @@ def test_a_cell_is_between_96_and_128_pixels_wide(tmp_path: Path, size: int, edg
 
 
 def test_an_even_choice_keeps_first_and_last() -> None:
-    assert evenly(range(1000), 20)[::19] == [0, 999]
-    assert evenly([1, 2, 3], 20) == [1, 2, 3]
+    assert choose_evenly(range(1000), 20)[::19] == [0, 999]
+    assert choose_evenly([1, 2, 3], 20) == [1, 2, 3]
 
 
 def test_an_unknown_licence_is_told_until_a_person_sets_one(tmp_path):

@@ -16,12 +16,12 @@ from figureground.shards.shard import LABELS
 
 MOST_PARTS = 200
 """Number of parts of a dataset that the page lists by cell, those with the lowest shares first."""
-_BY = ("split", "foreground", "background", "cell")
+_GROUPINGS = ("split", "foreground", "background", "cell")
 
 _INTERVAL = {"value": Number, "low": Number, "high": Number}
 _AGREEMENT = {"images": Count, "raw": (Number, None), "alpha": (Number, None), "ac1": (Number, None)}
-_KEPT = {"kept": Number, "wrong": (Number, None), "good_lost": (Number, None)}
-_RULES = {"unanimous": _KEPT, "majority": _KEPT}
+_OUTCOME = {"kept": Number, "wrong": (Number, None), "good_lost": (Number, None)}
+_RULES = {"unanimous": _OUTCOME, "majority": _OUTCOME}
 _SHAPE = {
     "dataset": dict,
     "people": ({
@@ -44,7 +44,7 @@ _SHAPE = {
 class Labels(NamedTuple):
     """The page's section on labels."""
 
-    looked: str | None
+    why_no_people: str | None
     """Why there are no shares from people; None if there are."""
     people: Mapping[str, Any] | None
     questions: Sequence[Mapping[str, Any]]
@@ -59,60 +59,64 @@ def read_labels(directory: Path) -> Labels:
     """Read what is known of a dataset's labels. A file that can't be used is noted."""
     path = directory / LABELS
     try:
-        said = read_object(path, root=directory)
-        check_shape(said, _SHAPE)
-        if unknown := sorted({share["question"] for share in said["shares"]} - set(ASKED)):
+        summary = read_object(path, root=directory)
+        check_shape(summary, _SHAPE)
+        if unknown := sorted({share["question"] for share in summary["shares"]} - set(ASKED)):
             raise ValueError(f"shares has the unknown question {unknown[0]!r}")
     except FileNotFoundError:
-        said = {"people": None, "shares": [], "scorers": {}}
+        summary = {"people": None, "shares": [], "scorers": {}}
         notes = []
     except (FileError, OSError, ValueError) as error:
         reason = error.reason if isinstance(error, FileError) else error
-        said = {"people": None, "shares": [], "scorers": {}}
+        summary = {"people": None, "shares": [], "scorers": {}}
         notes = [f"{LABELS} can't be used: {reason}. figureground review DIR --summary writes it anew."]
         return Labels(None, None, (), (), notes)
     else:
-        notes = _outdated(directory, said)
-    looked = None
-    if said["people"] is None:
-        looked = NOBODY
+        notes = _note_outdated(directory, summary)
+    why_no_people = None
+    if summary["people"] is None:
+        why_no_people = NOBODY
         if list_annotation_files(directory):
-            looked = "People have answered; figureground review DIR --summary says what their answers show."
+            why_no_people = "People have answered; figureground review DIR --summary says what their answers show."
     questions = [
-        _question(
-            name, question, [{"with_scorers": None, **share} for share in said["shares"] if share["question"] == name]
+        _describe_question(
+            name,
+            question,
+            [{"with_scorers": None, **share} for share in summary["shares"] if share["question"] == name],
         )
-        for name, question in (said["people"] or {"questions": {}})["questions"].items()
+        for name, question in (summary["people"] or {"questions": {}})["questions"].items()
         if name in ASKED
     ]
     scorers = [
-        {"name": name, "what": what, **each} for name, some in said["scorers"].items() for what, each in some.items()
+        {"name": name, "what": what, **facts}
+        for name, by_label in summary["scorers"].items()
+        for what, facts in by_label.items()
     ]
-    return Labels(looked, said["people"], questions, scorers, notes)
+    return Labels(why_no_people, summary["people"], questions, scorers, notes)
 
 
-def _outdated(directory: Path, said: Mapping[str, Any]) -> list[str]:
+def _note_outdated(directory: Path, summary: Mapping[str, Any]) -> list[str]:
     try:
-        same = FinishedDataset(directory).identity() == said["dataset"]
+        is_current = FinishedDataset(directory).identity() == summary["dataset"]
     except FiguregroundError:
-        same = False
-    if same:
+        is_current = False
+    if is_current:
         return []
     return [f"{LABELS} describes other images than those here. figureground review DIR --summary writes it anew."]
 
 
-def _question(name: str, question: Mapping[str, Any], shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _describe_question(name: str, question: Mapping[str, Any], shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     rules = []
     if "rules" in question:
-        of = question["rules"]
-        rules = [{"name": rule, "of": "the answers there are", **of[rule]} for rule in ("unanimous", "majority")]
+        outcomes = question["rules"]
+        rules = [{"name": rule, "of": "the answers there are", **outcomes[rule]} for rule in ("unanimous", "majority")]
         rules += [
-            {"name": rule, "of": f"{people} people, expected", **each}
-            for people, some in of.get("expected", {}).items() for rule, each in some.items()
+            {"name": rule, "of": f"{people} people, expected", **outcome}
+            for people, by_rule in outcomes.get("expected", {}).items() for rule, outcome in by_rule.items()
         ]  # fmt: skip
     parts = [
         {"by": by, "rows": rows[:MOST_PARTS], "left": max(0, len(rows) - MOST_PARTS)}
-        for by in _BY
+        for by in _GROUPINGS
         if (rows := sorted((s for s in shares if s["by"] == by), key=lambda share: share["people"]["value"]))
     ]
     return {

@@ -65,14 +65,17 @@ class Contents(NamedTuple):
 
     @property
     def shards(self) -> list[Shard]:
-        return [shard for some in self.splits.values() for shard in some]
+        return [shard for split_shards in self.splits.values() for shard in split_shards]
 
     def one_foreground_each(self) -> dict[str, int]:
         """Return the foreground of each split if every split has a single one, else an empty dict."""
         return one_foreground_each(
             {
-                split: {"samples": sum(s.samples for s in some), "cells": [cell for s in some for cell in s.cells]}
-                for split, some in self.splits.items()
+                split: {
+                    "samples": sum(s.samples for s in split_shards),
+                    "cells": [cell for s in split_shards for cell in s.cells],
+                }
+                for split, split_shards in self.splits.items()
             }
         )
 
@@ -86,7 +89,7 @@ class Contents(NamedTuple):
         return f"{len(self.shards)} of {sum(planned.values())} shards"
 
 
-def evenly(items: Sequence[T], most: int) -> list[T]:
+def choose_evenly(items: Sequence[T], most: int) -> list[T]:
     """Return at most `most` of the items, evenly spaced, including the first and the last."""
     if len(items) <= most:
         return list(items)
@@ -105,8 +108,8 @@ def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
     if not directory.is_dir():
         raise FiguregroundError(f"{directory}: the directory doesn't exist; build a dataset into it first.")
     refuse_strange(directory)
-    done = markers(directory)
-    shards = [_shard(directory, name, marker) for name, marker in done.items()]
+    shard_markers = markers(directory)
+    shards = [_open_shard(directory, name, marker) for name, marker in shard_markers.items()]
     if not shards:
         raise FiguregroundError(
             f"{directory}: no shard is finished: {MARKERS}/ has no marker. "
@@ -120,18 +123,20 @@ def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
             check_shape(index, {"splits": dict, "shards": [{"shard": str}]})
         except ValueError as error:
             raise FileError(path, f"{error}. Build again: it is rewritten") from None
-    order = {split: place for place, split in enumerate(index["splits"])}
+    order = {split: position for position, split in enumerate(index["splits"])}
     splits: dict[str, list[Shard]] = {}
     for shard in sorted(shards, key=lambda s: (order.get(s.split, len(order)), s.split != "train", s.split)):
         splits.setdefault(shard.split, []).append(shard)
-    foregrounds, backgrounds = _names(shards)
-    return Contents(splits, foregrounds, backgrounds, {shard["shard"] for shard in index["shards"]} == set(done))
+    foregrounds, backgrounds = _read_label_names(shards)
+    return Contents(
+        splits, foregrounds, backgrounds, {shard["shard"] for shard in index["shards"]} == set(shard_markers)
+    )
 
 
-def _shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
-    known = opened_formats()
-    for kind in formats_of(marker):
-        reader = ShardReader(directory, marker, known[kind])
+def _open_shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
+    formats = opened_formats()
+    for format_name in formats_of(marker):
+        reader = ShardReader(directory, marker, formats[format_name])
         if reader.path.exists():
             cells = {(foreground, background): count for foreground, background, count in marker["cells"]}
             return Shard(
@@ -139,12 +144,12 @@ def _shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
                 marker["rejects"],
             )  # fmt: skip
     raise FiguregroundError(
-        f"{directory}: shard {name} has a marker, but is in none of {listed(f'{each}/' for each in folders())}. "
+        f"{directory}: shard {name} has a marker, but is in none of {listed(f'{folder}/' for folder in folders())}. "
         f"Restore it, or delete {MARKERS}/{name}.json and build again."
     )
 
 
-def _names(shards: Sequence[Shard]) -> tuple[dict[int, str], dict[int, str]]:
+def _read_label_names(shards: Sequence[Shard]) -> tuple[dict[int, str], dict[int, str]]:
     """Return the names of the foreground and background labels."""
     if (columns := shards[0].reader.schema()) is not None:
         return dict(enumerate(columns.foregrounds)), dict(enumerate(columns.backgrounds))
@@ -159,12 +164,14 @@ def _names(shards: Sequence[Shard]) -> tuple[dict[int, str], dict[int, str]]:
     return dict(sorted(foregrounds.items())), dict(sorted(backgrounds.items()))
 
 
-def labels_of(shard: Shard) -> list[Labels]:
+def read_sample_labels(shard: Shard) -> list[Labels]:
     """Return the labels of each sample of a shard, in order."""
     return [(row["foreground"], row["background"]) for row in shard.reader.columns_of(texts=())]
 
 
-def examples_of(shard: Shard, rows: Iterable[int]) -> Iterator[Example]:
+def read_examples(shard: Shard, rows: Iterable[int]) -> Iterator[Example]:
     """Yield the samples at `rows`, in the shard's order."""
-    for some in shard.reader.samples(sorted(rows)):
-        yield Example(some.image, some.prompt, some.key, parse_json(some.provenance, f"{some.key}: its provenance"))
+    for sample in shard.reader.samples(sorted(rows)):
+        yield Example(
+            sample.image, sample.prompt, sample.key, parse_json(sample.provenance, f"{sample.key}: its provenance")
+        )

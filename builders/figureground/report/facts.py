@@ -9,12 +9,12 @@ from typing import Any
 from figureground.core.errors import listed
 
 
-def flat(said: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield nested values as dotted names and short texts."""
-    for name, value in said.items():
+    for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{above}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         elif isinstance(value, list | tuple):
-            yield f"{above}{name}", listed(value)
+            yield f"{prefix}{name}", listed(value)
         else:
-            yield f"{above}{name}", value if isinstance(value, str) else json.dumps(value)
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)

@@ -43,15 +43,15 @@ def refuse_folder(folder: Path) -> None:
             f"{printable(folder)} is a link or a file that figureground didn't make. Rename or remove it, and run the "
             "command again."
         )
-    there = sorted(os.listdir(folder))
-    if not there:
+    entries = sorted(os.listdir(folder))
+    if not entries:
         return
-    strangers = [name for name in there if name not in ENTRIES]
+    strangers = [name for name in entries if name not in ENTRIES]
     if strangers or not is_ours(folder / ABOUT):
-        what = f"holds {printable(strangers[0])}, which" if strangers else f"has no {ABOUT} that says that"
-        which = "figureground didn't write" if strangers else "figureground made it"
+        fault = f"holds {printable(strangers[0])}, which" if strangers else f"has no {ABOUT} that says that"
+        claim = "figureground didn't write" if strangers else "figureground made it"
         raise FiguregroundError(
-            f"{printable(folder)} {what} {which}, so it was left as it is. Move that away, or rename the folder, and "
+            f"{printable(folder)} {fault} {claim}, so it was left as it is. Move that away, or rename the folder, and "
             "run the command again."
         )
 
@@ -72,13 +72,13 @@ class Draft:
     def publish(self) -> None:
         """Put the draft in the place of the folder; raises as `refuse_folder`."""
         refuse_folder(self._folder)
-        there = self._folder.exists()
-        if there:
+        exists = self._folder.exists()
+        if exists:
             os.rename(self._folder, self._earlier)
         try:
             os.rename(self.path, self._folder)
         except OSError:
-            if there:
+            if exists:
                 os.rename(self._earlier, self._folder)
             raise
 
@@ -89,7 +89,7 @@ class Draft:
 
 
 @contextmanager
-def drafted(folder: Path) -> Iterator[Draft]:
+def open_draft(folder: Path) -> Iterator[Draft]:
     """Yield an empty draft of a folder; what is left of it and of the folder that it replaced is removed at the end.
 
     Drafts that killed processes left are removed too.

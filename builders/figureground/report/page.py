@@ -19,8 +19,8 @@ from figureground.core.errors import counted
 from figureground.core.files import read_object
 from figureground.core.pages import render_page
 from figureground.report.answers import read_labels
-from figureground.report.contents import Contents, Example, Labels, Shard, evenly, examples_of
-from figureground.report.facts import flat
+from figureground.report.contents import Contents, Example, Labels, Shard, choose_evenly, read_examples
+from figureground.report.facts import flatten
 from figureground.report.preview import LARGEST_CELL, MOST_DOWN, fit, open_rgb
 from figureground.report.samples import Written
 from figureground.shards.card import public
@@ -46,7 +46,7 @@ def render_report(
         written: What the folder beside the page holds.
         overview: The method's panels of the whole dataset, as `samples.save_panels` returns them.
     """
-    own = directory / PRIVATE
+    private = directory / PRIVATE
     rejects: Counter[str] = Counter()
     for shard in contents.shards:
         rejects.update(shard.rejects)
@@ -60,55 +60,63 @@ def render_report(
         samples=samples,
         shards=len(contents.shards),
         full=written.full,
-        preview=_inline(sheet),
-        tables=_tables(contents),
+        preview=_encode_image(sheet),
+        tables=_make_tables(contents),
         rejects=sorted(rejects.items()),
-        settings=[*_settings(own / "recipe.json"), *_settings(own / "numerics.json", "numerics")],
-        references=list(_beside_references(directory, contents)),
+        settings=[*_read_settings(private / "recipe.json"), *_read_settings(private / "numerics.json", "numerics")],
+        references=list(_pair_references(directory, contents)),
         overview=overview,
         labels=labels,
         notes=[*written.notes, *labels.notes],
     )
 
 
-def _choose(shards: Sequence[Shard], most: int) -> list[Example]:
+def _choose_examples(shards: Sequence[Shard], most: int) -> list[Example]:
     """Return at most `most` samples of the shards, evenly spaced."""
     ends = list(itertools.accumulate(shard.samples for shard in shards))
     rows: dict[Path, list[int]] = {}
-    for place in evenly(range(min(ends[-1] if ends else 0, sys.maxsize)), most):
-        shard = bisect.bisect_right(ends, place)
-        rows.setdefault(shards[shard].reader.path, []).append(place - (ends[shard - 1] if shard else 0))
-    return [some for shard in shards if (path := shard.reader.path) in rows for some in examples_of(shard, rows[path])]
+    for position in choose_evenly(range(min(ends[-1] if ends else 0, sys.maxsize)), most):
+        shard = bisect.bisect_right(ends, position)
+        rows.setdefault(shards[shard].reader.path, []).append(position - (ends[shard - 1] if shard else 0))
+    return [
+        example
+        for shard in shards
+        if (path := shard.reader.path) in rows
+        for example in read_examples(shard, rows[path])
+    ]
 
 
-def _beside_references(directory: Path, contents: Contents) -> Iterator[dict[str, Any]]:
+def _pair_references(directory: Path, contents: Contents) -> Iterator[dict[str, Any]]:
     """Yield, for each class with saved references, some references and some results, for the template."""
     copies = directory / PRIVATE / "stages" / COPIES
-    alone = contents.one_foreground_each()
-    for split in evenly([split for split in contents.splits if (copies / split).is_dir()], MOST_DOWN):
+    single_foreground = contents.one_foreground_each()
+    for split in choose_evenly([split for split in contents.splits if (copies / split).is_dir()], MOST_DOWN):
         references = []
-        for path in evenly(list_images(copies / split), REFERENCES):
+        for path in choose_evenly(list_images(copies / split), REFERENCES):
             with contextlib.suppress(UnreadableImage):
-                references.append(_inline(fit(read_image(path, max_edge=LARGEST_CELL))))
-        results = [_inline(fit(open_rgb(example.image))) for example in _choose(contents.splits[split], REFERENCES)]
+                references.append(_encode_image(fit(read_image(path, max_edge=LARGEST_CELL))))
+        results = [
+            _encode_image(fit(open_rgb(example.image)))
+            for example in _choose_examples(contents.splits[split], REFERENCES)
+        ]
         if references:
-            noun = contents.foregrounds[alone[split]] if split in alone else None
+            noun = contents.foregrounds[single_foreground[split]] if split in single_foreground else None
             yield {"split": split, "noun": noun, "references": references, "results": results}
 
 
-def _tables(contents: Contents) -> list[dict[str, Any]]:
+def _make_tables(contents: Contents) -> list[dict[str, Any]]:
     """Return a table for each split, or a single one if every split is a class with a single foreground."""
-    tables = [_table(contents, split) for split in contents.splits]
-    alone = contents.one_foreground_each()
-    if not alone:
+    tables = [_make_table(contents, split) for split in contents.splits]
+    single_foreground = contents.one_foreground_each()
+    if not single_foreground:
         return tables
     rows = [
         {
-            "name": f"{split} ({contents.foregrounds[alone[split]]})", "counts": table["sums"], "sum": table["sum"],
-            "split": split, "foreground": alone[split],
+            "name": f"{split} ({contents.foregrounds[single_foreground[split]]})", "counts": table["sums"],
+            "sum": table["sum"], "split": split, "foreground": single_foreground[split],
         }
         for split, table in zip(contents.splits, tables, strict=True)
-        if split in alone
+        if split in single_foreground
     ]  # fmt: skip
     return [
         {
@@ -122,7 +130,7 @@ def _tables(contents: Contents) -> list[dict[str, Any]]:
     ]
 
 
-def _table(contents: Contents, split: str) -> dict[str, Any]:
+def _make_table(contents: Contents, split: str) -> dict[str, Any]:
     """Return the sample counts of each cell of a split, with sums, for the template."""
     counts: Counter[Labels] = Counter()
     for shard in contents.splits[split]:
@@ -142,34 +150,34 @@ def _table(contents: Contents, split: str) -> dict[str, Any]:
     }
 
 
-def _settings(path: Path, name: str = "recipe") -> list[tuple[str, list[tuple[str, str]]]]:
+def _read_settings(path: Path, name: str = "recipe") -> list[tuple[str, list[tuple[str, str]]]]:
     """Return a JSON file's settings in titled groups of names and values: one for the file, one for each section."""
     if not path.exists():
         return []
-    groups = _groups(public(read_object(path)), name)
-    return [(title, list(flat(group))) for title, group in groups if group]
+    groups = _split_sections(public(read_object(path)), name)
+    return [(title, list(flatten(group))) for title, group in groups if group]
 
 
-def _groups(said: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _split_sections(document: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield a file's own settings, its sections, each step of its lineage, and the recipes of its sources."""
-    parts = {part: said.pop(part) for part in ("identity", "execution") if isinstance(said.get(part), dict)}
-    steps, sources = said.pop("lineage", []), said.pop("sources", [])
-    yield name, said
+    parts = {part: document.pop(part) for part in ("identity", "execution") if isinstance(document.get(part), dict)}
+    steps, sources = document.pop("lineage", []), document.pop("sources", [])
+    yield name, document
     for part, section in parts.items():
         yield f"{name}: {part}", section
     for number, step in enumerate(steps, 1):
         yield f"{name}: step {number}", step
     for source in sources:
-        yield from _groups(source, f"{name} of {source.pop('name')}")
+        yield from _split_sections(source, f"{name} of {source.pop('name')}")
 
 
-def _inline(image: Image.Image) -> str:
+def _encode_image(image: Image.Image) -> str:
     """Return a drawn image as a data URL; lossless if it is small."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "WEBP", quality=90, method=4, lossless=max(image.size) <= LARGEST_CELL)
-    return _data_url(buffer.getvalue())
+    return _encode_data_url(buffer.getvalue())
 
 
-def _data_url(image: bytes) -> str:
+def _encode_data_url(image: bytes) -> str:
     kind = Image.MIME[open_stored(image).format or "PNG"]
     return f"data:{kind};base64,{base64.b64encode(image).decode('ascii')}"

@@ -15,25 +15,25 @@ FLAGGED = 8
 """Added to the number of a state if somebody set a flag."""
 
 
-class Said:
+class AnswerCounts:
     """Answers about the images of a dataset."""
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[tuple[str, str]]] = {}
 
     @classmethod
-    def of(cls, directory: Path) -> Said:
+    def read(cls, directory: Path) -> AnswerCounts:
         """Read all answers; none if nobody has answered.
 
         Raises:
             FiguregroundError: The dataset isn't finished, or a file of answers can't be used.
         """
-        said = cls()
+        result = cls()
         if list_annotation_files(directory):
             for answer in read_answers(directory):
                 if not answer.key.startswith(REFERENCE):
-                    said._counts.setdefault(answer.key, Counter())[answer.question, answer.answer] += 1
-        return said
+                    result._counts.setdefault(answer.key, Counter())[answer.question, answer.answer] += 1
+        return result
 
     def __bool__(self) -> bool:
         return bool(self._counts)
@@ -43,23 +43,23 @@ class Said:
         counts = self._counts.get(key)
         if not counts:
             return 0
-        flagged = FLAGGED if any(counts[flag, "yes"] for flag in FLAGS) else 0
-        found = "not asked"
+        flag_bit = FLAGGED if any(counts[flag, "yes"] for flag in FLAGS) else 0
+        verdict = "not asked"
         sides = [
             (counts[question, right], counts[question, "no" if right == "yes" else "yes"])
             for question, right in RIGHT_ANSWERS.items()
         ]
         if any(right and wrong for right, wrong in sides):
-            found = "disagree"
+            verdict = "disagree"
         elif any(wrong for _, wrong in sides):
-            found = "wrong"
+            verdict = "wrong"
         elif any(right for right, _ in sides):
-            found = "right"
+            verdict = "right"
         elif any(counts[question, "unsure"] for question in RIGHT_ANSWERS):
-            found = "can't tell"
-        return STATES.index(found) + flagged
+            verdict = "can't tell"
+        return STATES.index(verdict) + flag_bit
 
-    def told(self, key: str) -> list[tuple[str, str]]:
+    def describe(self, key: str) -> list[tuple[str, str]]:
         """Return what was answered to each question about an image."""
         by_question: dict[str, list[str]] = {}
         for (question, answer), count in sorted(self._counts.get(key, Counter()).items()):

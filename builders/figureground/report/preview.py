@@ -9,7 +9,15 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from figureground.core.fonts import Font, font_for, to_ascii
-from figureground.report.contents import Contents, Example, Labels, Shard, evenly, examples_of, labels_of
+from figureground.report.contents import (
+    Contents,
+    Example,
+    Labels,
+    Shard,
+    choose_evenly,
+    read_examples,
+    read_sample_labels,
+)
 from figureground.sources.images import open_stored
 
 MOST_DOWN = 20
@@ -37,19 +45,23 @@ def draw_preview(contents: Contents) -> Image.Image:
 
     If every split is a class with a single foreground, the splits are the rows.
     """
-    filled = {split: some for split, some in contents.splits.items() if any(shard.samples for shard in some)}
-    filled = filled or contents.splits
-    first, shards = next(iter(filled.items()))
-    alone = contents.one_foreground_each()
-    every = [_Row(split, label, f"{split} ({contents.foregrounds[label]})") for split, label in alone.items()]
-    every = every or [_Row(first, label, contents.foregrounds[label]) for label in _drawn(contents, shards, 0)]
-    backgrounds = _drawn(contents, contents.shards if alone else shards, 1)
-    down, across = evenly(every, MOST_DOWN), evenly(backgrounds, MOST_ACROSS)
+    splits = {split: shards for split, shards in contents.splits.items() if any(shard.samples for shard in shards)}
+    splits = splits or contents.splits
+    first_split, shards = next(iter(splits.items()))
+    single_foreground = contents.one_foreground_each()
+    all_rows = [
+        _Row(split, label, f"{split} ({contents.foregrounds[label]})") for split, label in single_foreground.items()
+    ]
+    all_rows = all_rows or [
+        _Row(first_split, label, contents.foregrounds[label]) for label in _choose_labels(contents, shards, 0)
+    ]
+    backgrounds = _choose_labels(contents, contents.shards if single_foreground else shards, 1)
+    down, across = choose_evenly(all_rows, MOST_DOWN), choose_evenly(backgrounds, MOST_ACROSS)
     images = {
         (split, *example.labels): fit(open_rgb(example.image))
         for split in dict.fromkeys(row.split for row in down)
-        for example in _first_of_each(
-            filled[split], {(row.foreground, b) for row in down if row.split == split for b in across}
+        for example in _read_first_of_each(
+            splits[split], {(row.foreground, b) for row in down if row.split == split for b in across}
         )
     }
     edge = max((max(image.size) for image in images.values()), default=SMALLEST_CELL)
@@ -57,17 +69,19 @@ def draw_preview(contents: Contents) -> Image.Image:
     names = [row.name for row in down], [contents.backgrounds[label] for label in across]
     font, all_letters = font_for("".join([*names[0], *names[1]]), 16)
     small = ImageFont.load_default(size=13)
-    drawn = names if all_letters else [[to_ascii(name) for name in some] for some in names]
-    rows = [_wrap(name, font, _NAME_WIDTH, lines=3) for name in drawn[0]]
-    columns = [_wrap(name, font, edge, lines=2) for name in drawn[1]]
-    note = "one image per cell" if alone else f"{first}, one image per cell"
-    rows_in_all = len(every) if alone else len(contents.foregrounds)
-    for shown, of, total, what in (
-        (len(down), len(every), rows_in_all, "splits" if alone else "foregrounds"),
+    drawn_names = names if all_letters else [[to_ascii(name) for name in name_list] for name_list in names]
+    rows = [_wrap(name, font, _NAME_WIDTH, lines=3) for name in drawn_names[0]]
+    columns = [_wrap(name, font, edge, lines=2) for name in drawn_names[1]]
+    note = "one image per cell" if single_foreground else f"{first_split}, one image per cell"
+    rows_in_all = len(all_rows) if single_foreground else len(contents.foregrounds)
+    for num_drawn, num_available, num_total, noun in (
+        (len(down), len(all_rows), rows_in_all, "splits" if single_foreground else "foregrounds"),
         (len(across), len(backgrounds), len(contents.backgrounds), "backgrounds"),
     ):
-        note += f"; {shown} of {of} {what}, evenly chosen" if shown < of else ""
-        note += f"; {total - of} of {total} {what} without images" if of < total else ""
+        note += f"; {num_drawn} of {num_available} {noun}, evenly chosen" if num_drawn < num_available else ""
+        note += (
+            f"; {num_total - num_available} of {num_total} {noun} without images" if num_available < num_total else ""
+        )
     note += f"; unfinished: {contents.progress}" if contents.progress else ""
 
     step = edge + _GAP
@@ -95,25 +109,25 @@ def draw_preview(contents: Contents) -> Image.Image:
     return sheet
 
 
-def _drawn(contents: Contents, shards: Sequence[Shard], axis: int) -> list[int]:
+def _choose_labels(contents: Contents, shards: Sequence[Shard], axis: int) -> list[int]:
     """Return the foregrounds (axis 0) or backgrounds (axis 1) to draw; once finished, only those with samples."""
     names = (contents.foregrounds, contents.backgrounds)[axis]
-    there = {cell[axis] for shard in shards for cell, count in shard.cells.items() if count}
-    return [label for label in names if label in there] if contents.finished and there else list(names)
+    present = {cell[axis] for shard in shards for cell, count in shard.cells.items() if count}
+    return [label for label in names if label in present] if contents.finished and present else list(names)
 
 
-def _first_of_each(shards: Sequence[Shard], cells: set[Labels]) -> Iterator[Example]:
+def _read_first_of_each(shards: Sequence[Shard], cells: set[Labels]) -> Iterator[Example]:
     """Yield the first sample of each cell that has one, skipping shards that can add none."""
     missing = set(cells)
     for shard in shards:
         if missing.isdisjoint(shard.cells):
             continue
         rows: dict[Labels, int] = {}
-        for row, labels in enumerate(labels_of(shard)):
+        for row, labels in enumerate(read_sample_labels(shard)):
             if labels in missing:
                 rows.setdefault(labels, row)
         missing -= set(rows)
-        yield from examples_of(shard, rows.values())
+        yield from read_examples(shard, rows.values())
 
 
 def open_rgb(image: bytes) -> Image.Image:
@@ -134,16 +148,16 @@ def fit(image: Image.Image) -> Image.Image:
 
 def _wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
     """Break a name between words into lines that fit; cut longer lines with an ellipsis."""
-    broken: list[str] = []
+    wrapped: list[str] = []
     for word in text.split():
-        if broken and (len(broken) == lines or font.getlength(f"{broken[-1]} {word}") <= width):
-            broken[-1] += f" {word}"
+        if wrapped and (len(wrapped) == lines or font.getlength(f"{wrapped[-1]} {word}") <= width):
+            wrapped[-1] += f" {word}"
         else:
-            broken.append(word)
-    return [_cut(line, font, width) for line in broken or [""]]
+            wrapped.append(word)
+    return [_truncate(line, font, width) for line in wrapped or [""]]
 
 
-def _cut(text: str, font: Font, width: float) -> str:
+def _truncate(text: str, font: Font, width: float) -> str:
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

@@ -28,10 +28,10 @@ from figureground.core.text import printable
 from figureground.methods.panels.panel import Panel
 from figureground.recipe.sample import Reject
 from figureground.report.contents import Contents, Shard
-from figureground.report.facts import flat
-from figureground.report.people import Said
+from figureground.report.facts import flatten
+from figureground.report.people import AnswerCounts
 from figureground.report.scores import count_votes, read_tables
-from figureground.report.scripts import column, write_script
+from figureground.report.scripts import encode_column, write_script
 from figureground.report.thumbnails import SUFFIXES, Thumbnail, encode_picture, write_thumbnail
 from figureground.shards.samples import Dropped, Stored
 
@@ -78,19 +78,19 @@ class Choice:
 
     def take(self, cell: _Cell) -> bool:
         """Return whether the next image, of this cell, is chosen."""
-        at, size, quota = self._passed[cell], self._sizes.get(cell, 0), self._quota.get(cell, 0)
+        position, size, quota = self._passed[cell], self._sizes.get(cell, 0), self._quota.get(cell, 0)
         self._passed[cell] += 1
-        return bool(size) and (at + 1) * quota // size > at * quota // size
+        return bool(size) and (position + 1) * quota // size > position * quota // size
 
 
 def _quotas(sizes: Mapping[_Cell, int], most: int) -> dict[_Cell, int]:
     """Return how many images of each cell are chosen, as equally as their sizes allow."""
     quotas = {}
-    left = most
+    remaining = most
     by_size = sorted(sizes.items(), key=lambda item: item[1])
-    for place, (cell, size) in enumerate(by_size):
-        quotas[cell] = min(size, -(-left // (len(by_size) - place)))
-        left -= quotas[cell]
+    for position, (cell, size) in enumerate(by_size):
+        quotas[cell] = min(size, -(-remaining // (len(by_size) - position)))
+        remaining -= quotas[cell]
     return quotas
 
 
@@ -166,7 +166,7 @@ class _Writer:
         self._table = _Table()
         self._unreadable: list[str] = []
         self._tables, self._notes = read_tables(directory)
-        self._said = self._read_answers()
+        self._answers = self._read_answers()
 
     def write(self) -> Written:
         shards = self._contents.shards
@@ -186,33 +186,33 @@ class _Writer:
             )
         return Written(self._full, self._notes)
 
-    def _read_answers(self) -> Said:
+    def _read_answers(self) -> AnswerCounts:
         try:
-            return Said.of(self._directory)
+            return AnswerCounts.read(self._directory)
         except FiguregroundError as error:
             self._notes.append(f"{error} No answers are shown.")
-            return Said()
+            return AnswerCounts()
 
     # --- images ---------------------------------------------------------------------------------
 
     def _add_images(self, shard: Shard) -> Iterator[int]:
         """Write the images of a shard; yield the number of each chunk's."""
         name = shard.reader.shard.name
-        thumbnails = self._made(f"thumbnails/{name}")
+        thumbnails = self._make_folder(f"thumbnails/{name}")
         first = len(self._table.keys)
         numbered = enumerate(shard.reader.samples())
         jobs = (
             ((row, stored), partial(write_thumbnail, thumbnails / str(row), stored.image)) for row, stored in numbered
         )
-        for number, some in enumerate(_chunks(compute_ahead(jobs), CHUNK)):
-            keys = [stored.key for (_, stored), _ in some]
+        for number, chunk in enumerate(_chunks(compute_ahead(jobs), CHUNK)):
+            keys = [stored.key for (_, stored), _ in chunk]
             scores = [table.take(keys) for table in self._tables]
             rows = []
-            for at, ((row, stored), thumbnail) in enumerate(some):
-                said = [pair for table in scores for pair in table[at]]
-                rows.append(self._add_image(shard, row, stored, thumbnail, said))
+            for position, ((row, stored), thumbnail) in enumerate(chunk):
+                image_scores = [pair for table in scores for pair in table[position]]
+                rows.append(self._add_image(shard, row, stored, thumbnail, image_scores))
             self._write_details(f"details/{name}/{number}", rows)
-            yield len(some)
+            yield len(chunk)
         self._blocks.append([name, first, len(self._table.keys) - first, ""])
 
     def _add_image(
@@ -222,15 +222,15 @@ class _Writer:
         if not thumbnail.suffix:
             self._unreadable.append(stored.key)
         self._table.add(
-            stored.key, self._splits.index(shard.split), labels, thumbnail.suffix, 0, self._said.state(stored.key)
+            stored.key, self._splits.index(shard.split), labels, thumbnail.suffix, 0, self._answers.state(stored.key)
         )
         provenance = parse_json(stored.provenance, f"{stored.key}: its provenance")
         details: dict[str, Any] = {
-            "key": _shown(stored.key),
-            "prompt": _shown(stored.prompt),
-            "facts": _facts(_further(provenance)),
-            "scores": [(_shown(name), _value(value)) for name, value in scores],
-            "people": self._said.told(stored.key),
+            "key": _clean_text(stored.key),
+            "prompt": _clean_text(stored.prompt),
+            "facts": _list_facts(_select_facts(provenance)),
+            "scores": [(_clean_text(name), _clean_value(value)) for name, value in scores],
+            "people": self._answers.describe(stored.key),
         }
         if self._choice.take((shard.split, *labels)):
             self._full += 1
@@ -242,22 +242,22 @@ class _Writer:
     ) -> dict[str, Any]:
         """Write an image at full size, its guide, mask and panels; return their titles and paths in the report."""
         base = f"images/{name}/{row}"
-        self._made(f"images/{name}")
-        found: dict[str, Any] = {"full": None, "pictures": [], "panels": []}
-        if thumbnail.whole:
-            found["full"] = f"thumbnails/{name}/{row}.{SUFFIXES[thumbnail.suffix]}"
-        elif thumbnail.stored:
-            found["full"] = self._save(f"{base}.{SUFFIXES[thumbnail.stored]}", stored.image)
+        self._make_folder(f"images/{name}")
+        entry: dict[str, Any] = {"full": None, "pictures": [], "panels": []}
+        if thumbnail.is_original:
+            entry["full"] = f"thumbnails/{name}/{row}.{SUFFIXES[thumbnail.suffix]}"
+        elif thumbnail.stored_suffix:
+            entry["full"] = self._save(f"{base}.{SUFFIXES[thumbnail.stored_suffix]}", stored.image)
         if "guide" in stored.images:
-            found["pictures"].append(("guide", self._save(f"{base}-guide.png", stored.images["guide"])))
+            entry["pictures"].append(("guide", self._save(f"{base}-guide.png", stored.images["guide"])))
         elif self._draw_guide and (guide := self._draw_guide(provenance)) is not None:
-            found["pictures"].append(("guide", self._save(f"{base}-guide.webp", encode_picture(guide))))
+            entry["pictures"].append(("guide", self._save(f"{base}-guide.webp", encode_picture(guide))))
         if "mask" in stored.images:
-            found["pictures"].append(("mask", self._save(f"{base}-mask.png", stored.images["mask"])))
-        found["panels"] = save_panels(self._folder, base, self._panels(provenance))
-        return found
+            entry["pictures"].append(("mask", self._save(f"{base}-mask.png", stored.images["mask"])))
+        entry["panels"] = save_panels(self._folder, base, self._make_panels(provenance))
+        return entry
 
-    def _panels(self, provenance: dict[str, Any]) -> list[Panel]:
+    def _make_panels(self, provenance: dict[str, Any]) -> list[Panel]:
         """Return a sample's panels; after one that can't be drawn there are no more, and a note says why."""
         try:
             return self._draw_panels(provenance) if self._draw_panels else []
@@ -270,7 +270,7 @@ class _Writer:
         (self._folder / path).write_bytes(data)
         return path
 
-    def _made(self, path: str) -> Path:
+    def _make_folder(self, path: str) -> Path:
         folder = self._folder / path
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -278,9 +278,9 @@ class _Writer:
     def _write_details(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Write the details of a chunk; facts that all its images share are written once."""
         shared = [fact for fact in rows[0]["facts"] if all(fact in row["facts"] for row in rows)]
-        known = set(shared)
+        shared_facts = set(shared)
         for row in rows:
-            row["facts"] = [fact for fact in row["facts"] if fact not in known]
+            row["facts"] = [fact for fact in row["facts"] if fact not in shared_facts]
         write_script(self._folder, name, {"shared": shared, "rows": rows})
 
     # --- rejects --------------------------------------------------------------------------------
@@ -288,31 +288,31 @@ class _Writer:
     def _add_rejects(self, shard: Shard) -> None:
         if not shard.rejects:
             return
-        name, first, published = shard.reader.shard.name, len(self._table.keys), shard.reader.schema()
-        self._made(f"thumbnails/{name}")
-        for number, some in enumerate(_chunks(enumerate(shard.reader.rejects(published)), CHUNK)):
-            rows = [self._add_reject(shard, name, row, reject) for row, reject in some]
+        name, first, schema = shard.reader.shard.name, len(self._table.keys), shard.reader.schema()
+        self._make_folder(f"thumbnails/{name}")
+        for number, chunk in enumerate(_chunks(enumerate(shard.reader.rejects(schema)), CHUNK)):
+            rows = [self._add_reject(shard, name, row, reject) for row, reject in chunk]
             self._write_details(f"details/{name}/r{number}", rows)
             signals.check()
         self._blocks.append([name, first, len(self._table.keys) - first, "r"])
 
     def _add_reject(self, shard: Shard, name: str, row: int, reject: Reject) -> dict[str, Any]:
-        spec, reason = reject.spec, _shown(reject.reason)
+        spec, reason = reject.spec, _clean_text(reject.reason)
         if reason not in self._reasons:
             self._reasons.append(reason)
         self._foregrounds.setdefault(spec.foreground, spec.foreground_name)
         self._backgrounds.setdefault(spec.background, spec.background_name)
         suffix = 0
-        facts = _facts(_further(spec.to_json()))
+        facts = _list_facts(_select_facts(spec.to_json()))
         if isinstance(reject, Dropped):
             suffix = write_thumbnail(self._folder / f"thumbnails/{name}/r{row}", reject.encoded.image).suffix
-            facts = _facts(_further(parse_json(reject.encoded.provenance, f"{spec.key}: its provenance")))
+            facts = _list_facts(_select_facts(parse_json(reject.encoded.provenance, f"{spec.key}: its provenance")))
         self._table.add(
             spec.key, self._splits.index(shard.split), (spec.foreground, spec.background), suffix,
             self._reasons.index(reason) + 1, 0,
         )  # fmt: skip
         return {
-            "key": _shown(spec.key), "prompt": _shown(spec.prompt), "facts": [("reason", reason), *facts],
+            "key": _clean_text(spec.key), "prompt": _clean_text(spec.prompt), "facts": [("reason", reason), *facts],
             "scores": [], "people": [],
         }  # fmt: skip
 
@@ -321,38 +321,40 @@ class _Writer:
     def _write_columns(self, images: int) -> None:
         table, total = self._table, len(self._table.keys)
         labels = {
-            name: column(np.array(getattr(table, name), np.int64))
+            name: encode_column(np.array(getattr(table, name), np.int64))
             for name in ("split", "foreground", "background", "reason", "thumbnail", "people")
         }
         votes, scorers = self._count_votes(images)
-        labels["votes"] = column(np.concatenate([votes, np.zeros(total - images, np.int64)]))
+        labels["votes"] = encode_column(np.concatenate([votes, np.zeros(total - images, np.int64)]))
         write_script(self._folder, "data/labels", labels)
-        write_script(self._folder, "data/keys", [_shown(key) for key in table.keys])
+        write_script(self._folder, "data/keys", [_clean_text(key) for key in table.keys])
         scores: list[dict[str, Any]] = []
-        for each in self._tables:
-            if note := each.note():
+        for score_table in self._tables:
+            if note := score_table.describe_unknown_keys():
                 self._notes.append(note)
-            for name, values in each.columns().items():
+            for name, values in score_table.columns().items():
                 file = f"data/score-{len(scores)}"
-                write_script(self._folder, file, column(np.concatenate([values, _nothing(total - images)])))
+                write_script(
+                    self._folder, file, encode_column(np.concatenate([values, _missing_values(total - images)]))
+                )
                 finite = values[np.isfinite(values)]
-                ends = [float(finite.min()), float(finite.max())] if len(finite) else [0.0, 0.0]
-                scores.append({"name": _shown(name), "file": file, "low": ends[0], "high": ends[1]})
+                bounds = [float(finite.min()), float(finite.max())] if len(finite) else [0.0, 0.0]
+                scores.append({"name": _clean_text(name), "file": file, "low": bounds[0], "high": bounds[1]})
         write_script(
             self._folder, "data/index",
             {
                 "images": images, "total": total, "chunk": CHUNK, "full": self._full,
-                "splits": [_shown(name) for name in self._splits],
-                "foregrounds": _named(self._foregrounds), "backgrounds": _named(self._backgrounds),
+                "splits": [_clean_text(name) for name in self._splits],
+                "foregrounds": _name_labels(self._foregrounds), "backgrounds": _name_labels(self._backgrounds),
                 "reasons": self._reasons, "blocks": self._blocks, "suffixes": SUFFIXES,
-                "scores": scores, "scorers": scorers, "people": bool(self._said),
+                "scores": scores, "scorers": scorers, "people": bool(self._answers),
             },
         )  # fmt: skip
 
     def _count_votes(self, images: int) -> tuple[np.ndarray, int]:
         """Return the votes of the scorers of `verify` for each image, and the number of scorers; see `count_votes`."""
         table = self._table
-        if any(each.shown == VERIFIED for each in self._tables):
+        if any(each.path == VERIFIED for each in self._tables):
             labels = (np.array(each[:images], np.int64) for each in (table.split, table.foreground, table.background))
             try:
                 return count_votes(self._directory, Population(table.keys[:images], self._splits, (), (), *labels))
@@ -368,50 +370,50 @@ def save_panels(folder: Path, base: str, panels: Iterable[Panel]) -> list[dict[s
         folder: The folder of the report.
         base: Beginning of the paths of the pictures, in a folder below it that exists.
     """
-    found = []
+    entries = []
     for number, panel in enumerate(panels):
         pictures = []
-        for place, picture in enumerate(panel.pictures):
-            path = f"{base}-panel{number}-{place}.webp"
+        for position, picture in enumerate(panel.pictures):
+            path = f"{base}-panel{number}-{position}.webp"
             (folder / path).write_bytes(encode_picture(picture.image))
-            pictures.append((_shown(picture.title), path))
-        facts = [(_shown(name), _shown(value)) for name, value in panel.facts]
-        found.append({"title": _shown(panel.title), "pictures": pictures, "facts": facts})
-    return found
+            pictures.append((_clean_text(picture.title), path))
+        facts = [(_clean_text(name), _clean_text(value)) for name, value in panel.facts]
+        entries.append({"title": _clean_text(panel.title), "pictures": pictures, "facts": facts})
+    return entries
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
-    while some := list(itertools.islice(iterator, size)):
-        yield some
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
 
 
-def _facts(said: Mapping[str, Any]) -> _Pairs:
-    return [(_shown(name), _shown(value)) for name, value in flat(said)]
+def _list_facts(fields: Mapping[str, Any]) -> _Pairs:
+    return [(_clean_text(name), _clean_text(value)) for name, value in flatten(fields)]
 
 
-def _further(said: Mapping[str, Any]) -> dict[str, Any]:
+def _select_facts(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a provenance or a spec that the page doesn't show beside the image already."""
-    return {name: value for name, value in said.items() if name not in _SHOWN_ALREADY}
+    return {name: value for name, value in fields.items() if name not in _SHOWN_ALREADY}
 
 
-def _shown(text: object) -> str:
+def _clean_text(text: object) -> str:
     """Return text without characters that control how it is shown."""
     return printable(text, lines=True)
 
 
-def _value(value: Any) -> str | float | int | bool:
+def _clean_value(value: Any) -> str | float | int | bool:
     if isinstance(value, float):
         return float(f"{value:.6g}") if np.isfinite(value) else json.dumps(value)
-    return value if isinstance(value, bool | int) else _shown(value)
+    return value if isinstance(value, bool | int) else _clean_text(value)
 
 
-def _nothing(n: int) -> np.ndarray:
-    return np.full(n, np.nan, np.float32)
+def _missing_values(count: int) -> np.ndarray:
+    return np.full(count, np.nan, np.float32)
 
 
-def _named(names: Mapping[int, str]) -> list[tuple[int, str]]:
+def _name_labels(names: Mapping[int, str]) -> list[tuple[int, str]]:
     """Return labels with their names, in order; equal names get their number, so that a link means one of them."""
-    shown = {label: _shown(name) for label, name in sorted(names.items())}
-    often = Counter(shown.values())
-    return [(label, name if often[name] == 1 else f"{name} ({label})") for label, name in shown.items()]
+    clean_names = {label: _clean_text(name) for label, name in sorted(names.items())}
+    counts = Counter(clean_names.values())
+    return [(label, name if counts[name] == 1 else f"{name} ({label})") for label, name in clean_names.items()]

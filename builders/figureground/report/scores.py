@@ -24,25 +24,25 @@ class ScoreTable:
     def __init__(self, scores: Scores):
         self._scores = scores
         self.name = scores.name
-        self.shown = scores.shown
-        self._shown = [name for name in scores.columns if name not in _HASHES]
+        self.path = scores.shown
+        self._columns = [name for name in scores.columns if name not in _HASHES]
         self._numbers = {
-            name: values for name in self._shown if (values := scores.numbers(name)) is not None
+            name: values for name in self._columns if (values := scores.numbers(name)) is not None
         }  # fmt: skip
         self._rows: list[np.ndarray] = []
-        self._seen = np.zeros(len(scores), bool)
+        self._matched = np.zeros(len(scores), bool)
 
     def take(self, keys: Sequence[str]) -> list[list[tuple[str, Any]]]:
         """Note the next images, and return what the file says about each: names of columns and values."""
         rows = self._scores.rows(keys)
         self._rows.append(rows)
-        self._seen[rows[rows >= 0]] = True
+        self._matched[rows[rows >= 0]] = True
         return [
             []
             if row < 0
             else [
                 (f"{self.name}.{name}", value)
-                for name in self._shown
+                for name in self._columns
                 if (value := self._scores.value(int(row), name)) is not None
             ]
             for row in rows
@@ -51,21 +51,21 @@ class ScoreTable:
     def columns(self) -> dict[str, np.ndarray]:
         """Return the numbers of all images that passed, float32 (images,), NaN without a value, by FILE.COLUMN."""
         rows = np.concatenate(self._rows) if self._rows else np.zeros(0, np.int64)
-        there = rows >= 0
-        found = {}
+        has_row = rows >= 0
+        columns = {}
         for name, values in self._numbers.items():
             column = np.full(len(rows), np.nan, np.float32)
-            column[there] = values[rows[there]]
+            column[has_row] = values[rows[has_row]]
             if not np.isnan(column).all():
-                found[f"{self.name}.{name}"] = column
-        return found
+                columns[f"{self.name}.{name}"] = column
+        return columns
 
-    def note(self) -> str | None:
+    def describe_unknown_keys(self) -> str | None:
         """Return what doesn't fit the images that passed; None if all does."""
-        if self._seen.all():
+        if self._matched.all():
             return None
-        unknown = self._scores.keys(~self._seen)
-        return f"{self.shown} has {len(unknown):,} keys that no image here has: {listed(unknown, 3)}."
+        unknown = self._scores.keys(~self._matched)
+        return f"{self.path} has {len(unknown):,} keys that no image here has: {listed(unknown, 3)}."
 
 
 def read_tables(directory: Path) -> tuple[list[ScoreTable], list[str]]:
@@ -83,7 +83,7 @@ def read_tables(directory: Path) -> tuple[list[ScoreTable], list[str]]:
             notes.append(f"{error} Its scores aren't shown.")
             continue
         if table.name in tables:
-            notes.append(f"{tables[table.name].shown} and {table.shown} have the same name; only the first is shown.")
+            notes.append(f"{tables[table.name].path} and {table.path} have the same name; only the first is shown.")
         else:
             tables[table.name] = table
     return list(tables.values()), notes

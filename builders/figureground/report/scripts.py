@@ -25,7 +25,7 @@ def write_script(folder: Path, name: str, value: Any) -> None:
     path.write_text(f"figureground.put({json.dumps(name)},{text});\n", encoding="ascii")
 
 
-def column(values: np.ndarray) -> dict[str, str]:
+def encode_column(values: np.ndarray) -> dict[str, str]:
     """Return a column as base64 of little-endian numbers: `u1`, `u2` or `u4` for counts, else `f4`.
 
     Args:
@@ -34,6 +34,6 @@ def column(values: np.ndarray) -> dict[str, str]:
     if values.dtype.kind == "f":
         kind = "f4"
     else:
-        most = int(values.max(initial=0))
-        kind = "u1" if most < 2**8 else "u2" if most < 2**16 else "u4"
+        largest = int(values.max(initial=0))
+        kind = "u1" if largest < 2**8 else "u2" if largest < 2**16 else "u4"
     return {"type": kind, "data": base64.b64encode(values.astype(f"<{kind}").tobytes()).decode("ascii")}

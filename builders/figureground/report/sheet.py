@@ -18,7 +18,7 @@ from figureground.core.resources import resource
 from figureground.core.terminal import remark
 from figureground.methods.panels.panel import Panel
 from figureground.report.contents import read_contents
-from figureground.report.folder import FOLDER, drafted, refuse_folder
+from figureground.report.folder import FOLDER, open_draft, refuse_folder
 from figureground.report.page import render_report
 from figureground.report.preview import draw_preview
 from figureground.report.samples import MOST_FULL, DrawGuide, DrawPanels, save_panels, write_samples
@@ -67,7 +67,7 @@ def write_sheet(
         refuse_strangers(preview, report)
         refuse_folder(folder)
         sheet = draw_preview(contents)
-        with drafted(folder) as draft:
+        with open_draft(folder) as draft:
             written = write_samples(draft.path, directory, contents, draw_guide, draw_panels, full)
             panels: list[Panel] = []
             try:
@@ -87,8 +87,8 @@ def write_sheet(
         for note in written.notes:
             remark(note)
     except OSError as error:
-        if trouble := explain(error, out):
-            raise FiguregroundError(trouble) from error
+        if message := explain(error, out):
+            raise FiguregroundError(message) from error
         raise
     return [preview, report]
 

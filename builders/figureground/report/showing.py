@@ -47,10 +47,10 @@ def show(directory: str | os.PathLike[str], full: int | None = MOST_FULL) -> Sho
         FiguregroundError: The directory holds no finished shard, or other files of those names; or the disk is full.
     """
     with reading(directory) as local:
-        shown = _show(local, full)
-    if shown.license and is_url(directory):
-        return shown._replace(license=shown.license.replace(str(local), str(directory)))
-    return shown
+        result = _show(local, full)
+    if result.license and is_url(directory):
+        return result._replace(license=result.license.replace(str(local), str(directory)))
+    return result
 
 
 def _show(directory: Path, full: int | None) -> Shown:
@@ -70,7 +70,7 @@ def _show(directory: Path, full: int | None) -> Shown:
     if made_from_others(directory):
         return Shown(files, license, None)
     version = format_of(next(iter(markers(directory).values())), str(directory))
-    why = "the recipe's cut-outs, lists or checkpoint are missing or have changed since the build"
+    reason = "the recipe's cut-outs, lists or checkpoint are missing or have changed since the build"
     if version != FORMAT:
-        why = f"{directory} has format {version}, whose guides this release can't draw"
-    return Shown(files, license, f"{why}, so the report shows no guides.")
+        reason = f"{directory} has format {version}, whose guides this release can't draw"
+    return Shown(files, license, f"{reason}, so the report shows no guides.")

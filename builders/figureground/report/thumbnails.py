@@ -24,9 +24,9 @@ class Thumbnail(NamedTuple):
 
     suffix: int
     """Position in `SUFFIXES`; 0 if the image can't be read."""
-    stored: int
+    stored_suffix: int
     """Suffix of the stored image itself."""
-    whole: bool
+    is_original: bool
     """Whether the thumbnail is the stored image."""
 
 
@@ -42,18 +42,18 @@ def write_thumbnail(path: Path, data: bytes) -> Thumbnail:
     """
     try:
         image = open_stored(data)
-        stored = _OF_FORMAT[image.format or ""]
+        stored_suffix = _OF_FORMAT[image.format or ""]
         if max(image.size) > EDGE:
             image.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS, reducing_gap=2.0)
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "WEBP", quality=85, method=2)
-            found, data = Thumbnail(2, stored, False), buffer.getvalue()
+            thumbnail, data = Thumbnail(2, stored_suffix, False), buffer.getvalue()
         else:
-            found = Thumbnail(stored, stored, True)
+            thumbnail = Thumbnail(stored_suffix, stored_suffix, True)
     except Exception:  # Pillow can raise any exception for damaged data; `check` reports it
         return Thumbnail(0, 0, False)
-    path.with_name(f"{path.name}.{SUFFIXES[found.suffix]}").write_bytes(data)
-    return found
+    path.with_name(f"{path.name}.{SUFFIXES[thumbnail.suffix]}").write_bytes(data)
+    return thumbnail
 
 
 def encode_picture(image: Image.Image) -> bytes:
