@@ -5,7 +5,8 @@ import pytest
 from coloured import make_coloured
 
 from figureground.data.images import DatasetImages
-from figureground.evaluation.accuracy import alike, by_group, compare, settings
+from figureground.data.objects import settings
+from figureground.evaluation.accuracy import compare_accuracy, measure_by_group, measure_consistency
 from figureground.evaluation.predict import Predictions
 
 RIGHT = {
@@ -28,7 +29,7 @@ def groups(tmp_path):
 
 def test_accuracy_by_foreground_background_cell_and_the_worst_group(tmp_path):
     images, right = groups(tmp_path)
-    report = by_group(images, answers(images.label, right))
+    report = measure_by_group(images, answers(images.label, right))
     assert report["accuracy"]["value"] == pytest.approx(7 / 13)
     assert report["accuracy"]["samples"] == 13
     values = {axis: {n: (some["value"], some["samples"]) for n, some in report[f"by_{axis}"].items()}
@@ -44,12 +45,12 @@ def test_accuracy_by_foreground_background_cell_and_the_worst_group(tmp_path):
     assert report["worst_group"] == report["by_cell"][3]
     for told in (report["accuracy"], *report["by_foreground"].values(), *report["by_background"].values()):
         assert told["low"] < told["value"] < told["high"]
-    assert report == by_group(images, answers(images.label, right))
+    assert report == measure_by_group(images, answers(images.label, right))
 
 
 def test_samples_that_were_not_judged_count_for_nothing(tmp_path):
     images, right = groups(tmp_path)
-    report = by_group(images, answers(images.label, right, images.foreground == 0))
+    report = measure_by_group(images, answers(images.label, right, images.foreground == 0))
     assert list(report["by_foreground"]) == ["bird"]
     assert report["accuracy"]["samples"] == 6
     assert len(report["by_cell"]) == 2
@@ -58,7 +59,7 @@ def test_samples_that_were_not_judged_count_for_nothing(tmp_path):
 def test_a_drop_counts_each_shared_class_alike():
     here = answers([0] * 10 + [1] * 2 + [2] * 4, [1] * 5 + [0] * 5 + [1, 1] + [0] * 4)
     there = answers([0] * 4 + [1] * 40, [1, 1, 1, 0] + [1] * 40)
-    told = compare(here, there)
+    told = compare_accuracy(here, there)
     assert told["classes"] == 2
     assert told["accuracy"]["value"] == pytest.approx((0.5 + 1) / 2)
     assert told["references"]["value"] == pytest.approx((0.75 + 1) / 2)
@@ -67,10 +68,10 @@ def test_a_drop_counts_each_shared_class_alike():
 
 
 def test_without_references_there_is_an_accuracy_and_no_drop():
-    told = compare(answers([0, 0, 1], [1, 0, 1]))
+    told = compare_accuracy(answers([0, 0, 1], [1, 0, 1]))
     assert (told["classes"], told["accuracy"]["value"]) == (2, 0.75)
     assert "drop" not in told
-    assert compare(answers([0], [1]), answers([1], [1])) == {"classes": 0}
+    assert compare_accuracy(answers([0], [1]), answers([1], [1])) == {"classes": 0}
 
 
 def test_objects_are_followed_over_their_backgrounds():
@@ -79,11 +80,11 @@ def test_objects_are_followed_over_their_backgrounds():
     right = [1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1]
     judged = [1] * 9 + [1, 0, 0]
     outcomes = np.array([-1, -1, -1, -1, -1, 7, 4, 4, 4, -1, -1, -1])
-    told = alike(keys, outcomes, answers([0] * 6 + [1] * 6, right, judged))
+    told = measure_consistency(keys, outcomes, answers([0] * 6 + [1] * 6, right, judged))
     assert told["objects"] == 3
     assert told["alike"]["value"] == pytest.approx(2 / 3)
     assert told["right"]["value"] == pytest.approx(1 / 3)
-    assert alike(keys[:1], outcomes[:1], answers([0], [1])) is None
+    assert measure_consistency(keys[:1], outcomes[:1], answers([0], [1])) is None
 
 
 def test_settings_of_a_copy_are_those_of_what_it_was_made_from():

@@ -36,7 +36,7 @@ def test_labels_are_found_by_name(cats):
 def test_a_label_may_stand_for_several_classes(cats, tmp_path):
     found = find_counterparts([cats], LABELS, LABELS, table(tmp_path / "t.csv", "Cat,tabby", "cat,tiger_cat"))[0]
     assert found.groups == ((0,), (1, 2), ())
-    assert found.members().tolist() == [[True, False, False], [False, True, True], [False, False, False]]
+    assert found.membership().tolist() == [[True, False, False], [False, True, True], [False, False, False]]
     outcomes = found.outcomes(np.array([1, 2, 0, 1]), np.array([1, 1, 1, 0]))
     assert outcomes.tolist() == [-1, -1, 0, 1]
 

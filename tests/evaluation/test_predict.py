@@ -65,7 +65,7 @@ def test_labels_without_a_counterpart_and_those_of_another_list_are_left_out(tmp
     assert found.judged.tolist() == [False, True, False]
     assert np.isnan(found.p[[0, 2]]).all()
     assert found.predicted[[0, 2]].tolist() == [-1, -1]
-    assert found.of(1).tolist() == [False, True, False]
+    assert found.mask_of(1).tolist() == [False, True, False]
 
 
 def test_photographs_that_can_not_be_read_are_noted_and_left_out(tmp_path, classifier):

@@ -34,7 +34,7 @@ def test_classifiers_on_a_line_have_none_and_a_zero_shot_one_above_it_has_what_i
     assert found["line"]["intercept"] == pytest.approx(-0.5)
     assert [found["effective"][name] for name in given] == pytest.approx([0] * 4, abs=1e-9)
     assert found["effective"]["clip:x"] == pytest.approx(0.2)
-    assert any("4 classifiers only" in note for note in robustness.notes(found))
+    assert any("4 classifiers only" in note for note in robustness.list_notes(found))
 
 
 def test_the_line_is_that_of_all_if_too_few_are_ordinary():
@@ -49,7 +49,7 @@ def test_the_line_is_that_of_all_if_too_few_are_ordinary():
 def test_too_few_or_equal_classifiers_have_no_line_and_the_report_says_so(given, why):
     found = robustness.measure({str(i): told(*each) for i, each in enumerate(given)})
     assert (found["line"], found["effective"]) == (None, {})
-    (note,) = robustness.notes(found)
+    (note,) = robustness.list_notes(found)
     assert why in note
     assert 'fill="none" stroke="#222"' not in plot_robustness(found, "a set")
 

@@ -5,7 +5,7 @@ import pytest
 
 from figureground.evaluation.metrics import average_precision, roc_auc
 from figureground.evaluation.predict import Predictions
-from figureground.evaluation.spuriousness import mean_of, measure, measure_mean
+from figureground.evaluation.spuriousness import average_predictions, measure, measure_mean
 
 LABELS = ("bird", "cat", "mug")
 
@@ -51,7 +51,7 @@ def test_the_mean_counts_classes_alike():
 
 def test_the_mean_over_classifiers_passes_over_what_one_does_not_know():
     other = answers([0, 0, 0, 0, 2, 2], [0.1, 0.8, 0.1, 0.2, 0, 0], [1, 1, 1, 1, 0, 0])
-    both = mean_of([GENERATED, other])
+    both = average_predictions([GENERATED, other])
     assert both.p == pytest.approx([0.5, 0.8, 0.1, 0.2, 0.3, 0.7])
     assert both.correct == pytest.approx([0.5, 1, 0, 0, 0, 1])
     each = [{"generated": some} for some in (GENERATED, other)]

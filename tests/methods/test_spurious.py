@@ -24,7 +24,7 @@ from figureground.core.errors import FiguregroundError, OutOfMemory, RecipeError
 from figureground.curation.curating import curate
 from figureground.curation.merging import merge
 from figureground.evaluation.evaluating import evaluate
-from figureground.evaluation.summary import notes
+from figureground.evaluation.summary import list_notes
 from figureground.hub.manifest import pack
 from figureground.methods.extend import extend
 from figureground.methods.forecast import describe
@@ -550,10 +550,10 @@ def test_a_classifier_that_steered_the_images_is_left_out_of_means(checkpoint, t
     assert {name: told["steered"] for name, told in report["classifiers"].items()} == {"judge": False, "steering": True}
     judged = report["classifiers"]["judge"]["mean"]["generated"]["p"]["value"]
     assert report["mean"]["mean"]["generated"]["p"]["value"] == judged
-    assert any("steering (SFSL)" in note and "means exclude" in note for note in notes(report))
+    assert any("steering (SFSL)" in note and "means exclude" in note for note in list_notes(report))
     alone = evaluate(out, [str(steering)], out=tmp_path / "one", show_progress=False).report
     assert alone["mean"]["mean"]["generated"]["images"] == 5
-    assert any("prove nothing" in note for note in notes(alone))
+    assert any("prove nothing" in note for note in list_notes(alone))
 
 
 def test_a_build_that_fails_before_anything_is_learned_leaves_nothing(checkpoint, tmp_path):

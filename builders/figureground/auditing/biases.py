@@ -209,7 +209,7 @@ class _Compositions:
     """Compositions, classified in batches as they are drawn."""
 
     def __init__(self, classifier: Classifier, counterparts: Counterparts, show_progress: bool, batch_size: int = 64):
-        self._classifier, self._members = classifier, counterparts.members()
+        self._classifier, self._members = classifier, counterparts.membership()
         self._size, self._bar = (
             batch_size,
             Progress(0, unit="image", desc=f"biases of {classifier.name}", show=show_progress),

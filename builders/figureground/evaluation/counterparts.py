@@ -30,7 +30,7 @@ class Counterparts:
     classes: int
     """Number of the classifier's classes."""
 
-    def members(self) -> np.ndarray:
+    def membership(self) -> np.ndarray:
         """Return bool (labels, classes): whether a class corresponds to a label."""
         table = np.zeros((len(self.labels), self.classes), bool)
         for row, group in zip(table, self.groups, strict=True):
@@ -39,7 +39,7 @@ class Counterparts:
 
     def outcomes(self, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Return predicted classes, int (n,), with -1 for every class that corresponds to the image's own label."""
-        return np.where(self.members()[label, predicted], -1, predicted)
+        return np.where(self.membership()[label, predicted], -1, predicted)
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,19 @@ def read_label_table(path: Path, labels: Sequence[str]) -> LabelTable:
     try:
         table = TextTable(path)
         if sorted(table.header) != sorted(COLUMNS):
-            there = listed(table.header) if table.header else "nothing"
-            raise FiguregroundError(f"--labels {path}: its first line is {there}; it must be {','.join(COLUMNS)}.")
+            columns = listed(table.header) if table.header else "nothing"
+            raise FiguregroundError(f"--labels {path}: its first line is {columns}; it must be {','.join(COLUMNS)}.")
         for line, fields in table:
-            label, theirs = (
+            label, class_name = (
                 fields[table.header.index(name)] if len(fields) == len(COLUMNS) else "" for name in COLUMNS
             )
-            if not label or not theirs:
+            if not label or not class_name:
                 raise FiguregroundError(f"--labels {path}, line {line}: give a label and one classifier_label.")
-            at = int(match([label], labels)[0])
-            if at < 0:
-                near = nearest_or_all(label, labels)
-                raise FiguregroundError(f"--labels {path}, line {line}: the dataset has no label {label!r}{near}")
-            rows.setdefault(labels[at], []).append((line, theirs))
+            position = int(match([label], labels)[0])
+            if position < 0:
+                hint = nearest_or_all(label, labels)
+                raise FiguregroundError(f"--labels {path}, line {line}: the dataset has no label {label!r}{hint}")
+            rows.setdefault(labels[position], []).append((line, class_name))
     except UnreadableText as error:
         raise FiguregroundError(f"--labels {path}: {error}") from None
     return LabelTable(path, rows)
@@ -97,30 +97,30 @@ def find_counterparts(
             label.
     """
     for rows in table.rows.values():
-        for line, theirs in rows:
-            if all(classifier.index_or_none(theirs) is None for classifier in classifiers):
-                known = dict.fromkeys(label for classifier in classifiers for label in classifier.labels)
+        for line, class_name in rows:
+            if all(classifier.index_or_none(class_name) is None for classifier in classifiers):
+                class_names = dict.fromkeys(label for classifier in classifiers for label in classifier.labels)
                 raise FiguregroundError(
-                    f"--labels {table.path}, line {line}: no classifier has a class {theirs!r}"
-                    f"{nearest_or_all(theirs, known)}"
+                    f"--labels {table.path}, line {line}: no classifier has a class {class_name!r}"
+                    f"{nearest_or_all(class_name, class_names)}"
                 )
-    found = []
+    counterparts = []
     for classifier in classifiers:
-        groups = tuple(_group(classifier, label, table) if label in occurring else () for label in labels)
+        groups = tuple(_find_classes(classifier, label, table) if label in occurring else () for label in labels)
         if not any(groups):
             raise FiguregroundError(
                 f"The classifier {classifier.name} has no class named like a label of the dataset. Its classes: "
                 f"{listed(classifier.labels, 5)}; the dataset's labels: {listed(occurring, 5)}. Map them in a CSV with "
                 f"the columns {','.join(COLUMNS)}, and give it as --labels."
             )
-        found.append(Counterparts(tuple(labels), groups, len(classifier.labels)))
-    return found
+        counterparts.append(Counterparts(tuple(labels), groups, len(classifier.labels)))
+    return counterparts
 
 
-def _group(classifier: Classifier, label: str, table: LabelTable) -> tuple[int, ...]:
-    said = [classifier.index_or_none(theirs) for _, theirs in table.rows.get(label, ())]
-    found = [position for position in said if position is not None]
-    if not found:
+def _find_classes(classifier: Classifier, label: str, table: LabelTable) -> tuple[int, ...]:
+    listed_positions = [classifier.index_or_none(class_name) for _, class_name in table.rows.get(label, ())]
+    positions = [position for position in listed_positions if position is not None]
+    if not positions:
         by_name = (classifier.index_or_none(name) for name in (label, *label.split(",")))
-        found = [position for position in by_name if position is not None][:1]
-    return tuple(sorted(set(found)))
+        positions = [position for position in by_name if position is not None][:1]
+    return tuple(sorted(set(positions)))

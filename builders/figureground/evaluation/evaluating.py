@@ -28,10 +28,10 @@ from figureground.evaluation.running import (
     JSON,
     PAGE,
     check_request,
+    make_unique,
     make_writable,
-    open_all,
-    run_each,
-    unused,
+    open_classifiers,
+    run_classifiers,
     write_results,
 )
 from figureground.recipe.severity import FILE as AXES
@@ -120,14 +120,15 @@ def evaluate(
     if validation is not None and not spurious:
         raise UsageError("--validation applies to class-wise spurious sets only; give photographs as --references.")
     occurring = [images.labels[k] for k in np.unique(images.label)]
-    others: dict[str, DatasetImages | FolderImages] = {}
+    other_images: dict[str, DatasetImages | FolderImages] = {}
     if references is not None:
         column = None if spurious else "foreground"
-        others[REFERENCES] = open_images(Path(references), images.labels, occurring, column)
+        other_images[REFERENCES] = open_images(Path(references), images.labels, occurring, column)
     for control in map(Path, controls):
-        beside = _open_control(control, images, occurring, splits)
-        others[unused(_config(beside) or beside.name, (*others, GENERATED, REFERENCES))] = beside
-    real = None if validation is None else open_images(Path(validation), images.labels, occurring)
+        control_images = _open_control(control, images, occurring, splits)
+        name = _name_config(control_images) or control_images.name
+        other_images[make_unique(name, (*other_images, GENERATED, REFERENCES))] = control_images
+    validation_images = None if validation is None else open_images(Path(validation), images.labels, occurring)
     table = LabelTable() if labels is None else read_label_table(Path(labels), images.labels)
     out = directory / FOLDER if out is None else Path(out)
     refuse_output(out, directory, FOLDER, JSON, PAGE)
@@ -135,56 +136,59 @@ def evaluate(
     # Imports that need torch come last, so that mistakes are reported at once.
     from figureground.core.accelerator import choose_device
 
-    place = choose_device(device)
-    opened = open_all(classifiers, images, zero_shot, candidates)
+    torch_device = choose_device(device)
+    opened = open_classifiers(classifiers, images, zero_shot, candidates)
     counterparts = find_counterparts(list(opened.values()), images.labels, occurring, table)
     scores = _score_files(directory, list(opened)) if save_scores else {}
     make_writable([out, *[path.parent for path in scores.values()]], "Give another --out, and omit --save-scores.")
 
-    answers: dict[str, dict[str, Predictions]] = {}
+    predictions: dict[str, dict[str, Predictions]] = {}
     positives: dict[str, Predictions] = {}
-    for name, answer in run_each(opened, counterparts, place, batch_size, show_progress):
-        answers[name] = {kind: answer(some) for kind, some in {GENERATED: images, **others}.items()}
-        if real is not None:
-            positives[name] = answer(real)
+    for name, predict_images in run_classifiers(opened, counterparts, torch_device, batch_size, show_progress):
+        predictions[name] = {kind: predict_images(each) for kind, each in {GENERATED: images, **other_images}.items()}
+        if validation_images is not None:
+            positives[name] = predict_images(validation_images)
 
     measured = {
-        name: spuriousness.measure(answers[name], positives.get(name), images.labels)
+        name: spuriousness.measure(predictions[name], positives.get(name), images.labels)
         if spurious
-        else _accuracies(images, own, answers[name])
-        for name, own in zip(opened, counterparts, strict=True)
+        else _measure_accuracy(images, mapping, predictions[name])
+        for name, mapping in zip(opened, counterparts, strict=True)
     }
-    steered = _steered(images, opened)
+    steered = _find_steered(images, opened)
     report: dict[str, Any] = {
         "made_by": _MADE_BY.decode(),
-        "dataset": _about(images),
+        "dataset": _describe_dataset(images),
         "kind": "spurious" if spurious else "foreground",
-        "intervals": {"method": METHOD, "level": LEVEL, **_reuse(images)},
+        "intervals": {"method": METHOD, "level": LEVEL, **_count_reuse(images)},
         "beside": {
-            kind: {**_beside(some, occurring), **({} if kind == REFERENCES else {"differs": _differs(images, some)})}
-            for kind, some in others.items()
+            kind: {
+                **_describe_images(each, occurring),
+                **({} if kind == REFERENCES else {"differs": _find_differences(images, each)}),
+            }
+            for kind, each in other_images.items()
         },
-        "validation": None if real is None else _beside(real, occurring),
+        "validation": None if validation_images is None else _describe_images(validation_images, occurring),
         "label_table": None if table.path is None else {"name": table.path.name, "sha256": content_hash(table.path)},
         "classifiers": {
             name: {
                 "facts": public(classifier.facts),
                 **({"steered": name in steered} if spurious else {}),
-                **_coverage(classifier, own, images, answers[name][GENERATED]),
+                **_describe_coverage(classifier, mapping, images, predictions[name][GENERATED]),
                 **measured[name],
             }
-            for (name, classifier), own in zip(opened.items(), counterparts, strict=True)
+            for (name, classifier), mapping in zip(opened.items(), counterparts, strict=True)
         },
     }
     independent = [name for name in opened if name not in steered] or list(opened)
-    if not spurious and REFERENCES in others:
+    if not spurious and REFERENCES in other_images:
         report["robustness"] = robustness.measure(report["classifiers"])
     if spurious:
         report["mean"] = spuriousness.measure_mean(
-            [answers[name] for name in independent], [measured[name] for name in independent], images.labels
+            [predictions[name] for name in independent], [measured[name] for name in independent], images.labels
         )
     evaluation = Evaluation(
-        images, report, opened, {name: some[GENERATED] for name, some in answers.items()}, independent, out,
+        images, report, opened, {name: by_kind[GENERATED] for name, by_kind in predictions.items()}, independent, out,
         tuple(scores.values()),
     )  # fmt: skip
     if scores:
@@ -198,7 +202,7 @@ def evaluate(
     return evaluation
 
 
-def _steered(images: DatasetImages, classifiers: Mapping[str, Classifier]) -> set[str]:
+def _find_steered(images: DatasetImages, classifiers: Mapping[str, Classifier]) -> set[str]:
     """Return the classifiers whose features steered the fine-tuning (SFSL); their predictions prove nothing."""
     concepts = images.source.facts.concepts or []
     networks = {concept["feature_model"]["sha256"] for concept in concepts if concept.get("feature_model")}
@@ -206,10 +210,10 @@ def _steered(images: DatasetImages, classifiers: Mapping[str, Classifier]) -> se
 
 
 def _open_control(
-    directory: Path, images: DatasetImages, wanted: Sequence[str], splits: Sequence[str]
+    directory: Path, images: DatasetImages, occurring: Sequence[str], splits: Sequence[str]
 ) -> DatasetImages:
     """Open a control, restricted to the requested splits if it has any of them."""
-    control = DatasetImages(directory, images.labels, wanted)
+    control = DatasetImages(directory, images.labels, occurring)
     if control.column != images.column:
         raise UsageError(
             f"--control {directory} is labelled by the column {control.column}, but {images.name} by "
@@ -219,103 +223,105 @@ def _open_control(
         raise FiguregroundError(
             f"--control {directory} has none of the classes of {images.name}, only {listed(control.unknown, 5)}."
         )
-    there = [split for split in splits if split in control.splits]
-    return DatasetImages(directory, images.labels, wanted, splits=there) if there else control
+    shared_splits = [split for split in splits if split in control.splits]
+    return DatasetImages(directory, images.labels, occurring, splits=shared_splits) if shared_splits else control
 
 
-def _config(images: DatasetImages) -> str:
+def _name_config(images: DatasetImages) -> str:
     """Return the config that a dataset was built with, or those of its source datasets."""
     return " and ".join(dict.fromkeys(name for name, _ in settings(images.source.recipe) if name))
 
 
-ALIKE = (
+CONTROLLED_FIELDS = (
     "checkpoint", "revision", "size", "num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "eta",
     "prompt", "image_format",
 )  # fmt: skip
 """Recipe fields in which a control must equal the set, since differences here would also change its accuracy."""
 
 
-def _differs(images: DatasetImages, control: DatasetImages | FolderImages) -> list[dict[str, Any]]:
-    """Return the fields of `ALIKE` in which a control differs: `field`, and the values `dataset` and `control`."""
+def _find_differences(images: DatasetImages, control: DatasetImages | FolderImages) -> list[dict[str, Any]]:
+    """Return the `CONTROLLED_FIELDS` in which a control differs: `field`, and the values `dataset` and `control`."""
     if not isinstance(control, DatasetImages):
         return []
-    found = []
-    for field in ALIKE:
-        ours, theirs = (_values(some, field) for some in (images, control))
-        if ours != theirs:
-            found.append({"field": field, "dataset": ours, "control": theirs})
-    return found
+    differences = []
+    for field in CONTROLLED_FIELDS:
+        values, control_values = (_collect_values(dataset, field) for dataset in (images, control))
+        if values != control_values:
+            differences.append({"field": field, "dataset": values, "control": control_values})
+    return differences
 
 
-def _values(images: DatasetImages, field: str) -> list[Any]:
+def _collect_values(images: DatasetImages, field: str) -> list[Any]:
     """Return the distinct values of a field in the recipes of a dataset and its sources."""
-    said = [identity.get(field) for _, identity in settings(images.source.recipe)]
-    return [json.loads(text) for text in sorted({json.dumps(value) for value in said})]
+    values = [identity.get(field) for _, identity in settings(images.source.recipe)]
+    return [json.loads(text) for text in sorted({json.dumps(value) for value in values})]
 
 
-def _reuse(images: DatasetImages) -> dict[str, int]:
+def _count_reuse(images: DatasetImages) -> dict[str, int]:
     """Return the numbers of distinct `objects` and, if images were guided by background images, `scenes`."""
     scenes = len(np.unique(images.scenes[images.scenes >= 0]))
     return {"objects": len(np.unique(images.objects)), **({"scenes": scenes} if scenes else {})}
 
 
-def _about(images: DatasetImages) -> dict[str, Any]:
+def _describe_dataset(images: DatasetImages) -> dict[str, Any]:
     source = images.source
     return {
         "name": source.name,
         "builder": source.facts.builder,
-        "config": _config(images),
+        "config": _name_config(images),
         "recipe_sha256": source.recipe["sha256"],
         "samples": len(images.keys),
-        "splits": {split: int((images.split == at).sum()) for at, split in enumerate(images.splits)},
+        "splits": {split: int((images.split == number).sum()) for number, split in enumerate(images.splits)},
         **({"features": images.features} if images.features else {}),
     }
 
 
-def _beside(images: DatasetImages | FolderImages, occurring: Sequence[str]) -> dict[str, Any]:
+def _describe_images(images: DatasetImages | FolderImages, occurring: Sequence[str]) -> dict[str, Any]:
     """Return facts on references, controls or validation images: counts, missing classes, ignored files and classes."""
     unreadable = {} if isinstance(images, DatasetImages) else images.unreadable
-    used = images.label >= 0
+    usable = images.label >= 0
     if unreadable:
-        used &= np.array([key not in unreadable for key in images.keys])
-    there = {images.labels[k] for k in np.unique(images.label[used])}
+        usable &= np.array([key not in unreadable for key in images.keys])
+    present = {images.labels[k] for k in np.unique(images.label[usable])}
     return {
         "name": images.name,
-        "images": int(used.sum()),
+        "images": int(usable.sum()),
         "unreadable": [{"file": name, "reason": reason} for name, reason in sorted(unreadable.items())],
-        "without_images": [label for label in occurring if label not in there],
+        "without_images": [label for label in occurring if label not in present],
         "other_classes": images.unknown,
         **({"recipe_sha256": images.source.recipe["sha256"]} if isinstance(images, DatasetImages) else {}),
     }
 
 
-def _coverage(
+def _describe_coverage(
     classifier: Classifier, counterparts: Counterparts, images: DatasetImages, predictions: Predictions
 ) -> dict[str, Any]:
     """Return which of the dataset's labels a classifier has, under what names, and how many samples are left out."""
     occurring = np.unique(images.label).tolist()
-    known = {images.labels[k]: counterparts.groups[k] for k in occurring}
+    groups = {images.labels[k]: counterparts.groups[k] for k in occurring}
     return {
         "samples": int(predictions.judged.sum()),
         "left_out": int((~predictions.judged).sum()),
-        "without_counterpart": [label for label, group in known.items() if not group],
-        "counterparts": {label: [classifier.labels[c] for c in group] for label, group in known.items() if group},
+        "without_counterpart": [label for label, group in groups.items() if not group],
+        "counterparts": {label: [classifier.labels[c] for c in group] for label, group in groups.items() if group},
     }
 
 
-def _accuracies(
-    images: DatasetImages, counterparts: Counterparts, answers: Mapping[str, Predictions]
+def _measure_accuracy(
+    images: DatasetImages, counterparts: Counterparts, predictions: Mapping[str, Predictions]
 ) -> dict[str, Any]:
     """Return one classifier's metrics on a set with foreground labels."""
-    own, references = answers[GENERATED], answers.get(REFERENCES)
-    report = accuracy.by_group(images, own)
-    if len(answers) > 1:
+    own_predictions, references = predictions[GENERATED], predictions.get(REFERENCES)
+    report = accuracy.measure_by_group(images, own_predictions)
+    if len(predictions) > 1:
         report["compared"] = {
-            kind: accuracy.compare(some, references) for kind, some in answers.items() if kind != REFERENCES
+            kind: accuracy.compare_accuracy(kind_predictions, references)
+            for kind, kind_predictions in predictions.items()
+            if kind != REFERENCES
         }
     if is_matched(images.source.recipe):
-        outcomes = counterparts.outcomes(own.predicted, images.label)
-        report["matched"] = accuracy.alike(images.keys, outcomes, own)
+        outcomes = counterparts.outcomes(own_predictions.predicted, images.label)
+        report["matched"] = accuracy.measure_consistency(images.keys, outcomes, own_predictions)
     return report
 
 
@@ -336,28 +342,28 @@ def _score_files(directory: Path, names: Sequence[str]) -> dict[str, Path]:
 
     paths: dict[str, Path] = {}
     for name in names:
-        plain = re.sub(r"\W+", "_", name).strip("_") or "classifier"
-        plain = plain if plain.isidentifier() else f"c_{plain}"
-        path = directory / SCORES / f"{_unused_stem(plain, paths)}.parquet"
-        strange = path if path.exists() else path.with_suffix(".csv")
-        if strange.exists():
+        stem = re.sub(r"\W+", "_", name).strip("_") or "classifier"
+        stem = stem if stem.isidentifier() else f"c_{stem}"
+        path = directory / SCORES / f"{_make_unique_stem(stem, paths)}.parquet"
+        existing = path if path.exists() else path.with_suffix(".csv")
+        if existing.exists():
             try:
-                ours = strange.suffix == ".parquet" and _MADE_BY in (pq.read_schema(strange).metadata or {})
+                is_ours = existing.suffix == ".parquet" and _MADE_BY in (pq.read_schema(existing).metadata or {})
             except (OSError, ValueError):
-                ours = False
-            if not ours:
+                is_ours = False
+            if not is_ours:
                 raise FiguregroundError(
-                    f"--save-scores: {SCORES}/{strange.name} wasn't written by this command. Rename or remove it."
+                    f"--save-scores: {SCORES}/{existing.name} wasn't written by this command. Rename or remove it."
                 )
         paths[name] = path
     return paths
 
 
-def _unused_stem(plain: str, paths: Mapping[str, Path]) -> str:
+def _make_unique_stem(stem: str, paths: Mapping[str, Path]) -> str:
     # On the file systems of macOS and Windows, `Net.parquet` and `net.parquet` are one file.
-    while any(path.stem.casefold() == plain.casefold() for path in paths.values()):
-        plain += "_"
-    return plain
+    while any(path.stem.casefold() == stem.casefold() for path in paths.values()):
+        stem += "_"
+    return stem
 
 
 def _write_scores(path: Path, images: DatasetImages, classifier: Classifier, predictions: Predictions) -> None:
@@ -380,8 +386,8 @@ def _write_scores(path: Path, images: DatasetImages, classifier: Classifier, pre
     )
     made_by = {_MADE_BY: json.dumps(public(classifier.facts)).encode()}
     if path.exists() and (earlier := pq.read_table(path)).schema.metadata[_MADE_BY] == made_by[_MADE_BY]:
-        others = pc.invert(pc.is_in(earlier["key"], pa.array(images.keys)))
-        table = pa.concat_tables([earlier.filter(others).cast(table.schema), table])
+        is_other = pc.invert(pc.is_in(earlier["key"], pa.array(images.keys)))
+        table = pa.concat_tables([earlier.filter(is_other).cast(table.schema), table])
     table = table.replace_schema_metadata(made_by)
     buffer = io.BytesIO()
     pq.write_table(table, buffer)

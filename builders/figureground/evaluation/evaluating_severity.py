@@ -22,8 +22,8 @@ from figureground.evaluation.running import (
     PAGE,
     check_request,
     make_writable,
-    open_all,
-    run_each,
+    open_classifiers,
+    run_classifiers,
     write_results,
 )
 from figureground.evaluation.severity_page import write_page
@@ -81,11 +81,11 @@ def evaluate_severity(
     folders = list(dict.fromkeys(folder for axis in axes for folder in axis.folders))
     images = {folder: DatasetImages(directory / folder, splits=splits) for folder in folders}
     mildest = images[MILDEST]
-    for folder, some in images.items():
-        if some.labels != mildest.labels:
+    for folder, dataset_images in images.items():
+        if dataset_images.labels != mildest.labels:
             raise FiguregroundError(f"{directory / folder} has other labels than {directory / MILDEST}.")
     occurring = [mildest.labels[k] for k in np.unique(mildest.label)]
-    beside = None if references is None else open_images(Path(references), mildest.labels, occurring)
+    reference_images = None if references is None else open_images(Path(references), mildest.labels, occurring)
     table = LabelTable() if labels is None else read_label_table(Path(labels), mildest.labels)
     out = directory / FOLDER if out is None else Path(out)
     refuse_output(out, directory, FOLDER, JSON, PAGE)
@@ -93,30 +93,32 @@ def evaluate_severity(
     # Imports that need torch come last, so that mistakes are reported at once.
     from figureground.core.accelerator import choose_device
 
-    place = choose_device(device)
-    opened = open_all(classifiers, mildest, zero_shot, candidates)
+    torch_device = choose_device(device)
+    opened = open_classifiers(classifiers, mildest, zero_shot, candidates)
     counterparts = find_counterparts(list(opened.values()), mildest.labels, occurring, table)
     make_writable([out], "Give another --out.")
     predictions: dict[str, dict[str, Predictions]] = {}
-    told: dict[str, Any] = {}
-    for name, answer in run_each(opened, counterparts, place, batch_size, show_progress):
-        predictions[name] = {folder: answer(some) for folder, some in images.items()}
-        known = answer(beside) if beside is not None else None
-        measured = severity.measure(axes, images, predictions[name], known)
-        told[name] = {"facts": public(opened[name].facts), **measured}
+    results: dict[str, Any] = {}
+    for name, predict_images in run_classifiers(opened, counterparts, torch_device, batch_size, show_progress):
+        predictions[name] = {folder: predict_images(dataset_images) for folder, dataset_images in images.items()}
+        reference_predictions = predict_images(reference_images) if reference_images is not None else None
+        measured = severity.measure(axes, images, predictions[name], reference_predictions)
+        results[name] = {"facts": public(opened[name].facts), **measured}
     report = {
         "made_by": "figureground evaluate",
         "kind": "severity",
         "dataset": {
             "name": directory.resolve().name,
-            "datasets": {folder: some.source.recipe["sha256"] for folder, some in images.items()},
-            "samples": {folder: len(some.keys) for folder, some in images.items()},
+            "datasets": {folder: dataset_images.source.recipe["sha256"] for folder, dataset_images in images.items()},
+            "samples": {folder: len(dataset_images.keys) for folder, dataset_images in images.items()},
         },
         "axes": [{"axis": axis.name, "field": axis.field, "values": list(axis.values)} for axis in axes],
-        "references": None if beside is None else {"name": beside.name, "images": int((beside.label >= 0).sum())},
+        "references": None
+        if reference_images is None
+        else {"name": reference_images.name, "images": int((reference_images.label >= 0).sum())},
         "intervals": {"method": METHOD, "level": LEVEL},
         "chance": 1 / len(occurring),
-        "classifiers": told,
+        "classifiers": results,
     }
     evaluation = SeverityEvaluation(images, report, predictions, out)
     write_results(out, write_page(evaluation, axes), report)

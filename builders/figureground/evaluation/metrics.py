@@ -21,9 +21,9 @@ def average_precision(positive: np.ndarray, negative: np.ndarray) -> float:
     Raises:
         ValueError: A side has no scores, or contains NaN.
     """
-    hits, misses = _by_threshold(positive, negative)
-    found, wrong = np.cumsum(hits[::-1]), np.cumsum(misses[::-1])
-    return float(np.sum(hits[::-1] * found / (found + wrong)) / found[-1])
+    hits, misses = _count_by_threshold(positive, negative)
+    true_positives, false_positives = np.cumsum(hits[::-1]), np.cumsum(misses[::-1])
+    return float(np.sum(hits[::-1] * true_positives / (true_positives + false_positives)) / true_positives[-1])
 
 
 def roc_auc(positive: np.ndarray, negative: np.ndarray) -> float:
@@ -41,12 +41,12 @@ def roc_auc(positive: np.ndarray, negative: np.ndarray) -> float:
     Raises:
         ValueError: A side has no scores, or contains NaN.
     """
-    hits, misses = _by_threshold(positive, negative)
+    hits, misses = _count_by_threshold(positive, negative)
     below = np.cumsum(misses) - misses
     return float(np.sum(hits * (below + misses / 2)) / (hits.sum() * misses.sum()))
 
 
-def _by_threshold(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _count_by_threshold(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of positives and negatives at each distinct score, ascending, as floats."""
     sides = [np.asarray(side, np.float64).ravel() for side in (positive, negative)]
     for name, side in zip(("positive", "negative"), sides, strict=True):
@@ -54,6 +54,6 @@ def _by_threshold(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarra
             raise ValueError(f"There are no {name} scores.")
         if np.isnan(side).any():
             raise ValueError(f"{np.isnan(side).sum()} of {side.size} {name} scores are not a number.")
-    thresholds, at = np.unique(np.concatenate(sides), return_inverse=True)
-    counts = [np.bincount(part, minlength=thresholds.size) for part in np.split(at, [sides[0].size])]
+    thresholds, threshold_index = np.unique(np.concatenate(sides), return_inverse=True)
+    counts = [np.bincount(part, minlength=thresholds.size) for part in np.split(threshold_index, [sides[0].size])]
     return counts[0].astype(np.float64), counts[1].astype(np.float64)

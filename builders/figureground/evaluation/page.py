@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.pages import render_page
-from figureground.evaluation.accuracy import Told
+from figureground.evaluation.accuracy import JsonDict
 from figureground.evaluation.plots import plot_robustness
-from figureground.evaluation.spuriousness import METRICS, mean_of
-from figureground.evaluation.summary import notes, percent, points, shown, spread
+from figureground.evaluation.spuriousness import METRICS, average_predictions
+from figureground.evaluation.summary import format_drop, format_percent, format_sample_size, format_share, list_notes
 
 if TYPE_CHECKING:
     from figureground.evaluation.evaluating import Evaluation
@@ -34,20 +34,20 @@ def write_page(evaluation: Evaluation) -> str:
     """Return a self-contained HTML page."""
     report = evaluation.report
     spurious = report["kind"] == "spurious"
-    mean = mean_of([evaluation.predictions[name] for name in evaluation.independent])
+    mean = average_predictions([evaluation.predictions[name] for name in evaluation.independent])
     return render_page(
         "evaluation.html.jinja",
-        {"percent": percent, "spread": spread, "points": points, "shown": shown},
+        {"percent": format_percent, "spread": format_share, "points": format_drop, "shown": format_sample_size},
         report=report,
         spurious=spurious,
-        notes=notes(report),
-        overview=_overview(report) if spurious else [],
-        classes=_class_tables(report) if spurious else [],
-        cells=[] if spurious else [_cells(name, told) for name, told in report["classifiers"].items()],
-        compared=[] if spurious else _compared(report),
+        notes=list_notes(report),
+        overview=_make_overview(report) if spurious else [],
+        classes=_make_class_tables(report) if spurious else [],
+        cells=[] if spurious else [_make_cell_table(name, entry) for name, entry in report["classifiers"].items()],
+        compared=[] if spurious else _list_comparisons(report),
         robustness=report.get("robustness"),
         plot=plot_robustness(report["robustness"], report["dataset"]["name"]) if report.get("robustness") else "",
-        strips=_strips(evaluation, mean),
+        strips=_choose_strips(evaluation, mean),
         most_classes=MOST_CLASSES,
         judged=len(np.unique(mean.label[mean.judged])),
     )
@@ -56,19 +56,21 @@ def write_page(evaluation: Evaluation) -> str:
 # Tables
 
 
-def _overview(report: Told) -> list[dict[str, Any]]:
+def _make_overview(report: JsonDict) -> list[dict[str, Any]]:
     """Return a table per metric for a spurious set: kinds of images down, classifiers across."""
-    each = [*(told["mean"] for told in report["classifiers"].values()), report["mean"]["mean"]]
+    columns = [*(entry["mean"] for entry in report["classifiers"].values()), report["mean"]["mean"]]
     kinds = list(report["mean"]["mean"])
     tables = []
     for metric, title in METRICS.items():
-        rows = [{"name": kind, "values": [_value(told.get(kind, {}), metric) for told in each]} for kind in kinds]
+        rows = [
+            {"name": kind, "values": [_format_cell(entry.get(kind, {}), metric) for entry in columns]} for kind in kinds
+        ]
         if any(value for row in rows for value in row["values"]):
             tables.append({"title": title, "metric": metric, "rows": rows})
     return tables
 
 
-def _class_tables(report: Told) -> list[dict[str, Any]]:
+def _make_class_tables(report: JsonDict) -> list[dict[str, Any]]:
     """Return a table per metric for a spurious set: classes down, classifiers across, then means of other kinds."""
     mean = report["mean"]
     kinds = list(mean["mean"])
@@ -79,11 +81,11 @@ def _class_tables(report: Told) -> list[dict[str, Any]]:
     for metric, title in METRICS.items():
         rows = []
         for name in names:
-            each = [told["classes"].get(name, {}).get(own, {}) for told in report["classifiers"].values()]
-            each += [mean["classes"][name].get(kind, {}) for kind in (own, *others)]
+            cells = [entry["classes"].get(name, {}).get(own, {}) for entry in report["classifiers"].values()]
+            cells += [mean["classes"][name].get(kind, {}) for kind in (own, *others)]
             rows.append({
                 "name": name, "feature": features.get(name, ""), "images": mean["classes"][name][own]["images"],
-                "values": [_value(told, metric) for told in each],
+                "values": [_format_cell(entry, metric) for entry in cells],
             })  # fmt: skip
         if any(value for row in rows for value in row["values"]):
             columns = [*report["classifiers"], "mean", *(f"{kind}, mean" for kind in others)]
@@ -91,101 +93,101 @@ def _class_tables(report: Told) -> list[dict[str, Any]]:
     return tables
 
 
-def _value(told: Told, metric: str) -> dict[str, Any] | None:
+def _format_cell(metrics: JsonDict, metric: str) -> dict[str, Any] | None:
     """Return a number as shown in a table, and its closeness to the worst value, 0 to 1."""
-    if metric not in told:
+    if metric not in metrics:
         return None
-    value = told[metric]
+    value = metrics[metric]
     if metric in ("predicted", "p"):
         number = value["value"]
-        show = percent if metric == "predicted" else "{:.3f}".format
-        low, high = show(value["low"]), show(value["high"])
-        return {"text": show(number), "more": f"{low} to {high}", "worst": number}
+        format_number = format_percent if metric == "predicted" else "{:.3f}".format
+        low, high = format_number(value["low"]), format_number(value["high"])
+        return {"text": format_number(number), "more": f"{low} to {high}", "worst": number}
     return {"text": f"{value:.3f}", "more": "", "worst": 1 - value}
 
 
-def _cells(name: str, told: Told) -> dict[str, Any]:
+def _make_cell_table(name: str, results: JsonDict) -> dict[str, Any]:
     """Return a classifier's accuracies, foregrounds down, backgrounds across; if too many, only the lowest ones."""
-    foregrounds = list(told["by_foreground"])
+    foregrounds = list(results["by_foreground"])
     if len(foregrounds) > MOST_CLASSES:
-        foregrounds = sorted(foregrounds, key=lambda f: told["by_foreground"][f]["value"])[:MOST_CLASSES]
-    cells = {(cell["foreground"], cell["background"]): cell for cell in told["by_cell"]}
-    backgrounds = list(told["by_background"])
+        foregrounds = sorted(foregrounds, key=lambda f: results["by_foreground"][f]["value"])[:MOST_CLASSES]
+    cells = {(cell["foreground"], cell["background"]): cell for cell in results["by_cell"]}
+    backgrounds = list(results["by_background"])
     return {
         "name": name,
-        "of": len(told["by_foreground"]),
+        "of": len(results["by_foreground"]),
         "backgrounds": backgrounds,
         "rows": [
-            {"name": f, "values": [cells.get((f, b)) for b in backgrounds], "all": told["by_foreground"][f]}
+            {"name": f, "values": [cells.get((f, b)) for b in backgrounds], "all": results["by_foreground"][f]}
             for f in foregrounds
         ],
-        "sums": [told["by_background"][b] for b in backgrounds],
-        "accuracy": told["accuracy"],
+        "sums": [results["by_background"][b] for b in backgrounds],
+        "accuracy": results["accuracy"],
     }  # fmt: skip
 
 
-def _compared(report: Told) -> list[dict[str, Any]]:
+def _list_comparisons(report: JsonDict) -> list[dict[str, Any]]:
     """Return the comparisons of the set and its controls with the references, a row per classifier and kind."""
     return [
-        {"classifier": name, "kind": kind, **compared}
-        for name, told in report["classifiers"].items() for kind, compared in told.get("compared", {}).items()
+        {"classifier": name, "kind": kind, **comparison}
+        for name, entry in report["classifiers"].items() for kind, comparison in entry.get("compared", {}).items()
     ]  # fmt: skip
 
 
 # Images
 
 
-def _strips(evaluation: Evaluation, mean: Predictions) -> list[dict[str, Any]]:
+def _choose_strips(evaluation: Evaluation, mean: Predictions) -> list[dict[str, Any]]:
     """Return each class's images with the highest and the lowest p, worst classes first."""
     labels = evaluation.images.labels
     spurious = evaluation.report["kind"] == "spurious"
-    hits = {k: float(mean.correct[mean.of(k)].mean()) for k in np.unique(mean.label[mean.judged]).tolist()}
-    shown = sorted(hits, key=lambda k: -hits[k] if spurious else hits[k])[:MOST_CLASSES]
+    hits = {k: float(mean.correct[mean.mask_of(k)].mean()) for k in np.unique(mean.label[mean.judged]).tolist()}
+    classes = sorted(hits, key=lambda k: -hits[k] if spurious else hits[k])[:MOST_CLASSES]
     ends: dict[int, tuple[list[int], list[int]]] = {}
-    for k in shown:
-        rows = np.flatnonzero(mean.of(k))
+    for k in classes:
+        rows = np.flatnonzero(mean.mask_of(k))
         order = rows[np.argsort(-mean.p[rows], kind="stable")].tolist()
         half = min(EACH_END, (len(order) + 1) // 2)
         ends[k] = order[:half], order[max(half, len(order) - EACH_END) :]
-    wanted = np.array([row for high, low in ends.values() for row in (*high, *low)], np.int64)
-    drawn = {row: draw() for row, draw in evaluation.images.read(wanted)}
+    chosen_rows = np.array([row for high, low in ends.values() for row in (*high, *low)], np.int64)
+    pictures = {row: draw() for row, draw in evaluation.images.read(chosen_rows)}
 
-    def tell(rows: Sequence[int]) -> list[dict[str, Any]]:
-        return [_example(evaluation, mean, row, drawn[row]) for row in rows]
+    def describe_rows(rows: Sequence[int]) -> list[dict[str, Any]]:
+        return [_describe_image(evaluation, mean, row, pictures[row]) for row in rows]
 
     return [
         {"name": labels[k], "feature": evaluation.images.features.get(labels[k], ""), "hits": hits[k],
-         "high": tell(high), "low": tell(low)}
+         "high": describe_rows(high), "low": describe_rows(low)}
         for k, (high, low) in ends.items()
     ]  # fmt: skip
 
 
-def _example(evaluation: Evaluation, mean: Predictions, row: int, image: Image.Image) -> dict[str, Any]:
+def _describe_image(evaluation: Evaluation, mean: Predictions, row: int, image: Image.Image) -> dict[str, Any]:
     images = evaluation.images
-    said = {
-        name: (evaluation.classifiers[name].labels[int(some.predicted[row])], float(some.p[row]))
-        for name, some in evaluation.predictions.items() if some.judged[row]
+    answers = {
+        name: (evaluation.classifiers[name].labels[int(predictions.predicted[row])], float(predictions.p[row]))
+        for name, predictions in evaluation.predictions.items() if predictions.judged[row]
     }  # fmt: skip
-    votes = Counter(_short(label) for label, _ in said.values())
-    label, most = votes.most_common(1)[0]
+    votes = Counter(_first_synonym(label) for label, _ in answers.values())
+    label, count = votes.most_common(1)[0]
     columns = images.source.columns
     return {
-        "url": data_url(image),
+        "url": encode_data_url(image),
         "small": max(image.size) < _SMALL,
         "p": float(mean.p[row]),
         "right": float(mean.correct[row]) > 0.5,
-        "said": label if most == len(said) else f"{label} ({most} of {len(said)})",
+        "said": label if count == len(answers) else f"{label} ({count} of {len(answers)})",
         "shows": f"{columns.foregrounds[images.foreground[row]]} × {columns.backgrounds[images.background[row]]}",
-        "more": "\n".join([images.keys[row], *(f"{name}: {label}, p {p:.3f}" for name, (label, p) in said.items())]),
+        "more": "\n".join([images.keys[row], *(f"{name}: {label}, p {p:.3f}" for name, (label, p) in answers.items())]),
     }
 
 
-def _short(label: str) -> str:
+def _first_synonym(label: str) -> str:
     """Return the first of ImageNet's synonyms."""
     return label.split(",")[0].strip()
 
 
-def data_url(image: Image.Image) -> str:
+def encode_data_url(image: Image.Image) -> str:
     """Return an image as a data URL, WebP, at most `THUMBNAIL` wide and high; the image is shrunk in place."""
     small = max(image.size) < _SMALL
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)

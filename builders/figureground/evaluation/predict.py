@@ -48,7 +48,7 @@ class Predictions:
         """Return the objects of the selected images, int64 (m,); `rows` is bool (n,), or positions."""
         return (np.arange(len(self.label)) if self.objects is None else self.objects)[rows]
 
-    def of(self, k: int) -> np.ndarray:
+    def mask_of(self, k: int) -> np.ndarray:
         """Return the mask of a label's judged images, bool (n,)."""
         return self.judged & (self.label == k)
 
@@ -75,42 +75,44 @@ def predict(
         Stopped: A signal requested a stop.
     """
     count = len(images.keys)
-    nothing: dict[str, Any] = {"judged": False, "predicted": -1, "p": np.nan, "correct": False}
-    arrays = {name: np.full(count, value) for name, value in nothing.items()}
-    found = Predictions(images.label, **arrays, objects=images.objects)
-    members = counterparts.members()
-    known = members.sum(axis=1) > 0
-    rows = np.flatnonzero((images.label >= 0) & known[images.label])
+    defaults: dict[str, Any] = {"judged": False, "predicted": -1, "p": np.nan, "correct": False}
+    arrays = {name: np.full(count, value) for name, value in defaults.items()}
+    predictions = Predictions(images.label, **arrays, objects=images.objects)
+    members = counterparts.membership()
+    has_class = members.sum(axis=1) > 0
+    rows = np.flatnonzero((images.label >= 0) & has_class[images.label])
     bar = Progress(len(rows), unit="image", desc=f"{classifier.name} on {images.name}", show=show_progress)
     with signals.at_checks(), bar:
-        for batch in _batches(_readable(_decoded(images.read(rows)), images), batch_size):
-            at = np.array([row for row, _ in batch])
-            logits = _in_halves(classifier, [image for _, image in batch])
-            odd = ~np.isfinite(logits).all(axis=1)
-            if odd.any():
+        for batch in _batches(_keep_readable(_decode_ahead(images.read(rows)), images), batch_size):
+            batch_rows = np.array([row for row, _ in batch])
+            logits = _compute_in_halves(classifier, [image for _, image in batch])
+            nonfinite = ~np.isfinite(logits).all(axis=1)
+            if nonfinite.any():
+                key = images.keys[batch_rows[nonfinite][0]]
                 raise FiguregroundError(
-                    f"The classifier {classifier.name} returned non-finite logits for {images.keys[at[odd][0]]}. Its "
-                    "weights are damaged."
+                    f"The classifier {classifier.name} returned non-finite logits for {key}. Its weights are damaged."
                 )
-            p, own = _softmax(logits), members[images.label[at]]
-            found.predicted[at] = p.argmax(axis=1)
-            found.p[at] = (p * own).sum(axis=1)
-            found.correct[at] = own[np.arange(len(at)), found.predicted[at]]
-            found.judged[at] = True
+            p, is_own_class = _softmax(logits), members[images.label[batch_rows]]
+            predictions.predicted[batch_rows] = p.argmax(axis=1)
+            predictions.p[batch_rows] = (p * is_own_class).sum(axis=1)
+            predictions.correct[batch_rows] = is_own_class[
+                np.arange(len(batch_rows)), predictions.predicted[batch_rows]
+            ]
+            predictions.judged[batch_rows] = True
             bar.update(len(batch))
-    if len(rows) and not found.judged.any():
+    if len(rows) and not predictions.judged.any():
         first = next(iter(images.unreadable.items())) if isinstance(images, FolderImages) else ("", "")
         raise FiguregroundError(
             f"{images.name}: none of its {counted(len(rows), 'image')} can be read; the first is {': '.join(first)}."
         )
-    return found
+    return predictions
 
 
-def _in_halves(classifier: Classifier, batch: list[Image.Image]) -> np.ndarray:
+def _compute_in_halves(classifier: Classifier, batch: list[Image.Image]) -> np.ndarray:
     """Return the logits of images, float64 (n, classes), halving the batch if memory doesn't suffice."""
     signals.check()
     try:
-        return _logits(classifier, batch)
+        return _compute_logits(classifier, batch)
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             width, height = batch[0].size
@@ -120,11 +122,11 @@ def _in_halves(classifier: Classifier, batch: list[Image.Image]) -> np.ndarray:
             ) from None
     torch.cuda.empty_cache()  # outside the handler, which would keep the batch's memory alive
     half = len(batch) // 2
-    return np.concatenate([_in_halves(classifier, part) for part in (batch[:half], batch[half:])])
+    return np.concatenate([_compute_in_halves(classifier, part) for part in (batch[:half], batch[half:])])
 
 
 @torch.inference_mode()
-def _logits(classifier: Classifier, batch: Sequence[Image.Image]) -> np.ndarray:
+def _compute_logits(classifier: Classifier, batch: Sequence[Image.Image]) -> np.ndarray:
     if len({image.size for image in batch}) == 1:
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in batch]))
         device = next(classifier.parameters()).device
@@ -151,11 +153,11 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _readable(
-    drawn: Iterable[tuple[int, Image.Image | UnreadableImage]], images: Images
+def _keep_readable(
+    decoded: Iterable[tuple[int, Image.Image | UnreadableImage]], images: Images
 ) -> Iterator[tuple[int, Image.Image]]:
     """Yield the readable images; an unreadable one is recorded for a folder, and raised for a dataset."""
-    for row, image in drawn:
+    for row, image in decoded:
         if not isinstance(image, UnreadableImage):
             yield row, image
         elif isinstance(images, FolderImages):
@@ -164,12 +166,12 @@ def _readable(
             raise image
 
 
-def _decoded(drawn: Iterable[tuple[int, Draw]]) -> Iterator[tuple[int, Image.Image | UnreadableImage]]:
+def _decode_ahead(draws: Iterable[tuple[int, Draw]]) -> Iterator[tuple[int, Image.Image | UnreadableImage]]:
     """Yield RGB images in order, decoded ahead by a few threads."""
-    return compute_ahead((row, functools.partial(_drawn, draw)) for row, draw in drawn)
+    return compute_ahead((row, functools.partial(_draw_or_error, draw)) for row, draw in draws)
 
 
-def _drawn(draw: Draw) -> Image.Image | UnreadableImage:
+def _draw_or_error(draw: Draw) -> Image.Image | UnreadableImage:
     try:
         return draw()
     except UnreadableImage as error:

@@ -19,7 +19,7 @@ FEW = 10
 _APART = 1e-6
 """Least spread of the classifiers' accuracies on the references, in logits, for a line."""
 
-Told = dict[str, Any]
+JsonDict = dict[str, Any]
 
 
 def logit(share: float, samples: int) -> float:
@@ -38,7 +38,7 @@ def expit(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-def measure(classifiers: Mapping[str, Told]) -> Told | None:
+def measure(classifiers: Mapping[str, JsonDict]) -> JsonDict | None:
     """Return the fitted line and each classifier's effective robustness; None for fewer than two classifiers.
 
     Zero-shot classifiers aren't part of the fit if there are enough others: they were trained on other data, and how
@@ -52,26 +52,26 @@ def measure(classifiers: Mapping[str, Told]) -> Told | None:
         the fit. `line`: `slope` and `intercept` of the logits, or None, and then `why`. `effective`, by classifier:
         accuracy minus the line's, −1 to 1.
     """
-    points: dict[str, Told] = {}
-    for name, told in classifiers.items():
-        compared = told.get("compared", {}).get("generated", {})
-        if "references" in compared:
+    points: dict[str, JsonDict] = {}
+    for name, entry in classifiers.items():
+        comparison = entry.get("compared", {}).get("generated", {})
+        if "references" in comparison:
             points[name] = {
-                "references": compared["references"], "accuracy": compared["accuracy"],
-                "zero_shot": bool(told["facts"].get("zero_shot")),
+                "references": comparison["references"], "accuracy": comparison["accuracy"],
+                "zero_shot": bool(entry["facts"].get("zero_shot")),
             }  # fmt: skip
     if len(points) < 2:
         return None
     ordinary = [name for name, point in points.items() if not point["zero_shot"]]
     fitted = ordinary if len(ordinary) >= LEAST else list(points)
     x, y = (np.array([_logit(points[name][kind]) for name in fitted]) for kind in ("references", "accuracy"))
-    why = None
+    reason = None
     if len(fitted) < LEAST:
-        why = f"a line needs at least {LEAST} classifiers, and there are {len(fitted)}"
+        reason = f"a line needs at least {LEAST} classifiers, and there are {len(fitted)}"
     elif np.ptp(x) < _APART:
-        why = "the classifiers are equally accurate on the references"
-    if why is not None:
-        return {"points": points, "fitted": [], "line": None, "why": why, "effective": {}}
+        reason = "the classifiers are equally accurate on the references"
+    if reason is not None:
+        return {"points": points, "fitted": [], "line": None, "why": reason, "effective": {}}
     slope, intercept = (float(value) for value in np.polyfit(x, y, 1))
     effective = {
         name: point["accuracy"]["value"] - expit(intercept + slope * _logit(point["references"]))
@@ -81,22 +81,22 @@ def measure(classifiers: Mapping[str, Told]) -> Told | None:
     return {"points": points, "fitted": fitted, "line": line, "why": None, "effective": effective}
 
 
-def _logit(told: Mapping[str, Any]) -> float:
-    return logit(told["value"], told["samples"])
+def _logit(interval: Mapping[str, Any]) -> float:
+    return logit(interval["value"], interval["samples"])
 
 
-def notes(found: Told | None) -> list[str]:
+def list_notes(results: JsonDict | None) -> list[str]:
     """Return notes on how far the line can be trusted."""
-    if found is None:
+    if results is None:
         return []
-    if found["line"] is None:
-        return [f"Effective robustness isn't computed: {found['why']}."]
+    if results["line"] is None:
+        return [f"Effective robustness isn't computed: {results['why']}."]
     lines = []
-    if len(found["fitted"]) < FEW:
+    if len(results["fitted"]) < FEW:
         lines.append(
-            f"The line of effective robustness goes through {len(found['fitted'])} classifiers only. Each one pulls "
+            f"The line of effective robustness goes through {len(results['fitted'])} classifiers only. Each one pulls "
             "the line towards itself, so differences from it are small; Taori et al. fitted dozens."
         )
-    if not found["line"]["slope"] > 0:
+    if not results["line"]["slope"] > 0:
         lines.append("The line of effective robustness doesn't rise, so it predicts nothing useful.")
     return lines

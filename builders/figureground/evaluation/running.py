@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from figureground.evaluation.predict import Predictions
     from figureground.vision.classifiers import Classifier
 
-    Answer = Callable[[DatasetImages | FolderImages], Predictions]
+    PredictImages = Callable[[DatasetImages | FolderImages], Predictions]
 
 BATCH_SIZE = 64
 """Images per batch."""
@@ -54,20 +54,20 @@ def check_request(
     if batch_size < 1:
         raise RecipeError("--batch-size", f"{batch_size} is not a whole number of at least 1.")
     check_device(device, "--device")
-    found = {}
-    for given in classifiers:
-        if isinstance(given, str):
-            if given != f"{ZERO_SHOT}pocket":
-                refuse_absent("--classifier", given)
-            if given.startswith(ZERO_SHOT):
-                found[given] = read_prompts(default_prompts(given, prompts))
+    templates = {}
+    for classifier in classifiers:
+        if isinstance(classifier, str):
+            if classifier != f"{ZERO_SHOT}pocket":
+                refuse_absent("--classifier", classifier)
+            if classifier.startswith(ZERO_SHOT):
+                templates[classifier] = read_prompts(default_prompts(classifier, prompts))
     for option, value in (("--prompts", prompts), ("--candidates", candidates)):
-        if value is not None and not found:
+        if value is not None and not templates:
             raise UsageError(f"{option} is for zero-shot classifiers, --classifier clip:ID.")
-    return found
+    return templates
 
 
-def open_all(
+def open_classifiers(
     classifiers: Sequence[str | Classifier],
     images: DatasetImages,
     zero_shot: Mapping[str, Sequence[Template]],
@@ -85,23 +85,23 @@ def open_all(
 
     classes = list_classes(images, candidates) if zero_shot else []
     opened: dict[str, Classifier] = {}
-    for given in classifiers:
-        if isinstance(given, str) and given in zero_shot:
-            texts = write_texts(classes, zero_shot[given])
-            classifier = open_zero_shot(given, [entry.name for entry in classes], texts)
+    for item in classifiers:
+        if isinstance(item, str) and item in zero_shot:
+            texts = write_texts(classes, zero_shot[item])
+            classifier = open_zero_shot(item, [entry.name for entry in classes], texts)
         else:
-            classifier = open_classifier(given) if isinstance(given, str) else given
-        opened[unused(classifier.name, opened)] = classifier
+            classifier = open_classifier(item) if isinstance(item, str) else item
+        opened[make_unique(classifier.name, opened)] = classifier
     return opened
 
 
-def run_each(
+def run_classifiers(
     opened: Mapping[str, Classifier],
     counterparts: Sequence[Counterparts],
     device: torch.device,
     batch_size: int,
     show_progress: bool,
-) -> Iterator[tuple[str, Answer]]:
+) -> Iterator[tuple[str, PredictImages]]:
     """Yield each classifier's name, and the function that returns its predictions for images.
 
     Only one classifier is on the device at a time: it is moved back when the next one is asked for.
@@ -114,14 +114,14 @@ def run_each(
     """
     from figureground.evaluation.predict import predict
 
-    for (name, classifier), own in zip(opened.items(), counterparts, strict=True):
-        before = next(classifier.parameters()).device
+    for (name, classifier), mapping in zip(opened.items(), counterparts, strict=True):
+        home_device = next(classifier.parameters()).device
         classifier.to(device)
-        answer = functools.partial(
-            predict, classifier, counterparts=own, batch_size=batch_size, show_progress=show_progress
+        predict_images = functools.partial(
+            predict, classifier, counterparts=mapping, batch_size=batch_size, show_progress=show_progress
         )
-        yield name, answer
-        classifier.to(before)
+        yield name, predict_images
+        classifier.to(home_device)
 
 
 def make_writable(folders: Sequence[Path], remedy: str) -> None:
@@ -145,6 +145,6 @@ def write_results(out: Path, page: str, report: Mapping[str, Any]) -> None:
     replace_text(out / JSON, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
-def unused(name: str, taken: Container[str]) -> str:
+def make_unique(name: str, taken: Container[str]) -> str:
     """Return the name, with a number appended if it is taken."""
     return name if name not in taken else next(f"{name} ({n})" for n in range(2, 10**6) if f"{name} ({n})" not in taken)

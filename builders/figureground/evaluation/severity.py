@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from figureground.data.images import DatasetImages
     from figureground.evaluation.predict import Predictions
 
-Told = dict[str, Any]
+JsonDict = dict[str, Any]
 
 
 def failure_point(shares: Sequence[float], half: float) -> float | None:
@@ -28,12 +28,12 @@ def failure_point(shares: Sequence[float], half: float) -> float | None:
         if share < half:
             if k == 0:
                 return 0.0
-            before = shares[k - 1]
-            return k - 1 + (before - half) / (before - share)
+            previous = shares[k - 1]
+            return k - 1 + (previous - half) / (previous - share)
     return None
 
 
-def first_wrong(right: np.ndarray) -> Told | None:
+def first_wrong(right: np.ndarray) -> JsonDict | None:
     """Return at which severity images are first misclassified: the failure points of CNS-Bench (arXiv 2507.17651).
 
     Args:
@@ -59,15 +59,15 @@ def first_wrong(right: np.ndarray) -> Told | None:
 def measure(
     axes: Sequence[Axis],
     images: Mapping[str, DatasetImages],
-    answers: Mapping[str, Predictions],
+    predictions: Mapping[str, Predictions],
     references: Predictions | None,
-) -> Told:
+) -> JsonDict:
     """Return a classifier's accuracy along each axis, and its failure points.
 
     Args:
         axes: The axes.
         images: The images of each dataset, by its folder.
-        answers: The classifier's predictions for them.
+        predictions: The classifier's predictions for them.
         references: Its predictions for the references; None takes the mildest dataset for them.
 
     Returns:
@@ -75,43 +75,45 @@ def measure(
         `axes`, by name: `accuracy` (class-averaged, by severity, with interval), `failure` (`severity`, counted from 0
         and interpolated, and `value` of the setting; None if accuracy stays above) and `first_wrong`.
     """
-    compared = accuracy.compare(answers[MILDEST], references)
-    reference = compared["accuracy" if references is None else "references"]
+    comparison = accuracy.compare_accuracy(predictions[MILDEST], references)
+    reference = comparison["accuracy" if references is None else "references"]
     half = reference["value"] / 2
-    told: Told = {"reference": reference, "half": half, "axes": {}}
+    summary: JsonDict = {"reference": reference, "half": half, "axes": {}}
     for axis in axes:
-        levels = [_accuracy(answers[folder], references) for folder in axis.folders]
-        at = failure_point([level["value"] for level in levels], half)
-        told["axes"][axis.name] = {
+        levels = [_measure_accuracy(predictions[folder], references) for folder in axis.folders]
+        severity = failure_point([level["value"] for level in levels], half)
+        summary["axes"][axis.name] = {
             "accuracy": levels,
             "half": half,
-            "failure": None if at is None else {"severity": at, "value": _value(axis.values, at)},
-            "first_wrong": first_wrong(_paired(axis, images, answers)),
+            "failure": None
+            if severity is None
+            else {"severity": severity, "value": _interpolate_value(axis.values, severity)},
+            "first_wrong": first_wrong(_pair_images(axis, images, predictions)),
         }
-    return told
+    return summary
 
 
-def _accuracy(answers: Predictions, references: Predictions | None) -> Told:
-    level: Told = accuracy.compare(answers, references)["accuracy"]
+def _measure_accuracy(predictions: Predictions, references: Predictions | None) -> JsonDict:
+    level: JsonDict = accuracy.compare_accuracy(predictions, references)["accuracy"]
     return level
 
 
-def _value(values: Sequence[float], at: float) -> float:
+def _interpolate_value(values: Sequence[float], severity: float) -> float:
     """Return the value of an axis at a severity between two of its levels."""
-    return float(np.interp(at, np.arange(len(values)), values))
+    return float(np.interp(severity, np.arange(len(values)), values))
 
 
-def _paired(axis: Axis, images: Mapping[str, DatasetImages], answers: Mapping[str, Predictions]) -> np.ndarray:
+def _pair_images(axis: Axis, images: Mapping[str, DatasetImages], predictions: Mapping[str, Predictions]) -> np.ndarray:
     """Return bool (severities, images): whether images are right, for those that every dataset of the axis has."""
     rows = [
         {
             key: bool(right)
             for key, right, judged in zip(
-                images[folder].keys, answers[folder].correct, answers[folder].judged, strict=True
+                images[folder].keys, predictions[folder].correct, predictions[folder].judged, strict=True
             )
             if judged
         }
         for folder in axis.folders
     ]
-    shared = [key for key in rows[0] if all(key in each for each in rows)]
-    return np.array([[each[key] for key in shared] for each in rows], bool).reshape(len(rows), len(shared))
+    shared = [key for key in rows[0] if all(key in row for row in rows)]
+    return np.array([[row[key] for key in shared] for row in rows], bool).reshape(len(rows), len(shared))

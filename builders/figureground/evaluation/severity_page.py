@@ -10,9 +10,9 @@ import numpy as np
 from figureground.core.columns import pad, text_width
 from figureground.core.errors import listed
 from figureground.core.pages import render_page
-from figureground.evaluation.page import data_url
+from figureground.evaluation.page import encode_data_url
 from figureground.evaluation.plots import plot_severity
-from figureground.evaluation.summary import percent, spread
+from figureground.evaluation.summary import format_percent, format_share
 from figureground.recipe.severity import Axis
 
 if TYPE_CHECKING:
@@ -21,84 +21,87 @@ if TYPE_CHECKING:
 EXAMPLES = 4
 """Objects whose images are shown along each axis."""
 
-Told = Mapping[str, Any]
+JsonMapping = Mapping[str, Any]
 
 
 def write_page(evaluation: SeverityEvaluation, axes: Sequence[Axis]) -> str:
     """Return a self-contained HTML page."""
     report = evaluation.report
     parts = []
-    for axis, said in zip(axes, report["axes"], strict=True):
-        curves = {name: told["axes"][axis.name] for name, told in report["classifiers"].items()}
+    for axis, axis_entry in zip(axes, report["axes"], strict=True):
+        curves = {name: entry["axes"][axis.name] for name, entry in report["classifiers"].items()}
         parts.append({
-            **said, "plot": plot_severity(said, curves), "curves": curves, "strips": _strips(evaluation, axis),
+            **axis_entry, "plot": plot_severity(axis_entry, curves), "curves": curves,
+            "strips": _choose_strips(evaluation, axis),
         })  # fmt: skip
     return render_page(
-        "severity.html.jinja", {"percent": percent, "spread": spread, "failed": describe_failure}, report=report,
-        parts=parts, notes=notes(report),
+        "severity.html.jinja", {"percent": format_percent, "spread": format_share, "failed": describe_failure},
+        report=report, parts=parts, notes=list_notes(report),
     )  # fmt: skip
 
 
-def describe_failure(failure: Told | None) -> str:
+def describe_failure(failure: JsonMapping | None) -> str:
     """Return a failure point in words: `0.27 (severity 2.2)`, or `none`."""
     return "none" if failure is None else f"{failure['value']:.2g} (severity {failure['severity']:.1f})"
 
 
-def notes(report: Told) -> list[str]:
+def list_notes(report: JsonMapping) -> list[str]:
     """Return notes on how to read the numbers."""
     lines = [
         "At high severity an image may no longer show its label, above all along strength: figureground verify says "
         "how often. A drop in accuracy there isn't the classifier's failure."
     ]
-    low = [name for name, told in report["classifiers"].items() if told["half"] <= report["chance"]]
+    low = [name for name, entry in report["classifiers"].items() if entry["half"] <= report["chance"]]
     if low:
         lines.append(
-            f"Half of the reference accuracy of {listed(low, 8)} is below chance ({percent(report['chance'])}), so by "
-            "this measure failure is hardly possible."
+            f"Half of the reference accuracy of {listed(low, 8)} is below chance ({format_percent(report['chance'])}), "
+            "so by this measure failure is hardly possible."
         )
     if report["references"] is None:
         lines.append("The reference is the mildest dataset; --references takes photographs instead.")
     return lines
 
 
-def summarise(report: Told) -> str:
+def summarise(report: JsonMapping) -> str:
     """Summarise an evaluation along severity axes for the terminal."""
     total = sum(report["dataset"]["samples"].values())
     lines = [f"{report['dataset']['name']}: {len(report['dataset']['samples'])} datasets, {total:,} images"]
-    for name, told in report["classifiers"].items():
-        lines.append(f"\n{name}: reference {spread(told['reference'])}; it fails below {percent(told['half'])}")
+    for name, entry in report["classifiers"].items():
+        lines.append(
+            f"\n{name}: reference {format_share(entry['reference'])}; it fails below {format_percent(entry['half'])}"
+        )
         for axis in report["axes"]:
-            lines += _axis(axis, told["axes"][axis["axis"]])
-    return "\n".join([*lines, "", *notes(report)])
+            lines += _axis_lines(axis, entry["axes"][axis["axis"]])
+    return "\n".join([*lines, "", *list_notes(report)])
 
 
-def _axis(axis: Told, told: Told) -> Iterator[str]:
-    yield f"  {axis['axis']} ({axis['field']}): failure point {describe_failure(told['failure'])}"
-    shown = [f"{value:g}" for value in axis["values"]]
-    width = max(map(text_width, shown))
-    first = told["first_wrong"]
-    for k, (value, level) in enumerate(zip(shown, told["accuracy"], strict=True)):
-        wrong = f"first wrong {percent(first['share'][k - 1])}" if first and k else ""
-        yield f"    {pad(value, width)}  {spread(level):24} {level['samples']:7,}  {wrong}".rstrip()
+def _axis_lines(axis: JsonMapping, results: JsonMapping) -> Iterator[str]:
+    yield f"  {axis['axis']} ({axis['field']}): failure point {describe_failure(results['failure'])}"
+    values = [f"{value:g}" for value in axis["values"]]
+    width = max(map(text_width, values))
+    first = results["first_wrong"]
+    for k, (value, level) in enumerate(zip(values, results["accuracy"], strict=True)):
+        wrong = f"first wrong {format_percent(first['share'][k - 1])}" if first and k else ""
+        yield f"    {pad(value, width)}  {format_share(level):24} {level['samples']:7,}  {wrong}".rstrip()
 
 
-def _strips(evaluation: SeverityEvaluation, axis: Axis) -> list[list[dict[str, Any]]]:
+def _choose_strips(evaluation: SeverityEvaluation, axis: Axis) -> list[list[dict[str, Any]]]:
     """Return some objects' images by severity: pictures, and how many classifiers are right."""
     images, predictions = evaluation.images, list(evaluation.predictions.values())
     rows = [{key: row for row, key in enumerate(images[folder].keys)} for folder in axis.folders]
-    shared = [key for key in rows[0] if all(key in each for each in rows)]
+    shared = [key for key in rows[0] if all(key in row_of for row_of in rows)]
     chosen = [shared[i] for i in np.linspace(0, len(shared) - 1, min(EXAMPLES, len(shared))).round().astype(int)]
     columns: list[dict[str, dict[str, Any]]] = []
-    for folder, each in zip(axis.folders, rows, strict=True):
-        wanted = np.array(sorted(each[key] for key in chosen), np.int64)
-        drawn = {images[folder].keys[row]: draw() for row, draw in images[folder].read(wanted)}
+    for folder, row_of in zip(axis.folders, rows, strict=True):
+        chosen_rows = np.array(sorted(row_of[key] for key in chosen), np.int64)
+        pictures = {images[folder].keys[row]: draw() for row, draw in images[folder].read(chosen_rows)}
         columns.append(
             {
                 key: {
-                    "url": data_url(picture), "small": max(picture.size) < 96, "key": key,
-                    "right": sum(bool(some[folder].correct[each[key]]) for some in predictions),
+                    "url": encode_data_url(picture), "small": max(picture.size) < 96, "key": key,
+                    "right": sum(bool(own[folder].correct[row_of[key]]) for own in predictions),
                 }
-                for key, picture in drawn.items()
+                for key, picture in pictures.items()
             }
         )  # fmt: skip
     return [[column[key] for column in columns] for key in chosen]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from figureground.core.intervals import mean as mean_interval
-from figureground.evaluation.accuracy import Told, told
+from figureground.evaluation.accuracy import JsonDict, interval_to_dict
 from figureground.evaluation.metrics import average_precision, roc_auc
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class _Group(NamedTuple):
     """int64 (n,): object ids."""
 
 
-def measure(kinds: Mapping[str, Predictions], real: Predictions | None, labels: Sequence[str]) -> Told:
+def measure(kinds: Mapping[str, Predictions], real: Predictions | None, labels: Sequence[str]) -> JsonDict:
     """Return one classifier's metrics by class and kind of images.
 
     Args:
@@ -54,71 +54,83 @@ def measure(kinds: Mapping[str, Predictions], real: Predictions | None, labels: 
         class, `average_precision`, `roc_auc` and the number of `positives`. `mean`, by kind: the same averaged over
         classes with equal weight, and `classes`, their number.
     """
-    found: dict[str, dict[str, Told]] = {}
+    by_class: dict[str, dict[str, JsonDict]] = {}
     groups: dict[str, list[_Group]] = {}
     first = next(iter(kinds.values()))
     for k in np.unique(first.label[first.judged]).tolist():
-        positive = np.empty(0) if real is None else real.p[real.of(k)]
-        for kind, answers in kinds.items():
-            rows = answers.of(k)
+        positive = np.empty(0) if real is None else real.p[real.mask_of(k)]
+        for kind, predictions in kinds.items():
+            rows = predictions.mask_of(k)
             if not rows.any():
                 continue
-            p, group = answers.p[rows], _Group(answers.p[rows], answers.correct[rows], answers.objects_in(rows))
+            p, group = (
+                predictions.p[rows],
+                _Group(predictions.p[rows], predictions.correct[rows], predictions.objects_in(rows)),
+            )
             groups.setdefault(kind, []).append(group)
-            own = found.setdefault(labels[k], {})[kind] = _spread([group])
-            own["images"] = len(p)
+            metrics = by_class.setdefault(labels[k], {})[kind] = _average_metrics([group])
+            metrics["images"] = len(p)
             if len(positive):
-                own["average_precision"] = average_precision(positive, p)
-                own["roc_auc"] = roc_auc(positive, p)
-                own["positives"] = len(positive)
-    mean = {kind: {**_spread(some), **_ranked(found, kind)} for kind, some in groups.items()}
-    return {"classes": found, "mean": mean}
+                metrics["average_precision"] = average_precision(positive, p)
+                metrics["roc_auc"] = roc_auc(positive, p)
+                metrics["positives"] = len(positive)
+    mean = {
+        kind: {**_average_metrics(kind_groups), **_average_rankings(by_class, kind)}
+        for kind, kind_groups in groups.items()
+    }
+    return {"classes": by_class, "mean": mean}
 
 
-def measure_mean(each: Sequence[Mapping[str, Predictions]], told_each: Sequence[Told], labels: Sequence[str]) -> Told:
+def measure_mean(
+    predictions: Sequence[Mapping[str, Predictions]], results: Sequence[JsonDict], labels: Sequence[str]
+) -> JsonDict:
     """Return the metrics of `measure` for the mean over classifiers, skipping classifiers that lack a class.
 
     Args:
-        each: For each classifier, its predictions by kind.
-        told_each: For each classifier, the result of `measure`.
+        predictions: For each classifier, its predictions by kind.
+        results: For each classifier, the result of `measure`.
     """
-    report = measure({kind: mean_of([some[kind] for some in each]) for kind in each[0]}, None, labels)
+    report = measure(
+        {kind: average_predictions([by_kind[kind] for by_kind in predictions]) for kind in predictions[0]}, None, labels
+    )
     for name, kinds in report["classes"].items():
-        for kind, own in kinds.items():
-            theirs = [some["classes"].get(name, {}).get(kind, {}) for some in told_each]
+        for kind, metrics in kinds.items():
+            entries = [result["classes"].get(name, {}).get(kind, {}) for result in results]
             for metric in ("average_precision", "roc_auc"):
-                values = [some[metric] for some in theirs if metric in some]
+                values = [entry[metric] for entry in entries if metric in entry]
                 if values:
-                    own[metric] = float(np.mean(values))
-    report["mean"] = {kind: {**own, **_ranked(report["classes"], kind)} for kind, own in report["mean"].items()}
+                    metrics[metric] = float(np.mean(values))
+    report["mean"] = {
+        kind: {**metrics, **_average_rankings(report["classes"], kind)} for kind, metrics in report["mean"].items()
+    }
     return report
 
 
-def mean_of(each: Sequence[Predictions]) -> Predictions:
+def average_predictions(predictions: Sequence[Predictions]) -> Predictions:
     """Return the means over the classifiers that judged an image; `correct` becomes a float share of them."""
 
-    judged = np.stack([some.judged for some in each])
+    judged = np.stack([each.judged for each in predictions])
     by_any = judged.sum(axis=0) > 0
     count = np.maximum(judged.sum(axis=0), 1)
-    p = np.where(judged, np.stack([some.p for some in each]), 0).sum(axis=0) / count
-    correct = (judged & np.stack([some.correct for some in each])).sum(axis=0) / count
-    return dataclasses.replace(each[0], judged=by_any, p=p, correct=correct)
+    p = np.where(judged, np.stack([each.p for each in predictions]), 0).sum(axis=0) / count
+    correct = (judged & np.stack([each.correct for each in predictions])).sum(axis=0) / count
+    return dataclasses.replace(predictions[0], judged=by_any, p=p, correct=correct)
 
 
-def _spread(groups: Sequence[_Group]) -> Told:
+def _average_metrics(groups: Sequence[_Group]) -> JsonDict:
     objects = [group.objects for group in groups]
     return {
-        "predicted": told(mean_interval([group.predicted for group in groups], objects)),
-        "p": told(mean_interval([group.p for group in groups], objects)),
+        "predicted": interval_to_dict(mean_interval([group.predicted for group in groups], objects)),
+        "p": interval_to_dict(mean_interval([group.p for group in groups], objects)),
     }
 
 
-def _ranked(classes: Mapping[str, Mapping[str, Told]], kind: str) -> dict[str, Any]:
+def _average_rankings(classes: Mapping[str, Mapping[str, JsonDict]], kind: str) -> dict[str, Any]:
     """Return the means over classes of the ranking metrics, and the numbers of classes and images."""
-    there = [kinds[kind] for kinds in classes.values() if kind in kinds]
-    found: dict[str, Any] = {"classes": len(there), "images": sum(own["images"] for own in there)}
+    entries = [kinds[kind] for kinds in classes.values() if kind in kinds]
+    means: dict[str, Any] = {"classes": len(entries), "images": sum(metrics["images"] for metrics in entries)}
     for metric in ("average_precision", "roc_auc"):
-        values = [own[metric] for own in there if metric in own]
+        values = [metrics[metric] for metrics in entries if metric in metrics]
         if values:
-            found[metric] = float(np.mean(values))
-    return found
+            means[metric] = float(np.mean(values))
+    return means

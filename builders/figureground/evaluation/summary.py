@@ -17,64 +17,67 @@ MOST_GROUPS = 12
 MOST_LETTERS = 24
 """Maximum number of characters of a recipe's value that a note quotes."""
 
-Told = Mapping[str, Any]
+JsonMapping = Mapping[str, Any]
 
 
-def percent(value: float) -> str:
+def format_percent(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
-def spread(told: Told) -> str:
+def format_share(interval: JsonMapping) -> str:
     """Return a share with its interval: `71.2% (60.0 to 81.0)`."""
-    return f"{percent(told['value'])} ({100 * told['low']:.1f} to {100 * told['high']:.1f})"
+    return f"{format_percent(interval['value'])} ({100 * interval['low']:.1f} to {100 * interval['high']:.1f})"
 
 
-def points(told: Told) -> str:
+def format_drop(interval: JsonMapping) -> str:
     """Return a drop in words: `drop 24.1 points (10.0 to 31.4)`, or if negative `gain 20.8 points (4.0 to 35.0)`."""
-    word, sign, low, high = ("drop", 1, "low", "high") if told["value"] >= 0 else ("gain", -1, "high", "low")
-    value, first, last = (sign * 100 * told[name] + 0.0 for name in ("value", low, high))
+    word, sign, low, high = ("drop", 1, "low", "high") if interval["value"] >= 0 else ("gain", -1, "high", "low")
+    value, first, last = (sign * 100 * interval[name] + 0.0 for name in ("value", low, high))
     return f"{word} {value:.1f} points ({first:.1f} to {last:.1f})"
 
 
-def shown(told: Told) -> str:
+def format_sample_size(entry: JsonMapping) -> str:
     """Return the sample size of a number: `12 images`, or `12 images of 3 objects`."""
-    return counted(told["samples"], "image") + (
-        f" of {counted(told['objects'], 'object')}" if "objects" in told else ""
+    return counted(entry["samples"], "image") + (
+        f" of {counted(entry['objects'], 'object')}" if "objects" in entry else ""
     )
 
 
-def notes(report: Told) -> list[str]:
+def list_notes(report: JsonMapping) -> list[str]:
     """Return notes on omissions and on limits of the numbers, a sentence or two each."""
     lines = []
-    for name, told in report["classifiers"].items():
-        if lacking := told["without_counterpart"]:
+    for name, entry in report["classifiers"].items():
+        if missing := entry["without_counterpart"]:
             lines.append(
-                f"{name} has no class for {counted(len(lacking), 'label')}: {listed(lacking, 8)}. "
-                f"Left out: {counted(told['left_out'], 'sample')}."
+                f"{name} has no class for {counted(len(missing), 'label')}: {listed(missing, 8)}. "
+                f"Left out: {counted(entry['left_out'], 'sample')}."
             )
-    if steered := [name for name, told in report["classifiers"].items() if told.get("steered")]:
+    if steered := [name for name, entry in report["classifiers"].items() if entry.get("steered")]:
         alone = len(steered) == len(report["classifiers"])
         lines.append(
             f"These images were generated towards the features of {listed(steered)} (SFSL), so its predictions for "
             + ("them prove nothing. Use other classifiers." if alone else "them prove nothing; means exclude it.")
         )
-    for kind, told in _beside(report):
-        if unreadable := told["unreadable"]:
+    for kind, entry in _iter_other_images(report):
+        if unreadable := entry["unreadable"]:
             first = f"{unreadable[0]['file']}: {unreadable[0]['reason']}"
             lines.append(f"{kind}: {counted(len(unreadable), 'file')} can't be read, such as {first}.")
-        if lacking := told["without_images"]:
-            lines.append(f"{kind}: no images of {_classes_of(len(lacking))}: {listed(lacking, 8)}.")
-        if differs := told.get("differs"):
-            each = [f"{one['field']} ({_values(one['dataset'])}, here {_values(one['control'])})" for one in differs]
+        if missing := entry["without_images"]:
+            lines.append(f"{kind}: no images of {_format_class_count(len(missing))}: {listed(missing, 8)}.")
+        if differs := entry.get("differs"):
+            fields = [
+                f"{field['field']} ({_format_values(field['dataset'])}, here {_format_values(field['control'])})"
+                for field in differs
+            ]
             lines.append(
-                f"{kind} differs from {report['dataset']['name']} in {listed(each, len(each))}. So a difference "
+                f"{kind} differs from {report['dataset']['name']} in {listed(fields, len(fields))}. So a difference "
                 "between the two may have other causes than the one that it controls for."
             )
-        if others := told["other_classes"]:
-            lines.append(f"{kind}: ignored {listed(others, 5)}, which the dataset doesn't have.")
-    lines += _notes_on_zero_shot(report)
-    lines += robustness.notes(report.get("robustness"))
-    lines += _notes_on_intervals(report)
+        if ignored := entry["other_classes"]:
+            lines.append(f"{kind}: ignored {listed(ignored, 5)}, which the dataset doesn't have.")
+    lines += _note_zero_shot(report)
+    lines += robustness.list_notes(report.get("robustness"))
+    lines += _note_intervals(report)
     if report["kind"] == "spurious" and report["validation"]:
         lines.append(
             "Average precision and ROC-AUC rank by p_k: real images of class k against these. Lower is more spurious. "
@@ -83,29 +86,29 @@ def notes(report: Told) -> list[str]:
     return lines
 
 
-def _notes_on_zero_shot(report: Told) -> Iterator[str]:
+def _note_zero_shot(report: JsonMapping) -> Iterator[str]:
     """Yield a note that zero-shot classifiers choose among other classes than ordinary ones."""
-    choices = {name: told["facts"].get("classes") for name, told in report["classifiers"].items()}
-    zero = [name for name, told in report["classifiers"].items() if told["facts"].get("zero_shot")]
-    if zero and len(set(choices.values())) > 1:
-        each = [f"{name} {n:,}" for name, n in choices.items() if n]
+    choices = {name: entry["facts"].get("classes") for name, entry in report["classifiers"].items()}
+    zero_shot = [name for name, entry in report["classifiers"].items() if entry["facts"].get("zero_shot")]
+    if zero_shot and len(set(choices.values())) > 1:
+        counts = [f"{name} {n:,}" for name, n in choices.items() if n]
         yield (
-            f"The classifiers choose among different numbers of classes ({listed(each, 8)}), and fewer are easier. "
+            f"The classifiers choose among different numbers of classes ({listed(counts, 8)}), and fewer are easier. "
             "--candidates gives zero-shot classifiers more."
         )
 
 
-def _values(values: Sequence[Any]) -> str:
+def _format_values(values: Sequence[Any]) -> str:
     """Return the values of a recipe, or of the recipes of a dataset's sources; long ones are shortened."""
-    return " and ".join(_short(value) for value in values) or "unknown"
+    return " and ".join(_shorten(value) for value in values) or "unknown"
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
 
 
-def _notes_on_intervals(report: Told) -> Iterator[str]:
+def _note_intervals(report: JsonMapping) -> Iterator[str]:
     """Yield notes on what the intervals count, and where they say little."""
     images, reuse = report["dataset"]["samples"], report["intervals"]
     if reuse.get("objects", images) < images:
@@ -120,119 +123,125 @@ def _notes_on_intervals(report: Told) -> Iterator[str]:
         )
     if report["kind"] != "foreground":
         return
-    for name, told in report["classifiers"].items():
-        cells = [cell for cell in told["by_cell"] if cell.get("objects", cell["samples"]) == 1]
+    for name, entry in report["classifiers"].items():
+        cells = [cell for cell in entry["by_cell"] if cell.get("objects", cell["samples"]) == 1]
         if cells:
-            yield f"{name}: {len(cells):,} of {len(told['by_cell']):,} cells have only one image or object."
-        for kind, compared in told.get("compared", {}).items():
-            if single := compared.get("single"):
+            yield f"{name}: {len(cells):,} of {len(entry['by_cell']):,} cells have only one image or object."
+        for kind, comparison in entry.get("compared", {}).items():
+            if single := comparison.get("single"):
                 yield (
                     f"{name}, {'this set' if kind == 'generated' else kind}: {single:,} of "
-                    f"{_classes_of(compared['classes'])} have only one image or object. Their spread is unknown, so "
-                    "the largest possible one is assumed."
+                    f"{_format_class_count(comparison['classes'])} have only one image or object. Their spread is "
+                    "unknown, so the largest possible one is assumed."
                 )
 
 
-def _classes_of(n: int) -> str:
+def _format_class_count(n: int) -> str:
     return f"{n:,} class" if n == 1 else f"{n:,} classes"
 
 
-def _beside(report: Told) -> Iterator[tuple[str, Told]]:
+def _iter_other_images(report: JsonMapping) -> Iterator[tuple[str, JsonMapping]]:
     yield from report["beside"].items()
     if report["validation"]:
         yield "validation", report["validation"]
 
 
-def summarise(report: Told) -> str:
+def summarise(report: JsonMapping) -> str:
     """Summarise an evaluation for the terminal."""
-    about = report["dataset"]
-    splits = ", ".join(f"{split} {n:,}" for split, n in about["splits"].items())
+    dataset = report["dataset"]
+    splits = ", ".join(f"{split} {n:,}" for split, n in dataset["splits"].items())
     lines = [
-        f"{about['name']}: {counted(about['samples'], 'image')}" + (f" ({splits})" if len(about["splits"]) < 6 else "")
+        f"{dataset['name']}: {counted(dataset['samples'], 'image')}"
+        + (f" ({splits})" if len(dataset["splits"]) < 6 else "")
     ]
-    tell = _spurious if report["kind"] == "spurious" else _foreground
-    return "\n".join([*lines, *tell(report), *(["", *notes(report)] if notes(report) else [])])
+    make_lines = _spurious_lines if report["kind"] == "spurious" else _foreground_lines
+    return "\n".join([*lines, *make_lines(report), *(["", *list_notes(report)] if list_notes(report) else [])])
 
 
-def _foreground(report: Told) -> Iterator[str]:
-    for name, told in report["classifiers"].items():
-        yield f"\n{name}: accuracy {spread(told['accuracy'])}, {shown(told['accuracy'])}"
-        worst = told["worst_group"]
-        yield f"  worst group: {_cell(worst)} {spread(worst)}, {shown(worst)}"
-        if told.get("matched"):
-            matched = told["matched"]
+def _foreground_lines(report: JsonMapping) -> Iterator[str]:
+    for name, entry in report["classifiers"].items():
+        yield f"\n{name}: accuracy {format_share(entry['accuracy'])}, {format_sample_size(entry['accuracy'])}"
+        worst = entry["worst_group"]
+        yield f"  worst group: {_name_cell(worst)} {format_share(worst)}, {format_sample_size(worst)}"
+        if entry.get("matched"):
+            matched = entry["matched"]
             yield (
                 f"  {counted(matched['objects'], 'object')} on several backgrounds: same prediction on all "
-                f"{spread(matched['alike'])}, correct on all {spread(matched['right'])}"
+                f"{format_share(matched['alike'])}, correct on all {format_share(matched['right'])}"
             )
-        for kind, compared in told.get("compared", {}).items():
-            yield f"  {_compared('this set' if kind == 'generated' else kind, compared)}"
+        for kind, comparison in entry.get("compared", {}).items():
+            yield f"  {_format_comparison('this set' if kind == 'generated' else kind, comparison)}"
         if name in (effective := (report.get("robustness") or {}).get("effective", {})):
             yield f"  effective robustness {100 * effective[name]:+.1f} points (above the line of the classifiers)"
         for axis in ("split", "foreground", "background"):
-            groups = told[f"by_{axis}"]
+            groups = entry[f"by_{axis}"]
             if axis != "split" or len(groups) > 1:
-                yield from _groups(f"by {axis}", dict(groups))
-        yield from _groups("by cell", {_cell(cell): cell for cell in told["by_cell"]})
+                yield from _group_lines(f"by {axis}", dict(groups))
+        yield from _group_lines("by cell", {_name_cell(cell): cell for cell in entry["by_cell"]})
 
 
-def _cell(cell: Told) -> str:
+def _name_cell(cell: JsonMapping) -> str:
     return f"{cell['foreground']} on {cell['background']}"
 
 
-def _compared(kind: str, told: Told) -> str:
-    if not told["classes"]:
+def _format_comparison(kind: str, comparison: JsonMapping) -> str:
+    if not comparison["classes"]:
         return f"{kind}: no class in common with the references"
-    text = f"{kind}: accuracy {spread(told['accuracy'])}, mean of {_classes_of(told['classes'])}"
-    text += f", {shown(told['accuracy'])}"
-    if "drop" in told:
-        text += f"; references {spread(told['references'])}; {points(told['drop'])}"
+    text = (
+        f"{kind}: accuracy {format_share(comparison['accuracy'])}, mean of {_format_class_count(comparison['classes'])}"
+    )
+    text += f", {format_sample_size(comparison['accuracy'])}"
+    if "drop" in comparison:
+        text += f"; references {format_share(comparison['references'])}; {format_drop(comparison['drop'])}"
     return text
 
 
-def _groups(title: str, groups: Mapping[str, Told]) -> Iterator[str]:
-    shown = dict(groups)
+def _group_lines(title: str, groups: Mapping[str, JsonMapping]) -> Iterator[str]:
+    selected = dict(groups)
     if len(groups) > MOST_GROUPS:
-        least = sorted(groups, key=lambda name: (groups[name]["value"], -groups[name]["samples"]))[:MOST_GROUPS]
-        shown, title = {name: groups[name] for name in least}, f"{title}, the lowest {MOST_GROUPS} of {len(groups):,}"
+        lowest = sorted(groups, key=lambda name: (groups[name]["value"], -groups[name]["samples"]))[:MOST_GROUPS]
+        selected, title = (
+            {name: groups[name] for name in lowest},
+            f"{title}, the lowest {MOST_GROUPS} of {len(groups):,}",
+        )
     yield f"  {title}:"
-    width = max(map(text_width, shown))
-    for name, told in shown.items():
-        yield f"    {pad(name, width)}  {spread(told):24} {told['samples']:7,}"
+    width = max(map(text_width, selected))
+    for name, entry in selected.items():
+        yield f"    {pad(name, width)}  {format_share(entry):24} {entry['samples']:7,}"
 
 
-def _spurious(report: Told) -> Iterator[str]:
+def _spurious_lines(report: JsonMapping) -> Iterator[str]:
     columns = {**report["classifiers"], **({"mean": report["mean"]} if len(report["classifiers"]) > 1 else {})}
     kinds = list(report["mean"]["mean"])
-    measured = [metric for metric in METRICS if any(metric in told["mean"].get(kind, {})
-                for told in columns.values() for kind in kinds)]  # fmt: skip
+    measured = [metric for metric in METRICS if any(metric in entry["mean"].get(kind, {})
+                for entry in columns.values() for kind in kinds)]  # fmt: skip
     width = max(map(text_width, kinds))
-    for name, told in columns.items():
-        yield f"\n{name}: mean of {_classes_of(told['mean'][kinds[0]]['classes'])}"
+    for name, entry in columns.items():
+        yield f"\n{name}: mean of {_format_class_count(entry['mean'][kinds[0]]['classes'])}"
         for kind in kinds:
-            if kind in told["mean"]:
-                numbers = [f"{METRICS[metric]} {_number(metric, told['mean'][kind])}" for metric in measured]
+            if kind in entry["mean"]:
+                numbers = [f"{METRICS[metric]} {_format_metric(metric, entry['mean'][kind])}" for metric in measured]
                 yield f"  {pad(kind, width)}  " + "; ".join(numbers)
         if name == next(reversed(columns)):
-            yield from _classes(told["classes"], kinds[0], report["dataset"].get("features", {}))
+            yield from _class_lines(entry["classes"], kinds[0], report["dataset"].get("features", {}))
 
 
-def _number(metric: str, told: Told) -> str:
-    if metric not in told:
+def _format_metric(metric: str, metrics: JsonMapping) -> str:
+    if metric not in metrics:
         return "–"
-    value = told[metric]
+    value = metrics[metric]
     if metric == "predicted":
-        return spread(value)
+        return format_share(value)
     return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})" if metric == "p" else f"{value:.3f}"
 
 
-def _classes(classes: Told, kind: str, features: Mapping[str, str]) -> Iterator[str]:
+def _class_lines(classes: JsonMapping, kind: str, features: Mapping[str, str]) -> Iterator[str]:
     names = sorted(classes, key=lambda name: -classes[name][kind]["predicted"]["value"])
     yield "  by class, the share predicted:"
     width = max(map(text_width, names))
     for name in names[:MOST_GROUPS]:
-        told = classes[name][kind]
-        numbers = f"{spread(told['predicted']):24} {told['images']:7,}"
+        entry = classes[name][kind]
+        numbers = f"{format_share(entry['predicted']):24} {entry['images']:7,}"
         yield f"    {pad(name, width)}  {numbers}  {features.get(name, '')}".rstrip()
     if len(names) > MOST_GROUPS:
         yield f"    … and {len(names) - MOST_GROUPS} more"

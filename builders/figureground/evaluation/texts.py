@@ -15,14 +15,14 @@ from figureground.recipe.classes import ClassEntry, read_nouns
 from figureground.recipe.prompts import Template, fill, read_templates
 
 
-def read_prompts(given: Path | str | None) -> tuple[Template, ...]:
+def read_prompts(file: Path | str | None) -> tuple[Template, ...]:
     """Read a file of templates; None for the ones that come with this package.
 
     Raises:
         UsageError: The file doesn't exist or has no template, or a line has no {class}, or another placeholder than
             {class} and {definition}.
     """
-    path = resource("prompts/zero_shot/default.txt") if given is None else Path(given)
+    path = resource("prompts/zero_shot/default.txt") if file is None else Path(file)
     if path.suffix != ".txt":
         raise UsageError(f"--prompts {path}: give a .txt file with one text a line, such as: a photo of a {{class}}")
     try:
@@ -53,17 +53,19 @@ def list_classes(images: DatasetImages, candidates: str | None) -> list[ClassEnt
     own = [ClassEntry(label, entry.text, entry.definition) for label, entry in zip(images.labels, classes, strict=True)]
     if candidates is None:
         return own
-    more = read_nouns("--candidates", candidates, "classes", candidates)
-    known = match([entry.name for entry in more], images.labels)
-    return own + [entry for entry, at in zip(more, known.tolist(), strict=True) if at < 0]
+    extra = read_nouns("--candidates", candidates, "classes", candidates)
+    positions = match([entry.name for entry in extra], images.labels)
+    return own + [entry for entry, position in zip(extra, positions.tolist(), strict=True) if position < 0]
 
 
 def write_texts(classes: Sequence[ClassEntry], templates: Sequence[Template]) -> list[list[str]]:
     """Return the texts of each class; templates that give the same text count once."""
-    return [list(dict.fromkeys(with_article(fill(each, entry, None)) for each in templates)) for entry in classes]
+    return [
+        list(dict.fromkeys(with_article(fill(template, entry, None)) for template in templates)) for entry in classes
+    ]
 
 
-def default_prompts(name: str, given: Path | str | None) -> Path | str | None:
+def default_prompts(name: str, prompts: Path | str | None) -> Path | str | None:
     """Return the file of templates for a classifier: the pocket's model knows few words, so it has its own."""
-    pocket = name == f"{ZERO_SHOT}pocket" and given is None
-    return resource("prompts/scorers/pocket-foreground.txt") if pocket else given
+    pocket = name == f"{ZERO_SHOT}pocket" and prompts is None
+    return resource("prompts/scorers/pocket-foreground.txt") if pocket else prompts
