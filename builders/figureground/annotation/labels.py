@@ -64,19 +64,19 @@ def compute_summary(dataset: FinishedDataset) -> dict[str, Any]:
     """Return the content of `labels.json`, without writing anything; raises as `summarise`."""
     population = Population.from_dataset(dataset)
     answers = read_answers(dataset.directory)
-    responses = group_responses(answers, population, read_gold_labels(dataset.directory, population))
+    by_question = group_responses(answers, population, read_gold_labels(dataset.directory, population))
     scorers = read_scorers(dataset.directory, population)
     people, shares = None, []
     if answers:
-        people = _summarise_people(answers, responses)
-        for name, of_question in responses.items():
+        people = _summarise_people(answers, by_question)
+        for name, responses in by_question.items():
             own_scorers = [scorer for scorer in scorers if scorer.label == LABEL_OF_QUESTION.get(name)]
-            eligible = _find_eligible(dataset, population, of_question)
-            shares += estimate_shares(of_question, population, own_scorers, eligible)
-            people["questions"][name] = _summarise_question(of_question, population, own_scorers, eligible)
-        answered = [of_question for name, of_question in responses.items() if len(of_question.images)]
+            eligible = _find_eligible(dataset, population, responses)
+            shares += estimate_shares(responses, population, own_scorers, eligible)
+            people["questions"][name] = _summarise_question(responses, population, own_scorers, eligible)
+        answered = [responses for responses in by_question.values() if len(responses.images)]
         split_numbers = {
-            int(split) for of_question in answered for split in np.unique(population.split[of_question.images])
+            int(split) for responses in answered for split in np.unique(population.split[responses.images])
         }
         people["splits"] = [population.splits[split] for split in sorted(split_numbers)]
     return _round_numbers(
@@ -99,13 +99,13 @@ def _find_eligible(dataset: FinishedDataset, population: Population, responses: 
     return eligible
 
 
-def _summarise_people(answers: Sequence[Answer], responses: Mapping[str, Responses]) -> dict[str, Any]:
+def _summarise_people(answers: Sequence[Answer], by_question: Mapping[str, Responses]) -> dict[str, Any]:
     label_answers = [answer for answer in answers if answer.question not in FLAGS]
     return {
         "annotators": len({answer.annotator for answer in answers}),
         "images": len({answer.key for answer in label_answers if not answer.key.startswith(REFERENCE)}),
         "answers": len(label_answers),
-        "gold": sum(int(each.gold.right.sum() + each.gold.wrong.sum()) for each in responses.values()),
+        "gold": sum(int(each.gold.right.sum() + each.gold.wrong.sum()) for each in by_question.values()),
         "questions": {},
         "flags": {
             flag: len({answer.key for answer in answers if (answer.question, answer.answer) == (flag, "yes")})
@@ -195,11 +195,11 @@ def _measure_by_label(responses: Responses, population: Population) -> dict[str,
 def _summarise_scorers(scorers: Sequence[Scorer]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for scorer in scorers:
-        known = scorer.known
-        if known.any():
+        has_label = scorer.known
+        if has_label.any():
             summary.setdefault(scorer.name, {})[scorer.label] = {
-                "images": int(known.sum()), "left_out": int((~known).sum()),
-                "right": float(scorer.right[known].mean()), "p": float(np.nanmean(scorer.p)),
+                "images": int(has_label.sum()), "left_out": int((~has_label).sum()),
+                "right": float(scorer.right[has_label].mean()), "p": float(np.nanmean(scorer.p)),
             }  # fmt: skip
     return summary
 
@@ -220,8 +220,8 @@ def shorten(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the card tells, in the shape of `index_shape.LABELS`: whole dataset and splits, no cells."""
     short: dict[str, Any] = {
         "scorers": [
-            {"name": name, "what": what, "images": facts["images"], "right": facts["right"]}
-            for name, by_label in summary["scorers"].items() for what, facts in by_label.items()
+            {"name": name, "what": label, "images": facts["images"], "right": facts["right"]}
+            for name, by_label in summary["scorers"].items() for label, facts in by_label.items()
         ]
     }  # fmt: skip
     if (people := summary["people"]) is None:

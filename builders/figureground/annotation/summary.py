@@ -40,11 +40,11 @@ def _summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
             answers = counted(facts["answers"], "answer")
             yield f"called photographs, of {answers} about {kind}: {_format_interval(facts)}"
     for name, scorer in summary["scorers"].items():
-        for what, facts in scorer.items():
-            left = f", {facts['left_out']:,} left out" if facts["left_out"] else ""
+        for label, facts in scorer.items():
+            left_out = f", {facts['left_out']:,} left out" if facts["left_out"] else ""
             yield (
-                f"{name}: own {what} is the most probable for {_format_percent(facts['right'])} of "
-                f"{counted(facts['images'], 'image')}{left}"
+                f"{name}: own {label} is the most probable for {_format_percent(facts['right'])} of "
+                f"{counted(facts['images'], 'image')}{left_out}"
             )
 
 

@@ -197,8 +197,8 @@ def _measure_utility(
     rng = np.random.default_rng(derive_seed(0, "audit", "utility"))
     fold = assign_folds(groups, their_class, rng)
     predicted_here, predicted_by_references = np.full(len(y), -1), np.full(len(y), -1)
-    for each in np.unique(fold):
-        test, train = np.flatnonzero(fold == each), np.flatnonzero(fold != each)
+    for number in np.unique(fold):
+        test, train = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
         # Objects of the test images must not be in training here either.
         usable = np.flatnonzero(~np.isin(objects, object_ids[groups[test]]))
         chosen = []

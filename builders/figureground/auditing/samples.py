@@ -66,11 +66,11 @@ class Samples(DatasetImages):
         with_masks = self.why_no_masks is None
         ordered = np.sort(np.asarray(rows, np.int64))
         for shard, start, stop in zip(self._shards, self._starts[:-1], self._starts[1:], strict=True):
-            inside = ordered[(ordered >= start) & (ordered < stop)]
-            if not len(inside):
+            shard_rows = ordered[(ordered >= start) & (ordered < stop)]
+            if not len(shard_rows):
                 continue
-            stored_samples = self.source.stored(shard, (inside - start).tolist())
-            for row, stored in zip(inside.tolist(), stored_samples, strict=True):
+            stored_samples = self.source.stored(shard, (shard_rows - start).tolist())
+            for row, stored in zip(shard_rows.tolist(), stored_samples, strict=True):
                 image = _open_image(stored.image, stored.key, "image").convert("RGB")
                 mask = None
                 if with_masks:

@@ -107,7 +107,7 @@ def run_classifiers(
     Only one classifier is on the device at a time: it is moved back when the next one is asked for.
 
     Args:
-        opened: From `open_all`.
+        opened: From `open_classifiers`.
         counterparts: One for each classifier.
         device: Where they run.
         batch_size, show_progress: See `evaluate`.

@@ -88,9 +88,9 @@ def read_labels(directory: Path) -> Labels:
         if name in ASKED
     ]
     scorers = [
-        {"name": name, "what": what, **facts}
+        {"name": name, "what": label, **facts}
         for name, by_label in summary["scorers"].items()
-        for what, facts in by_label.items()
+        for label, facts in by_label.items()
     ]
     return Labels(why_no_people, summary["people"], questions, scorers, notes)
 

@@ -22,7 +22,7 @@ from figureground.report.answers import read_labels
 from figureground.report.contents import Contents, Example, Labels, Shard, choose_evenly, read_examples
 from figureground.report.facts import flatten
 from figureground.report.preview import LARGEST_CELL, MOST_DOWN, fit, open_rgb
-from figureground.report.samples import Written
+from figureground.report.samples import WriteResult
 from figureground.shards.card import public
 from figureground.shards.shard import PRIVATE
 from figureground.shards.stages import COPIES
@@ -36,14 +36,14 @@ def render_report(
     directory: Path,
     contents: Contents,
     sheet: Image.Image,
-    written: Written,
+    write_result: WriteResult,
     overview: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the page as HTML.
 
     Args:
         sheet: The preview.
-        written: What the folder beside the page holds.
+        write_result: What `write_samples` returned.
         overview: The method's panels of the whole dataset, as `samples.save_panels` returns them.
     """
     private = directory / PRIVATE
@@ -59,7 +59,7 @@ def render_report(
         progress=contents.progress,
         samples=samples,
         shards=len(contents.shards),
-        full=written.full,
+        full=write_result.full,
         preview=_encode_image(sheet),
         tables=_make_tables(contents),
         rejects=sorted(rejects.items()),
@@ -67,7 +67,7 @@ def render_report(
         references=list(_pair_references(directory, contents)),
         overview=overview,
         labels=labels,
-        notes=[*written.notes, *labels.notes],
+        notes=[*write_result.notes, *labels.notes],
     )
 
 

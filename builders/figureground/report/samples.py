@@ -54,8 +54,8 @@ _Cell = tuple[str, int, int]
 _Pairs = list[tuple[str, str]]
 
 
-class Written(NamedTuple):
-    """Written files, for the page."""
+class WriteResult(NamedTuple):
+    """Outcome of writing the samples, for the page."""
 
     full: int
     """Number of images with full size, guide, mask and panels."""
@@ -125,7 +125,7 @@ def write_samples(
     draw_guide: DrawGuide | None = None,
     draw_panels: DrawPanels | None = None,
     full: int | None = None,
-) -> Written:
+) -> WriteResult:
     """Write thumbnails, pictures, columns and details of all images and rejects.
 
     Args:
@@ -168,7 +168,7 @@ class _Writer:
         self._tables, self._notes = read_tables(directory)
         self._answers = self._read_answers()
 
-    def write(self) -> Written:
+    def write(self) -> WriteResult:
         shards = self._contents.shards
         with Progress(sum(shard.samples for shard in shards), desc="report", unit="image") as progress:
             for shard in shards:
@@ -184,7 +184,7 @@ class _Writer:
                 f"{counted(len(self._unreadable), 'image')} can't be read: {listed(self._unreadable, 3)}. "
                 "figureground check DIR says more."
             )
-        return Written(self._full, self._notes)
+        return WriteResult(self._full, self._notes)
 
     def _read_answers(self) -> AnswerCounts:
         try:

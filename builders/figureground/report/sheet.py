@@ -68,23 +68,23 @@ def write_sheet(
         refuse_folder(folder)
         sheet = draw_preview(contents)
         with open_draft(folder) as draft:
-            written = write_samples(draft.path, directory, contents, draw_guide, draw_panels, full)
+            write_result = write_samples(draft.path, directory, contents, draw_guide, draw_panels, full)
             panels: list[Panel] = []
             try:
                 panels = draw_overview() if draw_overview is not None else []
             except (FiguregroundError, OSError, ValueError) as error:
-                written.notes.append(f"The method's overview isn't shown: {error}")
+                write_result.notes.append(f"The method's overview isn't shown: {error}")
             if panels:
                 (draft.path / "images").mkdir(exist_ok=True)
             overview = save_panels(draft.path, "images/overview", panels)
             for name in SCRIPTS:
                 shutil.copyfile(resource(f"templates/{name}"), draft.path / name)
-            page = render_report(directory, contents, sheet, written, overview)
+            page = render_report(directory, contents, sheet, write_result, overview)
             draft.publish()
             with writing_beside(directory) if out == directory else contextlib.nullcontext():
                 for path, data in {preview: encode_png(sheet), report: page.encode()}.items():
                     replace_bytes(path, data, root=out)
-        for note in written.notes:
+        for note in write_result.notes:
             remark(note)
     except OSError as error:
         if message := explain(error, out):

@@ -166,8 +166,8 @@ def import_results(dataset: FinishedDataset, path: Path) -> ImportSummary:
     """
     kinds = {kind.SUFFIX: kind for _, kind in EXCHANGES.items()}
     if path.suffix.lower() not in kinds:
-        known = listed(f"{suffix} ({kind.NAME})" for suffix, kind in kinds.items())
-        raise UsageError(f"--import {printable(path)}: give a file of results with one of the suffixes {known}.")
+        supported = listed(f"{suffix} ({kind.NAME})" for suffix, kind in kinds.items())
+        raise UsageError(f"--import {printable(path)}: give a file of results with one of the suffixes {supported}.")
     results = kinds[path.suffix.lower()]().results(path)
     matched = sorted(_match_images(dataset, results.answers), key=lambda pair: pair[0].time or "")  # the latest counts
     writers: dict[str, AnswerWriter] = {}
