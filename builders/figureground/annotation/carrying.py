@@ -13,12 +13,11 @@ from figureground.annotation.answers import ANNOTATIONS, REFERENCE, SUFFIX, Answ
 from figureground.annotation.gold import GOLD
 from figureground.annotation.labels import summarise
 from figureground.annotation.population import Population
+from figureground.annotation.sampling import SAMPLE
 from figureground.core.files import check_regular, create_bytes, read_object
 from figureground.core.tables import TextTable
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import LABELS
-
-SAMPLE = f"{ANNOTATIONS}/sample.json"
 
 
 def carry(source: FinishedDataset, out: Path) -> None:

@@ -18,6 +18,7 @@ from figureground.annotation.agreement import measure
 from figureground.annotation.answers import FLAGS, REFERENCE, Answer, read_answers
 from figureground.annotation.correction import CorrectedShare
 from figureground.annotation.population import Population, Scorer, read_scorers
+from figureground.annotation.questions import UNKNOWN
 from figureground.annotation.responses import Responses, group_responses, read_gold_labels
 from figureground.annotation.shares import LABEL_OF_QUESTION, estimate_corrected, estimate_shares
 from figureground.annotation.standin import alternative_annotator
@@ -28,8 +29,6 @@ from figureground.shards.index import finish_with_labels
 from figureground.shards.shard import LABELS
 
 VERSION = 1
-UNKNOWN = "unknown"
-"""Background of repainted images whose attribute isn't known; nobody is asked about it."""
 PANEL_SIZES = (3, 5)
 """Numbers of annotators for which the summary reports what a rule would keep."""
 

@@ -12,7 +12,7 @@ from figureground.recipe.classes import read_nouns
 from figureground.shards.finished import FinishedDataset
 
 UNKNOWN = "unknown"
-"""Background of images whose attribute isn't known (SCGS, DDB)."""
+"""Background of repainted images whose attribute isn't known (SCGS, DDB); nobody is asked about it."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from figureground.auditing.summary import list_notes
 from figureground.core.pages import render_page
+from figureground.evaluation.summary import format_percent, format_share
 
 if TYPE_CHECKING:
     from figureground.auditing.auditing import Audit
@@ -30,7 +31,7 @@ def write_page(audit: Audit) -> str:
     images = _draw_thumbnails(audit, {key for finding in findings for key in (*finding.keys, *finding.beside)})
     return render_page(
         "audit.html.jinja",
-        {"percent": _format_percent, "spread": _format_interval},
+        {"percent": format_percent, "spread": format_share},
         report=audit.report,
         findings=[
             {"finding": finding, "images": [images[key] for key in finding.keys],
@@ -41,15 +42,6 @@ def write_page(audit: Audit) -> str:
         most=MOST_ROWS,
         notes=list_notes(audit.report),
     )  # fmt: skip
-
-
-def _format_percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
-def _format_interval(interval: dict[str, float]) -> str:
-    """Return a share with its interval: `71.2% (60.0 to 81.0)`."""
-    return f"{_format_percent(interval['value'])} ({100 * interval['low']:.1f} to {100 * interval['high']:.1f})"
 
 
 def _draw_thumbnails(audit: Audit, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
