@@ -13,7 +13,7 @@ from figureground.core.errors import FiguregroundError, UsageError
 from figureground.methods.registry import method_class
 from figureground.models.bundled import WEIGHTS
 from figureground.models.family import FAMILIES
-from figureground.models.footprint import footprint
+from figureground.models.footprint import estimate_footprint
 from figureground.models.needs import missing_checkpoint
 from figureground.recipe.document import read_recipe
 from figureground.running.building import build
@@ -80,7 +80,7 @@ def test_a_family_of_another_package_is_opened_drawn_with_and_checked(miniature,
         assert images[0] == images[1]
         assert len(images[0]) == 4
         assert {json.loads(row["provenance"])["family"] for row in read(tmp_path / "theirs")} == {"miniature"}
-        adapters = [footprint(str(each), None, 4).kept for each in (miniature, WEIGHTS)]
+        adapters = [estimate_footprint(str(each), None, 4).finished for each in (miniature, WEIGHTS)]
         assert 0 < adapters[0] < adapters[1]
 
         assert missing_checkpoint(str(miniature), None, False) == []

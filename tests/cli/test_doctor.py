@@ -17,7 +17,7 @@ from commands import ENVIRONMENT, run
 
 from figureground.cli.doctor import describe
 from figureground.models import needs
-from figureground.models.hub_access import why_unreachable
+from figureground.models.hub_access import find_access_problem
 from figureground.models.machine import EXTRAS, examine
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
@@ -101,12 +101,12 @@ def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("hub", [_Answering], indirect=True)
 def test_a_hub_that_answers_anything_is_reachable() -> None:
-    assert why_unreachable() is None
+    assert find_access_problem() is None
 
 
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("hub", [_Silent], indirect=True)
 def test_a_hub_that_does_not_answer_is_given_up_after_the_time_limit() -> None:
     began = time.monotonic()
-    assert re.search("doesn't answer|timed out", why_unreachable(0.2) or "")
+    assert re.search("doesn't answer|timed out", find_access_problem(0.2) or "")
     assert time.monotonic() - began < 1.9

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from figureground.diffusion.composite import composite, whole_latents
+from figureground.diffusion.composite import composite, widen_to_latents
 
 
 def square(edge, *corners):
@@ -17,13 +17,13 @@ def square(edge, *corners):
 def test_a_block_that_the_mask_touches_is_repainted_whole(factor):
     edge = 8 * factor
     one = square(edge, 3 * factor - 1, factor, 3 * factor, factor + 1)  # the last pixel of a block's first row
-    assert (whole_latents(one, factor) == square(edge, 2 * factor, factor, 3 * factor, 2 * factor)).all()
-    assert (whole_latents(one, factor, 1) == square(edge, factor, 0, 4 * factor, 3 * factor)).all()
+    assert (widen_to_latents(one, factor) == square(edge, 2 * factor, factor, 3 * factor, 2 * factor)).all()
+    assert (widen_to_latents(one, factor, 1) == square(edge, factor, 0, 4 * factor, 3 * factor)).all()
 
 
 def test_full_and_empty_masks_stay_so():
     for mask in (np.ones((16, 16), bool), np.zeros((16, 16), bool)):
-        assert (whole_latents(mask, 4, 2) == mask).all()
+        assert (widen_to_latents(mask, 4, 2) == mask).all()
 
 
 @pytest.mark.parametrize("feather", [0, 0.5, 2, 4])

@@ -258,7 +258,7 @@ def test_the_text_encoder_sees_the_reference_in_two_dimensions(opened, name):
         assert not torch.equal(rows[0][part], rows[1][part])
     # Four merged patches in a square end two places after they begin; in a row, four.
     tokens = seen[0].shape[-2]
-    ids = pipeline.tokenizer(pipeline.prompt_template_encode.format(family.BEFORE + PROMPTS[0])).input_ids
+    ids = pipeline.tokenizer(pipeline.prompt_template_encode.format(family.PREFIX + PROMPTS[0])).input_ids
     assert tokens == len(ids) + 3
     assert pipeline.tokenizer.convert_tokens_to_ids(VISION[2]) in ids
     angles = torch.arange(tokens - 2)[None] * torch.ones(3, 1, 1)
@@ -268,7 +268,7 @@ def test_the_text_encoder_sees_the_reference_in_two_dimensions(opened, name):
 
 @pytest.mark.parametrize("name", EDITING)
 def test_an_instruction_that_an_encoder_would_cut_is_refused(opened, folders, name, tmp_path, capsys):
-    limits = {limit for _, limit in opened(name).tokens("a bird")}
+    limits = {limit for _, limit in opened(name).count_tokens("a bird")}
     assert limits == {"flux-kontext": {77, 512}, "flux2-klein": {512}}.get(name, {1019})
     long = "put the {class}" + " far away" * 600 + " {background}"
     assert main(["build", *recipe(folders[name], prompt=long), "--out", str(tmp_path / "out")]) != 0

@@ -20,7 +20,7 @@ from figureground.diffusion.render import Renderer, Sampling
 from figureground.methods.d3s import D3S
 from figureground.methods.forecast import plan
 from figureground.models.family import FAMILIES
-from figureground.models.weights import check_files, family_of
+from figureground.models.weights import check_files, read_family
 from figureground.recipe.sample import Guide, Spec
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
@@ -154,7 +154,7 @@ def test_every_route_works_in_bfloat16_the_dtype_on_cuda(folders, opened, name, 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_each_text_encoder_has_its_own_limit_and_a_longer_prompt_is_refused(opened, name, folders, tmp_path, capsys):
-    limits = {limit for _, limit in opened(name).tokens("a bird")}
+    limits = {limit for _, limit in opened(name).count_tokens("a bird")}
     assert limits == LIMITS[name]
     long = "a photo of a {class}" + ", on grass" * 600 + ", {background}"
     if "image" not in routes(name):
@@ -211,8 +211,8 @@ def test_noise_without_a_seed_and_other_samplers_are_refused(tmp_path, entry, va
 @pytest.mark.parametrize("name", ["flux-fill", "z-image", "qwen-image"])
 def test_what_fine_tunes_a_checkpoint_names_the_families_that_it_can(folders, name):
     with pytest.raises(FiguregroundError, match="sd, sdxl, sd3, flux") as refused:
-        family_of(folders[name], name).check_training(name)
-    assert family_of(folders[name], name).NAME in str(refused.value)
+        read_family(folders[name], name).check_training(name)
+    assert read_family(folders[name], name).NAME in str(refused.value)
 
 
 def test_a_method_that_fine_tunes_refuses_the_checkpoint_in_its_plan(folders, capsys):
@@ -361,7 +361,7 @@ def test_states_have_the_length_of_their_own_prompt_and_the_prompt_stays_what_it
     for _ in range(2):
         rows = [checkpoint.family.encode_prompt(checkpoint.text_to_image, p, "", 4.0, {}) for p in PROMPTS]
         lengths = [len(row["prompt_embeds"]) for row in rows]
-        counts = [checkpoint.tokens(prompt)[0][0] for prompt in PROMPTS]
+        counts = [checkpoint.count_tokens(prompt)[0][0] for prompt in PROMPTS]
         assert np.diff(lengths).tolist() == np.diff(counts).tolist() == np.diff([len(p) for p in PROMPTS]).tolist()
     again = checkpoint.family.encode_prompt(checkpoint.text_to_image, PROMPTS[0], "other", 4.0, rows[0])
     assert again["negative_prompt_embeds"] is rows[0]["negative_prompt_embeds"]
@@ -397,7 +397,7 @@ def test_sd3_without_its_t5_draws(tmp_path, opened):
     absent = {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
     index.write_text(json.dumps({**json.loads(index.read_text()), **absent}))
     checkpoint = open_checkpoint(str(folder), **CPU)
-    assert len(checkpoint.tokens("a bird")) == 2
+    assert len(checkpoint.count_tokens("a bird")) == 2
     assert not np.array_equal(draw(checkpoint, [spec(0, "text")]), draw(opened("sd3"), [spec(0, "text")]))
 
 

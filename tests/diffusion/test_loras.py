@@ -16,7 +16,7 @@ from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.methods.d3s import D3S
-from figureground.models.loras import Lora, active, check_loras, describe
+from figureground.models.loras import Lora, check_loras, describe_model, select_active
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 PIPELINES = {"sd1": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline, "flux": FluxPipeline}
@@ -125,7 +125,7 @@ def test_what_it_is_for_is_told_by_the_width_of_the_text(name):
         "an older diffusers": "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.down",
     }[name]
     for width, model in {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}.items():
-        assert describe({f"{layer}.weight": (4, width)}) == model
+        assert describe_model({f"{layer}.weight": (4, width)}) == model
 
 
 REFUSED = {
@@ -171,7 +171,7 @@ def test_a_recipe_is_identified_by_content_and_scale_and_scale_0_is_none(made, t
     assert identity({"path": str(path)})["loras"] == [{**mine["loras"][0], "scale": 1.0}]
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
     assert identity({"path": str(tmp_path / "other.safetensors"), "scale": 0.5}) != mine
-    assert active([{"path": "a", "scale": 0}]) == []
+    assert select_active([{"path": "a", "scale": 0}]) == []
 
 
 @pytest.mark.parametrize("entry", [{"file": "a"}, {"scale": 1.0}, {"path": " "}, {"path": "a", "scale": "much"}])

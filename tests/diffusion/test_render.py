@@ -11,7 +11,14 @@ from tiny_checkpoints import KINDS, add_safety_checker, make_checkpoint, set_wei
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import open_checkpoint
-from figureground.diffusion.render import FEATHER, Renderer, Sampling, find_batch_size, in_batches, why_reject
+from figureground.diffusion.render import (
+    FEATHER,
+    Renderer,
+    Sampling,
+    find_batch_size,
+    find_reject_reason,
+    split_batches,
+)
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
@@ -246,14 +253,14 @@ def test_what_the_safety_checker_flags_is_rejected_and_not_kept_as_a_black_image
     ],
 )
 def test_reasons(pixels, flagged, reason):
-    assert why_reject(pixels, flagged) == reason
+    assert find_reject_reason(pixels, flagged) == reason
 
 
 def test_batches_keep_order_and_never_mix_guided_and_unguided():
     specs = [spec(0), spec(1), spec(2, False), spec(3), spec(4)]
-    assert [[s.key[-1] for s in batch] for batch in in_batches(specs, 2)] == [["0", "1"], ["2"], ["3", "4"]]
+    assert [[s.key[-1] for s in batch] for batch in split_batches(specs, 2)] == [["0", "1"], ["2"], ["3", "4"]]
     specs = [repaint(0), repaint(1), spec(2), spec(3, False)]
-    assert [[s.key[-1] for s in batch] for batch in in_batches(specs, 4)] == [["0", "1"], ["2"], ["3"]]
+    assert [[s.key[-1] for s in batch] for batch in split_batches(specs, 4)] == [["0", "1"], ["2"], ["3"]]
 
 
 @pytest.mark.parametrize("strength", [0.6, 1.0])

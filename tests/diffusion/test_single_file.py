@@ -19,7 +19,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.models.families.flux import Flux
 from figureground.models.single_file import refuse_training
-from figureground.models.weights import check_files, fingerprint, known_family, local_directory
+from figureground.models.weights import check_files, find_family, fingerprint, local_directory
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 KINDS = ("sd1", "sdxl", "sd3")
@@ -61,7 +61,7 @@ def test_it_opens_with_the_weights_of_the_directory_it_was_made_from(made, kind)
         assert wanted.keys() == found.keys()
         assert all(torch.equal(wanted[name], found[name]) for name in wanted), part
     assert single.facts["checkpoint"] == f"{kind}.safetensors"
-    assert single.facts["family"] == whole.family.NAME == known_family(str(file), None, str(folder)).NAME
+    assert single.facts["family"] == whole.family.NAME == find_family(str(file), None, str(folder)).NAME
 
 
 def test_files_that_configure_it_need_no_weights_and_it_opens_in_half_precision(mine):

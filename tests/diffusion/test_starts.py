@@ -15,8 +15,8 @@ from tiny_transformers import MAKERS, make_transformer
 from figureground.cli.main import main
 from figureground.core.errors import RecipeError
 from figureground.diffusion.checkpoint import open_checkpoint
-from figureground.diffusion.render import Renderer, Sampling, start_of
-from figureground.diffusion.starts import find_start, shares_of_noise
+from figureground.diffusion.render import Renderer, Sampling, find_checkpoint_start
+from figureground.diffusion.starts import compute_noise_shares, find_start
 from figureground.methods.d3s import D3S
 from figureground.methods.spurious import Spurious
 from figureground.models.family import FAMILIES
@@ -48,7 +48,7 @@ def test_the_same_strength_starts_at_other_shares_of_noise(name):
 def test_the_same_noise_starts_at_the_nearest_step_of_each(name, noise):
     scheduler, size, _ = PUBLISHED[name]
     family = FAMILIES[name.split()[0]]()
-    shares = shares_of_noise(family, scheduler, 50, size, 8)
+    shares = compute_noise_shares(family, scheduler, 50, size, 8)
     start = find_start(family, scheduler, 50, size, 8, strength=1.0, noise=noise)
     assert shares == sorted(shares, reverse=True)
     assert abs(start.noise - noise) == min(abs(share - noise) for share in shares)
@@ -65,7 +65,7 @@ def test_the_pipelines_start_at_that_step_with_that_noise(tmp_path, kind, schedu
     folder = make_checkpoint(kind, tmp_path) if kind in KINDS else make_transformer(kind, tmp_path)
     checkpoint = open_checkpoint(str(folder), scheduler=scheduler, **CPU)
     sampling, drawn, seen = Sampling(SIZE, STEPS, 1.0, 1.0, noise=0.6), [], []
-    start, own = start_of(checkpoint, sampling), checkpoint.image_to_image.scheduler
+    start, own = find_checkpoint_start(checkpoint, sampling), checkpoint.image_to_image.scheduler
     mix = "scale_noise" if hasattr(own, "scale_noise") else "add_noise"
     before = getattr(own, mix)
 

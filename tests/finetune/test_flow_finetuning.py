@@ -26,7 +26,7 @@ from figureground.finetune.references import read_references
 from figureground.finetune.settings import Finetuning, settings_for
 from figureground.finetune.training import Training, TrainingData
 from figureground.models.concept_files import read_concept
-from figureground.models.footprint import footprint
+from figureground.models.footprint import estimate_footprint
 from figureground.recipe.sample import Spec
 from figureground.training.processes import Processes
 
@@ -124,7 +124,7 @@ def test_levels_are_shifted_as_the_pipelines_shift_them_for_images_of_the_size(f
     family, scheduler, edge = checkpoint.family, checkpoint.text_to_image.scheduler, size // 8
     drawn = family.noising(scheduler, edge, CPU, "uniform").draw(8, torch.Generator().manual_seed(0))
     even = torch.rand(8, generator=torch.Generator().manual_seed(0))
-    mu = family._shift(scheduler.config, (edge // 2) ** 2) if kind == "flux" else None
+    mu = family._compute_shift(scheduler.config, (edge // 2) ** 2) if kind == "flux" else None
     scheduler.set_timesteps(sigmas=even.tolist(), mu=mu)
     torch.testing.assert_close(drawn, scheduler.sigmas[:-1])
     torch.testing.assert_close(family.noising(scheduler, edge, CPU).time(drawn), scheduler.timesteps)
@@ -304,9 +304,9 @@ def test_the_room_for_adapters_is_counted_and_guessed_by_the_checkpoints_name(fl
     settings = adapted(flows["sd3"], max_train_steps=1, prior_weight=0.0)
     out = finetune(references, "flower", "hen", tmp_path / "hen", settings, **QUIET)
     numbers = sum(tensor.numel() for tensor in load_file(out / "lora.safetensors").values())
-    assert footprint(str(flows["sd3"]), lora_rank=2).kept == 4 * numbers
+    assert estimate_footprint(str(flows["sd3"]), lora_rank=2).finished == 4 * numbers
     names = ("stable-diffusion-3-medium-diffusers", "stable-diffusion-3.5-medium", "stable-diffusion-3.5-large")
-    guessed = [footprint(f"stabilityai/{name}", lora_rank=16).kept for name in names]
+    guessed = [estimate_footprint(f"stabilityai/{name}", lora_rank=16).finished for name in names]
     assert guessed == sorted(guessed)
-    flux = footprint("black-forest-labs/FLUX.1-dev", lora_rank=16)
-    assert (flux.known, 1e8 < flux.kept < 1.2e8) == (False, True)
+    flux = estimate_footprint("black-forest-labs/FLUX.1-dev", lora_rank=16)
+    assert (flux.is_measured, 1e8 < flux.finished < 1.2e8) == (False, True)

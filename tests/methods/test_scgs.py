@@ -15,7 +15,7 @@ from repainted import SIZES, STAGES, draw, rows, sure, told
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
-from figureground.diffusion.composite import whole_latents
+from figureground.diffusion.composite import widen_to_latents
 from figureground.diffusion.render import FEATHER, MARGIN
 from figureground.learn.errors import read_errors
 from figureground.methods.scgs import SCGS
@@ -84,7 +84,7 @@ def test_outside_the_mask_the_source_stays_and_inside_it_changes(data, built):
     for row in made:
         source = np.asarray(builder.image(builder.rows[row["source"]], 64), np.int64)
         mask = np.asarray(builder.read_mask(row["source"])) > 0
-        widened = whole_latents(mask, LATENT, MARGIN)
+        widened = widen_to_latents(mask, LATENT, MARGIN)
         assert ((opened(row["mask"])[..., 0] > 0) == widened).all()
         soft = 2 * math.ceil(FEATHER * LATENT) + 1
         near = np.asarray(Image.fromarray(widened).convert("L").filter(ImageFilter.MaxFilter(soft))) > 0

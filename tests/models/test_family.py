@@ -9,7 +9,7 @@ import pytest
 from figureground.core.errors import FiguregroundError
 from figureground.models.bundled import WEIGHTS
 from figureground.models.family import FAMILIES, recognise
-from figureground.models.weights import edge_multiple, known_family
+from figureground.models.weights import edge_multiple, find_family
 
 REFUSED = """
 import sys
@@ -47,7 +47,7 @@ def test_stable_diffusion_rounds_the_steps_on_a_guide_down_as_its_pipelines_do(s
 
 
 def test_a_family_is_known_by_files_alone(tmp_path):
-    assert known_family("pocket", None).NAME == "sd"
-    assert known_family(str(tmp_path), None) is None
-    assert known_family("nobody/nothing", None) is None
+    assert find_family("pocket", None).NAME == "sd"
+    assert find_family(str(tmp_path), None) is None
+    assert find_family("nobody/nothing", None) is None
     assert edge_multiple(WEIGHTS, "pocket") == 8

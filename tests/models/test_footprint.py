@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from tiny_checkpoints import make_checkpoint
 
-from figureground.models.footprint import footprint
+from figureground.models.footprint import estimate_footprint
 
 
 @pytest.fixture(scope="module")
@@ -13,9 +13,9 @@ def checkpoint(tmp_path_factory):
 
 
 def test_a_checkpoint_at_hand_is_counted_to_the_byte(checkpoint):
-    said = footprint(str(checkpoint))
-    assert said.known
-    assert said.kept == sum(path.stat().st_size for path in checkpoint.glob("*/*.safetensors"))
+    said = estimate_footprint(str(checkpoint))
+    assert said.is_measured
+    assert said.finished == sum(path.stat().st_size for path in checkpoint.glob("*/*.safetensors"))
     trained = sum(
         path.stat().st_size for part in ("unet", "text_encoder") for path in checkpoint.glob(f"{part}/*.saf*")
     )
@@ -34,8 +34,8 @@ def test_adapters_are_as_large_as_foretold(checkpoint, tmp_path):
     )
     out = finetune(tmp_path, "flower", "bird", tmp_path / "out", settings, device="cpu", show_progress=False)
     real = (out / "lora.safetensors").stat().st_size
-    assert footprint(str(checkpoint), None, 4).kept == pytest.approx(real, rel=0.25)
-    assert footprint(str(checkpoint), None, 4).kept < real  # names take room too
+    assert estimate_footprint(str(checkpoint), None, 4).finished == pytest.approx(real, rel=0.25)
+    assert estimate_footprint(str(checkpoint), None, 4).finished < real  # names take room too
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_adapters_are_as_large_as_foretold(checkpoint, tmp_path):
     [("CompVis/stable-diffusion-v1-4", 4.3), ("stabilityai/stable-diffusion-2-1", 5.2), ("x/sdxl-base", 13.9)],
 )
 def test_one_that_is_not_here_is_judged_by_its_name(name, gigabytes):
-    said = footprint(name)
-    assert not said.known
-    assert said.kept / 1e9 == pytest.approx(gigabytes, rel=0.05)
+    said = estimate_footprint(name)
+    assert not said.is_measured
+    assert said.finished / 1e9 == pytest.approx(gigabytes, rel=0.05)
 
 
 def test_what_is_no_checkpoint_at_all_is_guessed_too(tmp_path):
     (tmp_path / "model_index.json").write_text("nothing")
-    assert not footprint(str(tmp_path)).known
-    assert not footprint("/nowhere/at all").known
+    assert not estimate_footprint(str(tmp_path)).is_measured
+    assert not estimate_footprint("/nowhere/at all").is_measured

@@ -14,7 +14,7 @@ from tiny_onnx import EDGE, save, save_salient
 from figureground.core.errors import FiguregroundError
 from figureground.models.needs import missing_segmenter, refuse_absent_segmenter
 from figureground.models.onnx_files import fingerprint_onnx
-from figureground.models.segmenter_files import called, contents_of
+from figureground.models.segmenter_files import format_public_name, identify_models
 from figureground.vision.segmenters.onnx import MEAN, STD, prepare, to_probability
 
 
@@ -83,11 +83,11 @@ def test_a_network_that_is_no_segmenter_is_refused_with_what_it_takes_and_gives(
 
 
 def test_names_and_identities_are_those_of_the_file(salient, tmp_path):
-    assert called(f"onnx:{salient}") == "onnx:tiny.onnx"
-    assert contents_of(f"onnx:{salient}") == [fingerprint_onnx(salient)]
+    assert format_public_name(f"onnx:{salient}") == "onnx:tiny.onnx"
+    assert identify_models(f"onnx:{salient}") == [fingerprint_onnx(salient)]
     (need,) = missing_segmenter("cutouts.segmenter", f"onnx:{tmp_path / 'gone.onnx'}")
     assert "gone.onnx" in need.what
     with pytest.raises(FiguregroundError, match=r"--segmenter.*gone\.onnx"):
         refuse_absent_segmenter("--segmenter", f"onnx:{tmp_path / 'gone.onnx'}")
     with pytest.raises(FiguregroundError, match="name the file"):
-        contents_of("onnx:")
+        identify_models("onnx:")

@@ -37,10 +37,10 @@ def compute_in_own_dtype(vae: Any) -> None:
     def encode_any(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         out = encode(x.to(vae.dtype), *args, **kwargs)
         posterior = out[0]
-        of_input = DiagonalGaussianDistribution(posterior.parameters.to(x.dtype))
+        cast_posterior = DiagonalGaussianDistribution(posterior.parameters.to(x.dtype))
         if isinstance(out, tuple):
-            return (of_input,)
-        out.latent_dist = of_input
+            return (cast_posterior,)
+        out.latent_dist = cast_posterior
         return out
 
     def decode_any(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

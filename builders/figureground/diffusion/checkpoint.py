@@ -38,14 +38,14 @@ from figureground.models.opening import (
     refuse_code,
 )
 from figureground.models.parts import limit_tokens
-from figureground.models.schedules import settings_for_latents, without_clipping
-from figureground.models.single_file import held_parts, single_file
+from figureground.models.schedules import remove_clipping, settings_for_latents
+from figureground.models.single_file import find_single_file, read_file_parts
 from figureground.models.weights import (
     check_files,
     download_file,
-    family_of,
     fingerprint,
     local_directory,
+    read_family,
     read_index,
 )
 
@@ -108,17 +108,17 @@ class Checkpoint:
     @property
     def text_encoders(self) -> list[Any]:
         """The text encoders, one per tokenizer."""
-        return _present(self.text_to_image, self.family.TEXTS)
+        return _get_parts(self.text_to_image, self.family.TEXTS)
 
     @property
     def tokenizers(self) -> list[Any]:
         """The tokenizers, one per text encoder."""
-        return _present(self.text_to_image, self.family.TEXTS.values())
+        return _get_parts(self.text_to_image, self.family.TEXTS.values())
 
-    def tokens(self, prompt: str) -> list[tuple[int, int]]:
+    def count_tokens(self, prompt: str) -> list[tuple[int, int]]:
         """Return, for each text encoder, a prompt's number of tokens and how many it reads."""
-        counted = self.family.count_tokens
-        return [(counted(tokenizer, prompt), int(tokenizer.model_max_length)) for tokenizer in self.tokenizers]
+        count = self.family.count_tokens
+        return [(count(tokenizer, prompt), int(tokenizer.model_max_length)) for tokenizer in self.tokenizers]
 
     def replace_denoiser(self, denoiser: Any) -> None:
         """Give all pipelines another denoiser, such as a compiled one."""
@@ -127,7 +127,7 @@ class Checkpoint:
                 setattr(pipeline, self.family.DENOISER, denoiser)
 
 
-def _present(pipeline: Any, names: Iterable[str]) -> list[Any]:
+def _get_parts(pipeline: Any, names: Iterable[str]) -> list[Any]:
     return [part for name in names if (part := getattr(pipeline, name, None)) is not None]
 
 
@@ -172,7 +172,7 @@ def open_checkpoint(
     is_local = folder is not None
     if folder is None:
         folder = download(checkpoint, revision)
-    file = single_file(checkpoint)
+    file = find_single_file(checkpoint)
     what = f"checkpoint {checkpoint!r}"
     refuse_code(folder, what)
     index = read_index(folder, checkpoint, inpaint)
@@ -191,21 +191,21 @@ def open_checkpoint(
     try:
         options.update(_open_networks(family, folder, index, checkpoint, options, {"vae": vae_dtype}))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _unopened(checkpoint, error, device) from error
+        raise _make_open_error(checkpoint, error, device) from error
     options.update(family.pipeline_options(index, safety))
     try:
         pipeline = open_pipeline(kinds.text, folder, what, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _unopened(checkpoint, error, device) from error
+        raise _make_open_error(checkpoint, error, device) from error
     for name, part in family.open_others(folder, what).items():
         setattr(pipeline, name, part)
     for encoder, tokenizer in family.TEXTS.items():
         if getattr(pipeline, tokenizer, None) is not None and getattr(pipeline, encoder, None) is not None:
             limit_tokens(getattr(pipeline, tokenizer), family.tokens_read(folder, encoder))
     for name, part in pipeline.components.items():  # a checkpoint may hold its parts in several dtypes
-        wanted = vae_dtype if name == "vae" else dtype
-        if isinstance(part, torch.nn.Module) and part.dtype != wanted:
-            part.to(wanted)
+        part_dtype = vae_dtype if name == "vae" else dtype
+        if isinstance(part, torch.nn.Module) and part.dtype != part_dtype:
+            part.to(part_dtype)
     if vae_dtype != dtype:
         compute_in_own_dtype(pipeline.vae)
     if loras:
@@ -217,7 +217,7 @@ def open_checkpoint(
         if offload == "none":
             place([pipeline], device, offload)
     except RuntimeError as error:
-        raise _unopened(checkpoint, error, device) from error
+        raise _make_open_error(checkpoint, error, device) from error
     pipeline.scheduler = _choose_scheduler(scheduler, pipeline.scheduler, family, checkpoint)
     # On a CPU in float32, channels last slows down a UNet of small images by a quarter, but speeds up an autoencoder.
     if device.type != "cpu":
@@ -225,8 +225,8 @@ def open_checkpoint(
     _use_channels_last(pipeline.vae)
     pipeline.set_progress_bar_config(disable=True)
     shared = {**pipeline.components, **family.sibling_options(pipeline)}
-    others = (kinds.image, kinds.inpaint if inpaint else None, kinds.edit)
-    siblings = [None if kind is None else _sibling(kind, shared) for kind in others]
+    sibling_kinds = (kinds.image, kinds.inpaint if inpaint else None, kinds.edit)
+    siblings = [None if kind is None else _make_sibling(kind, shared) for kind in sibling_kinds]
     for sibling in siblings:
         if sibling is not None:
             sibling.set_progress_bar_config(disable=True)
@@ -240,8 +240,8 @@ def open_checkpoint(
     }
     if loras:
         facts["loras"] = [
-            {"name": lora.path.name, "content": said["content"][:19], "scale": lora.scale}
-            for lora, said in zip(loras, identify(loras), strict=True)
+            {"name": lora.path.name, "content": identity["content"][:19], "scale": lora.scale}
+            for lora, identity in zip(loras, identify(loras), strict=True)
         ]
     if quantization is not None:
         facts["quantization"] = quantization
@@ -251,7 +251,7 @@ def open_checkpoint(
     )  # fmt: skip
 
 
-def _sibling(kind: Any, parts: Mapping[str, Any]) -> Any:
+def _make_sibling(kind: Any, parts: Mapping[str, Any]) -> Any:
     """Make a pipeline from parts, without those that it doesn't have."""
     return kind(**{name: parts[name] for name in inspect.signature(kind.__init__).parameters if name in parts})
 
@@ -277,25 +277,25 @@ def _open_networks(
         dtypes: Dtypes of parts that differ from that in `options`.
     """
     networks, classes = {}, family.network_classes()
-    file = single_file(checkpoint)
-    held = held_parts(file, folder, family) if file else {}
+    file = find_single_file(checkpoint)
+    file_parts = read_file_parts(file, folder, family) if file else {}
     for part in family.networks:
         kind = classes.get(str(index.get(part, [None])[-1]))
         if kind is None:
             continue
         where = f"checkpoint {checkpoint!r}: {part}"
-        opened = {**options, "dtype": dtypes.get(part, options["dtype"])}
-        if file is not None and part in held:
-            networks[part], lacking = _open_from_file(
-                family, part, kind, folder / part, file, held[part], opened["dtype"]
+        part_options = {**options, "dtype": dtypes.get(part, options["dtype"])}
+        if file is not None and part in file_parts:
+            networks[part], missing = _open_from_file(
+                family, part, kind, folder / part, file, file_parts[part], part_options["dtype"]
             )
         else:
-            networks[part], info = open_network(kind, folder / part, where, output_loading_info=True, **opened)
-            lacking = info["missing_keys"]
-        if lacking:
+            networks[part], info = open_network(kind, folder / part, where, output_loading_info=True, **part_options)
+            missing = info["missing_keys"]
+        if missing:
             raise FiguregroundError(
                 f"checkpoint {checkpoint!r} is incomplete: the weights of {part} lack "
-                f"{listed(sorted(lacking), 2)}. Download or write it again."
+                f"{listed(sorted(missing), 2)}. Download or write it again."
             )
     return networks
 
@@ -314,11 +314,11 @@ def _open_from_file(
         The network, and the names of weights that the file lacks.
     """
     what = f"checkpoint {file.name!r}: its {part}"
-    with safe_open(file, "pt") as opened:
-        names = [name for name in opened.keys() if name.startswith(beginning)]  # noqa: SIM118 - it isn't iterable
-        tensors = {name: opened.get_tensor(name) for name in names}
+    with safe_open(file, "pt") as tensors_file:
+        names = [name for name in tensors_file.keys() if name.startswith(beginning)]  # noqa: SIM118 - it isn't iterable
+        tensors = {name: tensors_file.get_tensor(name) for name in names}
     try:
-        network, lacking, strange = fill_network(
+        network, missing, unexpected = fill_network(
             kind, config, what, lambda entries, network: family.convert_part(part, tensors, entries, network), dtype
         )
     except (KeyError, AttributeError, IndexError) as error:  # the conversion looks tensors up by name
@@ -328,12 +328,12 @@ def _open_from_file(
             raise
         first = next((line.strip() for line in str(error).splitlines()[1:]), str(error))
         raise FiguregroundError(f"{what} doesn't fit the configuration {config.parent.name!r}: {first}") from error
-    if strange:
+    if unexpected:
         raise FiguregroundError(
-            f"{what} has {len(strange):,} weights that the configuration {config.parent.name!r} has no place for, "
-            f"such as {strange[0]}. Give the configuration of a checkpoint of the same kind (checkpoint_config)."
+            f"{what} has {len(unexpected):,} weights that the configuration {config.parent.name!r} has no place for, "
+            f"such as {unexpected[0]}. Give the configuration of a checkpoint of the same kind (checkpoint_config)."
         )
-    return network, lacking
+    return network, missing
 
 
 def open_scheduler(folder: Path, checkpoint: str, name: str) -> Any:
@@ -351,14 +351,14 @@ def open_scheduler(folder: Path, checkpoint: str, name: str) -> Any:
     check_files(folder, checkpoint, inpaint=True, scheduler=name)
     kind = getattr(diffusers, str(read_index(folder, checkpoint, inpaint=True)["scheduler"][-1]))
     own = open_part(kind, folder / "scheduler", f"checkpoint {checkpoint!r}")
-    return _choose_scheduler(name, own, family_of(folder, checkpoint), checkpoint)
+    return _choose_scheduler(name, own, read_family(folder, checkpoint), checkpoint)
 
 
 def _choose_scheduler(name: str, own: Any, family: Family, checkpoint: str) -> Any:
     """Return the sampler with that name, or the checkpoint's own, which clips no latents either."""
     if name != OWN:
         return _make_scheduler(name, own, checkpoint)
-    return own if family.SCHEDULER == OWN else make_network(type(own), without_clipping(own.config))
+    return own if family.SCHEDULER == OWN else make_network(type(own), remove_clipping(own.config))
 
 
 def _make_scheduler(name: str, own: Any, checkpoint: str) -> Any:
@@ -367,15 +367,15 @@ def _make_scheduler(name: str, own: Any, checkpoint: str) -> Any:
     Raises:
         FiguregroundError: The sampler's noise levels differ.
     """
-    made = make_network(SCHEDULERS[name], settings_for_latents(own.config))
-    levels, wanted = made.alphas_cumprod, own.alphas_cumprod
+    sampler = make_network(SCHEDULERS[name], settings_for_latents(own.config))
+    levels, expected = sampler.alphas_cumprod, own.alphas_cumprod
     # The last level may be zero, which some samplers replace with a very small number.
-    if levels.shape != wanted.shape or not torch.allclose(levels[:-1], wanted[:-1], rtol=1e-3, atol=1e-6):
+    if levels.shape != expected.shape or not torch.allclose(levels[:-1], expected[:-1], rtol=1e-3, atol=1e-6):
         raise FiguregroundError(
             f"checkpoint {checkpoint!r}: the sampler {name} changes the noise levels of its {type(own).__name__}. "
             "Choose another --set scheduler=…."
         )
-    return made
+    return sampler
 
 
 def _refuse_non_finite(pipeline: Any, family: Family, checkpoint: str, dtype: torch.dtype) -> None:
@@ -391,7 +391,7 @@ def _refuse_non_finite(pipeline: Any, family: Family, checkpoint: str, dtype: to
                 )
 
 
-def _unopened(checkpoint: str, error: Exception, device: torch.device) -> FiguregroundError:
+def _make_open_error(checkpoint: str, error: Exception, device: torch.device) -> FiguregroundError:
     if is_out_of_memory(error):
         return FiguregroundError(
             f"checkpoint {checkpoint!r} doesn't fit into the memory of {device}. Free memory, lower --set workers=…, "
@@ -410,8 +410,8 @@ def download(checkpoint: str, revision: str | None) -> Path:
             download_file(checkpoint, "README.md", folder.name)
         return folder
     except (OSError, ValueError) as error:
-        unreached = isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError)
-        if unreached or "not fully cached locally" in str(error):
+        is_unreachable = isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError)
+        if is_unreachable or "not fully cached locally" in str(error):
             raise FiguregroundError(
                 f"checkpoint {checkpoint!r} is not in this machine's cache and the Hub can't be reached. Download it "
                 f"where there is a network (hf download {checkpoint}), or give a local directory."

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 
-def whole_latents(mask: np.ndarray, factor: int, margin: int = 0) -> np.ndarray:
+def widen_to_latents(mask: np.ndarray, factor: int, margin: int = 0) -> np.ndarray:
     """Widen a mask to whole latent pixels, the unit of repainting.
 
     Pipelines sample one pixel per block, so a block that the mask only touches might not be repainted. Here every
@@ -29,7 +29,7 @@ def whole_latents(mask: np.ndarray, factor: int, margin: int = 0) -> np.ndarray:
     height, width = (edge // factor for edge in mask.shape)
     blocks = mask.reshape(height, factor, width, factor).max(axis=(1, 3))
     for _ in range(margin):
-        blocks = _grown(blocks)
+        blocks = _dilate(blocks)
     return blocks.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
@@ -48,15 +48,15 @@ def composite(source: np.ndarray, drawn: np.ndarray, mask: np.ndarray, feather: 
     Returns:
         (height, width, 3), float, 0..1: exactly `drawn` in the mask, exactly `source` further than `feather` from it.
     """
-    weights, grown = mask.astype(source.dtype), mask
+    weights, dilated = mask.astype(source.dtype), mask
     for distance in range(1, int(np.ceil(feather)) + 1):
-        ring = ~grown
-        grown = _grown(grown)
-        weights[ring & grown] = 1 - distance / (feather + 1)
+        ring = ~dilated
+        dilated = _dilate(dilated)
+        weights[ring & dilated] = 1 - distance / (feather + 1)
     weights = weights[..., None]
     return (1 - weights) * source + weights * drawn
 
 
-def _grown(mask: np.ndarray) -> np.ndarray:
+def _dilate(mask: np.ndarray) -> np.ndarray:
     """Return a mask (height, width), bool, grown by the eight neighbours of each pixel."""
     return np.asarray(Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(3))).astype(bool)

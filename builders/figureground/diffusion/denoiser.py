@@ -65,17 +65,17 @@ class Denoiser(nn.Module):
             rows: (n,) prompt index of each latent.
             embedding: Precomputed embeddings of the prompts if the text encoders aren't trained; `ids` is ignored then.
         """
-        told = (embedding if embedding is not None else self.embed(ids, masks)).take(rows)
-        return self.family.predict(self.network, noisy, time, told, self._size)
+        prompt_embedding = (embedding if embedding is not None else self.embed(ids, masks)).take(rows)
+        return self.family.predict(self.network, noisy, time, prompt_embedding, self._size)
 
 
 def tokenize(tokenizers: Sequence[Any], prompts: Sequence[str]) -> tuple[list[Tensor], list[Tensor]]:
     """Return token ids and masks for each text encoder, (n, tokens) each, padded to its maximum length."""
-    found = [
+    encodings = [
         tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length,
             return_tensors="pt",
         )
         for tokenizer in tokenizers
     ]  # fmt: skip
-    return [f.input_ids for f in found], [f.attention_mask for f in found]
+    return [encoding.input_ids for encoding in encodings], [encoding.attention_mask for encoding in encodings]

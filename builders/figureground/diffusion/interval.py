@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def unguided(denoiser: nn.Module, images: int, is_guided: Callable[[], bool]) -> Iterator[None]:
+def skip_guidance(denoiser: nn.Module, images: int, is_guided: Callable[[], bool]) -> Iterator[None]:
     """Within the context, evaluate a denoiser without the negative prompt in some steps.
 
     Args:
@@ -31,15 +31,15 @@ def unguided(denoiser: nn.Module, images: int, is_guided: Callable[[], bool]) ->
     def double(module: nn.Module, args: Any, output: tuple[Tensor, ...]) -> Any:
         if is_guided():
             return None
-        return tuple(torch.cat([each, each]) if len(each) == images else each for each in output)
+        return tuple(torch.cat([part, part]) if len(part) == images else part for part in output)
 
-    before = denoiser.register_forward_pre_hook(halve, with_kwargs=True)
-    after = denoiser.register_forward_hook(double)
+    pre_hook = denoiser.register_forward_pre_hook(halve, with_kwargs=True)
+    hook = denoiser.register_forward_hook(double)
     try:
         yield
     finally:
-        before.remove()
-        after.remove()
+        pre_hook.remove()
+        hook.remove()
 
 
 def _second_half(value: Any, images: int) -> Any:

@@ -27,24 +27,27 @@ def merge_loras(pipeline: Any, loras: Sequence[Lora]) -> None:
     for lora in loras:
         name = lora.path.name
         try:
-            wanted = sum(each.endswith(_PAIRS) for each in read_adapters(pipeline, lora.path.parent, name))
+            num_layers = sum(tensor.endswith(_PAIRS) for tensor in read_adapters(pipeline, lora.path.parent, name))
             load_adapters(pipeline, lora.path.parent, name, ADAPTER)
         except (ValueError, KeyError, RuntimeError, IndexError) as error:
             first = (str(error).splitlines() or ["?"])[0]
             raise FiguregroundError(f"{FIELD}: {name!r} can't be read: {first}") from error
-        takers = {part: getattr(pipeline, part, None) for part in pipeline._lora_loadable_modules}
-        parts = [part for part, network in takers.items() if isinstance(network, nn.Module)]
-        placed = sum(_count(getattr(pipeline, part)) for part in parts)
-        if not placed:
+        networks = {part: getattr(pipeline, part, None) for part in pipeline._lora_loadable_modules}
+        parts = [part for part, network in networks.items() if isinstance(network, nn.Module)]
+        num_placed = sum(_count_adapted(getattr(pipeline, part)) for part in parts)
+        if not num_placed:
             raise FiguregroundError(
-                f"{FIELD}: none of the {wanted:,} layers of {name!r} is in the checkpoint. It is for another model."
+                f"{FIELD}: none of the {num_layers:,} layers of {name!r} is in the checkpoint. It is for another model."
             )
-        if placed < wanted:
-            remark(f"{FIELD}: {wanted - placed:,} of the {wanted:,} layers of {name!r} aren't in the checkpoint.")
+        if num_placed < num_layers:
+            remark(
+                f"{FIELD}: {num_layers - num_placed:,} of the {num_layers:,} layers of {name!r} aren't in the "
+                "checkpoint."
+            )
         pipeline.fuse_lora(components=parts, lora_scale=lora.scale, adapter_names=[ADAPTER])
         pipeline.unload_lora_weights()
 
 
-def _count(network: nn.Module) -> int:
+def _count_adapted(network: nn.Module) -> int:
     """Return the layers that have the adapter."""
     return sum(ADAPTER in getattr(module, "lora_A", ()) for module in network.modules())

@@ -21,8 +21,8 @@ from figureground.core.errors import FiguregroundError, OutOfMemory, RecipeError
 from figureground.core.seeding import make_generator
 from figureground.core.shares import steps_between
 from figureground.diffusion.checkpoint import Checkpoint
-from figureground.diffusion.composite import composite, whole_latents
-from figureground.diffusion.interval import unguided
+from figureground.diffusion.composite import composite, widen_to_latents
+from figureground.diffusion.interval import skip_guidance
 from figureground.diffusion.starts import find_start
 from figureground.models.family_records import Route, Start
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
@@ -40,10 +40,10 @@ FEATHER = 0.5
 
 FLAT_RANGE = 2
 """An image is flat if every channel spans at most this many of 255 levels."""
-EMBEDDINGS_KEPT = 512
-HOPELESS = 8
+MOST_EMBEDDINGS = 512
+MOST_NON_FINITE = 8
 """Rendering stops if this many first images are all non-finite, because later ones would be too."""
-ALL_REJECTED = 32
+MOST_REJECTED = 32
 """Rendering stops if this many first images of a set are all rejected, because later ones most likely would be too."""
 
 
@@ -92,7 +92,7 @@ class Renderer:
         sampling: Sampling,
         load_guide: LoadGuide,
         between_steps: Callable[[], None] = lambda: None,
-        proven: bool = False,
+        any_kept: bool = False,
     ):
         self._checkpoint = checkpoint
         self._sampling = sampling
@@ -100,9 +100,9 @@ class Renderer:
         self._embeddings: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
         self._negative: dict[str, torch.Tensor] = {}
         self._between_steps = between_steps
-        self._spoiled: int | None = 0  # non-finite images so far, until the first finite one
-        self._rejects: Counter[str] = Counter()  # by reason, until an image is kept
-        self.proven = proven
+        self._num_non_finite: int | None = 0  # non-finite images so far, until the first finite one
+        self._reject_counts: Counter[str] = Counter()  # by reason, until an image is kept
+        self.any_kept = any_kept
         self._what = f"checkpoint {checkpoint.facts['checkpoint']!r}"
         checkpoint.family.check_sampling(
             self._what, sampling.eta, sampling.negative_prompt, sampling.true_cfg_scale, sampling.guidance_interval
@@ -116,9 +116,9 @@ class Renderer:
         if sampling.noise is None:
             self._start = checkpoint.family.start(sampling.strength, steps)
         else:
-            self._start = start_of(checkpoint, sampling)
-        self._guided = steps_between(steps, sampling.guidance_interval)
-        self._repeated = len(scheduler.timesteps) - steps  # 1 for pndm, which takes its second step twice
+            self._start = find_checkpoint_start(checkpoint, sampling)
+        self._guided_steps = steps_between(steps, sampling.guidance_interval)
+        self._num_repeated = len(scheduler.timesteps) - steps  # 1 for pndm, which takes its second step twice
         self._step = 0  # that is drawn, of all steps
         if sampling.guidance_interval is not None and checkpoint.denoiser.config.get("time_cond_proj_dim"):
             raise RecipeError(
@@ -137,15 +137,17 @@ class Renderer:
             FiguregroundError: The first images are all non-finite or rejected, a guide can't be drawn, a mask is empty,
                 or an inpainting checkpoint is given a Spec of another kind.
         """
-        batches = list(in_batches(specs, self._sampling.batch_size))
+        batches = list(split_batches(specs, self._sampling.batch_size))
         with ThreadPoolExecutor(2, "guides") as pool:
-            ahead = [pool.submit(self._guide, spec) for spec in batches[0]] if batches else []
+            pending = [pool.submit(self._prepare_guide, spec) for spec in batches[0]] if batches else []
             for i, batch in enumerate(batches):
-                guides = [guide.result() for guide in ahead]
-                ahead = [pool.submit(self._guide, spec) for spec in batches[i + 1]] if i + 1 < len(batches) else []
+                guides = [guide.result() for guide in pending]
+                pending = (
+                    [pool.submit(self._prepare_guide, spec) for spec in batches[i + 1]] if i + 1 < len(batches) else []
+                )
                 yield from self._render_batch(batch, guides)
 
-    def _guide(self, spec: Spec) -> tuple[Image.Image | None, Image.Image | None]:
+    def _prepare_guide(self, spec: Spec) -> tuple[Image.Image | None, Image.Image | None]:
         if spec.guide is None:
             return None, None
         guide, mask = self._load_guide(spec)
@@ -156,7 +158,7 @@ class Renderer:
             raise FiguregroundError(
                 f"{spec.key}: its mask covers nothing, so there is nothing to repaint. Leave the image out."
             )
-        region = whole_latents(region, self._checkpoint.factor * self._checkpoint.family.MASK_CELL, MARGIN)
+        region = widen_to_latents(region, self._checkpoint.factor * self._checkpoint.family.MASK_CELL, MARGIN)
         return guide, Image.fromarray(region.astype(np.uint8) * 255)
 
     def _render_batch(
@@ -164,7 +166,7 @@ class Renderer:
     ) -> Iterator[Sample | Reject]:
         images, flagged = self._draw(specs, guides)
         for spec, (guide, mask), pixels, flag in zip(specs, guides, images, flagged, strict=True):
-            reason = why_reject(pixels, flag)
+            reason = find_reject_reason(pixels, flag)
             self.count(reason)
             if reason:
                 yield Reject(spec, reason)
@@ -181,26 +183,26 @@ class Renderer:
             reason: Why the image was rejected; None if it was kept.
 
         Raises:
-            NothingLeft: The first `ALL_REJECTED` images were all rejected.
-            FiguregroundError: The first `HOPELESS` images were all non-finite.
+            NothingLeft: The first `MOST_REJECTED` images were all rejected.
+            FiguregroundError: The first `MOST_NON_FINITE` images were all non-finite.
         """
         if reason is None:
-            self.proven = True
-        elif not self.proven:
-            self._rejects[reason] += 1
-            if self._rejects.total() >= ALL_REJECTED:
+            self.any_kept = True
+        elif not self.any_kept:
+            self._reject_counts[reason] += 1
+            if self._reject_counts.total() >= MOST_REJECTED:
                 raise NothingLeft(
-                    f"The first {ALL_REJECTED} images were all rejected ({describe(self._rejects)}), so the rest most "
-                    f"likely would be too. {remedies(self._rejects)}"
+                    f"The first {MOST_REJECTED} images were all rejected ({describe(self._reject_counts)}), so the "
+                    f"rest most likely would be too. {remedies(self._reject_counts)}"
                 )
         if reason != "non-finite":
-            self._spoiled = None
-        elif self._spoiled is not None:
-            self._spoiled += 1
-            if self._spoiled >= HOPELESS:
+            self._num_non_finite = None
+        elif self._num_non_finite is not None:
+            self._num_non_finite += 1
+            if self._num_non_finite >= MOST_NON_FINITE:
                 dtype = str(self._checkpoint.denoiser.dtype).removeprefix("torch.")
                 raise FiguregroundError(
-                    f"The first {HOPELESS} images, computed in {dtype}, all hold NaN or infinity. "
+                    f"The first {MOST_NON_FINITE} images, computed in {dtype}, all hold NaN or infinity. "
                     + ("Its numbers overflow easily: try --set dtype=float32." if dtype == "float16" else
                        "The checkpoint seems to be damaged.")
                 )  # fmt: skip
@@ -210,15 +212,15 @@ class Renderer:
         self, specs: Sequence[Spec], guides: Sequence[tuple[Image.Image | None, Image.Image | None]]
     ) -> tuple[np.ndarray, list[bool]]:
         """Draw images, float (n, height, width, 3) in 0..1; also return whether the safety checker flagged each."""
-        sampling, n, by, family = self._sampling, len(specs), self._route(specs[0]), self._checkpoint.family
-        if self._checkpoint.needs_mask and by != "inpaint":
+        sampling, n, route, family = self._sampling, len(specs), self._route(specs[0]), self._checkpoint.family
+        if self._checkpoint.needs_mask and route != "inpaint":
             raise FiguregroundError(
                 f"{specs[0].key}: the checkpoint was made for inpainting and draws nothing without an image and a "
                 "mask. Give an ordinary checkpoint."
             )
-        family.check_route(by, self._what)
-        pad = sampling.batch_size - n
-        padded = [*specs, *[specs[-1]] * pad]
+        family.check_route(route, self._what)
+        padding = sampling.batch_size - n
+        padded = [*specs, *[specs[-1]] * padding]
         settings: dict[str, Any] = {
             **family.guidance_options(sampling.guidance_scale, sampling.eta),
             "num_inference_steps": sampling.num_inference_steps,
@@ -230,30 +232,30 @@ class Renderer:
             settings["true_cfg_scale"] = sampling.true_cfg_scale
         prompts = [spec.prompt for spec in padded]
         try:
-            if by == "edit":
-                references = _with_padding(guides, pad)
+            if route == "edit":
+                references = _pad_references(guides, padding)
                 settings.update(
                     self._embed_with(prompts, references) if family.SEES_REFERENCE else self._embed(prompts)
                 )
                 settings.update(family.reference_options(references, sampling.size))
                 pipeline = self._checkpoint.edit
-            elif by == "text":
+            elif route == "text":
                 settings.update(self._embed(prompts))
                 settings.update(height=sampling.size, width=sampling.size)
                 pipeline = self._checkpoint.text_to_image
             else:
                 settings.update(self._embed(prompts))
-                settings.update(image=_stack([guide for guide, _ in guides], pad), strength=self._start.strength)
-                if by == "image":
+                settings.update(image=_stack([guide for guide, _ in guides], padding), strength=self._start.strength)
+                if route == "image":
                     settings.update(family.image_size(sampling.size))
                     pipeline = self._checkpoint.image_to_image
                 else:
                     assert self._checkpoint.inpaint is not None, "the checkpoint was opened without inpaint=True"
                     settings.update(family.inpaint_options(sampling.size))
-                    settings.update(mask_image=_stack([mask for _, mask in guides], pad))
+                    settings.update(mask_image=_stack([mask for _, mask in guides], padding))
                     pipeline = self._checkpoint.inpaint
-            self._step = 0 if by in ("text", "edit") else sampling.num_inference_steps - self._start.steps
-            with self._guidance(len(padded)):
+            self._step = 0 if route in ("text", "edit") else sampling.num_inference_steps - self._start.steps
+            with self._limit_guidance(len(padded)):
                 out = family.draw(pipeline, **settings)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -268,12 +270,14 @@ class Renderer:
         self._step += 1
         return {}
 
-    def _guidance(self, images: int) -> AbstractContextManager[None]:
+    def _limit_guidance(self, images: int) -> AbstractContextManager[None]:
         """Return a context in which the steps outside of the interval are drawn without guidance."""
         sampling = self._sampling
         if sampling.guidance_interval is None or sampling.guidance_scale <= 1:
             return nullcontext()
-        return unguided(self._checkpoint.denoiser, images, lambda: max(0, self._step - self._repeated) in self._guided)
+        return skip_guidance(
+            self._checkpoint.denoiser, images, lambda: max(0, self._step - self._num_repeated) in self._guided_steps
+        )
 
     def _embed(self, prompts: Sequence[str]) -> dict[str, Any]:
         """Return the prompt embeddings of a batch; encoded prompts are cached."""
@@ -283,7 +287,7 @@ class Renderer:
             else:
                 self._embeddings[prompt] = self._encode(prompt)
         rows = [self._embeddings[prompt] for prompt in prompts]
-        while len(self._embeddings) > EMBEDDINGS_KEPT:
+        while len(self._embeddings) > MOST_EMBEDDINGS:
             self._embeddings.popitem(last=False)
         collate = self._checkpoint.family.collate
         return {**collate(rows), **(collate([self._negative] * len(rows)) if self._negative else {})}
@@ -303,20 +307,20 @@ class Renderer:
         return self._checkpoint.family.free_scale(self._sampling.guidance_scale, self._sampling.true_cfg_scale)
 
     def _route(self, spec: Spec) -> Route:
-        by = route(spec)
-        return "edit" if by == "image" and self._sampling.edit else by
+        route = find_route(spec)
+        return "edit" if route == "image" and self._sampling.edit else route
 
     def _encode(self, prompt: str) -> dict[str, torch.Tensor]:
         """Encode a prompt. The negative prompt's embeddings, the same for all, are computed once and kept apart."""
         sampling = self._sampling
-        found = self._checkpoint.family.encode_prompt(
+        embeddings = self._checkpoint.family.encode_prompt(
             self._checkpoint.text_to_image, prompt, sampling.negative_prompt, self._free_scale, self._negative
         )
-        self._negative = {n: t for n, t in found.items() if n.startswith("negative")}
-        return {n: t for n, t in found.items() if not n.startswith("negative")}
+        self._negative = {n: t for n, t in embeddings.items() if n.startswith("negative")}
+        return {n: t for n, t in embeddings.items() if not n.startswith("negative")}
 
 
-def start_of(checkpoint: Checkpoint, sampling: Sampling) -> Start:
+def find_checkpoint_start(checkpoint: Checkpoint, sampling: Sampling) -> Start:
     """Return where drawing on a guide starts, with the share of noise there."""
     scheduler, steps = checkpoint.text_to_image.scheduler, sampling.num_inference_steps
     return find_start(
@@ -334,7 +338,7 @@ def release_memory() -> None:
         torch.mps.empty_cache()
 
 
-def leave_device(checkpoint: Checkpoint) -> None:
+def move_to_cpu(checkpoint: Checkpoint) -> None:
     """Move a checkpoint's networks to the CPU, to leave the device's memory to a training."""
     for part in () if checkpoint.offloads_to else checkpoint.text_to_image.components.values():
         if hasattr(part, "parameters"):
@@ -342,35 +346,35 @@ def leave_device(checkpoint: Checkpoint) -> None:
     release_memory()
 
 
-def route(spec: Spec) -> Route:
+def find_route(spec: Spec) -> Route:
     """Return how a Spec's image is drawn, unless `Sampling.edit` turns image-to-image into editing."""
     if spec.guide is None:
         return "text"
     return "inpaint" if spec.guide.kind == "inpaint" else "image"
 
 
-def in_batches(specs: Sequence[Spec], size: int) -> Iterator[list[Spec]]:
+def split_batches(specs: Sequence[Spec], size: int) -> Iterator[list[Spec]]:
     """Yield batches of at most `size` consecutive Specs with the same route."""
-    for _, alike in itertools.groupby(specs, key=route):
-        run = list(alike)
+    for _, group in itertools.groupby(specs, key=find_route):
+        run = list(group)
         for start in range(0, len(run), size):
             yield run[start : start + size]
 
 
-def _with_padding(guides: Sequence[tuple[Image.Image | None, Image.Image | None]], pad: int) -> list[Image.Image]:
-    """Return the guides, the last one `pad` times more."""
-    given = [guide for guide, _ in guides if guide is not None]
-    return [*given, *given[-1:] * pad]
+def _pad_references(guides: Sequence[tuple[Image.Image | None, Image.Image | None]], padding: int) -> list[Image.Image]:
+    """Return the guides, the last one `padding` times more."""
+    images = [guide for guide, _ in guides if guide is not None]
+    return [*images, *images[-1:] * padding]
 
 
-def _stack(given: Sequence[Image.Image | None], pad: int) -> torch.Tensor:
-    """Stack images (RGB or L) as float32 (n + pad, channels, height, width) in 0..1, repeating the last `pad` times."""
-    pixels = np.stack([np.atleast_3d(np.asarray(each, np.float32)) / 255 for each in given])
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    return torch.cat([images, images[-1:].expand(pad, -1, -1, -1)]) if pad else images
+def _stack(images: Sequence[Image.Image | None], padding: int) -> torch.Tensor:
+    """Return images (RGB or L), the last `padding` times more, float32 (n + padding, channels, height, width), 0..1."""
+    pixels = np.stack([np.atleast_3d(np.asarray(image, np.float32)) / 255 for image in images])
+    stacked = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    return torch.cat([stacked, stacked[-1:].expand(padding, -1, -1, -1)]) if padding else stacked
 
 
-def why_reject(pixels: np.ndarray, flagged: bool = False) -> str | None:
+def find_reject_reason(pixels: np.ndarray, flagged: bool = False) -> str | None:
     """Return the reason for rejecting an image (float, (height, width, 3), 0..1), or None."""
     if not np.isfinite(pixels).all():
         return "non-finite"
@@ -403,11 +407,11 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1
     Raises:
         FiguregroundError: Not even one image fits.
     """
-    most = LARGEST_BATCH if largest is None else largest
+    limit = LARGEST_BATCH if largest is None else largest
     if checkpoint.device.type != "cuda":
         small = sum(p.numel() for p in checkpoint.denoiser.parameters()) <= SMALL_DENOISER
-        return min(CPU_BATCH, most) if small else 1
-    if most == 1:
+        return min(CPU_BATCH, limit) if small else 1
+    if limit == 1:
         return 1
     device = checkpoint.device
     guide = Guide("inpaint", "probe") if checkpoint.inpaint else None
@@ -431,8 +435,8 @@ def find_batch_size(checkpoint: Checkpoint, sampling: Sampling, sharing: int = 1
                 raise
             return 1
         peaks.append(torch.cuda.max_memory_allocated(device))
-    each = max(1, peaks[1] - peaks[0])
+    per_image = max(1, peaks[1] - peaks[0])
     free, _ = torch.cuda.mem_get_info(device)
-    room = MEMORY_SHARE * (free + torch.cuda.memory_reserved(device)) / sharing - (peaks[0] - each)
-    fits = max(1, min(LARGEST_BATCH, int(room // each)))
-    return min(most, 1 << (fits.bit_length() - 1))
+    available = MEMORY_SHARE * (free + torch.cuda.memory_reserved(device)) / sharing - (peaks[0] - per_image)
+    fitting = max(1, min(LARGEST_BATCH, int(available // per_image)))
+    return min(limit, 1 << (fitting.bit_length() - 1))

@@ -14,11 +14,11 @@ import torch
 from figureground.diffusion.checkpoint import open_scheduler
 from figureground.models.family import Family
 from figureground.models.family_records import Start
-from figureground.models.weights import family_of, local_directory
+from figureground.models.weights import local_directory, read_family
 from figureground.sources.provenance import cached_snapshot
 
 
-def shares_of_noise(family: Family, scheduler: Any, steps: int, size: int, factor: int) -> list[float]:
+def compute_noise_shares(family: Family, scheduler: Any, steps: int, size: int, factor: int) -> list[float]:
     """Return the share of noise at which each step begins, 0 to 1.
 
     Args:
@@ -29,13 +29,13 @@ def shares_of_noise(family: Family, scheduler: Any, steps: int, size: int, facto
     """
     scheduler = copy.deepcopy(scheduler)
     family.set_timesteps(scheduler, steps, size // factor)
-    one, none, found = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), []
+    ones, zeros, shares = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), []
     for i in range(steps):
         time = scheduler.timesteps[i * scheduler.order][None]
-        signal = family.add_noise(scheduler, one, none, time).item()
-        noise = family.add_noise(scheduler, none, one, time).item()
-        found.append(noise / (signal + noise))
-    return found
+        signal = family.add_noise(scheduler, ones, zeros, time).item()
+        noise = family.add_noise(scheduler, zeros, ones, time).item()
+        shares.append(noise / (signal + noise))
+    return shares
 
 
 def find_start(
@@ -44,11 +44,11 @@ def find_start(
     """Return where drawing on a guide starts, with the share of noise there.
 
     Args:
-        scheduler, steps, size, factor: See `shares_of_noise`.
+        scheduler, steps, size, factor: See `compute_noise_shares`.
         strength: Share of the steps; ignored if `noise` is given.
         noise: Share of noise; the step nearest to it is taken, of two the one with more noise.
     """
-    shares = shares_of_noise(family, scheduler, steps, size, factor)
+    shares = compute_noise_shares(family, scheduler, steps, size, factor)
     if noise is None:
         start = family.start(strength, steps)
         return start._replace(noise=shares[steps - start.steps] if start.steps else 0.0)
@@ -73,7 +73,7 @@ def find_start_by_files(
     folder = local_directory(checkpoint, config) or cached_snapshot(checkpoint, revision)
     if folder is None:
         return None
-    family = family_of(folder, checkpoint)
+    family = read_family(folder, checkpoint)
     sampler = open_scheduler(folder, checkpoint, scheduler)
     factor = family.pixels_a_latent(folder)
     return find_start(family, sampler, steps, size, factor, strength=1.0, noise=noise)

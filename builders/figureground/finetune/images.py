@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, printable
-from figureground.diffusion.composite import whole_latents
+from figureground.diffusion.composite import widen_to_latents
 from figureground.finetune.references import LeftOut, read_different
 from figureground.sources.companions import why_shared
 from figureground.sources.images import MASK_SUFFIX, UnreadableImage, center_square, content_hash, list_images, list_odd
@@ -151,6 +151,6 @@ def hide(image: LearnedImage, factor: int, margin: int) -> tuple[Image.Image, Im
     size = image.image.size
     where = np.ones(size[::-1], bool)
     if image.mask is not None:
-        where = whole_latents(np.asarray(image.mask.resize(size, Image.Resampling.BOX)) > 0, factor, margin)
+        where = widen_to_latents(np.asarray(image.mask.resize(size, Image.Resampling.BOX)) > 0, factor, margin)
     mask = Image.fromarray(where.astype(np.uint8) * 255)
     return Image.composite(Image.new("RGB", size, (128, 128, 128)), image.image, mask), mask

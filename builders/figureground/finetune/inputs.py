@@ -16,7 +16,7 @@ from figureground.finetune.preflight import INPUTS, LOCK, refuse_strangers
 from figureground.finetune.references import References
 from figureground.finetune.settings import Finetuning, fingerprint_network
 from figureground.models.concept_files import read_concept
-from figureground.models.weights import check_files, family_of, fingerprint, local_directory
+from figureground.models.weights import check_files, fingerprint, local_directory, read_family
 from figureground.recipe.document import FORMAT
 from figureground.sources.images import content_hash
 
@@ -110,5 +110,5 @@ def choose_edge(checkpoint: str, revision: str | None, size: int | None, inpaint
     folder = local_directory(checkpoint) or download(checkpoint, revision)
     check_files(folder, checkpoint, inpaint)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return family_of(folder, checkpoint).native_size(folder)
+        return read_family(folder, checkpoint).native_size(folder)
     raise RecipeError("size", f"the checkpoint {checkpoint!r} doesn't specify its own; give --size.")

@@ -9,7 +9,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, counted, li
 from figureground.finetune.settings import Finetuning
 from figureground.models.needs import missing_packages, refuse_absent, refuse_onnx
 from figureground.models.single_file import refuse_training
-from figureground.models.weights import check_files, check_size, edge_multiple, family_of, local_directory
+from figureground.models.weights import check_files, check_size, edge_multiple, local_directory, read_family
 from figureground.sources.images import list_images
 from figureground.sources.references import LEAST
 
@@ -63,7 +63,7 @@ def refuse_unfit(
     base = local_directory(settings.checkpoint)
     if base is not None:
         check_files(base, settings.checkpoint)
-        family_of(base, settings.checkpoint).check_training(f"checkpoint {settings.checkpoint!r}", settings.to_json())
+        read_family(base, settings.checkpoint).check_training(f"checkpoint {settings.checkpoint!r}", settings.to_json())
         if settings.size is not None:
             check_size(settings.size, edge_multiple(base, settings.checkpoint))
 

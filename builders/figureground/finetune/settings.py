@@ -13,7 +13,7 @@ from pydantic import Field, Strict
 from figureground.core.errors import RecipeError
 from figureground.core.files import read_json
 from figureground.models.family import OWN
-from figureground.models.weights import fingerprint_classifier, known_family
+from figureground.models.weights import find_family, fingerprint_classifier
 from figureground.recipe.config import Scheduler
 from figureground.recipe.settings import EXECUTION, MOST, Count, Names, Share, Text, execution_names, settings
 
@@ -268,7 +268,7 @@ def settings_for(checkpoint: str, **changes: Any) -> Finetuning:
     if checkpoint == POCKET.checkpoint:
         return dataclasses.replace(POCKET, **changes)
     usual: dict[str, Any] = {}
-    if (family := known_family(checkpoint, changes.get("revision"))) is not None:
+    if (family := find_family(checkpoint, changes.get("revision"))) is not None:
         if family.SCHEDULER == OWN:
             usual["scheduler"] = OWN
         if family.ADAPTERS_ONLY:

@@ -35,7 +35,7 @@ from figureground.materials.page import write_page
 from figureground.materials.settings import IDENTITY, Cutting
 from figureground.materials.sheet import draw_sheet, draw_thumbnail, encode_thumbnail, thumbnail_path
 from figureground.models.needs import refuse_absent_segmenter
-from figureground.models.segmenter_files import called, contents_of, find_kind
+from figureground.models.segmenter_files import find_kind, format_public_name, identify_models
 from figureground.sources.images import UnreadableImage, content_hash
 from figureground.sources.mask import mask_beside
 
@@ -128,7 +128,9 @@ def cutouts(
             done = Cutouts(place, decisions, count(decisions))
             for each in decisions:
                 _settle(place, each)
-            write_lists(place, decisions, done.counts, source, {"segmenter": called(segmenter), **asdict(chosen)})
+            write_lists(
+                place, decisions, done.counts, source, {"segmenter": format_public_name(segmenter), **asdict(chosen)}
+            )
             replace_bytes(place / SHEET, encode_png(draw_sheet(place / PRIVATE, decisions)))
             write_page(place, place / PRIVATE, decisions, done.counts)
     except OSError as error:
@@ -145,7 +147,7 @@ def _read(settings: Cutting | Mapping[str, Any] | None) -> Cutting:
 def cutting_identity(segmenter: str, settings: Cutting) -> dict[str, Any]:
     """Return what decides the pixels of cut-outs, besides photographs and phrases; JSON-able."""
     chosen = {name: getattr(settings, name) for name in IDENTITY}
-    return {"version": VERSION, "segmenter": contents_of(segmenter), **chosen}
+    return {"version": VERSION, "segmenter": identify_models(segmenter), **chosen}
 
 
 class _Finder:

@@ -267,7 +267,7 @@ class _Drawer:
             chosen.size, chosen.num_inference_steps, 1.0, chosen.guidance_scale, negative,
             batch_size=chosen.batch_size,
         )  # fmt: skip
-        self._renderer = Renderer(checkpoint, sampling, _no_guide, signals.check, proven=True)
+        self._renderer = Renderer(checkpoint, sampling, _no_guide, signals.check, any_kept=True)
         return self._renderer
 
 
@@ -284,7 +284,7 @@ def negative_prompt(checkpoint: Checkpoint, nouns: Sequence[str], guidance_scale
         remark("Without guidance, the negative prompt has no effect: give a guidance scale above 1, or a scorer.")
         return ""
     used = list(nouns)
-    while used and any(count > most for count, most in checkpoint.tokens(", ".join(used))):
+    while used and any(count > most for count, most in checkpoint.count_tokens(", ".join(used))):
         used.pop()
     if len(used) < len(nouns):
         remark(f"The negative prompt names {len(used):,} of {len(nouns):,} classes, as many as the checkpoint reads.")

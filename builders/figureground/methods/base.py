@@ -27,16 +27,16 @@ from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.family import OWN, Family
 from figureground.models.family_records import Route, Start
-from figureground.models.fast_settings import FastRow, find_fast
-from figureground.models.loras import active, identify
+from figureground.models.fast_settings import FastRow, find_fast_row
+from figureground.models.loras import identify, select_active
 from figureground.models.needs import Need, missing_checkpoint, missing_device, missing_packages
 from figureground.models.single_file import refuse_training
 from figureground.models.weights import (
     check_size,
     download_file,
     edge_multiple,
+    find_family,
     fingerprint,
-    known_family,
     local_directory,
 )
 from figureground.recipe import document as recipes
@@ -146,7 +146,7 @@ class Method(ABC):
         if config.speed == "exact":
             return
         values = {name: getattr(config, name) for name in config.field_names()}
-        self.fast_row = row = find_fast(self.METHOD, config.checkpoint, self.checkpoint_fingerprint, values)
+        self.fast_row = row = find_fast_row(self.METHOD, config.checkpoint, self.checkpoint_fingerprint, values)
         kept = ("dtype",) if config.dtype != "auto" else ()
         fast = {name: value for name, value in row.fast.items() if name not in kept}
         self.config = dataclasses.replace(config, speed="exact", **fast)
@@ -402,7 +402,7 @@ class Method(ABC):
     @cached_property
     def family(self) -> Family | None:
         """Family of the checkpoint; None if it isn't on this machine."""
-        return known_family(self.config.checkpoint, self.config.revision, self.config.checkpoint_config)
+        return find_family(self.config.checkpoint, self.config.revision, self.config.checkpoint_config)
 
     @cached_property
     def start(self) -> Start | None:
@@ -501,7 +501,7 @@ class Method(ABC):
 
     def content_hashes(self) -> dict[str, Any]:
         """Return, by field, the content that replaces a value that names files. See `content`."""
-        loras = active(self.config.loras)
+        loras = select_active(self.config.loras)
         return {"checkpoint": self.checkpoint_fingerprint, **({"loras": identify(loras)} if loras else {})}
 
     @cached_property
@@ -531,7 +531,7 @@ class Method(ABC):
         """Return the fields that decide the dataset."""
         # `speed` was replaced by the settings that it stands for.
         unset = ["speed", *([] if self.config.extended else ["extended"]), *self._unset_sampling()]
-        unset += [] if active(self.config.loras) else ["loras"]
+        unset += [] if select_active(self.config.loras) else ["loras"]
         unset += [] if self.config.quantization else ["quantization"]
         return [n for n in self.config.field_names() if n not in (*self.config.execution_names(), *unset)]
 
@@ -628,7 +628,7 @@ class Method(ABC):
             FiguregroundError: An input exists but can't be used.
         """
         config = self.config
-        loras = active(config.loras)
+        loras = select_active(config.loras)
         return [
             *missing_checkpoint(
                 config.checkpoint, config.revision, self.INPAINTS, scheduler=config.scheduler, safety=config.safety,
@@ -643,7 +643,7 @@ class Method(ABC):
         """Return the packages that settings of the checkpoint need and this machine lacks."""
         config = self.config
         return [
-            *(missing_packages("loras", ["peft"]) if active(config.loras) else []),
+            *(missing_packages("loras", ["peft"]) if select_active(config.loras) else []),
             *(missing_packages("quantization", ["torchao"]) if config.quantization else []),
         ]
 
@@ -684,7 +684,7 @@ class Method(ABC):
                     raise RecipeError(f"{field}.{error.field}", str(error).partition(": ")[2]) from None
                 refuse_training(config.checkpoint)
                 given = {
-                    "loras": bool(active(config.loras)), "quantization": config.quantization is not None,
+                    "loras": bool(select_active(config.loras)), "quantization": config.quantization is not None,
                     "offload": config.offload != "none",
                 }  # fmt: skip
                 for name in (name for name, value in given.items() if value):

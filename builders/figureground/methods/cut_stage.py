@@ -17,7 +17,7 @@ from figureground.materials.listing import list_photographs
 from figureground.materials.making import cutouts, cutting_identity
 from figureground.materials.page import PAGE
 from figureground.materials.settings import FromPhotographs, read_cutting
-from figureground.models.segmenter_files import called, find_kind
+from figureground.models.segmenter_files import find_kind, format_public_name
 from figureground.recipe.classes import ClassEntry
 from figureground.shards.stages import read_marker
 from figureground.sources.guide import match_folders
@@ -160,7 +160,7 @@ class CutStage:
         if not self.is_made:
             return (
                 f"Cut-outs of {len(classes):,} classes are made from photographs in {self.photographs}, by the "
-                f"segmenter {called(self.segmenter)}."
+                f"segmenter {format_public_name(self.segmenter)}."
             )
         counts = self._facts["counts"]
         photographs, kept = (sum(each[name] for each in counts.values()) for name in ("photographs", "kept"))

@@ -437,7 +437,7 @@ class D3S(Method):
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Tokenise every prompt and shorten definitions that would push the background out of the token limit."""
-        limit = min(most for _, most in checkpoint.tokens(""))
+        limit = min(most for _, most in checkpoint.count_tokens(""))
 
         def work(folder: Path) -> dict[str, Any]:
             shortened = {}
@@ -446,7 +446,7 @@ class D3S(Method):
                 for template in self.prompts:
                     for ground in self._prompt_grounds():
                         definition = shorten(
-                            template, dataclasses.replace(noun, definition=definition), ground, checkpoint.tokens
+                            template, dataclasses.replace(noun, definition=definition), ground, checkpoint.count_tokens
                         )
                 if definition != noun.definition:
                     shortened[noun.name] = definition

@@ -35,7 +35,7 @@ from figureground.methods.panels.panel import Panel
 from figureground.methods.repaint import GROUND_TRUTH_MASKS, MASKS, UNKNOWN, Job, Repaint, open_mask
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.models.needs import Need, missing_segmenter, refuse_absent_segmenter
-from figureground.models.segmenter_files import called, contents_of, find_kind
+from figureground.models.segmenter_files import find_kind, format_public_name, identify_models
 from figureground.models.weights import fingerprint_files
 from figureground.recipe import document as recipes
 from figureground.recipe.sample import Spec
@@ -215,7 +215,9 @@ class DDB(Repaint):
         return {
             **super().content_hashes(), "inversion": learned,
             "phrases": None if self.groups is None else [self.phrase(f) for f in range(len(self.data.classes))],
-            "segmenter": config.segmenter if config.segmenter == GROUND_TRUTH_MASKS else contents_of(config.segmenter),
+            "segmenter": (
+                config.segmenter if config.segmenter == GROUND_TRUTH_MASKS else identify_models(config.segmenter)
+            ),
         }  # fmt: skip
 
     def prompts(self) -> set[str]:
@@ -449,7 +451,7 @@ class DDB(Repaint):
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
         word = {"token": self.word(spec.foreground)} if self.trains_checkpoint else {}
-        return {**super().provenance(spec), **word, "segmenter": called(self.config.segmenter)}
+        return {**super().provenance(spec), **word, "segmenter": format_public_name(self.config.segmenter)}
 
     # --- pruning --------------------------------------------------------------------------------
 
@@ -566,7 +568,7 @@ class DDB(Repaint):
                 f"{config.token_images} images"
             )
         phrases = f", with phrases such as {self.phrase(0)!r}" if find_kind(config.segmenter)[0].READS_PHRASES else ""
-        notes.append(f"objects are found by {called(config.segmenter)}{phrases}")
+        notes.append(f"objects are found by {format_public_name(config.segmenter)}{phrases}")
         return notes
 
     def summary(self) -> str:
@@ -579,7 +581,7 @@ class DDB(Repaint):
         )
         by_language = find_kind(config.segmenter)[0].READS_PHRASES
         how = "segmentation by language" if by_language else "a network for whatever stands out"
-        segmenter = f"{how} ({code(called(config.segmenter))})"
+        segmenter = f"{how} ({code(format_public_name(config.segmenter))})"
         masks = "their true masks" if config.segmenter == GROUND_TRUTH_MASKS else segmenter
         return (
             f"Images made from the training split of {data}, to break spurious correlations with its classes. "

@@ -25,9 +25,9 @@ from figureground.learn.settings import Training, choose_backbone
 from figureground.methods.base import Method
 from figureground.methods.forecast import draw_counts
 from figureground.methods.repaint_settings import TRAIN, RepaintConfig
-from figureground.models.hub_access import why_unreachable
+from figureground.models.hub_access import find_access_problem
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent, refuse_onnx
-from figureground.models.weights import family_of, fingerprint_classifier, local_directory
+from figureground.models.weights import fingerprint_classifier, local_directory, read_family
 from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
 from figureground.recipe.table import Counts
@@ -287,7 +287,7 @@ class Repaint(Method):
             )
         folder = local_directory(self.config.checkpoint, self.config.checkpoint_config)
         if folder is not None:
-            family = family_of(folder, self.config.checkpoint)
+            family = read_family(folder, self.config.checkpoint)
             tokenizers = family.open_tokenizers(folder, f"checkpoint {self.config.checkpoint!r}")
             for prompt in sorted(self.prompts()):
                 for tokenizer in tokenizers:
@@ -544,7 +544,7 @@ class Repaint(Method):
             FiguregroundError: Names all of them, with the commands that fetch them.
         """
         lacking = [need for need in self.needs() if (need.command or "").startswith("hf download")]
-        if lacking and (why := why_unreachable()):
+        if lacking and (why := find_access_problem()):
             lines = [f"  {need.field}: {need.what}: {need.command}" for need in lacking]
             raise FiguregroundError(
                 "\n".join([f"Models have to be downloaded, and {why}.", *lines])

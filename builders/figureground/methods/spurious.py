@@ -42,7 +42,7 @@ from figureground.methods.panels import spurious as spurious_panels
 from figureground.methods.panels.panel import Panel
 from figureground.methods.spurious_settings import NOT_GIVEN, POCKET, SpuriousConfig
 from figureground.models.bundled import ROBUST
-from figureground.models.footprint import footprint
+from figureground.models.footprint import estimate_footprint
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent, refuse_onnx
 from figureground.recipe.classes import ClassEntry, read_nouns
 from figureground.recipe.features import Feature, find_labels, read_features
@@ -371,10 +371,10 @@ class Spurious(Method):
         lost = [feature for feature in self._unfinished(stages) if concepts.is_lost(feature)]
         if not lost:
             return
-        from figureground.diffusion.render import leave_device
+        from figureground.diffusion.render import move_to_cpu
 
         self._refuse_unknown_to_network()
-        leave_device(checkpoint)  # the recipe's own checkpoint draws no image
+        move_to_cpu(checkpoint)  # the recipe's own checkpoint draws no image
         for number, feature in enumerate(lost, 1):
             signals.check()
             concepts.say(f"lost concept {number} of {len(lost)}: {feature.name} ({feature.noun})")
@@ -588,13 +588,14 @@ class Spurious(Method):
             store = self.store(Path())
             there = sum(store.find(feature.slug, self._made_of(feature)) is not None for feature in wanted)
         missing = len(wanted) - there
-        each = footprint(self.config.checkpoint, self.config.revision, settings.lora_rank)
+        each = estimate_footprint(self.config.checkpoint, self.config.revision, settings.lora_rank)
         kind = f"adapters of rank {settings.lora_rank}" if settings.lora_rank else "whole checkpoints"
         lines = [
             f"{counted(missing, 'concept')} to fine-tune, {settings.max_train_steps:,} steps each"
             + (f" ({there} of {len(wanted)} are in {self.config.concepts})" if there else "")
-            + f"; they need about {human_bytes(each.kept * missing)} of disk ({kind}, {human_bytes(each.kept)} each"
-            + (")" if each.known else ", by what the checkpoint's name says)")
+            + f"; they need about {human_bytes(each.finished * missing)} of disk ({kind}, "
+            f"{human_bytes(each.finished)} each"
+            + (")" if each.is_measured else ", by what the checkpoint's name says)")
             + (f", and about {human_bytes(each.working)} more while one is learned" if missing else "")
         ]
         if missing and "references" not in lacking:

@@ -12,7 +12,7 @@ from figureground.core.values import FieldsOf
 from figureground.finetune.settings import LORA_RANK, Finetuning, settings_for
 from figureground.finetune.settings import POCKET as POCKET_FINETUNING
 from figureground.methods.concept_stages import GIVEN_ELSEWHERE
-from figureground.models.footprint import SMALL, footprint
+from figureground.models.footprint import SMALL, estimate_footprint
 from figureground.recipe.config import Config
 from figureground.recipe.features import FeatureEntry
 from figureground.recipe.settings import EXECUTION, MOST, Names, Text, field_names, name_nearest, settings
@@ -95,7 +95,11 @@ class SpuriousConfig(Config):
             RecipeError: A value is invalid.
         """
         changes = dict(self.finetuning)
-        if "lora_rank" not in changes and concepts > MANY and footprint(self.checkpoint, self.revision).kept > SMALL:
+        if (
+            "lora_rank" not in changes
+            and concepts > MANY
+            and estimate_footprint(self.checkpoint, self.revision).finished > SMALL
+        ):
             changes["lora_rank"] = LORA_RANK
         usual = POCKET_FINETUNING.feature_model if self.checkpoint == POCKET else None
         changes["feature_model"] = self.feature_model or usual or NOT_GIVEN  # reported before a build

@@ -20,7 +20,7 @@ CHECKPOINT = "checkpoint"
 LORA = "lora.safetensors"
 """Adapters for `load_lora_weights`, if only adapters were trained."""
 FORMAT = 1
-_AGAIN = "Remove {folder}, and run the command that made it again."
+_ADVICE = "Remove {folder}, and run the command that made it again."
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Concept:
     label: str
     """The class that classifiers predict for the references."""
     noun: str
-    """ClassEntry for what the references actually show."""
+    """The noun for what the references actually show, in prompts."""
     identifier: str
     """The word [V] in prompts."""
     checkpoint: str
@@ -63,21 +63,21 @@ def read_concept(folder: Path) -> Concept:
     try:
         facts = read_json(path)
         base, kind, sha256 = facts["base"], facts["kind"], facts["sha256"]
-        made = Concept(
-            folder, facts["label"], facts["noun"], facts["identifier"], _seen_from_here(base, folder),
+        concept = Concept(
+            folder, facts["label"], facts["noun"], facts["identifier"], _resolve_base(base, folder),
             base["revision"], kind, sha256, facts,
         )  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(
-            f"concept {folder}: its {CONCEPT} is damaged ({error}). {_AGAIN.format(folder=folder)}"
+            f"concept {folder}: its {CONCEPT} is damaged ({error}). {_ADVICE.format(folder=folder)}"
         ) from None
     if facts["format"] != FORMAT:
         raise FiguregroundError(f"concept {folder}: its format is {facts['format']}, but this version reads {FORMAT}.")
     if hash_weights(folder, kind, base["fingerprint"]) != sha256:
         raise FiguregroundError(
-            f"concept {folder}: its weights don't match the hash in {CONCEPT}. {_AGAIN.format(folder=folder)}"
+            f"concept {folder}: its weights don't match the hash in {CONCEPT}. {_ADVICE.format(folder=folder)}"
         )
-    return made
+    return concept
 
 
 def hash_weights(folder: Path, kind: str, base: str) -> str:
@@ -88,16 +88,16 @@ def hash_weights(folder: Path, kind: str, base: str) -> str:
     """
     if kind == "lora":
         if not (folder / LORA).is_file():
-            raise FiguregroundError(f"concept {folder} has no {LORA}. {_AGAIN.format(folder=folder)}")
+            raise FiguregroundError(f"concept {folder} has no {LORA}. {_ADVICE.format(folder=folder)}")
         return hashlib.sha256(f"{base}\n{content_hash(folder / LORA)}".encode()).hexdigest()
     try:
         check_files(folder / CHECKPOINT, str(folder / CHECKPOINT))
     except FiguregroundError as error:
-        said = str(error).split(". ")[0]
-        raise FiguregroundError(f"concept {folder} is damaged: {said}. {_AGAIN.format(folder=folder)}") from None
+        problem = str(error).split(". ")[0]
+        raise FiguregroundError(f"concept {folder} is damaged: {problem}. {_ADVICE.format(folder=folder)}") from None
     return fingerprint(str((folder / CHECKPOINT).resolve()), None).removeprefix("sha256:")
 
 
-def _seen_from_here(base: dict[str, Any], folder: Path) -> str:
+def _resolve_base(base: dict[str, Any], folder: Path) -> str:
     """Return the base checkpoint; a directory is stored relative to the concept."""
     return base["checkpoint"] if base["place"] is None else os.path.normpath(folder / base["place"])

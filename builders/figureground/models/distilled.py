@@ -52,21 +52,21 @@ def distilled_note(folder: Path, checkpoint: str, steps: int, guidance: float) -
     with contextlib.suppress(FiguregroundError):  # opening reports an unknown family
         part = recognise(index.get("_class_name"), checkpoint).DENOISER
         denoiser = read_mapping(folder / part / "config.json")
-    made_from = (content.get("_name_or_path") for content in (index, denoiser))
-    names = [Path(checkpoint).name, *(Path(name).name for name in made_from if isinstance(name, str))]
-    found = next((match[0] for name in names if (match := _DISTILLED.search(name))), None)
+    origins = (content.get("_name_or_path") for content in (index, denoiser))
+    names = [Path(checkpoint).name, *(Path(name).name for name in origins if isinstance(name, str))]
+    word = next((match[0] for name in names if (match := _DISTILLED.search(name))), None)
     if denoiser.get("time_cond_proj_dim") is not None:  # guidance is an input of the denoiser, as in LCM
-        why = f"time_cond_proj_dim in its {part}/config.json"
+        evidence = f"time_cond_proj_dim in its {part}/config.json"
     elif index.get("is_distilled") is True:
-        why = "is_distilled in its model_index.json"
-    elif found:
-        why = f"{found!r} in its name"
+        evidence = "is_distilled in its model_index.json"
+    elif word:
+        evidence = f"{word!r} in its name"
     else:
         return None
     if steps <= FEW_STEPS and guidance <= LITTLE_GUIDANCE:
         return None
     return (
-        f"The checkpoint seems to be distilled ({why}): such checkpoints are made for 1 to {FEW_STEPS} steps and a "
-        f"guidance_scale of at most {LITTLE_GUIDANCE:g}. The recipe asks for {steps} steps per image and "
+        f"The checkpoint seems to be distilled ({evidence}): such checkpoints are made for 1 to {FEW_STEPS} steps and "
+        f"a guidance_scale of at most {LITTLE_GUIDANCE:g}. The recipe asks for {steps} steps per image and "
         f"guidance_scale {guidance:g}."
     )

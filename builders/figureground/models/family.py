@@ -16,8 +16,8 @@ from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.registry import Registry, subclasses
 from figureground.core.shares import strength_of, whole_part
 from figureground.models.family_records import Embedding, Pipelines, Route, SingleFile, Size, Start
-from figureground.models.parts import pixels_a_latent, positions
-from figureground.models.schedules import check_own, check_schedule
+from figureground.models.parts import pixels_a_latent, read_token_limit
+from figureground.models.schedules import check_own_scheduler, check_schedule
 
 if TYPE_CHECKING:
     import torch
@@ -112,11 +112,11 @@ class Family(ABC):
         """
         if route in self.ROUTES:
             return
-        able = [name for name, kind in FAMILIES.items() if route in kind.ROUTES]
+        supporting = [name for name, kind in FAMILIES.items() if route in kind.ROUTES]
         raise FiguregroundError(
             f"{what} is of the family {self.NAME}, which doesn't support {ROUTE_NAMES[route]}, only "
             f"{listed(ROUTE_NAMES[each] for each in self.ROUTES)}. Use it for one of these, or give a checkpoint of "
-            f"{' or '.join(able)}."
+            f"{' or '.join(supporting)}."
         )
 
     @abstractmethod
@@ -169,7 +169,7 @@ class Family(ABC):
 
     def tokens_read(self, folder: Path, encoder: str) -> int | None:
         """Return how many tokens of a prompt a text encoder reads; None if nothing says it."""
-        return self.TOKENS.get(encoder) or positions(folder, encoder)
+        return self.TOKENS.get(encoder) or read_token_limit(folder, encoder)
 
     def check_schedule(
         self, config: Mapping[str, Any], kind: str, sampler: str, what: str, steps: int | None = None
@@ -180,7 +180,7 @@ class Family(ABC):
             steps: Denoising steps; None skips their check.
         """
         if sampler == OWN:
-            check_own(config, kind, steps, what)
+            check_own_scheduler(config, kind, steps, what)
         else:
             check_schedule(config, kind, sampler, what)
 
@@ -196,20 +196,20 @@ class Family(ABC):
             interval: The setting `guidance_interval`.
         """
         if true_cfg_scale is not None and not self.TRUE_GUIDANCE:
-            able = listed(name for name, kind in FAMILIES.items() if kind.TRUE_GUIDANCE)
+            supporting = listed(name for name, kind in FAMILIES.items() if kind.TRUE_GUIDANCE)
             raise RecipeError(
                 "true_cfg_scale",
-                f"{what} is of the family {self.NAME}, which takes no such scale besides guidance_scale; {able} do. "
-                "Leave it out.",
+                f"{what} is of the family {self.NAME}, which takes no such scale besides guidance_scale; {supporting} "
+                "do. Leave it out.",
             )
-        for field, why in self.ignored(eta, negative_prompt, true_cfg_scale).items():
-            raise RecipeError(field, f"{what}: {why}")
+        for field, reason in self.ignored(eta, negative_prompt, true_cfg_scale).items():
+            raise RecipeError(field, f"{what}: {reason}")
         if interval is not None and not self.GUIDES_IN_ONE_BATCH:
-            able = listed(name for name, kind in FAMILIES.items() if kind.GUIDES_IN_ONE_BATCH)
+            supporting = listed(name for name, kind in FAMILIES.items() if kind.GUIDES_IN_ONE_BATCH)
             raise RecipeError(
                 "guidance_interval",
-                f"{what} is of the family {self.NAME}, which can't leave guidance out in some steps; {able} can. Leave "
-                "it out.",
+                f"{what} is of the family {self.NAME}, which can't leave guidance out in some steps; {supporting} "
+                "can. Leave it out.",
             )
 
     def ignored(self, eta: float, negative_prompt: str, true_cfg_scale: float | None = None) -> dict[str, str]:
@@ -223,8 +223,8 @@ class Family(ABC):
             strength: Share of the steps, 0 to 1, as a recipe says it.
             steps: All denoising steps.
         """
-        run = whole_part(steps, strength)  # the pipelines round down, in floating point
-        return Start(self.strength_of(run, steps), run)
+        run_steps = whole_part(steps, strength)  # the pipelines round down, in floating point
+        return Start(self.strength_of(run_steps, steps), run_steps)
 
     def strength_of(self, run: int, steps: int) -> float:
         """Return a strength with which the pipelines run exactly `run` of `steps` steps."""
@@ -388,17 +388,17 @@ class Family(ABC):
                 f"{what} is of the family {self.NAME}, which can't be trained: fine-tuning and learned words are "
                 f"supported for {listed(name for name, kind in FAMILIES.items() if kind.ADAPTED)}."
             )
-        for field, why in self.unsuited(settings or {}).items():
-            raise RecipeError(field, f"{what}: {why}")
+        for field, reason in self.unsuited(settings or {}).items():
+            raise RecipeError(field, f"{what}: {reason}")
 
     def unsuited(self, settings: Mapping[str, Any]) -> dict[str, str]:
         """Return the settings of a training that the family doesn't support, each with the reason in a sentence."""
-        found = {}
+        reasons = {}
         if settings.get("scheduler") == OWN:
-            found["scheduler"] = "it needs a sampler with DDPM's noise levels. Use ddim."
+            reasons["scheduler"] = "it needs a sampler with DDPM's noise levels. Use ddim."
         if settings.get("noise_levels") not in (None, "uniform"):
-            found["noise_levels"] = "DDPM's noise levels are equally likely in training. Leave it out."
-        return found
+            reasons["noise_levels"] = "DDPM's noise levels are equally likely in training. Leave it out."
+        return reasons
 
     def noising(self, scheduler: Any, edge: int, device: torch.device, levels: str | None = None) -> Noising:
         """Return the noise that training adds to latents, and what the denoiser predicts of it.
@@ -469,13 +469,13 @@ def recognise(pipeline: object, what: str, inpaint: bool = True) -> Family:
     Raises:
         FiguregroundError: No family accepts it; names the known families and their pipeline classes.
     """
-    known = {}
+    classes_by_family = {}
     for name, kind in FAMILIES.items():
-        known[name] = (*kind.PIPELINES, *kind.INPAINTING) if inpaint else kind.PIPELINES
-        if pipeline in known[name]:
+        classes_by_family[name] = (*kind.PIPELINES, *kind.INPAINTING) if inpaint else kind.PIPELINES
+        if pipeline in classes_by_family[name]:
             return kind()
-    families = listed(f"{name} ({listed(classes)})" for name, classes in known.items() if classes)
-    more = "Another package can add one (docs/models.md)."
+    families = listed(f"{name} ({listed(classes)})" for name, classes in classes_by_family.items() if classes)
+    hint = "Another package can add one (docs/models.md)."
     if any(pipeline in kind.INPAINTING for _, kind in FAMILIES.items()):
-        more = "A checkpoint that was made for inpainting only repaints regions, as the method scgs does."
-    raise FiguregroundError(f"{what} is a {pipeline}; supported are the families {families}. {more}")
+        hint = "A checkpoint that was made for inpainting only repaints regions, as the method scgs does."
+    raise FiguregroundError(f"{what} is a {pipeline}; supported are the families {families}. {hint}")

@@ -42,11 +42,12 @@ class FastRow:
     @property
     def note(self) -> str:
         """A line for `plan`."""
-        said = self.measured
-        low, high = (f"{100 * said[name]:+.1f}" for name in ("low", "high"))
+        measured = self.measured
+        low, high = (f"{100 * measured[name]:+.1f}" for name in ("low", "high"))
         return (
-            f"speed=fast: {_told(self.fast)}. Right labels: {100 * said['right']:.1f} % of {said['images']:,} images, "
-            f"{100 * said['right_usual']:.1f} % with the usual settings (difference {low} to {high} points)."
+            f"speed=fast: {_format_settings(self.fast)}. Right labels: {100 * measured['right']:.1f} % of "
+            f"{measured['images']:,} images, "
+            f"{100 * measured['right_usual']:.1f} % with the usual settings (difference {low} to {high} points)."
         )
 
 
@@ -58,7 +59,7 @@ def read_table() -> tuple[FastRow, ...]:
     return tuple(FastRow(**row) for row in table["rows"])
 
 
-def find_fast(method: str, checkpoint: str, content: str, values: Mapping[str, Any]) -> FastRow:
+def find_fast_row(method: str, checkpoint: str, content: str, values: Mapping[str, Any]) -> FastRow:
     """Return the row that holds for a recipe.
 
     Args:
@@ -72,31 +73,32 @@ def find_fast(method: str, checkpoint: str, content: str, values: Mapping[str, A
     """
     rows = [row for row in read_table() if row.fingerprint == content and row.method == method]
     if not rows:
-        known = listed(f"{row.checkpoint} ({row.method})" for row in read_table()) or "none"
+        covered = listed(f"{row.checkpoint} ({row.method})" for row in read_table()) or "none"
         raise RecipeError(
             "speed",
-            f"fast settings that give equally many right labels were measured only for {known}, not for "
+            f"fast settings that give equally many right labels were measured only for {covered}, not for "
             f"{checkpoint!r} ({method}). Measure them with {LADDER} --checkpoint DIR, and set the fields that it "
             "reports: scheduler, num_inference_steps, guidance_interval, dtype. Or leave speed out.",
         )
     for row in rows:
-        if not _differing(row, values):
+        if not _find_differences(row, values):
             return row
-    differing = _differing(rows[0], values)
-    name = next(iter(differing))
+    differences = _find_differences(rows[0], values)
+    name = next(iter(differences))
     raise RecipeError(
         "speed",
-        f"fast was measured with {_told(differing)}, but the recipe has {_told({n: values[n] for n in differing})}. "
-        f"Leave {name} out, or leave speed out and set the fields: {_told(rows[0].fast)}.",
+        f"fast was measured with {_format_settings(differences)}, but the recipe has "
+        f"{_format_settings({name: values[name] for name in differences})}. "
+        f"Leave {name} out, or leave speed out and set the fields: {_format_settings(rows[0].fast)}.",
     )
 
 
-def _differing(row: FastRow, values: Mapping[str, Any]) -> dict[str, Any]:
+def _find_differences(row: FastRow, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the usual settings from which a recipe differs; none if it has the fast ones already."""
     fast = {name: value for name, value in row.fast.items() if name != "dtype"}
-    wanted = {**row.usual, **fast} if all(values[name] == value for name, value in fast.items()) else row.usual
-    return {name: value for name, value in wanted.items() if values[name] != value}
+    expected = {**row.usual, **fast} if all(values[name] == value for name, value in fast.items()) else row.usual
+    return {name: value for name, value in expected.items() if values[name] != value}
 
 
-def _told(settings: Mapping[str, Any]) -> str:
+def _format_settings(settings: Mapping[str, Any]) -> str:
     return listed((f"{name}={value}" for name, value in settings.items()), 8)

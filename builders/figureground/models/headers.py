@@ -29,30 +29,31 @@ def read_shapes(path: Path, where: str) -> Shapes:
 
 
 @functools.lru_cache(maxsize=64)
-def _read_shapes(path: Path, where: str, size: int, _: int) -> Shapes:
+def _read_shapes(path: Path, where: str, size: int, mtime_ns: int) -> Shapes:
+    # The time of modification is only a part of the cache's key.
     with path.open("rb") as file:
-        head = file.read(8)
-        if (head + file.read(len(_LFS) - 8)) == _LFS:
+        start = file.read(8)
+        if (start + file.read(len(_LFS) - 8)) == _LFS:
             raise FiguregroundError(f"{where} is a Git LFS pointer instead of the weights: run `git lfs pull`.")
-        length = int.from_bytes(head, "little")
+        length = int.from_bytes(start, "little")
         file.seek(8)
         header = file.read(length) if 8 + length <= size else b""
     try:
-        tensors = {name: each for name, each in json.loads(header).items() if name != "__metadata__"}
-        whole = 8 + length + max(each["data_offsets"][1] for each in tensors.values())
-        shapes = {name: tuple(int(edge) for edge in each["shape"]) for name, each in tensors.items()}
+        tensors = {name: tensor for name, tensor in json.loads(header).items() if name != "__metadata__"}
+        expected_size = 8 + length + max(tensor["data_offsets"][1] for tensor in tensors.values())
+        shapes = {name: tuple(int(edge) for edge in tensor["shape"]) for name, tensor in tensors.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         raise FiguregroundError(f"{where} is damaged or truncated ({size:,} bytes). Download it again.") from None
-    if whole != size:
-        raise FiguregroundError(f"{where} has {size:,} of {whole:,} bytes. Download it again.")
+    if expected_size != size:
+        raise FiguregroundError(f"{where} has {size:,} of {expected_size:,} bytes. Download it again.")
     return shapes
 
 
-def first_shape(shapes: Shapes, ending: str) -> tuple[int, ...] | None:
+def find_shape(shapes: Shapes, ending: str) -> tuple[int, ...] | None:
     """Return the shape of the first tensor whose name ends so; None without one."""
     return next((shape for name, shape in shapes.items() if name.endswith(ending)), None)
 
 
-def starts(shapes: Shapes, *beginnings: str) -> bool:
-    """Return whether a tensor's name begins with one of some texts."""
+def has_name_starting(shapes: Shapes, *beginnings: str) -> bool:
+    """Return whether any tensor's name begins with one of these texts."""
     return any(name.startswith(beginnings) for name in shapes)

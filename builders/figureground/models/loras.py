@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.models.family import Family
 from figureground.models.headers import Shapes, read_shapes
-from figureground.models.single_file import single_file
-from figureground.models.weights import content_of, family_of, list_weights
+from figureground.models.single_file import find_single_file
+from figureground.models.weights import hash_content, list_weights, read_family
 
 FIELD = "loras"
 
@@ -48,10 +48,10 @@ class Lora(NamedTuple):
     scale: float = 1.0
 
 
-def active(entries: Sequence[Mapping[str, Any]]) -> list[Lora]:
+def select_active(entries: Sequence[Mapping[str, Any]]) -> list[Lora]:
     """Return a recipe's `loras` without those of scale 0, which change nothing."""
-    found = [Lora(Path(each["path"]).expanduser(), float(each.get("scale", 1.0))) for each in entries]
-    return [lora for lora in found if lora.scale]
+    loras = [Lora(Path(entry["path"]).expanduser(), float(entry.get("scale", 1.0))) for entry in entries]
+    return [lora for lora in loras if lora.scale]
 
 
 def identify(loras: Sequence[Lora]) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def identify(loras: Sequence[Lora]) -> list[dict[str, Any]]:
     """
     for lora in loras:
         _refuse_absent(lora)
-    return [{"content": f"sha256:{content_of(lora.path)}", "scale": lora.scale} for lora in loras]
+    return [{"content": f"sha256:{hash_content(lora.path)}", "scale": lora.scale} for lora in loras]
 
 
 def check_loras(loras: Sequence[Lora], folder: Path, checkpoint: str, variant: str | None) -> None:
@@ -78,9 +78,9 @@ def check_loras(loras: Sequence[Lora], folder: Path, checkpoint: str, variant: s
         FiguregroundError: It is damaged, holds something else, or is for another model; names the file, and what it is
             for.
     """
-    family, what = family_of(folder, checkpoint), f"checkpoint {checkpoint!r}"
-    parts = () if single_file(checkpoint) else (family.DENOISER, *family.TEXTS)
-    layers = {part: _layers(folder / part, variant) for part in parts}
+    family, what = read_family(folder, checkpoint), f"checkpoint {checkpoint!r}"
+    parts = () if find_single_file(checkpoint) else (family.DENOISER, *family.TEXTS)
+    layers = {part: _read_layers(folder / part, variant) for part in parts}
     for lora in loras:
         _refuse_absent(lora)
         if lora.path.suffix != ".safetensors":
@@ -101,45 +101,45 @@ def _check_lora(
     name: str, shapes: Shapes, layers: Mapping[str, dict[str, tuple[int, ...]]], family: Family, what: str
 ) -> None:
     for word, kind in _OTHER_KINDS.items():
-        if odd := next((each for each in shapes if word in each), None):
-            raise FiguregroundError(f"{FIELD}: {name!r} is {kind} ({odd}), not a LoRA, and isn't supported.")
-    pairs = _pairs(shapes)
+        if example := next((tensor for tensor in shapes if word in tensor), None):
+            raise FiguregroundError(f"{FIELD}: {name!r} is {kind} ({example}), not a LoRA, and isn't supported.")
+    pairs = _pair_matrices(shapes)
     if not pairs:
         raise FiguregroundError(
             f"{FIELD}: {name!r} holds no LoRA: none of its {len(shapes):,} tensors, such as {next(iter(shapes))}, "
             "belongs to a pair of matrices."
         )
-    misfit = f"{FIELD}: {name!r} is for {describe(shapes)}, and doesn't fit {what}, of the family {family.NAME}"
-    found, readable = 0, False
-    for layer, sides in pairs.items():
-        part, inside = _part_of(layer, family)
+    misfit = f"{FIELD}: {name!r} is for {describe_model(shapes)}, and doesn't fit {what}, of the family {family.NAME}"
+    num_matched, has_known_parts = 0, False
+    for layer, matrices in pairs.items():
+        part, layer_name = _split_layer(layer, family)
         if part not in layers:
             continue
-        readable = True
-        weight = layers[part].get(_spelled(inside))
+        has_known_parts = True
+        weight = layers[part].get(_normalise_name(layer_name))
         if weight is None:
             continue
-        found += 1
-        outputs = sides["up"][0] if "up" in sides else weight[0]
-        inputs = sides["down"][1] if "down" in sides else weight[1]
+        num_matched += 1
+        outputs = matrices["up"][0] if "up" in matrices else weight[0]
+        inputs = matrices["down"][1] if "down" in matrices else weight[1]
         if (outputs, inputs) != weight[:2]:
             raise FiguregroundError(
-                f"{misfit}: its {part} {inside} maps {inputs} values to {outputs}, the checkpoint's {weight[1]} to "
+                f"{misfit}: its {part} {layer_name} maps {inputs} values to {outputs}, the checkpoint's {weight[1]} to "
                 f"{weight[0]}."
             )
-    if readable and not found:
+    if has_known_parts and not num_matched:
         raise FiguregroundError(f"{misfit}: none of its {len(pairs):,} layers, such as {next(iter(pairs))}, is there.")
     # The names say at least whether it is for a UNet or a transformer.
-    if not readable and bool(_UNET.search(" ".join(pairs))) != (family.DENOISER == "unet"):
+    if not has_known_parts and bool(_UNET.search(" ".join(pairs))) != (family.DENOISER == "unet"):
         raise FiguregroundError(f"{misfit}. Leave it out.")
 
 
-def describe(shapes: Shapes) -> str:
+def describe_model(shapes: Shapes) -> str:
     """Return the model that a LoRA was made for, as far as its names and sizes tell."""
-    pairs = _pairs(shapes)
+    pairs = _pair_matrices(shapes)
     names = list(pairs)
     if any(_UNET.search(name) for name in names):
-        widths = [sides["down"][1] for name, sides in pairs.items() if "down" in sides and _CROSS.match(name)]
+        widths = [matrices["down"][1] for name, matrices in pairs.items() if "down" in matrices and _CROSS.match(name)]
         return _WIDTHS.get(widths[0], f"a UNet that takes text of width {widths[0]}") if widths else "a UNet"
     for pattern, model in _TRANSFORMERS.items():
         if any(re.search(pattern, name) for name in names):
@@ -147,18 +147,18 @@ def describe(shapes: Shapes) -> str:
     return "another model"
 
 
-def _pairs(shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
+def _pair_matrices(shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
     """Return the shapes of each layer's two matrices, `down` and `up`."""
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
         match = _PAIR.fullmatch(name)
         if match and len(shape) >= 2:
             side = "down" if match["side"] in _DOWN else "up"
-            found.setdefault(match["layer"], {})[side] = shape
-    return found
+            pairs.setdefault(match["layer"], {})[side] = shape
+    return pairs
 
 
-def _part_of(layer: str, family: Family) -> tuple[str, str]:
+def _split_layer(layer: str, family: Family) -> tuple[str, str]:
     """Return the part of a layer, empty if its name isn't known here, and the rest of its name."""
     texts = list(family.TEXTS)
     kohya = {
@@ -167,28 +167,28 @@ def _part_of(layer: str, family: Family) -> tuple[str, str]:
     }  # fmt: skip
     for beginning, part in kohya.items():
         if layer.startswith(beginning):
-            inside = layer.removeprefix(beginning)
+            rest = layer.removeprefix(beginning)
             # Blocks that are numbered otherwise than in diffusers.
-            original = re.match(r"(input|output|middle|double|single|joint)_block", inside)
-            return ("" if original else part), inside
+            original = re.match(r"(input|output|middle|double|single|joint)_block", rest)
+            return ("" if original else part), rest
     for part in (family.DENOISER, *sorted(texts, reverse=True)):
         if layer.startswith(f"{part}."):
             return part, layer.removeprefix(f"{part}.")
     return "", layer
 
 
-def _spelled(layer: str) -> str:
+def _normalise_name(layer: str) -> str:
     """Return a layer's name in a spelling that trainers have in common."""
     name = re.sub(r"\.?processor\.", ".", layer).removesuffix("_lora").removesuffix(".lora_linear_layer")
     name = name.replace(".", "_").removeprefix("text_model_")
     return re.sub(r"_to_out$", "_to_out_0", name)
 
 
-def _layers(part: Path, variant: str | None) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a part's layers, by names as `_spelled`."""
-    found = {}
+def _read_layers(part: Path, variant: str | None) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a part's layers, by names from `_normalise_name`."""
+    shapes = {}
     for path in list_weights(part, variant):
         for name, shape in read_shapes(path, f"{part.name}/{path.name}").items():
             if name.endswith(".weight") and len(shape) >= 2:
-                found[_spelled(name.removesuffix(".weight"))] = shape
-    return found
+                shapes[_normalise_name(name.removesuffix(".weight"))] = shape
+    return shapes

@@ -15,7 +15,7 @@ from typing import Any
 
 from figureground.core.numerics import cpu_model, usable_cores
 from figureground.models.bundled import MATCHER, ROBUST, SEGMENTER, WEIGHTS
-from figureground.models.hub_access import SECONDS, why_unreachable
+from figureground.models.hub_access import SECONDS, find_access_problem
 
 PACKAGE = "figureground"
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -36,7 +36,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "wandb": (("wandb",), "--track wandb"),
 }
 """Extras of this package: their distributions, and what they are for."""
-OTHERS = ("torchvision", "bitsandbytes", "xformers")
+OTHER_PACKAGES = ("torchvision", "bitsandbytes", "xformers")
 """Distributions whose versions matter if they are installed."""
 BUNDLED = {"checkpoint": WEIGHTS, "classifier": ROBUST, "segmenter": SEGMENTER, "matcher": MATCHER}
 LOW_DISK = 2 * 10**9
@@ -70,7 +70,7 @@ def examine(seconds: float = SECONDS) -> dict[str, Any]:
     """
     problems: list[Problem] = []
     devices = _find_devices(problems)
-    reason = why_unreachable(seconds)
+    reason = find_access_problem(seconds)
     return {
         "version": _version(PACKAGE), "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} ({platform.machine()})",
@@ -93,15 +93,15 @@ def _find_devices(problems: list[Problem]) -> list[dict[str, Any]]:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         problems.append(Problem(f"torch can't be imported: {first}", "pip install --upgrade torch", True))
         return []
-    if said := misfit_torchvision():
-        problems.append(Problem(said, "Until then it is ignored, and timm's networks can't be used.", False))
-    found = []
+    if problem := misfit_torchvision():
+        problems.append(Problem(problem, "Until then it is ignored, and timm's networks can't be used.", False))
+    devices = []
     for number in range(torch.cuda.device_count()):
         device = torch.device("cuda", number)
         try:
             free, total = torch.cuda.mem_get_info(device)
             dtypes = ["float32", "float16", *(["bfloat16"] if has_bfloat16(device) else [])]
-            found.append(
+            devices.append(
                 {"name": f"cuda:{number}", "kind": processor_name(device), "dtypes": dtypes, "memory": total,
                  "free": free}
             )  # fmt: skip
@@ -109,10 +109,10 @@ def _find_devices(problems: list[Problem]) -> list[dict[str, Any]]:
             first = str(error).splitlines()[0]
             problems.append(Problem(f"cuda:{number} can't be used: {first}", "Check the driver: nvidia-smi.", True))
     if torch.backends.mps.is_available():
-        found.append({"name": "mps", "kind": cpu_model(), "dtypes": ["float32", "float16"]})
+        devices.append({"name": "mps", "kind": cpu_model(), "dtypes": ["float32", "float16"]})
     cpu = torch.device("cpu")
     dtypes = ["float32", *(["bfloat16"] if has_bfloat16(cpu) else [])]
-    return [*found, {"name": "cpu", "kind": processor_name(cpu), "dtypes": dtypes}]
+    return [*devices, {"name": "cpu", "kind": processor_name(cpu), "dtypes": dtypes}]
 
 
 def _measure_memory() -> dict[str, int | None]:
@@ -127,9 +127,9 @@ def _measure_memory() -> dict[str, int | None]:
             total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):
         group = Path("/sys/fs/cgroup")
-        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        total = min(total or most, most)
-        available = min(most - used if available is None else available, most - used)
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        total = min(total or limit, limit)
+        available = min(limit - used if available is None else available, limit - used)
     return {"total": total, "available": available}
 
 
@@ -137,52 +137,56 @@ def _measure_disks(problems: list[Problem]) -> dict[str, dict[str, Any]]:
     """Return free bytes here, in the Hub's cache and in the folder of temporary files."""
     from huggingface_hub import constants
 
-    found: dict[str, dict[str, Any]] = {}
+    disks: dict[str, dict[str, Any]] = {}
     places = {"here": Path.cwd(), "cache": Path(constants.HF_HUB_CACHE), "temporary": Path(tempfile.gettempdir())}
     for name, place in places.items():
-        there = next(each for each in (place, *place.parents) if each.exists())
-        free = shutil.disk_usage(there).free
-        found[name] = {"path": str(place), "free": free}
+        existing = next(folder for folder in (place, *place.parents) if folder.exists())
+        free = shutil.disk_usage(existing).free
+        disks[name] = {"path": str(place), "free": free}
         if free < LOW_DISK:
-            what = f"The disk of {place} has only {free / 1e9:.1f} GB free."
-            problems.append(Problem(what, "Free some space before a build with a downloaded checkpoint.", False))
-    return found
+            message = f"The disk of {place} has only {free / 1e9:.1f} GB free."
+            problems.append(Problem(message, "Free some space before a build with a downloaded checkpoint.", False))
+    return disks
 
 
 def _find_versions(problems: list[Problem]) -> dict[str, str | None]:
-    """Return the versions of this package's dependencies, None for a missing one, and of `OTHERS` that are there."""
+    """Return the versions of this package's dependencies, None for a missing one, and of installed `OTHER_PACKAGES`."""
     from packaging.requirements import Requirement
 
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     try:
         required = [Requirement(text) for text in importlib.metadata.requires(PACKAGE) or ()]
     except importlib.metadata.PackageNotFoundError:
         required = []
-    for each in required:
-        if each.marker is not None and not each.marker.evaluate({"extra": ""}):
+    for requirement in required:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        version = found[each.name] = _version(each.name)
-        if version is None or not each.specifier.contains(version, prereleases=True):
-            what = f"{each.name} {version or 'is missing'}" + (f", {each.specifier} is needed" if version else "")
-            problems.append(Problem(f"{what}.", f"pip install --upgrade '{each.name}{each.specifier}'", True))
-    return {**found, **{name: version for name in OTHERS if (version := _version(name)) is not None}}
+        version = versions[requirement.name] = _version(requirement.name)
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            message = f"{requirement.name} {version or 'is missing'}" + (
+                f", {requirement.specifier} is needed" if version else ""
+            )
+            problems.append(
+                Problem(f"{message}.", f"pip install --upgrade '{requirement.name}{requirement.specifier}'", True)
+            )
+    return {**versions, **{name: version for name in OTHER_PACKAGES if (version := _version(name)) is not None}}
 
 
 def _find_extras() -> dict[str, dict[str, Any]]:
     return {
-        name: {"installed": not (lacking := [each for each in packages if _version(each) is None]),
-               "missing": lacking, "for": purpose}
+        name: {"installed": not (missing := [package for package in packages if _version(package) is None]),
+               "missing": missing, "for": purpose}
         for name, (packages, purpose) in EXTRAS.items()
     }  # fmt: skip
 
 
 def _find_bundled(problems: list[Problem]) -> list[str]:
     """Return the names of the pocket model's networks that are installed."""
-    there = [name for name, folder in BUNDLED.items() if any(folder.rglob("*.safetensors"))]
+    installed = [name for name, folder in BUNDLED.items() if any(folder.rglob("*.safetensors"))]
     for name in BUNDLED:
-        if name not in there:
+        if name not in installed:
             problems.append(Problem(f"The pocket model's {name} is missing.", "Reinstall figureground.", True))
-    return there
+    return installed
 
 
 def _find_cached() -> list[dict[str, Any]]:
@@ -194,13 +198,13 @@ def _find_cached() -> list[dict[str, Any]]:
         repos = scan_cache_dir().repos
     except (CacheNotFound, OSError, ValueError):
         return []
-    found = [
+    models = [
         {"id": repo.repo_id, "revision": revision.commit_hash, "bytes": revision.size_on_disk}
         for repo in repos
         if repo.repo_type == "model"
         for revision in repo.revisions
     ]
-    return sorted(found, key=lambda each: (each["id"], each["revision"]))
+    return sorted(models, key=lambda model: (model["id"], model["revision"]))
 
 
 def _version(distribution: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
-from figureground.models.footprint import footprint
+from figureground.models.footprint import estimate_footprint
 from figureground.models.loras import Lora, check_loras
 from figureground.models.onnx_files import check_onnx
 from figureground.models.opening import refuse_code
@@ -30,7 +30,7 @@ EXTRAS = {
     "onnxruntime": "onnx", "torchao": "quantize",
 }  # fmt: skip
 """Modules installed by an extra of this package, and the extra's name."""
-OTHERS = {"bitsandbytes": "bitsandbytes"}
+OTHER_PACKAGES = {"bitsandbytes": "bitsandbytes"}
 """Modules of other packages, and the package's name."""
 
 
@@ -80,18 +80,22 @@ def missing_checkpoint(
             raise UsageError(str(error)) from None
         return [Need("checkpoint", f"the directory {name!r} isn't on this machine")]
     cached = folder is None and cached_snapshot(name, revision)
-    place = folder or cached
-    if place is not None and place is not False and (folder is not None or (place / "model_index.json").is_file()):
+    path = folder or cached
+    if path is not None and path is not False and (folder is not None or (path / "model_index.json").is_file()):
         try:
-            read_index(place, name, inpaint)
-            variant = check_files(place, name, inpaint, scheduler=scheduler, safety=safety, steps=steps)
-            check_loras(loras, place, name, variant)
+            read_index(path, name, inpaint)
+            variant = check_files(path, name, inpaint, scheduler=scheduler, safety=safety, steps=steps)
+            check_loras(loras, path, name, variant)
         except FiguregroundError as error:
             if folder is None and "incomplete" in str(error):
-                return [_download("checkpoint", name, revision, footprint(name, revision).kept, "only partly ")]
+                return [
+                    _need_download(
+                        "checkpoint", name, revision, estimate_footprint(name, revision).finished, "only partly "
+                    )
+                ]
             raise UsageError(str(error)) from None
         return []
-    return [_download("checkpoint", name, revision, footprint(name, revision).kept)]
+    return [_need_download("checkpoint", name, revision, estimate_footprint(name, revision).finished)]
 
 
 def missing_model(field: str, name: str, revision: str | None = None) -> list[Need]:
@@ -102,29 +106,29 @@ def missing_model(field: str, name: str, revision: str | None = None) -> list[Ne
     """
     if name.startswith(TIMM):
         folder = timm_directory(name)
-        lacking = [] if folder is None or folder.is_dir() else [Need(field, f"no such directory: {str(folder)!r}")]
-        return [*lacking, *missing_packages(field, ["timm"])]
+        folder_needs = [] if folder is None or folder.is_dir() else [Need(field, f"no such directory: {str(folder)!r}")]
+        return [*folder_needs, *missing_packages(field, ["timm"])]
     if name.startswith(ONNX):
-        there = Path(name.removeprefix(ONNX)).expanduser().exists()
-        file = [] if there else [Need(field, f"no such file: {name.removeprefix(ONNX)!r}")]
-        return [*file, *missing_packages(field, ["onnxruntime"])]
-    place = Path(name).expanduser()
-    if place.is_dir():
+        exists = Path(name.removeprefix(ONNX)).expanduser().exists()
+        file_needs = [] if exists else [Need(field, f"no such file: {name.removeprefix(ONNX)!r}")]
+        return [*file_needs, *missing_packages(field, ["onnxruntime"])]
+    path = Path(name).expanduser()
+    if path.is_dir():
         try:
-            refuse_code(place, f"{field} {name!r}")
+            refuse_code(path, f"{field} {name!r}")
         except FiguregroundError as error:
             raise UsageError(str(error)) from None
-    if name == "pocket" or place.exists():
+    if name == "pocket" or path.exists():
         return []
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         return [Need(field, f"no such file or directory: {name!r}")]
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        found = try_to_load_from_cache(name, "config.json", revision=revision)
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
     except ValueError as error:  # not a repository name
         raise UsageError(f"{field}: {name!r} is neither a directory nor a Hub id: {error}") from None
-    return [] if isinstance(found, str) else [_download(field, name, revision, None)]
+    return [] if isinstance(cached, str) else [_need_download(field, name, revision, None)]
 
 
 def refuse_absent(field: str, name: str) -> None:
@@ -150,13 +154,13 @@ def refuse_absent(field: str, name: str) -> None:
     if name.startswith(ZERO_SHOT):
         name = name.removeprefix(ZERO_SHOT)
     path = Path(name).expanduser()
-    looks = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if not name.strip() or (looks and not path.exists()):
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if not name.strip() or (looks_like_path and not path.exists()):
         raise FiguregroundError(
             f"{field}: no such file or directory: {name!r}. Give 'pocket', a transformers directory, a Hub id or "
             "timm:NAME."
         )
-    if name != "pocket" and path.is_dir() and not any((path / each).is_file() for each in ("config.json", "timm.json")):
+    if name != "pocket" and path.is_dir() and not any((path / file).is_file() for file in ("config.json", "timm.json")):
         raise FiguregroundError(f"{field}: {name!r} is not a transformers directory: config.json is missing.")
     if name != "pocket" and path.is_dir():
         refuse_code(path, f"{field} {name!r}")
@@ -164,8 +168,8 @@ def refuse_absent(field: str, name: str) -> None:
 
 def timm_directory(name: str) -> Path | None:
     """Return the directory of `timm:local-dir:PATH`; None for other names."""
-    given = f"{TIMM}{LOCAL}"
-    return Path(name.removeprefix(given)).expanduser() if name.startswith(given) else None
+    prefix = f"{TIMM}{LOCAL}"
+    return Path(name.removeprefix(prefix)).expanduser() if name.startswith(prefix) else None
 
 
 def _refuse_missing(field: str, name: str, module: str) -> None:
@@ -207,8 +211,8 @@ def missing_packages(field: str, modules: Sequence[str]) -> list[Need]:
     needs = []
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            wanted = f"'figureground[{EXTRAS[module]}]'" if module in EXTRAS else OTHERS[module]
-            needs.append(Need(field, f"the package {module} isn't installed", f"pip install {wanted}"))
+            package = f"'figureground[{EXTRAS[module]}]'" if module in EXTRAS else OTHER_PACKAGES[module]
+            needs.append(Need(field, f"the package {module} isn't installed", f"pip install {package}"))
     return needs
 
 
@@ -224,11 +228,11 @@ def missing_device(name: str) -> list[Need]:
         return []
     import torch
 
-    there = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
-    seen = f"{there} CUDA devices" if kind == "cuda" else "no MPS device" if not there else "one MPS device"
-    return [] if int(number or 0) < there else [Need("device", f"{name} is requested, but torch sees {seen} here")]
+    count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    devices = f"{count} CUDA devices" if kind == "cuda" else "no MPS device" if not count else "one MPS device"
+    return [] if int(number or 0) < count else [Need("device", f"{name} is requested, but torch sees {devices} here")]
 
 
-def _download(field: str, name: str, revision: str | None, size: int | None, how: str = "not ") -> Need:
+def _need_download(field: str, name: str, revision: str | None, size: int | None, extent: str = "not ") -> Need:
     command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
-    return Need(field, f"{name!r} is {how}in this machine's cache", command, size)
+    return Need(field, f"{name!r} is {extent}in this machine's cache", command, size)

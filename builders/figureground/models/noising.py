@@ -96,10 +96,10 @@ class Flow(Noising):
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         if self._levels == "uniform":
-            even = torch.rand(count, generator=generator)
+            u = torch.rand(count, generator=generator)
         else:
-            even = torch.randn(count, generator=generator).sigmoid()
-        return self._shift * even / (1 + (self._shift - 1) * even)
+            u = torch.randn(count, generator=generator).sigmoid()
+        return self._shift * u / (1 + (self._shift - 1) * u)
 
     def time(self, levels: Tensor) -> Tensor:
         return levels * self._timesteps

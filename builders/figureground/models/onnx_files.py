@@ -75,8 +75,8 @@ class OnnxNetwork:
 
     def __init__(self, session: Any, path: Path, what: str):
         self.path, self._what, self._session = path, what, session
-        self.inputs = tuple(map(_port, session.get_inputs()))
-        self.outputs = tuple(map(_port, session.get_outputs()))
+        self.inputs = tuple(map(_make_port, session.get_inputs()))
+        self.outputs = tuple(map(_make_port, session.get_outputs()))
         self.sha256 = fingerprint_onnx(path)
 
     def __call__(self, feeds: Mapping[str, np.ndarray], outputs: list[str] | None = None) -> list[np.ndarray]:
@@ -90,10 +90,10 @@ class OnnxNetwork:
             FiguregroundError: The network fails, such as on arrays of other shapes; says what onnxruntime said.
         """
         try:
-            found: list[np.ndarray] = self._session.run(outputs, dict(feeds))
+            results: list[np.ndarray] = self._session.run(outputs, dict(feeds))
         except Exception as error:  # onnxruntime's errors have no common base
             raise FiguregroundError(f"{self._what} fails: {_first_line(error)} It {self.describe()}.") from error
-        return found
+        return results
 
     def describe(self) -> str:
         """Return the inputs and outputs in words: `takes … and gives …`."""
@@ -185,8 +185,8 @@ def fingerprint_onnx(path: Path) -> str:
     """
     hashes = []
     for file in check_onnx(path, printable(path)):
-        with file.open("rb") as opened:
-            hashes.append(hashlib.file_digest(opened, "sha256").hexdigest())
+        with file.open("rb") as stream:
+            hashes.append(hashlib.file_digest(stream, "sha256").hexdigest())
     return f"sha256:{hashes[0] if len(hashes) == 1 else hashlib.sha256(''.join(hashes).encode()).hexdigest()}"
 
 
@@ -198,55 +198,55 @@ def _find_locations(path: Path) -> set[str]:
         ValueError: It is not an ONNX file, has too many parts, or is too large.
     """
     with path.open("rb") as file:
-        head = file.read(64)
-        if not head:
+        start = file.read(64)
+        if not start:
             raise ValueError("the file is empty.")
-        for start, kind in _HEADS.items():
-            if head.lstrip().startswith(start):
+        for beginning, kind in _HEADS.items():
+            if start.lstrip().startswith(beginning):
                 raise ValueError(f"it is {kind}.")
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"it has {path.stat().st_size:,} bytes; at most {MOST_BYTES:,} are opened.")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            return _locations(view)
+            return _parse_locations(view)
 
 
-def _locations(data: memoryview) -> set[str]:
-    found: set[str] = set()
-    waiting: list[tuple[str, int, int, int]] = [("model", 0, len(data), 0)]
+def _parse_locations(data: memoryview) -> set[str]:
+    locations: set[str] = set()
+    stack: list[tuple[str, int, int, int]] = [("model", 0, len(data), 0)]
     has_graph, visited = False, 0
-    while waiting:
-        message, start, end, depth = waiting.pop()
+    while stack:
+        message, start, end, depth = stack.pop()
         visited += 1
         if visited > MOST_MESSAGES:
             raise ValueError(f"it has more than {MOST_MESSAGES:,} parts.")
         if depth > MOST_NESTED:
             raise ValueError(f"its graphs are nested more than {MOST_NESTED} deep.")
         texts: dict[int, bytes] = {}
-        for number, first, last in _fields(data, start, end):
+        for number, first, last in _iterate_fields(data, start, end):
             kind = _FIELDS[message].get(number)
             has_graph |= kind == "graph"
             if message == "entry" and number in (_KEY, _VALUE):
                 texts[number] = bytes(data[first:last])
             elif kind is not None:
-                waiting.append((kind, first, last, depth + (kind == "graph")))
+                stack.append((kind, first, last, depth + (kind == "graph")))
         if texts.get(_KEY) == b"location":
-            found.add(texts.get(_VALUE, b"").decode())
+            locations.add(texts.get(_VALUE, b"").decode())
     if not has_graph:
         raise ValueError("it is not an ONNX file.")
-    return found
+    return locations
 
 
-def _fields(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _iterate_fields(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yield the fields of a protobuf message that have a length: number, start and end of the content."""
     while start < end:
-        tag, start = _varint(data, start, end)
+        tag, start = _read_varint(data, start, end)
         number, kind = tag >> 3, tag & 7
         if kind == 0:
-            _, start = _varint(data, start, end)
+            _, start = _read_varint(data, start, end)
         elif kind in (1, 5):
             start += 8 if kind == 1 else 4
         elif kind == 2:
-            length, start = _varint(data, start, end)
+            length, start = _read_varint(data, start, end)
             if start + length > end:
                 raise ValueError("it is not an ONNX file, or was cut short.")
             yield number, start, start + length
@@ -257,7 +257,7 @@ def _fields(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int, 
         raise ValueError("it is not an ONNX file, or was cut short.")
 
 
-def _varint(data: memoryview, start: int, end: int) -> tuple[int, int]:
+def _read_varint(data: memoryview, start: int, end: int) -> tuple[int, int]:
     """Return a number of variable length (base 128, lowest digits first), and the position after it."""
     value = shift = 0
     while start < end and shift < 70:
@@ -269,10 +269,10 @@ def _varint(data: memoryview, start: int, end: int) -> tuple[int, int]:
     raise ValueError("it is not an ONNX file, or was cut short.")
 
 
-def _port(described: Any) -> Port:
-    kind = described.type.removeprefix("tensor(").removesuffix(")")
-    sizes = tuple(size if isinstance(size, int) else None for size in described.shape or ())
-    return Port(described.name, _NUMPY.get(kind, kind), sizes)
+def _make_port(argument: Any) -> Port:
+    kind = argument.type.removeprefix("tensor(").removesuffix(")")
+    sizes = tuple(size if isinstance(size, int) else None for size in argument.shape or ())
+    return Port(argument.name, _NUMPY.get(kind, kind), sizes)
 
 
 def _first_line(error: BaseException) -> str:

@@ -47,7 +47,7 @@ def refuse_code(folder: Path, what: str) -> None:
         FiguregroundError: A file names code, a foreign kernel, a quantization, pickled weights, or another model to
             open instead; names file and entry. Files that don't parse are skipped; opening them reports the error.
     """
-    for path in _configs(folder):
+    for path in _find_configs(folder):
         where = f"{what}: its {path.relative_to(folder).as_posix()}"
         if path.name == "adapter_config.json":
             raise FiguregroundError(
@@ -64,44 +64,44 @@ def refuse_code(folder: Path, what: str) -> None:
             continue
         if path.name.endswith("model_index.json"):
             _check_parts(content, where)
-        for entries in _mappings(content):
+        for entries in _iterate_mappings(content):
             _check_entries(entries, where)
         if path.name not in UNBOUNDED:
             refuse_oversized(content, path, where)
 
 
-def _configs(folder: Path) -> list[Path]:
+def _find_configs(folder: Path) -> list[Path]:
     """Return the configuration files of a directory and its subdirectories."""
-    found = [path for pattern in ("*.json", "*/*.json") for path in sorted(folder.glob(pattern))]
-    return [path for path in found if path.name.endswith(("config.json", "model_index.json")) and path.is_file()]
+    paths = [path for pattern in ("*.json", "*/*.json") for path in sorted(folder.glob(pattern))]
+    return [path for path in paths if path.name.endswith(("config.json", "model_index.json")) and path.is_file()]
 
 
-def _mappings(content: Any) -> Iterator[dict[str, Any]]:
+def _iterate_mappings(content: Any) -> Iterator[dict[str, Any]]:
     """Yield all mappings in a parsed file, at any depth."""
-    waiting = [content]
-    while waiting:
-        value = waiting.pop()
+    stack = [content]
+    while stack:
+        value = stack.pop()
         if isinstance(value, dict):
             yield value
-            waiting += [item for name, item in value.items() if name not in _LABELS]
+            stack += [item for name, item in value.items() if name not in _LABELS]
         elif isinstance(value, list):
-            waiting += value
+            stack += value
 
 
 def _check_entries(entries: dict[str, Any], where: str) -> None:
     for name in _CODE:
         if entries.get(name):
             raise FiguregroundError(
-                f"{where} names code to run ({name}: {_brief(entries[name])}), and code that comes with a model is "
-                "never run. Remove the entry if the model works without it, or choose another model."
+                f"{where} names code to run ({name}: {_format_value(entries[name])}), and code that comes with a "
+                "model is never run. Remove the entry if the model works without it, or choose another model."
             )
     for name in _IMPLEMENTATIONS:
         value = entries.get(name)
-        for each in value.values() if isinstance(value, dict) else [value]:
-            if each is not None and each not in ATTENTION:
+        for implementation in value.values() if isinstance(value, dict) else [value]:
+            if implementation is not None and implementation not in ATTENTION:
                 raise FiguregroundError(
-                    f"{where} asks for {name}: {_brief(each)}, which may be downloaded and run. Remove the entry, or "
-                    f"give one of {', '.join(ATTENTION)}."
+                    f"{where} asks for {name}: {_format_value(implementation)}, which may be downloaded and run. "
+                    f"Remove the entry, or give one of {', '.join(ATTENTION)}."
                 )
     if entries.get("quantization_config"):
         raise FiguregroundError(
@@ -111,8 +111,8 @@ def _check_entries(entries: dict[str, Any], where: str) -> None:
     weights = entries.get("transformers_weights")
     if weights is not None and not str(weights).endswith((".safetensors", ".safetensors.index.json")):
         raise FiguregroundError(
-            f"{where} names weights that are not safetensors (transformers_weights: {_brief(weights)}). If you trust "
-            "them, convert them and remove the entry."
+            f"{where} names weights that are not safetensors (transformers_weights: {_format_value(weights)}). If you "
+            "trust them, convert them and remove the entry."
         )
 
 
@@ -121,18 +121,19 @@ def _check_parts(index: Any, where: str) -> None:
     for name, value in index.items() if isinstance(index, dict) else ():
         if name == "_class_name" and not isinstance(value, str):
             raise FiguregroundError(
-                f"{where} names a custom pipeline ({name}: {_brief(value)}), and code that comes with a model is "
-                "never run. Choose a checkpoint whose pipeline is part of diffusers."
+                f"{where} names a custom pipeline ({name}: {_format_value(value)}), and code that comes with a model "
+                "is never run. Choose a checkpoint whose pipeline is part of diffusers."
             )
         library = value[0] if isinstance(value, list) and len(value) == 2 else None
         if library is not None and library not in LIBRARIES:
             raise FiguregroundError(
-                f"{where} takes {name} from {_brief(library)}, but only parts from {' and '.join(LIBRARIES[:2])} are "
+                f"{where} takes {name} from {_format_value(library)}, but only parts "
+                f"from {' and '.join(LIBRARIES[:2])} are "
                 "opened. Choose another checkpoint."
             )
 
 
-def _brief(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Return an untrusted value as JSON, truncated, in one line of ASCII."""
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
@@ -182,20 +183,20 @@ def fill_network(
     from accelerate import init_empty_weights
 
     refuse_code(folder, what)
-    of_transformers = kind.__module__.startswith("transformers.")
+    is_transformers = kind.__module__.startswith("transformers.")
     config = (
         kind.config_class.from_pretrained(folder, local_files_only=True)
-        if of_transformers
+        if is_transformers
         else kind.load_config(folder, local_files_only=True)
     )
     with init_empty_weights():
-        network = kind(config) if of_transformers else kind.from_config(config)
-    weights = convert(config.to_dict() if of_transformers else config, network)
-    _, strange = network.load_state_dict({n: w.to(dtype) for n, w in weights.items()}, strict=False, assign=True)
+        network = kind(config) if is_transformers else kind.from_config(config)
+    weights = convert(config.to_dict() if is_transformers else config, network)
+    _, unexpected = network.load_state_dict({n: w.to(dtype) for n, w in weights.items()}, strict=False, assign=True)
     if hasattr(network, "tie_weights"):
         network.tie_weights()
-    lacking = [name for name, weight in network.named_parameters() if weight.is_meta]
-    return network.eval(), lacking, list(strange)
+    missing = [name for name, weight in network.named_parameters() if weight.is_meta]
+    return network.eval(), missing, list(unexpected)
 
 
 def open_pipeline(kind: Any, folder: Path, what: str, **options: Any) -> Any:
@@ -215,8 +216,8 @@ def make_network(kind: Any, config: Any, **options: Any) -> Any:
         FiguregroundError: The configuration names code; see `refuse_code`.
     """
     entries = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    for each in _mappings(entries):
-        _check_entries(each, f"the configuration of a {kind.__name__}")
+    for mapping in _iterate_mappings(entries):
+        _check_entries(mapping, f"the configuration of a {kind.__name__}")
     if kind.__module__.startswith("transformers."):
         options["trust_remote_code"] = False
     return kind.from_config(config, **options)
@@ -260,7 +261,7 @@ def read_adapters(pipeline: Any, folder: Path, weight_name: str) -> dict[str, An
     """Return the tensors of a safetensors file with low-rank adapters, by diffusers' names."""
     unet = getattr(pipeline, "unet", None)
     options = {} if unet is None else {"unet_config": unet.config}
-    found = pipeline.lora_state_dict(
+    state = pipeline.lora_state_dict(
         folder, weight_name=weight_name, use_safetensors=True, local_files_only=True, **options
     )
-    return dict(found[0] if isinstance(found, tuple) else found)
+    return dict(state[0] if isinstance(state, tuple) else state)

@@ -29,12 +29,12 @@ def check_parts(folder: Path, index: Mapping[str, Any], family: Family, what: st
     Raises:
         FiguregroundError: Two parts don't fit; names both and their sizes.
     """
-    texts = {name: _config(folder, name) for name in family.TEXTS if has_part(index, name)}
-    family.check_denoiser(_config(folder, family.DENOISER), _config(folder, "vae"), texts, what, inpaint)
+    texts = {name: _read_config(folder, name) for name in family.TEXTS if has_part(index, name)}
+    family.check_denoiser(_read_config(folder, family.DENOISER), _read_config(folder, "vae"), texts, what, inpaint)
     for name, text in texts.items():
-        tokenizer, rows = family.TEXTS[name], text.get("vocab_size", _inner(text).get("vocab_size"))
+        tokenizer, rows = family.TEXTS[name], text.get("vocab_size", _find_text_config(text).get("vocab_size"))
         if isinstance(rows, int) and has_part(index, tokenizer):
-            check_words(_vocabulary(folder / tokenizer), rows, f"{what}: its {tokenizer} and {name}")
+            check_words(_read_vocabulary(folder / tokenizer), rows, f"{what}: its {tokenizer} and {name}")
 
 
 def has_part(index: Mapping[str, Any], part: str) -> bool:
@@ -67,16 +67,16 @@ def check_channels(
 
 def check_widths(unet: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]], what: str) -> None:
     """Check that a UNet's cross-attention is as wide as the text encoders together."""
-    wanted = unet.get("cross_attention_dim", 1280)
+    expected = unet.get("cross_attention_dim", 1280)
     widths = {name: text.get("hidden_size") for name, text in texts.items()}
-    known = all(isinstance(width, int) for width in widths.values())
-    if unet.get("encoder_hid_dim") is None and isinstance(wanted, int) and widths and known:
-        given = sum(width for width in widths.values() if isinstance(width, int))
-        if given != wanted:
-            said = " + ".join(f"{width} ({name})" for name, width in widths.items())
+    are_known = all(isinstance(width, int) for width in widths.values())
+    if unet.get("encoder_hid_dim") is None and isinstance(expected, int) and widths and are_known:
+        total = sum(width for width in widths.values() if isinstance(width, int))
+        if total != expected:
+            terms = " + ".join(f"{width} ({name})" for name, width in widths.items())
             raise FiguregroundError(
-                f"{what}: its UNet takes text of width {wanted} (cross_attention_dim), but its text encoders output "
-                f"{said}."
+                f"{what}: its UNet takes text of width {expected} (cross_attention_dim), but its text encoders output "
+                f"{terms}."
             )
 
 
@@ -105,56 +105,58 @@ def pixels_a_latent(folder: Path) -> int:
     return 2 ** (len(blocks) - 1)
 
 
-def positions(folder: Path, encoder: str) -> int | None:
+def read_token_limit(folder: Path, encoder: str) -> int | None:
     """Return the number of tokens that a text encoder reads, by its configuration; None if not stated."""
     try:
-        most = _config(folder, encoder).get("max_position_embeddings", 77)
+        limit = _read_config(folder, encoder).get("max_position_embeddings", 77)
     except (OSError, ValueError):
         return None
-    return most if isinstance(most, int) else None
+    return limit if isinstance(limit, int) else None
 
 
-def limit_tokens(tokenizer: Any, most: int | None) -> None:
+def limit_tokens(tokenizer: Any, limit: int | None) -> None:
     """Lower a tokenizer's limit to that of its text encoder.
 
     A tokenizer saved without `model_max_length` has the limit 10^30; padding to it overflows.
     """
-    if most is not None:
-        tokenizer.model_max_length = min(int(tokenizer.model_max_length), most)
+    if limit is not None:
+        tokenizer.model_max_length = min(int(tokenizer.model_max_length), limit)
 
 
-def _config(folder: Path, part: str) -> dict[str, Any]:
+def _read_config(folder: Path, part: str) -> dict[str, Any]:
     content = read_json(folder / part / "config.json")
     return content if isinstance(content, dict) else {}
 
 
-def _inner(text: Mapping[str, Any]) -> Mapping[str, Any]:
+def _find_text_config(text: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of a configuration that is about text, for models that also read images."""
-    inner = text.get("text_config")
-    return inner if isinstance(inner, dict) else {}
+    text_config = text.get("text_config")
+    return text_config if isinstance(text_config, dict) else {}
 
 
-def _vocabulary(folder: Path) -> dict[str, int]:
+def _read_vocabulary(folder: Path) -> dict[str, int]:
     """Return a tokenizer's words and numbers, including added ones, from the files it has."""
-    found: dict[str, Any] = {}
-    whole = folder / "tokenizer.json"
-    content = read_mapping(whole)
+    numbers: dict[str, Any] = {}
+    path = folder / "tokenizer.json"
+    content = read_mapping(path)
     if content:
         model = content.get("model")
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
         if isinstance(vocabulary, list):  # pairs of words and their scores, in the order of their numbers
             vocabulary = {str(word[0]): i for i, word in enumerate(vocabulary) if isinstance(word, list) and word}
-        found |= vocabulary if isinstance(vocabulary, dict) else {}
-        added = content.get("added_tokens")
-        found |= {str(t.get("content")): t.get("id") for t in added if isinstance(t, dict)} if added else {}
+        numbers |= vocabulary if isinstance(vocabulary, dict) else {}
+        added_tokens = content.get("added_tokens")
+        numbers |= (
+            {str(t.get("content")): t.get("id") for t in added_tokens if isinstance(t, dict)} if added_tokens else {}
+        )
     else:
-        found |= read_mapping(folder / "vocab.json")
-    found |= read_mapping(folder / "added_tokens.json")
+        numbers |= read_mapping(folder / "vocab.json")
+    numbers |= read_mapping(folder / "added_tokens.json")
     decoder = read_mapping(folder / "tokenizer_config.json").get("added_tokens_decoder")
     for number, token in decoder.items() if isinstance(decoder, dict) else ():
         if isinstance(token, dict) and str(number).isdigit():
-            found[str(token.get("content"))] = int(number)
-    return {word: number for word, number in found.items() if isinstance(number, int)}
+            numbers[str(token.get("content"))] = int(number)
+    return {word: number for word, number in numbers.items() if isinstance(number, int)}
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

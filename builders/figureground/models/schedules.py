@@ -71,7 +71,7 @@ def check_schedule(config: Mapping[str, Any], kind: str, sampler: str, what: str
     _check_levels(config, sampler, f"{what}: its scheduler/scheduler_config.json")
 
 
-def check_own(config: Mapping[str, Any], kind: str, steps: int | None, what: str) -> None:
+def check_own_scheduler(config: Mapping[str, Any], kind: str, steps: int | None, what: str) -> None:
     """Refuse a checkpoint's own scheduler of DDPM's noise levels if it isn't one that draws here.
 
     Args:
@@ -90,46 +90,48 @@ def check_own(config: Mapping[str, Any], kind: str, steps: int | None, what: str
                 "scheduler", f"{what} has a {name} of its own; supported are {listed((*KINDS, LCM))}. Give ddim."
             )
     _check_levels(config, KINDS.get(kind, "ddim"), f"{what}: its scheduler/scheduler_config.json")
-    most = config.get("original_inference_steps", LCM_STEPS)
-    if steps is not None and kind == LCM and isinstance(most, int) and steps > most:
+    limit = config.get("original_inference_steps", LCM_STEPS)
+    if steps is not None and kind == LCM and isinstance(limit, int) and steps > limit:
         raise RecipeError(
-            "num_inference_steps", f"{steps} is too many for {what}: its {LCM} takes {most} at most. Give 4 to 8."
+            "num_inference_steps", f"{steps} is too many for {what}: its {LCM} takes {limit} at most. Give 4 to 8."
         )
 
 
 def _check_levels(config: Mapping[str, Any], sampler: str, where: str) -> None:
     """Refuse noise levels or predictions that a sampler can't express; see `check_schedule`."""
-    for name, usual in (("use_flow_sigmas", False), ("timestep_type", "discrete")):
-        if config.get(name, usual) not in (usual, None):
+    for name, default in (("use_flow_sigmas", False), ("timestep_type", "discrete")):
+        if config.get(name, default) not in (default, None):
             raise FiguregroundError(
                 f"{where} has {name}: {config[name]!r}, which DDPM's discrete noise levels can't express. Choose "
                 "another checkpoint."
             )
-    _check_known(
+    _check_supported(
         "prediction_type", config.get("prediction_type", "epsilon"), PREDICTIONS, MORE_PREDICTIONS, sampler, where
     )
     if config.get("trained_betas") is None:
-        _check_known("beta_schedule", config.get("beta_schedule", "linear"), BETAS, MORE_BETAS, sampler, where)
+        _check_supported("beta_schedule", config.get("beta_schedule", "linear"), BETAS, MORE_BETAS, sampler, where)
     if config.get("rescale_betas_zero_snr") and sampler in NO_ZERO_SNR:
         raise RecipeError(
             "scheduler", f"{sampler} can't start from pure noise (rescale_betas_zero_snr in {where}). Give ddim."
         )
 
 
-def _check_known(
-    entry: str, value: Any, by_all: tuple[str, ...], by_some: Mapping[str, tuple[str, ...]], sampler: str, where: str
+def _check_supported(
+    entry: str, value: Any, common: tuple[str, ...], special: Mapping[str, tuple[str, ...]], sampler: str, where: str
 ) -> None:
-    if value in by_all or value in by_some.get(sampler, ()):
+    if value in common or value in special.get(sampler, ()):
         return
-    able = [name for name, values in by_some.items() if value in values]
-    if able:
-        raise RecipeError("scheduler", f"{sampler} lacks the {entry} {value!r} ({where}). Give {' or '.join(able)}.")
+    samplers = [name for name, values in special.items() if value in values]
+    if samplers:
+        raise RecipeError(
+            "scheduler", f"{sampler} lacks the {entry} {value!r} ({where}). Give {' or '.join(samplers)}."
+        )
     raise FiguregroundError(
-        f"{where} has the {entry} {value!r}; supported: {listed(by_all)}. Choose another checkpoint."
+        f"{where} has the {entry} {value!r}; supported: {listed(common)}. Choose another checkpoint."
     )
 
 
-def without_clipping(config: Mapping[str, Any]) -> dict[str, Any]:
+def remove_clipping(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a checkpoint's own scheduler, without those that clip latents.
 
     Args:
@@ -145,6 +147,6 @@ def settings_for_latents(config: Mapping[str, Any]) -> dict[str, Any]:
         config: Configuration of the opened diffusers scheduler, with the defaults of its class and their names in
             `_use_default_values`. Defaults of one class don't apply to another, so they are left out.
     """
-    unsaid = {"_use_default_values", *config.get("_use_default_values", ())}
-    said = {name: value for name, value in config.items() if name not in unsaid}
-    return {**LATENT, **said, **UNBOUNDED}
+    unsaved = {"_use_default_values", *config.get("_use_default_values", ())}
+    saved = {name: value for name, value in config.items() if name not in unsaved}
+    return {**LATENT, **saved, **UNBOUNDED}

@@ -48,7 +48,7 @@ class SegmenterKind(ABC):
         Raises:
             FiguregroundError: A model isn't named, or can't be used.
         """
-        return [_content(model) for model in self.models(rest)]
+        return [_identify_model(model) for model in self.models(rest)]
 
     def refuse_absent(self, field: str, rest: str) -> None:
         """Refuse models that are missing or unusable, before any work and without torch.
@@ -76,7 +76,7 @@ class SegmenterKind(ABC):
 SEGMENTERS: Registry[type[SegmenterKind]] = Registry(
     "figureground.segmenters", "segmenter",
     {
-        POCKET: "figureground.vision.segmenters.clipseg:Pocket",
+        POCKET: "figureground.vision.segmenters.clipseg:PocketKind",
         "clipseg": "figureground.vision.segmenters.clipseg:ClipsegKind",
         "grounding-dino": "figureground.vision.segmenters.grounded_sam:GroundedSamKind",
         "onnx": "figureground.vision.segmenters.onnx:OnnxKind",
@@ -94,24 +94,24 @@ def find_kind(name: str) -> tuple[SegmenterKind, str]:
     return SEGMENTERS["clipseg"](), name
 
 
-def called(name: str) -> str:
+def format_public_name(name: str) -> str:
     """Return a segmenter's name fit for publication: directories are reduced to their own name."""
     kind, rest = find_kind(name)
     return kind.called(rest)
 
 
-def contents_of(name: str) -> list[str]:
+def identify_models(name: str) -> list[str]:
     """Return each model's identity: `sha256:…` over the files of a directory or the bundled model, else the id."""
     kind, rest = find_kind(name)
     return kind.contents(rest)
 
 
-def short(model: str) -> str:
+def shorten_name(model: str) -> str:
     """Return a model's name; for a directory, its last part."""
     path = Path(model).expanduser()
     return path.resolve().name if path.is_dir() else model
 
 
-def _content(model: str) -> str:
+def _identify_model(model: str) -> str:
     path = Path(model).expanduser()
     return fingerprint_files(path) if path.is_dir() else model

@@ -13,7 +13,7 @@ from pathlib import Path
 from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.files import read_json
 from figureground.models.family import FAMILIES, Family
-from figureground.models.headers import Shapes, first_shape, read_shapes, starts
+from figureground.models.headers import Shapes, find_shape, has_name_starting, read_shapes
 from figureground.sources.provenance import cached_snapshot
 
 FIELD = "checkpoint_config"
@@ -24,13 +24,13 @@ _QUANTIZED = ("scaled_fp8", ".scale_weight", ".weight_scale", ".absmax", ".quant
 """Endings of the names of tensors that come with quantized weights."""
 
 
-def single_file(checkpoint: str) -> Path | None:
-    """Return the path of a checkpoint that is a file; None for any other."""
+def find_single_file(checkpoint: str) -> Path | None:
+    """Return the path of a checkpoint that is a single file; None for any other."""
     path = Path(checkpoint).expanduser()
     return path if path.is_file() else None
 
 
-def shapes_of(path: Path) -> Shapes:
+def read_file_shapes(path: Path) -> Shapes:
     """Return the shapes of a file's tensors.
 
     Raises:
@@ -45,49 +45,53 @@ def shapes_of(path: Path) -> Shapes:
     return read_shapes(path, what)
 
 
-def family_of_file(path: Path) -> Family:
+def recognise_file(path: Path) -> Family:
     """Return the family of a checkpoint in a single file, by the names of its tensors.
 
     Raises:
         FiguregroundError: No family has its names, or the file is damaged.
     """
-    shapes, known = shapes_of(path), []
-    if odd := next((name for name in shapes if name.endswith(_QUANTIZED)), None):
+    shapes, families = read_file_shapes(path), []
+    if quantized := next((name for name in shapes if name.endswith(_QUANTIZED)), None):
         raise FiguregroundError(
-            f"checkpoint {path.name!r} holds quantized weights ({odd}). Give the original weights; to save memory, "
-            "set quantization: int8."
+            f"checkpoint {path.name!r} holds quantized weights ({quantized}). Give the original weights; to save "
+            "memory, set quantization: int8."
         )
     for name, kind in FAMILIES.items():
         layout = kind.SINGLE_FILE
         if layout is None:
             continue
-        known.append(name)
-        if all(starts(shapes, *marks) for marks in layout.marks) and not starts(shapes, *layout.lacks):
+        families.append(name)
+        if all(has_name_starting(shapes, *marks) for marks in layout.marks) and not has_name_starting(
+            shapes, *layout.lacks
+        ):
             return kind()
     raise FiguregroundError(
         f"checkpoint {path.name!r} holds {len(shapes):,} tensors, such as {next(iter(shapes))}, and isn't a "
-        f"single-file checkpoint of the families {listed(known)}. Give the directory of a diffusers checkpoint. LoRA "
-        "files go into loras."
+        f"single-file checkpoint of the families {listed(families)}. Give the directory of a diffusers checkpoint. "
+        "LoRA files go into loras."
     )
 
 
-def configuration(path: Path, given: str | None) -> Path:
+def find_configuration(path: Path, requested: str | None) -> Path:
     """Return the directory with the configuration of a checkpoint in a single file.
 
     Args:
         path: The file.
-        given: The directory that a recipe names; None to look in the Hub's cache.
+        requested: The directory that a recipe names; None to look in the Hub's cache.
 
     Raises:
         RecipeError: There is no such directory, or nothing configures the file; says what to give.
         FiguregroundError: The file isn't a known checkpoint.
     """
-    if given is not None:
-        folder = Path(given).expanduser()
+    if requested is not None:
+        folder = Path(requested).expanduser()
         if not (folder / "model_index.json").is_file():
-            raise RecipeError(FIELD, f"{given!r} is not the directory of a diffusers checkpoint (model_index.json).")
+            raise RecipeError(
+                FIELD, f"{requested!r} is not the directory of a diffusers checkpoint (model_index.json)."
+            )
         return folder
-    family, shapes = family_of_file(path), shapes_of(path)
+    family, shapes = recognise_file(path), read_file_shapes(path)
     assert family.SINGLE_FILE is not None
     sources = family.SINGLE_FILE.sources(shapes)
     for source in sources:
@@ -108,26 +112,26 @@ def configuration(path: Path, given: str | None) -> Path:
 
 def refuse_training(checkpoint: str) -> None:
     """Raise FiguregroundError for a checkpoint in a single file, which nothing here trains."""
-    if single_file(checkpoint) is not None:
+    if find_single_file(checkpoint) is not None:
         raise FiguregroundError(
             f"checkpoint {Path(checkpoint).name!r} is a single file, and training needs a directory. Convert it: "
             "StableDiffusionPipeline.from_single_file(…).save_pretrained('converted')."
         )
 
 
-def parts_in(family: Family, shapes: Shapes) -> dict[str, str]:
+def find_parts(family: Family, shapes: Shapes) -> dict[str, str]:
     """Return the parts that a file holds, each with the beginning of its tensors' names."""
     layout = family.SINGLE_FILE
-    found = {}
+    parts = {}
     for part, beginnings in layout.parts.items() if layout else ():
-        there = [each for each in beginnings if starts(shapes, each)]
-        if there:
-            found[part] = there[0]
-    return found
+        matching = [beginning for beginning in beginnings if has_name_starting(shapes, beginning)]
+        if matching:
+            parts[part] = matching[0]
+    return parts
 
 
-def held_parts(path: Path, folder: Path, family: Family) -> dict[str, str]:
-    """Return `parts_in` of a checkpoint in a single file.
+def read_file_parts(path: Path, folder: Path, family: Family) -> dict[str, str]:
+    """Return the parts that a checkpoint in a single file holds; see `find_parts`.
 
     Args:
         path: The file.
@@ -137,21 +141,21 @@ def held_parts(path: Path, folder: Path, family: Family) -> dict[str, str]:
     Raises:
         FiguregroundError: The file is damaged, no checkpoint, or of another family.
     """
-    mine = family_of_file(path)
-    if mine.SINGLE_FILE != family.SINGLE_FILE:
+    file_family = recognise_file(path)
+    if file_family.SINGLE_FILE != family.SINGLE_FILE:
         raise FiguregroundError(
-            f"checkpoint {path.name!r} is of the family {mine.NAME}, but {FIELD} {folder.name!r} is of the family "
-            f"{family.NAME}."
+            f"checkpoint {path.name!r} is of the family {file_family.NAME}, but {FIELD} {folder.name!r} is of the "
+            f"family {family.NAME}."
         )
-    return parts_in(family, shapes_of(path))
+    return find_parts(family, read_file_shapes(path))
 
 
-def refuse_lacking(path: Path, folder: Path, parts: Iterable[str]) -> None:
+def refuse_missing_parts(path: Path, folder: Path, parts: Iterable[str]) -> None:
     """Raise FiguregroundError if the directory that configures a file lacks weights of parts that the file lacks."""
-    lacking = [part for part in parts if not any((folder / part).glob("*.safetensors"))]
-    if lacking:
+    missing = [part for part in parts if not any((folder / part).glob("*.safetensors"))]
+    if missing:
         raise FiguregroundError(
-            f"checkpoint {path.name!r} holds no {listed(lacking)}, and neither does {FIELD} {folder.name!r}. Give a "
+            f"checkpoint {path.name!r} holds no {listed(missing)}, and neither does {FIELD} {folder.name!r}. Give a "
             "file with all weights, or the directory of a checkpoint with those that are missing."
         )
 
@@ -167,22 +171,22 @@ def check_file(path: Path, folder: Path, family: Family) -> None:
     Raises:
         FiguregroundError: They differ; names both.
     """
-    shapes, what = shapes_of(path), f"checkpoint {path.name!r}"
+    shapes, what = read_file_shapes(path), f"checkpoint {path.name!r}"
     for (part, entry), (ending, axis) in family.SINGLE_FILE.sizes.items() if family.SINGLE_FILE else ():
-        shape, said = first_shape(shapes, ending), _entry(folder, part, entry)
-        if shape is not None and isinstance(said, int) and len(shape) > axis and shape[axis] != said:
+        shape, configured = find_shape(shapes, ending), _read_entry(folder, part, entry)
+        if shape is not None and isinstance(configured, int) and len(shape) > axis and shape[axis] != configured:
             raise FiguregroundError(
                 f"{what}: its {part} has {entry} {shape[axis]}, but {FIELD} {folder.name!r} is of a checkpoint with "
-                f"{said}. Give the configuration of a checkpoint of the same kind."
+                f"{configured}. Give the configuration of a checkpoint of the same kind."
             )
-    if _V_PREDICTION in shapes and _entry(folder, "scheduler", "prediction_type") != "v_prediction":
+    if _V_PREDICTION in shapes and _read_entry(folder, "scheduler", "prediction_type") != "v_prediction":
         raise FiguregroundError(
             f"{what} predicts v (it holds {_V_PREDICTION}), but the scheduler of {FIELD} {folder.name!r} says "
             f"otherwise. Give a directory whose scheduler/scheduler_config.json has prediction_type v_prediction."
         )
 
 
-def _entry(folder: Path, part: str, entry: str) -> object:
+def _read_entry(folder: Path, part: str, entry: str) -> object:
     name = "scheduler_config.json" if part == "scheduler" else "config.json"
     content = read_json(folder / part / name)
     return content.get(entry) if isinstance(content, Mapping) else None

@@ -46,43 +46,43 @@ def refuse_oversized(content: Any, path: Path, where: str) -> None:
     Raises:
         FiguregroundError: An entry is too large; names the entry, its value, and the limit.
     """
-    large = [(name, value) for name, value in _numbers(content) if value > FREE_LAYERS]
+    large = [(name, value) for name, value in _iterate_numbers(content) if value > FREE_LAYERS]
     if not large:
         return
-    if any(each.suffix in _OTHER_WEIGHTS for each in path.parent.iterdir()):
+    if any(file.suffix in _OTHER_WEIGHTS for file in path.parent.iterdir()):
         return  # weights that aren't safetensors are refused as such
-    tensors, longest = _measure(path.parent)
+    tensors, longest = _measure_weights(path.parent)
     for name, value in large:
         if _LAYERS.fullmatch(name):
-            most = max(FREE_LAYERS, tensors)
+            limit = max(FREE_LAYERS, tensors)
         elif _ENTRIES.fullmatch(name):
-            most = max(FREE_ENTRIES, 4 * longest)
+            limit = max(FREE_ENTRIES, 4 * longest)
         elif _WIDTHS.fullmatch(name):
-            most = max(FREE_WIDTH, 4 * longest)
+            limit = max(FREE_WIDTH, 4 * longest)
         else:
             continue
-        if value > most:
+        if value > limit:
             raise FiguregroundError(
-                f"{where} asks for {name}: {value:,}, but its weights allow at most {most:,}. Download the model "
+                f"{where} asks for {name}: {value:,}, but its weights allow at most {limit:,}. Download the model "
                 "again, or choose another one."
             )
 
 
-def _numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
+def _iterate_numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
     """Yield every number of a configuration, including those in lists, with its entry's name."""
-    waiting = [(name, content)]
-    while waiting:
-        name, value = waiting.pop()
+    stack = [(name, content)]
+    while stack:
+        name, value = stack.pop()
         if isinstance(value, dict):
             # The keys of label2id are class names: a "tape player" is not a number of layers.
-            waiting += [(str(key), item) for key, item in value.items() if key not in ("label2id", "id2label")]
+            stack += [(str(key), item) for key, item in value.items() if key not in ("label2id", "id2label")]
         elif isinstance(value, list):
-            waiting += [(name, item) for item in value]
+            stack += [(name, item) for item in value]
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield name, value
 
 
-def _measure(folder: Path) -> tuple[int, int]:
+def _measure_weights(folder: Path) -> tuple[int, int]:
     """Return the number of tensors in a directory's safetensors files, and the longest edge of any tensor.
 
     Unreadable files count as empty; opening the model reports them.

@@ -16,14 +16,20 @@ from figureground.models.family import Family, recognise
 from figureground.models.headers import read_shapes
 from figureground.models.opening import refuse_code
 from figureground.models.parts import check_parts, has_part
-from figureground.models.single_file import check_file, configuration, held_parts, refuse_lacking, single_file
+from figureground.models.single_file import (
+    check_file,
+    find_configuration,
+    find_single_file,
+    read_file_parts,
+    refuse_missing_parts,
+)
 from figureground.sources.provenance import cached_snapshot
 
 POCKET = "pocket"
-WHOLE = 256 * 2**20
+HASHED_WHOLE = 256 * 2**20
 """Files up to this size, bytes, are hashed whole, larger ones by samples: training changes every tensor."""
 SAMPLES, SAMPLE = 256, 2**16
-IDENTIFYING = (".json", ".safetensors", ".txt", ".model", ".jinja")
+IDENTIFYING_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
 """Suffixes of a checkpoint's files that decide images: settings, weights, vocabularies and chat templates."""
 
 
@@ -39,9 +45,9 @@ def local_directory(checkpoint: str, config: str | None = None) -> Path | None:
         FiguregroundError: It looks like a path but doesn't exist, or it is a single file that can't be used.
         RecipeError: Nothing configures a single file, or `config` is given for something else.
     """
-    file = single_file(checkpoint)
+    file = find_single_file(checkpoint)
     if file is not None:
-        return configuration(file, config)
+        return find_configuration(file, config)
     if config is not None:
         raise RecipeError("checkpoint_config", f"checkpoint {checkpoint!r} isn't a single file. Leave it out.")
     if checkpoint == POCKET:
@@ -73,21 +79,21 @@ def fingerprint(checkpoint: str, revision: str | None, config: str | None = None
     """
     try:
         folder = local_directory(checkpoint, config)
-        file = single_file(checkpoint)
-        held = held_parts(file, folder, family_of(folder, checkpoint)) if folder and file else {}
+        file = find_single_file(checkpoint)
+        file_parts = read_file_parts(file, folder, read_family(folder, checkpoint)) if folder and file else {}
     except FiguregroundError:
         folder = None
     if folder is None or not (folder / "model_index.json").is_file():
         return f"{checkpoint}@{revision or 'main'}"
-    total = hashlib.sha256()
+    hasher = hashlib.sha256()
     if file is not None:
-        total.update(f"{content_of(file)}\n".encode())
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in IDENTIFYING and p.is_file()):
+        hasher.update(f"{hash_content(file)}\n".encode())
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in IDENTIFYING_SUFFIXES and p.is_file()):
         relative = path.relative_to(folder)
-        from_file = file is not None and path.suffix == ".safetensors" and relative.parts[0] in (*held, path.name)
+        from_file = file is not None and path.suffix == ".safetensors" and relative.parts[0] in (*file_parts, path.name)
         if not from_file and not any(part.startswith(".") for part in relative.parts):
-            total.update(f"{relative.as_posix()}\0{content_of(path)}\n".encode())
-    return f"sha256:{total.hexdigest()}"
+            hasher.update(f"{relative.as_posix()}\0{hash_content(path)}\n".encode())
+    return f"sha256:{hasher.hexdigest()}"
 
 
 def fingerprint_classifier(name: str, revision: str | None) -> str:
@@ -98,26 +104,26 @@ def fingerprint_classifier(name: str, revision: str | None) -> str:
 
 def fingerprint_files(path: Path) -> str:
     """Return `sha256:…` over a file, or over a directory's JSON, safetensors and text files (vocabularies)."""
-    kinds = (".json", ".safetensors", ".txt")
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in kinds and p.is_file())
-    total = hashlib.sha256()
+    suffixes = (".json", ".safetensors", ".txt")
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in suffixes and p.is_file())
+    hasher = hashlib.sha256()
     for file in files:
-        with file.open("rb") as opened:
-            total.update(f"{file.name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{total.hexdigest()}"
+        with file.open("rb") as stream:
+            hasher.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{hasher.hexdigest()}"
 
 
-def content_of(path: Path) -> str:
-    """Return a SHA-256 of a file: over all of it, or over samples and the size if it is larger than `WHOLE`."""
+def hash_content(path: Path) -> str:
+    """Return a SHA-256 of a file: over all of it, or over samples and the size if it is larger than `HASHED_WHOLE`."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        if size <= WHOLE:
+        if size <= HASHED_WHOLE:
             return hashlib.file_digest(file, "sha256").hexdigest()
-        found = hashlib.sha256(str(size).encode())
+        hasher = hashlib.sha256(str(size).encode())
         for i in range(SAMPLES):
             file.seek((size - SAMPLE) * i // (SAMPLES - 1))
-            found.update(file.read(SAMPLE))
-        return found.hexdigest()
+            hasher.update(file.read(SAMPLE))
+        return hasher.hexdigest()
 
 
 # Checks of a checkpoint before it is opened as a model
@@ -160,11 +166,11 @@ def check_files(
     index, what = read_index(folder, checkpoint, inpaint), f"checkpoint {checkpoint!r}"
     family = recognise(index["_class_name"][0], what)
     parts = [part for part in family.networks if has_part(index, part)]
-    file = single_file(checkpoint)
-    held = held_parts(file, folder, family) if file else {}
+    file = find_single_file(checkpoint)
+    file_parts = read_file_parts(file, folder, family) if file else {}
     if file is not None:
-        refuse_lacking(file, folder, [part for part in parts if part not in held])
-    variants = {part: _check_part(folder, part, checkpoint) for part in parts if part not in held}
+        refuse_missing_parts(file, folder, [part for part in parts if part not in file_parts])
+    variants = {part: _check_part(folder, part, checkpoint) for part in parts if part not in file_parts}
     for part in (*parts, *family.TEXTS.values(), "scheduler"):
         if has_part(index, part):
             _check_settings(folder, part, checkpoint)
@@ -177,23 +183,24 @@ def check_files(
     if safety != "off" and family.HAS_SAFETY_CHECKER:
         _check_safety(folder, index, checkpoint)
     for variant in VARIANTS:
-        if all(variant in found for found in variants.values()):
+        if all(variant in part_variants for part_variants in variants.values()):
             return variant
-    raise FiguregroundError(f"{what}: {_lacking(variants)} Download it in one variant.")
+    raise FiguregroundError(f"{what}: {_describe_variants(variants)} Download it in one variant.")
 
 
-def _lacking(variants: Mapping[str, set[str | None]]) -> str:
+def _describe_variants(variants: Mapping[str, set[str | None]]) -> str:
     """Describe parts that have no common variant that can be opened."""
-    odd = {part: found for part, found in variants.items() if not found & set(VARIANTS)}
-    if odd:
-        names = sorted({name for found in odd.values() for name in found if name})
-        return f"{listed(odd)} exists only as {listed(names)}; supported are the plain weights, fp16 or bf16." + (
-            " Weights without the moving average (non_ema) are for resuming training." if "non_ema" in names else ""
+    unsupported = {part: part_variants for part, part_variants in variants.items() if not part_variants & set(VARIANTS)}
+    if unsupported:
+        names = sorted({name for part_variants in unsupported.values() for name in part_variants if name})
+        return (
+            f"{listed(unsupported)} exists only as {listed(names)}; supported are the plain weights, fp16 or bf16."
+            + (" Weights without the moving average (non_ema) are for resuming training." if "non_ema" in names else "")
         )
-    common = max(VARIANTS, key=lambda variant: sum(variant in found for found in variants.values()))
-    lacking = [part for part, found in variants.items() if common not in found]
-    there = sorted({str(name) for part in lacking for name in variants[part] if name} or {"plain weights"})
-    return f"{listed(lacking)} exists only as {listed(there)}, unlike the other parts."
+    common = max(VARIANTS, key=lambda variant: sum(variant in part_variants for part_variants in variants.values()))
+    missing = [part for part, part_variants in variants.items() if common not in part_variants]
+    existing = sorted({str(name) for part in missing for name in variants[part] if name} or {"plain weights"})
+    return f"{listed(missing)} exists only as {listed(existing)}, unlike the other parts."
 
 
 def _check_safety(folder: Path, index: Mapping[str, Any], checkpoint: str) -> None:
@@ -214,8 +221,8 @@ def _check_safety(folder: Path, index: Mapping[str, Any], checkpoint: str) -> No
 
 def list_weights(part: Path, variant: str | None) -> list[Path]:
     """List the safetensors files of a part's weights in a variant; None for the plain one."""
-    found = [(path, _WEIGHTS.fullmatch(path.name)) for path in sorted(part.glob("*.safetensors"))]
-    return [path for path, match in found if match and match["variant"] == variant]
+    matches = [(path, _WEIGHTS.fullmatch(path.name)) for path in sorted(part.glob("*.safetensors"))]
+    return [path for path, match in matches if match and match["variant"] == variant]
 
 
 def read_index(folder: Path, checkpoint: str, inpaint: bool = False) -> dict[str, Any]:
@@ -228,13 +235,13 @@ def read_index(folder: Path, checkpoint: str, inpaint: bool = False) -> dict[str
         raise FiguregroundError(f"checkpoint {checkpoint!r} is not a diffusers checkpoint: it has no model_index.json.")
     index = _read_json(folder / "model_index.json", folder, checkpoint)
     family = recognise(index.get("_class_name"), f"checkpoint {checkpoint!r}", inpaint)
-    lacking = [part for part in (*family.networks, *family.TEXTS.values(), "scheduler") if not index.get(part)]
-    if lacking:
-        raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: its model_index.json names no {lacking[0]}.")
+    missing = [part for part in (*family.networks, *family.TEXTS.values(), "scheduler") if not index.get(part)]
+    if missing:
+        raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: its model_index.json names no {missing[0]}.")
     return {name: value if isinstance(value, list) and value else [value] for name, value in index.items()}
 
 
-def family_of(folder: Path, checkpoint: str) -> Family:
+def read_family(folder: Path, checkpoint: str) -> Family:
     """Return the family of a checkpoint's directory, also of one made for inpainting.
 
     Raises:
@@ -244,11 +251,11 @@ def family_of(folder: Path, checkpoint: str) -> Family:
     return recognise(index["_class_name"][0], f"checkpoint {checkpoint!r}").variant(index)
 
 
-def known_family(checkpoint: str, revision: str | None, config: str | None = None) -> Family | None:
+def find_family(checkpoint: str, revision: str | None, config: str | None = None) -> Family | None:
     """Return the family of a checkpoint; None if it isn't on this machine or can't be used, which opening reports."""
     try:
         folder = local_directory(checkpoint, config) or cached_snapshot(checkpoint, revision)
-        return family_of(folder, checkpoint) if folder else None
+        return read_family(folder, checkpoint) if folder else None
     except (FiguregroundError, OSError):
         return None
 
@@ -269,7 +276,7 @@ def edge_multiple(folder: Path, checkpoint: str) -> int:
         FiguregroundError: See `read_index`.
         OSError, ValueError: The autoencoder's configuration can't be read.
     """
-    return family_of(folder, checkpoint).edge_multiple(folder)
+    return read_family(folder, checkpoint).edge_multiple(folder)
 
 
 def check_size(size: int, step: int) -> None:
@@ -310,30 +317,30 @@ def _check_settings(folder: Path, part: str, checkpoint: str) -> None:
         _read_json(folder / part / name, folder, checkpoint)
         return
     vocabulary = [folder / part / name for name in ("tokenizer.json", "vocab.json")]
-    there = [path for path in vocabulary if path.is_file()]
-    if not there:
+    existing = [path for path in vocabulary if path.is_file()]
+    if not existing:
         raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: {part}/ has no vocabulary.")
-    _read_json(there[0], folder, checkpoint)
+    _read_json(existing[0], folder, checkpoint)
 
 
 def _check_part(folder: Path, part: str, checkpoint: str) -> set[str | None]:
     """Return the variants in which a part's weights are complete; None for the plain one."""
-    found: set[str | None] = set()
+    variants: set[str | None] = set()
     for path in sorted((folder / part).glob("*.safetensors")):
         match = _WEIGHTS.fullmatch(path.name)
         if match:
             if match["variant"] in VARIANTS:
                 _check_weights(path, folder, checkpoint)
-            found.add(match["variant"])
+            variants.add(match["variant"])
     for path in sorted((folder / part).glob("*.safetensors.index*.json")):
-        named = set(_read_json(path, folder, checkpoint).get("weight_map", {}).values())
-        gone = sorted(name for name in named if not (folder / part / str(name)).is_file())
-        if gone:
+        names = set(_read_json(path, folder, checkpoint).get("weight_map", {}).values())
+        missing = sorted(name for name in names if not (folder / part / str(name)).is_file())
+        if missing:
             raise FiguregroundError(
-                f"checkpoint {checkpoint!r} is incomplete: {part}/{gone[0]}, named in {path.name}, is missing."
+                f"checkpoint {checkpoint!r} is incomplete: {part}/{missing[0]}, named in {path.name}, is missing."
             )
-    if found:
-        return found
+    if variants:
+        return variants
     pickles = sorted(p.name for p in (folder / part).glob("*") if p.suffix in _PICKLES)
     if pickles:
         raise FiguregroundError(

@@ -23,7 +23,7 @@ from figureground.core.event_log import open_log
 from figureground.core.locks import lock
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import remark
-from figureground.models.loras import active, check_loras
+from figureground.models.loras import check_loras, select_active
 from figureground.models.weights import check_files, check_size, edge_multiple, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
@@ -240,7 +240,7 @@ def _check_checkpoint(method: Method) -> None:
             safety=config.safety,
             steps=config.num_inference_steps,
         )
-        check_loras(active(config.loras), folder, config.checkpoint, variant)
+        check_loras(select_active(config.loras), folder, config.checkpoint, variant)
         check_size(config.size, edge_multiple(folder, config.checkpoint))
     method.check_family()
 

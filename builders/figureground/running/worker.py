@@ -36,13 +36,13 @@ from figureground.diffusion.render import (
     Renderer,
     Sampling,
     find_batch_size,
-    in_batches,
-    leave_device,
+    find_checkpoint_start,
+    move_to_cpu,
     release_memory,
-    start_of,
+    split_batches,
 )
 from figureground.models.family import OWN
-from figureground.models.loras import active
+from figureground.models.loras import select_active
 from figureground.models.weights import check_size
 from figureground.recipe import document as recipes
 from figureground.recipe.plan import Plan, PlannedShard
@@ -208,7 +208,7 @@ class Worker:
                 directory.settle_recipe(out, method.recipe(out / PRIVATE))
                 checkpoint = open_checked(method, out, self._place)[0]
                 device = checkpoint.device
-                leave_device(checkpoint)
+                move_to_cpu(checkpoint)
                 stack.enter_context(lock(out / PARTS_LOCK, wait=True, shared=True))
             make = partial(method.make_part, stages, checkpoint=checkpoint, device=device)
             _make_in_turn(out, lambda: method.parts(stages), make, self._place.rank, self.log)
@@ -248,7 +248,7 @@ class Worker:
 
         def write(shard: Shard, bar: tqdm) -> None:
             specs = list(plan.specs(planned[shard]))
-            batches = list(in_batches(specs, sampling.batch_size))
+            batches = list(split_batches(specs, sampling.batch_size))
             try:
                 with home_of(out).journal(shard, origin(shard, recipe, numerics, marked), batches) as journal:
                     self._journal = journal
@@ -302,14 +302,15 @@ class Worker:
         assert self._opened is not None
         checkpoint, sampling, _ = self._opened
         if self._renderer is None or concept != self._drawn_by:
-            proven = self._renderer is not None and self._renderer.proven
-            proven = proven or any(marker["samples"] for marker in markers(self._out).values())
+            any_kept = self._renderer is not None and self._renderer.any_kept
+            any_kept = any_kept or any(marker["samples"] for marker in markers(self._out).values())
             if self._renderer is not None or concept is not None:  # this process may have learned a concept
                 self._renderer = None
                 release_memory()
             self._drawn_by = concept
             self._renderer = Renderer(
-                self._method.checkpoint_for(concept, checkpoint), sampling, self._method.load_guide, self._pause, proven
+                self._method.checkpoint_for(concept, checkpoint), sampling, self._method.load_guide, self._pause,
+                any_kept,
             )  # fmt: skip
         return self._renderer
 
@@ -324,7 +325,7 @@ def _started(checkpoint: Checkpoint, sampling: Sampling) -> Callable[[Guide], di
         return lambda guide: {"route": "edit"}
     if sampling.noise is None and checkpoint.family.SCHEDULER != OWN:
         return lambda guide: {}
-    start = start_of(checkpoint, sampling)
+    start = find_checkpoint_start(checkpoint, sampling)
     noise = 0.0 if start.noise is None else round(start.noise, 6)
 
     def told(guide: Guide) -> dict[str, Any]:
@@ -500,7 +501,7 @@ def _smaller_batch(
 def _libraries(method: Method) -> list[str]:
     """Return further libraries whose versions can change pixels."""
     config = method.config
-    return [*(["peft"] if active(config.loras) else []), *(["torchao"] if config.quantization else [])]
+    return [*(["peft"] if select_active(config.loras) else []), *(["torchao"] if config.quantization else [])]
 
 
 def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[Checkpoint, Sampling, dict[str, Any]]:
@@ -523,7 +524,7 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     checkpoint = open_checkpoint(
         config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
         dtype=dtype, scheduler=config.scheduler, safety=config.safety, inpaint=method.INPAINTS,
-        config=config.checkpoint_config, loras=active(config.loras), quantization=config.quantization,
+        config=config.checkpoint_config, loras=select_active(config.loras), quantization=config.quantization,
         offload=config.offload,
     )  # fmt: skip
     checkpoint.family.check_route(method.route, f"checkpoint {config.checkpoint!r}")

@@ -66,8 +66,8 @@ class FlowMatching(Family):
         return {"eta": f"its sampler adds no noise in a step, so {eta:g} has no effect. Give 0."} if eta else {}
 
     def start(self, strength: float, steps: int) -> Start:
-        run = math.ceil(steps * as_fraction(strength))  # the pipelines round up, in floating point
-        return Start(self.strength_of(run, steps), run)
+        run_steps = math.ceil(steps * as_fraction(strength))  # the pipelines round up, in floating point
+        return Start(self.strength_of(run_steps, steps), run_steps)
 
     def strength_of(self, run: int, steps: int) -> float:
         return 1.0 if run >= steps else max(0.0, run - 0.5) / steps
@@ -78,12 +78,12 @@ class FlowMatching(Family):
     def open_tokenizers(self, folder: Path, what: str) -> list[Any]:
         from transformers import AutoTokenizer
 
-        found = []
+        tokenizers = []
         for encoder, part in self.TEXTS.items():
             if (folder / part).is_dir():
-                found.append(open_part(AutoTokenizer, folder / part, f"{what}: {part}"))
-                limit_tokens(found[-1], self.tokens_read(folder, encoder))
-        return found
+                tokenizers.append(open_part(AutoTokenizer, folder / part, f"{what}: {part}"))
+                limit_tokens(tokenizers[-1], self.tokens_read(folder, encoder))
+        return tokenizers
 
     def pipeline_options(self, index: Mapping[str, Any], safety: str) -> dict[str, Any]:
         return {}
@@ -94,11 +94,11 @@ class FlowMatching(Family):
     def set_timesteps(self, scheduler: Any, steps: int, edge: int) -> None:
         import numpy as np
 
-        even = np.linspace(1, 1 / steps, steps) if self.EVEN_SIGMAS else None
-        shift = self._shift(scheduler.config, (edge // self.PATCH) ** 2)
-        scheduler.set_timesteps(steps, sigmas=even, mu=shift if scheduler.config.use_dynamic_shifting else None)
+        sigmas = np.linspace(1, 1 / steps, steps) if self.EVEN_SIGMAS else None
+        shift = self._compute_shift(scheduler.config, (edge // self.PATCH) ** 2)
+        scheduler.set_timesteps(steps, sigmas=sigmas, mu=shift if scheduler.config.use_dynamic_shifting else None)
 
-    def _shift(self, config: Mapping[str, Any], patches: int) -> float:
+    def _compute_shift(self, config: Mapping[str, Any], patches: int) -> float:
         """Return the shift of noise levels for images of a number of patches, linear in it."""
         few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
         low, high = config.get("base_shift", 0.5), config.get("max_shift", self.MOST_SHIFT)
@@ -108,27 +108,27 @@ class FlowMatching(Family):
         return scheduler.scale_noise(latents, time, noise)
 
     def unsuited(self, settings: Mapping[str, Any]) -> dict[str, str]:
-        found = {}
+        reasons = {}
         if settings.get("scheduler", OWN) != OWN:
-            found["scheduler"] = f"it was trained by flow matching, and draws only with its own sampler. Use {OWN}."
+            reasons["scheduler"] = f"it was trained by flow matching, and draws only with its own sampler. Use {OWN}."
         if self.ADAPTERS_ONLY and settings.get("lora_rank", 1) is None:
-            found["lora_rank"] = (
+            reasons["lora_rank"] = (
                 "all weights of its transformer, with gradients and averages, need too much memory: only adapters are "
                 "trained. Give a rank, such as 16."
             )
         if settings.get("min_snr_gamma") is not None:
-            found["min_snr_gamma"] = (
+            reasons["min_snr_gamma"] = (
                 "it weights losses at DDPM's noise levels; in flow matching, the weight of a level is how often it "
                 "is drawn. Leave it out."
             )
-        return found
+        return reasons
 
     def noising(self, scheduler: Any, edge: int, device: torch.device, levels: str | None = None) -> Noising:
         from figureground.models.noising import Flow
 
         config, shift = scheduler.config, scheduler.shift
         if config.use_dynamic_shifting:
-            shift = self._shift(config, (edge // self.PATCH) ** 2)
+            shift = self._compute_shift(config, (edge // self.PATCH) ** 2)
             shift = math.exp(shift) if config.time_shift_type == "exponential" else shift
         return Flow(float(shift), config.num_train_timesteps, levels or "logit-normal")
 
@@ -136,20 +136,24 @@ class FlowMatching(Family):
         return {"guidance_scale": guidance_scale}
 
 
-def check_equal(what: str, ours: int | None, entry: str, theirs: int | None, origin: str, does: str = "takes") -> None:
+def check_equal(
+    what: str, actual: int | None, entry: str, expected: int | None, origin: str, verb: str = "takes"
+) -> None:
     """Refuse a transformer of which an input or output has another width than it should; unknown widths pass.
 
     Args:
         what: The checkpoint's name in errors.
-        ours: The width that the transformer takes.
+        actual: The width that the transformer takes.
         entry: Its name in the transformer's configuration.
-        theirs: The width that it gets.
+        expected: The width that it gets.
         origin: Where that comes from.
-        does: `takes`, or `outputs` for what it returns.
+        verb: `takes`, or `outputs` for what it returns.
 
     Raises:
         FiguregroundError: They differ.
     """
-    if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs:
-        other = "gets" if does == "takes" else "needs"
-        raise FiguregroundError(f"{what}: its transformer {does} {ours} ({entry}), but {other} {theirs} ({origin}).")
+    if isinstance(actual, int) and isinstance(expected, int) and actual != expected:
+        other_verb = "gets" if verb == "takes" else "needs"
+        raise FiguregroundError(
+            f"{what}: its transformer {verb} {actual} ({entry}), but {other_verb} {expected} ({origin})."
+        )

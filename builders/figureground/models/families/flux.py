@@ -21,7 +21,7 @@ PREFIX = "model.diffusion_model."
 """Beginning of the transformer's tensor names in some single files; others hold nothing else, without a beginning."""
 
 
-def _sources(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+def _find_sources(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     if any(name.endswith("img_in.weight") and shape[-1] == 384 for name, shape in shapes.items()):
         return ("black-forest-labs/FLUX.1-Fill-dev",)
     guided = any("guidance_in." in name for name in shapes)
@@ -37,7 +37,7 @@ LAYOUT = SingleFile(
         ("transformer", "joint_attention_dim"): ("txt_in.weight", 1),
         ("transformer", "pooled_projection_dim"): ("vector_in.in_layer.weight", 1),
     },
-    sources=_sources,
+    sources=_find_sources,
 )
 
 
@@ -83,13 +83,13 @@ class Flux(FlowMatching):
         return 1.0 if true_cfg_scale is None else true_cfg_scale
 
     def ignored(self, eta: float, negative_prompt: str, true_cfg_scale: float | None = None) -> dict[str, str]:
-        found = super().ignored(eta, negative_prompt, true_cfg_scale)
+        reasons = super().ignored(eta, negative_prompt, true_cfg_scale)
         if negative_prompt and self.free_scale(1.0, true_cfg_scale) <= 1:
             advice = "Leave it out, or give a true_cfg_scale above 1." if self.TRUE_GUIDANCE else "Leave it out."
-            found["negative_prompt"] = (
+            reasons["negative_prompt"] = (
                 f"its guidance is an input of the transformer, so a negative prompt has no effect. {advice}"
             )
-        return found
+        return reasons
 
     def pipelines(self) -> Pipelines:
         with libraries.importing():
@@ -114,19 +114,21 @@ class Flux(FlowMatching):
     ) -> dict[str, Tensor]:
         from diffusers.loaders import single_file_utils as converting
 
-        given = dict(tensors)
-        converted = converting.convert_flux_transformer_checkpoint_to_diffusers(given)
-        return {**converted, **given}  # with the tensors that it has no place for
+        remaining = dict(tensors)
+        converted = converting.convert_flux_transformer_checkpoint_to_diffusers(remaining)
+        return {**converted, **remaining}  # with the tensors that it has no place for
 
     def encode_prompt(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        row = self._states(pipeline, prompt)
+        row = self._encode(pipeline, prompt)
         if guidance_scale > 1:
-            row |= known or {f"negative_{name}": each for name, each in self._states(pipeline, negative_prompt).items()}
+            row |= known or {
+                f"negative_{name}": tensor for name, tensor in self._encode(pipeline, negative_prompt).items()
+            }
         return row
 
-    def _states(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
+    def _encode(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
         hidden, pooled, _ = pipeline.encode_prompt(
             prompt=prompt,
             prompt_2=None,
@@ -145,11 +147,11 @@ class Flux(FlowMatching):
         patches = noisy.reshape(n, channels, edge, self.PATCH, edge, self.PATCH).permute(0, 2, 4, 1, 3, 5)
         # A patch's place is its row and column, behind an axis that is 0; all of a text's tokens are at 0.
         rows, columns = torch.meshgrid(*[torch.arange(edge, device=noisy.device, dtype=noisy.dtype)] * 2, indexing="ij")
-        places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
+        positions = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
         out = denoiser(
             patches.reshape(n, edge * edge, -1), embedding.hidden, embedding.pooled,
             timestep=time / 1000,
-            img_ids=places, txt_ids=places.new_zeros(embedding.hidden.shape[1], 3),
+            img_ids=positions, txt_ids=positions.new_zeros(embedding.hidden.shape[1], 3),
             guidance=noisy.new_full((n,), GUIDANCE) if denoiser.config.guidance_embeds else None,
         ).sample  # fmt: skip
         patches = out.reshape(n, edge, edge, channels, self.PATCH, self.PATCH).permute(0, 3, 1, 4, 2, 5)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-READ = 512
+TOKENS_READ = 512
+"""Tokens of a filled chat template that the text encoder reads."""
 LARGEST = 1024
 """Edge of images, in pixels, above which the inpainting pipeline would reduce them."""
 LAYERS = 3
@@ -30,14 +31,14 @@ class Flux2Klein(FlowMatching):
     ROUTES: ClassVar[tuple[Route, ...]] = ("text", "inpaint", "edit")
     MASK_CELL = 2
     TEXTS: ClassVar[Mapping[str, str]] = {"text_encoder": "tokenizer"}
-    TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder": READ}
+    TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder": TOKENS_READ}
     distilled = False
     """Whether the checkpoint was distilled to draw without guidance."""
 
     def variant(self, index: Mapping[str, Any]) -> Flux2Klein:
-        found = type(self)()
-        found.distilled = bool(index.get("is_distilled", [False])[0])
-        return found
+        family = type(self)()
+        family.distilled = bool(index.get("is_distilled", [False])[0])
+        return family
 
     def check_denoiser(
         self,
@@ -50,25 +51,25 @@ class Flux2Klein(FlowMatching):
         channels = vae.get("latent_channels", 32) * self.PATCH**2
         check_equal(what, denoiser.get("in_channels"), "in_channels", channels, "latent_channels of vae")
         width = texts.get("text_encoder", {}).get("hidden_size")
-        wide = LAYERS * width if isinstance(width, int) else None
-        check_equal(what, denoiser.get("joint_attention_dim"), "joint_attention_dim", wide, "three of text_encoder")
+        expected = LAYERS * width if isinstance(width, int) else None
+        check_equal(what, denoiser.get("joint_attention_dim"), "joint_attention_dim", expected, "three of text_encoder")
 
     def free_scale(self, guidance_scale: float, true_cfg_scale: float | None = None) -> float:
         return 1.0 if self.distilled else guidance_scale
 
     def ignored(self, eta: float, negative_prompt: str, true_cfg_scale: float | None = None) -> dict[str, str]:
-        found = super().ignored(eta, negative_prompt, true_cfg_scale)
+        reasons = super().ignored(eta, negative_prompt, true_cfg_scale)
         if negative_prompt and self.distilled:
-            found["negative_prompt"] = (
+            reasons["negative_prompt"] = (
                 "it was distilled to draw without guidance, so a negative prompt has no effect. Leave it out."
             )
-        return found
+        return reasons
 
     def pipelines(self) -> Pipelines:
         with libraries.importing():
             from diffusers import Flux2KleinInpaintPipeline, Flux2KleinPipeline
 
-        return Pipelines(Flux2KleinPipeline, None, Flux2KleinInpaintPipeline, _one_reference_each())
+        return Pipelines(Flux2KleinPipeline, None, Flux2KleinInpaintPipeline, _make_edit_pipeline())
 
     def network_classes(self) -> dict[str, Any]:
         from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
@@ -86,8 +87,8 @@ class Flux2Klein(FlowMatching):
         import numpy as np
         from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 
-        even = None if scheduler.config.get("use_flow_sigmas") else np.linspace(1, 1 / steps, steps)
-        scheduler.set_timesteps(steps, sigmas=even, mu=compute_empirical_mu((edge // self.PATCH) ** 2, steps))
+        sigmas = None if scheduler.config.get("use_flow_sigmas") else np.linspace(1, 1 / steps, steps)
+        scheduler.set_timesteps(steps, sigmas=sigmas, mu=compute_empirical_mu((edge // self.PATCH) ** 2, steps))
 
     def count_tokens(self, tokenizer: Any, prompt: str) -> int:
         chat = [{"role": "user", "content": prompt}]
@@ -100,13 +101,15 @@ class Flux2Klein(FlowMatching):
     def encode_prompt(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        row = {"prompt_embeds": self._states(pipeline, prompt)}
+        row = {"prompt_embeds": self._encode(pipeline, prompt)}
         if guidance_scale > 1:
-            row |= known or {"negative_prompt_embeds": self._states(pipeline, negative_prompt)}
+            row |= known or {"negative_prompt_embeds": self._encode(pipeline, negative_prompt)}
         return row
 
-    def _states(self, pipeline: Any, prompt: str) -> Tensor:
-        states, _ = pipeline.encode_prompt(prompt=prompt, device=pipeline._execution_device, max_sequence_length=READ)
+    def _encode(self, pipeline: Any, prompt: str) -> Tensor:
+        states, _ = pipeline.encode_prompt(
+            prompt=prompt, device=pipeline._execution_device, max_sequence_length=TOKENS_READ
+        )
         return states
 
     def inpaint_options(self, size: int) -> dict[str, Any]:
@@ -119,12 +122,12 @@ class Flux2Klein(FlowMatching):
 
 
 @functools.cache
-def _one_reference_each() -> Any:
+def _make_edit_pipeline() -> Any:
     """Return a pipeline that edits batches: diffusers' takes all references of a call for each of its images."""
     import torch
     from diffusers import Flux2KleinPipeline
 
-    class OneReferenceEach(Flux2KleinPipeline):
+    class BatchEditPipeline(Flux2KleinPipeline):
         """Takes a list of references, one an image, of any size."""
 
         def __init__(
@@ -139,8 +142,8 @@ def _one_reference_each() -> Any:
         ) -> tuple[Tensor, Tensor]:
             """Return latents (n, positions, channels) of n references (1, 3, height, width), and their positions."""
             assert len(images) == batch_size, "one reference an image"
-            found = [self._encode_vae_image(image.to(device, dtype), generator) for image in images]
-            places = self._prepare_image_ids(found[:1]).to(device)
-            return self._pack_latents(torch.cat(found)), places.expand(batch_size, -1, -1)
+            latents = [self._encode_vae_image(image.to(device, dtype), generator) for image in images]
+            positions = self._prepare_image_ids(latents[:1]).to(device)
+            return self._pack_latents(torch.cat(latents)), positions.expand(batch_size, -1, -1)
 
-    return OneReferenceEach
+    return BatchEditPipeline

@@ -15,9 +15,9 @@ from figureground.models.family_records import Pipelines
 if TYPE_CHECKING:
     from torch import Tensor
 
-READ = 1024
+TOKENS_READ = 1024
 """Tokens of a filled template that the pipelines keep."""
-CLOSING = 5
+CLOSING_TOKENS = 5
 """Tokens of the template after the prompt; those before it aren't counted."""
 
 
@@ -27,7 +27,7 @@ class QwenImage(FlowMatching):
     NAME = "qwen-image"
     PIPELINES: ClassVar[tuple[str, ...]] = ("QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline")
     TEXTS: ClassVar[Mapping[str, str]] = {"text_encoder": "tokenizer"}
-    TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder": READ - CLOSING}
+    TOKENS: ClassVar[Mapping[str, int]] = {"text_encoder": TOKENS_READ - CLOSING_TOKENS}
 
     def check_denoiser(
         self,
@@ -69,20 +69,22 @@ class QwenImage(FlowMatching):
         }
 
     def guidance_options(self, guidance_scale: float, eta: float) -> dict[str, Any]:
-        return {"true_cfg_scale": guidance_scale, "max_sequence_length": READ}
+        return {"true_cfg_scale": guidance_scale, "max_sequence_length": TOKENS_READ}
 
     def encode_prompt(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        row = {"prompt_embeds": self._states(pipeline, prompt)}
+        row = {"prompt_embeds": self._encode(pipeline, prompt)}
         if guidance_scale > 1:  # without a negative prompt, even an empty one, the pipelines guide nothing
             name = "negative_prompt_embeds"
-            row[name] = known[name] if name in known else self._states(pipeline, negative_prompt)
+            row[name] = known[name] if name in known else self._encode(pipeline, negative_prompt)
         return row
 
-    def _states(self, pipeline: Any, prompt: str) -> Tensor:
+    def _encode(self, pipeline: Any, prompt: str) -> Tensor:
         """Return (tokens, width) without padding."""
-        states, _ = pipeline.encode_prompt(prompt=[prompt], device=pipeline._execution_device, max_sequence_length=READ)
+        states, _ = pipeline.encode_prompt(
+            prompt=[prompt], device=pipeline._execution_device, max_sequence_length=TOKENS_READ
+        )
         return states[0]
 
     def collate(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
@@ -90,9 +92,9 @@ class QwenImage(FlowMatching):
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
-        found: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for name in rows[0]:
             states = [row[name] for row in rows]
-            masks = [torch.ones(len(each), dtype=torch.long, device=each.device) for each in states]
-            found |= {name: pad_sequence(states, batch_first=True), f"{name}_mask": pad_sequence(masks, True)}
-        return found
+            masks = [torch.ones(len(tensor), dtype=torch.long, device=tensor.device) for tensor in states]
+            arguments |= {name: pad_sequence(states, batch_first=True), f"{name}_mask": pad_sequence(masks, True)}
+        return arguments

@@ -34,9 +34,9 @@ class QwenImageEdit(QwenImage):
     PIPELINES = ("QwenImageEditPipeline",)
     ROUTES: ClassVar[tuple[Route, ...]] = ("edit",)
     SEES_REFERENCE = True
-    SEEN: ClassVar[int] = 1024**2
+    REFERENCE_PIXELS: ClassVar[int] = 1024**2
     """Pixels of the reference that the text encoder sees."""
-    BEFORE: ClassVar[str] = ""
+    PREFIX: ClassVar[str] = ""
     """Text between the beginning of the user's turn and the instruction, if the pipelines' template lacks it."""
 
     def pipelines(self) -> Pipelines:
@@ -59,26 +59,26 @@ class QwenImageEdit(QwenImage):
     def encode_instruction(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, reference: Image.Image
     ) -> dict[str, Tensor]:
-        edge = round(math.sqrt(self.SEEN) / STEP) * STEP
-        seen = pipeline.image_processor.resize(reference, edge, edge)
-        row = {"prompt_embeds": self._states_with(pipeline, prompt, seen)}
+        edge = round(math.sqrt(self.REFERENCE_PIXELS) / STEP) * STEP
+        resized = pipeline.image_processor.resize(reference, edge, edge)
+        row = {"prompt_embeds": self._encode_with_reference(pipeline, prompt, resized)}
         if guidance_scale > 1:  # without a negative prompt, even an empty one, the pipelines guide nothing
-            row["negative_prompt_embeds"] = self._states_with(pipeline, negative_prompt, seen)
+            row["negative_prompt_embeds"] = self._encode_with_reference(pipeline, negative_prompt, resized)
         return row
 
-    def _states_with(self, pipeline: Any, prompt: str, seen: Image.Image) -> Tensor:
+    def _encode_with_reference(self, pipeline: Any, prompt: str, reference: Image.Image) -> Tensor:
         """Return the states (tokens, width) of an instruction and the reference, without the system's turn."""
         import torch
 
         device, processor = pipeline._execution_device, pipeline.processor
-        patches = processor(images=seen, return_tensors="pt").to(device)
-        several = int(patches["image_grid_thw"].prod()) // processor.merge_size**2
-        text = pipeline.prompt_template_encode.format(self.BEFORE + prompt).replace(IMAGE, several * IMAGE, 1)
+        patches = processor(images=reference, return_tensors="pt").to(device)
+        num_patches = int(patches["image_grid_thw"].prod()) // processor.merge_size**2
+        text = pipeline.prompt_template_encode.format(self.PREFIX + prompt).replace(IMAGE, num_patches * IMAGE, 1)
         ids = pipeline.tokenizer(text, return_tensors="pt").input_ids.to(device)
-        image = pipeline.tokenizer.convert_tokens_to_ids(IMAGE)
+        image_token = pipeline.tokenizer.convert_tokens_to_ids(IMAGE)
         encoder = pipeline.text_encoder
         out = encoder(
-            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=(ids == image).int(),
+            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=(ids == image_token).int(),
             pixel_values=patches["pixel_values"].to(encoder.dtype), image_grid_thw=patches["image_grid_thw"],
             output_hidden_states=True,
         )  # fmt: skip
@@ -93,8 +93,8 @@ class QwenImageEditPlus(QwenImageEdit):
 
     NAME = "qwen-image-edit-plus"
     PIPELINES = ("QwenImageEditPlusPipeline",)
-    SEEN = 384**2
-    BEFORE = f"Picture 1: <|vision_start|>{IMAGE}<|vision_end|>"
+    REFERENCE_PIXELS = 384**2
+    PREFIX = f"Picture 1: <|vision_start|>{IMAGE}<|vision_end|>"
 
     def pipelines(self) -> Pipelines:
         with libraries.importing():
@@ -104,13 +104,13 @@ class QwenImageEditPlus(QwenImageEdit):
 
     def draw(self, pipeline: Any, **settings: Any) -> Any:
         """Draw image by image: the pipeline takes no batches, but several references for one image."""
-        each = ("image", "generator", "prompt_embeds", "prompt_embeds_mask", "negative_prompt_embeds",
+        per_image = ("image", "generator", "prompt_embeds", "prompt_embeds_mask", "negative_prompt_embeds",
                 "negative_prompt_embeds_mask")  # fmt: skip
-        alike = {name: value for name, value in settings.items() if name not in each}
-        drawn = []
+        shared = {name: value for name, value in settings.items() if name not in per_image}
+        outputs = []
         for i in range(len(settings["generator"])):
-            own = {name: settings[name][i : i + 1] for name in each if name in settings}
-            own["generator"] = own["generator"][0]
-            drawn.append(super().draw(pipeline, **alike, **own))
-        drawn[0].images = np.concatenate([one.images for one in drawn])
-        return drawn[0]
+            single = {name: settings[name][i : i + 1] for name in per_image if name in settings}
+            single["generator"] = single["generator"][0]
+            outputs.append(super().draw(pipeline, **shared, **single))
+        outputs[0].images = np.concatenate([output.images for output in outputs])
+        return outputs[0]

@@ -29,7 +29,7 @@ CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 """Beginnings of tensor names in single files."""
 
 
-def _sources(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+def _find_sources(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     if any(name.startswith(OPEN_CLIP) for name in shapes):
         return ()  # files of Stable Diffusion 2 don't tell whether they predict noise or v
     if shapes.get(f"{UNET}input_blocks.0.0.weight", (0, 4))[1] == 9:
@@ -47,7 +47,7 @@ LAYOUT = SingleFile(
         ("vae", "latent_channels"): (f"{VAE}decoder.conv_in.weight", 1),
         ("text_encoder", "hidden_size"): (f"{CLIP}text_model.embeddings.token_embedding.weight", 1),
     },
-    sources=_sources,
+    sources=_find_sources,
 )
 
 
@@ -107,12 +107,12 @@ class StableDiffusion(Family):
     def open_tokenizers(self, folder: Path, what: str) -> list[Any]:
         from transformers import CLIPTokenizer
 
-        found = []
+        tokenizers = []
         for encoder, part in self.TEXTS.items():
             if (folder / part).is_dir():
-                found.append(open_part(CLIPTokenizer, folder / part, f"{what}: {part}"))
-                limit_tokens(found[-1], self.tokens_read(folder, encoder))
-        return found
+                tokenizers.append(open_part(CLIPTokenizer, folder / part, f"{what}: {part}"))
+                limit_tokens(tokenizers[-1], self.tokens_read(folder, encoder))
+        return tokenizers
 
     def takes_mask(self, pipeline: Any) -> bool:
         return bool(pipeline.unet.config.in_channels != pipeline.vae.config.latent_channels)
@@ -130,17 +130,17 @@ class StableDiffusion(Family):
     ) -> dict[str, Tensor]:
         from diffusers.loaders import single_file_utils as converting
 
-        given = dict(tensors)
+        weights = dict(tensors)
         if part == "unet":
-            return converting.convert_ldm_unet_checkpoint(given, config)
+            return converting.convert_ldm_unet_checkpoint(weights, config)
         if part == "vae":
-            return converting.convert_ldm_vae_checkpoint(given, config)
+            return converting.convert_ldm_vae_checkpoint(weights, config)
         beginning = self.OPEN_CLIPS.get(part, "")
-        if beginning and any(name.startswith(beginning) for name in given):
-            found = converting.convert_open_clip_checkpoint(network, given, prefix=beginning)
+        if beginning and any(name.startswith(beginning) for name in weights):
+            converted = converting.convert_open_clip_checkpoint(network, weights, prefix=beginning)
         else:
-            found = converting.convert_ldm_clip_checkpoint(given)
-        return fit_clip(found, network)
+            converted = converting.convert_ldm_clip_checkpoint(weights)
+        return fit_clip(converted, network)
 
     def sibling_options(self, pipeline: Any) -> dict[str, Any]:
         return {"requires_safety_checker": pipeline.config["requires_safety_checker"]}
@@ -171,7 +171,7 @@ class StableDiffusion(Family):
 
 def fit_clip(weights: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
     """Return a CLIP text encoder's weights under the names of its class, of which some wrap a `text_model`."""
-    kept = {name: each for name, each in weights.items() if not name.endswith("position_ids")}
+    tensors = {name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")}
     if hasattr(network, "text_model"):
-        return kept
-    return {name.removeprefix("text_model."): each for name, each in kept.items()}
+        return tensors
+    return {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}

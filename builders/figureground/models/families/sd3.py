@@ -29,7 +29,7 @@ TEXTS = {
 """Beginnings of tensor names in single files."""
 
 
-def _sources(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+def _find_sources(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     blocks = {name.split(".")[3] for name in shapes if name.startswith(f"{TRANSFORMER}joint_blocks.")}
     if len(blocks) > 24:
         return ("stabilityai/stable-diffusion-3.5-large",)
@@ -47,7 +47,7 @@ LAYOUT = SingleFile(
         ("transformer", "joint_attention_dim"): (f"{TRANSFORMER}context_embedder.weight", 1),
         ("vae", "latent_channels"): (f"{VAE}decoder.conv_in.weight", 1),
     },
-    sources=_sources,
+    sources=_find_sources,
 )
 
 
@@ -89,15 +89,19 @@ class StableDiffusion3(FlowMatching):
         width, pooled = denoiser.get("joint_attention_dim"), denoiser.get("pooled_projection_dim")
         if "text_encoder_3" in texts:
             check_equal(what, width, "joint_attention_dim", texts["text_encoder_3"].get("d_model"), "text_encoder_3")
-        wide: list[Any] = [texts[name].get("hidden_size") for name in ("text_encoder", "text_encoder_2")]
-        if isinstance(width, int) and None not in wide and sum(wide) > width:
+        widths: list[Any] = [texts[name].get("hidden_size") for name in ("text_encoder", "text_encoder_2")]
+        if isinstance(width, int) and None not in widths and sum(widths) > width:
             raise FiguregroundError(
-                f"{what}: its transformer takes text of width {width} (joint_attention_dim), but gets {wide[0]} "
-                f"(text_encoder) + {wide[1]} (text_encoder_2)."
+                f"{what}: its transformer takes text of width {width} (joint_attention_dim), but gets {widths[0]} "
+                f"(text_encoder) + {widths[1]} (text_encoder_2)."
             )
-        clips = [texts[name].get("projection_dim") for name in ("text_encoder", "text_encoder_2")]
-        both = sum(each for each in clips if isinstance(each, int)) if None not in clips else None
-        check_equal(what, pooled, "pooled_projection_dim", both, "projection_dim of text_encoder and text_encoder_2")
+        projections = [texts[name].get("projection_dim") for name in ("text_encoder", "text_encoder_2")]
+        total = (
+            sum(projection for projection in projections if isinstance(projection, int))
+            if None not in projections
+            else None
+        )
+        check_equal(what, pooled, "pooled_projection_dim", total, "projection_dim of text_encoder and text_encoder_2")
 
     def native_size(self, folder: Path) -> int:
         return int(read_json(folder / self.DENOISER / "config.json")["sample_size"]) * self.pixels_a_latent(folder)
@@ -142,23 +146,23 @@ class StableDiffusion3(FlowMatching):
         from diffusers.loaders import single_file_utils as converting
 
         if part == "transformer":
-            given = dict(tensors)
-            converted = converting.convert_sd3_transformer_checkpoint_to_diffusers(given)
-            return {**converted, **given}  # with the tensors that it has no place for
+            remaining = dict(tensors)
+            converted = converting.convert_sd3_transformer_checkpoint_to_diffusers(remaining)
+            return {**converted, **remaining}  # with the tensors that it has no place for
         if part == "vae":
             return converting.convert_ldm_vae_checkpoint(dict(tensors), config)
-        found = {name.removeprefix(TEXTS[part]): each for name, each in tensors.items()}
+        weights = {name.removeprefix(TEXTS[part]): tensor for name, tensor in tensors.items()}
         if part == "text_encoder_3":
-            return found
-        if part == "text_encoder" and "text_projection.weight" not in found:  # single files lack it
-            found["text_projection.weight"] = torch.eye(network.config.projection_dim)
-        return fit_clip(found, network)
+            return weights
+        if part == "text_encoder" and "text_projection.weight" not in weights:  # single files lack it
+            weights["text_projection.weight"] = torch.eye(network.config.projection_dim)
+        return fit_clip(weights, network)
 
     def encode_prompt(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         # Its pipelines, unlike others, don't know words of several vectors.
-        prompt, negative_prompt = (self.expand_words(each, pipeline.tokenizer) for each in (prompt, negative_prompt))
+        prompt, negative_prompt = (self.expand_words(text, pipeline.tokenizer) for text in (prompt, negative_prompt))
         tensors = pipeline.encode_prompt(
             prompt=prompt, prompt_2=None, prompt_3=None, device=pipeline._execution_device,
             do_classifier_free_guidance=guidance_scale > 1, negative_prompt=negative_prompt,

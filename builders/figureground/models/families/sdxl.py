@@ -21,7 +21,7 @@ CLIP, OPEN_CLIP = "conditioner.embedders.0.transformer.", "conditioner.embedders
 """Beginnings of tensor names in single files."""
 
 
-def _sources(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+def _find_sources(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     if shapes.get(f"{UNET}input_blocks.0.0.weight", (0, 4))[1] == 9:
         return ("diffusers/stable-diffusion-xl-1.0-inpainting-0.1",)
     return ("stabilityai/stable-diffusion-xl-base-1.0",)
@@ -38,7 +38,7 @@ LAYOUT = SingleFile(
         ("text_encoder", "hidden_size"): (f"{CLIP}text_model.embeddings.token_embedding.weight", 1),
         ("text_encoder_2", "hidden_size"): (f"{OPEN_CLIP}token_embedding.weight", 1),
     },
-    sources=_sources,
+    sources=_find_sources,
 )
 
 
@@ -69,11 +69,11 @@ class StableDiffusionXL(StableDiffusion):
         if "text_encoder_2" not in texts or denoiser.get("addition_embed_type") != "text_time":
             return
         pooled = texts["text_encoder_2"].get("projection_dim", 512)
-        each, takes = denoiser.get("addition_time_embed_dim"), denoiser.get("projection_class_embeddings_input_dim")
-        if isinstance(each, int) and isinstance(takes, int) and pooled + TIME_IDS * each != takes:
+        width, expected = denoiser.get("addition_time_embed_dim"), denoiser.get("projection_class_embeddings_input_dim")
+        if isinstance(width, int) and isinstance(expected, int) and pooled + TIME_IDS * width != expected:
             raise FiguregroundError(
-                f"{what}: its UNet takes {takes} values (projection_class_embeddings_input_dim), but it gets "
-                f"{pooled} from text_encoder_2 (projection_dim) + {TIME_IDS} × {each} (addition_time_embed_dim)."
+                f"{what}: its UNet takes {expected} values (projection_class_embeddings_input_dim), but it gets "
+                f"{pooled} from text_encoder_2 (projection_dim) + {TIME_IDS} × {width} (addition_time_embed_dim)."
             )
 
     def estimate_size(self, name: str) -> Size | None:
@@ -100,8 +100,8 @@ class StableDiffusionXL(StableDiffusion):
     def embed(self, encoders: Sequence[Any], ids: Sequence[Tensor], masks: Sequence[Tensor]) -> Embedding:
         import torch
 
-        found = [encoder(i, output_hidden_states=True) for encoder, i in zip(encoders, ids, strict=True)]
-        return Embedding(torch.cat([out.hidden_states[-2] for out in found], dim=-1), found[-1][0])
+        outputs = [encoder(i, output_hidden_states=True) for encoder, i in zip(encoders, ids, strict=True)]
+        return Embedding(torch.cat([out.hidden_states[-2] for out in outputs], dim=-1), outputs[-1][0])
 
     def predict(self, denoiser: Any, noisy: Tensor, time: Tensor, embedding: Embedding, size: int) -> Tensor:
         sizes = noisy.new_tensor([[size, size, 0, 0, size, size]]).expand(len(noisy), -1)

@@ -62,14 +62,14 @@ class ZImage(FlowMatching):
     def encode_prompt(
         self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        before = [known["negative_prompt_embeds"]] if "negative_prompt_embeds" in known else None
+        negative_embeds = [known["negative_prompt_embeds"]] if "negative_prompt_embeds" in known else None
         # Lists of its own: the pipelines overwrite the lists that they are given with the filled chat template.
-        found, negative = pipeline.encode_prompt(
+        positive, negative = pipeline.encode_prompt(
             prompt=[prompt], device=pipeline._execution_device, do_classifier_free_guidance=guidance_scale > 1,
-            negative_prompt=[negative_prompt], negative_prompt_embeds=before,
+            negative_prompt=[negative_prompt], negative_prompt_embeds=negative_embeds,
             max_sequence_length=self.TOKENS["text_encoder"],
         )  # fmt: skip
-        return {"prompt_embeds": found[0], **({"negative_prompt_embeds": negative[0]} if negative else {})}
+        return {"prompt_embeds": positive[0], **({"negative_prompt_embeds": negative[0]} if negative else {})}
 
     def collate(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
         return {name: [row[name] for row in rows] for name in rows[0]}  # of different lengths, (tokens, width) each

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from figureground.core.errors import FiguregroundError
 from figureground.models.bundled import SEGMENTER
 from figureground.models.needs import Need, missing_model, refuse_absent
-from figureground.models.segmenter_files import SegmenterKind, short
+from figureground.models.segmenter_files import SegmenterKind, shorten_name
 from figureground.models.weights import fingerprint_files
 
 
@@ -17,7 +17,7 @@ class ClipsegKind(SegmenterKind):
     KIND: ClassVar[str] = "clipseg"
 
     def called(self, rest: str) -> str:
-        return short(rest)
+        return shorten_name(rest)
 
     def refuse_absent(self, field: str, rest: str) -> None:
         refuse_absent(field, rest)
@@ -31,7 +31,7 @@ class ClipsegKind(SegmenterKind):
         return open_clipseg(rest, device)
 
 
-class Pocket(SegmenterKind):
+class PocketKind(SegmenterKind):
     """`pocket`, the bundled CLIPSeg for the drawn world's nouns."""
 
     KIND: ClassVar[str] = "pocket"

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from figureground.core.errors import FiguregroundError
 from figureground.models.needs import Need, missing_model, refuse_absent
-from figureground.models.segmenter_files import BOXES, MASKS, SegmenterKind, short
+from figureground.models.segmenter_files import BOXES, MASKS, SegmenterKind, shorten_name
 
 
 class GroundedSamKind(SegmenterKind):
@@ -23,7 +23,7 @@ class GroundedSamKind(SegmenterKind):
         return [detector, masker]
 
     def called(self, rest: str) -> str:
-        detector, masker = map(short, self.models(rest))
+        detector, masker = map(shorten_name, self.models(rest))
         return f"{BOXES}{detector}{MASKS}{masker}"
 
     def refuse_absent(self, field: str, rest: str) -> None:
