@@ -17,7 +17,7 @@ from results import Row
 from figureground.core.intervals import mean
 from figureground.data.layouts import read_groups
 from figureground.recipe.sample import derive_seed
-from figureground.vision.attention import attend, find_layer, mask_by_quantile
+from figureground.vision.attention import compute_attention, find_layer, mask_by_quantile
 from figureground.vision.attribution import STEPS, mask_geometry, share_inside
 from figureground.vision.classifiers import Classifier, open_classifier
 from figureground.vision.segmentation import decide_mask, open_segmenter
@@ -41,7 +41,7 @@ def attribute(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
             targets = classifier.read(images).logits.argmax(1).tolist()
         geometry = mask_geometry(classifier.preprocessing)
         seen = [geometry(torch.from_numpy(mask.astype(np.float32))[None, None])[0, 0].numpy() for mask in masks]
-        ours = [_center(found, edge) for found in attend(classifier, images, targets, batch_size=8)]
+        ours = [_center(found, edge) for found in compute_attention(classifier, images, targets, batch_size=8)]
         rows += _shares(f"attribution: {path.name}: Grad-CAM++", ours, seen)
         if theirs is not None:
             others = _attend_theirs(theirs, classifier, images, targets, edge)
@@ -105,7 +105,7 @@ def _attend_theirs(
     found = []
     with theirs(model=Logits().eval(), target_layers=[layer]) as camera:
         for image, target in zip(images, targets, strict=True):
-            pixels = classifier._prepare(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255)
+            pixels = classifier.prepare(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255)
             pixels.requires_grad_()  # the classifier's weights are frozen
             found.append(camera(input_tensor=pixels, targets=[ClassifierOutputTarget(target)])[0])
     return found
@@ -126,7 +126,7 @@ def find_regions(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
     names = [classifier.labels[k] for k in predicted]
     wrong = [i for i in every if names[i] != test.classes[test.y[i]]] or list(every[:2])
     order = np.random.default_rng(derive_seed(0, "photographs", "errors")).permutation(wrong)[:SHOWN]
-    maps = attend(classifier, [images[i] for i in order], [int(predicted[i]) for i in order], batch_size=8)
+    maps = compute_attention(classifier, [images[i] for i in order], [int(predicted[i]) for i in order], batch_size=8)
     regions = [mask_by_quantile(each, QUANTILE) for each in maps]
     cells = []
     for i, mask in zip(order, regions, strict=True):

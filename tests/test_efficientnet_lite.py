@@ -126,7 +126,7 @@ def test_a_converted_wheel_has_the_logits_of_the_published_network(
         expected = published(prepared)
         assert torch.allclose(opened(pixels).logits, expected, atol=1e-3 * float(expected.abs().max()))
     assert opened.index("n01440764") == 0
-    opened.need_features()
+    opened.require_features()
 
 
 def test_gates_stay_open_in_training(lite: ModuleType) -> None:

@@ -148,7 +148,7 @@ def test_unusable_references_are_named(dataset, tmp_path, monkeypatch):
 
 def test_features_that_are_not_finite_name_the_image(dataset, tmp_path):
     network = classifiers.open_classifier("pocket")
-    with_nan = network.network.get_submodule(network._last_name)
+    with_nan = network.network.get_submodule(network._last_layer_name)
     with_nan.register_forward_pre_hook(lambda _, given: (given[0] / 0,))
     from figureground.auditing.features import read_features
 

@@ -24,7 +24,7 @@ from figureground.finetune.similarity import (
 from figureground.models.noising import estimate_clean
 from figureground.pocket import biased, world
 from figureground.vision.classifiers import open_classifier
-from figureground.vision.neural_pca import fit, weigh
+from figureground.vision.neural_pca import fit_components, weight_features
 
 LABEL = 1
 
@@ -38,7 +38,7 @@ def classifier(tmp_path_factory):
 def components(classifier):
     with torch.no_grad():
         features = classifier(random(24, seed=7)).features
-    return fit(weigh(features, classifier.weight[LABEL]), LABEL)
+    return fit_components(weight_features(features, classifier.weight[LABEL]), LABEL)
 
 
 @pytest.fixture(params=["kl", "tiny"])
@@ -193,7 +193,7 @@ def test_the_distance_to_the_mean_stands_for_that_to_all_references(classifier, 
     with torch.no_grad():
         loss = SimilarityLoss(classifier, LABEL, references, features="class-weighted", distance=distance)
         ours = loss.distance(images)
-        read = [weigh(classifier(x).features, classifier.weight[LABEL]) for x in (images, references)]
+        read = [weight_features(classifier(x).features, classifier.weight[LABEL]) for x in (images, references)]
         if distance == "cosine":
             unit = [torch.nn.functional.normalize(x, dim=1) for x in read]
             mean_to_all = (1 - unit[0] @ unit[1].T).mean(1)
@@ -215,7 +215,7 @@ def test_l2_does_not_depend_on_the_networks_scale_nor_cosine(tmp_path):
 
     with torch.no_grad():
         before = {distance: measure(distance) for distance in DISTANCES}
-        network._last.weight *= 50
+        network._last_layer.weight *= 50
         for distance, expected in before.items():
             assert (expected > 0).all()
             assert torch.allclose(measure(distance), expected, rtol=1e-3)
@@ -262,7 +262,7 @@ def test_neural_pca_compares_shares_of_leading_components_only(classifier, compo
         )
         alpha = [
             (
-                weigh(classifier(x).features, classifier.weight[LABEL])
+                weight_features(classifier(x).features, classifier.weight[LABEL])
                 @ components.vectors.T
                 * components.vectors.sum(1)
             )[:, :2]
@@ -353,7 +353,7 @@ def test_options_that_cannot_be_used_are_refused(classifier, components, tmp_pat
 
 def test_features_that_are_all_zero_are_refused(tmp_path):
     dead = open_classifier(str(make_classifier(tmp_path / "it", "resnet")))
-    dead._last.weight[LABEL] = 0
+    dead._last_layer.weight[LABEL] = 0
     with pytest.raises(FiguregroundError, match="class-weighted features are all 0"):
         SimilarityLoss(dead, LABEL, random(3), features="class-weighted")
 

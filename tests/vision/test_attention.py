@@ -11,7 +11,14 @@ from torch.nn import functional as F
 
 from figureground.core.errors import FiguregroundError
 from figureground.pocket import world
-from figureground.vision.attention import Layer, attend, find_knee, find_layer, mask_by_knee, mask_by_quantile
+from figureground.vision.attention import (
+    Layer,
+    compute_attention,
+    find_knee,
+    find_layer,
+    mask_by_knee,
+    mask_by_quantile,
+)
 from figureground.vision.classifiers import Classifier, open_classifier
 from figureground.vision.preprocessing import Preprocessing
 
@@ -50,7 +57,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def attended(pocket, scenes):
-    return attend(pocket, scenes[0], scenes[1])
+    return compute_attention(pocket, scenes[0], scenes[1])
 
 
 def seen_by(pocket, **changes) -> Classifier:
@@ -73,7 +80,7 @@ def test_a_map_is_the_one_computed_by_hand():
     silent = [[[-1, -1], [-1, -1]], [[0, 0], [0, 0]]]
     classifier = Classifier(RedAndGreen([speaking, silent]), AS_IT_IS, ("a", "b"), "it", {}, edge=2)
     image = Image.fromarray(np.array([[[255, 0, 9], [0, 255, 0]], [[255, 0, 0], [0, 0, 99]]], np.uint8))
-    first, second = attend(classifier, [image, image], [0, 1])
+    first, second = compute_attention(classifier, [image, image], [0, 1])
     assert np.allclose(first, np.array([[7 / 12, 3 / 5], [7 / 12, 0]]) / (3 / 5), atol=1e-6)
     assert first.dtype == np.float32
     assert not second.any()
@@ -83,7 +90,7 @@ def test_features_of_a_negative_sum_give_a_finite_map():
     network = RedAndGreen([[[[1, 1], [1, 1]], [[1, 0], [0, 0]]], [[[0, 0]] * 2] * 2])
     network.features.weight.data[0] *= -0.5  # at g = 1 the paper's α would be 1 / (2 - 0.5 · 4)
     classifier = Classifier(network, AS_IT_IS, ("a", "b"), "it", {}, edge=2)
-    (attention,) = attend(classifier, [Image.new("RGB", (2, 2), (255, 255, 0))], [0])
+    (attention,) = compute_attention(classifier, [Image.new("RGB", (2, 2), (255, 255, 0))], [0])
     assert not attention.any()  # -0.5 · 4 · 1/2 from red, and 1/6 from green
 
 
@@ -97,7 +104,7 @@ def test_a_map_that_is_not_finite_is_refused():
     classifier = Classifier(Root([[[[1, 1], [1, 1]]] * 2]), AS_IT_IS, ("only",), "it", {}, edge=2)
     images = [Image.new("RGB", (2, 2), color) for color in ("white", "red")]
     with pytest.raises(FiguregroundError, match=r"'it', image 1, class 'only'.*'features' holds NaN or infinity"):
-        attend(classifier, images, [0, 0])
+        compute_attention(classifier, images, [0, 0])
 
 
 # What it finds
@@ -114,7 +121,7 @@ def test_attention_of_the_true_class_lies_on_the_object(attended, scenes):
 
 def test_maps_are_scaled_to_1_and_have_the_images_size(pocket):
     images = [noise(64, 64), noise(100, 37), noise(20, 30), noise(64, 64, 1)]
-    maps = attend(pocket, images, [0, 1, 2, 3])
+    maps = compute_attention(pocket, images, [0, 1, 2, 3])
     assert [a.shape for a in maps] == [(64, 64), (37, 100), (30, 20), (64, 64)]
     for attention in maps:
         assert attention.dtype == np.float32
@@ -124,19 +131,19 @@ def test_maps_are_scaled_to_1_and_have_the_images_size(pocket):
 
 def test_a_batch_gives_what_images_give_one_by_one(pocket, attended, scenes):
     for size in (1, 3):
-        again = attend(pocket, scenes[0][:7], scenes[1][:7], size)
+        again = compute_attention(pocket, scenes[0][:7], scenes[1][:7], size)
         assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(again, attended[:7], strict=True))
     free = seen_by(pocket)  # each image is seen in its own size
     images = [noise(64, 96), noise(96, 64), noise(64, 96, 1)]
-    together = attend(free, images, [0, 1, 2])
+    together = compute_attention(free, images, [0, 1, 2])
     assert len(together) == 3
     for i, image in enumerate(images):
-        assert np.allclose(together[i], attend(free, [image], [i])[0], atol=1e-4)
+        assert np.allclose(together[i], compute_attention(free, [image], [i])[0], atol=1e-4)
 
 
 def test_it_works_where_gradients_are_off_and_leaves_none_behind(pocket, attended, scenes):
     with torch.inference_mode():
-        (attention,) = attend(pocket, scenes[0][:1], scenes[1][:1])
+        (attention,) = compute_attention(pocket, scenes[0][:1], scenes[1][:1])
     assert np.allclose(attention, attended[0], atol=1e-5)
     assert all(weight.grad is None for weight in pocket.network.parameters())
     assert not any(module._forward_hooks for module in pocket.network.modules())
@@ -148,7 +155,7 @@ def test_it_works_where_gradients_are_off_and_leaves_none_behind(pocket, attende
 def test_what_is_cropped_away_gets_0_and_the_rest_its_place(pocket, attended, scenes):
     wide = noise(128, 64)
     wide.paste(scenes[0][0], (32, 0))
-    (attention,) = attend(seen_by(pocket, size=64, crop=(64, 64)), [wide], scenes[1][:1])
+    (attention,) = compute_attention(seen_by(pocket, size=64, crop=(64, 64)), [wide], scenes[1][:1])
     assert not attention[:, :32].any()
     assert not attention[:, 96:].any()
     assert np.allclose(attention[:, 32:96], attended[0], atol=1e-5)
@@ -158,15 +165,15 @@ def test_a_image_smaller_than_the_crop_gets_the_middle_of_the_map(pocket):
     small = noise(51, 40)
     padded = Image.new("RGB", (64, 64))
     padded.paste(small, (7, 12))  # of 13 lacking columns the odd one stands before
-    (whole,) = attend(pocket, [padded], [0])
-    (attention,) = attend(seen_by(pocket, crop=(64, 64)), [small], [0])
+    (whole,) = compute_attention(pocket, [padded], [0])
+    (attention,) = compute_attention(seen_by(pocket, crop=(64, 64)), [small], [0])
     inner = whole[12:52, 7:58]
     assert np.allclose(attention, inner / inner.max(), atol=1e-5)
 
 
 def test_a_larger_image_is_attended_at_the_same_place(pocket, attended, scenes):
     large = [image.resize((192, 128)) for image in scenes[0][:10]]
-    for a, b in zip(attend(pocket, large, scenes[1][:10]), attended[:10], strict=True):
+    for a, b in zip(compute_attention(pocket, large, scenes[1][:10]), attended[:10], strict=True):
         again = np.asarray(Image.fromarray(a).resize((64, 64), Image.Resampling.BOX))
         assert np.corrcoef(again.ravel(), b.ravel())[0, 1] > 0.95
 
@@ -195,7 +202,7 @@ LAYERS = {
 def test_every_family_is_attended(family, tmp_path):
     classifier = open_classifier(str(make_classifier(tmp_path, family)))
     assert find_layer(classifier.network, (32, 32)) == LAYERS[family]
-    maps = attend(classifier, [noise(40, 50, i) for i in range(4)], [0, 1, 2, 3])
+    maps = compute_attention(classifier, [noise(40, 50, i) for i in range(4)], [0, 1, 2, 3])
     assert [a.shape for a in maps] == [(50, 40)] * 4
     assert sum(a.max() == 1 for a in maps) >= 3
 
@@ -243,7 +250,7 @@ def vit(tmp_path_factory):
 
 
 def test_a_vits_map_has_one_value_a_patch_and_is_linear_between(vit):
-    (attention,) = attend(vit, [noise(32, 32)], [2])
+    (attention,) = compute_attention(vit, [noise(32, 32)], [2])
     assert attention.max() == 1
     centers = attention.reshape(4, 8, 4, 8)[:, 3:5, :, 3:5].mean((1, 3))
     assert len(np.unique(centers.round(3))) > 8
@@ -258,17 +265,17 @@ def test_a_vits_map_has_one_value_a_patch_and_is_linear_between(vit):
 def test_what_cannot_be_attended_is_said(pocket):
     image = noise(64, 64)
     with pytest.raises(FiguregroundError, match=r"10 \(image 1\) is not a class of classifier 'pocket'"):
-        attend(pocket, [image] * 2, [0, 10])
+        compute_attention(pocket, [image] * 2, [0, 10])
     with pytest.raises(FiguregroundError, match="2 for 1 images"):
-        attend(pocket, [image], [0, 1])
+        compute_attention(pocket, [image], [0, 1])
     with pytest.raises(FiguregroundError, match="batch_size is 0"):
-        attend(pocket, [image], [0], 0)
+        compute_attention(pocket, [image], [0], 0)
 
 
 def test_a_network_without_positions_is_refused():
     classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), AS_IT_IS, ("a", "b"), "it", {}, edge=2)
     with pytest.raises(FiguregroundError, match=r"classifier 'it': .* no layer"):
-        attend(classifier, [noise(2, 2)], [0])
+        compute_attention(classifier, [noise(2, 2)], [0])
 
 
 # Masks

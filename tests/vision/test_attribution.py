@@ -10,7 +10,7 @@ from torch import nn
 
 from figureground.core.errors import FiguregroundError
 from figureground.pocket import world
-from figureground.vision.attribution import Shares, integrate, on_square, share_inside
+from figureground.vision.attribution import Shares, integrate, map_to_square, share_inside
 from figureground.vision.classifiers import Classifier, open_classifier
 from figureground.vision.preprocessing import Preprocessing, to_pixels
 
@@ -214,7 +214,7 @@ def test_maps_of_crops_lie_where_the_crop_was(pocket, size, crop, edge):
     values = np.zeros(crop)
     middle = slice(crop[0] // 2 - 2, crop[0] // 2 + 2)
     values[middle, middle] = 1
-    found = on_square(values, preprocessing)
+    found = map_to_square(values, preprocessing)
     assert found.shape == (edge, edge)
     assert found.sum() == 16
     assert (found[edge // 2 - 2 : edge // 2 + 2, edge // 2 - 2 : edge // 2 + 2] == 1).all()

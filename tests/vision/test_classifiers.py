@@ -16,7 +16,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.finetune.similarity import SimilarityLoss
 from figureground.models.needs import refuse_absent
 from figureground.vision.classifiers import Classifier, imagenet_nouns, open_classifier
-from figureground.vision.preprocessing import imagenet
+from figureground.vision.preprocessing import imagenet_preprocessing
 
 WITHOUT_FEATURES = ("deit with teacher",)
 
@@ -48,7 +48,7 @@ def test_two_heads_can_judge_but_are_no_feature_network(tmp_path):
     opened = open_classifier(str(make_classifier(tmp_path / "deit", "deit with teacher")))
     assert opened(torch.rand(2, 3, 32, 32)).logits.shape == (2, 4)
     assert opened(torch.rand(2, 3, 32, 32)).features.shape == (2, 0)
-    for use in (opened.need_features, lambda: SimilarityLoss(opened, 1, torch.rand(3, 3, 32, 32))):
+    for use in (opened.require_features, lambda: SimilarityLoss(opened, 1, torch.rand(3, 3, 32, 32))):
         with pytest.raises(FiguregroundError, match="'deit' can judge images"):
             use()
 
@@ -259,14 +259,14 @@ def test_preprocessing_that_the_network_does_not_take_is_told_of(tmp_path):
 def test_labels_and_logits_must_be_as_many():
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
     with pytest.raises(FiguregroundError, match="5 numbers per image but has 2 labels"):
-        Classifier(network, imagenet(), ["a", "b"], "it", {})
+        Classifier(network, imagenet_preprocessing(), ["a", "b"], "it", {})
 
 
 def test_a_head_without_bias_has_a_bias_of_zeros():
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2, bias=False))
-    opened = Classifier(network, imagenet(), ["a", "b"], "it", {})
+    opened = Classifier(network, imagenet_preprocessing(), ["a", "b"], "it", {})
     assert torch.equal(opened.bias, torch.zeros(2))
-    opened.need_features()
+    opened.require_features()
 
 
 # timm, which is optional

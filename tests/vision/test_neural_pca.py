@@ -6,7 +6,7 @@ from tiny_classifiers import make_classifier
 
 from figureground.core.errors import FiguregroundError
 from figureground.vision.classifiers import open_classifier
-from figureground.vision.neural_pca import fit, read_components, weigh, write_components
+from figureground.vision.neural_pca import fit_components, read_components, weight_features, write_components
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +26,17 @@ def test_all_shares_sum_to_the_logit_less_its_class_mean(classifier, images):
     for k in range(4):
         with torch.no_grad():
             seen, unseen = classifier(train), classifier(other)
-        components = fit(weigh(seen.features, classifier.weight[k]), k)
+        components = fit_components(weight_features(seen.features, classifier.weight[k]), k)
         mean = seen.logits[:, k].mean()
         for reading in (seen, unseen):
-            alpha = components.activations(weigh(reading.features, classifier.weight[k]))
+            alpha = components.activations(weight_features(reading.features, classifier.weight[k]))
             assert alpha.shape == (len(reading.logits), 16)
             assert torch.allclose(alpha.sum(1), reading.logits[:, k] - mean, atol=1e-5)
 
 
 def test_components_are_those_of_the_covariance_the_largest_first():
     weighted = features_of(200)
-    components = fit(weighted, 3)
+    components = fit_components(weighted, 3)
     assert components.label == 3
     assert torch.allclose(components.vectors @ components.vectors.T, torch.eye(6), atol=1e-5)
     assert (components.values.diff() <= 0).all()
@@ -47,7 +47,7 @@ def test_components_are_those_of_the_covariance_the_largest_first():
 
 
 def test_the_leading_ones_are_the_first_of_all_and_signs_raise_the_logit():
-    all_of_them, leading = fit(features_of(50), 0), fit(features_of(50), 0, 2)
+    all_of_them, leading = fit_components(features_of(50), 0), fit_components(features_of(50), 0, 2)
     assert torch.equal(leading.vectors, all_of_them.vectors[:2])
     assert torch.equal(leading.values, all_of_them.values[:2])
     assert (all_of_them.vectors.sum(1) >= 0).all()
@@ -55,18 +55,18 @@ def test_the_leading_ones_are_the_first_of_all_and_signs_raise_the_logit():
 
 def test_the_order_of_images_does_not_matter():
     weighted = features_of(30)
-    one, other = fit(weighted, 0), fit(weighted.flip(0), 0)
+    one, other = fit_components(weighted, 0), fit_components(weighted.flip(0), 0)
     assert torch.allclose(one.vectors, other.vectors, atol=1e-5)
 
 
 def test_activations_have_gradients():
     weighted = features_of(4).requires_grad_()
-    fit(features_of(30), 0, 3).activations(weighted).square().sum().backward()
+    fit_components(features_of(30), 0, 3).activations(weighted).square().sum().backward()
     assert (weighted.grad.abs().sum(1) > 0).all()
 
 
 def test_some_can_be_chosen():
-    components = fit(features_of(30), 0)
+    components = fit_components(features_of(30), 0)
     chosen = components.select([4, 1])
     weighted = features_of(5, seed=1)
     assert torch.allclose(chosen.activations(weighted), components.activations(weighted)[:, [4, 1]], atol=1e-5)
@@ -86,15 +86,15 @@ def test_some_can_be_chosen():
 )
 def test_what_cannot_be_analysed_is_refused(weighted, count, words):
     with pytest.raises(FiguregroundError, match=words):
-        fit(weighted, 0, count)
+        fit_components(weighted, 0, count)
 
 
 def test_the_same_features_give_the_same_components():
-    assert torch.equal(fit(features_of(20), 0).vectors, fit(features_of(20), 0).vectors)
+    assert torch.equal(fit_components(features_of(20), 0).vectors, fit_components(features_of(20), 0).vectors)
 
 
 def test_written_components_are_read_back_with_the_same_classifier_only(classifier, tmp_path):
-    components = fit(features_of(30, 16), 2, 3)
+    components = fit_components(features_of(30, 16), 2, 3)
     path = tmp_path / "components.safetensors"
     write_components(components, path, {"classifier": classifier.facts})
     again = read_components(path, classifier)

@@ -15,7 +15,7 @@ from tiny_onnx import save, save_salient
 
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
-from figureground.vision.attention import attend
+from figureground.vision.attention import compute_attention
 from figureground.vision.attribution import share_inside
 from figureground.vision.classifiers import open_classifier
 from figureground.vision.onnx_classifier import open_parts
@@ -140,7 +140,8 @@ def test_attention_attribution_and_features_are_refused_by_the_classifiers_name(
     opened = open_classifier(f"onnx:{network}")
     shown, mask = image("bird"), np.ones((32, 32), bool)
     uses = (
-        opened.need_features, lambda: attend(opened, [shown], [0]), lambda: share_inside(opened, [shown], [mask], [0]),
+        opened.require_features, lambda: compute_attention(opened, [shown], [0]),
+        lambda: share_inside(opened, [shown], [mask], [0]),
     )  # fmt: skip
     for use in uses:
         with pytest.raises(FiguregroundError, match=r"'colours\.onnx'.*no gradients and no features"):

@@ -204,7 +204,7 @@ def test_boxes_are_cut_out_and_weighed_with_their_scores(grounded):
     assert [each.shape for each in found] == [(p.height, p.width) for p in images]
     assert all(each.dtype == np.float32 and 0 <= each.min() <= each.max() <= 1 for each in found)
     assert any(each.any() for each in found)
-    boxes, scores = opened._find(images[1], "a mug")
+    boxes, scores = opened._detect(images[1], "a mug")
     assert scores.tolist() == sorted(scores.tolist(), reverse=True)
     assert scores.min() >= 0.25
     assert set(np.unique(opened([images[1]], ["a mug"])[0])) <= {0.0, *scores.numpy()}
@@ -214,7 +214,7 @@ def test_boxes_are_cut_out_and_weighed_with_their_scores(grounded):
 
 def test_without_a_box_nothing_is_found(grounded):
     opened = open_segmenter(grounded)
-    found = opened._cut_out(noise((30, 20))[0], torch.empty(0, 4), torch.empty(0))
+    found = opened._segment_boxes(noise((30, 20))[0], torch.empty(0, 4), torch.empty(0))
     assert found.shape == (20, 30)
     assert not found.any()
 
@@ -319,12 +319,12 @@ def test_a_mask_grows_on_all_sides():
 def test_reasons_are_given_for_too_little_and_too_much():
     assert decide_mask(np.zeros((40, 50), np.float32)) == "nothing found"
     assert decide_mask(spot(3)) == "nothing found"
-    assert decide_mask(spot(3), least=0.004).sum() == 9
-    assert decide_mask(np.zeros((40, 50)), least=0.0) == "nothing found"
+    assert decide_mask(spot(3), min_share=0.004).sum() == 9
+    assert decide_mask(np.zeros((40, 50)), min_share=0.0) == "nothing found"
     assert decide_mask(np.ones((40, 50))) == "covers everything"
-    assert decide_mask(spot(8), most=0.03) == "covers everything"
+    assert decide_mask(spot(8), max_share=0.03) == "covers everything"
     assert decide_mask(spot(8), grow=40) == "covers everything"
-    assert decide_mask(np.ones((40, 50)), most=1.0).all()
+    assert decide_mask(np.ones((40, 50)), max_share=1.0).all()
 
 
 def test_a_word_without_a_row_in_the_text_encoder_is_named_when_it_opens(tmp_path):

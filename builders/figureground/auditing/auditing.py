@@ -174,7 +174,7 @@ def _open_networks(
     torch_device = choose_device(device)
     network = None if name is None else open_classifier(name, device=torch_device)
     if network is not None:
-        network.need_features()
+        network.require_features()
     return network, [open_classifier(classifier, device=torch_device) for classifier in classifiers]
 
 

@@ -57,7 +57,7 @@ def read_features(
         OutOfMemory: A single image doesn't fit into memory.
         Stopped: A signal requested a stop.
     """
-    network.need_features()
+    network.require_features()
     batches: list[np.ndarray] = []
     batch: list[tuple[str, Image.Image]] = []
     bar = Progress(total, unit="image", desc=title, show=show_progress)

@@ -34,7 +34,7 @@ class Trunk(nn.Module):
         classifier = Classifier(
             backbone.network, backbone.preprocessing, backbone.classes, backbone.name, {}, edge=max(backbone.size)
         )
-        classifier.need_features()
+        classifier.require_features()
         self.dimensions: int = classifier.weight.shape[1]
         """Number of pooled features."""
         self._parent, self._name = find_last(backbone.network, classifier.weight)

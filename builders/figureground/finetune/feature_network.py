@@ -39,7 +39,7 @@ def open_feature_network(asked: Request, processes: Processes) -> FeatureNetwork
     classifier = open_classifier(
         settings.feature_model, revision=settings.feature_model_revision, device=processes.device
     )
-    classifier.need_features()
+    classifier.require_features()
     return FeatureNetwork(classifier, classifier.index(asked.label))
 
 

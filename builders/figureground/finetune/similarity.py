@@ -175,7 +175,7 @@ class SimilarityLoss:
         ):  # fmt: skip
             if value not in known:
                 raise RecipeError(field, f"{value!r} is unknown{nearest_or_all(value, known)}")
-        classifier.need_features()
+        classifier.require_features()
         if not 0 <= label < len(classifier.labels):
             there = len(classifier.labels)
             raise FiguregroundError(f"classifier {classifier.name!r} has {there} classes, so {label} is out of range.")
@@ -254,14 +254,14 @@ class SimilarityLoss:
         return (read - self._target).square().sum(1) / self._scale
 
     def _read(self, pixels: Tensor) -> Tensor:
-        from figureground.vision.neural_pca import weigh
+        from figureground.vision.neural_pca import weight_features
 
         features = self._classifier(pixels).features
         if self._without is not None:
             features = features - (features @ self._without)[:, None] * self._without
         if self._features == "penultimate":
             return features
-        weighted = weigh(features, self._classifier.weight[self._label])
+        weighted = weight_features(features, self._classifier.weight[self._label])
         return weighted if self._components is None else self._components.activations(weighted)
 
 

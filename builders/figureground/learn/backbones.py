@@ -168,7 +168,7 @@ def _fit_head(classifier: Classifier, classes: Sequence[str]) -> list[str]:
     order = classifier.positions(classes)
     if order == list(range(len(classes))):
         return []
-    classifier.need_features()
+    classifier.require_features()
     if order is not None:
         parent, name = find_last(classifier.network, classifier.weight)
         last = getattr(parent, name)

@@ -239,7 +239,7 @@ def features_of(classifier: Classifier, images: GroupedImages, *, show_progress:
     """
     from figureground.learn.classifier_errors import read_images
 
-    classifier.need_features()
+    classifier.require_features()
     return read_images(classifier, images, show_progress=show_progress).features.numpy()
 
 

@@ -88,7 +88,7 @@ class AttendedMasks:
         Raises:
             FiguregroundError: The classifier lacks a class.
         """
-        from figureground.vision.attention import attend, mask_by_quantile
+        from figureground.vision.attention import compute_attention, mask_by_quantile
 
         known = {name: label for label, name in enumerate(self.classifier.labels)}
         if missing := [name for name in groups.classes if name not in known]:
@@ -100,7 +100,7 @@ class AttendedMasks:
             batch = list(groups.read(rows[start : start + ATTENDED]))
             images = [draw() for _, draw in batch]
             targets = [known[groups.classes[groups.y[row]]] for row, _ in batch]
-            for (row, _), attention in zip(batch, attend(self.classifier, images, targets), strict=True):
+            for (row, _), attention in zip(batch, compute_attention(self.classifier, images, targets), strict=True):
                 yield row, mask_by_quantile(attention, self.quantile)
 
 

@@ -472,7 +472,7 @@ class DDB(Repaint):
         import torch
 
         from figureground.learn.classifier_errors import match_classes
-        from figureground.vision.attribution import on_square, share_inside
+        from figureground.vision.attribution import map_to_square, share_inside
 
         assert self._stages is not None
         classifier = self.open_classifier(self._errors(self._stages))
@@ -495,7 +495,7 @@ class DDB(Repaint):
                     said = classifier.read(images).logits.float().softmax(1).cpu().numpy()
 
                 def keep_map(i: int, values: np.ndarray, keys: Sequence[str] = keys) -> None:
-                    values = on_square(values / max(values.max(), 1e-30), classifier.preprocessing)
+                    values = map_to_square(values / max(values.max(), 1e-30), classifier.preprocessing)
                     save_map(maps, keys[i], values)
 
                 shares = share_inside(

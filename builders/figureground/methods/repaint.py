@@ -466,7 +466,7 @@ class Repaint(Method):
 
         classifier = open_classifier(self.config.classifier, device=self.device)
         if clustered:
-            classifier.need_features()
+            classifier.require_features()
         found = of_classifier(self.unlabelled, classifier, self.data.classes)
         save_errors(found, self.data.classes, folder)
         return found

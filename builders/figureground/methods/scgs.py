@@ -317,7 +317,7 @@ class SCGS(Repaint):
 
     def _attended(self, errors: Errors, rows: Sequence[int], maps: Path) -> dict[int, np.ndarray]:
         from figureground.learn.classifier_errors import match_classes
-        from figureground.vision.attention import attend, mask_by_knee, mask_by_quantile
+        from figureground.vision.attention import compute_attention, mask_by_knee, mask_by_quantile
 
         config, found = self.config, {}
         bar = tqdm(total=len(rows), desc="attention", unit="image", disable=None if self.show_progress else True)
@@ -332,7 +332,7 @@ class SCGS(Repaint):
                     images = [self.image(row) for row in part]
                     targets = [position[int(errors.predicted[row])] for row in part]
                     for row, image, target, seen in zip(
-                        part, images, targets, attend(classifier, images, targets), strict=True
+                        part, images, targets, compute_attention(classifier, images, targets), strict=True
                     ):
                         if config.threshold == KNEE:
                             found[row] = mask_by_knee(classifier, image, target, seen)[0]

@@ -30,7 +30,7 @@ MOST_PREFIX = 8
 """Maximum number of tokens before the patch tokens, such as the class token and registers."""
 LEAST_EDGE = 6
 """Minimum number of cells along a map's edge, where there is a choice; ImageNet networks have 7 or more."""
-_WITHIN = re.compile("attn|attention", re.IGNORECASE)
+_ATTENTION_MODULE = re.compile("attn|attention", re.IGNORECASE)
 
 
 class Layer(NamedTuple):
@@ -71,22 +71,26 @@ def find_layer(network: nn.Module, size: tuple[int, int]) -> Layer:
         FiguregroundError: No layer qualifies.
     """
     trace = _trace(network, size)
-    found = [each for each in trace.outputs if each[1].requires_grad and not _WITHIN.search(each[0].name)]
-    gradients = trace.gradients([output for _, output in found]) if found else ()
-    deciding = [
-        each
-        for each, gradient in zip(found, gradients, strict=True)
-        if gradient is not None and each[0].positions(gradient).any()
+    candidates = [
+        candidate
+        for candidate in trace.outputs
+        if candidate[1].requires_grad and not _ATTENTION_MODULE.search(candidate[0].name)
     ]
-    if not deciding:
+    gradients = trace.gradients([output for _, output in candidates]) if candidates else ()
+    relevant = [
+        candidate
+        for candidate, gradient in zip(candidates, gradients, strict=True)
+        if gradient is not None and candidate[0].positions(gradient).any()
+    ]
+    if not relevant:
         raise FiguregroundError(
             "attention: the network has no layer with a feature map or patch tokens that affect the logits; give a "
             "classifier that has one."
         )
-    last = deciding[-1][0]
+    last = relevant[-1][0]
     if min(last.grid) < LEAST_EDGE:
-        for layer, output in reversed(deciding):
-            if min(layer.grid) >= LEAST_EDGE and trace.all_through(output):
+        for layer, output in reversed(relevant):
+            if min(layer.grid) >= LEAST_EDGE and trace.is_bottleneck(output):
                 return layer
     return last
 
@@ -100,10 +104,10 @@ class _Trace(NamedTuple):
     total: Tensor
     """Sum of the logits with random weights, because some networks' logits have a constant plain sum."""
 
-    def gradients(self, of: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(self.total, of, allow_unused=True, retain_graph=True)
+    def gradients(self, outputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(self.total, outputs, allow_unused=True, retain_graph=True)
 
-    def all_through(self, output: Tensor) -> bool:
+    def is_bottleneck(self, output: Tensor) -> bool:
         """Whether the logits depend on the images only through this output."""
         hook = output.register_hook(torch.zeros_like)
         try:
@@ -115,18 +119,18 @@ class _Trace(NamedTuple):
 
 @torch.enable_grad()
 def _trace(network: nn.Module, size: tuple[int, int]) -> _Trace:
-    found: list[tuple[Layer, Tensor]] = []
+    outputs: list[tuple[Layer, Tensor]] = []
     patches: list[tuple[int, int]] = []
 
-    def keep(name: str, module: nn.Module, output: Tensor | None) -> None:
+    def record(name: str, module: nn.Module, output: Tensor | None) -> None:
         layer = None if output is None or len(output) != 2 else _read_layout(name, module, output, patches)
         if layer is not None and output is not None:
-            if layer.layout != "tokens" and not _WITHIN.search(name):
+            if layer.layout != "tokens" and not _ATTENTION_MODULE.search(name):
                 patches.append(layer.grid)
-            found.append((layer, output))
+            outputs.append((layer, output))
 
     hooks = [
-        module.register_forward_hook(lambda m, _, out, name=name: keep(name, m, _first(out)))
+        module.register_forward_hook(lambda m, _, out, name=name: record(name, m, _take_tensor(out)))
         for name, module in network.named_modules()
     ]
     generator = make_generator(0)
@@ -137,10 +141,10 @@ def _trace(network: nn.Module, size: tuple[int, int]) -> _Trace:
         for hook in hooks:
             hook.remove()
     logits = out if isinstance(out, Tensor) else out.logits
-    return _Trace(noise, found, (logits * torch.rand(logits.shape, generator=generator).to(logits)).sum())
+    return _Trace(noise, outputs, (logits * torch.rand(logits.shape, generator=generator).to(logits)).sum())
 
 
-def _first(output: object) -> Tensor | None:
+def _take_tensor(output: object) -> Tensor | None:
     if isinstance(output, tuple) and output:
         output = output[0]
     return output if isinstance(output, Tensor) else None
@@ -164,7 +168,7 @@ def _read_layout(name: str, module: nn.Module, output: Tensor, patches: Sequence
 
 
 @torch.inference_mode(False)
-def attend(
+def compute_attention(
     classifier: Classifier,
     images: Sequence[Image.Image],
     targets: Sequence[int],
@@ -187,7 +191,7 @@ def attend(
     Raises:
         FiguregroundError: A target is not a class, no layer qualifies, or a map isn't finite.
     """
-    classifier.need_gradients()
+    classifier.require_gradients()
     check_targets(classifier, images, targets)
     if batch_size < 1:
         raise FiguregroundError(f"attention: batch_size is {batch_size}; it must be 1 or more.")
@@ -195,22 +199,22 @@ def attend(
     layers: dict[tuple[int, int], Layer] = {}
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        prepared = [classifier._prepare(to_pixels(image)[None]) for image in batch]
-        groups = [torch.cat(prepared)] if len({each.shape for each in prepared}) == 1 else prepared
-        for given in groups:
-            size = (given.shape[2], given.shape[3])
+        prepared = [classifier.prepare(to_pixels(image)[None]) for image in batch]
+        groups = [torch.cat(prepared)] if len({pixels.shape for pixels in prepared}) == 1 else prepared
+        for pixels in groups:
+            size = (pixels.shape[2], pixels.shape[3])
             if size not in layers:
                 layers[size] = _find_layer_of(classifier, size)
-            wanted = torch.tensor([int(target) for target in targets[len(maps) : len(maps) + len(given)]])
-            for each in _attend_prepared(classifier, given, wanted, layers[size]):
+            batch_targets = torch.tensor([int(target) for target in targets[len(maps) : len(maps) + len(pixels)]])
+            for attention_map in _compute_maps(classifier, pixels, batch_targets, layers[size]):
                 i = len(maps)
-                if not torch.isfinite(each).all():
+                if not torch.isfinite(attention_map).all():
                     raise FiguregroundError(
                         f"attention: classifier {classifier.name!r}, image {i}, class "
                         f"{classifier.labels[targets[i]]!r}: the map at layer {layers[size].name!r} holds NaN or "
                         "infinity. Check the classifier's weights."
                     )
-                maps.append(_scaled(_back(each, size, images[i], classifier.preprocessing)))
+                maps.append(_scale(_map_back(attention_map, size, images[i], classifier.preprocessing)))
     return maps
 
 
@@ -238,28 +242,30 @@ def check_targets(classifier: Classifier, images: Sequence[Image.Image], targets
 
 
 @torch.enable_grad()
-def _attend_prepared(classifier: Classifier, prepared: Tensor, targets: Tensor, layer: Layer) -> Tensor:
+def _compute_maps(classifier: Classifier, prepared: Tensor, targets: Tensor, layer: Layer) -> Tensor:
     """Return unscaled maps for preprocessed pixels, float64 (n, h, w) on the layer's grid, on the CPU."""
-    kept: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def keep(_: nn.Module, __: object, output: object) -> None:
-        tensor = _first(output)
+    def record(_: nn.Module, __: object, output: object) -> None:
+        tensor = _take_tensor(output)
         if tensor is not None:
-            kept.append(tensor)
+            outputs.append(tensor)
 
-    hook = classifier.network.get_submodule(layer.name).register_forward_hook(keep)
+    hook = classifier.network.get_submodule(layer.name).register_forward_hook(record)
     try:
-        logits = classifier._read(prepared.detach().requires_grad_()).logits
+        logits = classifier.read_prepared(prepared.detach().requires_grad_()).logits
     finally:
         hook.remove()
     scores = logits.gather(1, targets.to(logits.device)[:, None])
-    (gradient,) = torch.autograd.grad(scores.sum(), kept[-1], allow_unused=True)
+    (gradient,) = torch.autograd.grad(scores.sum(), outputs[-1], allow_unused=True)
     if gradient is None:
         raise FiguregroundError(f"attention: the output of layer {layer.name!r} doesn't affect the logits.")
-    return _weigh(layer.positions(kept[-1].detach()).cpu().double(), layer.positions(gradient).cpu().double())
+    return _weight_features(
+        layer.positions(outputs[-1].detach()).cpu().double(), layer.positions(gradient).cpu().double()
+    )
 
 
-def _weigh(features: Tensor, gradient: Tensor) -> Tensor:
+def _weight_features(features: Tensor, gradient: Tensor) -> Tensor:
     """Return the Grad-CAM++ map (n, h, w) for features A and g = ∂S/∂A, both (n, c, h, w), without exp(S)."""
     positive = F.relu(gradient)
     sums = features.sum((2, 3), keepdim=True).clamp(min=0)
@@ -268,41 +274,42 @@ def _weigh(features: Tensor, gradient: Tensor) -> Tensor:
     return F.relu((weights * features).sum(1))
 
 
-def _back(seen: Tensor, size: tuple[int, int], image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+def _map_back(attention: Tensor, size: tuple[int, int], image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """Map attention (h, w) from the network's input back to the image's own pixels, float64.
 
     Args:
         size: Height and width of the network's input, in pixels.
     """
-    resized = preprocessing._resized(image.height, image.width)
-    down = _spread(seen.shape[0], size[0], resized[0], image.height)
-    across = _spread(seen.shape[1], size[1], resized[1], image.width)
-    return down @ seen.numpy() @ across.T
+    resized = preprocessing.target_size(image.height, image.width)
+    down = _make_interpolation(attention.shape[0], size[0], resized[0], image.height)
+    across = _make_interpolation(attention.shape[1], size[1], resized[1], image.width)
+    return down @ attention.numpy() @ across.T
 
 
-def _spread(cells: int, seen: int, resized: int, pixels: int) -> np.ndarray:
-    """Return interpolation weights from a line of cells, covering the network's `seen` pixels, to the image's pixels.
+def _make_interpolation(cells: int, cropped: int, resized: int, pixels: int) -> np.ndarray:
+    """Return interpolation weights from a line of cells to the image's pixels.
 
     Args:
-        resized: Pixels of the line after resizing, from which `seen` were cropped around the centre.
+        cropped: Pixels of the line that the network sees, and the cells cover.
+        resized: Pixels of the line after resizing, from which `cropped` were cut around the centre.
 
     Returns:
         float64 (pixels, cells): linear between cell centres, and 0 where the image was cropped.
     """
-    centers = (np.arange(pixels) + 0.5) * resized / pixels - (resized - seen) // 2
-    at = np.clip(centers * cells / seen - 0.5, 0, cells - 1)
-    low = np.minimum(at.astype(int), max(cells - 2, 0))
+    centers = (np.arange(pixels) + 0.5) * resized / pixels - (resized - cropped) // 2
+    positions = np.clip(centers * cells / cropped - 0.5, 0, cells - 1)
+    low = np.minimum(positions.astype(int), max(cells - 2, 0))
     weights = np.zeros((pixels, cells))
     rows = np.arange(pixels)
-    weights[rows, low] = 1 - (at - low)
-    weights[rows, np.minimum(low + 1, cells - 1)] += at - low
-    weights[(centers <= 0) | (centers >= seen)] = 0
+    weights[rows, low] = 1 - (positions - low)
+    weights[rows, np.minimum(low + 1, cells - 1)] += positions - low
+    weights[(centers <= 0) | (centers >= cropped)] = 0
     return weights
 
 
-def _scaled(attention: np.ndarray) -> np.ndarray:
-    most = attention.max()
-    return (attention / most if most > 0 else np.zeros_like(attention)).astype(np.float32)
+def _scale(attention: np.ndarray) -> np.ndarray:
+    peak = attention.max()
+    return (attention / peak if peak > 0 else np.zeros_like(attention)).astype(np.float32)
 
 
 # Masks
@@ -349,7 +356,7 @@ def mask_by_knee(
     Args:
         image: RGB.
         target: The class's position in the logits.
-        attention: Map of the image's own size (height, width), finite, as `attend` returns it.
+        attention: Map of the image's own size (height, width), finite, as `compute_attention` returns it.
         shares: Ascending, above 0 and at most 1.
 
     Returns:
@@ -379,8 +386,8 @@ def mask_by_knee(
         mask[order[: max(1, round(share * attention.size))]] = True
         masks.append(mask.reshape(attention.shape))
     with torch.no_grad():
-        hidden = [classifier._prepare(torch.where(torch.from_numpy(mask), mean, pixels)[None]) for mask in masks]
-        logits = classifier._read(torch.cat(hidden)).logits.cpu().double()
+        hidden = [classifier.prepare(torch.where(torch.from_numpy(mask), mean, pixels)[None]) for mask in masks]
+        logits = classifier.read_prepared(torch.cat(hidden)).logits.cpu().double()
     loss = F.cross_entropy(logits, torch.full((len(masks),), target), reduction="none").numpy()
     curve = np.stack([np.array([0.0, *shares]), loss], 1)
     return masks[find_knee(curve)], curve

@@ -70,7 +70,7 @@ def share_inside(
         FiguregroundError: A target is not a class, a setting is out of range, a mask doesn't match its image's size or
             has values outside 0 to 1, an attribution isn't finite, or captum isn't installed.
     """
-    classifier.need_gradients()
+    classifier.require_gradients()
     check_targets(classifier, images, targets)
     _check_settings(steps, batch_size)
     _check_masks(images, masks)
@@ -79,36 +79,36 @@ def share_inside(
     for start in range(0, len(images), batch_size):
         rows = range(start, min(start + batch_size, len(images)))
         pixels = [to_pixels(images[i]) for i in rows]
-        seen = [classifier._prepare(each[None]) for each in pixels]
-        begin = [classifier._prepare(_mean_color(each)[None]) for each in pixels]
-        alike = len({each.shape for each in seen}) == 1
-        for group in [rows] if alike else [range(i, i + 1) for i in rows]:
+        inputs = [classifier.prepare(image[None]) for image in pixels]
+        baselines = [classifier.prepare(_mean_color(image)[None]) for image in pixels]
+        same_shape = len({tensor.shape for tensor in inputs}) == 1
+        for group in [rows] if same_shape else [range(i, i + 1) for i in rows]:
             part = slice(group.start - start, group.stop - start)
             signed = integrate(
                 classifier,
-                torch.cat(seen[part]),
-                torch.cat(begin[part]),
+                torch.cat(inputs[part]),
+                torch.cat(baselines[part]),
                 targets[group.start : group.stop],
                 steps,
                 batch_size,
                 first=group.start,
             )
-            for i, each in zip(group, signed.abs().sum(1).numpy(), strict=True):
+            for i, attributions in zip(group, signed.abs().sum(1).numpy(), strict=True):
                 mask = (
                     geometry(torch.from_numpy(masks[i].astype(np.float32))[None, None])[0, 0]
                     .clamp(0, 1)
                     .double()
                     .numpy()
                 )
-                total = each.sum()
-                attribution[i] = min(1.0, (each * mask).sum() / total) if total > 0 else 0.0
+                total = attributions.sum()
+                attribution[i] = min(1.0, (attributions * mask).sum() / total) if total > 0 else 0.0
                 area[i] = mask.mean()
                 if on_map is not None:
-                    on_map(i, each)
+                    on_map(i, attributions)
     return Shares(attribution, area)
 
 
-def on_square(values: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+def map_to_square(values: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """Return a map of a network's input as a map of the square image that it was prepared from.
 
     Args:
@@ -119,13 +119,13 @@ def on_square(values: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
         return values
     size = preprocessing.size
     edges = (size, size) if isinstance(size, int) else size
-    for axis, (edge, kept) in enumerate(zip(edges, preprocessing.crop, strict=True)):
+    for axis, (edge, crop_edge) in enumerate(zip(edges, preprocessing.crop, strict=True)):
         n = values.shape[axis]
-        margin = round(n * (edge / kept - 1) / 2)
+        margin = round(n * (edge / crop_edge - 1) / 2)
         if margin < 0:  # the crop is larger than the image, so the input has a border
             values = np.take(values, range(-margin, n + margin), axis)
         else:
-            values = np.pad(values, [(margin, margin) if each == axis else (0, 0) for each in (0, 1)])
+            values = np.pad(values, [(margin, margin) if i == axis else (0, 0) for i in (0, 1)])
     return values
 
 
@@ -140,14 +140,14 @@ def _mean_color(pixels: Tensor) -> Tensor:
 
 
 def integrate(
-    classifier: Classifier, given: Tensor, begin: Tensor, targets: Sequence[int], steps: int, batch_size: int, *,
+    classifier: Classifier, inputs: Tensor, baselines: Tensor, targets: Sequence[int], steps: int, batch_size: int, *,
     first: int = 0,
 ) -> Tensor:  # fmt: skip
     """Compute signed attributions of the network's input.
 
     Args:
-        given: (n, 3, h, w), preprocessed, at most `batch_size` of them.
-        begin: The baselines, of the same shape.
+        inputs: (n, 3, h, w), preprocessed, at most `batch_size` of them.
+        baselines: The baselines, of the same shape.
         targets: n positions in the logits.
         first: Number of the first image, for errors.
 
@@ -164,14 +164,14 @@ def integrate(
             "attribution needs captum: pip install 'figureground[mitigate]' "
             f"({(str(error).splitlines() or ['not found'])[0]})."
         ) from error
-    wanted = torch.tensor([int(target) for target in targets], device=given.device)
+    target_tensor = torch.tensor([int(target) for target in targets], device=inputs.device)
     with torch.enable_grad():
-        signed = IntegratedGradients(lambda pixels: classifier._read(pixels).logits).attribute(
-            given, begin, target=wanted, n_steps=steps, internal_batch_size=batch_size
+        signed = IntegratedGradients(lambda pixels: classifier.read_prepared(pixels).logits).attribute(
+            inputs, baselines, target=target_tensor, n_steps=steps, internal_batch_size=batch_size
         )
     signed = signed.detach().cpu().double()
-    for i, each in enumerate(signed):
-        if not torch.isfinite(each).all():
+    for i, attributions in enumerate(signed):
+        if not torch.isfinite(attributions).all():
             raise FiguregroundError(
                 f"attribution: classifier {classifier.name!r}, image {first + i}, class "
                 f"{classifier.labels[targets[i]]!r}: attributions hold NaN or infinity. Check the classifier's "

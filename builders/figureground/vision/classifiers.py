@@ -35,7 +35,13 @@ from figureground.sources.images import content_hash
 from figureground.vision import robust_weights
 from figureground.vision.model_files import check_weights, download, hash_files, is_pointer
 from figureground.vision.onnx_classifier import OnnxLogits, open_parts
-from figureground.vision.preprocessing import Preprocessing, imagenet, read_preprocessing, read_timm, to_pixels
+from figureground.vision.preprocessing import (
+    Preprocessing,
+    imagenet_preprocessing,
+    read_preprocessing,
+    read_timm,
+    to_pixels,
+)
 
 libraries.prepare("transformers")
 
@@ -49,7 +55,7 @@ SETTINGS = ("config.json", "preprocessor_config.json")
 MODEL_TYPES: Registry[Callable[[Path, str, Mapping[str, Any]], Classifier]] = Registry(
     "figureground.classifiers", "type of classifier",
     {"figureground-disentangled": "figureground.disentangling.model:open_as_classifier"},
-    lambda _, found: None if callable(found) else "is no function",
+    lambda _, entry: None if callable(entry) else "is no function",
 )  # fmt: skip
 """Functions that open a directory whose `config.json` has that `model_type`, given its path, the classifier's name and
 facts for provenance. All other directories are opened by transformers."""
@@ -92,7 +98,7 @@ class Classifier(nn.Module):
         self.name = name
         self.labels = tuple(labels)
         self._refuse_non_finite()
-        self._last_name = self._find_last(edge)
+        self._last_layer_name = self._find_last_layer(edge)
         self.facts: dict[str, Any] = {**facts, "name": name, "classes": len(self.labels)}
         """Description for provenance; JSON-serialisable, without paths."""
 
@@ -102,20 +108,20 @@ class Classifier(nn.Module):
         return self
 
     @property
-    def _last(self) -> nn.Linear | None:
-        last = None if self._last_name is None else self.network.get_submodule(self._last_name)
+    def _last_layer(self) -> nn.Linear | None:
+        last = None if self._last_layer_name is None else self.network.get_submodule(self._last_layer_name)
         return last if isinstance(last, nn.Linear) else None
 
     @property
     def weight(self) -> Tensor:
         """Weight of the last linear layer, (classes, d): logits = features @ weight.T + bias."""
-        last = self._last
+        last = self._last_layer
         return torch.empty(len(self.labels), 0) if last is None else last.weight.detach()
 
     @property
     def bias(self) -> Tensor:
         """Bias of the last linear layer, (classes,); zeros if it has none."""
-        last = self._last
+        last = self._last_layer
         if last is None or last.bias is None:
             return self.weight.new_zeros(len(self.labels))
         return last.bias.detach()
@@ -126,25 +132,25 @@ class Classifier(nn.Module):
         Args:
             pixels: (n, 3, h, w), red, green, blue in 0..1, of any height and width.
         """
-        return self._read(self._prepare(pixels))
+        return self.read_prepared(self.prepare(pixels))
 
     def read(self, images: Sequence[Image.Image]) -> Reading:
         """Return logits and features of RGB images of any sizes, each resized individually."""
-        prepared = [self._prepare(to_pixels(image)[None]) for image in images]
+        prepared = [self.prepare(to_pixels(image)[None]) for image in images]
         if len({p.shape for p in prepared}) == 1:
-            return self._read(torch.cat(prepared))
-        logits, features = zip(*map(self._read, prepared), strict=True)
+            return self.read_prepared(torch.cat(prepared))
+        logits, features = zip(*map(self.read_prepared, prepared), strict=True)
         return Reading(torch.cat(logits), torch.cat(features))
 
-    def _prepare(self, pixels: Tensor) -> Tensor:
+    def prepare(self, pixels: Tensor) -> Tensor:
         weight = next(self.network.parameters())
         with torch.autocast(weight.device.type, enabled=False):
             return self.preprocessing(pixels.to(weight.device, weight.dtype))
 
-    def _read(self, prepared: Tensor) -> Reading:
-        kept: list[Tensor] = []
-        last = self._last
-        hook = None if last is None else last.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+    def read_prepared(self, prepared: Tensor) -> Reading:
+        features: list[Tensor] = []
+        last = self._last_layer
+        hook = None if last is None else last.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
         try:
             # Always in full precision, because features are compared with those computed elsewhere.
             with torch.autocast(prepared.device.type, enabled=False):
@@ -153,22 +159,22 @@ class Classifier(nn.Module):
             if hook is not None:
                 hook.remove()
         logits = out if isinstance(out, Tensor) else out.logits
-        return Reading(logits, kept[-1] if kept else logits.new_empty(len(logits), 0))
+        return Reading(logits, features[-1] if features else logits.new_empty(len(logits), 0))
 
-    def need_features(self) -> None:
+    def require_features(self) -> None:
         """Check that the classifier has features.
 
         Raises:
             FiguregroundError: Its logits are not the output of one linear layer.
         """
-        self.need_gradients()
-        if self._last is None:
+        self.require_gradients()
+        if self._last_layer is None:
             raise FiguregroundError(
                 f"classifier {self.name!r} can judge images, but can't be a feature network: its logits aren't the "
                 "output of one linear layer on one vector per image. Choose another, such as a ResNet or a ViT."
             )
 
-    def need_gradients(self) -> None:
+    def require_gradients(self) -> None:
         """Check that pixels get gradients.
 
         Raises:
@@ -190,16 +196,16 @@ class Classifier(nn.Module):
         Raises:
             FiguregroundError: No class matches (the message lists similar ones), or several do.
         """
-        wanted = _plain(label)
-        for names in self._names:
-            found = names.get(wanted, [])
-            if len(found) == 1:
-                return found[0]
-            if found:
-                known = listed(f"{self.labels[i]!r} (logit {i})" for i in found)
-                more = " Give the WordNet id." if self._names[2] else ""
-                raise FiguregroundError(f"classifier {self.name!r}: {label!r} may be any of {known}.{more}")
-        raise FiguregroundError(f"classifier {self.name!r} has no class {label!r}{self._near(wanted)}")
+        key = _normalise(label)
+        for names in self._positions_by_name:
+            positions = names.get(key, [])
+            if len(positions) == 1:
+                return positions[0]
+            if positions:
+                candidates = listed(f"{self.labels[i]!r} (logit {i})" for i in positions)
+                hint = " Give the WordNet id." if self._positions_by_name[2] else ""
+                raise FiguregroundError(f"classifier {self.name!r}: {label!r} may be any of {candidates}.{hint}")
+        raise FiguregroundError(f"classifier {self.name!r} has no class {label!r}{self._suggest(key)}")
 
     def index_or_none(self, label: str) -> int | None:
         """Return the position of a class as `index` finds it, or None if none or several match."""
@@ -216,33 +222,33 @@ class Classifier(nn.Module):
         labels = list(self.labels)
         if len(set(labels)) == len(labels) and sorted(labels) == sorted(classes):  # else `a b` may be `a b` or `a_b`
             return [labels.index(name) for name in classes]
-        found = [self.index_or_none(name) for name in classes]
-        order = [position for position in found if position is not None]
+        positions = [self.index_or_none(name) for name in classes]
+        order = [position for position in positions if position is not None]
         return order if len(labels) == len(classes) == len(set(order)) else None
 
     @functools.cached_property
-    def _names(self) -> tuple[dict[str, list[int]], ...]:
+    def _positions_by_name(self) -> tuple[dict[str, list[int]], ...]:
         """Positions by full label, by synonym, and by ImageNet's other names for a class, all normalised."""
-        whole, synonyms, known = (defaultdict[str, list[int]](list) for _ in range(3))
+        by_label, by_synonym, by_imagenet_name = (defaultdict[str, list[int]](list) for _ in range(3))
         for i, label in enumerate(self.labels):
-            whole[_plain(label)].append(i)
-            for synonym in {_plain(part) for part in label.split(",")}:
-                synonyms[synonym].append(i)
+            by_label[_normalise(label)].append(i)
+            for synonym in {_normalise(part) for part in label.split(",")}:
+                by_synonym[synonym].append(i)
         if len(self.labels) == IMAGENET_CLASSES:
             nouns = imagenet_nouns()
-            alike = sum(i in synonyms.get(_plain(aliases[-1]), ()) for i, (_, aliases) in enumerate(nouns))
-            if alike > 0.8 * IMAGENET_CLASSES:  # the same classes in the same order
+            num_matching = sum(i in by_synonym.get(_normalise(aliases[-1]), ()) for i, (_, aliases) in enumerate(nouns))
+            if num_matching > 0.8 * IMAGENET_CLASSES:  # the same classes in the same order
                 for i, (name, aliases) in enumerate(nouns):
-                    for alias in {_plain(text) for text in (name, *aliases)}:
-                        known[alias].append(i)
-        return dict(whole), dict(synonyms), dict(known)
+                    for alias in {_normalise(text) for text in (name, *aliases)}:
+                        by_imagenet_name[alias].append(i)
+        return dict(by_label), dict(by_synonym), dict(by_imagenet_name)
 
-    def _near(self, wanted: str) -> str:
-        known = self._names[1]
-        holding = [name for name in known if set(wanted.split()) & set(name.split())]
-        near = dict.fromkeys([*difflib.get_close_matches(wanted, known, n=3, cutoff=0.6), *holding])
-        if near:
-            return f"; similar: {listed([repr(name) for name in near], 5)}."
+    def _suggest(self, key: str) -> str:
+        synonyms = self._positions_by_name[1]
+        sharing_words = [name for name in synonyms if set(key.split()) & set(name.split())]
+        similar = dict.fromkeys([*difflib.get_close_matches(key, synonyms, n=3, cutoff=0.6), *sharing_words])
+        if similar:
+            return f"; similar: {listed([repr(name) for name in similar], 5)}."
         return f"; it has {listed(self.labels)}."
 
     def _refuse_non_finite(self) -> None:
@@ -253,12 +259,12 @@ class Classifier(nn.Module):
                 )
 
     @torch.no_grad()
-    def _find_last(self, edge: int) -> str | None:
+    def _find_last_layer(self, edge: int) -> str | None:
         """Return the name of the linear layer whose output is the logits, found by a trial run, or None."""
         calls: list[tuple[nn.Linear, Tensor, Tensor]] = []
         layers = {module: name for name, module in self.network.named_modules() if isinstance(module, nn.Linear)}
         hooks = [
-            layer.register_forward_hook(lambda _, given, out, layer=layer: calls.append((layer, given[0], out)))
+            layer.register_forward_hook(lambda _, inputs, out, layer=layer: calls.append((layer, inputs[0], out)))
             for layer in layers
         ]
         weight = next(self.network.parameters())
@@ -279,15 +285,15 @@ class Classifier(nn.Module):
                 f"classifier {self.name!r} returns {'×'.join(map(str, logits.shape[1:]))} numbers per image but has "
                 f"{len(self.labels)} labels."
             )
-        for layer, given, out in reversed(calls):
-            if given.ndim == 2 and out.shape == logits.shape and torch.allclose(out, logits):
-                product = nn.functional.linear(given, layer.weight, layer.bias)  # how features will be used
+        for layer, inputs, out in reversed(calls):
+            if inputs.ndim == 2 and out.shape == logits.shape and torch.allclose(out, logits):
+                product = nn.functional.linear(inputs, layer.weight, layer.bias)  # how features will be used
                 if torch.allclose(product, logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
                     return layers[layer]
         return None
 
 
-def _plain(text: str) -> str:
+def _normalise(text: str) -> str:
     """Normalise a label for comparison: lower case, one space for each run of other than letters and digits."""
     return re.sub(r"[\W_]+", " ", loosely(text)).strip() or text.strip()
 
@@ -320,19 +326,19 @@ def open_classifier(name: str, *, revision: str | None = None, device: str | tor
             raise FiguregroundError(
                 "classifier: the pocket's robust network is missing from this install. Reinstall figureground."
             )
-        opened = _open_directory(ROBUST, POCKET, {"robust": True})
+        classifier = _open_directory(ROBUST, POCKET, {"robust": True})
     elif name.startswith(TIMM):
-        opened = _open_timm(name)
+        classifier = _open_timm(name)
     elif name.startswith(ZERO_SHOT):
         raise FiguregroundError(
             f"classifier {name!r}: a zero-shot classifier needs a list of classes, which only `evaluate` gives it."
         )
     elif name.startswith(ONNX):
-        opened = _open_onnx(name)
+        classifier = _open_onnx(name)
     elif path.is_dir():
-        opened = _open_directory(path, path.resolve().name, {})
+        classifier = _open_directory(path, path.resolve().name, {})
     elif path.is_file():
-        opened = _open_weights(path)
+        classifier = _open_weights(path)
     elif name.startswith((".", "/", "~")) or name.count("/") != 1 or path.suffix in robust_weights.SUFFIXES:
         raise FiguregroundError(
             f"classifier: file or directory {name!r} doesn't exist. Give 'pocket', a transformers directory, a Hub id "
@@ -340,8 +346,8 @@ def open_classifier(name: str, *, revision: str | None = None, device: str | tor
         )
     else:
         folder = download("classifier", name, revision, ("*.json", "*.safetensors"))
-        opened = _open_directory(folder, name, {"revision": folder.name})
-    return opened.to(device)
+        classifier = _open_directory(folder, name, {"revision": folder.name})
+    return classifier.to(device)
 
 
 def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifier:
@@ -406,7 +412,7 @@ def _open_weights(path: Path) -> Classifier:
         raise FiguregroundError(f"{path.name} is a Git LFS pointer instead of the weights: run `git lfs pull`.")
     network, classes, architecture, mean, std = robust_weights.read_weights(path)
     facts = {"architecture": architecture, "robust": None, "sha256": content_hash(path)}
-    return Classifier(network, imagenet(mean, std), _labels_of(classes), path.name, facts)
+    return Classifier(network, imagenet_preprocessing(mean, std), _make_labels(classes), path.name, facts)
 
 
 def _check_timm(folder: Path, name: str) -> None:
@@ -424,11 +430,11 @@ def _check_timm(folder: Path, name: str) -> None:
 def _open_onnx(name: str) -> Classifier:
     path = Path(name.removeprefix(ONNX)).expanduser()
     parts = open_parts(path, f"classifier {name!r}")
-    labels = parts.labels if parts.labels is not None else _labels_of(parts.classes)
+    labels = parts.labels if parts.labels is not None else _make_labels(parts.classes)
     return Classifier(parts.network, parts.preprocessing, labels, path.name, parts.facts, edge=parts.edge)
 
 
-def _labels_of(classes: int) -> list[str]:
+def _make_labels(classes: int) -> list[str]:
     """Return ImageNet's names for 1,000 logits, otherwise numbers."""
     if classes == IMAGENET_CLASSES:
         return [name for name, _ in imagenet_nouns()]
@@ -437,20 +443,20 @@ def _labels_of(classes: int) -> list[str]:
 
 def _open_timm(name: str) -> Classifier:
     """Open a timm network: `timm:NAME`, or `timm:local-dir:PATH` for a directory that timm saved."""
-    if said := libraries.hide_misfit_torchvision():
-        raise FiguregroundError(f"classifier {name!r} needs torchvision: {said}")
+    if problem := libraries.hide_misfit_torchvision():
+        raise FiguregroundError(f"classifier {name!r} needs torchvision: {problem}")
     try:
         import timm.data
     except ImportError as error:
         raise FiguregroundError(
             f"classifier {name!r} needs timm: pip install 'figureground[timm]' ({str(error).splitlines()[0]})."
         ) from error
-    wanted, folder = name.removeprefix(TIMM), timm_directory(name)
+    model_name, folder = name.removeprefix(TIMM), timm_directory(name)
     if folder is not None:
         _check_timm(folder, name)
-        wanted, name = f"{LOCAL}{folder}", f"{TIMM}{folder.resolve().name}"
+        model_name, name = f"{LOCAL}{folder}", f"{TIMM}{folder.resolve().name}"
     try:
-        network = make_timm(wanted, pretrained=True)
+        network = make_timm(model_name, pretrained=True)
     except Exception as error:  # timm raises errors from many sources
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"classifier {name!r} doesn't open: {first}") from error
@@ -459,15 +465,15 @@ def _open_timm(name: str) -> Classifier:
         preprocessing = read_timm(settings)
     except FiguregroundError as error:
         raise FiguregroundError(f"classifier {name!r}: {error}") from None
-    about = getattr(network, "pretrained_cfg", None) or {}
-    labels = about.get("label_names") or _labels_of(network.num_classes)
-    digest = hashlib.sha256()
+    config = getattr(network, "pretrained_cfg", None) or {}
+    labels = config.get("label_names") or _make_labels(network.num_classes)
+    hasher = hashlib.sha256()
     for key, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{key}\0".encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        hasher.update(f"{key}\0".encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    hasher.update(json.dumps(settings, sort_keys=True, default=str).encode())
     facts = {
-        "architecture": about.get("architecture") or type(network).__name__,
+        "architecture": config.get("architecture") or type(network).__name__,
         "robust": None,
-        "sha256": digest.hexdigest(),
+        "sha256": hasher.hexdigest(),
     }
     return Classifier(network.float(), preprocessing, [str(label) for label in labels], name, facts)

@@ -19,7 +19,7 @@ from figureground.core.files import replace_bytes
 from figureground.core.owned import encode_png, is_ours, refuse_within
 from figureground.sources.images import UnreadableImage, list_images, list_odd, read_image
 from figureground.vision.classifiers import Classifier, Reading
-from figureground.vision.neural_pca import Components, fit, weigh, write_components
+from figureground.vision.neural_pca import Components, fit_components, weight_features, write_components
 
 SHEET, TABLE, TENSORS = "components.png", "components.json", "components.safetensors"
 """Output files of the command."""
@@ -49,7 +49,7 @@ def read_class_images(classifier: Classifier, directory: Path, *, show_progress:
         FiguregroundError: The directory doesn't exist or has fewer than two images, or the classifier isn't a feature
             network.
     """
-    classifier.need_features()
+    classifier.require_features()
     if not directory.is_dir():
         raise FiguregroundError(f"there is no directory {str(directory)!r} with images of the class.")
     unreadable = {printable(path.name): reason for path, reason in list_odd(directory)}
@@ -57,23 +57,23 @@ def read_class_images(classifier: Classifier, directory: Path, *, show_progress:
     readings: list[Reading] = []
     files = list_images(directory)
     with tqdm(total=len(files), unit="image", desc="reading", disable=None if show_progress else True) as bar:
-        for batch in _batches(files, unreadable):
+        for batch in _read_batches(files, unreadable):
             with torch.inference_mode():
                 reading = classifier.read([image for _, image in batch])
             readings.append(Reading(reading.logits.cpu(), reading.features.cpu()))
             paths += [path for path, _ in batch]
             bar.update(len(batch))
     if len(paths) < 2:
-        said = listed([f"{name}: {reason}" for name, reason in unreadable.items()], 3)
+        problems = listed([f"{name}: {reason}" for name, reason in unreadable.items()], 3)
         raise FiguregroundError(
             f"{str(directory)!r} has {counted(len(paths), 'image')} that can be read; components need at least 2, "
-            f"preferably 50 or more, directly in the directory{f' ({said})' if said else ''}."
+            f"preferably 50 or more, directly in the directory{f' ({problems})' if problems else ''}."
         )
     logits, features = (torch.cat(parts).clone() for parts in zip(*readings, strict=True))
     return ClassImages(tuple(paths), Reading(logits, features), unreadable)
 
 
-def _batches(files: Sequence[Path], unreadable: dict[str, str]) -> Iterator[list[tuple[Path, Image.Image]]]:
+def _read_batches(files: Sequence[Path], unreadable: dict[str, str]) -> Iterator[list[tuple[Path, Image.Image]]]:
     batch: list[tuple[Path, Image.Image]] = []
     for path in files:
         signals.check()
@@ -96,10 +96,10 @@ def fit_images(classifier: Classifier, label: int, directory: Path, count: int |
         count: Number of components; None for all.
 
     Raises:
-        FiguregroundError: As in `read_class_images` and `fit`.
+        FiguregroundError: As in `read_class_images` and `fit_components`.
     """
     images = read_class_images(classifier, directory)
-    return fit(weigh(images.reading.features, classifier.weight[label].cpu()), label, count)
+    return fit_components(weight_features(images.reading.features, classifier.weight[label].cpu()), label, count)
 
 
 def analyse(
@@ -129,17 +129,17 @@ def analyse(
         RecipeError: `count` or `top` is out of range.
     """
     label = classifier.index(name)
-    classifier.need_features()
+    classifier.require_features()
     width = classifier.weight.shape[1]
     for field, value, most in (("--count", count, min(MOST_DOWN, width)), ("--top", top, MOST_ACROSS)):
         if not 1 <= value <= most:
             raise RecipeError(field, f"give a number from 1 to {most}, not {value}.")
     refuse_within(out, directory, "--images")
-    _refuse_others_files(out)
+    _refuse_foreign_files(out)
     images = read_class_images(classifier, directory, show_progress=show_progress)
-    weighted = weigh(images.reading.features, classifier.weight[label].cpu())
+    weighted = weight_features(images.reading.features, classifier.weight[label].cpu())
     count = min(count, len(images.paths) - 1)  # further ones would be rounding errors
-    components = fit(weighted, label, count)
+    components = fit_components(weighted, label, count)
     alpha = components.activations(weighted)
     probability = images.reading.logits.softmax(1)[:, label]
     share = float((images.reading.logits.argmax(1) == label).float().mean())
@@ -179,21 +179,21 @@ def analyse(
     replace_bytes(out / TABLE, (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode())
     write_components(components, out / TENSORS, facts)
     replace_bytes(out / SHEET, sheet)
-    told = [
+    lines = [
         f"{out}: {counted(count, 'component')} of {classifier.labels[label]!r} from "
         f"{counted(len(images.paths), 'image')}, {share:.0%} of them predicted as such. Inspect {SHEET}: "
         "a row that shows something other than the class is spurious."
     ]
     if images.unreadable:
-        told.append(f"{counted(len(images.unreadable), 'file')} left out: {listed(sorted(images.unreadable), 5)}.")
-    return "\n".join(told)
+        lines.append(f"{counted(len(images.unreadable), 'file')} left out: {listed(sorted(images.unreadable), 5)}.")
+    return "\n".join(lines)
 
 
-def _refuse_others_files(out: Path) -> None:
+def _refuse_foreign_files(out: Path) -> None:
     """Raise FiguregroundError unless existing files are an earlier result."""
-    strange = [name for name in (SHEET, TABLE, TENSORS) if os.path.lexists(out / name) and not is_ours(out / name)]
-    if strange and not (is_ours(out / TABLE) and not any((out / name).is_symlink() for name in strange)):
-        raise FiguregroundError(f"{out} has a {strange[0]} that isn't an earlier result. Give another --out.")
+    foreign = [name for name in (SHEET, TABLE, TENSORS) if os.path.lexists(out / name) and not is_ours(out / name)]
+    if foreign and not (is_ours(out / TABLE) and not any((out / name).is_symlink() for name in foreign)):
+        raise FiguregroundError(f"{out} has a {foreign[0]} that isn't an earlier result. Give another --out.")
 
 
 def draw(table: Mapping[str, Any], paths: Sequence[Path], order: Sequence[Sequence[int]]) -> Image.Image:
@@ -210,36 +210,36 @@ def draw(table: Mapping[str, Any], paths: Sequence[Path], order: Sequence[Sequen
         "RGB", (HEAD + across * (EDGE + GAP) + GAP, title + len(order) * (EDGE + CAPTION + GAP) + GAP), "white"
     )
     pen = ImageDraw.Draw(sheet)
-    large, small = _font(18), _font(12)
+    large, small = _load_font(18), _load_font(12)
     heading = f"{table['class']}: what activates its neural principal components ({table['classifier']['name']})"
-    pen.text((GAP, 12), _cut(heading, large, sheet.width - 2 * GAP), "black", large)
-    for i, (said, rows) in enumerate(zip(table["components"], order, strict=True)):
+    pen.text((GAP, 12), _shorten(heading, large, sheet.width - 2 * GAP), "black", large)
+    for i, (component, rows) in enumerate(zip(table["components"], order, strict=True)):
         top = title + i * (EDGE + CAPTION + GAP)
         lines = [
-            f"component {said['component']}", f"{said['share_of_variance']:.1%} of the variance",
-            f"α of these: {said['mean_alpha']:.3g}", f"deviation of α: {said['deviation_of_alpha']:.3g}",
+            f"component {component['component']}", f"{component['share_of_variance']:.1%} of the variance",
+            f"α of these: {component['mean_alpha']:.3g}", f"deviation of α: {component['deviation_of_alpha']:.3g}",
         ]  # fmt: skip
         pen.multiline_text((GAP, top + 4), "\n".join(lines), "black", small, spacing=6)
-        for j, (row, image) in enumerate(zip(rows, said["images"], strict=True)):
+        for j, (row, image) in enumerate(zip(rows, component["images"], strict=True)):
             left = HEAD + j * (EDGE + GAP)
-            shown = ImageOps.contain(read_image(paths[row]), (EDGE, EDGE), Image.Resampling.LANCZOS)
-            sheet.paste(shown, (left + (EDGE - shown.width) // 2, top + (EDGE - shown.height) // 2))
+            thumbnail = ImageOps.contain(read_image(paths[row]), (EDGE, EDGE), Image.Resampling.LANCZOS)
+            sheet.paste(thumbnail, (left + (EDGE - thumbnail.width) // 2, top + (EDGE - thumbnail.height) // 2))
             pen.text((left, top + EDGE + 1), f"α {image['alpha']:.3g}   p {image['p']:.2f}", "black", small)
-            pen.text((left, top + EDGE + 15), _cut(printable(image["file"]), small, EDGE), "dimgrey", small)
+            pen.text((left, top + EDGE + 15), _shorten(printable(image["file"]), small, EDGE), "dimgrey", small)
     return sheet
 
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def _font(size: int) -> Font:
+def _load_font(size: int) -> Font:
     try:
         return ImageFont.truetype("DejaVuSans.ttf", size)  # has more glyphs than Pillow's default
     except OSError:
         return ImageFont.load_default(size=size)
 
 
-def _cut(text: str, font: Font, width: float) -> str:
+def _shorten(text: str, font: Font, width: float) -> str:
     """Shorten a text to fit in one line, keeping its end, where file names differ."""
     if font.getlength(text) <= width:
         return text

@@ -32,28 +32,28 @@ class ImageText:
         FiguregroundError: It doesn't open, is of another kind, or lacks weights.
     """
 
-    def __init__(self, folder: Path, shown: str):
+    def __init__(self, folder: Path, name: str):
         from safetensors import SafetensorError
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            network, info = open_network(AutoModel, folder, shown, dtype=torch.float32, output_loading_info=True)
+            network, info = open_network(AutoModel, folder, name, dtype=torch.float32, output_loading_info=True)
             if not all(hasattr(network, part) for part in ("get_text_features", "get_image_features", "logit_scale")):
                 raise FiguregroundError(
-                    f"{shown}: a {type(network).__name__} doesn't compare images with texts. Give a CLIP, SigLIP or "
+                    f"{name}: a {type(network).__name__} doesn't compare images with texts. Give a CLIP, SigLIP or "
                     "SigLIP 2 model."
                 )
             if info["missing_keys"]:
                 raise FiguregroundError(
-                    f"{shown}: its weights lack {listed(sorted(info['missing_keys']), 2)}. Download it again."
+                    f"{name}: its weights lack {listed(sorted(info['missing_keys']), 2)}. Download it again."
                 )
             self.network: Any = network.eval()
-            self._tokenizer: Any = open_part(AutoTokenizer, folder, shown)
+            self._tokenizer: Any = open_part(AutoTokenizer, folder, name)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             if isinstance(error, FiguregroundError):
                 raise
             first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise FiguregroundError(f"{shown} doesn't open: {first}") from error
+            raise FiguregroundError(f"{name} doesn't open: {first}") from error
         self.scale = float(network.logit_scale.detach().exp())
         """Factor of similarities. SigLIP's bias is the same for all texts, and cancels in a softmax."""
         self._limit = int(network.config.text_config.max_position_embeddings)
@@ -67,19 +67,19 @@ class ImageText:
         The texts' features are normalised, averaged and normalised again (prompt ensembles, Radford et al. 2021,
         section 3.1.4). Answers without texts are left out.
         """
-        flat = [text for some in texts for text in some]
+        flat = [text for group in texts for text in group]
         parts = []
         for start in range(0, len(flat), TEXTS_AT_A_TIME):
             tokens = self._tokenizer(
                 flat[start : start + TEXTS_AT_A_TIME], padding=self._padding, truncation=True, max_length=self._limit,
                 return_tensors="pt",
             )  # fmt: skip
-            parts.append(normalised(self.network.get_text_features(**tokens.to(self.network.device))))
-        each = torch.cat(parts).split([len(some) for some in texts if some])
-        return normalised(torch.stack([some.mean(0) for some in each]))
+            parts.append(normalise(self.network.get_text_features(**tokens.to(self.network.device))))
+        grouped = torch.cat(parts).split([len(group) for group in texts if group])
+        return normalise(torch.stack([group.mean(0) for group in grouped]))
 
 
-def normalised(features: Any) -> Tensor:
+def normalise(features: Any) -> Tensor:
     """Return features, or the pooled output of a model, as vectors of length 1, float32 (n, d)."""
     vectors = features if isinstance(features, torch.Tensor) else features.pooler_output
     return torch.nn.functional.normalize(vectors.float(), dim=-1)

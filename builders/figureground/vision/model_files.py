@@ -13,11 +13,11 @@ PICKLES = (".bin", ".pt", ".pth")
 _LFS = b"version https://git-lfs"
 
 
-def download(what: str, name: str, revision: str | None, patterns: Iterable[str]) -> Path:
+def download(model_kind: str, name: str, revision: str | None, patterns: Iterable[str]) -> Path:
     """Download a model from the Hub, or find it in the cache; return its snapshot folder.
 
     Args:
-        what: Kind of model for errors, such as `classifier`.
+        model_kind: Kind of model for errors, such as `classifier`.
         name: The model's id.
         revision: Branch, tag or commit.
         patterns: Files to download, such as `*.json`.
@@ -32,20 +32,20 @@ def download(what: str, name: str, revision: str | None, patterns: Iterable[str]
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
         raise FiguregroundError(
-            f"{what} {name!r} is not in this machine's cache and the Hub can't be reached. Download it where there "
-            f"is a network (hf download {name}), or give a local directory."
+            f"{model_kind} {name!r} is not in this machine's cache and the Hub can't be reached. Download it where "
+            f"there is a network (hf download {name}), or give a local directory."
         ) from error
     except (OSError, ValueError, HfHubHTTPError) as error:
-        raise FiguregroundError(f"{what} {name!r}: {(str(error).splitlines() or ['?'])[0]}") from error
+        raise FiguregroundError(f"{model_kind} {name!r}: {(str(error).splitlines() or ['?'])[0]}") from error
 
 
-def check_weights(folder: Path, what: str, name: str, kind: str) -> None:
+def check_weights(folder: Path, model_kind: str, name: str, class_name: str) -> None:
     """Check that a directory with a config has weights that are neither pickles nor Git LFS pointers.
 
     Args:
-        what: Kind of model for errors, as in `classifier 'mine'`.
+        model_kind: Kind of model for errors, as in `classifier 'mine'`.
         name: Name of the model for errors.
-        kind: The transformers class that can convert a pickle.
+        class_name: The transformers class that can convert a pickle.
 
     Raises:
         FiguregroundError: The check failed; the message names the file.
@@ -53,15 +53,15 @@ def check_weights(folder: Path, what: str, name: str, kind: str) -> None:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-        there = f"only as a pickle ({pickles[0]}), which can run code when it is opened" if pickles else "missing"
+        state = f"only as a pickle ({pickles[0]}), which can run code when it is opened" if pickles else "missing"
         raise FiguregroundError(
-            f"{what} {name!r}: its weights (model.safetensors) are {there}. If you trust them, convert them: "
-            f"{kind}.from_pretrained(…, use_safetensors=False).save_pretrained('converted')."
+            f"{model_kind} {name!r}: its weights (model.safetensors) are {state}. If you trust them, convert them: "
+            f"{class_name}.from_pretrained(…, use_safetensors=False).save_pretrained('converted')."
         )
     for path in (folder / "config.json", *weights):
         if is_pointer(path):
             raise FiguregroundError(
-                f"{what} {name!r}: its {path.name} is a Git LFS pointer, not the file: run `git lfs pull`."
+                f"{model_kind} {name!r}: its {path.name} is a Git LFS pointer, not the file: run `git lfs pull`."
             )
 
 
@@ -73,7 +73,7 @@ def is_pointer(path: Path) -> bool:
 
 def hash_files(paths: Iterable[Path]) -> str:
     """Return the hexadecimal SHA-256 of the names and contents of the files in `paths`, in path order."""
-    total = hashlib.sha256()
+    hasher = hashlib.sha256()
     for path in sorted(path for path in paths if path.is_file()):
-        total.update(f"{path.name}\0{content_hash(path)}\n".encode())
-    return total.hexdigest()
+        hasher.update(f"{path.name}\0{content_hash(path)}\n".encode())
+    return hasher.hexdigest()

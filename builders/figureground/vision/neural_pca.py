@@ -25,6 +25,9 @@ from figureground.core.files import replace_bytes
 if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier
 
+_TENSORS = ("mean", "vectors", "values")
+"""The tensors of `Components`, by their names in files."""
+
 
 @dataclass(frozen=True)
 class Components:
@@ -44,25 +47,25 @@ class Components:
         mean, vectors = self.mean.to(weighted), self.vectors.to(weighted)
         return (weighted - mean) @ vectors.T * vectors.sum(1)
 
-    def select(self, which: Sequence[int]) -> Components:
+    def select(self, indices: Sequence[int]) -> Components:
         """Return a subset of the components, such as those that a person found spurious.
 
         Raises:
             FiguregroundError: A number isn't that of a component.
         """
-        for i in which:
+        for i in indices:
             if not 0 <= i < len(self.values):
                 raise FiguregroundError(f"component {i}: there are {len(self.values)}, counted from 0.")
-        chosen = list(which)
+        chosen = list(indices)
         return replace(self, vectors=self.vectors[chosen], values=self.values[chosen])
 
 
-def weigh(features: Tensor, weight: Tensor) -> Tensor:
+def weight_features(features: Tensor, weight: Tensor) -> Tensor:
     """Return ψ_k = w_k ⊙ φ, (n, d), from features (n, d) and the class's row of the last layer's weight (d,)."""
     return features * weight.to(features)
 
 
-def fit(weighted: Tensor, label: int, count: int | None = None) -> Components:
+def fit_components(weighted: Tensor, label: int, count: int | None = None) -> Components:
     """Compute principal components of the weighted features of a class's images.
 
     Args:
@@ -111,9 +114,9 @@ def read_components(path: Path, classifier: Classifier) -> Components:
     """
     try:
         with safe_open(path, "pt") as file:
-            told = file.metadata() or {}
-            components = Components(int(told["label"]), **{name: file.get_tensor(name) for name in _TENSORS})
-        made_with = json.loads(told["facts"])["classifier"]
+            metadata = file.metadata() or {}
+            components = Components(int(metadata["label"]), **{name: file.get_tensor(name) for name in _TENSORS})
+        made_with = json.loads(metadata["facts"])["classifier"]
     except FileNotFoundError:
         raise FiguregroundError(f"components: there is no file {str(path)!r}.") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
@@ -126,6 +129,3 @@ def read_components(path: Path, classifier: Classifier) -> Components:
             f"differ from those of {classifier.name!r}. Make it again with `figureground components`."
         )
     return components
-
-
-_TENSORS = ("mean", "vectors", "values")

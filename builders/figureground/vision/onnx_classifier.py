@@ -90,18 +90,20 @@ class OnnxLogits(nn.Module):
         """Tells on which device results are wanted."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        taken = self.onnx.inputs[0]
-        given = pixels.detach().cpu().numpy().astype(taken.dtype)
-        given = np.ascontiguousarray(given.transpose(0, 2, 3, 1) if self.last_axis else given)
-        size = taken.shape[0] or len(given)  # an export may have a fixed number of images
-        found = [self._run(given[start : start + size], size) for start in range(0, len(given), size)]
-        out = torch.from_numpy(np.concatenate(found).astype(np.float32)).to(self.place.device)
-        return out.clamp(min=torch.finfo(out.dtype).tiny).log() if self.probabilities else out
+        port = self.onnx.inputs[0]
+        inputs = pixels.detach().cpu().numpy().astype(port.dtype)
+        inputs = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1) if self.last_axis else inputs)
+        size = port.shape[0] or len(inputs)  # an export may have a fixed number of images
+        outputs = [self._run(inputs[start : start + size], size) for start in range(0, len(inputs), size)]
+        logits = torch.from_numpy(np.concatenate(outputs).astype(np.float32)).to(self.place.device)
+        return logits.clamp(min=torch.finfo(logits.dtype).tiny).log() if self.probabilities else logits
 
-    def _run(self, given: np.ndarray, size: int) -> np.ndarray:
-        filled = np.concatenate([given, np.repeat(given[-1:], size - len(given), 0)]) if len(given) < size else given
-        (found,) = self.onnx({self.onnx.inputs[0].name: filled}, [self.output])
-        return found[: len(given)]
+    def _run(self, inputs: np.ndarray, size: int) -> np.ndarray:
+        padded = (
+            np.concatenate([inputs, np.repeat(inputs[-1:], size - len(inputs), 0)]) if len(inputs) < size else inputs
+        )
+        (outputs,) = self.onnx({self.onnx.inputs[0].name: padded}, [self.output])
+        return outputs[: len(inputs)]
 
 
 def open_parts(path: Path, what: str) -> Parts:
@@ -114,26 +116,28 @@ def open_parts(path: Path, what: str) -> Parts:
         FiguregroundError: The file can't be opened, or is no image classifier (names its inputs and outputs); or a
             file beside it is damaged, names an unknown setting or has a value out of range (names file and field).
     """
-    beside = path.with_suffix(".json"), path.with_suffix(".txt")
-    settings = read_settings(beside[0]) if beside[0].exists() else Settings()
+    settings_path, labels_path = path.with_suffix(".json"), path.with_suffix(".txt")
+    settings = read_settings(settings_path) if settings_path.exists() else Settings()
     labels = settings.labels
-    if labels is None and beside[1].exists():
-        labels = _read_labels(beside[1])
-    opened = open_onnx(path, what)
-    last_axis, fixed = _read_input(opened, what)
+    if labels is None and labels_path.exists():
+        labels = _read_labels(labels_path)
+    onnx = open_onnx(path, what)
+    last_axis, fixed = _read_input(onnx, what)
     if settings.crop is not None and fixed is not None and settings.crop != fixed:
-        raise FiguregroundError(f"{beside[0]}: crop: it is {settings.crop}, but the network takes {fixed} pixels.")
+        raise FiguregroundError(f"{settings_path}: crop: it is {settings.crop}, but the network takes {fixed} pixels.")
     edge = settings.crop or fixed or EDGE
     resize = settings.resize or round(edge * MARGIN)
-    network = OnnxLogits(opened, _find_output(opened, settings.output, what), last_axis)
+    network = OnnxLogits(onnx, _find_output(onnx, settings.output, what), last_axis)
     noise = torch.randn(2, 3, edge, edge, generator=make_generator(0))
-    found = network(noise)
-    network.probabilities = _sum_to_one(found) if settings.activation is None else settings.activation == OUTPUTS[1]
+    logits = network(noise)
+    network.probabilities = (
+        _are_probabilities(logits) if settings.activation is None else settings.activation == OUTPUTS[1]
+    )
     preprocessing = Preprocessing(
         resize, None, settings.interpolation, (edge, edge), settings.mean, settings.std, settings.channels == "BGR"
     )
-    facts = {"architecture": "ONNX", "robust": None, "sha256": _identify(opened, beside)}
-    return Parts(network, preprocessing, labels, found.shape[1], edge, facts)
+    facts = {"architecture": "ONNX", "robust": None, "sha256": _identify(onnx, (settings_path, labels_path))}
+    return Parts(network, preprocessing, labels, logits.shape[1], edge, facts)
 
 
 def read_settings(path: Path) -> Settings:
@@ -143,37 +147,39 @@ def read_settings(path: Path) -> Settings:
         FiguregroundError: The file is damaged, names an unknown setting, or has a value out of range.
     """
     try:
-        said = read_object(path)
+        entries = read_object(path)
     except (OSError, FileError) as error:
         raise FiguregroundError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-    known = [each.name for each in dataclasses.fields(Settings)]
-    for name in said:
+    known = [field.name for field in dataclasses.fields(Settings)]
+    for name in entries:
         if name not in known:
             raise FiguregroundError(f"{path}: there is no setting {name!r}{nearest_or_all(name, known)}")
     try:
-        check_shape(said, _SHAPE)
-        _check_values(said)
+        check_shape(entries, _SHAPE)
+        _check_values(entries)
     except ValueError as error:
         raise FiguregroundError(f"{path}: {error}.") from None
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()
+    }
     return Settings(**fields)
 
 
-def _check_values(said: Mapping[str, Any]) -> None:
+def _check_values(entries: Mapping[str, Any]) -> None:
     for name in ("resize", "crop"):
-        value = said.get(name)
+        value = entries.get(name)
         if value is not None and not (isinstance(value, int) and 1 <= value <= MOST_EDGE):
             raise ValueError(f"{name} is {value!r}; give a whole number of pixels, from 1 to {MOST_EDGE:,}")
-    if (said.get("resize") or MOST_EDGE) < (said.get("crop") or 0):
-        raise ValueError(f"resize is {said['resize']}, less than crop, which is {said['crop']}")
+    if (entries.get("resize") or MOST_EDGE) < (entries.get("crop") or 0):
+        raise ValueError(f"resize is {entries['resize']}, less than crop, which is {entries['crop']}")
     for name in ("mean", "std"):
-        value = said.get(name, (1.0,) * 3)
+        value = entries.get(name, (1.0,) * 3)
         if len(value) != 3 or not all(map(math.isfinite, value)) or (name == "std" and min(value) <= 0):
             raise ValueError(f"{name} is {value!r}; give three numbers, by channel, for pixels in 0 to 1")
     choices = {"interpolation": tuple(FILTERS), "channels": ("RGB", "BGR"), "activation": OUTPUTS}
-    for name, known in choices.items():
-        if said.get(name, known[0]) not in known:
-            raise ValueError(f"{name} is {said[name]!r}; give {listed(known)}")
+    for name, allowed in choices.items():
+        if entries.get(name, allowed[0]) not in allowed:
+            raise ValueError(f"{name} is {entries[name]!r}; give {listed(allowed)}")
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
@@ -214,12 +220,14 @@ def _find_output(network: OnnxNetwork, name: str | None, what: str) -> str:
     Raises:
         FiguregroundError: There is none, or several could be.
     """
-    fits = [port.name for port in network.outputs if _may_be_logits(port)]
-    chosen = fits if name is None else [each for each in fits if each == name]
-    if len(chosen) == 1:
-        return chosen[0]
-    if name is None and fits:
-        raise FiguregroundError(f"{what} has several outputs that may be logits: {listed(fits)}. Name one: output.")
+    candidates = [port.name for port in network.outputs if _may_be_logits(port)]
+    matches = candidates if name is None else [candidate for candidate in candidates if candidate == name]
+    if len(matches) == 1:
+        return matches[0]
+    if name is None and candidates:
+        raise FiguregroundError(
+            f"{what} has several outputs that may be logits: {listed(candidates)}. Name one: output."
+        )
     raise FiguregroundError(
         f"{what} isn't an image classifier: it {network.describe()}. It needs "
         f"{'an output' if name is None else f'the output {name!r}'}, float32 (images, classes)."
@@ -230,11 +238,11 @@ def _may_be_logits(port: Port) -> bool:
     return len(port.shape) == 2 and port.dtype in ("float16", "float32")
 
 
-def _sum_to_one(found: Tensor) -> bool:
+def _are_probabilities(outputs: Tensor) -> bool:
     """Whether outputs (n, classes) are probabilities."""
-    return bool((found >= 0).all() and (found.sum(1) - 1).abs().max() < 1e-3)
+    return bool((outputs >= 0).all() and (outputs.sum(1) - 1).abs().max() < 1e-3)
 
 
-def _identify(network: OnnxNetwork, beside: tuple[Path, ...]) -> str:
+def _identify(network: OnnxNetwork, other_files: tuple[Path, ...]) -> str:
     """Return the SHA-256 of everything that affects the classifier's output."""
-    return hashlib.sha256(f"{network.sha256}\n{hash_files(beside)}".encode()).hexdigest()
+    return hashlib.sha256(f"{network.sha256}\n{hash_files(other_files)}".encode()).hexdigest()

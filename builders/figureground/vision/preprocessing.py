@@ -71,55 +71,55 @@ class Preprocessing:
     def __call__(self, pixels: Tensor) -> Tensor:
         """Convert pixels (n, 3, h, w), float in 0..1, to the network's input, (n, 3, h', w')."""
         height, width = pixels.shape[-2:]
-        to_height, to_width = self._resized(height, width)
+        to_height, to_width = self.target_size(height, width)
         if (to_height, to_width) != (height, width):
             rows = resize_matrix(height, to_height, self.filter).to(pixels)
             columns = resize_matrix(width, to_width, self.filter).to(pixels)
             if self.crop:  # skip pixels that will be cropped
-                rows, columns = _center(rows, self.crop[0]), _center(columns, self.crop[1])
-            pixels = self._in_range(pixels @ columns.T)
-            pixels = self._in_range(rows @ pixels)
+                rows, columns = _center_rows(rows, self.crop[0]), _center_rows(columns, self.crop[1])
+            pixels = self._clamp(pixels @ columns.T)
+            pixels = self._clamp(rows @ pixels)
         if self.crop:
             pixels = _center_crop(pixels, self.crop)
         if self.flip_channels:
             pixels = pixels.flip(1)
         return (pixels - pixels.new_tensor(self.mean)[:, None, None]) / pixels.new_tensor(self.std)[:, None, None]
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
         if not isinstance(self.size, int):
             return self.size or (height, width)
         short, long = min(height, width), max(height, width)
-        to: float = self.size
-        if self.longest is not None and long / short * to > self.longest:
-            to = self.longest * short / long
-        edges = (round(to), int(to * long / short))
+        target: float = self.size
+        if self.longest is not None and long / short * target > self.longest:
+            target = self.longest * short / long
+        edges = (round(target), int(target * long / short))
         return edges if height <= width else edges[::-1]
 
-    def _in_range(self, pixels: Tensor) -> Tensor:
+    def _clamp(self, pixels: Tensor) -> Tensor:
         return pixels.clamp(0, 1) if self.filter in OVERSHOOTING else pixels
 
 
 @functools.lru_cache(maxsize=256)
 @torch.inference_mode(False)  # a tensor made in inference mode could not be used in training later
-def resize_matrix(size: int, to: int, filter: str) -> Tensor:
-    """Return the weights for resizing a line of `size` pixels to `to` pixels: float32 (to, size), rows sum to 1.
+def resize_matrix(size: int, target: int, filter: str) -> Tensor:
+    """Return the weights for resizing a line of `size` to `target` pixels: float32 (target, size), rows sum to 1.
 
     As in Pillow's resize, the filter is stretched by the scale factor when shrinking, which gives antialiasing.
     """
-    scale = size / to
-    centers = (torch.arange(to, dtype=torch.float64) + 0.5) * scale
-    reach, weigh = FILTERS[filter]
+    scale = size / target
+    centers = (torch.arange(target, dtype=torch.float64) + 0.5) * scale
+    support, kernel = FILTERS[filter]
     stretch = max(scale, 1.0)
-    first = (centers - reach * stretch + 0.5).long().clamp(min=0)[:, None]
-    last = (centers + reach * stretch + 0.5).long().clamp(max=size)[:, None]
+    first = (centers - support * stretch + 0.5).long().clamp(min=0)[:, None]
+    last = (centers + support * stretch + 0.5).long().clamp(max=size)[:, None]
     pixels = torch.arange(size)
     distances = ((pixels + 0.5 - centers[:, None]) / stretch).abs()
-    inside = (pixels >= first) & (pixels < last) & (distances <= reach)
-    weights = torch.where(inside, weigh(distances), 0.0)
+    inside = (pixels >= first) & (pixels < last) & (distances <= support)
+    weights = torch.where(inside, kernel(distances), 0.0)
     return (weights / weights.sum(1, keepdim=True)).float()
 
 
-def _center(rows: Tensor, count: int) -> Tensor:
+def _center_rows(rows: Tensor, count: int) -> Tensor:
     """Return the `count` rows around the centre, or all rows if there are fewer."""
     first = max(0, (len(rows) - count) // 2)
     return rows[first : first + count]
@@ -128,10 +128,10 @@ def _center(rows: Tensor, count: int) -> Tensor:
 def _center_crop(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Crop around the centre; missing pixels are black, with the odd pixel at the top or left."""
     height, width = pixels.shape[-2:]
-    lacking = [max(0, size[0] - height), max(0, size[1] - width)]
-    if any(lacking):
-        top, left = (-(-n // 2) for n in lacking)
-        pixels = F.pad(pixels, (left, lacking[1] - left, top, lacking[0] - top))
+    missing = [max(0, size[0] - height), max(0, size[1] - width)]
+    if any(missing):
+        top, left = (-(-n // 2) for n in missing)
+        pixels = F.pad(pixels, (left, missing[1] - left, top, missing[0] - top))
         height, width = pixels.shape[-2:]
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     return pixels[..., top : top + size[0], left : left + size[1]]
@@ -142,7 +142,9 @@ def to_pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
-def imagenet(mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Preprocessing:
+def imagenet_preprocessing(
+    mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> Preprocessing:
     """Return the standard ImageNet preprocessing: shorter edge to 256, bilinear, and a centre crop of 224 × 224."""
     return Preprocessing(256, None, "bilinear", (224, 224), mean, std)
 
@@ -166,13 +168,13 @@ def read_preprocessing(folder: Path, name: str) -> Preprocessing:
         )
     try:
         processor = open_part(AutoImageProcessor, folder, f"classifier {name!r}", backend="pil")
-        return _of_processor(processor)
+        return _convert_processor(processor)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"classifier {name!r}: its preprocessor_config.json can't be used: {first}") from error
 
 
-def _of_processor(processor: Any) -> Preprocessing:
+def _convert_processor(processor: Any) -> Preprocessing:
     kind = type(processor).__name__.removesuffix("Pil").removesuffix("Fast").removesuffix("ImageProcessor")
 
     def setting(name: str, default: Any = None) -> Any:
@@ -183,23 +185,23 @@ def _of_processor(processor: Any) -> Preprocessing:
         raise ValueError("it pads images (do_pad), which isn't supported")
     size, longest, crop = None, None, None
     if setting("do_center_crop", False):
-        edges = _edges(setting("crop_size"))
+        edges = _read_edges(setting("crop_size"))
         crop = (edges["height"], edges["width"])
     if setting("do_resize", False):
-        edges = _edges(setting("size"))
-        size, crop = _size_of(kind, edges, setting("crop_pct"), crop)
+        edges = _read_edges(setting("size"))
+        size, crop = _convert_size(kind, edges, setting("crop_pct"), crop)
         longest = edges.get("longest_edge")
     # Pixels are in 0..1, but processors expect 0..255: (255 × factor × pixel − offset − mean) / std.
     scale = 255 * float(setting("rescale_factor", 1 / 255)) if setting("do_rescale", False) else 255.0
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     if setting("do_normalize", False) and kind != "MobileViT":  # MobileViT's processor ignores the setting
-        mean, std = _channels(setting("image_mean")), _channels(setting("image_std"))
+        mean, std = _read_channels(setting("image_mean")), _read_channels(setting("image_std"))
     offset = 0.0
     if kind == "EfficientNet":
         offset = float(bool(setting("rescale_offset", False)))
         if setting("include_top", False):  # EfficientNet's processor divides by the deviation twice
-            std = tuple(s * t for s, t in zip(std, _channels(setting("image_std")), strict=True))
+            std = tuple(s * t for s, t in zip(std, _read_channels(setting("image_std")), strict=True))
     filter = _BY_NUMBER.get(int(setting("resample", 2)))
     if filter is None:
         raise ValueError("it resizes to the nearest pixel (resample 0), which has no gradients")
@@ -214,34 +216,34 @@ def _of_processor(processor: Any) -> Preprocessing:
     )
 
 
-def _size_of(
+def _convert_size(
     kind: str, edges: dict[str, int], crop_pct: float | None, crop: tuple[int, int] | None
 ) -> tuple[tuple[int, int] | int, tuple[int, int] | None]:
     """Return a processor's target size and crop; some processors use the size as the crop's."""
     edge = edges.get("shortest_edge")
-    both = (edges["height"], edges["width"]) if "height" in edges and "width" in edges else None
+    size = (edges["height"], edges["width"]) if "height" in edges and "width" in edges else None
     if edge is not None:
         if kind == "ConvNext":
             return ((edge, edge), crop) if edge >= 384 else (int(edge / (crop_pct or 224 / 256)), crop or (edge, edge))
         if kind == "PoolFormer":
             return int(edge / (crop_pct or 1)), crop
         return int(256 / 224 * edge) if kind == "Levit" else edge, crop
-    if both is None or kind == "ConvNext":
+    if size is None or kind == "ConvNext":
         raise ValueError(f"its size is {json.dumps(edges)}, without shortest_edge, or height and width")
     if kind == "PoolFormer" and crop_pct:
-        larger = (int(both[0] / crop_pct), int(both[1] / crop_pct))
-        return larger[0] if both[0] == both[1] else larger, crop
-    return both, crop
+        larger = (int(size[0] / crop_pct), int(size[1] / crop_pct))
+        return larger[0] if size[0] == size[1] else larger, crop
+    return size, crop
 
 
-def _edges(size: Any) -> dict[str, int]:
+def _read_edges(size: Any) -> dict[str, int]:
     """Return a processor's size as a mapping, without entries that are None."""
     if size is None:
         raise ValueError("it resizes or crops but gives no size")
     return {name: int(value) for name, value in dict(size).items() if value is not None}
 
 
-def _channels(value: Any) -> tuple[float, ...]:
+def _read_channels(value: Any) -> tuple[float, ...]:
     values = (float(value),) * 3 if isinstance(value, int | float) else tuple(float(v) for v in value)
     if len(values) != 3 or not all(map(math.isfinite, values)):
         raise ValueError(f"image_mean and image_std must have three channels, not {value!r}")
@@ -257,11 +259,11 @@ def read_timm(settings: dict[str, Any]) -> Preprocessing:
     _, height, width = settings["input_size"]
     share = float(settings.get("crop_pct") or 0.875)
     mode = settings.get("crop_mode") or "center"
-    to = (math.floor(height / share), math.floor(width / share))
+    target = (math.floor(height / share), math.floor(width / share))
     if mode not in ("center", "squash"):
         raise FiguregroundError(f"its crop_mode is {mode!r}; supported are 'center' and 'squash'.")
     filter = settings.get("interpolation", "bilinear")
     if filter not in FILTERS:
         raise FiguregroundError(f"its interpolation is {filter!r}; supported are {', '.join(FILTERS)}.")
-    size = to if mode == "squash" or height != width else to[0]
+    size = target if mode == "squash" or height != width else target[0]
     return Preprocessing(size, None, filter, (height, width), tuple(settings["mean"]), tuple(settings["std"]))

@@ -17,9 +17,9 @@ from figureground.core.errors import FiguregroundError, listed
 from figureground.vision.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
-NESTED = ("state_dict", "model", "model_state_dict", "net")
+NESTED_KEYS = ("state_dict", "model", "model_state_dict", "net")
 """Keys under which files store the weights beside other data, such as the epoch."""
-NAMES: dict[tuple[str, tuple[int, ...]], str] = {
+ARCHITECTURES: dict[tuple[str, tuple[int, ...]], str] = {
     ("basic", (2, 2, 2, 2)): "resnet18",
     ("basic", (3, 4, 6, 3)): "resnet34",
     ("bottleneck", (3, 4, 6, 3)): "resnet50",
@@ -55,10 +55,10 @@ def read_weights(path: Path) -> Weights:
     """
     tensors = _read_tensors(path)
     prefix = _find_prefix(tensors, path)
-    own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    mean, std = _normaliser(tensors)
-    network, architecture = _build(own, path)
-    return Weights(network, len(own["fc.weight"]), architecture, mean, std)
+    weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    mean, std = _read_normaliser(tensors)
+    network, architecture = _build_network(weights, path)
+    return Weights(network, len(weights["fc.weight"]), architecture, mean, std)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -73,9 +73,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             raise FiguregroundError(f"{path.name} doesn't open as safetensors: {error}. Download it again.") from error
     import pickle
 
-    _refuse_others(path)
+    _check_format(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise FiguregroundError(
             f"{path.name} is a pickle of more than tensors, which can run code when it is opened. If you trust it, "
@@ -83,7 +83,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             "    import torch\n"
             "    from safetensors.torch import save_file\n"
             f"    found = torch.load({path.name!r}, map_location='cpu', weights_only=False)\n"
-            f"    found = next((found[k] for k in {NESTED!r} if k in found), found)\n"
+            f"    found = next((found[k] for k in {NESTED_KEYS!r} if k in found), found)\n"
             "    save_file({k: v.clone() for k, v in found.items() if isinstance(v, torch.Tensor)}, "
             f"{path.with_suffix('.safetensors').name!r})\n"
             "(a checkpoint of the robustness library also needs `pip install dill` for that)."
@@ -91,10 +91,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"{path.name} doesn't open as weights of torch: {first}") from error
-    return _flatten(found, path)
+    return _flatten(content, path)
 
 
-def _refuse_others(path: Path) -> None:
+def _check_format(path: Path) -> None:
     """Raise FiguregroundError for a file not saved by torch, which writes ZIP archives or (formerly) pickles."""
     with path.open("rb") as file:
         head = file.read(2)
@@ -104,23 +104,23 @@ def _refuse_others(path: Path) -> None:
     raise FiguregroundError(f"{path.name} is not a weights file: it {what}. Download it again.")
 
 
-def _flatten(found: Any, path: Path) -> dict[str, Tensor]:
+def _flatten(content: Any, path: Path) -> dict[str, Tensor]:
     """Return the weights in a file's content, which may be nested repeatedly."""
-    while isinstance(found, dict):
-        inner = [found[name] for name in NESTED if isinstance(found.get(name), dict)]
+    while isinstance(content, dict):
+        inner = [content[name] for name in NESTED_KEYS if isinstance(content.get(name), dict)]
         if not inner:
             break
-        found = inner[0]
-    tensors = {n: t for n, t in found.items() if isinstance(t, Tensor)} if isinstance(found, dict) else {}
+        content = inner[0]
+    tensors = {n: t for n, t in content.items() if isinstance(t, Tensor)} if isinstance(content, dict) else {}
     if not tensors:
-        raise FiguregroundError(f"{path.name} holds no named weights, but a {type(found).__name__}.")
+        raise FiguregroundError(f"{path.name} holds no named weights, but a {type(content).__name__}.")
     return tensors
 
 
 def _find_prefix(tensors: dict[str, Tensor], path: Path) -> str:
     """Return the prefix of the ResNet's names; the shortest, because attackers contain a copy of the network."""
-    ends = "fc.weight"
-    prefixes = [name.removesuffix(ends) for name in tensors if name.endswith(ends)]
+    suffix = "fc.weight"
+    prefixes = [name.removesuffix(suffix) for name in tensors if name.endswith(suffix)]
     prefixes = [p for p in prefixes if f"{p}conv1.weight" in tensors and f"{p}layer1.0.conv1.weight" in tensors]
     if prefixes:
         return min(prefixes, key=len)
@@ -135,33 +135,35 @@ def _find_prefix(tensors: dict[str, Tensor], path: Path) -> str:
     )
 
 
-def _normaliser(tensors: dict[str, Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _read_normaliser(tensors: dict[str, Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and deviation by channel from the file (not a batch norm's `running_mean`), or ImageNet's."""
-    found: dict[str, tuple[float, ...]] = {}
+    statistics: dict[str, tuple[float, ...]] = {}
     for name in sorted(tensors, key=len):
         match = _STATISTIC.fullmatch(name)
         if match and tensors[name].numel() == 3:
-            found.setdefault(match["which"], tuple(tensors[name].flatten().double().tolist()))
-    if set(found) == {"mean", "std"}:
-        return found["mean"], found["std"]
+            statistics.setdefault(match["which"], tuple(tensors[name].flatten().double().tolist()))
+    if set(statistics) == {"mean", "std"}:
+        return statistics["mean"], statistics["std"]
     return IMAGENET_MEAN, IMAGENET_STD
 
 
-def _build(own: dict[str, Tensor], path: Path) -> tuple[nn.Module, str]:
+def _build_network(tensors: dict[str, Tensor], path: Path) -> tuple[nn.Module, str]:
     """Build the network that fits the weights, and load them."""
     from transformers import ResNetConfig, ResNetForImageClassification
     from transformers.models.resnet.modeling_resnet import ResNetBottleNeckLayer
 
-    bottleneck = "layer1.0.conv3.weight" in own
-    depths = [len({m["block"] for m in map(_BLOCK.fullmatch, own) if m and int(m["stage"]) == i}) for i in (1, 2, 3, 4)]
+    bottleneck = "layer1.0.conv3.weight" in tensors
+    depths = [
+        len({m["block"] for m in map(_BLOCK.fullmatch, tensors) if m and int(m["stage"]) == i}) for i in (1, 2, 3, 4)
+    ]
     last = "conv3" if bottleneck else "conv2"
     try:
-        stem = own["conv1.weight"]
-        sizes = [len(own[f"layer{stage}.0.{last}.weight"]) for stage in (1, 2, 3, 4)]
-        inner = own["layer1.0.conv2.weight"]
+        stem = tensors["conv1.weight"]
+        sizes = [len(tensors[f"layer{stage}.0.{last}.weight"]) for stage in (1, 2, 3, 4)]
+        inner = tensors["layer1.0.conv2.weight"]
         config = ResNetConfig(
             num_channels=stem.shape[1], embedding_size=len(stem), hidden_sizes=sizes, depths=depths,
-            layer_type="bottleneck" if bottleneck else "basic", num_labels=len(own["fc.weight"]),
+            layer_type="bottleneck" if bottleneck else "basic", num_labels=len(tensors["fc.weight"]),
             downsample_in_bottleneck=False,  # torchvision strides in the 3 × 3 convolution
         )  # fmt: skip
     except KeyError as error:
@@ -178,19 +180,21 @@ def _build(own: dict[str, Tensor], path: Path) -> tuple[nn.Module, str]:
     if bottleneck and widening != 4:  # a wide ResNet: not supported by transformers' config, but by its layers
         for stage, size in zip(network.resnet.encoder.stages, sizes, strict=True):
             for i, layer in enumerate(stage.layers):
-                before = layer.layer[0].convolution.in_channels
+                in_channels = layer.layer[0].convolution.in_channels
                 stride = layer.layer[1].convolution.stride[0]
-                stage.layers[i] = ResNetBottleNeckLayer(before, size, stride, reduction=widening)
-    names = {name: new for name in own if (new := transformers_name(name, bottleneck))}
+                stage.layers[i] = ResNetBottleNeckLayer(in_channels, size, stride, reduction=widening)
+    names = {name: new_name for name in tensors if (new_name := transformers_name(name, bottleneck))}
     expected = network.state_dict()
-    weights = {names[name]: own[name].float() for name in names}
+    weights = {names[name]: tensors[name].float() for name in names}
     weights.update({n: t for n, t in expected.items() if n.endswith("num_batches_tracked") and n not in weights})
-    wrong = sorted(set(expected) ^ set(weights)) or [n for n in expected if expected[n].shape != weights[n].shape]
-    if wrong:
-        raise FiguregroundError(f"{path.name} is not a ResNet that transformers supports: {listed(wrong, 3)} differ.")
+    mismatched = sorted(set(expected) ^ set(weights)) or [n for n in expected if expected[n].shape != weights[n].shape]
+    if mismatched:
+        raise FiguregroundError(
+            f"{path.name} is not a ResNet that transformers supports: {listed(mismatched, 3)} differ."
+        )
     network.load_state_dict(weights)
     kind = ("bottleneck" if bottleneck else "basic", tuple(depths))
-    name = NAMES.get(kind, f"resnet of {'-'.join(map(str, depths))} blocks")
+    name = ARCHITECTURES.get(kind, f"resnet of {'-'.join(map(str, depths))} blocks")
     return network, name if widening == 4 else f"wide_{name}_{4 // widening}"
 
 
@@ -208,10 +212,10 @@ def transformers_name(name: str, bottleneck: bool) -> str | None:
     block = _BLOCK.fullmatch(name)
     if block is None:
         return None
-    where = f"resnet.encoder.stages.{int(block['stage']) - 1}.layers.{block['block']}"
+    prefix = f"resnet.encoder.stages.{int(block['stage']) - 1}.layers.{block['block']}"
     if match := re.fullmatch(r"downsample\.(?P<number>[01])\.(?P<rest>.+)", block["rest"]):
-        return f"{where}.shortcut.{parts[match['number']]}.{match['rest']}"
+        return f"{prefix}.shortcut.{parts[match['number']]}.{match['rest']}"
     match = _CONVOLUTION.fullmatch(block["rest"])
     if match is None or (match["number"] == "3" and not bottleneck):
         return None
-    return f"{where}.layer.{int(match['number']) - 1}.{parts[match['kind']]}.{match['rest']}"
+    return f"{prefix}.layer.{int(match['number']) - 1}.{parts[match['kind']]}.{match['rest']}"

@@ -86,10 +86,10 @@ class Clipseg:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image], phrases: Sequence[str]) -> list[np.ndarray]:
-        return [self._look(image, phrase) for image, phrase in zip(images, phrases, strict=True)]
+        return [self._segment(image, phrase) for image, phrase in zip(images, phrases, strict=True)]
 
-    def _look(self, image: Image.Image, phrase: str) -> np.ndarray:
-        ids = _tokens(self._tokenizer, phrase, phrase, self._longest, self.name)
+    def _segment(self, image: Image.Image, phrase: str) -> np.ndarray:
+        ids = _tokenize(self._tokenizer, phrase, phrase, self._longest, self.name)
         weight = next(self._network.parameters())
         pixels = self._preprocessing(to_pixels(image)[None].to(weight.device))
         logits = self._network(pixel_values=pixels, input_ids=ids.to(weight.device)).logits.float()
@@ -124,20 +124,20 @@ class GroundedSam:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image], phrases: Sequence[str]) -> list[np.ndarray]:
-        found = []
+        maps = []
         for image, phrase in zip(images, phrases, strict=True):
             image = image.convert("RGB")
-            boxes, scores = self._find(image, phrase)
-            found.append(self._cut_out(image, boxes, scores))
-        return found
+            boxes, scores = self._detect(image, phrase)
+            maps.append(self._segment_boxes(image, boxes, scores))
+        return maps
 
-    def _find(self, image: Image.Image, phrase: str) -> tuple[Tensor, Tensor]:
+    def _detect(self, image: Image.Image, phrase: str) -> tuple[Tensor, Tensor]:
         """Return boxes, (n, 4): left, top, right, bottom in pixels; and scores, (n,), in 0..1; best first."""
-        said = phrase.strip().lower().rstrip(".") + "."  # as in training: each phrase ends in a full stop
-        ids = _tokens(self._tokenizer, phrase, said, int(self._detector.config.max_text_len), self.name)
+        text = phrase.strip().lower().rstrip(".") + "."  # as in training: each phrase ends in a full stop
+        ids = _tokenize(self._tokenizer, phrase, text, int(self._detector.config.max_text_len), self.name)
         device = next(self._detector.parameters()).device
-        seen = self._detector_processor(image, return_tensors="pt").to(device)
-        out = self._detector(**seen, input_ids=ids.to(device), token_type_ids=torch.zeros_like(ids).to(device))
+        inputs = self._detector_processor(image, return_tensors="pt").to(device)
+        out = self._detector(**inputs, input_ids=ids.to(device), token_type_ids=torch.zeros_like(ids).to(device))
         scores = out.logits[0].float().sigmoid().amax(1)
         _refuse_non_finite(scores, self.name)
         scores, order = scores.sort(descending=True, stable=True)
@@ -147,20 +147,20 @@ class GroundedSam:
         edges = torch.tensor([image.width, image.height] * 2, device=device)
         return (corners * edges).cpu(), scores[: len(order)].cpu()
 
-    def _cut_out(self, image: Image.Image, boxes: Tensor, scores: Tensor) -> np.ndarray:
+    def _segment_boxes(self, image: Image.Image, boxes: Tensor, scores: Tensor) -> np.ndarray:
         best = np.zeros((image.height, image.width), np.float32)
         if not len(boxes):
             return best
         device = next(self._masker.parameters()).device
-        seen = self._masker_processor(image, input_boxes=[boxes.tolist()], return_tensors="pt")
+        inputs = self._masker_processor(image, input_boxes=[boxes.tolist()], return_tensors="pt")
         out = self._masker(
-            pixel_values=seen["pixel_values"].to(device),
-            input_boxes=seen["input_boxes"].float().to(device),
+            pixel_values=inputs["pixel_values"].to(device),
+            input_boxes=inputs["input_boxes"].float().to(device),
             multimask_output=False,
         )
         _refuse_non_finite(out.pred_masks, self.name)
         (masks,) = self._masker_processor.image_processor.post_process_masks(
-            [out.pred_masks[0].float().cpu()], seen["original_sizes"], seen["reshaped_input_sizes"]
+            [out.pred_masks[0].float().cpu()], inputs["original_sizes"], inputs["reshaped_input_sizes"]
         )
         for mask, score in zip(masks[:, 0].numpy(), scores.tolist(), strict=True):
             best = np.maximum(best, mask * np.float32(score))
@@ -179,20 +179,20 @@ def open_segmenter(name: str, *, device: str | torch.device = "cpu") -> Segmente
         FiguregroundError: The model is missing, unreachable, of another kind, pickle-only or damaged.
     """
     kind, rest = find_kind(name)
-    opened: Segmenter = kind.open(rest, device)
-    return opened
+    segmenter: Segmenter = kind.open(rest, device)
+    return segmenter
 
 
 def decide_mask(
-    probability: np.ndarray, threshold: float = 0.5, least: float = 0.005, most: float = 0.9, grow: int = 0
+    probability: np.ndarray, threshold: float = 0.5, min_share: float = 0.005, max_share: float = 0.9, grow: int = 0
 ) -> np.ndarray | str:
     """Return a mask from probabilities, or the reason for having none.
 
     Args:
         probability: (height, width), in 0..1, from a `Segmenter`.
         threshold: Pixels with a probability above it belong to the mask.
-        least: Minimum share of the image covered by the mask before growing; below it, `nothing found`.
-        most: Maximum share covered after growing; above it, `covers everything`.
+        min_share: Minimum share of the image covered by the mask before growing; below it, `nothing found`.
+        max_share: Maximum share covered after growing; above it, `covers everything`.
         grow: Number of pixels added on all sides, including diagonals, 0 or more.
 
     Returns:
@@ -204,23 +204,23 @@ def decide_mask(
     if grow < 0:
         raise RecipeError("grow", f"{grow} is below 0.")
     mask = probability > threshold
-    if not mask.any() or mask.mean() < least:
+    if not mask.any() or mask.mean() < min_share:
         return NOTHING
     if grow:
         rows = F.max_pool2d(torch.from_numpy(mask)[None].float(), (2 * grow + 1, 1), 1, (grow, 0))
         mask = F.max_pool2d(rows, (1, 2 * grow + 1), 1, (0, grow))[0].bool().numpy()
-    return EVERYTHING if mask.mean() > most else mask
+    return EVERYTHING if mask.mean() > max_share else mask
 
 
-def _tokens(tokenizer: Any, phrase: str, said: str, most: int, name: str) -> Tensor:
-    """Return the tokens of `said`, the model's form of a phrase, int64 (1, length)."""
+def _tokenize(tokenizer: Any, phrase: str, text: str, limit: int, name: str) -> Tensor:
+    """Return the tokens of `text`, the model's form of a phrase, int64 (1, length)."""
     if not phrase.strip(" ."):
         raise FiguregroundError(f"segmenter {name!r}: the phrase {phrase!r} is empty.")
-    ids: Tensor = tokenizer(said, return_tensors="pt").input_ids
-    most = min(most, int(tokenizer.model_max_length))
-    if ids.shape[1] > most:
+    ids: Tensor = tokenizer(text, return_tensors="pt").input_ids
+    limit = min(limit, int(tokenizer.model_max_length))
+    if ids.shape[1] > limit:
         raise FiguregroundError(
-            f"segmenter {name!r} reads {most} tokens, but the phrase {phrase!r} has {ids.shape[1]}. Shorten it."
+            f"segmenter {name!r} reads {limit} tokens, but the phrase {phrase!r} has {ids.shape[1]}. Shorten it."
         )
     return ids
 
@@ -237,8 +237,8 @@ def _refuse_non_finite(numbers: Tensor, name: str) -> None:
 
 def open_clipseg(name: str, device: str | torch.device) -> Clipseg:
     """Open a CLIPSeg from a directory or the Hub."""
-    folder, called, facts = _find_folder(name)
-    return _open_clipseg(folder, called, facts, device)
+    folder, model_name, facts = _find_folder(name)
+    return _open_clipseg(folder, model_name, facts, device)
 
 
 def open_pocket(device: str | torch.device) -> Clipseg:
@@ -261,25 +261,28 @@ def _open_clipseg(folder: Path, name: str, facts: dict[str, Any], device: str | 
     size = preprocessing.crop or preprocessing.size or network.config.vision_config.image_size
     square = (size, size) if isinstance(size, int) else (size[0], size[0])
     preprocessing = replace(preprocessing, size=square, longest=None, crop=None)
-    return Clipseg(network, tokenizer, preprocessing, name, {"name": name, **_facts(folder, network), **facts})
+    return Clipseg(network, tokenizer, preprocessing, name, {"name": name, **_read_facts(folder, network), **facts})
 
 
 def open_grounded(detector: str, masker: str, device: str | torch.device) -> GroundedSam:
     """Open Grounding DINO and SAM, each from a directory or the Hub."""
     from transformers import GroundingDinoForObjectDetection, SamModel
 
-    folder, called, facts = _find_folder(detector)
-    network = _open_network(folder, called, GroundingDinoForObjectDetection, "grounding-dino", device)
-    parts = network, _open_part(folder, called, "tokenizer"), _open_part(folder, called, "image processor")
-    check_words(parts[1].get_vocab(), network.config.text_config.vocab_size, f"segmenter {called!r}: its two parts")
-    facts = {"name": called, **_facts(folder, network), **facts}
-    folder, called, more = _find_folder(masker)
-    network = _open_network(folder, called, SamModel, "sam", device)
-    more = {"name": called, **_facts(folder, network), **more}
-    name = f"{BOXES}{facts['name']}{MASKS}{more['name']}"
+    folder, model_name, detector_facts = _find_folder(detector)
+    network = _open_network(folder, model_name, GroundingDinoForObjectDetection, "grounding-dino", device)
+    parts = network, _open_part(folder, model_name, "tokenizer"), _open_part(folder, model_name, "image processor")
+    check_words(parts[1].get_vocab(), network.config.text_config.vocab_size, f"segmenter {model_name!r}: its two parts")
+    detector_facts = {"name": model_name, **_read_facts(folder, network), **detector_facts}
+    folder, model_name, masker_facts = _find_folder(masker)
+    network = _open_network(folder, model_name, SamModel, "sam", device)
+    masker_facts = {"name": model_name, **_read_facts(folder, network), **masker_facts}
+    name = f"{BOXES}{detector_facts['name']}{MASKS}{masker_facts['name']}"
     return GroundedSam(
-        parts, (network, _open_part(folder, called, "image processor")), name,
-        {"name": name, "detector": facts, "masker": more, "least_score": LEAST_SCORE, "most_boxes": MOST_BOXES},
+        parts, (network, _open_part(folder, model_name, "image processor")), name,
+        {
+            "name": name, "detector": detector_facts, "masker": masker_facts, "least_score": LEAST_SCORE,
+            "most_boxes": MOST_BOXES,
+        },
     )  # fmt: skip
 
 
@@ -318,13 +321,13 @@ def _check_files(folder: Path, name: str, kind: str, model_type: str) -> None:
     """Check from its files that a directory holds a model of the right kind, with weights that aren't pickles."""
     try:
         config = read_json(folder / "config.json")
-        found = config.get("model_type")
+        found_type = config.get("model_type")
     except FileNotFoundError:
         raise FiguregroundError(f"segmenter {name!r} is not a transformers directory: it has no config.json.") from None
     except (ValueError, AttributeError):
         raise FiguregroundError(f"segmenter {name!r}: its config.json doesn't parse. Download it again.") from None
-    if found != model_type:
-        raise FiguregroundError(f"segmenter {name!r} is a {found!r} model; give a {model_type!r} model ({kind}).")
+    if found_type != model_type:
+        raise FiguregroundError(f"segmenter {name!r} is a {found_type!r} model; give a {model_type!r} model ({kind}).")
     refuse_code(folder, f"segmenter {name!r}")
     check_weights(folder, "segmenter", name, kind)
     if not (folder / "preprocessor_config.json").is_file():
@@ -346,7 +349,7 @@ def _open_part(folder: Path, name: str, part: str) -> Any:
         raise FiguregroundError(f"segmenter {name!r}: its {part} doesn't open: {first}") from error
 
 
-def _facts(folder: Path, network: PreTrainedModel) -> dict[str, Any]:
+def _read_facts(folder: Path, network: PreTrainedModel) -> dict[str, Any]:
     """Return the architecture and the SHA-256 of everything that affects results: weights, settings, vocabulary."""
     files = (path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt"))
     return {"architecture": type(network).__name__, "sha256": hash_files(files)}

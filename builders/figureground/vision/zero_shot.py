@@ -19,12 +19,12 @@ from figureground.core.hashing import digest
 from figureground.models.bundled import MATCHER
 from figureground.models.needs import ZERO_SHOT
 from figureground.vision.classifiers import POCKET, Classifier
-from figureground.vision.image_text import FILES, ImageText, normalised
+from figureground.vision.image_text import FILES, ImageText, normalise
 from figureground.vision.model_files import check_weights, download, hash_files
 from figureground.vision.preprocessing import read_preprocessing
 
 
-class _Network(nn.Module):
+class _ZeroShotNetwork(nn.Module):
     """The image half of a model, and a linear layer whose weight are the texts' features times the model's scale."""
 
     def __init__(self, network: Any, texts: Tensor, scale: float):
@@ -36,7 +36,7 @@ class _Network(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the logits of preprocessed pixels, (n, classes)."""
-        logits: Tensor = self.head(normalised(self.images.get_image_features(pixel_values=pixels)))
+        logits: Tensor = self.head(normalise(self.images.get_image_features(pixel_values=pixels)))
         return logits
 
 
@@ -52,30 +52,31 @@ def open_zero_shot(name: str, labels: Sequence[str], texts: Sequence[Sequence[st
         FiguregroundError: The model is missing, unreachable, of another kind, pickle-only or damaged, or its images
             have no fixed resolution.
     """
-    id = name.removeprefix(ZERO_SHOT)
+    model_id = name.removeprefix(ZERO_SHOT)
     facts: dict[str, Any] = {}
-    folder, shown = Path(id).expanduser(), name
-    if id == POCKET:
+    folder, public_name = Path(model_id).expanduser(), name
+    if model_id == POCKET:
         folder = MATCHER
     elif folder.is_dir():
-        shown = f"{ZERO_SHOT}{folder.resolve().name}"
+        public_name = f"{ZERO_SHOT}{folder.resolve().name}"
     else:
-        folder = download("classifier", id, None, FILES)
+        folder = download("classifier", model_id, None, FILES)
         facts["revision"] = folder.name
-    check_weights(folder, "classifier", shown, "AutoModel")
+    check_weights(folder, "classifier", public_name, "AutoModel")
     if _model_type(folder) == "siglip2":
         raise FiguregroundError(
-            f"classifier {shown!r} takes images of any resolution (NaFlex), which isn't supported. Give one of a fixed "
-            "resolution, such as clip:google/siglip2-base-patch16-224."
+            f"classifier {public_name!r} takes images of any resolution (NaFlex), which isn't supported. Give one of a "
+            "fixed resolution, such as clip:google/siglip2-base-patch16-224."
         )
-    model = ImageText(folder, f"classifier {shown!r}")
+    model = ImageText(folder, f"classifier {public_name!r}")
     features = model.embed(texts).clone()
     architecture, vision = type(model.network).__name__, model.network.config.vision_config
     return Classifier(
-        _Network(model.network, features, model.scale), read_preprocessing(folder, shown), labels, shown,
+        _ZeroShotNetwork(model.network, features, model.scale), read_preprocessing(folder, public_name), labels,
+        public_name,
         {
             "architecture": architecture, "robust": None, "zero_shot": True,
-            "texts": sum(map(len, texts)), "texts_sha256": digest([list(some) for some in texts]),
+            "texts": sum(map(len, texts)), "texts_sha256": digest([list(class_texts) for class_texts in texts]),
             "sha256": digest([hash_files(path for pattern in FILES for path in folder.glob(pattern)), list(texts)]),
             **facts,
         },

@@ -73,7 +73,7 @@ def _refit(session: Session, backbone: Backbone, seed: int) -> dict[str, Any]:
     classifier = Classifier(
         backbone.network, backbone.preprocessing, material.classes, backbone.name, {}, edge=backbone.size[0]
     )
-    classifier.need_features()
+    classifier.require_features()
     parent, name = find_last(backbone.network, classifier.weight)
     last = getattr(parent, name)
 

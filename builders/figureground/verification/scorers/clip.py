@@ -86,13 +86,13 @@ class ClipScorer(LabelScorer):
     def probabilities(self, images: Sequence[Image.Image]) -> Mapping[str, np.ndarray]:
         import torch
 
-        from figureground.vision.image_text import normalised
+        from figureground.vision.image_text import normalise
 
         with torch.inference_mode():
             inputs = self._processor(images=list(images), return_tensors="pt").to(self._device)
             views = self.views(inputs["pixel_values"])
             each = [self._network.get_image_features(**{**inputs, "pixel_values": view}) for view in views]
-            features = torch.stack([normalised(some) for some in each]).mean(0)
+            features = torch.stack([normalise(some) for some in each]).mean(0)
         found = {}
         for question in self.asked():
             known = self.knows(question)

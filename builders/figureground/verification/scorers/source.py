@@ -42,7 +42,7 @@ class SourceScorer(Scorer):
         from figureground.vision.classifiers import open_classifier
 
         self._network: Classifier | None = open_classifier(self.id)
-        self._network.need_features()
+        self._network.require_features()
         return {"sha256": self._network.facts["sha256"]}
 
     def open(self) -> None:

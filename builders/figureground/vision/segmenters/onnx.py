@@ -36,7 +36,7 @@ class OnnxKind(SegmenterKind):
     READS_PHRASES: ClassVar[bool] = False
 
     def contents(self, rest: str) -> list[str]:
-        return [fingerprint_onnx(_path(rest))]
+        return [fingerprint_onnx(_parse_path(rest))]
 
     def refuse_absent(self, field: str, rest: str) -> None:
         refuse_absent(field, f"{ONNX}{rest}")
@@ -45,8 +45,8 @@ class OnnxKind(SegmenterKind):
         return missing_model(field, f"{ONNX}{rest}")
 
     def open(self, rest: str, device: Any) -> SalientNetwork:
-        what = f"segmenter 'onnx:{_path(rest).name}'"
-        return SalientNetwork(open_onnx(_path(rest), what, device=str(device)), what)
+        what = f"segmenter 'onnx:{_parse_path(rest).name}'"
+        return SalientNetwork(open_onnx(_parse_path(rest), what, device=str(device)), what)
 
 
 class SalientNetwork:
@@ -65,28 +65,28 @@ class SalientNetwork:
         self.name = f"{OnnxKind.KIND}:{network.path.name}"
         self.facts: dict[str, Any] = {"name": self.name, "sha256": network.sha256}
         if len(network.inputs) != 1 or not _is_image(network.inputs[0]) or not _is_map(network.outputs[:1]):
-            raise self._no_segmenter()
+            raise self._make_error()
         height, width = network.inputs[0].shape[2:]
         self._size = (width or EDGE, height or EDGE)
 
     def __call__(self, images: Sequence[Image.Image], phrases: Sequence[str]) -> list[np.ndarray]:
-        return [self._look(image) for image, _ in zip(images, phrases, strict=True)]
+        return [self._segment(image) for image, _ in zip(images, phrases, strict=True)]
 
-    def _look(self, image: Image.Image) -> np.ndarray:
-        (found,) = self._network({self._network.inputs[0].name: prepare(image, self._size)}, [self._output.name])
-        if found.dtype.kind != "f" or found.ndim not in (3, 4) or any(size != 1 for size in found.shape[:-2]):
-            raise self._no_segmenter()
-        values = found.reshape(found.shape[-2:]).astype(np.float32)
+    def _segment(self, image: Image.Image) -> np.ndarray:
+        (outputs,) = self._network({self._network.inputs[0].name: prepare(image, self._size)}, [self._output.name])
+        if outputs.dtype.kind != "f" or outputs.ndim not in (3, 4) or any(size != 1 for size in outputs.shape[:-2]):
+            raise self._make_error()
+        values = outputs.reshape(outputs.shape[-2:]).astype(np.float32)
         if not np.isfinite(values).all():
             raise FiguregroundError(f"{self._what} gives NaN or infinity: the file is damaged. Download it again.")
-        map_ = Image.fromarray(to_probability(values)).resize(image.size, Image.Resampling.LANCZOS)
-        return np.clip(np.asarray(map_), 0, 1)
+        probability = Image.fromarray(to_probability(values)).resize(image.size, Image.Resampling.LANCZOS)
+        return np.clip(np.asarray(probability), 0, 1)
 
     @property
     def _output(self) -> Port:
         return self._network.outputs[0]
 
-    def _no_segmenter(self) -> FiguregroundError:
+    def _make_error(self) -> FiguregroundError:
         return FiguregroundError(
             f"{self._what} isn't a segmenter: it {self._network.describe()}. A salient-object network takes one "
             "image, 1 × 3 × height × width, and gives a map, 1 × 1 × height × width."
@@ -129,7 +129,7 @@ def _is_map(ports: Sequence[Port]) -> bool:
     return not shape or (len(shape) in (3, 4) and all(size in (1, None) for size in shape[:-2]))
 
 
-def _path(rest: str) -> Path:
+def _parse_path(rest: str) -> Path:
     if not rest.strip():
         raise FiguregroundError("segmenter 'onnx:': name the file, as in 'onnx:u2netp.onnx'.")
     return Path(rest).expanduser()
