@@ -1,6 +1,7 @@
 """The default number of images a shard: about 250 MB, at least 16 shards a split, whole batches, and then kept."""
 
 import json
+import re
 
 import pytest
 from tiny_checkpoints import make_checkpoint
@@ -81,3 +82,13 @@ def test_a_plan_says_when_workers_would_idle_and_what_to_set(images, size, worke
     found = plan(method)
     assert set(notes) <= set(found["notes"])
     assert (found["idle_share"] >= 0.1) == bool(said)
+
+
+def test_a_note_on_shards_that_dont_divide_evenly_is_a_whole_sentence():
+    method = D3S("pocket", **TINY, per_cell={"train": 320}, shard_size=140)
+    (note,) = idle_notes(method.plan(), 8)
+    assert re.fullmatch(
+        r"10 shards don't divide evenly among 8 workers: at the end only 2 would be at work, with \d+% of the workers' "
+        r"time idle: set shard_size=64 .*",
+        note,
+    )

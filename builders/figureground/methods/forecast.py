@@ -154,9 +154,10 @@ def idle_notes(plan: Plan, workers: int) -> list[str]:
     if shards < workers:
         told = f"only {counted(shards, 'shard')} for {workers} workers, so {workers - shards} would have nothing to do"
     else:
-        told = f"{counted(shards, 'shard')} don't divide evenly among {workers} workers: at the end only {last} would "
-        "be at work, with "
-        told += f"{idle:.0%} of the workers' time idle"
+        told = (
+            f"{counted(shards, 'shard')} don't divide evenly among {workers} workers: at the end only {last} would be "
+            f"at work, with {idle:.0%} of the workers' time idle"
+        )
     better = _better_size(plan, workers)
     if better is None:
         return [f"{told}: set workers={max(w for w in range(1, workers) if _even(shards, w))}."]
