@@ -43,7 +43,7 @@ from results import MEGABYTE, ROOT, Row, arguments, median, median_ratio, report
 
 from figureground import D3S
 from figureground.recipe.sample import Reject, Sample, Spec, derive_seed
-from figureground.running.runners.local import turn
+from figureground.running.runners.local import order_shards
 from figureground.shards.columns import Columns
 from figureground.shards.encoding import described
 from figureground.shards.filling import counted, fill
@@ -263,7 +263,7 @@ def work_on(url: str, place: Path, number: int, plan: Simulation, told: Path, ba
             with told.open("a") as file:
                 file.write(json.dumps({"drawn": drawn, "rss": rss, "requests": dict(home.store.requests)}) + "\n")
 
-        fill(out, [shards[i] for i in turn(plan.shards, number, plan.workers)], write, show_progress=False)
+        fill(out, [shards[i] for i in order_shards(plan.shards, number, plan.workers)], write, show_progress=False)
 
 
 @contextlib.contextmanager

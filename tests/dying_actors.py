@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from figureground.running.failure import Failure
-from figureground.running.ray.actor import Facts, Rendered, versions
+from figureground.running.ray.actor import ActorInfo, RenderResult, read_versions
 
 
 class Dying:
@@ -15,13 +15,13 @@ class Dying:
     def __init__(self, out):
         self.out = Path(out)
 
-    def facts(self):
-        return Facts(socket.gethostname(), os.getpid(), versions(), True)
+    def describe(self):
+        return ActorInfo(socket.gethostname(), os.getpid(), read_versions(), True)
 
     def render(self, number):
         if number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         if number == 2 and not (self.out / "broken").exists():
             (self.out / "broken").write_text("")
-            return Rendered([], Failure("CUDA error: unspecified launch failure", ""), True)
-        return Rendered([f'{{"shard": {number}}}\n'])
+            return RenderResult([], Failure("CUDA error: unspecified launch failure", ""), True)
+        return RenderResult([f'{{"shard": {number}}}\n'])

@@ -335,7 +335,7 @@ def test_a_build_by_two_workers_that_is_killed_ends_with_the_bytes_of_an_undistu
 ])  # fmt: skip
 def test_a_worker_makes_the_same_method(folders, made):
     method = made(folders["flux-kontext"])
-    again = Job.of(method).open()
+    again = Job.from_method(method).open()
     assert (again.identity(), again.route) == (method.identity(), method.route)
 
 

@@ -22,7 +22,7 @@ from figureground import D3S
 from figureground.core.errors import FiguregroundError
 from figureground.core.resources import resource
 from figureground.methods.forecast import describe
-from figureground.running.directory import opened
+from figureground.running.directory import claim_directory
 from figureground.running.runner import Place
 from figureground.running.worker import begin
 from figureground.shards.remaining import NothingLeft
@@ -197,7 +197,7 @@ def test_other_numerics_are_refused_unless_allowed_and_then_said(checkpoint, tmp
 def test_before_the_first_shard_numerics_may_still_change(checkpoint, tmp_path):
     out = tmp_path / "d3s"
     first = D3S("pocket", checkpoint=checkpoint, **TINY)
-    with opened(out, first.recipe(out / "_figureground"), lambda: ""):
+    with claim_directory(out, first.recipe(out / "_figureground"), lambda: ""):
         begin(first, out, Place())
     assert json.loads((out / "_figureground" / "numerics.json").read_text())["batch_size"] == 4
     D3S("pocket", checkpoint=checkpoint, **{**TINY, "batch_size": 2}).build(out)

@@ -6,7 +6,7 @@ import sys
 
 from commands import recipe, run
 
-from figureground.running.announcing import Announcer, timed
+from figureground.running.announcing import Announcer, time_first
 
 NUMERICS = {"device": "cpu", "dtype": "float32", "batch_size": 16, "threads": 2}
 
@@ -27,8 +27,8 @@ def on_terminal(code: str) -> str:
 def test_a_terminal_is_told_how_at_once_and_how_long_after_the_first_batch():
     said = on_terminal("""
 announcer = Announcer(show=True)
-announcer.start(numerics, 64)
-announcer.first_batch(seconds=4.0, batch=16, left=1600, workers=2)
+announcer.report_setup(numerics, 64)
+announcer.report_first_batch(seconds=4.0, batch=16, remaining=1600, workers=2)
 """).splitlines()
     assert [word for word in ("cpu", "2 threads", "float32", "batches of 16 images") if word not in said[0]] == []
     assert "3.3 minutes for 1,600 images by 2 workers" in said[1]
@@ -39,27 +39,27 @@ def test_a_log_is_told_both_in_one_line_and_only_of_long_builds(capsys, monkeypa
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     for left, lines in ((16, 0), (1600, 1)):
         announcer = Announcer(show=True)
-        announcer.start(NUMERICS, 64)
-        announcer.first_batch(seconds=4.0, batch=16, left=left, workers=1)
+        announcer.report_setup(NUMERICS, 64)
+        announcer.report_first_batch(seconds=4.0, batch=16, remaining=left, workers=1)
         said = capsys.readouterr().err
         assert said.count("\n") == lines
         assert ("float32" in said and "6.7 minutes" in said) == bool(lines)
 
 
 def test_a_cpu_is_warned_of_large_images_and_no_other_process_says_anything(capsys):
-    Announcer(show=True).start(NUMERICS, 512)
+    Announcer(show=True).report_setup(NUMERICS, 512)
     assert "512 px on a CPU" in capsys.readouterr().err
-    Announcer(show=True).start({**NUMERICS, "device": "cuda"}, 512)
+    Announcer(show=True).report_setup({**NUMERICS, "device": "cuda"}, 512)
     assert "512 px" not in capsys.readouterr().err
     quiet = Announcer(show=False)
-    quiet.start(NUMERICS, 512)
-    quiet.first_batch(1000.0, 1, 1000, 1)
+    quiet.report_setup(NUMERICS, 512)
+    quiet.report_first_batch(1000.0, 1, 1000, 1)
     assert capsys.readouterr().err == ""
 
 
 def test_the_first_batch_ends_with_its_first_result():
     clock, told = iter([10.0, 13.0]), []
-    assert list(timed(iter("abc"), lambda: next(clock), told.append)) == ["a", "b", "c"]
+    assert list(time_first(iter("abc"), lambda: next(clock), told.append)) == ["a", "b", "c"]
     assert told == [3.0]
 
 

@@ -12,7 +12,7 @@ from figureground.core.values import kinds_of
 from figureground.methods.d3s_settings import D3SConfig
 from figureground.methods.extend import extend
 from figureground.recipe.document import apply_settings
-from figureground.running.directory import RECIPE, opened, shards_kept
+from figureground.running.directory import RECIPE, claim_directory, describe_progress
 from figureground.shards.shard import MARKERS
 
 SETTINGS = apply_settings({}, [f"{name}={value}" for name, value in TINY.items()], {}, kinds_of(D3SConfig))
@@ -32,7 +32,7 @@ def test_another_recipe_is_refused_again_and_again_before_a_shard_is_done(checkp
     first = D3S("pocket", checkpoint=checkpoint, **SETTINGS)
     other = D3S("pocket", checkpoint=checkpoint, **SETTINGS, strength=0.5)
     out = tmp_path / "d3s"
-    with opened(out, first.recipe(out / "_figureground"), lambda: ""):
+    with claim_directory(out, first.recipe(out / "_figureground"), lambda: ""):
         saved = (out / RECIPE).read_bytes()
     for _ in range(2):
         with pytest.raises(FiguregroundError, match="another recipe"):
@@ -63,7 +63,7 @@ def test_how_far_a_build_came_is_counted(built):
     from figureground.shards.shard import as_shard
 
     shards = [as_shard(s) for s in open_dataset(built).plan().shards()]
-    assert shards_kept(built, shards) == "3 of 3 shards are done and kept."
+    assert describe_progress(built, shards) == "3 of 3 shards are done and kept."
 
 
 def test_the_first_command_is_sent_on_to_extend_where_that_was_used(checkpoint, tmp_path):

@@ -17,7 +17,7 @@ from figureground.core.disk import explain, first_missing
 from figureground.core.errors import FiguregroundError
 from figureground.core.locks import lock
 from figureground.running import disk
-from figureground.running.directory import opened
+from figureground.running.directory import claim_directory
 from figureground.shards.claiming import WORKING_LOCK
 from figureground.shards.shard import MARKERS
 from figureground.shards.stages import run_stage
@@ -176,7 +176,7 @@ def test_errors_of_other_places_and_kinds_are_not(number, name):
 
 def begun(checkpoint, out: Path) -> D3S:
     builder = D3S("pocket", checkpoint=str(checkpoint), classes=["bird"], backgrounds=["grass"], size=32)
-    with opened(out, builder.recipe(out / "_figureground"), lambda: ""):
+    with claim_directory(out, builder.recipe(out / "_figureground"), lambda: ""):
         pass
     return builder
 
@@ -211,7 +211,7 @@ def test_what_a_person_put_there_before_stays(checkpoint, tmp_path):
 
     with (
         pytest.raises(FiguregroundError, match="it fails"),
-        opened(tmp_path, builder.recipe(tmp_path / "_figureground"), lambda: ""),
+        claim_directory(tmp_path, builder.recipe(tmp_path / "_figureground"), lambda: ""),
     ):
         run_stage(tmp_path / "_figureground/stages", "references/cat", {}, fail)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(mine)

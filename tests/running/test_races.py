@@ -17,7 +17,7 @@ from figureground.recipe.formats import DEFAULT_FORMATS
 from figureground.recipe.sample import Reject, Spec
 from figureground.running import disk
 from figureground.running.building import finish
-from figureground.running.directory import has_started, opened
+from figureground.running.directory import claim_directory, has_started
 from figureground.running.worker import work
 from figureground.shards import index
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK
@@ -94,7 +94,7 @@ def test_formats_are_those_of_whoever_renders_the_first_shard(checkpoint, tmp_pa
     out = tmp_path / "d3s"
     tar = D3S("pocket", checkpoint=checkpoint, formats=["webdataset"], **TINY)
     parquet = D3S("pocket", checkpoint=checkpoint, formats=["parquet"], **TINY)
-    with opened(out, tar.recipe(out / "_figureground"), lambda: ""):
+    with claim_directory(out, tar.recipe(out / "_figureground"), lambda: ""):
         with lock(out / WORKING_LOCK, shared=True), pytest.raises(RecipeError, match="formats"):
             work(parquet, out, show_progress=False)  # it found no shard, and another process makes one
         work(parquet, out, show_progress=False)
@@ -107,7 +107,7 @@ def test_a_start_that_fails_leaves_its_execution_settings_in_no_recipe(checkpoin
     good = D3S("pocket", checkpoint=checkpoint, **TINY)
 
     def fail():
-        with opened(out, lost.recipe(out / "_figureground"), lambda: ""):
+        with claim_directory(out, lost.recipe(out / "_figureground"), lambda: ""):
             good.build(out, show_progress=False)  # a second process, while the first opens its model
             work(lost, out, show_progress=False)
 
@@ -129,7 +129,7 @@ def test_another_recipe_that_came_meanwhile_is_refused_before_anything_is_drawn(
     one = D3S("pocket", checkpoint=checkpoint, **TINY)
     other = D3S("pocket", checkpoint=checkpoint, seed=7, **TINY)
     out.mkdir()
-    with opened(out, one.recipe(out / "_figureground"), lambda: ""):
+    with claim_directory(out, one.recipe(out / "_figureground"), lambda: ""):
         (out / "_figureground" / "recipe.json").write_text(json.dumps(other.recipe(out / "_figureground")))
         with pytest.raises(FiguregroundError, match="another recipe"):
             work(one, out, show_progress=False)

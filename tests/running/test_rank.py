@@ -9,8 +9,8 @@ from commands import ENVIRONMENT, LONG, hashes, litter, markers, recipe, run, st
 from forked import Forked
 
 from figureground.core.errors import UsageError
-from figureground.running.runners.local import turn
-from figureground.running.runners.rank import Rank, find_rank, share
+from figureground.running.runners.local import order_shards
+from figureground.running.runners.rank import Rank, find_rank, own_shards
 
 """32 images in 8 shards, long enough to be met in the middle."""
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
@@ -51,7 +51,7 @@ SCRIPT = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 )  # fmt: skip
 def test_the_rank_is_given_or_found(variables, given, expected):
     found = find_rank(variables, *given)
-    assert (found.rank, found.world, found.local_rank, found.beside) == expected
+    assert (found.rank, found.world, found.local_rank, found.local_world_size) == expected
 
 
 def test_all_tasks_of_an_array_have_ranks_of_their_own():
@@ -104,23 +104,23 @@ def test_libraries_do_not_see_that_others_were_launched(monkeypatch):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     ranked = Rank()
-    with ranked.surrounding():
+    with ranked.build_context():
         assert not set(TORCHRUN) & set(os.environ)
     assert {name: os.environ[name] for name in TORCHRUN} == TORCHRUN
 
 
 @pytest.mark.parametrize(("shards", "of"), [(0, 3), (2, 5), (7, 3), (8, 8), (1000, 7)])
 def test_shares_cover_every_shard_once_and_differ_by_one(shards, of):
-    shares = [share(shards, rank, of) for rank in range(of)]
+    shares = [own_shards(shards, rank, of) for rank in range(of)]
     assert sorted(number for each in shares for number in each) == list(range(shards))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_each_process_begins_with_its_share_and_goes_on_in_an_order_of_its_own():
-    orders = [turn(40, rank, 4) for rank in range(4)]
+    orders = [order_shards(40, rank, 4) for rank in range(4)]
     for rank, order in enumerate(orders):
         assert sorted(order) == list(range(40))
-        assert order[:10] == share(40, rank, 4)
+        assert order[:10] == own_shards(40, rank, 4)
     elsewhere = [[number for number in order[10:] if number >= 20] for order in orders[:2]]
     assert elsewhere[0] != elsewhere[1]
 

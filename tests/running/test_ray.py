@@ -17,9 +17,9 @@ from dying_actors import Dying
 from figureground.core.accelerator import is_device_error
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.event_log import EventLog
-from figureground.running.ray.actor import Facts, refuse_other
-from figureground.running.ray.cluster import Needs, choose_needs
-from figureground.running.ray.handing_out import Hand, HandingOut
+from figureground.running.ray.actor import ActorInfo, check_actor
+from figureground.running.ray.cluster import Resources, choose_resources
+from figureground.running.ray.handing_out import ActorHandle, Dispatcher
 from figureground.running.runners.ray import Ray
 from figureground.shards.claiming import claim
 from figureground.shards.progress import Watch, record_plan
@@ -35,22 +35,22 @@ CHOOSE = {"device": "auto", "gpus": None, "workers": None, "threads": None}
 @pytest.mark.parametrize(
     ("nodes", "settings", "expected"),
     [
-        ([{"CPU": 8.0}], {}, Needs(1, 0, 8)),
-        ([{"CPU": 8.0}, {"CPU": 4.0}], {}, Needs(3, 0, 4)),
-        ([{"CPU": 8.0}], {"workers": 3}, Needs(3, 0, 2)),
-        ([{"CPU": 2.0}], {"workers": 5}, Needs(5, 0, 1)),
-        ([{"CPU": 8.0}], {"threads": 2}, Needs(4, 0, 2)),
-        ([{"CPU": 8.0}], {"threads": 16}, Needs(1, 0, 8)),
-        ([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}], {}, Needs(4, 1, 1)),
-        ([{"CPU": 8.0, "GPU": 4.0}], {"device": "cpu"}, Needs(1, 0, 8)),
-        ([{"CPU": 8.0, "GPU": 4.0}], {"gpus": 0}, Needs(1, 0, 8)),
-        ([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}], {"gpus": 0.25}, Needs(8, 0.25, 1)),
-        ([{"CPU": 8.0, "GPU": 8.0}], {"gpus": 2, "workers": 3}, Needs(3, 2, 1)),
-        ([{"CPU": 8.0, "GPU": 2.0}], {"device": "cuda"}, Needs(2, 1, 1)),
+        ([{"CPU": 8.0}], {}, Resources(1, 0, 8)),
+        ([{"CPU": 8.0}, {"CPU": 4.0}], {}, Resources(3, 0, 4)),
+        ([{"CPU": 8.0}], {"workers": 3}, Resources(3, 0, 2)),
+        ([{"CPU": 2.0}], {"workers": 5}, Resources(5, 0, 1)),
+        ([{"CPU": 8.0}], {"threads": 2}, Resources(4, 0, 2)),
+        ([{"CPU": 8.0}], {"threads": 16}, Resources(1, 0, 8)),
+        ([{"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}], {}, Resources(4, 1, 1)),
+        ([{"CPU": 8.0, "GPU": 4.0}], {"device": "cpu"}, Resources(1, 0, 8)),
+        ([{"CPU": 8.0, "GPU": 4.0}], {"gpus": 0}, Resources(1, 0, 8)),
+        ([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}], {"gpus": 0.25}, Resources(8, 0.25, 1)),
+        ([{"CPU": 8.0, "GPU": 8.0}], {"gpus": 2, "workers": 3}, Resources(3, 2, 1)),
+        ([{"CPU": 8.0, "GPU": 2.0}], {"device": "cuda"}, Resources(2, 1, 1)),
     ],
 )
 def test_workers_fit_into_the_machines(nodes, settings, expected):
-    assert choose_needs(nodes, **{**CHOOSE, **settings}) == expected
+    assert choose_resources(nodes, **{**CHOOSE, **settings}) == expected
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_workers_fit_into_the_machines(nodes, settings, expected):
 )
 def test_gpus_that_are_asked_for_and_missing_are_an_error(gpus, settings, named):
     with pytest.raises(FiguregroundError, match=named):
-        choose_needs([{"CPU": 8.0, "GPU": gpus}] * 3, **{**CHOOSE, **settings})
+        choose_resources([{"CPU": 8.0, "GPU": gpus}] * 3, **{**CHOOSE, **settings})
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,12 @@ def test_an_option_that_makes_no_sense_is_refused(options):
 
 def test_other_versions_and_another_disk_are_refused_with_the_machines_name():
     mine = {"Ray": "2.60.0", "Python": "3.11.1"}
-    refuse_other(Facts("node7", 1, mine, True), mine, Path("out"))
+    check_actor(ActorInfo("node7", 1, mine, True), mine, Path("out"))
     for versions in ({**mine, "Ray": "2.59.0"}, {**mine, "Python": "3.12.0"}):
         with pytest.raises(FiguregroundError, match=r"node7 has (Ray 2.59.0|Python 3.12.0) instead of"):
-            refuse_other(Facts("node7", 1, versions, True), mine, Path("out"))
+            check_actor(ActorInfo("node7", 1, versions, True), mine, Path("out"))
     with pytest.raises(FiguregroundError, match="node7 doesn't see out"):
-        refuse_other(Facts("node7", 1, mine, False), mine, Path("out"))
+        check_actor(ActorInfo("node7", 1, mine, False), mine, Path("out"))
 
 
 @pytest.mark.parametrize(
@@ -209,8 +209,8 @@ def test_a_store_gets_the_same_bytes_and_a_node_with_another_cpu_is_refused_with
     assert store.names("ray/_figureground/leases") == store.names("ray/_figureground/journal") == []
 
 
-class Crew:
-    needs, job, blind = Needs(2, 0, 1), None, False
+class Starter:
+    resources, job, lacks_locks = Resources(2, 0, 1), None, False
 
     def __init__(self, out):
         self.out = out
@@ -219,7 +219,7 @@ class Crew:
         import ray
 
         actor = ray.remote(Dying).options(num_cpus=0, max_restarts=0).remote(str(self.out))
-        return Hand(rank, actor, actor.facts.remote())
+        return ActorHandle(rank, actor, actor.describe.remote())
 
 
 @HAS_RAY
@@ -233,10 +233,10 @@ def test_a_shard_that_workers_die_of_fails_and_the_others_are_rendered(cluster, 
         (out / "_figureground" / "shards").mkdir(parents=True)
         (out / "_figureground" / "recipe.json").write_text("{}")
         record_plan(out, shards)
-        handing_out = HandingOut(Crew(out), shards, range(5), EventLog(str(tmp_path / "log.jsonl")))
-        for _ in handing_out.steps():
+        dispatcher = Dispatcher(Starter(out), shards, range(5), EventLog(str(tmp_path / "log.jsonl")))
+        for _ in dispatcher.steps():
             pass
-        handing_out.stop()
+        dispatcher.stop()
     finally:
         ray.shutdown()
     told = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -244,7 +244,7 @@ def test_a_shard_that_workers_die_of_fails_and_the_others_are_rendered(cluster, 
     assert [each["shard"] for each in told if "event" in each].count(shards[1].name) == 3
     assert "CUDA error" in capsys.readouterr().err
     with pytest.raises(FiguregroundError, match=rf"1 shard of 5 .*\n  {shards[1].name}: 3 workers died"):
-        handing_out.refuse_failed(out)
+        dispatcher.raise_failed(out)
     (failed,) = Watch(out).read().failed
     assert failed.shard == shards[1].name
     with claim(out, shards[1]) as mine:
@@ -252,15 +252,15 @@ def test_a_shard_that_workers_die_of_fails_and_the_others_are_rendered(cluster, 
 
 
 def test_starts_that_fail_for_a_while_end_nothing_and_without_end_the_build(monkeypatch, tmp_path, capsys):
-    class Unstarted(Crew):
+    class Unstarted(Starter):
         def start(self, rank):
-            return Hand(rank, None, None)
+            return ActorHandle(rank, None, None)
 
-    handing_out = HandingOut(Unstarted(tmp_path), [], [], EventLog())
-    handing_out.hands = [Hand(rank, None, None) for rank in range(2)]
+    dispatcher = Dispatcher(Unstarted(tmp_path), [], [], EventLog())
+    dispatcher.handles = [ActorHandle(rank, None, None) for rank in range(2)]
     for _ in range(20):  # a machine has vanished, and Ray hasn't noticed it
-        handing_out._replace(handing_out.hands[1], "the node died")
+        dispatcher._replace_actor(dispatcher.handles[1], "the node died")
     assert capsys.readouterr().err.count("the node died") == 1
     monkeypatch.setattr("figureground.running.ray.handing_out.SECONDS_OF_FAILED_STARTS", -1.0)
     with pytest.raises(FiguregroundError, match=r"21 workers died as they started.*the node died"):
-        handing_out._replace(handing_out.hands[1], "the node died")
+        dispatcher._replace_actor(dispatcher.handles[1], "the node died")

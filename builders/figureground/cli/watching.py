@@ -15,7 +15,7 @@ from figureground.core.text import human_time
 from figureground.stores.urls import StoreUrl
 
 if TYPE_CHECKING:
-    from figureground.running.cleaning import Cleaned
+    from figureground.running.cleaning import Cleanup
     from figureground.shards.progress import Progress
 
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -114,7 +114,7 @@ def _clean(options: argparse.Namespace) -> int:
     return 0
 
 
-def describe_cleaned(found: Cleaned, name: str, dry_run: bool) -> list[str]:
+def describe_cleaned(found: Cleanup, name: str, dry_run: bool) -> list[str]:
     """Return lines for people: bytes in all, and by stage, journals and drafts.
 
     Args:

@@ -18,7 +18,7 @@ from figureground.core.progress import Progress
 from figureground.core.terminal import remark
 from figureground.recipe import document as recipes
 from figureground.recipe.sample import Reject
-from figureground.running.directory import working
+from figureground.running.directory import register_worker
 from figureground.shards import card
 from figureground.shards.claiming import INDEX_LOCK
 from figureground.shards.columns import Columns
@@ -91,7 +91,7 @@ def write_shards(
             publish_rejects=publish_rejects, version=version,
         )  # fmt: skip
 
-    with working(out, recipe):
+    with register_worker(out, recipe):
         fill(out, shards, write, show_progress)
 
 

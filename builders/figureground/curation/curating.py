@@ -22,7 +22,7 @@ from figureground.curation.scores import Scores, fingerprints, read_scores
 from figureground.data.objects import is_matched, without_background
 from figureground.recipe.formats import FORMATS
 from figureground.recipe.sample import Reject
-from figureground.running.directory import opened, shards_kept
+from figureground.running.directory import claim_directory, describe_progress
 from figureground.shards import index
 from figureground.shards.claiming import STAGES_LOCK
 from figureground.shards.finished import FinishedDataset, refuse_overlap
@@ -134,7 +134,7 @@ def curate(
             else:
                 yield encoded
 
-    with opened(out, recipe, lambda: shards_kept(out, source.shards)):
+    with claim_directory(out, recipe, lambda: describe_progress(out, source.shards)):
         copying.write_shards(
             out, recipe, source.shards, results, source.columns, formats=source.formats,
             image_format=source.image_format, version=source.version, publish_rejects=publish_rejects,

@@ -18,7 +18,7 @@ from figureground.curation.scores import read_scores
 from figureground.recipe import document as recipes
 from figureground.recipe import sample as samples
 from figureground.recipe.sample import Reject, Spec
-from figureground.running.directory import opened, shards_kept
+from figureground.running.directory import claim_directory, describe_progress
 from figureground.shards import index
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
@@ -103,7 +103,7 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
             yield dataclasses.replace(old, spec=spec, provenance=_provenance(old.provenance, spec, source))
 
     shards = list(parts)
-    with opened(out, recipe, lambda: shards_kept(out, shards)):
+    with claim_directory(out, recipe, lambda: describe_progress(out, shards)):
         copying.write_shards(
             out, recipe, shards, results, columns, formats=formats, image_format=sources[0].image_format,
             version=sources[0].version, show_progress=show_progress,

@@ -33,7 +33,7 @@ from figureground.recipe.plan import Plan, pick
 from figureground.recipe.prompts import fill, read_templates, shorten
 from figureground.recipe.sample import Guide, Spec, derive_seed
 from figureground.recipe.table import empty_by_design, read_table
-from figureground.running.directory import opened, settle_recipe
+from figureground.running.directory import claim_directory, settle_recipe
 from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE
 from figureground.shards.stages import run_stage
@@ -389,7 +389,7 @@ class D3S(Method):
             return
         stages, inputs = out / PRIVATE / "stages", self.content["cutouts"]
         cut = partial(self._stage.cut, self.classes, self.config.device, self.show_progress)
-        with opened(out, self.recipe(out / PRIVATE), lambda: "Cut-outs that were made are kept."):
+        with claim_directory(out, self.recipe(out / PRIVATE), lambda: "Cut-outs that were made are kept."):
             with home_of(out).settling():
                 settle_recipe(out, self.recipe(out / PRIVATE))
                 run_stage(stages, CUTOUTS, inputs, cut)

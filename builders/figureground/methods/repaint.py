@@ -32,7 +32,7 @@ from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
 from figureground.recipe.table import Counts
 from figureground.running import directory
-from figureground.running.runners.local import Local, make_parts_here
+from figureground.running.runners.local import Local, run_planning_parts
 from figureground.shards.columns import Columns
 from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE
@@ -241,7 +241,7 @@ class Repaint(Method):
     def run_planning_stages(self, out: Path) -> None:
         stages = out / PRIVATE / "stages"
         self.check_settings()
-        with directory.opened(out, self.recipe(out / PRIVATE), lambda: "Results of finished stages are kept."):
+        with directory.claim_directory(out, self.recipe(out / PRIVATE), lambda: "Results of finished stages are kept."):
             if self.planning_parts(stages):
                 self._make_planning_parts(out)
             with home_of(out).settling():
@@ -251,7 +251,7 @@ class Repaint(Method):
 
     def _make_planning_parts(self, out: Path) -> None:
         try:
-            make_parts_here(self, out, (self.runner or Local()).places(self))
+            run_planning_parts(self, out, (self.runner or Local()).places(self))
         except RecipeError as error:
             raise _as_field_of_recipe(error) from None
 

@@ -29,61 +29,62 @@ class Announcer:
     """
 
     def __init__(self, show: bool):
-        self.waits = show
+        self.is_pending = show
         """Whether the expected time hasn't been printed yet."""
         self._show = show
-        self._how, self._said_how = "", False
+        self._setup, self._printed_setup = "", False
 
-    def start(self, numerics: Mapping[str, Any], size: int) -> None:
+    def report_setup(self, numerics: Mapping[str, Any], size: int) -> None:
         """Say device, dtype and batch size, and warn of large images on a CPU.
 
         Args:
             numerics: The settled numerics.
             size: Edge of the images in pixels.
         """
-        if not self._show or self._how:
+        if not self._show or self._setup:
             return
         threads = f" ({counted(numerics['threads'], 'thread')})" if numerics.get("threads") else ""
         batch = numerics["batch_size"]
-        self._how = f"{numerics['device']}{threads}, {numerics['dtype']}, batches of {counted(batch, 'image')}"
+        self._setup = f"{numerics['device']}{threads}, {numerics['dtype']}, batches of {counted(batch, 'image')}"
         if is_told(0):
-            _say(self._how)
-            self._said_how = True
+            _print_line(self._setup)
+            self._printed_setup = True
         if numerics["device"] == "cpu" and size >= LARGE_ON_CPU:
-            _say(
+            _print_line(
                 f"images of {size} px on a CPU: usual checkpoints take minutes for each. Choose a GPU with --set "
                 "device=cuda, or a smaller --set size=…."
             )
 
-    def first_batch(self, seconds: float, batch: int, left: int, workers: int) -> None:
+    def report_first_batch(self, seconds: float, batch: int, remaining: int, workers: int) -> None:
         """Say how long the build will take.
 
         Args:
             seconds: Time that the first batch took.
             batch: Number of images in it.
-            left: Images to render, with these.
+            remaining: Images to render, with these.
             workers: Processes that render, as fast as this one.
         """
-        self.waits = False
+        self.is_pending = False
         if not self._show:
             return
-        expected = seconds / batch * left / workers
+        expected = seconds / batch * remaining / workers
         if is_told(expected):
-            how = "" if self._said_how else f"{self._how}: "
+            setup = "" if self._printed_setup else f"{self._setup}: "
             by = f" by {workers} workers" if workers > 1 else ""
-            _say(f"{how}about {human_time(expected)} for {counted(left, 'image')}{by}, by the first batch's speed")
+            images = counted(remaining, "image")
+            _print_line(f"{setup}about {human_time(expected)} for {images}{by}, by the first batch's speed")
 
 
-def timed(results: Iterator[T], clock: Callable[[], float], tell: Callable[[float], None]) -> Iterator[T]:
+def time_first(results: Iterator[T], clock: Callable[[], float], report: Callable[[float], None]) -> Iterator[T]:
     """Yield results, and tell the seconds until the first one, which comes when its whole batch is drawn."""
-    began = clock()
+    start = clock()
     for i, result in enumerate(results):
         if not i:
-            tell(clock() - began)
+            report(clock() - start)
         yield result
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     # A worker's line would continue the progress bar of the process that started it.
     if multiprocessing.parent_process() is not None:
         break_line()

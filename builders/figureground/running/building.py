@@ -29,7 +29,7 @@ from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
 from figureground.recipe.settings import Names, marked
 from figureground.running import directory
-from figureground.running.reporting import reported
+from figureground.running.reporting import report_progress
 from figureground.running.runner import Runner, open_runner
 from figureground.shards import index
 from figureground.shards.claiming import STAGES_LOCK, remove_locks
@@ -92,43 +92,43 @@ def build(
     if runner is not None:
         name = runner if isinstance(runner, str) else runner.NAME
         method.config = dataclasses.replace(method.config, runner=name)
-    chosen = runner if isinstance(runner, Runner) else open_runner(method.config.runner)
+    resolved_runner = runner if isinstance(runner, Runner) else open_runner(method.config.runner)
     check_tracker(track)
-    place = parse(os.fspath(out))
-    if scratch is not None and not isinstance(place, StoreUrl):
-        raise UsageError(f"--scratch is for datasets at a URL, not for the directory {place}.")
+    target = parse(os.fspath(out))
+    if scratch is not None and not isinstance(target, StoreUrl):
+        raise UsageError(f"--scratch is for datasets at a URL, not for the directory {target}.")
     with ExitStack() as stack:
-        if isinstance(place, StoreUrl):
-            folder = stack.enter_context(attached(place, None if scratch is None else Path(scratch), seconds=lease))
+        if isinstance(target, StoreUrl):
+            folder = stack.enter_context(attached(target, None if scratch is None else Path(scratch), seconds=lease))
         else:
-            folder = place
+            folder = target
         log = open_log(log_json, folder)
-        method.show_progress, method.log = show_progress, dataclasses.replace(log, rank=chosen.rank)
-        method.runner = chosen
-        stack.enter_context(chosen.surrounding())
-        stack.enter_context(_logged(method, str(place)))
-        return _build(method, folder, chosen, show_progress, track)
+        method.show_progress, method.log = show_progress, dataclasses.replace(log, rank=resolved_runner.rank)
+        method.runner = resolved_runner
+        stack.enter_context(resolved_runner.build_context())
+        stack.enter_context(_log_build(method, str(target)))
+        return _build(method, folder, resolved_runner, show_progress, track)
 
 
 @contextmanager
-def _logged(method: Method, where: str) -> Iterator[None]:
+def _log_build(method: Method, location: str) -> Iterator[None]:
     """Log how a build begins and ends.
 
     Args:
-        where: The dataset's directory or URL.
+        location: The dataset's directory or URL.
     """
     log = method.log
-    log.write("start", out=where, runner=method.config.runner)
+    log.write("start", out=location, runner=method.config.runner)
     try:
         yield
-    except KeyboardInterrupt as stop:
-        number = signals.asked_to_stop() or (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
-        log.write("stop", out=where, reason=signal.Signals(number).name)
+    except KeyboardInterrupt as error:
+        number = signals.asked_to_stop() or (error.signal if isinstance(error, Stopped) else signal.SIGINT)
+        log.write("stop", out=location, reason=signal.Signals(number).name)
         raise
     except BaseException as error:
-        log.write("failure", out=where, error=describe_error(error))
+        log.write("failure", out=location, error=describe_error(error))
         raise
-    log.write("stop", out=where, reason="finished")
+    log.write("stop", out=location, reason="finished")
 
 
 def _build(method: Method, out: Path, runner: Runner, show_progress: bool, track: str | None) -> Path:
@@ -136,18 +136,18 @@ def _build(method: Method, out: Path, runner: Runner, show_progress: bool, track
     _refuse_within_sources(method, out)
     directory.refuse_uninstalled(config.formats)
     directory.refuse_older(out)
-    if method.chose_shard_size and (size := directory.saved_shard_size(out)):
+    if method.chose_shard_size and (size := directory.read_shard_size(out)):
         method.config = dataclasses.replace(method.config, shard_size=size)
     method.marked = directory.marks_images(out)
     method.refuse_absent()
     method.settle_sampler()
     _check_checkpoint(method)
     runner.begin(method, out)
-    shown = {name: getattr(method.config, name) for name in config.field_names()}
+    settings = {name: getattr(method.config, name) for name in config.field_names()}
     tracker = track if runner.rank == 0 else None
-    with tracked(tracker, out, {"method": method.METHOD, "config": config.name, **shown}):
-        finished = _render(method, out, runner, show_progress)
-    if finished:
+    with tracked(tracker, out, {"method": method.METHOD, "config": config.name, **settings}):
+        is_finished = _render(method, out, runner, show_progress)
+    if is_finished:
         refuse_empty_parts(saved_index(out), str(out))
     return out
 
@@ -161,14 +161,14 @@ def _render(method: Method, out: Path, runner: Runner, show_progress: bool) -> b
     planned = plan.shards()
     plan.spec(planned[0].split, 0)  # report a defective plan now, not when the model is loaded
     shards = [as_shard(s) for s in planned]
-    with directory.opened(out, method.recipe(out / PRIVATE), lambda: directory.shards_kept(out, shards)):
+    with directory.claim_directory(out, method.recipe(out / PRIVATE), lambda: directory.describe_progress(out, shards)):
         directory.check_formats(out, method.config.formats)
-        again = not missing(out, shards)
-        if not again and not _run(method, out, runner, shards, show_progress):
+        is_complete = not missing(out, shards)
+        if not is_complete and not _run(method, out, runner, shards, show_progress):
             return False
-        with home_of(out).describing(images=method.SCORES) as needed:
-            if needed:
-                _describe(method, out, again)
+        with home_of(out).describing(images=method.SCORES) as is_needed:
+            if is_needed:
+                _describe(method, out, is_complete)
         forget_plan(out)
     return True
 
@@ -177,29 +177,29 @@ def _run(method: Method, out: Path, runner: Runner, shards: Sequence[Shard], sho
     """Have the runner render shards; return whether all are finished, as they are unless others render some."""
     with lock(out / STAGES_LOCK, wait=True):  # otherwise another process could take its draft for a stale one
         record_plan(out, shards)
-    with reported(out, shards):
+    with report_progress(out, shards):
         runner.run(method, out, show_progress)
     home_of(out).look(now=True)
     if not missing(out, shards):
         return True
-    if why := runner.unfinished(out):
-        remark(f"{why} {directory.shards_kept(out, shards)}")
+    if reason := runner.explain_unfinished(out):
+        remark(f"{reason} {directory.describe_progress(out, shards)}")
         return False
     raise FiguregroundError(
         f"the runner {method.config.runner!r} ended before the work was done. "
-        f"{directory.shards_kept(out, shards)} Run the same command again."
+        f"{directory.describe_progress(out, shards)} Run the same command again."
     )
 
 
-def _describe(method: Method, out: Path, again: bool) -> None:
+def _describe(method: Method, out: Path, was_complete: bool) -> None:
     """Write index, card and scores.
 
     Args:
-        again: Whether nothing was left to render. Otherwise, another process that rendered for the same build may have
-            written index and card already.
+        was_complete: Whether nothing was left to render. Otherwise, another process that rendered for the same build
+            may have written index and card already.
     """
     with lock(out / STAGES_LOCK, wait=True):
-        if again or is_unfinished(out):
+        if was_complete or is_unfinished(out):
             finish(method, out)
             forget_plan(out)
     remove_locks(out)
@@ -208,8 +208,8 @@ def _describe(method: Method, out: Path, again: bool) -> None:
 
 def finish(method: Method, out: Path) -> None:
     """Write index and card; every shard must have its marker."""
-    recipe, shown = method.recipe(out / PRIVATE), method.settings_shown()
-    identity = {n: v for n, v in recipe.pop("identity").items() if n not in SAMPLING or n in shown}
+    recipe, provenance_settings = method.recipe(out / PRIVATE), method.settings_shown()
+    identity = {n: v for n, v in recipe.pop("identity").items() if n not in SAMPLING or n in provenance_settings}
     settings = {**identity, **recipe.pop("execution")}
     for name in ("content", recipes.SEAL):
         recipe.pop(name, None)
@@ -249,6 +249,6 @@ def _refuse_within_sources(method: Method, out: Path) -> None:
     """Raise UsageError if the dataset would lie among the files that it is made from."""
     for field, names in marked(type(method.config), Names).items():
         value = getattr(method.config, field) if names.source else None
-        for each in value.values() if isinstance(value, Mapping) else [value]:
-            if isinstance(each, str | os.PathLike) and each != "pocket":
-                refuse_within(out, Path(each), field)
+        for source in value.values() if isinstance(value, Mapping) else [value]:
+            if isinstance(source, str | os.PathLike) and source != "pocket":
+                refuse_within(out, Path(source), field)

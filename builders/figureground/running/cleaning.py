@@ -36,7 +36,7 @@ STAGES = f"{PRIVATE}/stages"
 
 
 @dataclass(frozen=True)
-class Cleaned:
+class Cleanup:
     """Bytes that were freed, or would be."""
 
     stages: dict[str, int]
@@ -61,7 +61,7 @@ class Cleaned:
         return [*images, *(f"the stage {name}" for name in self.stages)]
 
 
-def clean(directory: Path, *, dry_run: bool = False, unfinished: bool = False) -> Cleaned:
+def clean(directory: Path, *, dry_run: bool = False, unfinished: bool = False) -> Cleanup:
     """Remove a dataset's stages, journals and drafts.
 
     Stages that consist of a few facts stay: the card is written from them.
@@ -87,34 +87,34 @@ def clean(directory: Path, *, dry_run: bool = False, unfinished: bool = False) -
             f"{directory} is on a file system without locks, so it can't be detected whether a build is running. Once "
             f"none is, remove {directory / STAGES} and {directory / JOURNAL} yourself."
         )
-    with _alone(directory):
-        found = _look(directory)
-        if found.unfinished and found.cost() and not unfinished and not dry_run:
+    with _exclude_builds(directory):
+        cleanup = _measure(directory)
+        if cleanup.unfinished and cleanup.cost() and not unfinished and not dry_run:
             raise FiguregroundError(
-                f"{directory} isn't finished: the next build would have to make {listed(found.cost(), 8)} again. "
+                f"{directory} isn't finished: the next build would have to make {listed(cleanup.cost(), 8)} again. "
                 "Finish it first, or give --unfinished."
             )
         if not dry_run:
-            for name in found.stages:
+            for name in cleanup.stages:
                 shutil.rmtree(directory / STAGES / name)
-            if found.unfinished:
+            if cleanup.unfinished:
                 journal.remove_files(directory)
     if not dry_run:
         clean_stale(directory)
         remove_locks(directory)
-    return found
+    return cleanup
 
 
 @contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def _exclude_builds(directory: Path) -> Iterator[None]:
     """Keep builds from starting within the context.
 
     Raises:
         FiguregroundError: One is running.
     """
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(lock(directory / name)) for name in (STAGES_LOCK, WORKING_LOCK, PARTS_LOCK)]
-        if not all(held):
+        acquired = [stack.enter_context(lock(directory / name)) for name in (STAGES_LOCK, WORKING_LOCK, PARTS_LOCK)]
+        if not all(acquired):
             raise FiguregroundError(
                 f"A build is running in {directory}; figureground status {directory} says how far it is. Wait for it, "
                 "or stop it."
@@ -122,17 +122,17 @@ def _alone(directory: Path) -> Iterator[None]:
         yield
 
 
-def _look(directory: Path) -> Cleaned:
+def _measure(directory: Path) -> Cleanup:
     stages = {
         path.name: size
-        for path in sorted(_folders(directory / STAGES))
-        if path.name != COPIES and (size := _size(path)) and not _facts_alone(path)
+        for path in sorted(_list_folders(directory / STAGES))
+        if path.name != COPIES and (size := _count_bytes(path)) and not _has_only_marker(path)
     }
     finished = not is_unfinished(directory) and (directory / INDEX).exists()
     files = journal.files_of(directory)
-    inside = [directory / STAGES / name for name in stages]
-    drafts = [path for path, _ in find_stale(directory) if path.parent not in inside]
-    return Cleaned(
+    stage_folders = [directory / STAGES / name for name in stages]
+    drafts = [path for path, _ in find_stale(directory) if path.parent not in stage_folders]
+    return Cleanup(
         stages,
         0 if finished else sum(path.lstat().st_size for path in files),
         0 if finished else journal.count_kept(directory)[0],
@@ -141,15 +141,15 @@ def _look(directory: Path) -> Cleaned:
     )
 
 
-def _folders(folder: Path) -> list[Path]:
+def _list_folders(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()] if folder.is_dir() else []
 
 
-def _facts_alone(stage: Path) -> bool:
+def _has_only_marker(stage: Path) -> bool:
     """Whether a stage's marker is all that it left."""
     return [path.name for path in stage.iterdir()] == [DONE]
 
 
-def _size(folder: Path) -> int:
+def _count_bytes(folder: Path) -> int:
     """Return the bytes of the files below a folder; links count as nothing and aren't followed."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -42,11 +42,11 @@ class MethodBuilder(datasets.ArrowBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         kind = columnar(self.method.config.formats)
         if kind is None:
-            known = [name for name, each in FORMATS.items() if each.COLUMNAR]
-            raise RecipeError("formats", f"download_and_prepare needs a columnar format: add {' or '.join(known)}.")
-        shards = self.method.build(Path(self._cache_dir).with_name(f"{self.hash}-shards"))
+            names = [name for name, format in FORMATS.items() if format.COLUMNAR]
+            raise RecipeError("formats", f"download_and_prepare needs a columnar format: add {' or '.join(names)}.")
+        directory = self.method.build(Path(self._cache_dir).with_name(f"{self.hash}-shards"))
         splits = dict.fromkeys(s.split for s in self.method.plan().shards())
-        folder, suffix = shards / kind.FOLDER, kind.SUFFIX
+        folder, suffix = directory / kind.FOLDER, kind.SUFFIX
         return [
             datasets.SplitGenerator(
                 name=split,

@@ -27,32 +27,32 @@ from figureground.shards.shard import PRIVATE, RECIPE, Shard
 
 
 @contextmanager
-def opened(out: Path, recipe: Mapping[str, Any], kept: Callable[[], str]) -> Iterator[None]:
+def claim_directory(out: Path, recipe: Mapping[str, Any], describe: Callable[[], str]) -> Iterator[None]:
     """Claim a directory for a recipe, or check that it already belongs to it, for the duration of a build.
 
     A failure before the first shard is finished leaves the directory unchanged.
 
     Args:
         recipe: The recipe as saved, with `sha256`.
-        kept: Describes the progress of a stopped build.
+        describe: Describes the progress of a stopped build.
 
     Raises:
         FiguregroundError: The directory holds something else or another recipe, or can't be written.
     """
-    made, before, ours = first_missing(out), disk.already_there(out), False
+    created, existing, is_claimed = first_missing(out), disk.list_existing(out), False
     try:
-        _open(out, recipe)
-        ours = True
+        _claim(out, recipe)
+        is_claimed = True
         clean_stale(out)
         yield
     except BaseException as error:
-        if ours or isinstance(error, OSError):
+        if is_claimed or isinstance(error, OSError):
             home_of(out).withdraw()
-            disk.withdraw(out, made, before, failed=isinstance(error, Exception))
-        if ours and isinstance(error, KeyboardInterrupt):
-            error.add_note(f"{kept()} The same command resumes from there.")
-        elif isinstance(error, OSError) and (trouble := explain(error, out)):
-            raise FiguregroundError(f"{trouble} {kept()}" if disk.has_rendered(out) else trouble) from error
+            disk.withdraw(out, created, existing, failed=isinstance(error, Exception))
+        if is_claimed and isinstance(error, KeyboardInterrupt):
+            error.add_note(f"{describe()} The same command resumes from there.")
+        elif isinstance(error, OSError) and (problem := explain(error, out)):
+            raise FiguregroundError(f"{problem} {describe()}" if disk.has_rendered(out) else problem) from error
         raise
 
 
@@ -63,19 +63,19 @@ def refuse_older(out: Path) -> None:
         FiguregroundError: See `recipe.read_saved` and `recipe.refuse_older`.
     """
     try:
-        there = (out / RECIPE).exists()
+        exists = (out / RECIPE).exists()
     except OSError:
-        return  # `opened` reports it
-    if there and (saved := recipes.read_saved(out / RECIPE))["builder"] not in recipes.COPIES:
+        return  # `claim_directory` reports it
+    if exists and (saved := recipes.read_saved(out / RECIPE))["builder"] not in recipes.COPIES:
         recipes.refuse_older(saved, out, "build")
 
 
-def saved_shard_size(out: Path) -> int | None:
+def read_shard_size(out: Path) -> int | None:
     """Return the shard size in a dataset's recipe; None if there is no dataset."""
     try:
         size = recipes.read_saved(out / RECIPE)["identity"].get("shard_size")
     except FiguregroundError:
-        return None  # `opened` reports a recipe that can't be read
+        return None  # `claim_directory` reports a recipe that can't be read
     return size if is_count(size) and size > 0 else None
 
 
@@ -87,28 +87,27 @@ def marks_images(out: Path) -> bool:
     try:
         saved = recipes.read_saved(out / RECIPE)
     except FiguregroundError:
-        return True  # there is none, or `opened` reports it
+        return True  # there is none, or `claim_directory` reports it
     return recipes.is_marked(saved) or not markers(out)
 
 
-def _open(out: Path, recipe: Mapping[str, Any]) -> None:
+def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
     refuse_strange(out)
     card.refuse_unreadable(out)
     saved = out / RECIPE
     if not saved.exists():
         if out.exists() and not out.is_dir():
             raise FiguregroundError(f"--out {out} is a file; give a directory.")
-        strangers = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-        if set(strangers) - {PRIVATE}:
+        names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+        if set(names) - {PRIVATE}:
             raise FiguregroundError(
-                f"--out {out} holds something else ({listed(strangers, 3)}) and was left as it is. "
-                "Give a new directory."
+                f"--out {out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
             )
         saved.parent.mkdir(parents=True, exist_ok=True)
         with home_of(out).settling():
             settle_recipe(out, recipe)
     else:
-        _refuse_other(out, recipe)
+        _refuse_other_recipe(out, recipe)
 
 
 def refuse_uninstalled(formats: Collection[str]) -> None:
@@ -119,12 +118,12 @@ def refuse_uninstalled(formats: Collection[str]) -> None:
         FiguregroundError: A format of another package can't be imported.
     """
     for kind in formats:
-        if absent := [name for name in FORMATS[kind].NEEDS if importlib.util.find_spec(name) is None]:
-            others = [name for name, each in FORMATS.items() if not each.NEEDS]
+        if missing_modules := [name for name in FORMATS[kind].NEEDS if importlib.util.find_spec(name) is None]:
+            alternatives = [name for name, format in FORMATS.items() if not format.NEEDS]
             raise RecipeError(
                 "formats",
-                f"{kind} needs {' and '.join(absent)}, which this Python lacks. Install them, or give "
-                f"--set 'formats=[{', '.join(others)}]'.",
+                f"{kind} needs {' and '.join(missing_modules)}, which this Python lacks. Install them, or give "
+                f"--set 'formats=[{', '.join(alternatives)}]'.",
             )
 
 
@@ -141,22 +140,22 @@ def check_formats(out: Path, formats: Collection[str], started: bool = False) ->
     """
     for kind in formats:
         FORMATS[kind]
-    done = markers(out)
-    if started and not done:
-        theirs = recipes.read_saved(out / RECIPE)["execution"]["formats"]
-        if set(theirs) != set(formats):
+    finished = markers(out)
+    if started and not finished:
+        saved = recipes.read_saved(out / RECIPE)["execution"]["formats"]
+        if set(saved) != set(formats):
             raise RecipeError(
                 "formats",
-                f"another process is building {out} as {' and '.join(theirs)}, not as {' and '.join(formats)}. Give "
+                f"another process is building {out} as {' and '.join(saved)}, not as {' and '.join(formats)}. Give "
                 "the same formats, or a new directory.",
             )
-    for name, marker in done.items():
-        there = formats_of(marker)
-        if set(there) != set(formats):
+    for name, marker in finished.items():
+        written = formats_of(marker)
+        if set(written) != set(formats):
             raise RecipeError(
                 "formats",
-                f"{out} was begun as {' and '.join(there)} (shard {name}), not as {' and '.join(formats)}. Continue "
-                f"with --set 'formats=[{', '.join(there)}]', or give a new directory.",
+                f"{out} was begun as {' and '.join(written)} (shard {name}), not as {' and '.join(formats)}. Continue "
+                f"with --set 'formats=[{', '.join(written)}]', or give a new directory.",
             )
 
 
@@ -170,7 +169,7 @@ def settle_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
         FiguregroundError: The directory holds another recipe.
     """
     create_once(out / RECIPE, _to_text(recipe))
-    _refuse_other(out, recipe)
+    _refuse_other_recipe(out, recipe)
 
 
 def record_execution(out: Path, recipe: Mapping[str, Any]) -> None:
@@ -190,7 +189,7 @@ def has_started(out: Path) -> bool:
 
 
 @contextmanager
-def working(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
+def register_worker(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
     """Register this process as one that writes shards of this recipe, for the duration of the context.
 
     Raises:
@@ -203,23 +202,22 @@ def working(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _refuse_other(out: Path, recipe: Mapping[str, Any]) -> None:
-    theirs = recipes.read_saved(out / RECIPE)
-    if theirs["sha256"] == recipe["sha256"]:
+def _refuse_other_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
+    saved = recipes.read_saved(out / RECIPE)
+    if saved["sha256"] == recipe["sha256"]:
         return
-    both = (theirs, json.loads(json.dumps(recipe)))
-    old = {**theirs["identity"], **theirs["content"]}
-    changed = recipes.recipe_differences(*both)
-    if changed and all(line.startswith("extended:") for line in changed):
-        if not old.get("extended"):
+    saved_fields = {**saved["identity"], **saved["content"]}
+    differences = recipes.recipe_differences(saved, json.loads(json.dumps(recipe)))
+    if differences and all(line.startswith("extended:") for line in differences):
+        if not saved_fields.get("extended"):
             raise FiguregroundError(
                 f"{out}: another process withdrew the failed extension. Run the same command again."
             )
-        per_cell = " ".join(f"--per-cell {split}={n}" for split, n in old["extended"][-1].items())
+        per_cell = " ".join(f"--per-cell {split}={n}" for split, n in saved_fields["extended"][-1].items())
         raise FiguregroundError(f"--out {out} was extended since. Continue with: figureground extend {out} {per_cell}")
-    changed = changed or ["(the version of the recipe's format)"]
+    differences = differences or ["(the version of the recipe's format)"]
     raise FiguregroundError(
-        f"--out {out} holds another recipe, and a directory can hold only one:\n  " + "\n  ".join(changed[:12])
+        f"--out {out} holds another recipe, and a directory can hold only one:\n  " + "\n  ".join(differences[:12])
         + "\nGive another directory, or the same recipe."
     )  # fmt: skip
 
@@ -228,8 +226,8 @@ def _to_text(recipe: Mapping[str, Any]) -> str:
     return json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
 
 
-def shards_kept(out: Path, shards: Sequence[Shard]) -> str:
+def describe_progress(out: Path, shards: Sequence[Shard]) -> str:
     """Describe the progress of a stopped build."""
     rendered, _ = journal.count_kept(out)
-    more = f", and so {'is' if rendered == 1 else 'are'} {counted(rendered, 'image')} of others" if rendered else ""
-    return f"{len(shards) - len(missing(out, shards)):,} of {len(shards):,} shards are done and kept{more}."
+    partial = f", and so {'is' if rendered == 1 else 'are'} {counted(rendered, 'image')} of others" if rendered else ""
+    return f"{len(shards) - len(missing(out, shards)):,} of {len(shards):,} shards are done and kept{partial}."

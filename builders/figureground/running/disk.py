@@ -25,13 +25,13 @@ def has_rendered(out: Path) -> bool:
     return has_shards(out) or journal.count_kept(out)[0] > 0
 
 
-def already_there(out: Path) -> frozenset[Path]:
+def list_existing(out: Path) -> frozenset[Path]:
     """Return all paths in a dataset's private directory before a build; empty if the dataset has shards."""
     private = out / PRIVATE
     return frozenset() if has_shards(out) or not private.is_dir() else frozenset([private, *private.rglob("*")])
 
 
-def withdraw(out: Path, made: Path | None, before: Collection[Path] = (), failed: bool = True) -> None:
+def withdraw(out: Path, created: Path | None, existing: Collection[Path] = (), failed: bool = True) -> None:
     """Remove the files of a build that failed early, so that the directory can be used again.
 
     Nothing is removed if a shard, rendered images of one, an index or results of a stage exist, or another process is
@@ -39,8 +39,8 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = (), failed
 
     Args:
         out: The dataset's directory.
-        made: The topmost directory that the build created, or None.
-        before: Paths that existed before the build: `already_there`.
+        created: The topmost directory that the build created, or None.
+        existing: Paths that existed before the build: `list_existing`.
         failed: Whether it failed by itself, rather than was stopped. Then rejects alone are no reason to keep it.
     """
     private = out / MARKERS.split("/")[0]
@@ -49,20 +49,25 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = (), failed
         if not private.is_dir() or not has_locks(private):
             return
         with (
-            lock(out / STAGES_LOCK) as alone,
-            lock(out / WORKING_LOCK) as idle,
-            lock(out / PARTS_LOCK) as apart,
+            lock(out / STAGES_LOCK) as stages_idle,
+            lock(out / WORKING_LOCK) as workers_idle,
+            lock(out / PARTS_LOCK) as parts_idle,
         ):
             # Checked under the locks: another process may just have finished its first shard.
-            if not (alone and idle and apart) or has_shards(out) or has_work(stages) or (out / index.INDEX).exists():
+            if (
+                not (stages_idle and workers_idle and parts_idle)
+                or has_shards(out)
+                or has_work(stages)
+                or (out / index.INDEX).exists()
+            ):
                 return
             rendered, samples = journal.count_kept(out)
             if samples if failed else rendered:
                 return
-            _remove_new(stages, before)
+            _remove_new(stages, existing)
             journal.remove_files(out)
             for name in ("numerics.json", "recipe.json", "tracking.json"):
-                if private / name not in before:
+                if private / name not in existing:
                     (private / name).unlink(missing_ok=True)
             forget_plan(out)
             clean_stale(out)
@@ -70,23 +75,23 @@ def withdraw(out: Path, made: Path | None, before: Collection[Path] = (), failed
                 remove_held(out / name)
         remove_locks(out)
         for name in (REJECTS, PUBLISHED_REJECTS, MARKERS, *folders(), private.name):
-            if out / name not in before:
+            if out / name not in existing:
                 with contextlib.suppress(FileNotFoundError):
                     (out / name).rmdir()
-        for folder in (out, *out.parents) if made is not None else ():
+        for folder in (out, *out.parents) if created is not None else ():
             folder.rmdir()
-            if folder == made:
+            if folder == created:
                 break
 
 
-def _remove_new(folder: Path, before: Collection[Path]) -> None:
+def _remove_new(folder: Path, existing: Collection[Path]) -> None:
     """Remove a folder and its contents, except for paths that existed before."""
     if folder.is_symlink() or not folder.is_dir():
         return
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
-            _remove_new(path, before)
-        elif path not in before:
+            _remove_new(path, existing)
+        elif path not in existing:
             path.unlink()
-    if folder not in before and not any(folder.iterdir()):
+    if folder not in existing and not any(folder.iterdir()):
         folder.rmdir()

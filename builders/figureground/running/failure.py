@@ -15,7 +15,7 @@ class Failure:
 
     text: str
     traceback: str
-    wrong_use: bool = False
+    is_usage_error: bool = False
     system: tuple[int, str, str | None] | None = None
     """Number, text and file of an operating system error."""
 
@@ -24,14 +24,14 @@ class WorkerTraceback(Exception):
     """Traceback of an error in a worker, for `--debug`."""
 
 
-def failure_of(error: BaseException) -> Failure:
+def describe_failure(error: BaseException) -> Failure:
     """Return an error as it is sent from a worker."""
     system = None
     if isinstance(error, OSError) and error.errno:
         name = None if error.filename is None else str(error.filename)
         system = (error.errno, error.strerror or str(error), name)
-    shown = "".join(traceback.format_exception(error))[-20_000:]
-    return Failure(describe_error(error), shown, isinstance(error, UsageError), system)
+    trace = "".join(traceback.format_exception(error))[-20_000:]
+    return Failure(describe_error(error), trace, isinstance(error, UsageError), system)
 
 
 def raise_failure(failure: Failure) -> NoReturn:
@@ -39,4 +39,4 @@ def raise_failure(failure: Failure) -> NoReturn:
     cause = WorkerTraceback("\n" + failure.traceback)
     if failure.system:
         raise OSError(*failure.system) from cause
-    raise (UsageError if failure.wrong_use else FiguregroundError)(failure.text) from cause
+    raise (UsageError if failure.is_usage_error else FiguregroundError)(failure.text) from cause

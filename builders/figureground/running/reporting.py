@@ -22,74 +22,74 @@ MARK = f"{PRIVATE}/tracking.json"
 
 
 @contextmanager
-def reported(out: Path, shards: Sequence[Shard]) -> Iterator[None]:
+def report_progress(out: Path, shards: Sequence[Shard]) -> Iterator[None]:
     """Report finished shards while they are rendered, from a thread of this process."""
     report = begin("build", {"images": sum(shard.count for shard in shards), "shards": len(shards)}, _read_mark(out))
     if not report.active:
         yield
         return
     _write_mark(out, report)
-    watch = _Watch(out, shards, report)
+    reporter = _ProgressReporter(out, shards, report)
     stop = threading.Event()
 
-    def look() -> None:
+    def poll() -> None:
         while not stop.wait(SECONDS_BETWEEN_LOOKS):
-            watch.look()
+            reporter.report_new()
 
-    thread = threading.Thread(target=look, name="reporting", daemon=True)
+    thread = threading.Thread(target=poll, name="reporting", daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
-        watch.look()
+        reporter.report_new()
     with suppress(OSError):
         (out / MARK).unlink(missing_ok=True)
 
 
-class _Watch:
+class _ProgressReporter:
     """Facts about finished shards."""
 
     def __init__(self, out: Path, shards: Sequence[Shard], report: Report):
         self._out, self._report = out, report
         self._shards = len(shards)
-        self._waiting = list(shards)
+        self._pending = list(shards)
         self._images, self._rejects = 0, Counter[str]()
-        self._began = time.monotonic()
-        self._collect()
-        self._earlier = self._done
+        self._start_time = time.monotonic()
+        self._read_new_markers()
+        self._initial_count = self._num_finished
 
     @property
-    def _done(self) -> int:
+    def _num_finished(self) -> int:
         """Number of planned images that are drawn or rejected."""
         return self._images + self._rejects.total()
 
-    def look(self) -> None:
+    def report_new(self) -> None:
         """Report what was finished since the last look."""
-        before = len(self._waiting)
-        self._collect()
-        if len(self._waiting) == before:
+        pending_before = len(self._pending)
+        self._read_new_markers()
+        if len(self._pending) == pending_before:
             return
-        seconds = time.monotonic() - self._began
+        seconds = time.monotonic() - self._start_time
         values = {
-            "build/shards": self._shards - len(self._waiting), "build/images": self._images,
-            "build/images_per_second": (self._done - self._earlier) / max(seconds, 1e-9),
+            "build/shards": self._shards - len(self._pending), "build/images": self._images,
+            "build/images_per_second": (self._num_finished - self._initial_count) / max(seconds, 1e-9),
             "build/rejects": self._rejects.total(),
             **{f"build/rejects/{reason}": count for reason, count in sorted(self._rejects.items())},
         }  # fmt: skip
-        self._report.log(values, self._done)
+        self._report.log(values, self._num_finished)
 
-    def _collect(self) -> None:
+    def _read_new_markers(self) -> None:
         """Read the markers that are new."""
-        absent = set(missing(self._out, self._waiting))
-        for shard in [each for each in self._waiting if each not in absent]:
+        unfinished = set(missing(self._out, self._pending))
+        for shard in [shard for shard in self._pending if shard not in unfinished]:
             with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged marker is reported by the build
                 marker = read_json(self._out / shard.path("marker"), root=self._out)
                 rejects = Counter[str](marker["rejects"])
                 self._images += int(marker["samples"])
                 self._rejects += rejects
-                self._waiting.remove(shard)
+                self._pending.remove(shard)
 
 
 def _read_mark(out: Path) -> dict[str, str] | None:

@@ -34,7 +34,8 @@ class Job:
     show_progress: bool = True
 
     @classmethod
-    def of(cls, method: Method) -> Job:
+    def from_method(cls, method: Method) -> Job:
+        """Return the job of a method."""
         return cls(
             type(method), method.config.name, method.fields_given(), method.shared(), method.log, method.show_progress
         )
@@ -55,10 +56,10 @@ class Place:
     """Position among all processes."""
     local_rank: int = 0
     """Position on its machine, by which several processes use different devices."""
-    beside: int | None = None
+    local_world_size: int | None = None
     """Number of processes that share the machine's cores and devices; None takes the setting `workers`."""
-    shares: bool = False
-    """Whether it can't see what others do, as the file system has no locks. Then rank 0 settles the numerics."""
+    lacks_locks: bool = False
+    """Whether the file system has no locks, so that it can't see what others do. Then rank 0 settles the numerics."""
 
 
 class Runner(ABC):
@@ -70,8 +71,8 @@ class Runner(ABC):
     """Position among processes that run the same command for one dataset."""
 
     @contextmanager
-    def surrounding(self) -> Iterator[None]:
-        """Called around a whole build, from `begin` to scores."""
+    def build_context(self) -> Iterator[None]:
+        """Context around a whole build, from `begin` to scores."""
         yield
 
     def begin(self, method: Method, out: Path) -> None:
@@ -100,15 +101,15 @@ class Runner(ABC):
             FiguregroundError: Shards can't be rendered.
         """
 
-    def unfinished(self, out: Path) -> str | None:
+    def explain_unfinished(self, out: Path) -> str | None:
         """Say why shards may rightly be unfinished after `run`, because others render them; None if they may not."""
         return None
 
 
-_HERE = "figureground.running.runners"
+_PACKAGE = "figureground.running.runners"
 RUNNERS: Registry[type[Runner]] = Registry(
     "figureground.runners", "runner",
-    {"local": f"{_HERE}.local:Local", "rank": f"{_HERE}.rank:Rank", "ray": f"{_HERE}.ray:Ray"},
+    {"local": f"{_PACKAGE}.local:Local", "rank": f"{_PACKAGE}.rank:Rank", "ray": f"{_PACKAGE}.ray:Ray"},
     subclasses(Runner, "NAME"),
 )  # fmt: skip
 """Runners. Another package adds a `Runner` with an entry point in `figureground.runners`."""

@@ -48,7 +48,7 @@ from figureground.recipe import document as recipes
 from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
 from figureground.running import directory
-from figureground.running.announcing import Announcer, timed
+from figureground.running.announcing import Announcer, time_first
 from figureground.running.runner import Place
 from figureground.shards.claiming import PARTS_LOCK, WORKING_LOCK
 from figureground.shards.columns import Columns
@@ -100,10 +100,10 @@ def make_planning_parts(method: Method, out: Path, place: Place = Place()) -> No
         place: This process among those that build together.
     """
     stages, config = out / PRIVATE / "stages", method.config
-    beside = place.beside or config.workers
-    device = _device_of(config.device, place, beside)
-    if beside > 1:
-        torch.set_num_threads(config.threads or max(1, usable_cores() // beside))
+    processes = place.local_world_size or config.workers
+    device = _choose_local_device(config.device, place, processes)
+    if processes > 1:
+        torch.set_num_threads(config.threads or max(1, usable_cores() // processes))
     with ExitStack() as stack:
         with home_of(out).settling():
             directory.settle_recipe(out, method.recipe(out / PRIVATE))
@@ -114,18 +114,18 @@ def make_planning_parts(method: Method, out: Path, place: Place = Place()) -> No
 
 
 def _make_in_turn(
-    out: Path, unfinished: Callable[[], list[str]], make: Callable[[str], None], rank: int, log: EventLog
+    out: Path, list_unfinished: Callable[[], list[str]], make: Callable[[str], None], rank: int, log: EventLog
 ) -> None:
     """Make stages that no other process makes, one at a time, until none is unfinished."""
-    while names := unfinished():
-        for name in turned(names, rank):
+    while names := list_unfinished():
+        for name in rotate(names, rank):
             signals.check()
-            with home_of(out).claim_part(name) as mine:
-                if mine and name in unfinished():
+            with home_of(out).claim_part(name) as is_claimed:
+                if is_claimed and name in list_unfinished():
                     start = time.perf_counter()
                     make(name)
                     log.write("stage", stage=name, seconds=round(time.perf_counter() - start, 3))
-        if unfinished():
+        if list_unfinished():
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
@@ -142,9 +142,9 @@ class Worker:
         self._method, self._out, self._place = method, out, place
         self.log = dataclasses.replace(method.log, rank=place.rank)
         """Receives the events of its shards."""
-        self._opened: Opened | None = None
+        self._model: OpenModel | None = None
         self._renderer: Renderer | None = None
-        self._drawn_by: str | None = None
+        self._renderer_concept: str | None = None
         self._journal: Journal | None = None
         self._announcer = Announcer(method.show_progress and place.rank == 0)
 
@@ -161,34 +161,34 @@ class Worker:
     def _work(self, numbers: Sequence[int] | None, show_progress: bool) -> None:
         method, out = self._method, self._out
         method.read_stages(out / PRIVATE / "stages")
-        shards = list(_choose(method.plan(), numbers))
-        too_much, settled = "", False
-        if self._opened is None:
+        shards = list(_choose_shards(method.plan(), numbers))
+        memory_error, has_joined = "", False
+        if self._model is None:
             self._make_parts()
-        early = open_early(method, out, self._place) if self._opened is None else None
-        while self._opened is None or missing(out, shards):
+        early_model = open_model_early(method, out, self._place) if self._model is None else None
+        while self._model is None or missing(out, shards):
             with ExitStack() as stack:
                 with home_of(out).settling():
                     directory.settle_recipe(out, method.recipe(out / PRIVATE))
-                    if self._opened is None:
-                        self._opened, early = begin(method, out, self._place, early), None
-                    elif not settled:
-                        self._adopt(rejoin(method, out, *self._opened[1:]))
-                    elif smaller := _smaller_batch(method, out, *self._opened[1:], too_much):
-                        self._adopt(smaller)
-                        too_much = ""
+                    if self._model is None:
+                        self._model, early_model = begin(method, out, self._place, early_model), None
+                    elif not has_joined:
+                        self._adopt(*rejoin(method, out, *self._model[1:]))
+                    elif halved := _halve_batch(method, out, *self._model[1:], memory_error):
+                        self._adopt(*halved)
+                        memory_error = ""
                     stack.enter_context(lock(out / WORKING_LOCK, wait=True, shared=True))
-                settled = True
+                has_joined = True
                 try:
-                    if not too_much:
+                    if not memory_error:
                         return self._render_shards(numbers, show_progress)
                 except OutOfMemory as error:
-                    if self._place.shares:
+                    if self._place.lacks_locks:
                         raise FiguregroundError(
                             f"{error} Without file locks, the batch size can't change while others render. Give a "
                             "smaller --set batch_size=… in a new directory."
                         ) from None
-                    too_much = str(error)  # the error itself would keep the batch in memory
+                    memory_error = str(error)  # the error itself would keep the batch in memory
                     self._renderer = None
             signals.check()
             release_memory()
@@ -206,7 +206,7 @@ class Worker:
         with ExitStack() as stack:
             with home_of(out).settling():
                 directory.settle_recipe(out, method.recipe(out / PRIVATE))
-                checkpoint = open_checked(method, out, self._place)[0]
+                checkpoint = open_checked_model(method, out, self._place)[0]
                 device = checkpoint.device
                 move_to_cpu(checkpoint)
                 stack.enter_context(lock(out / PARTS_LOCK, wait=True, shared=True))
@@ -215,17 +215,17 @@ class Worker:
         del checkpoint
         release_memory()
 
-    def _adopt(self, settled: tuple[Sampling, dict[str, Any]]) -> None:
-        assert self._opened is not None
-        if settled[0] != self._opened[1]:
+    def _adopt(self, sampling: Sampling, numerics: dict[str, Any]) -> None:
+        assert self._model is not None
+        if sampling != self._model[1]:
             self._renderer = None
-        self._opened = (self._opened[0], *settled)
+        self._model = (self._model[0], sampling, numerics)
 
     def _render_shards(self, numbers: Sequence[int] | None, show_progress: bool) -> None:
-        assert self._opened is not None
+        assert self._model is not None
         method, out = self._method, self._out
-        checkpoint, sampling, numerics = self._opened
-        self._announcer.start(numerics, method.config.size)
+        checkpoint, sampling, numerics = self._model
+        self._announcer.report_setup(numerics, method.config.size)
         plan, columns, recipe = method.plan(), method.columns(), method.recipe(out / PRIVATE)["sha256"]
         marked = recipes.is_marked(recipes.read_saved(out / RECIPE))
         device = str(checkpoint.device)
@@ -237,24 +237,25 @@ class Worker:
             "versions": numerics["versions"],
         }
 
-        started = _started(checkpoint, sampling)
+        start_provenance = _make_start_provenance(checkpoint, sampling)
 
         def provenance(spec: Spec) -> dict[str, Any]:
             return {
                 "foreground_name": spec.foreground_name, "background_name": spec.background_name, "seed": spec.seed,
                 "guide": dataclasses.asdict(spec.guide) if spec.guide else None, **common,
-                **(started(spec.guide) if spec.guide else {}), **method.provenance(spec),
+                **(start_provenance(spec.guide) if spec.guide else {}), **method.provenance(spec),
             }  # fmt: skip
 
         def write(shard: Shard, bar: tqdm) -> None:
-            specs = list(plan.specs(planned[shard]))
+            specs = list(plan.specs(planned_shards[shard]))
             batches = list(split_batches(specs, sampling.batch_size))
             try:
                 with home_of(out).journal(shard, origin(shard, recipe, numerics, marked), batches) as journal:
                     self._journal = journal
-                    renderer = self._renderer_of(specs[0].concept)
+                    renderer = self._open_renderer(specs[0].concept)
                     marker = write_shard(
-                        out, shard, columns, counted(self._results(renderer, journal, columns, provenance), bar),
+                        out, shard, columns,
+                        counted(self._iterate_results(renderer, journal, columns, provenance), bar),
                         lambda sample: provenance(sample.spec), formats=tuple(method.config.formats),
                         image_format=method.config.image_format, journal=journal, marked=marked,
                     )  # fmt: skip
@@ -265,12 +266,12 @@ class Worker:
                 raise
             finally:
                 self._journal = None
-            self.log.write("shard", shard=shard.name, device=device, **shard_facts(marker))
+            self.log.write("shard", shard=shard.name, device=device, **summarise_shard(marker))
 
-        planned = _choose(plan, numbers)
-        fill(out, list(planned), write, show_progress)
+        planned_shards = _choose_shards(plan, numbers)
+        fill(out, list(planned_shards), write, show_progress)
 
-    def _results(
+    def _iterate_results(
         self, renderer: Renderer, journal: Journal, columns: Columns, provenance: Callable[[Spec], dict[str, Any]]
     ) -> Iterator[Sample | Encoded | Reject]:
         """Yield a shard's results: those that its journal kept, then those that are still to be rendered."""
@@ -278,44 +279,46 @@ class Worker:
             for result in batch:
                 renderer.count(result.reason if isinstance(result, Reject) else None)
                 yield result
-        lacking = journal.lacking()
-        yield from timed(renderer.render(lacking), time.perf_counter, lambda seconds: self._tell(seconds, lacking))
+        remaining = journal.lacking()
+        yield from time_first(
+            renderer.render(remaining), time.perf_counter, lambda seconds: self._report_speed(seconds, remaining)
+        )
 
-    def _tell(self, seconds: float, lacking: Sequence[Spec]) -> None:
+    def _report_speed(self, seconds: float, specs: Sequence[Spec]) -> None:
         """Say how long the build will take, by the time of its first batch."""
-        assert self._opened is not None
-        if not self._announcer.waits:
+        assert self._model is not None
+        if not self._announcer.is_pending:
             return
         shards = [as_shard(shard) for shard in self._method.plan().shards()]
-        left = sum(shard.count for shard in missing(self._out, shards))
-        workers = self._place.beside or self._method.config.workers
-        self._announcer.first_batch(seconds, min(len(lacking), self._opened[1].batch_size), left, workers)
+        remaining = sum(shard.count for shard in missing(self._out, shards))
+        workers = self._place.local_world_size or self._method.config.workers
+        self._announcer.report_first_batch(seconds, min(len(specs), self._model[1].batch_size), remaining, workers)
 
-    def _pause(self) -> None:
+    def _check_stop(self) -> None:
         """Called between the steps of a batch."""
         signals.check()
         if self._journal is not None:
             self._journal.check()
 
-    def _renderer_of(self, concept: str | None) -> Renderer:
+    def _open_renderer(self, concept: str | None) -> Renderer:
         """Return the renderer of a concept; memory may not hold two, so the one before is given up."""
-        assert self._opened is not None
-        checkpoint, sampling, _ = self._opened
-        if self._renderer is None or concept != self._drawn_by:
+        assert self._model is not None
+        checkpoint, sampling, _ = self._model
+        if self._renderer is None or concept != self._renderer_concept:
             any_kept = self._renderer is not None and self._renderer.any_kept
             any_kept = any_kept or any(marker["samples"] for marker in markers(self._out).values())
             if self._renderer is not None or concept is not None:  # this process may have learned a concept
                 self._renderer = None
                 release_memory()
-            self._drawn_by = concept
+            self._renderer_concept = concept
             self._renderer = Renderer(
-                self._method.checkpoint_for(concept, checkpoint), sampling, self._method.load_guide, self._pause,
+                self._method.checkpoint_for(concept, checkpoint), sampling, self._method.load_guide, self._check_stop,
                 any_kept,
             )  # fmt: skip
         return self._renderer
 
 
-def _started(checkpoint: Checkpoint, sampling: Sampling) -> Callable[[Guide], dict[str, Any]]:
+def _make_start_provenance(checkpoint: Checkpoint, sampling: Sampling) -> Callable[[Guide], dict[str, Any]]:
     """Return a function that returns what provenance says of where drawing on a guide started.
 
     That is nothing for `strength` with DDPM's noise levels, whose records stay as in earlier releases. An edited image
@@ -328,15 +331,15 @@ def _started(checkpoint: Checkpoint, sampling: Sampling) -> Callable[[Guide], di
     start = find_checkpoint_start(checkpoint, sampling)
     noise = 0.0 if start.noise is None else round(start.noise, 6)
 
-    def told(guide: Guide) -> dict[str, Any]:
+    def start_provenance(guide: Guide) -> dict[str, Any]:
         # Repainting with all steps starts from noise alone.
-        alone = guide.kind == "inpaint" and start.steps >= sampling.num_inference_steps
-        return {"noise_at_start": 1.0 if alone else noise, "steps_run": start.steps}
+        from_noise = guide.kind == "inpaint" and start.steps >= sampling.num_inference_steps
+        return {"noise_at_start": 1.0 if from_noise else noise, "steps_run": start.steps}
 
-    return told
+    return start_provenance
 
 
-def shard_facts(marker: Mapping[str, Any]) -> dict[str, Any]:
+def summarise_shard(marker: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the log says of a finished shard, from its marker."""
     return {
         "split": marker["split"], "samples": marker["samples"], "rejects": marker["rejects"],
@@ -345,18 +348,18 @@ def shard_facts(marker: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _choose(plan: Plan, numbers: Sequence[int] | None) -> dict[Shard, PlannedShard]:
+def _choose_shards(plan: Plan, numbers: Sequence[int] | None) -> dict[Shard, PlannedShard]:
     """Return the shards with some numbers, in that order; all if None."""
     planned = plan.shards()
     chosen = planned if numbers is None else [planned[number] for number in numbers]
-    return {as_shard(each): each for each in chosen}
+    return {as_shard(shard): shard for shard in chosen}
 
 
-Opened = tuple[Checkpoint, Sampling, dict[str, Any]]
+OpenModel = tuple[Checkpoint, Sampling, dict[str, Any]]
 """A model, its sampling settings and the numerics."""
 
 
-def open_early(method: Method, out: Path, place: Place) -> Opened | None:
+def open_model_early(method: Method, out: Path, place: Place) -> OpenModel | None:
     """Open the model without the stages' lock, if others render already, so that many processes can at the same time.
 
     Returns:
@@ -370,19 +373,19 @@ def open_early(method: Method, out: Path, place: Place) -> Opened | None:
     return open_model(method, out, place, started=True)
 
 
-def begin(method: Method, out: Path, place: Place, early: Opened | None = None) -> Opened:
+def begin(method: Method, out: Path, place: Place, model: OpenModel | None = None) -> OpenModel:
     """Open the model, run the stages that images need, and record the numerics of the first shard.
 
     Called under the stages' lock. Nothing is recorded for a process that fails here, for example because of a missing
     device: another process may be about to start with settings that work.
 
     Args:
-        early: What `open_early` returned.
+        model: What `open_model_early` returned.
 
     Raises:
         FiguregroundError: Existing shards were made with other numerics or formats.
     """
-    checkpoint, sampling, numerics, started = open_checked(method, out, place, early)
+    checkpoint, sampling, numerics, started = open_checked_model(method, out, place, model)
     method.prepare(out / PRIVATE / "stages", checkpoint)
     settle_numerics(out / PRIVATE / "numerics.json", numerics, method.config.allow_mixed_numerics, started)
     if not started:
@@ -390,22 +393,22 @@ def begin(method: Method, out: Path, place: Place, early: Opened | None = None) 
     return checkpoint, sampling, numerics
 
 
-def open_checked(
-    method: Method, out: Path, place: Place, early: Opened | None = None
+def open_checked_model(
+    method: Method, out: Path, place: Place, model: OpenModel | None = None
 ) -> tuple[Checkpoint, Sampling, dict[str, Any], bool]:
     """Open the model, and compare formats and numerics before stages that may take hours; see `begin`.
 
     Returns:
         The model, its sampling settings, the numerics, and whether a shard is finished or being rendered.
     """
-    started = directory.has_started(out) or (place.shares and place.rank > 0)
+    started = directory.has_started(out) or (place.lacks_locks and place.rank > 0)
     directory.check_formats(out, method.config.formats, started)
     rendered = home_of(out).rendered()
-    if early is not None and started:
-        early = (early[0], *adopt_halved(out, *early[1:]))
+    if model is not None and started:
+        model = (model[0], *adopt_smaller_batch(out, *model[1:]))
     else:
-        early = open_model(method, out, place, started or rendered > 0)
-    checkpoint, sampling, numerics = early
+        model = open_model(method, out, place, started or rendered > 0)
+    checkpoint, sampling, numerics = model
     path = out / PRIVATE / "numerics.json"
     if started and path.exists():
         try:
@@ -421,15 +424,15 @@ def open_checked(
     return checkpoint, sampling, numerics, started
 
 
-def _device_of(name: str, place: Place, beside: int) -> torch.device:
+def _choose_local_device(name: str, place: Place, processes: int) -> torch.device:
     """Return the device of a process: of several GPUs, the one of its place on the machine."""
     device = choose_device(name)
-    if device.type == "cuda" and device.index is None and (beside > 1 or place.local_rank):
+    if device.type == "cuda" and device.index is None and (processes > 1 or place.local_rank):
         device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
     return device
 
 
-def turned(names: Sequence[str], rank: int) -> list[str]:
+def rotate(names: Sequence[str], rank: int) -> list[str]:
     """Return names in an order that begins elsewhere for each process."""
     first = rank % max(1, len(names))
     return [*names[first:], *names[:first]]
@@ -443,25 +446,25 @@ def rejoin(method: Method, out: Path, sampling: Sampling, numerics: dict[str, An
     Raises:
         FiguregroundError: Existing shards were made with other numerics.
     """
-    sampling, numerics = adopt_halved(out, sampling, numerics)
+    sampling, numerics = adopt_smaller_batch(out, sampling, numerics)
     path = out / PRIVATE / "numerics.json"
     settle_numerics(path, numerics, method.config.allow_mixed_numerics, directory.has_started(out))
     return sampling, numerics
 
 
-def adopt_halved(out: Path, sampling: Sampling, numerics: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
+def adopt_smaller_batch(out: Path, sampling: Sampling, numerics: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
     """Return sampling and numerics with the batch size that another process has halved meanwhile."""
     path = out / PRIVATE / "numerics.json"
     if path.exists():
-        theirs = read_numerics(path)
-        if "batch_size_asked" in theirs and theirs["batch_size"] < sampling.batch_size:
-            halved = {name: theirs[name] for name in ("batch_size", "batch_size_asked")}
+        saved = read_numerics(path)
+        if "batch_size_asked" in saved and saved["batch_size"] < sampling.batch_size:
+            halved = {name: saved[name] for name in ("batch_size", "batch_size_asked")}
             return dataclasses.replace(sampling, batch_size=halved["batch_size"]), {**numerics, **halved}
     return sampling, numerics
 
 
-def _smaller_batch(
-    method: Method, out: Path, sampling: Sampling, numerics: dict[str, Any], too_much: str
+def _halve_batch(
+    method: Method, out: Path, sampling: Sampling, numerics: dict[str, Any], memory_error: str
 ) -> tuple[Sampling, dict[str, Any]] | None:
     """Halve the batch size and record it, if no shard is finished yet; called under the stages' lock.
 
@@ -472,33 +475,33 @@ def _smaller_batch(
         FiguregroundError: A shard is finished, so the size can't change, or the size is already 1.
     """
     path = out / PRIVATE / "numerics.json"
-    settled = read_numerics(path)
-    settled.pop("mixed", None)
+    saved = read_numerics(path)
+    saved.pop("mixed", None)
     size = sampling.batch_size
-    if settled["batch_size"] >= size:  # otherwise another process was faster
-        with lock(out / WORKING_LOCK) as alone:
+    if saved["batch_size"] >= size:  # otherwise another process was faster
+        with lock(out / WORKING_LOCK) as is_idle:
             if markers(out):
                 shards = [as_shard(s) for s in method.plan().shards()]
                 raise FiguregroundError(
-                    f"{too_much} The batch size can't change because finished shards were made with it. Free some "
+                    f"{memory_error} The batch size can't change because finished shards were made with it. Free some "
                     "memory (other programs, fewer --set workers=…) and run the same command again, or build in a "
-                    f"new directory with a smaller --set batch_size=…. {directory.shards_kept(out, shards)}"
+                    f"new directory with a smaller --set batch_size=…. {directory.describe_progress(out, shards)}"
                 )
             if size == 1:
-                raise FiguregroundError(f"{too_much} Give a smaller --set size=…, or a device with more memory.")
-            if not alone or not home_of(out).is_alone():
+                raise FiguregroundError(f"{memory_error} Give a smaller --set size=…, or a device with more memory.")
+            if not is_idle or not home_of(out).is_alone():
                 return None
-            settled = {
+            saved = {
                 **numerics,
                 "batch_size": size // 2,
-                "batch_size_asked": settled.get("batch_size_asked", size),
+                "batch_size_asked": saved.get("batch_size_asked", size),
             }
-            replace_text(path, json.dumps({**settled, "mixed": []}, indent=2) + "\n")
-    remark(f"{too_much} Continuing with batches of {settled['batch_size']}.")
-    return dataclasses.replace(sampling, batch_size=settled["batch_size"]), settled
+            replace_text(path, json.dumps({**saved, "mixed": []}, indent=2) + "\n")
+    remark(f"{memory_error} Continuing with batches of {saved['batch_size']}.")
+    return dataclasses.replace(sampling, batch_size=saved["batch_size"]), saved
 
 
-def _libraries(method: Method) -> list[str]:
+def _list_libraries(method: Method) -> list[str]:
     """Return further libraries whose versions can change pixels."""
     config = method.config
     return [*(["peft"] if select_active(config.loras) else []), *(["torchao"] if config.quantization else [])]
@@ -513,16 +516,16 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     Returns:
         The model, its sampling settings, and the numerics, which aren't recorded yet.
     """
-    config, beside = method.config, place.beside or method.config.workers
+    config, processes = method.config, place.local_world_size or method.config.workers
     path = out / PRIVATE / "numerics.json"
-    settled = read_numerics(path) if path.exists() and started else None
-    name = config.device if config.device != "auto" or settled is None else settled["device"]
-    device = _device_of(name, place, beside)
-    dtype = config.dtype if config.dtype != "auto" or settled is None else settled["dtype"]
-    threads = config.threads or (settled or {}).get("threads") or max(1, usable_cores() // beside)
+    saved = read_numerics(path) if path.exists() and started else None
+    name = config.device if config.device != "auto" or saved is None else saved["device"]
+    device = _choose_local_device(name, place, processes)
+    dtype = config.dtype if config.dtype != "auto" or saved is None else saved["dtype"]
+    threads = config.threads or (saved or {}).get("threads") or max(1, usable_cores() // processes)
     torch.set_num_threads(threads)
     checkpoint = open_checkpoint(
-        config.checkpoint, (settled or {}).get("revision") or config.revision, device=device,
+        config.checkpoint, (saved or {}).get("revision") or config.revision, device=device,
         dtype=dtype, scheduler=config.scheduler, safety=config.safety, inpaint=method.INPAINTS,
         config=config.checkpoint_config, loras=select_active(config.loras), quantization=config.quantization,
         offload=config.offload,
@@ -530,9 +533,9 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
     checkpoint.family.check_route(method.route, f"checkpoint {config.checkpoint!r}")
     check_size(config.size, checkpoint.edge_multiple)
     batch_size, halved = config.batch_size, {}
-    if settled and batch_size in (None, settled.get("batch_size_asked")):
-        batch_size = settled["batch_size"]
-        halved = {name: settled[name] for name in ("batch_size_asked",) if name in settled}
+    if saved and batch_size in (None, saved.get("batch_size_asked")):
+        batch_size = saved["batch_size"]
+        halved = {name: saved[name] for name in ("batch_size_asked",) if name in saved}
     sampling = Sampling(
         config.size, config.num_inference_steps, config.strength, config.guidance_scale, config.negative_prompt,
         config.eta,
@@ -541,13 +544,13 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
         true_cfg_scale=config.true_cfg_scale,
         **method.sampling(),
     )  # fmt: skip
-    if not config.batch_size and not settled:
+    if not config.batch_size and not saved:
         devices = torch.cuda.device_count() if device.type == "cuda" else 1
-        sharing = -(-beside // max(1, devices))
-        largest = max((shard.count for shard in method.plan().shards()), default=1)
-        size = find_batch_size(checkpoint, sampling, sharing, largest)
+        processes_per_device = -(-processes // max(1, devices))
+        largest_shard = max((shard.count for shard in method.plan().shards()), default=1)
+        size = find_batch_size(checkpoint, sampling, processes_per_device, largest_shard)
         sampling = dataclasses.replace(sampling, batch_size=size)
-    mine = {
+    numerics = {
         "device": device.type,
         "dtype": str(checkpoint.denoiser.dtype).removeprefix("torch."),
         "batch_size": sampling.batch_size,
@@ -556,6 +559,6 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
         "compile": config.compile,
         "revision": checkpoint.facts["revision"],
         "processor": processor_name(device),
-        "versions": library_versions(*_libraries(method)),
+        "versions": library_versions(*_list_libraries(method)),
     }
-    return checkpoint, sampling, mine
+    return checkpoint, sampling, numerics

@@ -15,7 +15,7 @@ from typing import Any
 from figureground.core import libraries
 from figureground.core.errors import FiguregroundError, listed
 from figureground.core.numerics import library_versions
-from figureground.running.failure import Failure, failure_of
+from figureground.running.failure import Failure, describe_failure
 from figureground.running.runner import Job, Place
 from figureground.shards.progress import is_unfinished
 from figureground.stores.scratch import attached
@@ -23,28 +23,28 @@ from figureground.stores.urls import StoreUrl
 
 
 @dataclass(frozen=True)
-class Facts:
+class ActorInfo:
     """Facts that an actor returns before it renders."""
 
     host: str
     pid: int
     versions: Mapping[str, str]
-    sees: bool
+    sees_dataset: bool
     """Whether it sees the dataset's directory."""
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderResult:
     """Result of an actor's work on a shard."""
 
     events: list[str]
     """Lines of the log."""
     failure: Failure | None = None
-    broken: bool = False
+    lost_device: bool = False
     """Whether its device can't be used by this process any more."""
 
 
-def versions() -> dict[str, str]:
+def read_versions() -> dict[str, str]:
     """Return what must be the same on all machines. Other libraries are compared with the numerics."""
     import ray
 
@@ -67,49 +67,51 @@ class Actor:
     def __init__(self, job: Job, out: Path | StoreUrl, lease: float, place: Place):
         libraries.quieten()
         self._attached = contextlib.ExitStack()  # for as long as the actor lives
-        self._sees = isinstance(out, StoreUrl)
+        self._sees_dataset = isinstance(out, StoreUrl)
         if isinstance(out, StoreUrl):
             out = self._attached.enter_context(attached(out, seconds=lease, handed_out=True))
-        self._sees = self._sees or is_unfinished(out)
+        self._sees_dataset = self._sees_dataset or is_unfinished(out)
         self._job, self._out, self._place = job, out, place
         self._worker: Any = None
 
-    def facts(self) -> Facts:
+    def describe(self) -> ActorInfo:
         """Return where it runs, with which versions."""
-        return Facts(socket.gethostname(), os.getpid(), versions(), self._sees)
+        return ActorInfo(socket.gethostname(), os.getpid(), read_versions(), self._sees_dataset)
 
-    def render(self, number: int) -> Rendered:
+    def render(self, number: int) -> RenderResult:
         """Render a shard, unless another process has.
 
         Args:
             number: Its position in the plan.
         """
-        kept: list[str] = []
+        events: list[str] = []
         try:
             if self._worker is None:
                 with libraries.importing():
                     from figureground.running import worker
 
                 self._worker = worker.Worker(self._job.open(), self._out, self._place)
-            self._worker.log = dataclasses.replace(self._job.log, rank=self._place.rank, kept=kept)
+            self._worker.log = dataclasses.replace(self._job.log, rank=self._place.rank, kept=events)
             self._worker.work([number], show_progress=False)
         except Exception as error:
             from figureground.core.accelerator import is_device_error
 
-            return Rendered(kept, failure_of(error), is_device_error(error))
-        return Rendered(kept)
+            return RenderResult(events, describe_failure(error), is_device_error(error))
+        return RenderResult(events)
 
 
-def refuse_other(facts: Facts, mine: Mapping[str, str], out: Path) -> None:
+def check_actor(info: ActorInfo, expected: Mapping[str, str], out: Path) -> None:
     """Refuse an actor whose versions differ from this process's, or that doesn't see the dataset.
 
     Raises:
         FiguregroundError: See above; names the machine.
     """
-    other = [
-        f"{name} {theirs} instead of {mine[name]}" for name, theirs in facts.versions.items() if theirs != mine[name]
+    differences = [
+        f"{name} {version} instead of {expected[name]}"
+        for name, version in info.versions.items()
+        if version != expected[name]
     ]
-    if other:
-        raise FiguregroundError(f"{facts.host} has {listed(other)}. Install the same versions on all machines.")
-    if not facts.sees:
-        raise FiguregroundError(f"{facts.host} doesn't see {out}. Give a directory that all machines share.")
+    if differences:
+        raise FiguregroundError(f"{info.host} has {listed(differences)}. Install the same versions on all machines.")
+    if not info.sees_dataset:
+        raise FiguregroundError(f"{info.host} doesn't see {out}. Give a directory that all machines share.")

@@ -17,8 +17,8 @@ from figureground.core.errors import FiguregroundError, counted
 from figureground.core.event_log import EventLog
 from figureground.core.terminal import complain, remark
 from figureground.running.failure import raise_failure
-from figureground.running.ray.actor import Actor, Facts, Rendered, refuse_other, versions
-from figureground.running.ray.cluster import Needs
+from figureground.running.ray.actor import Actor, ActorInfo, RenderResult, check_actor, read_versions
+from figureground.running.ray.cluster import Resources
 from figureground.running.runner import Job, Place
 from figureground.shards.claiming import clean_stale, note_failure
 from figureground.shards.markers import missing
@@ -40,62 +40,62 @@ MOST_DEATHS = 3
 
 
 @dataclass
-class Hand:
+class ActorHandle:
     """An actor, as the process that builds sees it."""
 
     rank: int
     actor: Any
-    waits_for: Any
+    pending: Any
     """Reference of what it will return: its facts, or a rendered shard."""
     number: int | None = None
     """The shard that it renders."""
-    facts: Facts | None = None
+    info: ActorInfo | None = None
     split: str | None = None
     """Split of its last shard: the next one of it needs no other concept."""
 
 
 @dataclass
-class Crew:
+class ActorStarter:
     """Starts actors."""
 
     job: Job
     out: Path
     """The dataset's directory on this machine."""
-    place: Path | StoreUrl
+    target: Path | StoreUrl
     """Place at which actors find the dataset."""
     lease: float
     """For a URL, seconds without a sign of life after which a shard is taken over."""
-    needs: Needs
-    blind: bool = False
-    """Whether actors can't see what others do, as the file system has no locks."""
+    resources: Resources
+    lacks_locks: bool = False
+    """Whether the file system has no locks, so that actors can't see what others do."""
 
-    def start(self, rank: int) -> Hand:
+    def start(self, rank: int) -> ActorHandle:
         """Start an actor. It may have to wait for room in the cluster."""
         import ray
 
-        needs = self.needs
-        beside = max(1, math.floor(1 / needs.gpus + 1e-6)) if needs.gpus else 1
+        resources = self.resources
+        processes = max(1, math.floor(1 / resources.gpus + 1e-6)) if resources.gpus else 1
         # Threads are the actor's CPUs: Ray sets OMP_NUM_THREADS to their number, unless the machine sets it.
         options: dict[str, Any] = {
-            "num_cpus": needs.cpus,
-            "num_gpus": needs.gpus,
+            "num_cpus": resources.cpus,
+            "num_gpus": resources.gpus,
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        its_place = Place(rank, 0, beside, self.blind)
-        actor: Any = ray.remote(Actor).options(**options).remote(self.job, self.place, self.lease, its_place)
-        return Hand(rank, actor, actor.facts.remote())
+        place = Place(rank, 0, processes, self.lacks_locks)
+        actor: Any = ray.remote(Actor).options(**options).remote(self.job, self.target, self.lease, place)
+        return ActorHandle(rank, actor, actor.describe.remote())
 
 
 @dataclass
-class HandingOut:
+class Dispatcher:
     """Hands shards out to actors until all are finished or have failed; replaces actors that die."""
 
-    crew: Crew
+    starter: ActorStarter
     shards: Sequence[Shard]
     todo: Sequence[int]
     log: EventLog
-    hands: list[Hand] = field(default_factory=list)
+    handles: list[ActorHandle] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     """Reasons of shards that failed, by number."""
 
@@ -105,8 +105,8 @@ class HandingOut:
         self._died_in_a_row = 0
         self._failed_starts: list[float] = []
         """Times, monotonic, at which actors died before they answered, since one did."""
-        self._alone_since = time.monotonic()
-        self._remarked = False
+        self._idle_since = time.monotonic()
+        self._warned = False
 
     def steps(self) -> Iterator[None]:
         """Hand shards out, and yield every moment.
@@ -118,36 +118,38 @@ class HandingOut:
         """
         import ray
 
-        self.hands = [self.crew.start(rank) for rank in range(self.crew.needs.workers)]
-        while self._queue or any(hand.number is not None for hand in self.hands):
+        self.handles = [self.starter.start(rank) for rank in range(self.starter.resources.workers)]
+        while self._queue or any(handle.number is not None for handle in self.handles):
             signals.check()
-            waiting = [hand for hand in self.hands if hand.waits_for is not None]
+            waiting = [handle for handle in self.handles if handle.pending is not None]
             ready: list[Any] = []
             if waiting:
-                ready, _ = ray.wait([hand.waits_for for hand in waiting], num_returns=1, timeout=SECONDS_BETWEEN_LOOKS)
-            for hand in waiting:
-                if hand.waits_for in ready:
-                    self._take(hand)
-            for hand in self.hands:
-                if hand.facts is not None and hand.waits_for is None and self._queue and self._may_begin(hand):
-                    self._give(hand)
-            self._refuse_emptiness()
+                ready, _ = ray.wait(
+                    [handle.pending for handle in waiting], num_returns=1, timeout=SECONDS_BETWEEN_LOOKS
+                )
+            for handle in waiting:
+                if handle.pending in ready:
+                    self._receive(handle)
+            for handle in self.handles:
+                if handle.info is not None and handle.pending is None and self._queue and self._may_begin(handle):
+                    self._assign(handle)
+            self._check_for_workers()
             yield
 
     def stop(self) -> None:
         """Kill the actors and remove what they were writing."""
         import ray
 
-        numbers = [hand.number for hand in self.hands if hand.number is not None]
-        for hand in self.hands:
+        numbers = [handle.number for handle in self.handles if handle.number is not None]
+        for handle in self.handles:
             with suppress(Exception):  # the cluster may be gone
-                ray.kill(hand.actor, no_restart=True)
+                ray.kill(handle.actor, no_restart=True)
         latest = time.monotonic() + SECONDS_FOR_KILLED
-        while numbers and clean_stale(self.crew.out) == [] and time.monotonic() < latest:
+        while numbers and clean_stale(self.starter.out) == [] and time.monotonic() < latest:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        self.hands = []
+        self.handles = []
 
-    def refuse_failed(self, out: Path) -> None:
+    def raise_failed(self, out: Path) -> None:
         """Raise FiguregroundError if shards failed; names them with their reasons."""
         failed = {number: why for number, why in self.failed.items() if missing(out, [self.shards[number]])}
         if failed:
@@ -158,73 +160,75 @@ class HandingOut:
                 + "\nIf a machine was at fault, run the same command again."
             )  # fmt: skip
 
-    def _may_begin(self, hand: Hand) -> bool:
+    def _may_begin(self, handle: ActorHandle) -> bool:
         """Without locks, the first actor settles the numerics, and the others begin after that."""
-        return not self.crew.blind or hand.rank == 0 or (self.crew.out / PRIVATE / "numerics.json").exists()
+        return (
+            not self.starter.lacks_locks or handle.rank == 0 or (self.starter.out / PRIVATE / "numerics.json").exists()
+        )
 
-    def _give(self, hand: Hand) -> None:
-        number = next((n for n in self._queue if self.shards[n].split == hand.split), self._queue[0])
+    def _assign(self, handle: ActorHandle) -> None:
+        number = next((n for n in self._queue if self.shards[n].split == handle.split), self._queue[0])
         self._queue.remove(number)
-        hand.number, hand.split = number, self.shards[number].split
-        hand.waits_for = hand.actor.render.remote(number)
+        handle.number, handle.split = number, self.shards[number].split
+        handle.pending = handle.actor.render.remote(number)
 
-    def _take(self, hand: Hand) -> None:
+    def _receive(self, handle: ActorHandle) -> None:
         """Take what an actor returned; replace it if it died."""
         import ray
 
         try:
-            returned = ray.get(hand.waits_for)
+            result = ray.get(handle.pending)
         except ray.exceptions.RayActorError as error:
-            self._replace(hand, " ".join(str(error).split()))
+            self._replace_actor(handle, " ".join(str(error).split()))
             return
         except ray.exceptions.RayError as error:
             raise FiguregroundError(f"a worker can't be used: {' '.join(str(error).split())[:2000]}") from error
-        hand.waits_for = None
-        if isinstance(returned, Facts):
-            refuse_other(returned, versions(), self.crew.out)
-            hand.facts = returned
+        handle.pending = None
+        if isinstance(result, ActorInfo):
+            check_actor(result, read_versions(), self.starter.out)
+            handle.info = result
             self._failed_starts.clear()
             return
-        assert isinstance(returned, Rendered)
-        assert hand.facts is not None
-        for line in returned.events:
+        assert isinstance(result, RenderResult)
+        assert handle.info is not None
+        for line in result.events:
             self.log.write_line(line)
-        if returned.failure is not None and returned.broken:
-            ray.kill(hand.actor, no_restart=True)  # by force, because its device may never answer again
-            self._replace(hand, returned.failure.text)
-        elif returned.failure is not None:
-            failure = returned.failure
-            text = f"{hand.facts.host}: {failure.text}"
+        if result.failure is not None and result.lost_device:
+            ray.kill(handle.actor, no_restart=True)  # by force, because its device may never answer again
+            self._replace_actor(handle, result.failure.text)
+        elif result.failure is not None:
+            failure = result.failure
+            text = f"{handle.info.host}: {failure.text}"
             raise_failure(dataclasses.replace(failure, text=text))
         else:
             self._died_in_a_row = 0
-            hand.number = None
+            handle.number = None
 
-    def _replace(self, hand: Hand, why: str) -> None:
+    def _replace_actor(self, handle: ActorHandle, why: str) -> None:
         """Start another actor in the place of one that died, and put its shard back, unless too many died of it."""
-        where = hand.facts.host if hand.facts else "a machine of the cluster"
-        if hand.facts is None:
+        host = handle.info.host if handle.info else "a machine of the cluster"
+        if handle.info is None:
             self._note_failed_start(why)
         else:
             self._died_in_a_row += 1
-        if hand.number is not None:
-            shard = self.shards[hand.number]
-            self._deaths[hand.number] += 1
-            self.log.write("failure", shard=shard.name, error=why, on=where)
-            if self._deaths[hand.number] < MOST_DEATHS:
-                complain(f"figureground: a worker on {where} died, and {shard.name} goes to another one: {why[:500]}")
-                self._queue.appendleft(hand.number)
+        if handle.number is not None:
+            shard = self.shards[handle.number]
+            self._deaths[handle.number] += 1
+            self.log.write("failure", shard=shard.name, error=why, on=host)
+            if self._deaths[handle.number] < MOST_DEATHS:
+                complain(f"figureground: a worker on {host} died, and {shard.name} goes to another one: {why[:500]}")
+                self._queue.appendleft(handle.number)
             else:
-                reason = f"{self._deaths[hand.number]} workers died while rendering it; the last on {where}: {why}"
+                reason = f"{self._deaths[handle.number]} workers died while rendering it; the last on {host}: {why}"
                 complain(f"figureground: {shard.name} has failed: {reason[:1000]}")
-                self.failed[hand.number] = reason
-                assert hand.facts is not None
-                note_failure(self.crew.out, shard, reason, where, hand.facts.pid)
-        if self._died_in_a_row >= MOST_DEATHS * max(2, len(self.hands)):
+                self.failed[handle.number] = reason
+                assert handle.info is not None
+                note_failure(self.starter.out, shard, reason, host, handle.info.pid)
+        if self._died_in_a_row >= MOST_DEATHS * max(2, len(self.handles)):
             raise FiguregroundError(
-                f"{self._died_in_a_row} workers died one after the other, the last on {where}: {why}"
+                f"{self._died_in_a_row} workers died one after the other, the last on {host}: {why}"
             )
-        self.hands[self.hands.index(hand)] = self.crew.start(hand.rank)
+        self.handles[self.handles.index(handle)] = self.starter.start(handle.rank)
 
     def _note_failed_start(self, why: str) -> None:
         """Count an actor that died as it started.
@@ -238,19 +242,21 @@ class HandingOut:
         self._failed_starts.append(time.monotonic())
         if len(self._failed_starts) == 1:
             complain(f"figureground: a worker died as it started, and another one is started: {why[:500]}")
-        lasted = self._failed_starts[-1] - self._failed_starts[0]
-        if len(self._failed_starts) >= MOST_DEATHS * max(2, len(self.hands)) and lasted > SECONDS_OF_FAILED_STARTS:
+        duration = self._failed_starts[-1] - self._failed_starts[0]
+        if len(self._failed_starts) >= MOST_DEATHS * max(2, len(self.handles)) and duration > SECONDS_OF_FAILED_STARTS:
             raise FiguregroundError(f"{len(self._failed_starts)} workers died as they started; the last error: {why}")
 
-    def _refuse_emptiness(self) -> None:
+    def _check_for_workers(self) -> None:
         """Say when no worker could be started for a while, and give up after a long one."""
-        if any(hand.facts is not None for hand in self.hands):
-            self._alone_since, self._remarked = time.monotonic(), False
+        if any(handle.info is not None for handle in self.handles):
+            self._idle_since, self._warned = time.monotonic(), False
             return
-        waited, needs = time.monotonic() - self._alone_since, self.crew.needs
-        what = f"{needs.gpus:g} GPU and {counted(needs.cpus, 'CPU')}"
+        waited, resources = time.monotonic() - self._idle_since, self.starter.resources
+        request = f"{resources.gpus:g} GPU and {counted(resources.cpus, 'CPU')}"
         if waited > SECONDS_WITHOUT_WORKERS:
-            raise FiguregroundError(f"no machine of the cluster had {what} for a worker in {waited / 60:.0f} minutes.")
-        if waited > SECONDS_TO_REMARK and not self._remarked:
-            remark(f"no worker has started yet; the build waits for a machine that has {what} left.")
-            self._remarked = True
+            raise FiguregroundError(
+                f"no machine of the cluster had {request} for a worker in {waited / 60:.0f} minutes."
+            )
+        if waited > SECONDS_TO_REMARK and not self._warned:
+            remark(f"no worker has started yet; the build waits for a machine that has {request} left.")
+            self._warned = True

@@ -24,7 +24,7 @@ from figureground.core.progress import Progress
 from figureground.core.system import HAS_MASKS
 from figureground.core.terminal import complain
 from figureground.recipe.sample import derive_seed
-from figureground.running.failure import Failure, failure_of, raise_failure
+from figureground.running.failure import Failure, describe_failure, raise_failure
 from figureground.running.runner import Job, Place, Runner
 from figureground.shards.home import home_of
 from figureground.shards.markers import missing
@@ -47,24 +47,24 @@ class Local(Runner):
 
     def run(self, method: Method, out: Path, show_progress: bool) -> None:
         places, shards = self.places(method), len(method.plan().shards())
-        work_here(method, out, [(turn(shards, p.rank, len(places)), p) for p in places], show_progress)
+        run_workers(method, out, [(order_shards(shards, p.rank, len(places)), p) for p in places], show_progress)
 
     def places(self, method: Method) -> list[Place]:
         return [Place(k, k) for k in range(method.config.workers)]
 
 
-def turn(shards: int, rank: int, of: int) -> list[int]:
-    """Return the numbers of all shards in the order in which one of `of` processes tries them.
+def order_shards(shards: int, rank: int, world: int) -> list[int]:
+    """Return the numbers of all shards in the order in which one of `world` processes tries them.
 
     Its share comes first. The others follow in an order that differs from process to process: towards the end, when
     many have finished their share, they would otherwise all try the same shards.
     """
-    own = range(rank * shards // of, (rank + 1) * shards // of)
-    others = [*range(own.stop, shards), *range(own.start)]
-    return [*own, *sorted(others, key=lambda number: derive_seed(rank, "turn", str(number)))]
+    own = range(rank * shards // world, (rank + 1) * shards // world)
+    rest = [*range(own.stop, shards), *range(own.start)]
+    return [*own, *sorted(rest, key=lambda number: derive_seed(rank, "turn", str(number)))]
 
 
-def work_here(method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool) -> None:
+def run_workers(method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool) -> None:
     """Run `worker.work` on this machine: in this process if there is one part, otherwise in one process for each.
 
     Args:
@@ -75,7 +75,7 @@ def work_here(method: Method, out: Path, parts: Sequence[tuple[list[int], Place]
         OSError: A process met an operating system error.
     """
     if len(parts) > 1:
-        _work_in_processes(method, out, parts, show_progress)
+        _run_in_processes(method, out, parts, show_progress)
         return
     with libraries.importing():
         from figureground.running import worker  # needs torch
@@ -83,7 +83,7 @@ def work_here(method: Method, out: Path, parts: Sequence[tuple[list[int], Place]
     worker.work(method, out, *parts[0], show_progress=show_progress)
 
 
-def make_parts_here(method: Method, out: Path, places: Sequence[Place]) -> None:
+def run_planning_parts(method: Method, out: Path, places: Sequence[Place]) -> None:
     """Run `worker.make_planning_parts` on this machine: in this process if there is one place, otherwise in one each.
 
     Raises:
@@ -92,8 +92,8 @@ def make_parts_here(method: Method, out: Path, places: Sequence[Place]) -> None:
     """
     names = method.planning_parts(out / PRIVATE / "stages")
     if len(names) > 1 and len(places) > 1:
-        tasks = [_Task(Job.of(method), out, None, place) for place in places[: len(names)]]
-        _in_processes(tasks, lambda: None, lambda: not method.planning_parts(out / PRIVATE / "stages"))
+        tasks = [_Task(Job.from_method(method), out, None, place) for place in places[: len(names)]]
+        _run_tasks(tasks, lambda: None, lambda: not method.planning_parts(out / PRIVATE / "stages"))
         return
     with libraries.importing():
         from figureground.running import worker  # needs torch
@@ -101,20 +101,18 @@ def make_parts_here(method: Method, out: Path, places: Sequence[Place]) -> None:
     worker.make_planning_parts(method, out, places[0])
 
 
-def _work_in_processes(
-    method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool
-) -> None:
-    """Run `worker.work` in processes and wait for them; see `_in_processes`."""
-    job, plan = Job.of(method), method.plan().shards()
+def _run_in_processes(method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool) -> None:
+    """Run `worker.work` in processes and wait for them; see `_run_tasks`."""
+    job, plan = Job.from_method(method), method.plan().shards()
     planned = [as_shard(plan[number]) for number in sorted({number for numbers, _ in parts for number in numbers})]
     total = sum(s.count for s in planned)
 
-    def done() -> int:
+    def count_finished() -> int:
         return total - sum(s.count for s in missing(out, planned))
 
-    with Progress(total, initial=done(), unit="image", desc=home_of(out).title, show=show_progress) as bar:
-        _in_processes(
-            [_Task(job, out, numbers, place) for numbers, place in parts], lambda: bar.update(done() - bar.n),
+    with Progress(total, initial=count_finished(), unit="image", desc=home_of(out).title, show=show_progress) as bar:
+        _run_tasks(
+            [_Task(job, out, numbers, place) for numbers, place in parts], lambda: bar.update(count_finished() - bar.n),
             lambda: not missing(out, planned),
         )  # fmt: skip
 
@@ -130,13 +128,13 @@ class _Task:
     place: Place
 
 
-def _in_processes(tasks: Sequence[_Task], tell: Callable[[], object], is_finished: Callable[[], bool]) -> None:
+def _run_tasks(tasks: Sequence[_Task], poll: Callable[[], object], is_finished: Callable[[], bool]) -> None:
     """Start a process for each task and wait for them.
 
     If this process is asked to stop, the workers are stopped; if it dies, they stop by themselves.
 
     Args:
-        tell: Called every moment, to report progress.
+        poll: Called every moment, to report progress.
         is_finished: Whether nothing is left to do, so that errors of some workers don't matter.
 
     Raises:
@@ -148,13 +146,15 @@ def _in_processes(tasks: Sequence[_Task], tell: Callable[[], object], is_finishe
         resource_tracker.ensure_running()  # if started later, it would receive the Ctrl-C that is held back
     workers: list[BaseProcess] = []
     reports: list[Any] = []
-    with signals.before_leaving(lambda: _kill(workers)):  # until they have stopped: see `_stop`
+    with signals.before_leaving(lambda: _kill_workers(workers)):  # until they have stopped: see `_stop_workers`
         try:
             with signals.at_checks():
                 with signals.held_back():
                     for task in tasks:
                         receive, send = context.Pipe(duplex=False)
-                        worker = context.Process(target=_work, name=f"worker {task.place.rank}", args=(task, send))
+                        worker = context.Process(
+                            target=_run_worker, name=f"worker {task.place.rank}", args=(task, send)
+                        )
                         worker.start()
                         workers.append(worker)
                         reports.append(receive)
@@ -162,35 +162,36 @@ def _in_processes(tasks: Sequence[_Task], tell: Callable[[], object], is_finishe
                 while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
                     signals.check()
                     wait(alive, SECONDS_BETWEEN_LOOKS)
-                    tell()
+                    poll()
                 signals.check()
         except BaseException:
-            _stop(workers)
+            _stop_workers(workers)
             raise
-    failures = {worker.name: _read(report) for worker, report in zip(workers, reports, strict=True)}
-    _raise_failure(
+    failures = {worker.name: _receive_failure(report) for worker, report in zip(workers, reports, strict=True)}
+    _raise_failures(
         {name: failure for name, failure in failures.items() if failure},
         [w for w in workers if w.exitcode and not failures[w.name]],
-        finished=is_finished(),
+        is_finished=is_finished(),
     )
 
 
-def _raise_failure(failures: dict[str, Failure], killed: list[BaseProcess], finished: bool) -> None:
+def _raise_failures(failures: dict[str, Failure], killed: list[BaseProcess], is_finished: bool) -> None:
     lines = [f"{name}: {failure.text}" for name, failure in failures.items()]
     if killed:
+        names = listed(f"{worker.name} ({_describe_exit(worker)})" for worker in killed)
         lines.append(
-            f"{listed(f'{worker.name} ({_ending(worker)})' for worker in killed)} ended before the work was done. If "
+            f"{names} ended before the work was done. If "
             "you didn't stop them, the machine most likely ran out of memory: give fewer --set workers=…, or a smaller "
             "--set batch_size=…."
         )
     if not lines:
         return
-    if finished:  # the other workers took over the rest
+    if is_finished:  # the other workers took over the rest
         for line in lines:
             complain(f"figureground, {line}")
         return
-    alike = {failure.text for failure in failures.values()}
-    text = "\n".join(lines) if killed or len(alike) > 1 else alike.pop()
+    texts = {failure.text for failure in failures.values()}
+    text = "\n".join(lines) if killed or len(texts) > 1 else texts.pop()
     first = next(iter(failures.values()), None)
     if first and first.system and not killed:
         raise_failure(first)
@@ -199,7 +200,7 @@ def _raise_failure(failures: dict[str, Failure], killed: list[BaseProcess], fini
     raise FiguregroundError(text)
 
 
-def _ending(worker: BaseProcess) -> str:
+def _describe_exit(worker: BaseProcess) -> str:
     code = worker.exitcode or 0
     number = -code if code < 0 else code - 128
     with suppress(ValueError):
@@ -207,15 +208,15 @@ def _ending(worker: BaseProcess) -> str:
     return f"exit code {code}"
 
 
-def _read(report: Any) -> Failure | None:
+def _receive_failure(connection: Any) -> Failure | None:
     with suppress(EOFError, OSError):
-        if report.poll():
-            failure: Failure = report.recv()
+        if connection.poll():
+            failure: Failure = connection.recv()
             return failure
     return None
 
 
-def _stop(workers: list[BaseProcess]) -> None:
+def _stop_workers(workers: list[BaseProcess]) -> None:
     """Ask workers to stop, and kill those that don't stop in time."""
     try:
         for worker in workers:
@@ -224,10 +225,10 @@ def _stop(workers: list[BaseProcess]) -> None:
         for worker in workers:
             worker.join(max(0.0, latest - time.monotonic()))
     finally:
-        _kill(workers)
+        _kill_workers(workers)
 
 
-def _kill(workers: list[BaseProcess]) -> None:
+def _kill_workers(workers: list[BaseProcess]) -> None:
     for worker in workers:
         worker.kill()
     latest = time.monotonic() + SECONDS_FOR_KILLED
@@ -238,7 +239,7 @@ def _kill(workers: list[BaseProcess]) -> None:
 # In the worker
 
 
-def _work(task: _Task, report: Any) -> None:
+def _run_worker(task: _Task, connection: Any) -> None:
     libraries.quieten()
     with signals.handled(worker=True):
         threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
@@ -252,11 +253,11 @@ def _work(task: _Task, report: Any) -> None:
             else:
                 worker.work(method, task.out, task.shards, task.place, show_progress=False)
         except BaseException as error:
-            asked = signals.asked_to_stop()
-            if asked is not None or isinstance(error, KeyboardInterrupt):
-                raise SystemExit(128 + (asked or signal.SIGINT)) from None
+            number = signals.asked_to_stop()
+            if number is not None or isinstance(error, KeyboardInterrupt):
+                raise SystemExit(128 + (number or signal.SIGINT)) from None
             with suppress(OSError):
-                report.send(failure_of(error))
+                connection.send(describe_failure(error))
             raise SystemExit(1) from None
         finally:
             gc.freeze()  # see `figureground.__main__`

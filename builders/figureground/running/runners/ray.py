@@ -18,8 +18,8 @@ from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.core.event_log import EventLog
 from figureground.core.locks import has_locks
 from figureground.core.progress import Progress
-from figureground.running.ray.cluster import choose_needs, joined
-from figureground.running.ray.handing_out import Crew, HandingOut
+from figureground.running.ray.cluster import choose_resources, join_cluster
+from figureground.running.ray.handing_out import ActorStarter, Dispatcher
 from figureground.running.runner import Job, Runner
 from figureground.shards.home import home_of
 from figureground.shards.markers import missing
@@ -76,35 +76,37 @@ class Ray(Runner):
 
     def run(self, method: Method, out: Path, show_progress: bool) -> None:
         planned = method.plan().shards()
-        shards = [as_shard(each) for each in planned]
+        shards = [as_shard(shard) for shard in planned]
         todo = [number for number, shard in enumerate(shards) if missing(out, [shard])]
-        with joined(self._address()) as nodes:
+        with join_cluster(self._address()) as nodes:
             workers = self.workers or (method.config.workers if method.config.workers > 1 else None)
-            needs = choose_needs(nodes, method.config.device, self.gpus_per_worker, workers, method.config.threads)
-            job = Job.of(method)
-            fields = {**job.fields, **({} if needs.gpus else {"device": "cpu"})}
+            resources = choose_resources(
+                nodes, method.config.device, self.gpus_per_worker, workers, method.config.threads
+            )
+            job = Job.from_method(method)
+            fields = {**job.fields, **({} if resources.gpus else {"device": "cpu"})}
             job = dataclasses.replace(job, fields=fields, log=EventLog(kept=[]))
             total = sum(shard.count for shard in shards)
 
             home = home_of(out)
 
-            def done() -> int:
+            def count_finished() -> int:
                 home.look()
                 return total - sum(shard.count for shard in missing(out, shards))
 
             url, lease = settings_of(out)
-            needs = dataclasses.replace(needs, workers=min(needs.workers, len(todo)))
-            blind = url is None and not has_locks(out)
-            crew = Crew(job, out.absolute(), url or out.absolute(), lease, needs, blind)
-            with Progress(total, initial=done(), unit="image", desc=home.title, show=show_progress) as bar:
-                handing_out = HandingOut(crew, shards, todo, method.log)
+            resources = dataclasses.replace(resources, workers=min(resources.workers, len(todo)))
+            lacks_locks = url is None and not has_locks(out)
+            starter = ActorStarter(job, out.absolute(), url or out.absolute(), lease, resources, lacks_locks)
+            with Progress(total, initial=count_finished(), unit="image", desc=home.title, show=show_progress) as bar:
+                dispatcher = Dispatcher(starter, shards, todo, method.log)
                 try:
                     with signals.at_checks():
-                        for _ in handing_out.steps():
-                            bar.update(done() - bar.n)
+                        for _ in dispatcher.steps():
+                            bar.update(count_finished() - bar.n)
                 finally:
-                    handing_out.stop()
-            handing_out.refuse_failed(out)
+                    dispatcher.stop()
+            dispatcher.raise_failed(out)
 
     def _address(self) -> str | None:
         return self.address or os.environ.get("RAY_ADDRESS") or None
