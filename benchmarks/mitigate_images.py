@@ -130,7 +130,10 @@ def build(place: Place, name: str, out: Path, **changes: Any) -> Any:
 
 def make_scgs(place: Place, out: Path, **changes: Any) -> tuple[list[Drawn], dict[str, Any]]:
     builder = build(place, "scgs", out, **{"per_class": place.plan.images // 2, **changes})
-    return read_made(out), {"error_set": builder.told["error_set"], "clusters": builder.told["clusters"]}
+    return read_made(out), {
+        "error_set": builder.stage_summary["error_set"],
+        "clusters": builder.stage_summary["clusters"],
+    }
 
 
 def make_ddb(place: Place, out: Path, pruned: bool = True) -> tuple[list[Drawn], dict[str, Any]]:

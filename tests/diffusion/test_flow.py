@@ -325,7 +325,7 @@ def test_a_recipe_holds_the_scale_of_true_guidance_only_if_it_sets_it(folders):
     fields = {"checkpoint": str(folders["flux"]), "size": 32, "num_inference_steps": 4, "strength": 0.5, "limit": 1}
     assert "true_cfg_scale" not in D3S("pocket", **fields).identity()
     guided = D3S("pocket", **fields, negative_prompt="dark", true_cfg_scale=2.0)
-    assert guided.identity()["true_cfg_scale"] == guided.settings_shown()["true_cfg_scale"] == 2.0
+    assert guided.identity()["true_cfg_scale"] == guided.provenance_settings()["true_cfg_scale"] == 2.0
     assert plan(guided)["denoiser_evaluations"] == 2 * 2
     assert plan(D3S("pocket", **fields))["denoiser_evaluations"] == 2
     with pytest.raises(RecipeError, match="above 1") as refused:

@@ -70,9 +70,9 @@ def test_precision_and_recall_of_the_error_set_are_told_where_attributes_are_kno
     builder.read_stages(built / STAGES)
     train, wrong = read_groups(data).of_split(0), read_errors(built / STAGES / "errors").wrong
     minority = train.y != train.a  # each object's own scene has its number
-    assert builder.told["error_set"]["errors"] == wrong.sum()
-    assert builder.told["error_set"]["precision"] == pytest.approx(minority[wrong].mean())
-    assert builder.told["error_set"]["recall"] == pytest.approx(wrong[minority].mean())
+    assert builder.stage_summary["error_set"]["errors"] == wrong.sum()
+    assert builder.stage_summary["error_set"]["precision"] == pytest.approx(minority[wrong].mean())
+    assert builder.stage_summary["error_set"]["recall"] == pytest.approx(wrong[minority].mean())
     assert f"precision {minority[wrong].mean():.1%}, recall" in builder.done_message(built)
 
 

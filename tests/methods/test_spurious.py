@@ -592,12 +592,12 @@ def test_scenes_that_a_text_encoder_would_drop_are_refused(checkpoint, tmp_path)
 
 
 def test_flags_that_a_fine_tuning_advises_are_said_as_settings():
-    from figureground.methods.concept_stages import _FLAG, _as_setting
+    from figureground.methods.concept_stages import _FLAG, _flag_to_setting
 
     said = (
         "Give a smaller --batch-size, --lora-rank 16 (adapters), --dtype float32, --size 32, or --sfsl-weight 0. (--x)"
     )
-    assert _FLAG.sub(_as_setting, said) == (
+    assert _FLAG.sub(_flag_to_setting, said) == (
         "Give a smaller --set finetuning.batch_size=…, --set finetuning.lora_rank=16 (adapters), --set "
         "finetuning.dtype=float32, --set size=32, or --set finetuning.sfsl_weight=0. (--x)"
     )

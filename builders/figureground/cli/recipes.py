@@ -156,7 +156,7 @@ def _settings(options: argparse.Namespace) -> int:
     if options.schema:
         say_json(kind.recipe_schema())
         return 0
-    config = kind.config_of(name, recipe)
+    config = kind.make_config(name, recipe)
     for field, text in config.field_help().items():
         value = json.dumps(getattr(config, field), ensure_ascii=False).strip('"')
         told = textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")

@@ -128,11 +128,11 @@ class Method(ABC):
             )
         base = self.CONFIGS[name]
         recipes.check_names(fields, type(base).field_names(), self.METHOD)
-        self.config = dataclasses.replace(base, **{n: _plain(value) for n, value in fields.items()})
+        self.config = dataclasses.replace(base, **{n: _to_plain(value) for n, value in fields.items()})
         self.cache_dir = cache_dir
-        self.marked = True
+        self.marks_images = True
         """Whether images state that they are generated: false for a dataset that was begun before they did."""
-        self.check_given(fields)
+        self.check_fields(fields)
         self._chooses_sampler = "scheduler" not in fields
         self._choose_sampler()
         self._resolve_speed()
@@ -147,8 +147,8 @@ class Method(ABC):
             return
         values = {name: getattr(config, name) for name in config.field_names()}
         self.fast_row = row = find_fast_row(self.METHOD, config.checkpoint, self.checkpoint_fingerprint, values)
-        kept = ("dtype",) if config.dtype != "auto" else ()
-        fast = {name: value for name, value in row.fast.items() if name not in kept}
+        overridden = ("dtype",) if config.dtype != "auto" else ()
+        fast = {name: value for name, value in row.fast.items() if name not in overridden}
         self.config = dataclasses.replace(config, speed="exact", **fast)
 
     @classmethod
@@ -172,7 +172,7 @@ class Method(ABC):
             UsageError: A setting isn't written as `KEY=VALUE`.
         """
         name = str(config_name or fields.get("config") or cls.DEFAULT)
-        return cls(name, **cls._typed(name, fields, settings or [])) if name in cls.CONFIGS else cls(name)
+        return cls(name, **cls._convert_fields(name, fields, settings or [])) if name in cls.CONFIGS else cls(name)
 
     @classmethod
     def recipe_schema(cls) -> dict[str, Any]:
@@ -212,14 +212,14 @@ class Method(ABC):
         return write_starter(head, cls.METHOD, cls.CONFIGS[name], cls.CONFIGS, cls.STARTER, cls.EXAMPLES)
 
     @classmethod
-    def config_of(cls, name: str, fields: recipes.Fields) -> Config:
+    def make_config(cls, name: str, fields: recipes.Fields) -> Config:
         """Return a config with a recipe file's fields, without reading the files that it names."""
-        typed = cls._typed(name, fields, [])
+        typed = cls._convert_fields(name, fields, [])
         recipes.check_names(typed, type(cls.CONFIGS[name]).field_names(), cls.METHOD)
         return dataclasses.replace(cls.CONFIGS[name], **typed)
 
     @classmethod
-    def _typed(cls, name: str, fields: recipes.Fields, settings: list[str]) -> recipes.Fields:
+    def _convert_fields(cls, name: str, fields: recipes.Fields, settings: list[str]) -> recipes.Fields:
         base = cls.CONFIGS[name]
         kinds = kinds_of(type(base))
         fields = {n: v for n, v in recipes.relocate(fields, type(base)).items() if n not in recipes.HEAD}
@@ -321,26 +321,26 @@ class Method(ABC):
             totals = self.plan().totals()
         except FiguregroundError:
             return  # `plan` raises it again where it is due
-        each = bytes_an_image(self.config.size, self.config.image_format, self.config.keep)
-        self.config = dataclasses.replace(self.config, shard_size=default_shard_size(totals, each))
-        self.chose_shard_size = True
+        bytes_per_image = bytes_an_image(self.config.size, self.config.image_format, self.config.keep)
+        self.config = dataclasses.replace(self.config, shard_size=default_shard_size(totals, bytes_per_image))
+        self.has_default_shard_size = True
 
     # --- inputs and plan ------------------------------------------------------------------------
 
     show_progress: bool = True
+    """Whether stages report progress; set by `build`."""
     runner: Runner | None = None
     """Runner whose processes make `planning_parts`; None for `local`."""
-    """Whether stages report progress; set by `build`."""
     log: EventLog = EventLog()
     """Receives the events of a build; set by `build`."""
-    chose_shard_size: bool = False
+    has_default_shard_size: bool = False
     """Whether the recipe leaves the shard size open; an existing dataset then keeps its own."""
     fast_row: FastRow | None
     """The row of measurements that `speed=fast` chose."""
     pairings: dict[str, np.ndarray]
     """By split, bool (foregrounds, backgrounds): the cells that a correlated table favours."""
 
-    def check_given(self, names: Collection[str]) -> None:
+    def check_fields(self, names: Collection[str]) -> None:
         """Refuse fields that the recipe sets and that don't go together, whatever their values.
 
         Args:
@@ -413,8 +413,8 @@ class Method(ABC):
         config = self.config
         if config.noise is None:
             run = whole_part(config.num_inference_steps, config.strength)
-            known = self.family
-            return known.start(config.strength, config.num_inference_steps) if known else Start(config.strength, run)
+            family = self.family
+            return family.start(config.strength, config.num_inference_steps) if family else Start(config.strength, run)
         from figureground.diffusion.starts import find_start_by_files
 
         return find_start_by_files(
@@ -514,7 +514,7 @@ class Method(ABC):
         """Fingerprint of the checkpoint."""
         return fingerprint(self.config.checkpoint, self.config.revision, self.config.checkpoint_config)
 
-    def shared(self) -> dict[str, Any]:
+    def shared_values(self) -> dict[str, Any]:
         """Return the properties in `SHARED` that are computed already, for `adopt` in a worker."""
         return {name: vars(self)[name] for name in self.SHARED if name in vars(self)}
 
@@ -540,22 +540,22 @@ class Method(ABC):
         unset = ["noise" if self.config.noise is None else "strength"]
         return unset + [n for n in ("true_cfg_scale", "guidance_interval") if getattr(self.config, n) is None]
 
-    def fields_given(self) -> dict[str, Any]:
+    def init_fields(self) -> dict[str, Any]:
         """Return the fields with which the method can be made again, without those that decide nothing."""
         unset = self._unset_sampling()
         return {name: getattr(self.config, name) for name in self.config.field_names() if name not in unset}
 
     def recipe(self, folder: Path) -> dict[str, Any]:
         """Return the recipe as saved in `folder`. It describes the dataset and can rebuild it."""
-        named = marked(type(self.config), Names)
+        file_fields = marked(type(self.config), Names)
         values = {name: getattr(self.config, name) for name in self.config.field_names()}
-        saved = {n: recipes.for_file(named.get(n), v, folder) for n, v in values.items()}
+        saved = {n: recipes.for_file(file_fields.get(n), v, folder) for n, v in values.items()}
         recipe = {
             "format": recipes.FORMAT,
             "builder": self.METHOD,
             "config": self.config.name,
             "figureground": library_versions()["figureground"],
-            **({recipes.MARKS: marks.NAME} if self.marked else {}),
+            **({recipes.MARKS: marks.NAME} if self.marks_images else {}),
             "identity": {n: saved[n] for n in self._identity_names()},
             "execution": {n: saved[n] for n in self.config.execution_names()},
             "content": self.content,
@@ -578,7 +578,7 @@ class Method(ABC):
         """Return fields of `Sampling` that the method sets beyond those of every recipe."""
         return {}
 
-    def settings_shown(self) -> dict[str, Any]:
+    def provenance_settings(self) -> dict[str, Any]:
         """Return the recipe's fields that every sample's provenance contains."""
         unset = self._unset_sampling()
         return {name: getattr(self.config, name) for name in SAMPLING if name not in unset}
@@ -671,23 +671,23 @@ class Method(ABC):
                 family's can't be trained.
         """
         if self.family is not None:
-            config, what = self.config, f"checkpoint {self.config.checkpoint!r}"
-            self.family.check_route(self.route, what)
+            config, subject = self.config, f"checkpoint {self.config.checkpoint!r}"
+            self.family.check_route(self.route, subject)
             self.family.check_sampling(
-                what, config.eta, config.negative_prompt, config.true_cfg_scale, config.guidance_interval
+                subject, config.eta, config.negative_prompt, config.true_cfg_scale, config.guidance_interval
             )
             if self.trains_checkpoint:
                 field, settings = self.training()
                 try:
-                    self.family.check_training(what, settings)
+                    self.family.check_training(subject, settings)
                 except RecipeError as error:
                     raise RecipeError(f"{field}.{error.field}", str(error).partition(": ")[2]) from None
                 refuse_training(config.checkpoint)
-                given = {
+                unsupported = {
                     "loras": bool(select_active(config.loras)), "quantization": config.quantization is not None,
                     "offload": config.offload != "none",
                 }  # fmt: skip
-                for name in (name for name, value in given.items() if value):
+                for name in (name for name, value in unsupported.items() if value):
                     raise RecipeError(
                         name,
                         f"{self.METHOD} trains the checkpoint, and training doesn't support this setting. Leave "
@@ -718,9 +718,9 @@ class Method(ABC):
 
     def plan_counts(self, plan: Plan) -> list[str]:
         """Return the lines of `plan` with the counts of images."""
-        from figureground.methods.forecast import counts_by_split
+        from figureground.methods.forecast import format_counts_by_split
 
-        return counts_by_split(self, plan)
+        return format_counts_by_split(self, plan)
 
     def plan_notes(self) -> list[str]:
         """Return further lines of `plan`."""
@@ -764,10 +764,10 @@ class Method(ABC):
         )
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """Return a setting as YAML would give it: paths as text."""
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: _to_plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -38,7 +38,7 @@ class Inputs:
     """Inputs of a concept's fine-tuning."""
 
     feature: Feature
-    made_of: dict[str, Any]
+    identity: dict[str, Any]
     """Everything that decides the concept, as JSON, with the keys of its `finetuning.json`."""
     references: References
     components: Path | None
@@ -64,12 +64,12 @@ class Concepts:
     settings: Finetuning
     device: torch.device
     show_progress: bool
-    made: dict[str, dict[str, Any]] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Facts of the finished concepts, by the class's slug; see `read`."""
 
     def read(self, features: Sequence[Feature]) -> None:
         """Read the facts in the markers of finished concepts."""
-        self.made = read_made(self.stages, features)
+        self.facts = read_concept_facts(self.stages, features)
 
     def make(self, inputs: Inputs) -> None:
         """Fine-tune a concept, or reuse a finished one from the store; other processes may make others meanwhile."""
@@ -83,22 +83,22 @@ class Concepts:
         Raises:
             FiguregroundError: The new weights differ, and images drawn with the old ones exist.
         """
-        own = inputs.feature.slug
-        before, again = self.made[own], self._finetune(inputs)
-        drawn = any(marker["split"] == own for marker in markers(self.stages.parents[1]).values())
-        if again["sha256"] != before["sha256"] and drawn:
+        key = inputs.feature.slug
+        old, new = self.facts[key], self._finetune(inputs)
+        has_images = any(marker["split"] == key for marker in markers(self.stages.parents[1]).values())
+        if new["sha256"] != old["sha256"] and has_images:
             raise FiguregroundError(
-                f"the concept {own} was lost, and the new one has other weights ({again['sha256'][:12]}, "
-                f"not {before['sha256'][:12]}), so images in its split would differ in kind. Restore the old one "
-                f"to {self.store.directory / before['folder']}, or delete the markers of the split's shards."
+                f"the concept {key} was lost, and the new one has other weights ({new['sha256'][:12]}, "
+                f"not {old['sha256'][:12]}), so images in its split would differ in kind. Restore the old one "
+                f"to {self.store.directory / old['folder']}, or delete the markers of the split's shards."
             )
-        (self.stages / _stage(inputs.feature) / DONE).unlink()
-        self._run(inputs, lambda: again)
+        (self.stages / _stage_name(inputs.feature) / DONE).unlink()
+        self._run(inputs, lambda: new)
 
     def is_lost(self, feature: Feature) -> bool:
         """Whether a concept was made and is no longer in the store."""
-        made = self.made.get(feature.slug)
-        return made is not None and not (self.store.directory / made["folder"] / CONCEPT).is_file()
+        facts = self.facts.get(feature.slug)
+        return facts is not None and not (self.store.directory / facts["folder"] / CONCEPT).is_file()
 
     def open(self, name: str, *, dtype: torch.dtype, scheduler: str, safety: str, base: str) -> Checkpoint:
         """Open a concept for drawing.
@@ -113,23 +113,23 @@ class Concepts:
         """
         from figureground.finetune.concept import open_concept, read_concept
 
-        made = self.made[name]
-        found = read_concept(self.store.directory / made["folder"])
-        if found.sha256 != made["sha256"]:
+        facts = self.facts[name]
+        concept = read_concept(self.store.directory / facts["folder"])
+        if concept.sha256 != facts["sha256"]:
             raise FiguregroundError(
-                f"the concept {found.folder} is no longer the one that this dataset was begun with "
-                f"({found.sha256[:12]}, not {made['sha256'][:12]}). Restore that one, or build into a new directory."
+                f"the concept {concept.folder} is no longer the one that this dataset was begun with "
+                f"({concept.sha256[:12]}, not {facts['sha256'][:12]}). Restore that one, or build into a new directory."
             )
-        return open_concept(found, device=self.device, dtype=dtype, scheduler=scheduler, safety=safety, base=base)
+        return open_concept(concept, device=self.device, dtype=dtype, scheduler=scheduler, safety=safety, base=base)
 
-    def say(self, text: str) -> None:
+    def print_progress(self, text: str) -> None:
         """Report progress, if requested."""
         if self.show_progress:
             remark(text)
 
     def _run(self, inputs: Inputs, make: Callable[[], dict[str, Any]]) -> None:
         feature = inputs.feature
-        self.made[feature.slug] = run_stage(self.stages, _stage(feature), inputs.made_of, lambda _: make())
+        self.facts[feature.slug] = run_stage(self.stages, _stage_name(feature), inputs.identity, lambda _: make())
 
     def _finetune(self, inputs: Inputs) -> dict[str, Any]:
         """Fine-tune a concept, or find a finished one in the store; return the facts for its marker."""
@@ -140,13 +140,15 @@ class Concepts:
         if not settings.reads_features:
             settings = dataclasses.replace(settings, feature_model=None)
         with self.store.held(feature.slug):
-            folder = self.store.place(feature.slug, inputs.made_of)
+            folder = self.store.place(feature.slug, inputs.identity)
             if folder.name != feature.slug:
-                self.say(f"{self.store.directory / feature.slug} has other inputs; this concept is {folder.name}")
+                self.print_progress(
+                    f"{self.store.directory / feature.slug} has other inputs; this concept is {folder.name}"
+                )
             references = gather(inputs.references, self.stages / COPIES / feature.slug)
-            with _named(feature):
+            with _name_in_errors(feature):
                 finetune(
-                    references, feature.noun, feature.name, folder, settings, prior=self._prior(inputs),
+                    references, feature.noun, feature.name, folder, settings, prior=self._prior_folder(inputs),
                     components=inputs.components, device=str(self.device),
                     show_progress=self.show_progress and multiprocessing.parent_process() is None,
                 )  # fmt: skip
@@ -158,30 +160,30 @@ class Concepts:
             "feature_model": network and {name: network[name] for name in ("name", "sha256")},
         }  # fmt: skip
 
-    def _prior(self, inputs: Inputs) -> Path:
+    def _prior_folder(self, inputs: Inputs) -> Path:
         """Return the folder of a noun's prior images; prior images with the same inputs share a folder."""
         settings, noun = self.settings, inputs.feature.noun
         names = ("size", "seed", "scheduler", "num_inference_steps", "guidance_scale")
-        drawn_from = {
+        prior_identity = {
             "prompt": fill(settings.prior_prompt, noun, settings.identifier),
             **{name: getattr(settings, name) for name in names},
             "checkpoint": inputs.checkpoint,
         }
-        return self.store.priors(slug(noun), drawn_from)
+        return self.store.priors(slug(noun), prior_identity)
 
 
-def read_made(stages: Path, features: Sequence[Feature]) -> dict[str, dict[str, Any]]:
+def read_concept_facts(stages: Path, features: Sequence[Feature]) -> dict[str, dict[str, Any]]:
     """Return the facts in the markers of finished concepts, by the class's slug."""
-    done = {feature.slug: read_marker(stages / _stage(feature)) for feature in features}
-    return {name: marker["facts"] for name, marker in done.items() if marker is not None}
+    stage_markers = {feature.slug: read_marker(stages / _stage_name(feature)) for feature in features}
+    return {name: marker["facts"] for name, marker in stage_markers.items() if marker is not None}
 
 
-def _stage(feature: Feature) -> str:
+def _stage_name(feature: Feature) -> str:
     return f"concept-{feature.slug}"
 
 
 @contextmanager
-def _named(feature: Feature) -> Iterator[None]:
+def _name_in_errors(feature: Feature) -> Iterator[None]:
     """Make errors within name the class, and name settings as recipes do."""
     try:
         yield
@@ -189,13 +191,13 @@ def _named(feature: Feature) -> Iterator[None]:
         kind = UsageError if isinstance(error, UsageError) else FiguregroundError
         settings = set(field_names(Finetuning)) - {*GIVEN_ELSEWHERE}
         place = "finetuning." if isinstance(error, RecipeError) and error.field in settings else ""
-        raise kind(f"{feature.name}: {place}{_FLAG.sub(_as_setting, str(error))}") from error
+        raise kind(f"{feature.name}: {place}{_FLAG.sub(_flag_to_setting, str(error))}") from error
 
 
 _FLAG = re.compile(r"--(?P<name>[a-z][a-z-]*[a-z])(?: (?P<value>(?:float)?\d+(?:\.\d+)?))?")
 
 
-def _as_setting(flag: re.Match[str]) -> str:
+def _flag_to_setting(flag: re.Match[str]) -> str:
     """Return a flag of `figureground finetune` as a recipe's setting: `--lora-rank 16` as
     `--set finetuning.lora_rank=16`."""
     name = flag["name"].replace("-", "_")

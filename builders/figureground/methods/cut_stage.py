@@ -99,28 +99,32 @@ class CutStage:
         """Run the stage in its folder, which may hold what a killed run left; return facts about it."""
         folders = {path.name: name for name, path in self._folders(classes).items()}
         texts = {c.name: c.text for c in classes}
-        done = cutouts(
+        result = cutouts(
             self.photographs, folder, self.segmenter, settings=self._settings, folders=list(folders),
-            phrases={there: texts[name] for there, name in folders.items()}, marks=self._marks, device=device,
-            show_progress=show_progress,
+            phrases={folder_name: texts[name] for folder_name, name in folders.items()}, marks=self._marks,
+            device=device, show_progress=show_progress,
         )  # fmt: skip
         return {
-            "counts": done.counts,
-            "files": {each.row.cutout: each.row.file for each in done.decisions if each.kept},
-            "unreadable": {each.row.file: each.row.problem for each in done.decisions if each.row.state == UNREADABLE},
+            "counts": result.counts,
+            "files": {decision.row.cutout: decision.row.file for decision in result.decisions if decision.kept},
+            "unreadable": {
+                decision.row.file: decision.row.problem
+                for decision in result.decisions
+                if decision.row.state == UNREADABLE
+            },
         }
 
     def read(self, stages: Path) -> None:
         """Read the facts of the finished stage, if it is."""
-        if (done := read_marker(stages / CUTOUTS)) is not None:
-            self._folder, self._facts = stages / CUTOUTS, done["facts"]
+        if (marker := read_marker(stages / CUTOUTS)) is not None:
+            self._folder, self._facts = stages / CUTOUTS, marker["facts"]
 
     @property
-    def is_made(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether the finished stage was read."""
         return self._folder is not None
 
-    def made(self) -> Path:
+    def require_folder(self) -> Path:
         """Return the directory of the cut-outs.
 
         Raises:
@@ -133,14 +137,15 @@ class CutStage:
         return self._folder
 
     @contextmanager
-    def explaining(self) -> Iterator[None]:
+    def explain_errors(self) -> Iterator[None]:
         """Add to an error about too few cut-outs where to look, and what to change."""
         try:
             yield
         except FiguregroundError as error:
             raise FiguregroundError(
-                f"{error} {self.made() / PAGE} shows which photographs were left out and why. Add photographs, give "
-                f"other limits, as in --set {CUTOUTS}.most_cut=0.3, or mark some: --set {CUTOUTS}.marks=marks.csv."
+                f"{error} {self.require_folder() / PAGE} shows which photographs were left out and why. Add "
+                f"photographs, give other limits, as in --set {CUTOUTS}.most_cut=0.3, or mark some: --set "
+                f"{CUTOUTS}.marks=marks.csv."
             ) from error
 
     # --- the result -----------------------------------------------------------------------------
@@ -150,20 +155,22 @@ class CutStage:
         """Photographs that can't be read, `folder/file`, with the reasons."""
         return dict(self._facts.get("unreadable", {}))
 
-    def photographs_of(self, made: Sequence[Path]) -> list[Path]:
+    def photographs_of(self, paths: Sequence[Path]) -> list[Path]:
         """Return the photographs that cut-outs were made from."""
         files = self._facts["files"]
-        return [self.photographs / files[path.relative_to(self.made()).as_posix()] for path in made]
+        return [self.photographs / files[path.relative_to(self.require_folder()).as_posix()] for path in paths]
 
     def describe(self, classes: Sequence[ClassEntry]) -> str:
         """Return a line about the cut-outs, for `plan` and for a finished build."""
-        if not self.is_made:
+        if not self.is_finished:
             return (
                 f"Cut-outs of {len(classes):,} classes are made from photographs in {self.photographs}, by the "
                 f"segmenter {format_public_name(self.segmenter)}."
             )
         counts = self._facts["counts"]
-        photographs, kept = (sum(each[name] for each in counts.values()) for name in ("photographs", "kept"))
-        others = ", ".join(f"{n:,} {reason}" for reason, n in reasons_of(counts).items())
-        left = f"; left out: {others}. {self.made() / PAGE} shows them" if others else ""
-        return f"{kept:,} of {counted(photographs, 'photograph')} became cut-outs{left}."
+        photographs, kept = (
+            sum(class_counts[name] for class_counts in counts.values()) for name in ("photographs", "kept")
+        )
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in reasons_of(counts).items())
+        omitted = f"; left out: {reasons}. {self.require_folder() / PAGE} shows them" if reasons else ""
+        return f"{kept:,} of {counted(photographs, 'photograph')} became cut-outs{omitted}."

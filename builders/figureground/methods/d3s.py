@@ -23,7 +23,7 @@ from figureground.materials.settings import is_from_photographs
 from figureground.methods import citations
 from figureground.methods.base import Method
 from figureground.methods.cut_stage import CUTOUTS, CutStage
-from figureground.methods.d3s_settings import EDIT_STARTS, POCKET, D3SConfig, configs
+from figureground.methods.d3s_settings import EDIT_STARTS_FROM_NOISE, POCKET, D3SConfig, configs
 from figureground.methods.panels import d3s as d3s_panels
 from figureground.methods.panels.panel import Panel
 from figureground.models.needs import Need, missing_segmenter, refuse_absent_segmenter
@@ -63,11 +63,13 @@ def _find_folder(root: Path, folders: Lookup, names: Sequence[str]) -> str | Non
     Raises:
         FiguregroundError: Several folders match.
     """
-    found = folders.find(*names)
-    if len(found) > 1:
-        both = " and ".join(str(root / name) for name in found)
-        raise FiguregroundError(f"photographs: {names[0]!r} has more than one folder: {both}. {RULE}: keep one folder.")
-    return found[0] if found else None
+    matches = folders.find(*names)
+    if len(matches) > 1:
+        paths = " and ".join(str(root / name) for name in matches)
+        raise FiguregroundError(
+            f"photographs: {names[0]!r} has more than one folder: {paths}. {RULE}: keep one folder."
+        )
+    return matches[0] if matches else None
 
 
 def _no_guide(split: str, f: int, b: int, i: int) -> None:
@@ -119,10 +121,10 @@ class D3S(Method):
     def summary(self) -> str:
         return (self.EDITED if self.config.edit else self.SUMMARIES)[self.config.guide]
 
-    def check_given(self, names: Collection[str]) -> None:
-        super().check_given(names)
+    def check_fields(self, names: Collection[str]) -> None:
+        super().check_fields(names)
         if self.config.edit and "strength" in names:
-            raise RecipeError("strength", EDIT_STARTS)
+            raise RecipeError("strength", EDIT_STARTS_FROM_NOISE)
 
     def load_inputs(self) -> None:
         config = self.config
@@ -139,57 +141,57 @@ class D3S(Method):
             self.classes = define(self.classes, find_list("definitions", config.definitions, "classes"))
         if config.backgrounds == "folders":
             names = self._folders("backgrounds", "scenes")
-            before = "on a " if config.edit else ""  # an instruction says where to
-            self.backgrounds = [ClassEntry(n, f"{before}{n.replace('_', ' ')} background") for n in names]
+            preposition = "on a " if config.edit else ""  # an instruction says where to
+            self.backgrounds = [ClassEntry(n, f"{preposition}{n.replace('_', ' ')} background") for n in names]
         else:
             self.backgrounds = read_nouns("backgrounds", config.backgrounds, "backgrounds", "d3s")
-        photographs = config.guide == "photograph" and config.photographs is not None and not config.edit
-        if photographs and all(ground == UNKNOWN for _, ground in self._photograph_folders):
+        from_photographs = config.guide == "photograph" and config.photographs is not None and not config.edit
+        if from_photographs and all(ground == UNKNOWN for _, ground in self._photograph_folders):
             self.backgrounds = [ClassEntry(UNKNOWN, "")]
         self.prompts = read_templates(config.prompt)
         if config.edit and config.guide == "photograph" and config.photographs is not None:
             _ = self._edited_folders  # report classes without a folder at once
-        names, grounds = self._names()
+        names, grounds = self._label_names()
         self.counts, self.pairings = read_table(config.table, config.per_cell, names, grounds, config.seed)
         self.earlier: list[dict[str, np.ndarray]] = []
-        there = np.ones((len(names), len(grounds)), bool)
-        if photographs:
-            there = np.array([[(f, b) in self._photograph_folders for b in grounds] for f in names])
-            bare = [name for name, row in zip(names, there, strict=True) if not row.any()]
-            if bare:
+        available = np.ones((len(names), len(grounds)), bool)
+        if from_photographs:
+            available = np.array([[(f, b) in self._photograph_folders for b in grounds] for f in names])
+            empty = [name for name, row in zip(names, available, strict=True) if not row.any()]
+            if empty:
                 raise RecipeError(
                     "photographs",
-                    f"{len(bare)} of {len(names)} classes have none on a known background: {listed(bare, 5)}. "
+                    f"{len(empty)} of {len(names)} classes have none on a known background: {listed(empty, 5)}. "
                     "Lay photographs out as <class>/<background>/*, or, for reconstruction alone, as <class>/*.",
                 )
-        self.counts = {split: counts * there for split, counts in self.counts.items()}
+        self.counts = {split: counts * available for split, counts in self.counts.items()}
         self._refuse_empty(names, grounds)
         for per_cell in config.extended:
             self.earlier.append(self.counts)
-            more, _ = read_table(config.table, per_cell, names, grounds, config.seed, self.counts)
-            self.counts = {split: counts * there for split, counts in more.items()}
+            larger, _ = read_table(config.table, per_cell, names, grounds, config.seed, self.counts)
+            self.counts = {split: counts * available for split, counts in larger.items()}
             self._refuse_fewer(self.earlier[-1], names, grounds)
 
-    def _refuse_fewer(self, before: dict[str, np.ndarray], names: list[str], grounds: list[str]) -> None:
+    def _refuse_fewer(self, earlier: dict[str, np.ndarray], names: list[str], grounds: list[str]) -> None:
         """Check that the latest extension adds images and no cell loses any."""
         for split, counts in self.counts.items():
-            fewer = [f"{names[f]} on {grounds[b]}" for f, b in np.argwhere(counts < before[split])]
+            fewer = [f"{names[f]} on {grounds[b]}" for f, b in np.argwhere(counts < earlier[split])]
             if fewer:
                 raise RecipeError(
                     f"extended.{split}",
                     f"{len(fewer)} cells would have fewer images than they have: {listed(fewer, 3)}. Give a larger "
                     "number of images per cell; existing images stay.",
                 )
-        if all((counts == before[split]).all() for split, counts in self.counts.items()):
+        if all((counts == earlier[split]).all() for split, counts in self.counts.items()):
             raise RecipeError("extended", "it adds no image: a table from a CSV of counts can't be extended.")
 
-    def _names(self) -> tuple[list[str], list[str]]:
+    def _label_names(self) -> tuple[list[str], list[str]]:
         return [noun.name for noun in self.classes], [noun.name for noun in self.backgrounds]
 
     def _refuse_empty(self, names: list[str], grounds: list[str]) -> None:
         for split, counts in self.counts.items():
-            meant = empty_by_design(self.config.table, split, self.pairings.get(split))
-            empty = np.argwhere((counts == 0) & (True if meant is None else ~meant))
+            by_design = empty_by_design(self.config.table, split, self.pairings.get(split))
+            empty = np.argwhere((counts == 0) & (True if by_design is None else ~by_design))
             if counts.sum() == 0:
                 raise RecipeError(
                     "table",
@@ -213,8 +215,10 @@ class D3S(Method):
 
     def _classes_from_folders(self) -> list[ClassEntry]:
         needs_photographs = self.config.guide == "photograph"
-        either = self.config.guide == "none" and self.config.cutouts is None and self.config.photographs is not None
-        names = self._folders("classes", "photographs" if needs_photographs or either else "cutouts")
+        has_only_photographs = (
+            self.config.guide == "none" and self.config.cutouts is None and self.config.photographs is not None
+        )
+        names = self._folders("classes", "photographs" if needs_photographs or has_only_photographs else "cutouts")
         return [ClassEntry(name, name.replace("_", " ")) for name in names]
 
     def _folders(self, field: str, source: str) -> list[str]:
@@ -234,8 +238,8 @@ class D3S(Method):
             RecipeError: None is given, one is missing, or a split has none.
         """
         value = getattr(self.config, name)
-        if name == "cutouts" and self._stage is not None:
-            return {"": self._stage.photographs}
+        if name == "cutouts" and self._cut_stage is not None:
+            return {"": self._cut_stage.photographs}
         if value is None:
             raise RecipeError(
                 name,
@@ -244,16 +248,16 @@ class D3S(Method):
             )
         if value == POCKET:
             return {"": resource(f"templates/pocket/{'backgrounds' if name == 'scenes' else name}")}
-        given = value if isinstance(value, Mapping) else {"": value}
+        directories = value if isinstance(value, Mapping) else {"": value}
         if isinstance(value, Mapping):
             recipes.check_names(value, self.config.per_cell, f"{name}, given by split,")
             missing = [s for s in self.config.per_cell if s not in value]
             if missing:
                 raise RecipeError(name, f"no directory is given for the split {missing[0]!r}.")
-        for split, directory in given.items():
+        for split, directory in directories.items():
             if not isinstance(directory, str | Path) or not Path(directory).is_dir():
                 raise RecipeError(f"{name}.{split}" if split else name, f"there is no directory {str(directory)!r}.")
-        return {split: Path(directory) for split, directory in given.items()}
+        return {split: Path(directory) for split, directory in directories.items()}
 
     def _read_banks(
         self, name: str, names: list[str], what: str, aliases: dict[str, tuple[str, ...]]
@@ -261,8 +265,8 @@ class D3S(Method):
         """Read disjoint pools of images by split, so that validation shares no image with training."""
         shares = {split: max(1, n) for split, n in self.config.per_cell.items() if self.counts[split].any()}
         directories = self._directories(name)
-        if name == "cutouts" and self._stage is not None:
-            directories = {"": self._stage.made()}
+        if name == "cutouts" and self._cut_stage is not None:
+            directories = {"": self._cut_stage.require_folder()}
         try:
             if "" in directories:
                 return split_bank(ImagePool.read(directories[""], names, what, aliases), shares)
@@ -285,7 +289,7 @@ class D3S(Method):
     @cached_property
     def photographs(self) -> dict[str, ImagePool]:
         if self.config.edit:
-            folders = [folder for each in self._edited_folders.values() for _, folder in each]
+            folders = [folder for class_folders in self._edited_folders.values() for _, folder in class_folders]
         else:
             folders = list(self._photograph_folders.values())
         return self._read_banks("photographs", folders, "photographs", {})
@@ -293,21 +297,24 @@ class D3S(Method):
     @cached_property
     def _edited_folders(self) -> dict[str, list[tuple[str, str]]]:
         """By class name, the folders of photographs to edit, each with its scene's name, which is empty if none."""
-        found: dict[str, dict[str, str]] = {}
+        scenes_by_class: dict[str, dict[str, str]] = {}
         for root in self._directories("photographs").values():
             folders = Lookup(path.name for path in list_folders(root))
             for f in self.classes:
-                own = _find_folder(root, folders, (f.name, *f.aliases))
-                if own is not None:
-                    scenes = {f"{own}/{path.name}": path.name for path in list_folders(root / own)}
-                    found.setdefault(f.name, {}).update(scenes or {own: ""})
-        if bare := [f.name for f in self.classes if f.name not in found]:
+                class_folder = _find_folder(root, folders, (f.name, *f.aliases))
+                if class_folder is not None:
+                    scenes = {f"{class_folder}/{path.name}": path.name for path in list_folders(root / class_folder)}
+                    scenes_by_class.setdefault(f.name, {}).update(scenes or {class_folder: ""})
+        if missing := [f.name for f in self.classes if f.name not in scenes_by_class]:
             raise RecipeError(
                 "photographs",
-                f"{len(bare)} of {len(self.classes)} classes have no folder: {listed(bare, 5)}. Lay photographs out as "
-                "<class>/* or <class>/<scene>/*.",
+                f"{len(missing)} of {len(self.classes)} classes have no folder: {listed(missing, 5)}. Lay photographs "
+                "out as <class>/* or <class>/<scene>/*.",
             )
-        return {name: [(scene, folder) for folder, scene in sorted(each.items())] for name, each in found.items()}
+        return {
+            name: [(scene, folder) for folder, scene in sorted(class_scenes.items())]
+            for name, class_scenes in scenes_by_class.items()
+        }
 
     @cached_property
     def _photograph_folders(self) -> dict[tuple[str, str], str]:
@@ -315,28 +322,28 @@ class D3S(Method):
 
         If no class has a folder for a background, backgrounds are unknown, unless `known_background` requires them.
         """
-        known, flat = {}, {}
+        by_background, by_class = {}, {}
         for root in self._directories("photographs").values():
             folders = Lookup(path.name for path in list_folders(root))
             for f in self.classes:
-                own = _find_folder(root, folders, (f.name, *f.aliases))
-                if own is None:
+                class_folder = _find_folder(root, folders, (f.name, *f.aliases))
+                if class_folder is None:
                     continue
-                flat[f.name, UNKNOWN] = own
-                scenes = Lookup(path.name for path in list_folders(root / own))
+                by_class[f.name, UNKNOWN] = class_folder
+                scenes = Lookup(path.name for path in list_folders(root / class_folder))
                 for b in self.backgrounds:
-                    scene = _find_folder(root / own, scenes, (b.name,))
+                    scene = _find_folder(root / class_folder, scenes, (b.name,))
                     if scene is not None:
-                        known[f.name, b.name] = f"{own}/{scene}"
-        return known if known or self.config.known_background else flat
+                        by_background[f.name, b.name] = f"{class_folder}/{scene}"
+        return by_background if by_background or self.config.known_background else by_class
 
     @property
-    def _stage(self) -> CutStage | None:
+    def _cut_stage(self) -> CutStage | None:
         """The stage that cuts objects out of photographs; None if cut-outs are given or not needed."""
-        return self._cut_stage if self.config.guide == "paste" else None
+        return self._recipe_cut_stage if self.config.guide == "paste" else None
 
     @cached_property
-    def _cut_stage(self) -> CutStage | None:
+    def _recipe_cut_stage(self) -> CutStage | None:
         value = self.config.cutouts
         return CutStage(value) if is_from_photographs(value) else None
 
@@ -355,8 +362,8 @@ class D3S(Method):
         banks = NEEDED[self.config.guide]
         for name in ("cutouts", "scenes", "photographs"):
             content[name] = None
-            if name == "cutouts" and self._stage is not None:
-                content[name] = self._stage.content(self.classes)
+            if name == "cutouts" and self._cut_stage is not None:
+                content[name] = self._cut_stage.content(self.classes)
             elif name in banks and getattr(self.config, name) is not None:
                 content[name] = {split: bank.digest for split, bank in getattr(self, name).items()}
         return content
@@ -367,39 +374,43 @@ class D3S(Method):
     def columns(self) -> Columns:
         from figureground.shards.columns import Columns
 
-        names, grounds = self._names()
+        names, grounds = self._label_names()
         return Columns(names, grounds, guide="guide" in self.config.keep, mask="mask" in self.config.keep)
 
     def plan(self) -> Plan:
         config = self.config
-        names, grounds = self._names()
-        draw = {"paste": self._paste, "photograph": self._photograph, "none": _no_guide}[config.guide]
+        names, grounds = self._label_names()
+        choose_guide = {
+            "paste": self._choose_paste_guide,
+            "photograph": self._choose_photograph_guide,
+            "none": _no_guide,
+        }[config.guide]
         return Plan(
-            self.counts, names, grounds, config.seed, config.shard_size, config.limit, draw, self._prompt,
+            self.counts, names, grounds, config.seed, config.shard_size, config.limit, choose_guide, self._prompt,
             match_foreground=config.match == "foreground", earlier=self.earlier,
         )  # fmt: skip
 
     def refuse_absent(self) -> None:
         super().refuse_absent()
-        if self._stage is not None:
-            refuse_absent_segmenter("cutouts.segmenter", self._stage.segmenter)
+        if self._cut_stage is not None:
+            refuse_absent_segmenter("cutouts.segmenter", self._cut_stage.segmenter)
 
     def run_planning_stages(self, out: Path) -> None:
-        if self._stage is None:
+        if self._cut_stage is None:
             return
         stages, inputs = out / PRIVATE / "stages", self.content["cutouts"]
-        cut = partial(self._stage.cut, self.classes, self.config.device, self.show_progress)
+        cut = partial(self._cut_stage.cut, self.classes, self.config.device, self.show_progress)
         with claim_directory(out, self.recipe(out / PRIVATE), lambda: "Cut-outs that were made are kept."):
             with home_of(out).settling():
                 settle_recipe(out, self.recipe(out / PRIVATE))
                 run_stage(stages, CUTOUTS, inputs, cut)
             self.read_stages(stages)
-            with self._stage.explaining():
+            with self._cut_stage.explain_errors():
                 _ = self.cutouts
 
     def read_stages(self, stages: Path) -> None:
-        if self._stage is not None:
-            self._stage.read(stages)
+        if self._cut_stage is not None:
+            self._cut_stage.read(stages)
 
     def _prompt(self, split: str, f: int, b: int, i: int) -> str:
         template = self.prompts[pick(self.config.seed, ["prompt", split, str(f), str(b)], len(self.prompts), i)]
@@ -407,33 +418,33 @@ class D3S(Method):
         noun = dataclasses.replace(noun, definition=self._shortened.get(noun.name, noun.definition))
         return fill(template, noun, self._prompt_grounds()[b])
 
-    def _paste(self, split: str, f: int, b: int, i: int) -> Guide:
+    def _choose_paste_guide(self, split: str, f: int, b: int, i: int) -> Guide:
         config, seed = self.config, self.config.seed
-        which = [split, str(f)] if config.match == "foreground" else [split, str(f), str(b)]
+        labels = [split, str(f)] if config.match == "foreground" else [split, str(f), str(b)]
         cutouts = self.cutouts[split].items[self.classes[f].name]
         scenes = self.scenes[split].items[self.backgrounds[b].name]
-        cutout = cutouts[pick(seed, ["cutout", *which], len(cutouts), i)]
+        cutout = cutouts[pick(seed, ["cutout", *labels], len(cutouts), i)]
         scene = scenes[pick(seed, ["template", split, str(b), str(f)], len(scenes), i)]
-        rng = np.random.default_rng(derive_seed(seed, "place", *which, str(i)))
+        rng = np.random.default_rng(derive_seed(seed, "place", *labels, str(i)))
         box = place(rng, config.size, config.scale_range(), config.position)
         return Guide("paste", cutout.id, scene.id, box, bool(rng.random() < 0.5))
 
-    def _photograph(self, split: str, f: int, b: int, i: int) -> Guide:
+    def _choose_photograph_guide(self, split: str, f: int, b: int, i: int) -> Guide:
         if self.config.edit:
-            return self._photograph_to_edit(split, f, b, i)
+            return self._choose_photograph_to_edit(split, f, b, i)
         items = self.photographs[split].items[self._photograph_folders[self.classes[f].name, self.backgrounds[b].name]]
         item = items[pick(self.config.seed, ["photograph", split, str(f), str(b)], len(items), i)]
         return Guide("photograph", item.id)
 
-    def _photograph_to_edit(self, split: str, f: int, b: int, i: int) -> Guide:
+    def _choose_photograph_to_edit(self, split: str, f: int, b: int, i: int) -> Guide:
         """Choose a photograph that doesn't show the background yet, if there is one; matched ones are all the same."""
         folders, matched = self._edited_folders[self.classes[f].name], self.config.match == "foreground"
-        here = Lookup([self.backgrounds[b].name])
-        elsewhere = [folder for scene, folder in folders if matched or not here.find(scene)]
+        current_scene = Lookup([self.backgrounds[b].name])
+        other_scenes = [folder for scene, folder in folders if matched or not current_scene.find(scene)]
         pool = self.photographs[split].items
-        items = [item for folder in elsewhere or [folder for _, folder in folders] for item in pool[folder]]
-        which = [split, str(f)] if matched else [split, str(f), str(b)]
-        return Guide("photograph", items[pick(self.config.seed, ["photograph", *which], len(items), i)].id)
+        items = [item for folder in other_scenes or [folder for _, folder in folders] for item in pool[folder]]
+        labels = [split, str(f)] if matched else [split, str(f), str(b)]
+        return Guide("photograph", items[pick(self.config.seed, ["photograph", *labels], len(items), i)].id)
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Tokenise every prompt and shorten definitions that would push the background out of the token limit."""
@@ -463,35 +474,35 @@ class D3S(Method):
     def sources(self) -> tuple[list[Source], list[Credit]]:
         sources, credits = [], []
         for name in NEEDED[self.config.guide]:
-            shipped = getattr(self.config, name) == POCKET
+            is_bundled = getattr(self.config, name) == POCKET
             banks: dict[str, ImagePool] = getattr(self, name)
             for split, directory in self._directories(name).items():
-                used = [banks[split]] if split in banks else [] if split else list(banks.values())
-                if not used:
+                pools = [banks[split]] if split in banks else [] if split else list(banks.values())
+                if not pools:
                     continue
-                paths = [item.path for bank in used for items in bank.items.values() for item in items]
-                if name == "cutouts" and self._stage is not None:
-                    paths = self._stage.photographs_of(paths)
-                source, theirs = read_source(
+                paths = [item.path for bank in pools for items in bank.items.values() for item in items]
+                if name == "cutouts" and self._cut_stage is not None:
+                    paths = self._cut_stage.photographs_of(paths)
+                source, new_credits = read_source(
                     name, directory, paths,
-                    name=POCKET if shipped else None, splits=[split] if split else [],
-                    skipped=len(used[0].skipped), license_in=resource("templates/pocket") if shipped else None,
+                    name=POCKET if is_bundled else None, splits=[split] if split else [],
+                    skipped=len(pools[0].skipped), license_in=resource("templates/pocket") if is_bundled else None,
                 )  # fmt: skip
                 sources.append(source)
-                credits += theirs
+                credits += new_credits
         return sources, credits
 
     def skipped(self) -> list[list[str]]:
         """Return the unreadable source files, as [`folder/name`, reason]."""
-        found = {
+        reasons = {
             f"{printable(path.parent.name)}/{printable(path.name)}": reason
             for name in NEEDED[self.config.guide]
             for bank in getattr(self, name).values()
             for path, reason in bank.skipped
         }
-        if self._stage is not None:
-            found |= self._stage.unreadable
-        return [list(pair) for pair in sorted(found.items())]
+        if self._cut_stage is not None:
+            reasons |= self._cut_stage.unreadable
+        return [list(pair) for pair in sorted(reasons.items())]
 
     def done_message(self, out: Path) -> str:
         skipped = self.skipped()
@@ -499,8 +510,8 @@ class D3S(Method):
         if len(skipped) > 5:
             lines.append(f"  … all in {out}/_figureground/stages/sources/done.json")
         listing = [f"{len(skipped)} source files were skipped:", *lines] if skipped else []
-        cut = [] if self._stage is None else [self._stage.describe(self.classes)]
-        return "\n".join([super().done_message(out), *cut, *self.notes(), *listing])
+        cutouts = [] if self._cut_stage is None else [self._cut_stage.describe(self.classes)]
+        return "\n".join([super().done_message(out), *cutouts, *self.notes(), *listing])
 
     def panels(self, directory: Path, provenance: Mapping[str, Any]) -> list[Panel]:
         return d3s_panels.sample_panels(self, provenance)
@@ -526,59 +537,61 @@ class D3S(Method):
     def denoiser_steps(self) -> int:
         return self.steps_on_guide() if self.route == "image" else super().denoiser_steps()
 
-    def _lacking(self) -> list[str]:
+    def _missing_inputs(self) -> list[str]:
         return [name for name in NEEDED[self.config.guide] if getattr(self.config, name) is None]
 
     def needs(self) -> list[Need]:
-        segmenter = [] if self._stage is None else missing_segmenter("cutouts.segmenter", self._stage.segmenter)
-        lacking = (Need(name, "none are given", f"--set {name}=DIR") for name in self._lacking())
-        return [*super().needs(), *segmenter, *lacking]
+        segmenter = [] if self._cut_stage is None else missing_segmenter("cutouts.segmenter", self._cut_stage.segmenter)
+        missing = (Need(name, "none are given", f"--set {name}=DIR") for name in self._missing_inputs())
+        return [*super().needs(), *segmenter, *missing]
 
     def check_plan(self) -> None:
-        if not self._lacking() and (self._stage is None or self._stage.is_made):
+        if not self._missing_inputs() and (self._cut_stage is None or self._cut_stage.is_finished):
             super().check_plan()
 
     def plan_notes(self) -> list[str]:
-        if self._lacking():
+        if self._missing_inputs():
             return []
-        if self._stage is not None and not self._stage.is_made:
-            return [self._stage.describe(self.classes)]
+        if self._cut_stage is not None and not self._cut_stage.is_finished:
+            return [self._cut_stage.describe(self.classes)]
         skipped = self.skipped()
         first = ": ".join(skipped[0]) if skipped else ""
         return [*self.notes(), *([f"{len(skipped)} source files can't be read, such as {first}."] if skipped else [])]
 
     def notes(self) -> list[str]:
         """Return warnings about likely mistakes."""
-        found = []
+        warnings = []
         for name in ("class", "background"):
-            if silent := [t.text for t in self.prompts if f"{{{name}}}" not in t.text]:
-                found.append(
-                    f"The prompt {silent[0]!r} lacks {{{name}}}, so images may not show what their labels say."
+            if incomplete := [t.text for t in self.prompts if f"{{{name}}}" not in t.text]:
+                warnings.append(
+                    f"The prompt {incomplete[0]!r} lacks {{{name}}}, so images may not show what their labels say."
                 )
         if self.config.guide == "none":
-            return found
+            return warnings
         banks = self.cutouts if self.config.guide == "paste" else self.photographs
         classes: dict[str, set[str]] = {}
         for bank in banks.values():
             for name, items in bank.items.items():
                 for item in items:
                     classes.setdefault(item.pixels, set()).add(name.split("/")[0])
-        if doubled := [names for names in classes.values() if len(names) > 1]:
-            found.append(f"{len(doubled)} images are in more than one class, such as {listed(sorted(doubled[0]))}.")
+        if repeated := [names for names in classes.values() if len(names) > 1]:
+            warnings.append(
+                f"{len(repeated)} images are in more than one class, such as {listed(sorted(repeated[0]))}."
+            )
         if self.config.guide == "paste":
-            shaped = {i.pixels: i.shaped for bank in banks.values() for items in bank.items.values() for i in items}
-            cut = sum(shaped.values())
-            if self.config.paste == "mask" and cut < len(shaped):
-                found.append(
-                    f"{len(shaped) - cut} of {len(shaped)} cut-outs have neither transparency nor a mask: their centre "
-                    "square is pasted."
+            has_shape = {i.pixels: i.shaped for bank in banks.values() for items in bank.items.values() for i in items}
+            num_shaped = sum(has_shape.values())
+            if self.config.paste == "mask" and num_shaped < len(has_shape):
+                warnings.append(
+                    f"{len(has_shape) - num_shaped} of {len(has_shape)} cut-outs have neither transparency nor "
+                    "a mask: their centre square is pasted."
                 )
-            elif self.config.paste == "square" and cut:
-                found.append(
-                    f"{cut} of {len(shaped)} cut-outs have transparency or a mask, but only their centre square is "
-                    "pasted; --set paste=mask pastes the masked part."
+            elif self.config.paste == "square" and num_shaped:
+                warnings.append(
+                    f"{num_shaped} of {len(has_shape)} cut-outs have transparency or a mask, but only their centre "
+                    "square is pasted; --set paste=mask pastes the masked part."
                 )
-        return found
+        return warnings
 
     def load_guide(self, spec: Spec) -> tuple[Image.Image, Image.Image | None]:
         guide, size = spec.guide, self.config.size

@@ -19,7 +19,9 @@ from figureground.recipe.settings import Names, Share, Text, settings
 from figureground.recipe.table import MOST_A_CELL, Correlation
 
 POCKET = "pocket"
-EDIT_STARTS = "an edited image starts from noise alone, whatever its guide, so it has no effect. Leave it out."
+EDIT_STARTS_FROM_NOISE = (
+    "an edited image starts from noise alone, whatever its guide, so it has no effect. Leave it out."
+)
 
 Scale = Annotated[float, Field(ge=0.05, le=1)]
 PerCell = dict[str, Annotated[int, Field(ge=0, le=MOST_A_CELL)]]
@@ -82,9 +84,9 @@ class D3SConfig(Config):
 
     def check(self) -> None:
         super().check()
-        has = {"paste": ("guide", "mask"), "photograph": ("guide",), "none": ()}[self.guide]
+        available = {"paste": ("guide", "mask"), "photograph": ("guide",), "none": ()}[self.guide]
         for name in self.keep:
-            if name not in has:
+            if name not in available:
                 raise RecipeError("keep", f"{name!r} can't be kept: guide={self.guide} has none.")
         if isinstance(self.cutout_scale, list) and len(self.cutout_scale) != 2:
             raise RecipeError("cutout_scale", f"{self.cutout_scale!r} is not a number or a range [low, high].")
@@ -120,7 +122,7 @@ class D3SConfig(Config):
         if self.guide == "none":
             raise RecipeError("edit", "guide=none leaves nothing to edit. Give guide=photograph or guide=paste.")
         if self.noise is not None:
-            raise RecipeError("noise", EDIT_STARTS)
+            raise RecipeError("noise", EDIT_STARTS_FROM_NOISE)
         if self.known_background:
             raise RecipeError("known_background", "with edit, photographs are put on other backgrounds. Leave it out.")
 
@@ -149,9 +151,9 @@ def configs() -> dict[str, D3SConfig]:
         "reconstruction": {"guide": "photograph", "strength": 0.2, "allow_empty": True},
         "same-background": {"guide": "photograph", "known_background": True, "allow_empty": True},
     }
-    made = {"pocket": pocket, "imagenet": imagenet, "edit": edit}
+    by_name = {"pocket": pocket, "imagenet": imagenet, "edit": edit}
     for name, changes in controls.items():
         for prefix, base in (("", imagenet), ("pocket-", pocket)):
-            made[prefix + name] = dataclasses.replace(base, **changes)
-            made[prefix + name].name = prefix + name
-    return made
+            by_name[prefix + name] = dataclasses.replace(base, **changes)
+            by_name[prefix + name].name = prefix + name
+    return by_name

@@ -66,7 +66,7 @@ SCORE_COLUMNS = ("key", "probability", "attribution", "area", "attribution_ratio
 """Columns of the scores file: `probability` of the painted class, 0 to 1; `attribution`, the share of Integrated
 Gradients inside the region of the source's object; `area`, the region's share of the image; `attribution_ratio`,
 attribution divided by area; `predicted`, the predicted class."""
-SCORED = 64
+SCORE_BATCH = 64
 """Images scored per batch."""
 
 
@@ -130,10 +130,10 @@ class DDBConfig(RepaintConfig):
         for name in self.inversion:
             if name in GIVEN_ELSEWHERE:
                 raise RecipeError(f"inversion.{name}", f"{name} is a setting of the recipe itself: --set {name}=….")
-        given = dict(self.inversion)
-        given.setdefault("masked", True)
+        changes = dict(self.inversion)
+        changes.setdefault("masked", True)
         try:
-            return settings_for(self.checkpoint, revision=self.revision, size=self.size, seed=self.seed, **given)
+            return settings_for(self.checkpoint, revision=self.revision, size=self.size, seed=self.seed, **changes)
         except RecipeError as error:
             raise RecipeError(f"inversion.{error.field}", str(error).partition(": ")[2]) from None
         except TypeError as error:
@@ -176,7 +176,7 @@ class DDB(Repaint):
     def backgrounds(self) -> Sequence[str]:
         return list(self.data.attributes) if self.data.attributes is not None else [UNKNOWN]
 
-    def planned(self) -> Counts:
+    def estimate_counts(self) -> Counts:
         classes = np.unique(self.train.y)
         table = np.zeros(len(self.data.classes), np.int64)
         for label in classes.tolist():
@@ -191,29 +191,29 @@ class DDB(Repaint):
 
     def check_settings(self) -> None:
         super().check_settings()
-        painted: dict[str, int] = {}
-        learned = "{V}" in self.config.prompt
+        labels_by_prompt: dict[str, int] = {}
+        uses_words = "{V}" in self.config.prompt
         for label in np.unique(self.train.y).tolist():
             name, noun, prompt = self.data.classes[label], self.noun(label), self.prompt_of(label)
-            if learned and (noun != " ".join(noun.split()) or set(noun) & set("{}<>")):
+            if uses_words and (noun != " ".join(noun.split()) or set(noun) & set("{}<>")):
                 raise RecipeError(f"nouns.{name}", f"{noun!r} is not one or a few words. Give a noun for prompts.")
-            if (other := painted.setdefault(prompt.casefold(), label)) != label:
+            if (other := labels_by_prompt.setdefault(prompt.casefold(), label)) != label:
                 raise RecipeError(
                     "prompt", f"{prompt!r} would be used for both {self.data.classes[other]!r} and {name!r}. "
                     "Put {V} or {noun} in it, and give classes different nouns."
                 )  # fmt: skip
         if self.config.segmenter == GROUND_TRUTH_MASKS:
-            self.need_true_masks("segmenter")
+            self.require_true_masks("segmenter")
 
     def content_hashes(self) -> dict[str, Any]:
         config = self.config
-        learned = {
+        inversion = {
             n: v
             for n, v in self.inversion.to_json().items()
             if n not in (*GIVEN_ELSEWHERE, *execution_names(Inversion))
         }
         return {
-            **super().content_hashes(), "inversion": learned,
+            **super().content_hashes(), "inversion": inversion,
             "phrases": None if self.groups is None else [self.phrase(f) for f in range(len(self.data.classes))],
             "segmenter": (
                 config.segmenter if config.segmenter == GROUND_TRUTH_MASKS else identify_models(config.segmenter)
@@ -235,21 +235,21 @@ class DDB(Repaint):
 
     @cached_property
     def _words(self) -> list[str]:
-        apart = slugs(self.data.classes)
-        return [f"<{apart[name].replace('_', '-')}>" for name in self.data.classes]
+        unique = slugs(self.data.classes)
+        return [f"<{unique[name].replace('_', '-')}>" for name in self.data.classes]
 
     def prompt_of(self, label: int, token: str = "") -> str:
         return super().prompt_of(label, token or self.word(label))
 
     # --- stages ---------------------------------------------------------------------------------
 
-    def jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
+    def collect_jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
         train = self.train
         if read_marker(stages / MASKS) is None:
             self._try_segmenter()
-        sources = self._sources(stages)
+        sources = self._choose_sources(stages)
         masks, dropped = self.find_masks(
-            stages, lambda: self._regions(sources),
+            stages, lambda: self._find_regions(sources),
             "Give the segmenter another phrase, --set phrases.CLASS='…', or change mask_threshold.",
         )  # fmt: skip
         if self.trains_checkpoint:
@@ -261,8 +261,8 @@ class DDB(Repaint):
                 row = usable[i % len(usable)]
                 background = 0 if train.a is None else int(train.a[row])
                 jobs.append(Job(target, background, train.keys[row]))
-        told = {"sources": {self.data.classes[f]: len(rows) for f, rows in sources.items()}, "dropped": dropped}
-        return jobs, {train.keys[row]: name for row, name in masks.items()}, told
+        summary = {"sources": {self.data.classes[f]: len(rows) for f, rows in sources.items()}, "dropped": dropped}
+        return jobs, {train.keys[row]: name for row, name in masks.items()}, summary
 
     @staticmethod
     def _embeddings(stages: Path, label: int) -> Path:
@@ -281,31 +281,31 @@ class DDB(Repaint):
         segmenter = open_segmenter(self.config.segmenter)
         segmenter([Image.new("RGB", (64, 64), "gray")] * len(phrases), phrases)
 
-    def _errors(self, stages: Path) -> Errors:
+    def _get_errors(self, stages: Path) -> Errors:
         from figureground.learn.find_errors import early_stopped
 
         config = self.config
 
-        def judge(folder: Path) -> Errors:
+        def predict(folder: Path) -> Errors:
             if config.classifier != TRAIN:
-                return self.judge_by_given(folder)
+                return self.predict_training_images(folder)
             training = config.training_settings()
-            self.say(f"ERM on {self.data.name}, {counted(training.epochs, 'epoch')}")
+            self.print_progress(f"ERM on {self.data.name}, {counted(training.epochs, 'epoch')}")
             return early_stopped(
                 self.unlabelled, training, training.epochs, config.seed, folder, device=config.device,
                 show_progress=self.show_progress,
             )  # fmt: skip
 
-        return self.find_errors(stages, "classifier", judge)
+        return self.find_errors(stages, "classifier", predict)
 
-    def _sources(self, stages: Path) -> dict[int, list[int]]:
+    def _choose_sources(self, stages: Path) -> dict[int, list[int]]:
         """Return the rows of the images with the lowest loss, by class."""
-        errors = self._errors(stages)
+        errors = self._get_errors(stages)
 
         def work(folder: Path) -> dict[str, Any]:
             from figureground.learn.errors import lowest_loss
 
-            found = {}
+            rows_by_class = {}
             for label in np.unique(errors.y).tolist():
                 rows = lowest_loss(errors, label, self.config.sources).tolist()
                 if not rows:
@@ -318,12 +318,15 @@ class DDB(Repaint):
                         f"the classifier gets no image of {self.data.classes[label]!r} right, so none can be chosen "
                         f"by its loss. {advice}"
                     )
-                found[str(label)] = rows
-            return {"rows": found, "losses": {f: errors.loss[rows].tolist() for f, rows in found.items()}}
+                rows_by_class[str(label)] = rows
+            return {
+                "rows": rows_by_class,
+                "losses": {f: errors.loss[rows].tolist() for f, rows in rows_by_class.items()},
+            }
 
         return {int(label): rows for label, rows in self.stage(stages, SOURCES, work)["rows"].items()}
 
-    def _regions(self, sources: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray | str]:
+    def _find_regions(self, sources: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray | str]:
         """Return the object's region in each source, bool, or the reason why it has none."""
         from figureground.vision.segmentation import decide_mask, open_segmenter
 
@@ -331,23 +334,23 @@ class DDB(Repaint):
         segmenter = (
             None if config.segmenter == GROUND_TRUTH_MASKS else open_segmenter(config.segmenter, device=self.device)
         )
-        found: dict[int, np.ndarray | str] = {}
+        regions: dict[int, np.ndarray | str] = {}
         total = sum(map(len, sources.values()))
         bar = tqdm(total=total, desc="masks", unit="image", disable=None if self.show_progress else True)
         with signals.at_checks(), bar:
             for label, rows in sources.items():
                 for start in range(0, len(rows), 16):
                     signals.check()
-                    part = rows[start : start + 16]
+                    batch = rows[start : start + 16]
                     if segmenter is None:
-                        seen = [self.true_mask(row).astype(np.float32) for row in part]
+                        probabilities = [self.true_mask(row).astype(np.float32) for row in batch]
                     else:
-                        seen = segmenter([self.image(row) for row in part], [self.phrase(label)] * len(part))
-                    for row, probability in zip(part, seen, strict=True):
+                        probabilities = segmenter([self.image(row) for row in batch], [self.phrase(label)] * len(batch))
+                    for row, probability in zip(batch, probabilities, strict=True):
                         grow = round(config.mask_dilation * max(probability.shape))
-                        found[row] = decide_mask(probability, config.mask_threshold, grow=grow)
-                    bar.update(len(part))
-        return found
+                        regions[row] = decide_mask(probability, config.mask_threshold, grow=grow)
+                    bar.update(len(batch))
+        return regions
 
     @property
     def trains_checkpoint(self) -> bool:
@@ -364,11 +367,11 @@ class DDB(Repaint):
             FiguregroundError: A class has too few images for a word.
         """
         for label, rows in sources.items():
-            shown = self._distinct([row for row in rows if row in masks])
-            if len(shown) < LEAST:
-                named, right = self.data.classes[label], counted(len(rows), "source")
+            usable = self._select_distinct([row for row in rows if row in masks])
+            if len(usable) < LEAST:
+                name, count = self.data.classes[label], counted(len(rows), "source")
                 raise FiguregroundError(
-                    f"{named!r} has {right} that the classifier gets right, of which {len(shown)} differ and have a "
+                    f"{name!r} has {count} that the classifier gets right, of which {len(usable)} differ and have a "
                     f"mask; a word needs {LEAST} or more. Raise --set sources=…, use a better classifier, "
                     "or use no words: --set 'prompt=a photo of a {noun}'."
                 )
@@ -390,15 +393,15 @@ class DDB(Repaint):
         """Learn a word in a folder, which may hold what a killed run left; return facts about it."""
         from figureground.finetune.inversion import invert
 
-        rows, masks = self._facts(stages, SOURCES)["rows"][str(label)], self._facts(stages, MASKS)["files"]
-        shown = self._distinct([row for row in rows if str(row) in masks])
-        self.say(f"a word for {self.data.classes[label]}, from {counted(len(shown), 'image')}")
+        rows, masks = self._read_facts(stages, SOURCES)["rows"][str(label)], self._read_facts(stages, MASKS)["files"]
+        usable = self._select_distinct([row for row in rows if str(row) in masks])
+        self.print_progress(f"a word for {self.data.classes[label]}, from {counted(len(usable), 'image')}")
         images = folder / "images"
         images.mkdir(parents=True, exist_ok=True)
-        files = [images / f"{row:06d}.png" for row in shown]
-        for row, file in zip(shown, files, strict=True):
+        files = [images / f"{row:06d}.png" for row in usable]
+        for row, file in zip(usable, files, strict=True):
             self.image(row, self.config.size).save(file)
-        regions = [stages / masks[str(row)] for row in shown] if self.inversion.masked else None
+        regions = [stages / masks[str(row)] for row in usable] if self.inversion.masked else None
         for region in regions or []:
             open_mask(region)
         try:
@@ -409,30 +412,30 @@ class DDB(Repaint):
         except FiguregroundError as error:
             error.args = (f"a word for {self.data.classes[label]!r}: {error}",)
             raise
-        return {"images": len(shown), "embeddings": fingerprint_files(self._embeddings(stages, label))}
+        return {"images": len(usable), "embeddings": fingerprint_files(self._embeddings(stages, label))}
 
-    def _facts(self, stages: Path, name: str) -> dict[str, Any]:
+    def _read_facts(self, stages: Path, name: str) -> dict[str, Any]:
         """Return the facts of a finished stage.
 
         Raises:
             FiguregroundError: It isn't finished: its folder was removed.
         """
-        done = read_marker(stages / name)
-        if done is None:
+        marker = read_marker(stages / name)
+        if marker is None:
             raise FiguregroundError(
                 f"{stages / name} is missing, but words are learned from it. Build again in a new directory."
             )
-        facts: dict[str, Any] = done["facts"]
+        facts: dict[str, Any] = marker["facts"]
         return facts
 
-    def _distinct(self, rows: Sequence[int]) -> list[int]:
+    def _select_distinct(self, rows: Sequence[int]) -> list[int]:
         """Return the first `token_images` rows whose images differ."""
-        found: dict[bytes, int] = {}
+        rows_by_image: dict[bytes, int] = {}
         for row in rows:
-            if len(found) == self.config.token_images:
+            if len(rows_by_image) == self.config.token_images:
                 break
-            found.setdefault(self.image(row, self.config.size).tobytes(), row)
-        return list(found.values())
+            rows_by_image.setdefault(self.image(row, self.config.size).tobytes(), row)
+        return list(rows_by_image.values())
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Add the learned words to the checkpoint."""
@@ -441,8 +444,8 @@ class DDB(Repaint):
 
             files = {label: self._embeddings(stages, label) for label in np.unique(self.train.y).tolist()}
             for label, path in files.items():
-                done = read_marker(stages / f"{TOKENS}-{label}")
-                if done is None or not path.is_file() or fingerprint_files(path) != done["facts"]["embeddings"]:
+                marker = read_marker(stages / f"{TOKENS}-{label}")
+                if marker is None or not path.is_file() or fingerprint_files(path) != marker["facts"]["embeddings"]:
                     raise FiguregroundError(
                         f"{path} is missing or has changed since it was learned. {again(stages / f'{TOKENS}-{label}')}"
                     )
@@ -466,8 +469,8 @@ class DDB(Repaint):
         path = out / SCORES / f"{SCORE}.csv"
         from figureground.data.images import DatasetImages
 
-        made = DatasetImages(out)
-        if _scored(path) == list(made.keys):
+        dataset = DatasetImages(out)
+        if _read_scored_keys(path) == list(dataset.keys):
             return
         import torch
 
@@ -475,37 +478,37 @@ class DDB(Repaint):
         from figureground.vision.attribution import map_to_square, share_inside
 
         assert self._stages is not None
-        classifier = self.open_classifier(self._errors(self._stages))
-        targets = match_classes(classifier, self.data.classes)
+        classifier = self.open_classifier(self._get_errors(self._stages))
+        positions = match_classes(classifier, self.data.classes)
         sources = {s.key: s.guide.cutout for shard in self.plan().shards() for s in self.plan().specs(shard) if s.guide}
         maps = self._stages / ATTRIBUTION_MAPS
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(SCORE_COLUMNS)
-        bar = tqdm(total=len(made.keys), desc="scores", unit="image", disable=None if self.show_progress else True)
+        bar = tqdm(total=len(dataset.keys), desc="scores", unit="image", disable=None if self.show_progress else True)
         with signals.at_checks(), bar:
-            for start in range(0, len(made.keys), SCORED):
+            for start in range(0, len(dataset.keys), SCORE_BATCH):
                 signals.check()
-                rows = np.arange(start, min(start + SCORED, len(made.keys)))
-                images = [draw() for _, draw in made.read(rows)]
-                keys = [made.keys[row] for row in rows]
+                rows = np.arange(start, min(start + SCORE_BATCH, len(dataset.keys)))
+                images = [draw() for _, draw in dataset.read(rows)]
+                keys = [dataset.keys[row] for row in rows]
                 masks = [np.asarray(self.read_mask(sources[key])) >= 128 for key in keys]
-                wanted = [targets[int(f)] for f in made.foreground[rows]]
+                targets = [positions[int(f)] for f in dataset.foreground[rows]]
                 with torch.inference_mode():
-                    said = classifier.read(images).logits.float().softmax(1).cpu().numpy()
+                    probabilities = classifier.read(images).logits.float().softmax(1).cpu().numpy()
 
-                def keep_map(i: int, values: np.ndarray, keys: Sequence[str] = keys) -> None:
+                def save_attribution(i: int, values: np.ndarray, keys: Sequence[str] = keys) -> None:
                     values = map_to_square(values / max(values.max(), 1e-30), classifier.preprocessing)
                     save_map(maps, keys[i], values)
 
                 shares = share_inside(
-                    classifier, images, masks, wanted, steps=self.config.attribution_steps, on_map=keep_map
+                    classifier, images, masks, targets, steps=self.config.attribution_steps, on_map=save_attribution
                 )
                 for i, key in enumerate(keys):
                     table.writerow([
-                        key, f"{float(said[i, wanted[i]]):.6f}", f"{float(shares.attribution[i]):.6f}",
+                        key, f"{float(probabilities[i, targets[i]]):.6f}", f"{float(shares.attribution[i]):.6f}",
                         f"{float(shares.area[i]):.6f}", f"{float(shares.ratio[i]):.6f}",
-                        classifier.labels[int(said[i].argmax())],
+                        classifier.labels[int(probabilities[i].argmax())],
                     ])  # fmt: skip
                 bar.update(len(keys))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -514,26 +517,29 @@ class DDB(Repaint):
     def pruning_rule(self) -> str:
         """Return the rule for `curate` that keeps images whose scores reach the recipe's thresholds."""
         parts = []
-        for score, least in (
+        for score, threshold in (
             ("probability", self.config.min_probability),
             ("attribution_ratio", self.config.min_attribution_ratio),
         ):
             name = f"scores.{SCORE}.{score}"
-            if not isinstance(least, Mapping):
-                parts.append(f"{name} >= {least:g}")
+            if not isinstance(threshold, Mapping):
+                parts.append(f"{name} >= {threshold:g}")
             else:
-                parts += [f"(foreground != {label!r} or {name} >= {each:g})" for label, each in least.items()]
+                parts += [
+                    f"(foreground != {label!r} or {name} >= {class_threshold:g})"
+                    for label, class_threshold in threshold.items()
+                ]
         return " and ".join(parts) or "True"
 
-    def least(self, score: str, name: str) -> float | None:
+    def threshold(self, score: str, name: str) -> float | None:
         """Return the recipe's threshold of a score for a painted class; None if the class has none.
 
         Args:
             score: `probability` or `attribution_ratio`.
             name: The class.
         """
-        given = getattr(self.config, f"min_{score}")
-        return given.get(name) if isinstance(given, Mapping) else given
+        thresholds = getattr(self.config, f"min_{score}")
+        return thresholds.get(name) if isinstance(thresholds, Mapping) else thresholds
 
     # --- the report -------------------------------------------------------------------------------
 
@@ -573,19 +579,19 @@ class DDB(Repaint):
 
     def summary(self) -> str:
         config, data = self.config, markdown(self.data.name)
-        judge = "an ERM classifier that was trained on it" if config.classifier == TRAIN else "a given classifier"
+        classifier = "an ERM classifier that was trained on it" if config.classifier == TRAIN else "a given classifier"
         word = (
             f"a word learned for the class from up to {config.token_images} of them (textual inversion)"
             if "{V}" in config.prompt
             else "the class's noun"
         )
         by_language = find_kind(config.segmenter)[0].READS_PHRASES
-        how = "segmentation by language" if by_language else "a network for whatever stands out"
-        segmenter = f"{how} ({code(format_public_name(config.segmenter))})"
+        approach = "segmentation by language" if by_language else "a network for whatever stands out"
+        segmenter = f"{approach} ({code(format_public_name(config.segmenter))})"
         masks = "their true masks" if config.segmenter == GROUND_TRUTH_MASKS else segmenter
         return (
             f"Images made from the training split of {data}, to break spurious correlations with its classes. "
-            f"Sources are the {config.sources:,} images of each class to which {judge} gives the lowest loss, "
+            f"Sources are the {config.sources:,} images of each class to which {classifier} gives the lowest loss, "
             f"or fewer where it gets fewer right. Their object was found by {masks} and repainted as another class's, "
             f"with {word}; the scene stayed. "
             "`foreground` is the class that was painted, `background` the attribute of the source"
@@ -597,10 +603,10 @@ class DDB(Repaint):
 
     def done_message(self, out: Path) -> str:
         pruning = f'To prune: figureground curate {out} --out {out}-pruned --keep "{self.pruning_rule()}"'
-        return "\n".join([super().done_message(out), *self.left_out("source"), pruning])
+        return "\n".join([super().done_message(out), *self.list_left_out("source"), pruning])
 
 
-def _scored(path: Path) -> list[str] | None:
+def _read_scored_keys(path: Path) -> list[str] | None:
     """Return the keys in a scores file, or None if it is missing or incomplete."""
     try:
         with path.open(newline="", encoding="utf-8") as file:

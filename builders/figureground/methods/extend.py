@@ -56,99 +56,99 @@ def extend(
     if not saved.exists():
         raise FiguregroundError(f"{directory} holds no dataset: {RECIPE} is missing. Build one first.")
     while True:
-        before = read_text(saved, root=directory, most=MOST_JSON)
+        old_text = read_text(saved, root=directory, most=MOST_JSON)
         method, recipe = _plan(directory, recipes.read_saved(saved), per_cell, settings)
         if recipe is None:
             return method.build(directory, show_progress)
-        text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
+        new_text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
         with lock(directory / STAGES_LOCK, wait=True):
             # If another process has extended it since it was read, start over.
-            if same := read_text(saved, root=directory, most=MOST_JSON) == before:
-                replace_text(saved, text)
+            if same := read_text(saved, root=directory, most=MOST_JSON) == old_text:
+                replace_text(saved, new_text)
         if same:
-            return _build(method, directory, before, text, show_progress)
+            return _build(method, directory, old_text, new_text, show_progress)
 
 
 def _plan(
-    directory: Path, theirs: Mapping[str, Any], per_cell: Mapping[str, int], settings: Sequence[str]
+    directory: Path, saved: Mapping[str, Any], per_cell: Mapping[str, int], settings: Sequence[str]
 ) -> tuple[Method, dict[str, Any] | None]:
     """Return the method that builds the extension, and the larger recipe; None if that is saved already.
 
     Args:
-        theirs: The saved recipe.
+        saved: The saved recipe.
     """
-    if theirs["builder"] not in METHODS:
+    if saved["builder"] not in METHODS:
         raise FiguregroundError(
-            f"{directory} was made by {theirs['builder']}, so no recipe can add images. Extend the datasets that it "
-            f"was made from, and {theirs['builder']} again."
+            f"{directory} was made by {saved['builder']}, so no recipe can add images. Extend the datasets that it "
+            f"was made from, and {saved['builder']} again."
         )
-    recipes.refuse_older(theirs, directory, "extend")
-    kind = method_class(theirs["builder"])
+    recipes.refuse_older(saved, directory, "extend")
+    kind = method_class(saved["builder"])
     config = kind.CONFIGS[kind.DEFAULT]
     execution, kinds = config.execution_names(), kinds_of(type(config))
     fields = recipes.relocate(recipes.read_recipe(directory / RECIPE), type(config))
     fields = recipes.convert_fields(fields, kinds)
-    now = {**fields, **recipes.apply_settings({}, settings, fields, kinds)}
-    identity = [name for name in now if name not in execution and now[name] != fields.get(name)]
+    new_fields = {**fields, **recipes.apply_settings({}, settings, fields, kinds)}
+    identity = [name for name in new_fields if name not in execution and new_fields[name] != fields.get(name)]
     if identity:
         raise RecipeError(
             identity[0], f"extend keeps the recipe; only fields that affect no pixel can be set: {listed(execution)}."
         )
-    method = kind.from_recipe(now)
-    _refuse_changed(method, theirs, directory)
+    method = kind.from_recipe(new_fields)
+    _refuse_changed(method, saved, directory)
     steps = list(fields.get("extended", []))
-    reached: dict[str, int] = dict(steps[-1] if steps else method.per_cell())
-    recipes.check_names(per_cell, reached, f"{directory}")
-    wanted = {**reached, **per_cell}
-    if wanted == reached:
+    current: dict[str, int] = dict(steps[-1] if steps else method.per_cell())
+    recipes.check_names(per_cell, current, f"{directory}")
+    requested = {**current, **per_cell}
+    if requested == current:
         if not steps:
-            has = listed(f"{split}={n}" for split, n in reached.items())
-            raise RecipeError("--per-cell", f"{directory} has {has} already.")
+            numbers = listed(f"{split}={n}" for split, n in current.items())
+            raise RecipeError("--per-cell", f"{directory} has {numbers} already.")
         return method, None
     if missing(directory, [as_shard(s) for s in method.plan().shards()]):
         raise FiguregroundError(f"{directory} isn't finished. Repeat the command that started it, then extend.")
-    now["extended"] = [*steps, wanted]
-    larger = kind.from_recipe(now)
+    new_fields["extended"] = [*steps, requested]
+    extended_method = kind.from_recipe(new_fields)
     # The saved execution settings stay: this run's may not suit another machine, such as a device.
-    larger.marked = recipes.is_marked(theirs)
-    return larger, {**larger.recipe(directory / PRIVATE), "execution": theirs["execution"]}
+    extended_method.marks_images = recipes.is_marked(saved)
+    return extended_method, {**extended_method.recipe(directory / PRIVATE), "execution": saved["execution"]}
 
 
-def _build(method: Method, directory: Path, before: str, text: str, show_progress: bool) -> Path:
+def _build(method: Method, directory: Path, old_text: str, new_text: str, show_progress: bool) -> Path:
     """Build the images that a larger recipe adds; restore the recipe if that fails before any image is kept.
 
     Args:
-        before: Text of the recipe before the extension.
-        text: Text of the current recipe.
+        old_text: Text of the recipe before the extension.
+        new_text: Text of the current recipe.
     """
     try:
         return method.build(directory, show_progress)
     except BaseException as error:
-        _take_back(method, directory, before, text, failed=isinstance(error, Exception))
+        _restore_recipe(method, directory, old_text, new_text, failed=isinstance(error, Exception))
         raise
 
 
-def _take_back(method: Method, directory: Path, before: str, text: str, failed: bool) -> None:
+def _restore_recipe(method: Method, directory: Path, old_text: str, new_text: str, failed: bool) -> None:
     """Restore the recipe of a dataset to which nothing was added, unless another process is working on it.
 
     Args:
-        before, text: See `_build`.
+        old_text, new_text: See `_build`.
         failed: Whether the extension failed by itself, rather than was stopped. Then rejects alone count as nothing.
     """
     saved = directory / RECIPE
     added = [shard for shard in map(as_shard, method.plan().shards()) if shard.part == len(method.config.extended)]
     with (
         suppress(OSError),
-        lock(directory / STAGES_LOCK) as alone,
-        lock(directory / WORKING_LOCK) as idle,
+        lock(directory / STAGES_LOCK) as stages_idle,
+        lock(directory / WORKING_LOCK) as workers_idle,
     ):
-        ours = (
-            read_text(saved, root=directory, most=MOST_JSON) == text
+        is_unchanged = (
+            read_text(saved, root=directory, most=MOST_JSON) == new_text
         )  # otherwise another process has restored or extended it
         rendered, samples = journal.count_kept(directory)
-        nothing = missing(directory, added) == added and not (samples if failed else rendered)
-        if alone and idle and ours and nothing:
-            replace_text(saved, before)
+        is_empty = missing(directory, added) == added and not (samples if failed else rendered)
+        if stages_idle and workers_idle and is_unchanged and is_empty:
+            replace_text(saved, old_text)
             forget_plan(directory)
             for shard in added:
                 journal.remove_files(directory, shard.name)
@@ -159,9 +159,9 @@ def _refuse_changed(method: Method, saved: Mapping[str, Any], directory: Path) -
     """Raise FiguregroundError if inputs that the recipe names have changed since the build."""
     if digest(method.identity()) == saved["sha256"]:
         return
-    mine = json.loads(json.dumps(method.recipe(directory / PRIVATE)))
+    current = json.loads(json.dumps(method.recipe(directory / PRIVATE)))
     raise FiguregroundError(
         f"{directory}: input of its recipe has changed since it was built, so new images would differ in kind:\n  "
-        + "\n  ".join(recipes.recipe_differences(saved, mine))
+        + "\n  ".join(recipes.recipe_differences(saved, current))
         + "\nRestore them, or build a new dataset."
     )

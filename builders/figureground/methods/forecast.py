@@ -50,14 +50,14 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
     Raises:
         UsageError: No machine can build the recipe as given.
     """
-    needs = _checked(method)
-    given = images_per_second
-    measured, speed = (given, given.images_per_second) if isinstance(given, Measured) else (None, given)
+    needs = _check_method(method)
+    rate = images_per_second
+    measured, speed = (rate, rate.images_per_second) if isinstance(rate, Measured) else (None, rate)
     config, planned = method.config, method.plan()
     images = sum(planned.totals().values())
     calls = method.denoiser_steps() + (config.scheduler == "pndm")  # pndm takes its second step twice
-    guided = config.guidance_scale > 1 or (config.true_cfg_scale or 1) > 1
-    passes = 1 + guided
+    is_guided = config.guidance_scale > 1 or (config.true_cfg_scale or 1) > 1
+    passes = 1 + is_guided
     if method.family:
         passes = method.family.evaluations(config.guidance_scale, config.true_cfg_scale)
     evaluations = calls * passes
@@ -65,10 +65,10 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
         evaluations = calls + method.guided_steps() * (passes - 1)
     splits = {}
     for split, count in planned.totals().items():
-        cells, paired = planned.cells(split), method.pairings.get(split)
+        cells, pairing = planned.cells(split), method.pairings.get(split)
         splits[split] = {
             "images": count, "cramers_v": round(cramers_v(cells), 6), "counts": cells.tolist(),
-            "bias_aligned_share": None if paired is None else round(bias_aligned_share(cells, paired), 6),
+            "bias_aligned_share": None if pairing is None else round(bias_aligned_share(cells, pairing), 6),
         }  # fmt: skip
     return {
         "method": method.METHOD, "config": config.name, "images": images, "size": config.size,
@@ -89,7 +89,7 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
     }  # fmt: skip
 
 
-def _checked(method: Method) -> list[Need]:
+def _check_method(method: Method) -> list[Need]:
     """Return a build's missing requirements; raise every error as UsageError, as no work has been started."""
     try:
         method.check_size()
@@ -106,28 +106,28 @@ def _checked(method: Method) -> list[Need]:
 
 def describe(method: Method, images_per_second: float | Measured | None = None) -> str:
     """Return the text that `figureground plan` prints; see `plan`."""
-    found = plan(method, images_per_second)
+    forecast = plan(method, images_per_second)
     lines = [
-        f"{found['method']}, config {found['config']}: {found['images']:,} images of {found['size']} px in "
-        f"{counted(found['shards'], 'shard')}, {len(found['foregrounds'])} foregrounds × "
-        f"{len(found['backgrounds'])} backgrounds"
+        f"{forecast['method']}, config {forecast['config']}: {forecast['images']:,} images of {forecast['size']} px in "
+        f"{counted(forecast['shards'], 'shard')}, {len(forecast['foregrounds'])} foregrounds × "
+        f"{len(forecast['backgrounds'])} backgrounds"
     ]
     lines += method.plan_counts(method.plan())
     lines += [
         "",
-        f"about {human_bytes(found['bytes'])} as {' and '.join(found['formats'])}; "
-        f"{found['denoiser_evaluations']:,} denoiser evaluations",
+        f"about {human_bytes(forecast['bytes'])} as {' and '.join(forecast['formats'])}; "
+        f"{forecast['denoiser_evaluations']:,} denoiser evaluations",
     ]
-    if speed := found["images_per_second"]:
+    if speed := forecast["images_per_second"]:
         source = f", {images_per_second.source}" if isinstance(images_per_second, Measured) else ""
-        lines.append(f"{human_time(found['seconds'])} of drawing at {speed:.4g} images/s{source}")
-    lines += found["notes"]
-    if found["to_build"]:
-        lines += ["", "To build it:", *(f"  {_said(need)}" for need in found["to_build"])]
+        lines.append(f"{human_time(forecast['seconds'])} of drawing at {speed:.4g} images/s{source}")
+    lines += forecast["notes"]
+    if forecast["to_build"]:
+        lines += ["", "To build it:", *(f"  {_describe_need(need)}" for need in forecast["to_build"])]
     return "\n".join(lines)
 
 
-def _said(need: Mapping[str, Any]) -> str:
+def _describe_need(need: Mapping[str, Any]) -> str:
     size = f", about {human_bytes(need['bytes'])}" if need["bytes"] else ""
     return f"{need['field']}: {need['what']}{size}" + (f": {need['command']}" if need["command"] else "")
 
@@ -152,19 +152,21 @@ def idle_notes(plan: Plan, workers: int) -> list[str]:
     if workers == 1 or not shards or (shards >= workers and not (0 < last <= workers / 2 and idle > IDLE)):
         return []
     if shards < workers:
-        told = f"only {counted(shards, 'shard')} for {workers} workers, so {workers - shards} would have nothing to do"
+        problem = (
+            f"only {counted(shards, 'shard')} for {workers} workers, so {workers - shards} would have nothing to do"
+        )
     else:
-        told = (
+        problem = (
             f"{counted(shards, 'shard')} don't divide evenly among {workers} workers: at the end only {last} would be "
             f"at work, with {idle:.0%} of the workers' time idle"
         )
     better = _better_size(plan, workers)
     if better is None:
-        return [f"{told}: set workers={max(w for w in range(1, workers) if _even(shards, w))}."]
-    return [f"{told}: set shard_size={better} for a new dataset, or fewer workers."]
+        return [f"{problem}: set workers={max(w for w in range(1, workers) if _divides_evenly(shards, w))}."]
+    return [f"{problem}: set shard_size={better} for a new dataset, or fewer workers."]
 
 
-def _even(shards: int, workers: int) -> bool:
+def _divides_evenly(shards: int, workers: int) -> bool:
     """Whether no more than a tenth of the places in all rounds stay empty."""
     return shards >= (1 - IDLE) * (-(-shards // workers) * workers)
 
@@ -188,28 +190,30 @@ def _better_size(plan: Plan, workers: int) -> int | None:
     return best if best is not None and idle[best] <= idle_share(plan, workers) / 2 else None
 
 
-def counts_by_split(method: Method, plan: Plan) -> list[str]:
+def format_counts_by_split(method: Method, plan: Plan) -> list[str]:
     """Return lines with each split's counts of foregrounds on backgrounds, and their correlation."""
     lines = []
     for split, images in plan.totals().items():
         counts = plan.cells(split)
-        paired = method.pairings.get(split)
-        share = f", {bias_aligned_share(counts, paired):.1%} in paired cells" if paired is not None else ""
+        pairing = method.pairings.get(split)
+        share = f", {bias_aligned_share(counts, pairing):.1%} in paired cells" if pairing is not None else ""
         lines += ["", f"{split}: {images:,} images, Cramér's V {cramers_v(counts):.3f}{share}"]
-        lines += draw_counts(counts, plan.foregrounds, plan.backgrounds)
+        lines += format_counts(counts, plan.foregrounds, plan.backgrounds)
     return lines
 
 
-def draw_counts(counts: Counts, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> list[str]:
+def format_counts(counts: Counts, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> list[str]:
     """Return the table of counts; for more than `MOST_ROWS` classes, only each background's total and range."""
-    width = [max(7, text_width(name) + 1) for name in backgrounds]
-    many = len(foregrounds) > MOST_ROWS
-    labels = ["all classes", "least", "most"] if many else list(foregrounds)
-    rows = np.stack([counts.sum(0), counts.min(0), counts.max(0)]) if many else counts
-    left = max(map(text_width, labels))
-    head = " " * (left + 2) + "".join(pad(name, w, right=True) for name, w in zip(backgrounds, width, strict=True))
+    widths = [max(7, text_width(name) + 1) for name in backgrounds]
+    is_long = len(foregrounds) > MOST_ROWS
+    labels = ["all classes", "least", "most"] if is_long else list(foregrounds)
+    rows = np.stack([counts.sum(0), counts.min(0), counts.max(0)]) if is_long else counts
+    label_width = max(map(text_width, labels))
+    head = " " * (label_width + 2) + "".join(
+        pad(name, w, right=True) for name, w in zip(backgrounds, widths, strict=True)
+    )
     body = [
-        f"  {pad(label, left)}" + "".join(f"{n:>{w},}" for n, w in zip(row, width, strict=True))
+        f"  {pad(label, label_width)}" + "".join(f"{n:>{w},}" for n, w in zip(row, widths, strict=True))
         for label, row in zip(labels, rows, strict=True)
     ]
     return [head, *body]

@@ -35,10 +35,11 @@ class Measured:
     @property
     def source(self) -> str:
         """The origin of the speed, for people."""
-        said = self.numerics
+        numerics = self.numerics
         return (
             f"measured while {self.directory} was drawn by {counted(self.workers, 'worker')} on "
-            f"{said.get('processor', said['device'])}, in {said['dtype']}, in batches of {said['batch_size']}"
+            f"{numerics.get('processor', numerics['device'])}, in {numerics['dtype']}, in batches of "
+            f"{numerics['batch_size']}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -66,17 +67,18 @@ def read_measured(directory: Path, method: Method) -> Measured | None:
     """
     watch = Watch(directory)
     saved = read_saved(directory / RECIPE)
-    given = method.fields_given()
-    mine = {"METHOD": method.METHOD, "checkpoint": method.checkpoint_fingerprint}
-    theirs = {"METHOD": saved["builder"], "checkpoint": saved["content"].get("checkpoint")}
-    for settings, known in ((mine, given), (theirs, saved["identity"])):
-        settings |= {name: known[name] for name in SPEED if known.get(name)}
-    for name in dict.fromkeys([*mine, *theirs]):
-        if mine.get(name) != theirs.get(name):
+    fields = method.init_fields()
+    own_settings = {"METHOD": method.METHOD, "checkpoint": method.checkpoint_fingerprint}
+    saved_settings = {"METHOD": saved["builder"], "checkpoint": saved["content"].get("checkpoint")}
+    for settings, values in ((own_settings, fields), (saved_settings, saved["identity"])):
+        settings |= {name: values[name] for name in SPEED if values.get(name)}
+    for name in dict.fromkeys([*own_settings, *saved_settings]):
+        if own_settings.get(name) != saved_settings.get(name):
             raise RecipeError(
                 "--images-per-second",
-                f"{directory} was drawn with {name}={theirs.get(name)}, but the recipe has {mine.get(name)}, so the "
-                "speed may differ. Give a number, or a dataset that was drawn in the same way.",
+                f"{directory} was drawn with {name}={saved_settings.get(name)}, but the recipe has "
+                f"{own_settings.get(name)}, so the speed may differ. Give a number, or a dataset that was drawn in the "
+                "same way.",
             )
     rate = watch.read().total_rate
     if not rate:

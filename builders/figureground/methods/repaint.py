@@ -23,7 +23,7 @@ from figureground.data.layouts import read_groups
 from figureground.finetune.settings import fill
 from figureground.learn.settings import Training, choose_backbone
 from figureground.methods.base import Method
-from figureground.methods.forecast import draw_counts
+from figureground.methods.forecast import format_counts
 from figureground.methods.repaint_settings import TRAIN, RepaintConfig
 from figureground.models.hub_access import find_access_problem
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent, refuse_onnx
@@ -65,14 +65,27 @@ class Job:
     background: int
     source: str
     """Key of the training image of which a region is repainted."""
-    told: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     """Fields that the job adds to the image's provenance."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the job as the stage `jobs` saves it."""
+        return {
+            "foreground": self.foreground, "background": self.background, "source": self.source,
+            "told": dict(self.provenance),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Job:
+        """Return a job that `to_json` saved."""
+        return cls(saved["foreground"], saved["background"], saved["source"], saved["told"])
 
 
 class Repaint(Method):
     """Base class of methods that repaint a region of training images.
 
-    A method implements `backgrounds`, `jobs`, `planned` and `summary`, and overrides other hooks as needed.
+    A method implements `backgrounds`, `collect_jobs`, `estimate_counts` and `summary`, and overrides other hooks as
+    needed.
     """
 
     INPAINTS = True
@@ -110,11 +123,11 @@ class Repaint(Method):
                 f"nouns.{unknown[0]}",
                 f"{self.groups.name} has no class {unknown[0]!r}{nearest_or_all(unknown[0], self.groups.classes)}",
             )
-        there = np.unique(self.train.y)
-        if len(there) < 2:
+        labels = np.unique(self.train.y)
+        if len(labels) < 2:
             raise FiguregroundError(
                 f"{self.groups.name}: all its training images are of one class, "
-                f"{self.groups.classes[int(there[0])]!r}. A classifier needs two or more."
+                f"{self.groups.classes[int(labels[0])]!r}. A classifier needs two or more."
             )
 
     # --- hooks of the methods -------------------------------------------------------------------
@@ -124,7 +137,7 @@ class Repaint(Method):
         """Return the names of the backgrounds, in label order."""
 
     @abstractmethod
-    def jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
+    def collect_jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
         """Run the stages that choose sources and regions, or read the finished ones.
 
         Returns:
@@ -132,7 +145,7 @@ class Repaint(Method):
         """
 
     @abstractmethod
-    def planned(self) -> Counts:
+    def estimate_counts(self) -> Counts:
         """Return the approximate number of images per class, int64 (classes,), as the recipe gives it."""
 
     def spec_prompt(self, job: Job) -> str:
@@ -187,22 +200,22 @@ class Repaint(Method):
         """Return the plan from the finished stages, or else an approximate one with unknown backgrounds."""
         config, jobs = self.config, self._jobs
         if jobs is None:
-            table = self.planned()[:, None]
+            table = self.estimate_counts()[:, None]
             return Plan(
                 {TRAIN: table}, self.data.classes, [UNKNOWN], config.seed, config.shard_size, config.limit,
                 lambda split, f, b, i: None, lambda split, f, b, i: self.prompt_of(f),
             )  # fmt: skip
         grounds = list(self.backgrounds())
         table = np.zeros((len(self.data.classes), len(grounds)), np.int64)
-        for (f, b), some in jobs.items():
-            table[f, b] = len(some)
+        for (f, b), cell_jobs in jobs.items():
+            table[f, b] = len(cell_jobs)
         return Plan(
             {TRAIN: table}, self.data.classes, grounds, config.seed, config.shard_size, config.limit,
             lambda split, f, b, i: Guide("inpaint", jobs[f, b][i].source),
             lambda split, f, b, i: self.spec_prompt(jobs[f, b][i]),
         )  # fmt: skip
 
-    def _job(self, spec: Spec) -> Job:
+    def _job_of(self, spec: Spec) -> Job:
         assert self._jobs is not None
         return self._jobs[spec.foreground, spec.background][int(spec.key.rpartition("-")[2])]
 
@@ -210,10 +223,10 @@ class Repaint(Method):
 
     def content_hashes(self) -> dict[str, Any]:
         config = self.config
-        known = self.groups
-        nouns = {} if known is None else {name: self.noun(i) for i, name in enumerate(known.classes)}
+        groups = self.groups
+        nouns = {} if groups is None else {name: self.noun(i) for i, name in enumerate(groups.classes)}
         return {
-            **super().content_hashes(), "data": None if known is None else known.fingerprint, "layout": None,
+            **super().content_hashes(), "data": None if groups is None else groups.fingerprint, "layout": None,
             "root": None, "y": None, "a": None, "file": None, "split_column": None, "nouns": nouns,
             "classifier": self._classifier_content,
             "training": self._training_content if config.classifier == TRAIN else None,
@@ -226,10 +239,10 @@ class Repaint(Method):
     @cached_property
     def _training_content(self) -> dict[str, Any]:
         settings = self.config.training_settings()
-        told = settings.to_json()
+        content = settings.to_json()
         if settings.backbone is not None:
-            told["backbone"] = fingerprint_classifier(settings.backbone, settings.revision)
-        return told
+            content["backbone"] = fingerprint_classifier(settings.backbone, settings.revision)
+        return content
 
     @cached_property
     def identity_hash(self) -> str:
@@ -253,27 +266,27 @@ class Repaint(Method):
         try:
             run_planning_parts(self, out, (self.runner or Local()).places(self))
         except RecipeError as error:
-            raise _as_field_of_recipe(error) from None
+            raise _rename_field(error) from None
 
     def _settle_jobs(self, out: Path, stages: Path) -> None:
         """Run the stages up to the list of images to make, unless they are finished; call it within `settling`."""
-        known = self._read_jobs(stages)
-        if known is None or not all((stages / name).is_file() for name in known["masks"].values()):
+        saved = self._read_jobs(stages)
+        if saved is None or not all((stages / name).is_file() for name in saved["masks"].values()):
             try:
-                jobs, masks, told = self.jobs(stages)
+                jobs, masks, summary = self.collect_jobs(stages)
             except RecipeError as error:
-                raise _as_field_of_recipe(error) from None
+                raise _rename_field(error) from None
             if not jobs:
-                raise FiguregroundError(self.nothing(told))
-            facts = {"jobs": [dataclasses.asdict(job) for job in jobs], "masks": masks, "told": told}
-            if known is not None and json.loads(json.dumps(facts)) != known:
+                raise FiguregroundError(self.describe_empty_plan(summary))
+            facts = {"jobs": [job.to_json() for job in jobs], "masks": masks, "told": summary}
+            if saved is not None and json.loads(json.dumps(facts)) != saved:
                 raise FiguregroundError(
                     f"{out}: a repeated stage found other sources or regions than before, and images of those may "
                     "exist already. Build into another directory."
                 )
             self.stage(stages, JOBS, lambda folder: facts)
 
-    def nothing(self, told: Mapping[str, Any]) -> str:
+    def describe_empty_plan(self, summary: Mapping[str, Any]) -> str:
         """Return the error message for a build with no images to make."""
         return f"{self.METHOD} finds nothing to repaint in {self.data.name}."
 
@@ -297,7 +310,7 @@ class Repaint(Method):
         """Return the possible prompts, for checks before any stage has run."""
         return {self.prompt_of(label) for label in np.unique(self.train.y).tolist()}
 
-    def need_true_masks(self, field: str) -> None:
+    def require_true_masks(self, field: str) -> None:
         """Raise RecipeError for `field` unless the data have a mask for every training image."""
         if not self.train.masked.all():
             raise RecipeError(
@@ -318,8 +331,8 @@ class Repaint(Method):
         Raises:
             FiguregroundError: Its marker is damaged.
         """
-        done = read_marker(stages / name)
-        return done is not None and done["inputs"] == self.identity_hash
+        marker = read_marker(stages / name)
+        return marker is not None and marker["inputs"] == self.identity_hash
 
     def read_stages(self, stages: Path) -> None:
         facts = self._read_jobs(stages)
@@ -327,16 +340,16 @@ class Repaint(Method):
             return
         self._stages, self._mask_files = stages, facts["masks"]
         cells: dict[tuple[int, int], list[Job]] = {}
-        for each in facts["jobs"]:
-            job = Job(each["foreground"], each["background"], each["source"], each["told"])
+        for record in facts["jobs"]:
+            job = Job.from_json(record)
             cells.setdefault((job.foreground, job.background), []).append(job)
-        self._jobs, self.told = cells, facts["told"]
+        self._jobs, self.stage_summary = cells, facts["told"]
 
     def _read_jobs(self, stages: Path) -> dict[str, Any] | None:
-        done = read_marker(stages / JOBS)
-        return done["facts"] if done and done["inputs"] == digest(self.identity()) else None
+        marker = read_marker(stages / JOBS)
+        return marker["facts"] if marker and marker["inputs"] == digest(self.identity()) else None
 
-    def say(self, text: str) -> None:
+    def print_progress(self, text: str) -> None:
         if self.show_progress:
             remark(text)
 
@@ -360,8 +373,8 @@ class Repaint(Method):
     def image(self, row: int, size: int | None = None) -> Image.Image:
         """Return the centre square of a training image, RGB, in its own size unless one is given."""
         ((_, draw),) = self.train.read([row])
-        whole = draw().convert("RGB")
-        return center_square(whole, size or min(whole.size))
+        image = draw().convert("RGB")
+        return center_square(image, size or min(image.size))
 
     def true_mask(self, row: int) -> np.ndarray:
         """Return the data's own mask of the image's centre square, bool (edge, edge)."""
@@ -394,8 +407,8 @@ class Repaint(Method):
         """
 
         def work(folder: Path) -> dict[str, Any]:
-            kept, dropped = _drop(find(), self.train.y, self.data.classes, advice)
-            files = {str(row): self.save_mask(folder, row, mask) for row, mask in kept.items()}
+            masks, dropped = _separate_masks(find(), self.train.y, self.data.classes, advice)
+            files = {str(row): self.save_mask(folder, row, mask) for row, mask in masks.items()}
             return {"files": files, "dropped": dropped}
 
         facts = self.stage(stages, MASKS, work)
@@ -421,40 +434,40 @@ class Repaint(Method):
     def sampling(self) -> dict[str, Any]:
         return {"outside": self.config.outside}
 
-    def settings_shown(self) -> dict[str, Any]:
-        return {**super().settings_shown(), "outside": self.config.outside}
+    def provenance_settings(self) -> dict[str, Any]:
+        return {**super().provenance_settings(), "outside": self.config.outside}
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
-        job = self._job(spec)
+        job = self._job_of(spec)
         row = self.rows[job.source]
         train = self.train
         attribute = None if train.a is None or train.attributes is None else train.attributes[int(train.a[row])]
         return {
             "source": job.source, "source_class": train.classes[int(train.y[row])], "source_attribute": attribute,
-            **job.told,
+            **job.provenance,
         }  # fmt: skip
 
     # --- the classifier -------------------------------------------------------------------------
 
-    def find_errors(self, stages: Path, name: str, judge: Callable[[Path], Errors]) -> Errors:
-        """Return the classifier's predictions for the training images, from a stage in whose folder `judge` saves
+    def find_errors(self, stages: Path, name: str, predict: Callable[[Path], Errors]) -> Errors:
+        """Return the classifier's predictions for the training images, from a stage in whose folder `predict` saves
         them.
 
         Args:
             stages: Folder of the dataset's stages.
             name: Name of the stage.
-            judge: Predicts the training images, and saves the predictions in the folder that it is given.
+            predict: Predicts the training images, and saves the predictions in the folder that it is given.
         """
         from figureground.learn.errors import read_errors
 
         def work(folder: Path) -> dict[str, Any]:
-            found = judge(folder)
-            return {"images": len(found.y), "wrong": int(found.wrong.sum())}
+            errors = predict(folder)
+            return {"images": len(errors.y), "wrong": int(errors.wrong.sum())}
 
         self.stage(stages, name, work)
         return read_errors(stages / name)
 
-    def judge_by_given(self, folder: Path, clustered: bool = False) -> Errors:
+    def predict_training_images(self, folder: Path, clustered: bool = False) -> Errors:
         """Return the given classifier's predictions for the training images, and save them in a folder.
 
         Args:
@@ -467,9 +480,9 @@ class Repaint(Method):
         classifier = open_classifier(self.config.classifier, device=self.device)
         if clustered:
             classifier.require_features()
-        found = of_classifier(self.unlabelled, classifier, self.data.classes)
-        save_errors(found, self.data.classes, folder)
-        return found
+        errors = of_classifier(self.unlabelled, classifier, self.data.classes)
+        save_errors(errors, self.data.classes, folder)
+        return errors
 
     def open_classifier(self, errors: Errors, fold: int = 0) -> Classifier:
         """Open the classifier that made the errors of a fold."""
@@ -491,10 +504,10 @@ class Repaint(Method):
 
     def sources(self) -> tuple[list[Source], list[Credit]]:
         what, store = "training images", self.train.store
-        used = sorted({self.rows[job.source] for jobs in (self._jobs or {}).values() for job in jobs})
+        rows = sorted({self.rows[job.source] for jobs in (self._jobs or {}).values() for job in jobs})
         if not isinstance(store, Files):
-            return [Source(what, self.data.name, len(used))], []
-        paths = [store.root / store.names[int(self.train.rows[row])] for row in used]
+            return [Source(what, self.data.name, len(rows))], []
+        paths = [store.root / store.names[int(self.train.rows[row])] for row in rows]
         source, credits = read_source(what, store.root, paths, name=self.data.name)
         return [source], credits
 
@@ -502,14 +515,14 @@ class Repaint(Method):
         data = self.data
         counts = plan.cells(TRAIN)
         lines = ["", f"made from the training split of {data.name}:"]
-        lines += draw_counts(data.counts(0), data.classes, data.attributes or ["images"])
+        lines += format_counts(data.counts(0), data.classes, data.attributes or ["images"])
         lines += [
             "",
             "images to make" + ("" if self._jobs else ", approximately, until stages have found sources") + ":",
         ]
-        return [*lines, *draw_counts(counts, plan.foregrounds, plan.backgrounds)]
+        return [*lines, *format_counts(counts, plan.foregrounds, plan.backgrounds)]
 
-    def left_out(self, noun: str) -> list[str]:
+    def list_left_out(self, noun: str) -> list[str]:
         """Return lines on the images left out for lack of a usable mask.
 
         Args:
@@ -517,7 +530,7 @@ class Repaint(Method):
         """
         return [
             f"{name}: {counted(n, noun)} left out ({reason})"
-            for name, reasons in self.told["dropped"].items()
+            for name, reasons in self.stage_summary["dropped"].items()
             for reason, n in reasons.items()
         ]
 
@@ -543,11 +556,11 @@ class Repaint(Method):
         Raises:
             FiguregroundError: Names all of them, with the commands that fetch them.
         """
-        lacking = [need for need in self.needs() if (need.command or "").startswith("hf download")]
-        if lacking and (why := find_access_problem()):
-            lines = [f"  {need.field}: {need.what}: {need.command}" for need in lacking]
+        downloads = [need for need in self.needs() if (need.command or "").startswith("hf download")]
+        if downloads and (reason := find_access_problem()):
+            lines = [f"  {need.field}: {need.what}: {need.command}" for need in downloads]
             raise FiguregroundError(
-                "\n".join([f"Models have to be downloaded, and {why}.", *lines])
+                "\n".join([f"Models have to be downloaded, and {reason}.", *lines])
                 + "\nRun these commands where there is a network, or give local directories."
             )
 
@@ -561,7 +574,7 @@ class Repaint(Method):
         try:
             return choose_backbone(self.config.training_settings(), max(draw().size))
         except RecipeError as error:
-            raise _as_field_of_recipe(error) from None
+            raise _rename_field(error) from None
 
     def needs(self) -> list[Need]:
         config = self.config
@@ -602,12 +615,12 @@ def open_mask(path: Path) -> Image.Image:
 
 def _refuse_long(prompt: str, count: int, tokenizer: Any) -> None:
     """Raise RecipeError for a prompt of more tokens than a text encoder reads."""
-    most = int(tokenizer.model_max_length)
-    if count > most:
-        raise RecipeError("prompt", f"{prompt!r} has {count} tokens, and the text encoder reads {most}. Shorten it.")
+    limit = int(tokenizer.model_max_length)
+    if count > limit:
+        raise RecipeError("prompt", f"{prompt!r} has {count} tokens, and the text encoder reads {limit}. Shorten it.")
 
 
-def _as_field_of_recipe(error: RecipeError) -> RecipeError:
+def _rename_field(error: RecipeError) -> RecipeError:
     """Return an error about the classifier's training with the field name of the recipe instead of `train`'s."""
     if error.field not in {each.name for each in dataclasses.fields(Training)}:
         return error
@@ -615,26 +628,26 @@ def _as_field_of_recipe(error: RecipeError) -> RecipeError:
     return RecipeError(f"training.{error.field}", text)
 
 
-def _drop(
-    found: Mapping[int, np.ndarray | str], y: np.ndarray, classes: Sequence[str], advice: str
+def _separate_masks(
+    regions: Mapping[int, np.ndarray | str], y: np.ndarray, classes: Sequence[str], advice: str
 ) -> tuple[dict[int, np.ndarray], dict[str, dict[str, int]]]:
     """Separate usable masks from the counts of images without one, by class and reason.
 
     Raises:
         FiguregroundError: Most images of a class have no usable mask.
     """
-    masks = {row: each for row, each in found.items() if not isinstance(each, str)}
+    masks = {row: region for row, region in regions.items() if not isinstance(region, str)}
     dropped: dict[str, Counter[str]] = {}
-    total = Counter(int(y[row]) for row in found)
-    for row, each in found.items():
-        if isinstance(each, str):
-            dropped.setdefault(classes[int(y[row])], Counter())[each] += 1
+    total = Counter(int(y[row]) for row in regions)
+    for row, region in regions.items():
+        if isinstance(region, str):
+            dropped.setdefault(classes[int(y[row])], Counter())[region] += 1
     for name, reasons in dropped.items():
-        all_of = total[list(classes).index(name)]
-        if reasons.total() > MOST_DROPPED * all_of:
-            said = listed(f"{n:,} × {reason}" for reason, n in reasons.items())
+        count = total[list(classes).index(name)]
+        if reasons.total() > MOST_DROPPED * count:
+            summary = listed(f"{n:,} × {reason}" for reason, n in reasons.items())
             raise FiguregroundError(
-                f"{MASKS}: {reasons.total():,} of {counted(all_of, 'image')} of {name!r} have no usable mask "
-                f"({said}). {advice}"
+                f"{MASKS}: {reasons.total():,} of {counted(count, 'image')} of {name!r} have no usable mask "
+                f"({summary}). {advice}"
             )
     return masks, {name: dict(reasons) for name, reasons in dropped.items()}

@@ -141,61 +141,72 @@ class SCGS(Repaint):
     def backgrounds(self) -> Sequence[str]:
         return [UNKNOWN]
 
-    def planned(self) -> Counts:
+    def estimate_counts(self) -> Counts:
         per_class = self.config.per_class
-        given = per_class if isinstance(per_class, Mapping) else dict.fromkeys(self.data.classes, per_class)
-        return np.array([int(given.get(name, 0)) for name in self.data.classes], np.int64)
+        counts = per_class if isinstance(per_class, Mapping) else dict.fromkeys(self.data.classes, per_class)
+        return np.array([int(counts.get(name, 0)) for name in self.data.classes], np.int64)
 
     def check_settings(self) -> None:
         super().check_settings()
         if self.config.mask == GROUND_TRUTH_MASKS:
-            self.need_true_masks("mask")
+            self.require_true_masks("mask")
 
     def content_hashes(self) -> dict[str, Any]:
-        counts = dict(zip(self.groups.classes, self.planned().tolist(), strict=True)) if self.groups else None
-        placed = [[background.name, background.text] for background in self.prompt_backgrounds]
-        return {**super().content_hashes(), "per_class": counts, "backgrounds": placed or None}
+        counts = dict(zip(self.groups.classes, self.estimate_counts().tolist(), strict=True)) if self.groups else None
+        scenes = [[background.name, background.text] for background in self.prompt_backgrounds]
+        return {**super().content_hashes(), "per_class": counts, "backgrounds": scenes or None}
 
     def spec_prompt(self, job: Job) -> str:
         plain = super().spec_prompt(job)
         texts = {background.name: background.text for background in self.prompt_backgrounds}
-        text = texts.get(job.told.get("scene", PLAIN), "")
-        return plain if job.told.get("scene", PLAIN) == PLAIN else f"{plain} {text}"
+        text = texts.get(job.provenance.get("scene", PLAIN), "")
+        return plain if job.provenance.get("scene", PLAIN) == PLAIN else f"{plain} {text}"
 
     # --- stages ---------------------------------------------------------------------------------
 
-    def jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
-        errors = self._errors(stages)
-        clusters = self._clusters(stages, errors)
-        members = {f: self._used(f, some) for f, some in clusters.items()}
-        rows = sorted({row for some in members.values() for part in some for row in part})
+    def collect_jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
+        errors = self._get_errors(stages)
+        clusters = self._cluster_errors(stages, errors)
+        members = {f: self._select_members(f, class_clusters) for f, class_clusters in clusters.items()}
+        rows = sorted({row for class_clusters in members.values() for part in class_clusters for row in part})
         masks, dropped = self.find_masks(
             stages,
-            lambda: self._regions(errors, rows, stages / MASKS / ATTENTION_MAPS),
+            lambda: self._find_regions(errors, rows, stages / MASKS / ATTENTION_MAPS),
             "Choose another --set quantile=…, threshold=knee, or mask.",
         )
         jobs = []
-        for f, count in enumerate(self.planned().tolist()):
+        for f, count in enumerate(self.estimate_counts().tolist()):
             usable = [[row for row in part if row in masks] for part in members.get(f, [])]
             usable = [part for part in usable if part]
             for i in range(count if usable else 0):
                 part = usable[i % len(usable)]
-                times, place = divmod(i // len(usable), len(part))
-                row = part[place]
+                round_number, position = divmod(i // len(usable), len(part))
+                row = part[position]
                 cluster = next(c for c, rows in enumerate(members[f]) if row in rows)
-                said = self.data.classes[int(errors.predicted[row])]
-                told = {"cluster": cluster, "predicted": said, "mask": self.config.mask, "repaint": self.config.repaint}
+                predicted = self.data.classes[int(errors.predicted[row])]
+                details = {
+                    "cluster": cluster,
+                    "predicted": predicted,
+                    "mask": self.config.mask,
+                    "repaint": self.config.repaint,
+                }
                 if self.prompt_backgrounds:  # shifted by one scene per round, so that every source gets all scenes
-                    told["scene"] = self.prompt_backgrounds[(place + times) % len(self.prompt_backgrounds)].name
-                jobs.append(Job(f, 0, self.train.keys[row], told))
-        used = {job.source for job in jobs}
+                    details["scene"] = self.prompt_backgrounds[
+                        (position + round_number) % len(self.prompt_backgrounds)
+                    ].name
+                jobs.append(Job(f, 0, self.train.keys[row], details))
+        used_sources = {job.source for job in jobs}
         wrong = errors.wrong
-        told = {
+        summary = {
             "errors": {name: int((wrong & (errors.y == f)).sum()) for f, name in enumerate(self.data.classes)},
             "clusters": {self.data.classes[f]: [len(part) for part in parts] for f, parts in members.items()},
             "dropped": dropped, "error_set": self._describe_errors(wrong),
         }  # fmt: skip
-        return jobs, {self.train.keys[row]: name for row, name in masks.items() if self.train.keys[row] in used}, told
+        return (
+            jobs,
+            {self.train.keys[row]: name for row, name in masks.items() if self.train.keys[row] in used_sources},
+            summary,
+        )
 
     def _describe_errors(self, wrong: np.ndarray) -> dict[str, Any]:
         """Return the error set's size and, if attributes are known, its precision and recall for minority groups."""
@@ -217,7 +228,7 @@ class SCGS(Repaint):
         from figureground.learn.find_errors import fit_fold
 
         config, number = self.config, int(name.removeprefix(FOLD))
-        self.say(f"errors of {self.data.name}: fold {number + 1} of {config.folds}")
+        self.print_progress(f"errors of {self.data.name}: fold {number + 1} of {config.folds}")
         fit_fold(
             self.unlabelled, config.training_settings(), config.folds, config.seed, stages / name, number,
             device=str(device), show_progress=self.show_progress and multiprocessing.parent_process() is None,
@@ -225,30 +236,30 @@ class SCGS(Repaint):
         with home_of(stages.parents[1]).settling():
             self.stage(stages, name, lambda folder: {})
 
-    def _errors(self, stages: Path) -> Errors:
+    def _get_errors(self, stages: Path) -> Errors:
         from figureground.learn.find_errors import cross_fit, early_stopped, take_fold
 
         config = self.config
 
-        def judge(folder: Path) -> Errors:
-            given = config.classifier != TRAIN
-            self.say(f"errors of {self.data.name}: {config.classifier if given else config.errors}")
-            if given:
-                return self.judge_by_given(folder, clustered=True)
+        def predict(folder: Path) -> Errors:
+            is_given = config.classifier != TRAIN
+            self.print_progress(f"errors of {self.data.name}: {config.classifier if is_given else config.errors}")
+            if is_given:
+                return self.predict_training_images(folder, clustered=True)
             for number in range(config.folds):
                 if self.is_done(stages, f"{FOLD}{number}"):
                     take_fold(stages / f"{FOLD}{number}", folder, number)
-            kind, n = (
+            find, n = (
                 (cross_fit, config.folds) if config.errors == CROSS_FITTED else (early_stopped, config.first_epochs)
             )
-            return kind(
+            return find(
                 self.unlabelled, config.training_settings(), n, config.seed, folder, device=config.device,
                 show_progress=self.show_progress,
             )  # fmt: skip
 
-        return self.find_errors(stages, ERRORS, judge)
+        return self.find_errors(stages, ERRORS, predict)
 
-    def _clusters(self, stages: Path, errors: Errors) -> dict[int, list[list[int]]]:
+    def _cluster_errors(self, stages: Path, errors: Errors) -> dict[int, list[list[int]]]:
         """Return, by class, the rows of the errors in each cluster, sorted by distance from its centre."""
         config, data = self.config, self.data
 
@@ -259,21 +270,21 @@ class SCGS(Repaint):
                 errors, np.flatnonzero(errors.wrong), self.train, lambda fold: self.open_classifier(errors, fold),
                 show_progress=self.show_progress,
             )  # fmt: skip
-            found = cluster_errors(
+            results = cluster_errors(
                 errors, features, data.classes, method=config.clustering, k=config.clusters, most=config.most_clusters,
                 seed=derive_seed(config.seed, "clusters"),
             )  # fmt: skip
             facts = {}
-            for each in found:
-                if (clusters := each.clusters) is not None:
-                    parts = [each.rows[clusters.members(c)].tolist() for c in range(clusters.k)]
+            for result in results:
+                if (clusters := result.clusters) is not None:
+                    parts = [result.rows[clusters.members(c)].tolist() for c in range(clusters.k)]
                     silhouettes = {str(k): value for k, value in clusters.silhouettes.items()}
-                    facts[str(each.y)] = {"rows": parts, "silhouettes": silhouettes}
-                    self._draw_sheet(folder, each.y, parts, errors)
+                    facts[str(result.y)] = {"rows": parts, "silhouettes": silhouettes}
+                    self._draw_sheet(folder, result.y, parts, errors)
             return facts
 
         facts = self.stage(stages, "clusters", work)
-        return {int(f): each["rows"] for f, each in facts.items()}
+        return {int(f): result["rows"] for f, result in facts.items()}
 
     def _draw_sheet(self, folder: Path, label: int, clusters: Sequence[Sequence[int]], errors: Errors) -> None:
         from figureground.learn.sheets import save_cluster_sheet
@@ -281,18 +292,18 @@ class SCGS(Repaint):
         name = self.data.classes[label]
         rows: list[tuple[str, Sequence[Image.Image]]] = []
         for c, part in enumerate(clusters):
-            said = np.bincount(errors.predicted[list(part)], minlength=len(self.data.classes))
-            texts = [f"{self.data.classes[k]} {said[k]}" for k in np.argsort(-said, kind="stable") if said[k]]
+            counts = np.bincount(errors.predicted[list(part)], minlength=len(self.data.classes))
+            texts = [f"{self.data.classes[k]} {counts[k]}" for k in np.argsort(-counts, kind="stable") if counts[k]]
             images = [self.image(row) for row in part[:SHOWN]]
             rows.append((f"cluster {c}: {counted(len(part), 'image')}, called {listed(texts, 3)}", images))
         save_cluster_sheet(folder / f"{slugs(self.data.classes)[name]}.png", f"errors of the class {name}", rows)
 
-    def _used(self, label: int, clusters: Sequence[Sequence[int]]) -> list[list[int]]:
+    def _select_members(self, label: int, clusters: Sequence[Sequence[int]]) -> list[list[int]]:
         """Return the members of a class's clusters that are repainted: at most as many as images to make."""
-        most = -(-int(self.planned()[label]) // len(clusters))
-        return [list(part[:most]) for part in clusters]
+        limit = -(-int(self.estimate_counts()[label]) // len(clusters))
+        return [list(part[:limit]) for part in clusters]
 
-    def _regions(self, errors: Errors, rows: Sequence[int], maps: Path) -> dict[int, np.ndarray | str]:
+    def _find_regions(self, errors: Errors, rows: Sequence[int], maps: Path) -> dict[int, np.ndarray | str]:
         """Return each image's repainted region, bool (h, w), or the reason why it has none.
 
         Args:
@@ -300,49 +311,49 @@ class SCGS(Repaint):
         """
         config = self.config
         if config.mask == ATTENTION:
-            attended = self._attended(errors, rows, maps)
+            masks = self._find_attended(errors, rows, maps)
         elif config.mask == GROUND_TRUTH_MASKS:
-            attended = {row: ~self.true_mask(row) for row in rows}
+            masks = {row: ~self.true_mask(row) for row in rows}
         elif config.mask == RANDOM:
-            attended = {row: self._box(row) for row in rows}
+            masks = {row: self._draw_random_box(row) for row in rows}
         else:
-            attended = {row: np.ones(self.image(row).size[::-1], bool) for row in rows}
-        return {row: self._usable(~mask if config.repaint == COMPLEMENT else mask) for row, mask in attended.items()}
+            masks = {row: np.ones(self.image(row).size[::-1], bool) for row in rows}
+        return {row: self._check_region(~mask if config.repaint == COMPLEMENT else mask) for row, mask in masks.items()}
 
-    def _usable(self, mask: np.ndarray) -> np.ndarray | str:
+    def _check_region(self, mask: np.ndarray) -> np.ndarray | str:
         share = float(mask.mean())
         if share < LEAST:
             return "covers nothing"
         return "covers everything" if share > MOST and self.config.mask != WHOLE else mask
 
-    def _attended(self, errors: Errors, rows: Sequence[int], maps: Path) -> dict[int, np.ndarray]:
+    def _find_attended(self, errors: Errors, rows: Sequence[int], maps: Path) -> dict[int, np.ndarray]:
         from figureground.learn.classifier_errors import match_classes
         from figureground.vision.attention import compute_attention, mask_by_knee, mask_by_quantile
 
-        config, found = self.config, {}
+        config, masks = self.config, {}
         bar = tqdm(total=len(rows), desc="attention", unit="image", disable=None if self.show_progress else True)
         with signals.at_checks(), bar:
             for fold in np.unique(errors.fold[list(rows)]).tolist():
                 classifier = self.open_classifier(errors, fold)
-                position = match_classes(classifier, self.data.classes)
-                mine = [row for row in rows if errors.fold[row] == fold]
-                for start in range(0, len(mine), 32):
+                positions = match_classes(classifier, self.data.classes)
+                fold_rows = [row for row in rows if errors.fold[row] == fold]
+                for start in range(0, len(fold_rows), 32):
                     signals.check()
-                    part = mine[start : start + 32]
+                    part = fold_rows[start : start + 32]
                     images = [self.image(row) for row in part]
-                    targets = [position[int(errors.predicted[row])] for row in part]
-                    for row, image, target, seen in zip(
+                    targets = [positions[int(errors.predicted[row])] for row in part]
+                    for row, image, target, attention in zip(
                         part, images, targets, compute_attention(classifier, images, targets), strict=True
                     ):
                         if config.threshold == KNEE:
-                            found[row] = mask_by_knee(classifier, image, target, seen)[0]
+                            masks[row] = mask_by_knee(classifier, image, target, attention)[0]
                         else:
-                            found[row] = mask_by_quantile(seen, config.quantile)
-                        save_map(maps, row_name(row), seen)
+                            masks[row] = mask_by_quantile(attention, config.quantile)
+                        save_map(maps, row_name(row), attention)
                         bar.update()
-        return found
+        return masks
 
-    def _box(self, row: int) -> np.ndarray:
+    def _draw_random_box(self, row: int) -> np.ndarray:
         width, height = self.image(row).size
         rng = np.random.default_rng(derive_seed(self.config.seed, "box", self.train.keys[row]))
         across, down = rng.uniform(*BOX), rng.uniform(*BOX)
@@ -361,11 +372,11 @@ class SCGS(Repaint):
 
     # --- the card and the forecast --------------------------------------------------------------
 
-    def nothing(self, told: Mapping[str, Any]) -> str:
-        asked = [name for name, n in zip(self.data.classes, self.planned().tolist(), strict=True) if n]
+    def describe_empty_plan(self, summary: Mapping[str, Any]) -> str:
+        requested = [name for name, n in zip(self.data.classes, self.estimate_counts().tolist(), strict=True) if n]
         return (
-            f"{super().nothing(told)} No training image of {listed(asked)} is predicted wrong, and per_class names "
-            "no other class."
+            f"{super().describe_empty_plan(summary)} No training image of {listed(requested)} is predicted wrong, and "
+            "per_class names no other class."
         )
 
     def prompts(self) -> set[str]:
@@ -375,44 +386,44 @@ class SCGS(Repaint):
 
     def summary(self) -> str:
         config, data = self.config, markdown(self.data.name)
-        told = getattr(self, "told", {})
-        wrong = ", ".join(f"{n:,} of {markdown(name)}" for name, n in told.get("errors", {}).items())
-        where = {
+        stage_summary = getattr(self, "stage_summary", {})
+        wrong = ", ".join(f"{n:,} of {markdown(name)}" for name, n in stage_summary.get("errors", {}).items())
+        region = {
             ATTENTION: "the region that Grad-CAM++ shows for the wrong prediction", RANDOM: "a random box",
             WHOLE: "the whole image", GROUND_TRUTH_MASKS: "all but the true mask of the object",
         }[config.mask]  # fmt: skip
-        part = where if config.repaint == ATTENDED else f"all but {where}"
-        judge = (
+        part = region if config.repaint == ATTENDED else f"all but {region}"
+        errors = (
             f"{config.errors} errors of an ERM classifier" if config.classifier == TRAIN else "a classifier's errors"
         )
-        placed = f", in {counted(len(self.prompt_backgrounds), 'scene')} in turn" if self.prompt_backgrounds else ""
+        scenes = f", in {counted(len(self.prompt_backgrounds), 'scene')} in turn" if self.prompt_backgrounds else ""
         return (
             f"Images made from the training split of {data}, to break spurious correlations with its "
-            f"classes. Sources are {judge}{f' ({wrong})' if wrong else ''}, clustered by class; of each, {part} was "
-            f"repainted with the prompt {code(self.prompt_of(0))}, or that of its class{placed}. `foreground` is the "
+            f"classes. Sources are {errors}{f' ({wrong})' if wrong else ''}, clustered by class; of each, {part} was "
+            f"repainted with the prompt {code(self.prompt_of(0))}, or that of its class{scenes}. `foreground` is the "
             "class of the source, which is kept. `background` is unknown, because the scene may be repainted. "
             "`source` is the training image's name."
         )
 
     def done_message(self, out: Path) -> str:
         lines = [super().done_message(out)]
-        none = [name for name, n in self.told["errors"].items() if not n]
-        if none:
-            lines.append(f"No images of {listed(none)}, as none has errors.")
-        lines += error_set_lines(self.told["error_set"])
+        without_errors = [name for name, n in self.stage_summary["errors"].items() if not n]
+        if without_errors:
+            lines.append(f"No images of {listed(without_errors)}, as none has errors.")
+        lines += describe_error_set(self.stage_summary["error_set"])
         sheets = f"{out}/_figureground/stages/clusters holds a sheet of each class's errors."
-        return "\n".join([*lines, *self.left_out("image"), sheets])
+        return "\n".join([*lines, *self.list_left_out("image"), sheets])
 
 
-def error_set_lines(told: Mapping[str, Any]) -> list[str]:
+def describe_error_set(summary: Mapping[str, Any]) -> list[str]:
     """Return a line with the error set's precision and recall for the minority groups, if attributes are known.
 
     Args:
-        told: Result of `learn.jtt.tell_errors`.
+        summary: Result of `learn.jtt.tell_errors`.
     """
-    if told.get("precision") is None or told.get("recall") is None:
+    if summary.get("precision") is None or summary.get("recall") is None:
         return []
     return [
-        f"The error set has {counted(told['errors'], 'image')}: precision {told['precision']:.1%}, recall "
-        f"{told['recall']:.1%} for the groups that go against the bias. Attributes served only to measure this."
+        f"The error set has {counted(summary['errors'], 'image')}: precision {summary['precision']:.1%}, recall "
+        f"{summary['recall']:.1%} for the groups that go against the bias. Attributes served only to measure this."
     ]

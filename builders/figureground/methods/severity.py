@@ -28,8 +28,8 @@ def plan_severity(make: Callable[[Sequence[str]], Method], axes: Sequence[Axis])
     for method in methods.values():
         if not isinstance(method, D3S):
             raise UsageError(f"--severity applies to d3s, which pastes cut-outs, not to {method.METHOD}.")
-        needed = "paste" if any(axis.name != "strength" for axis in axes) else None
-        if method.config.guide == "none" or (needed and method.config.guide != needed):
+        required_guide = "paste" if any(axis.name != "strength" for axis in axes) else None
+        if method.config.guide == "none" or (required_guide and method.config.guide != required_guide):
             raise UsageError(
                 f"--severity: images of the config {method.config.name} start from "
                 f"{'no guide' if method.config.guide == 'none' else 'whole photographs'}, so these axes don't apply."

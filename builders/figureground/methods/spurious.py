@@ -36,7 +36,7 @@ from figureground.finetune.concept_store import ConceptStore
 from figureground.finetune.settings import fill, fingerprint_network
 from figureground.methods import citations
 from figureground.methods.base import Method
-from figureground.methods.concept_stages import GIVEN_ELSEWHERE, Concepts, Inputs, read_made
+from figureground.methods.concept_stages import GIVEN_ELSEWHERE, Concepts, Inputs, read_concept_facts
 from figureground.methods.forecast import human_bytes
 from figureground.methods.panels import spurious as spurious_panels
 from figureground.methods.panels.panel import Panel
@@ -119,7 +119,7 @@ class Spurious(Method):
         "prints average precision and ROC-AUC, each by its name.",
     )
     config: SpuriousConfig
-    _known_to_network = False
+    _has_checked_network = False
     """Whether the feature network was found to have all classes."""
 
     def load_inputs(self) -> None:
@@ -131,11 +131,11 @@ class Spurious(Method):
             "backgrounds", config.backgrounds, "backgrounds", str(self.CONFIGS[config.name].backgrounds)
         )
         self.nouns = list(dict.fromkeys(feature.noun for feature in self.features))
-        self.counts = self._count(config.per_cell, "per_cell")
+        self.counts = self._count_images(config.per_cell, "per_cell")
         self.earlier: list[dict[str, Counts]] = []
         for step in config.extended:
             self.earlier.append(self.counts)
-            self.counts = self._count(step, "extended")
+            self.counts = self._count_images(step, "extended")
             self._refuse_fewer(self.earlier[-1])
         self.pairings = {}
         self._by_slug = {feature.slug: feature for feature in self.features}
@@ -144,10 +144,10 @@ class Spurious(Method):
         elif config.references is not None and not Path(config.references).expanduser().is_dir():
             raise RecipeError("references", f"no such directory: {config.references}.")
         if config.concepts:
-            shelf = Path(config.concepts).expanduser()
-            there = next((path for path in (shelf, *shelf.parents) if path.exists()), shelf)
-            if there.exists() and not there.is_dir():
-                raise RecipeError("concepts", f"{there} is a file; give a directory.")
+            folder = Path(config.concepts).expanduser()
+            existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+            if existing.exists() and not existing.is_dir():
+                raise RecipeError("concepts", f"{existing} is a file; give a directory.")
 
     def _read_labels(self) -> list[ClassEntry]:
         """Return the classes of the logits; a network's own are read from its config, without opening it."""
@@ -156,20 +156,20 @@ class Spurious(Method):
             return read_nouns("labels", config.labels, "classes", "imagenet")
         folder = ROBUST if config.feature_model == POCKET else Path(config.feature_model or "").expanduser()
         try:
-            said = read_json(folder / "config.json")["id2label"]
-            names = [str(said[str(i)]) for i in range(len(said))]
+            id2label = read_json(folder / "config.json")["id2label"]
+            names = [str(id2label[str(i)]) for i in range(len(id2label))]
         except (OSError, ValueError, KeyError, TypeError):
             raise RecipeError(
                 "labels",
                 f"{FEATURE_MODEL!r} is given, but feature_model={config.feature_model} is not a transformers "
                 "directory whose config.json names its classes. Give labels=imagenet, or a CSV with a column name.",
             ) from None
-        twice = {name for name, n in Counter(names).items() if n > 1}
-        return [ClassEntry(f"{name} ({i})" if name in twice else name, name) for i, name in enumerate(names)]
+        repeated = {name for name, n in Counter(names).items() if n > 1}
+        return [ClassEntry(f"{name} ({i})" if name in repeated else name, name) for i, name in enumerate(names)]
 
-    def _count(self, per_cell: Any, field: str) -> dict[str, Counts]:
+    def _count_images(self, per_cell: Any, field: str) -> dict[str, Counts]:
         """Return the images per cell, by split: each class has one noun, in every scene."""
-        by_scene = self._by_scene(per_cell, field)
+        by_scene = self._counts_by_scene(per_cell, field)
         if not any(by_scene.values()):
             raise RecipeError(field, "it plans no image in any scene. Give a number above 0.")
         counts = {}
@@ -179,7 +179,7 @@ class Spurious(Method):
             counts[feature.slug] = table
         return counts
 
-    def _by_scene(self, per_cell: Any, field: str) -> dict[str, int]:
+    def _counts_by_scene(self, per_cell: Any, field: str) -> dict[str, int]:
         names = [background.name for background in self.backgrounds]
         if not isinstance(per_cell, Mapping):
             return dict.fromkeys(names, int(per_cell))
@@ -188,11 +188,11 @@ class Spurious(Method):
                 raise RecipeError(f"{field}.{name}", f"there is no scene {name!r}{nearest_or_all(str(name), names)}")
         return {name: int(per_cell.get(name, 0)) for name in names}
 
-    def _refuse_fewer(self, before: dict[str, Counts]) -> None:
+    def _refuse_fewer(self, earlier: dict[str, Counts]) -> None:
         first = next(iter(self.counts))
-        if (self.counts[first] < before[first]).any():
+        if (self.counts[first] < earlier[first]).any():
             raise RecipeError("extended", "a scene would have fewer images than it has. Give a larger number.")
-        if (self.counts[first] == before[first]).all():
+        if (self.counts[first] == earlier[first]).all():
             raise RecipeError("extended", "it adds no image. Give a larger number.")
 
     def _refuse_unknown_to_pocket(self) -> None:
@@ -233,21 +233,21 @@ class Spurious(Method):
             "feature": feature.text,
             "concept": {
                 "name": spec.concept, "noun": feature.noun, "identifier": self.settings.identifier,
-                "sha256": self._concepts.made[spec.concept]["sha256"],
+                "sha256": self._concepts.facts[spec.concept]["sha256"],
             },
         }  # fmt: skip
 
-    def settings_shown(self) -> dict[str, Any]:
-        return {name: value for name, value in super().settings_shown().items() if name != "strength"}
+    def provenance_settings(self) -> dict[str, Any]:
+        return {name: value for name, value in super().provenance_settings().items() if name != "strength"}
 
     def per_cell(self) -> dict[str, int]:
-        return self._by_scene(self.config.per_cell, "per_cell")
+        return self._counts_by_scene(self.config.per_cell, "per_cell")
 
     # --- identity -------------------------------------------------------------------------------
 
     def content_hashes(self) -> dict[str, Any]:
-        learned = self.settings.deciding()
-        learned["tiny_autoencoder"] = public(learned["tiny_autoencoder"])
+        finetuning = self.settings.deciding()
+        finetuning["tiny_autoencoder"] = public(finetuning["tiny_autoencoder"])
         return {
             **super().content_hashes(),
             "features": [[feature.name, feature.noun, feature.text] for feature in self.features],
@@ -255,24 +255,24 @@ class Spurious(Method):
             "labels": digest([label.name for label in self.labels]),
             "backgrounds": [[b.name, "" if b.name == PLAIN else b.text] for b in self.backgrounds],
             "per_cell": self.per_cell(),
-            "references": self._references_named(),
+            "references": self._identify_references(),
             "feature_model": self._network_fingerprint,
             "components": {name: content_hash(path) for name, path in self.components.items()} or None,
-            "finetuning": {name: value for name, value in learned.items() if name not in GIVEN_ELSEWHERE},
+            "finetuning": {name: value for name, value in finetuning.items() if name not in GIVEN_ELSEWHERE},
         }
 
-    def _references_named(self) -> Any:
+    def _identify_references(self) -> Any:
         """Return what identifies the references in the recipe: their content, or how they are drawn."""
         if self.config.references is None:
             return None
         if self.config.references == POCKET:
             from figureground.pocket.biased import LOOKS_OF
 
-            return {"drawn": self._drawn_count, "looks": {f.name: LOOKS_OF[f.name] for f in self.features}}
+            return {"drawn": self._num_drawn_references, "looks": {f.name: LOOKS_OF[f.name] for f in self.features}}
         return {slug: references.digest for slug, references in self.references.items()}
 
     @property
-    def _drawn_count(self) -> int:
+    def _num_drawn_references(self) -> int:
         return self.config.reference_count or 16
 
     @cached_property
@@ -286,10 +286,10 @@ class Spurious(Method):
                 return reference(name, np.random.default_rng(derive_seed(0, "reference", name, str(i))), config.size)
 
             return {
-                feature.slug: draw_references(self._drawn_count, partial(draw, feature.name))
+                feature.slug: draw_references(self._num_drawn_references, partial(draw, feature.name))
                 for feature in self.features
             }
-        assert config.references is not None  # `_lacking` reports this first
+        assert config.references is not None  # `_missing_settings` reports this first
         return read_references(Path(config.references), self.features, config.reference_count)
 
     @cached_property
@@ -304,71 +304,74 @@ class Spurious(Method):
     @cached_property
     def components(self) -> dict[str, Path]:
         """File of neural-PCA components by the class's slug; empty unless the fine-tuning needs them."""
-        given = self.config.components
-        if not self._needs_components or given is None:
+        directory = self.config.components
+        if not self._needs_components or directory is None:
             return {}
-        root = Path(given).expanduser()
+        root = Path(directory).expanduser()
         folders = Lookup(path.name for path in sorted(root.glob("*")) if (path / COMPONENTS).is_file())
-        found = {}
+        files = {}
         for feature in self.features:
-            own = folders.find(feature.name, *feature.aliases, feature.slug)
-            if len(own) > 1:
+            matches = folders.find(feature.name, *feature.aliases, feature.slug)
+            if len(matches) > 1:
                 raise RecipeError(
-                    "components", f"{feature.name!r} has more than one folder in {given}: {listed(own)}. {RULE}."
+                    "components",
+                    f"{feature.name!r} has more than one folder in {directory}: {listed(matches)}. {RULE}.",
                 )
-            if own:
-                found[feature.slug] = root / own[0] / COMPONENTS
-        missing = [feature.name for feature in self.features if feature.slug not in found]
+            if matches:
+                files[feature.slug] = root / matches[0] / COMPONENTS
+        missing = [feature.name for feature in self.features if feature.slug not in files]
         if missing:
             raise RecipeError(
                 "components",
-                f"{len(missing)} of {len(self.features)} classes have none in {given}: {listed(missing, 5)}. Make "
-                f"them, class by class, with figureground components --out {given}/{slug(missing[0])}.",
+                f"{len(missing)} of {len(self.features)} classes have none in {directory}: {listed(missing, 5)}. Make "
+                f"them, class by class, with figureground components --out {directory}/{slug(missing[0])}.",
             )
-        return found
+        return files
 
     # --- concepts -------------------------------------------------------------------------------
 
-    def _lacking(self) -> dict[str, str]:
+    def _missing_settings(self) -> dict[str, str]:
         """Return messages about required settings that are missing, by field."""
-        found = {}
+        messages = {}
         if self.config.references is None:
-            found["references"] = (
+            messages["references"] = (
                 "none are given. Give images of each feature without its class: --set references=DIR, with one folder "
                 "per class, or the folders of Spurious ImageNet."
             )
         if self.settings.reads_features and self.settings.feature_model == NOT_GIVEN:
-            found["feature_model"] = (
+            messages["feature_model"] = (
                 "none is given, and SFSL compares the features of an adversarially robust classifier. Name one, such "
                 "as a file of robust ResNet-50 weights (--set feature_model=FILE), or turn SFSL off: "
                 "--set finetuning.sfsl_weight=0."
             )
         if self._needs_components and self.config.components is None:
-            found["components"] = (
+            messages["components"] = (
                 "none are given, and finetuning.features=neural-pca needs those of each class. Make them with "
                 "figureground components, and give --set components=DIR."
             )
-        return found
+        return messages
 
     def parts(self, stages: Path) -> list[str]:
         """Return the classes whose concept isn't learned yet, by their slugs."""
-        made = read_made(stages, self.features)
-        return [feature.slug for feature in self._drawn() if feature.slug not in made]
+        facts = read_concept_facts(stages, self.features)
+        return [feature.slug for feature in self._features_to_draw() if feature.slug not in facts]
 
     def make_part(self, stages: Path, name: str, checkpoint: Checkpoint, device: torch.device) -> None:
         """Fine-tune the concept of a class."""
         concepts = self._open_concepts(stages, checkpoint, device)
         feature, names = self._by_slug[name], self.parts(stages)
-        if not self._known_to_network:
+        if not self._has_checked_network:
             self._refuse_unknown_to_network()
-            self._known_to_network = True
-        concepts.say(f"{feature.name} ({feature.noun}), 1 of {counted(len(names), 'concept')} still to be learned")
+            self._has_checked_network = True
+        concepts.print_progress(
+            f"{feature.name} ({feature.noun}), 1 of {counted(len(names), 'concept')} still to be learned"
+        )
         concepts.make(self._inputs(feature))
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Read the concepts, and learn again those that were lost."""
         concepts = self._open_concepts(stages, checkpoint, checkpoint.device)
-        lost = [feature for feature in self._unfinished(stages) if concepts.is_lost(feature)]
+        lost = [feature for feature in self._unfinished_features(stages) if concepts.is_lost(feature)]
         if not lost:
             return
         from figureground.diffusion.render import move_to_cpu
@@ -377,7 +380,7 @@ class Spurious(Method):
         move_to_cpu(checkpoint)  # the recipe's own checkpoint draws no image
         for number, feature in enumerate(lost, 1):
             signals.check()
-            concepts.say(f"lost concept {number} of {len(lost)}: {feature.name} ({feature.noun})")
+            concepts.print_progress(f"lost concept {number} of {len(lost)}: {feature.name} ({feature.noun})")
             concepts.make_again(self._inputs(feature))
 
     def _open_concepts(self, stages: Path, checkpoint: Checkpoint, device: torch.device) -> Concepts:
@@ -387,19 +390,19 @@ class Spurious(Method):
         self._concepts.read(self.features)
         return self._concepts
 
-    def _drawn(self) -> list[Feature]:
+    def _features_to_draw(self) -> list[Feature]:
         """Return the classes that have images; with a limit, some may have none."""
         totals = self.plan().totals()
         return [feature for feature in self.features if totals[feature.slug]]
 
-    def _unfinished(self, stages: Path) -> list[Feature]:
+    def _unfinished_features(self, stages: Path) -> list[Feature]:
         """Return the classes with images still to be drawn."""
-        todo = {shard.split for shard in missing(stages.parents[1], map(as_shard, self.plan().shards()))}
-        return [feature for feature in self.features if feature.slug in todo]
+        splits = {shard.split for shard in missing(stages.parents[1], map(as_shard, self.plan().shards()))}
+        return [feature for feature in self.features if feature.slug in splits]
 
     def _inputs(self, feature: Feature) -> Inputs:
         return Inputs(
-            feature, self._made_of(feature), self.references[feature.slug], self.components.get(feature.slug),
+            feature, self._concept_identity(feature), self.references[feature.slug], self.components.get(feature.slug),
             [Path(self.config.checkpoint).name, self.checkpoint_fingerprint],
         )  # fmt: skip
 
@@ -411,19 +414,19 @@ class Spurious(Method):
         """
         return ConceptStore(Path(self.config.concepts).expanduser() if self.config.concepts else stages / CONCEPTS)
 
-    def _made_of(self, feature: Feature) -> dict[str, Any]:
+    def _concept_identity(self, feature: Feature) -> dict[str, Any]:
         """Return everything that decides a concept, as JSON, with the keys of its `finetuning.json`."""
         settings = self.settings.deciding()
         for name in ("checkpoint", "feature_model", "tiny_autoencoder"):
             del settings[name]  # their content counts, not their paths
-        made_of = {
+        identity = {
             "noun": feature.noun, "label": feature.name, **settings, "checkpoint_content": self.checkpoint_fingerprint,
             "references": self.references[feature.slug].told(),
             "feature_model_content": self._network_fingerprint,
         }  # fmt: skip
         if feature.slug in self.components:
-            made_of["components_content"] = content_hash(self.components[feature.slug])
-        return made_of
+            identity["components_content"] = content_hash(self.components[feature.slug])
+        return identity
 
     def _refuse_long(self, checkpoint: Checkpoint) -> None:
         """Refuse prompts that a text encoder would truncate: the scene is last and would be lost."""
@@ -484,8 +487,8 @@ class Spurious(Method):
 
     def summary(self) -> str:
         settings = self.settings
-        shown = [f"{markdown(feature.name)} ({markdown(feature.noun)})" for feature in self.features]
-        some = ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+        names = [f"{markdown(feature.name)} ({markdown(feature.noun)})" for feature in self.features]
+        examples = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         similarity = ""
         if settings.sfsl_weight:
             similarity = (
@@ -500,34 +503,34 @@ class Spurious(Method):
         trained = f"adapters of {self._trained_parts}" if settings.lora_rank else f"{self._trained_parts} together"
         return (
             f"Images that may fool classifiers. For each class they show its spurious feature, without the class "
-            f"itself: {some}. A diffusion model learned each feature from a few references, as a new word: DreamBooth "
-            f"with prior preservation{similarity}, training {trained} for {settings.max_train_steps:,} steps. It then "
-            "drew the images from prompts with that word. Each class is a split. `foreground` is the object shown, "
-            "`background` the scene of the prompt (`plain` if it names none), `spurious_for` the class that a "
-            "classifier may predict, and `feature` the feature in words."
+            f"itself: {examples}. A diffusion model learned each feature from a few references, as a new word: "
+            f"DreamBooth with prior preservation{similarity}, training {trained} for {settings.max_train_steps:,} "
+            "steps. It then drew the images from prompts with that word. Each class is a split. `foreground` is the "
+            "object shown, `background` the scene of the prompt (`plain` if it names none), `spurious_for` the class "
+            "that a classifier may predict, and `feature` the feature in words."
         )
 
     def card_context(self, out: Path) -> CardContext:
-        made_concepts, concepts = read_made(out / PRIVATE / "stages", self.features), []
+        concept_facts, concepts = read_concept_facts(out / PRIVATE / "stages", self.features), []
         for feature in self.features:
-            if (made := made_concepts.get(feature.slug)) is not None:
+            if (facts := concept_facts.get(feature.slug)) is not None:
                 concepts.append({
                     "class": feature.name, "noun": feature.noun, "feature": feature.text,
-                    **{name: made[name] for name in ("references", "identifier", "kind", "sha256", "feature_model")},
-                    "losses": {name: value for name, value in made["losses"].items() if name in LOSSES},
+                    **{name: facts[name] for name in ("references", "identifier", "kind", "sha256", "feature_model")},
+                    "losses": {name: value for name, value in facts["losses"].items() if name in LOSSES},
                 })  # fmt: skip
         return dataclasses.replace(super().card_context(out), concepts=concepts)
 
     def sources(self) -> tuple[list[Source], list[Credit]]:
-        given = self.config.references
-        if given is None:
+        location = self.config.references
+        if location is None:
             return [], []
         images = [image for references in self.references.values() for image in references.images]
-        if given == POCKET:
+        if location == POCKET:
             license, file = read_license(resource("templates/pocket"))
             return [Source("references", POCKET, len(images), license=license, license_file=file)], []
         paths = [image.path for image in images if image.path is not None]
-        source, credits = read_source("references", Path(given), paths, skipped=len(self.skipped()))
+        source, credits = read_source("references", Path(location), paths, skipped=len(self.skipped()))
         return [source], credits
 
     def skipped(self) -> list[tuple[str, str]]:
@@ -559,8 +562,8 @@ class Spurious(Method):
         return ["", *lines, "", "prompts such as " + ", ".join(prompts[:3])]
 
     def refuse_absent(self) -> None:
-        if lacking := self._lacking():
-            field, what = next(iter(lacking.items()))
+        if messages := self._missing_settings():
+            field, what = next(iter(messages.items()))
             raise RecipeError(field, what)
         settings = self.settings
         if settings.reads_features and settings.feature_model not in (None, NOT_GIVEN):
@@ -569,7 +572,7 @@ class Spurious(Method):
 
     def needs(self) -> list[Need]:
         settings = self.settings
-        needs = [*super().needs(), *(Need(field, what.rstrip(".")) for field, what in self._lacking().items())]
+        needs = [*super().needs(), *(Need(field, what.rstrip(".")) for field, what in self._missing_settings().items())]
         if settings.reads_features and settings.feature_model not in (None, NOT_GIVEN):
             needs += missing_model("feature_model", str(settings.feature_model), settings.feature_model_revision)
             if settings.tiny_autoencoder is not None:
@@ -581,24 +584,25 @@ class Spurious(Method):
         return needs
 
     def plan_notes(self) -> list[str]:
-        settings, lacking = self.settings, self._lacking()
-        wanted = self._drawn()
-        there = 0
-        if self.config.concepts and "references" not in lacking:
+        settings, missing_settings = self.settings, self._missing_settings()
+        features = self._features_to_draw()
+        num_existing = 0
+        if self.config.concepts and "references" not in missing_settings:
             store = self.store(Path())
-            there = sum(store.find(feature.slug, self._made_of(feature)) is not None for feature in wanted)
-        missing = len(wanted) - there
-        each = estimate_footprint(self.config.checkpoint, self.config.revision, settings.lora_rank)
+            num_existing = sum(
+                store.find(feature.slug, self._concept_identity(feature)) is not None for feature in features
+            )
+        num_missing = len(features) - num_existing
+        disk = estimate_footprint(self.config.checkpoint, self.config.revision, settings.lora_rank)
         kind = f"adapters of rank {settings.lora_rank}" if settings.lora_rank else "whole checkpoints"
         lines = [
-            f"{counted(missing, 'concept')} to fine-tune, {settings.max_train_steps:,} steps each"
-            + (f" ({there} of {len(wanted)} are in {self.config.concepts})" if there else "")
-            + f"; they need about {human_bytes(each.finished * missing)} of disk ({kind}, "
-            f"{human_bytes(each.finished)} each"
-            + (")" if each.is_measured else ", by what the checkpoint's name says)")
-            + (f", and about {human_bytes(each.working)} more while one is learned" if missing else "")
+            f"{counted(num_missing, 'concept')} to fine-tune, {settings.max_train_steps:,} steps each"
+            + (f" ({num_existing} of {len(features)} are in {self.config.concepts})" if num_existing else "")
+            + f"; they need about {human_bytes(disk.kept * num_missing)} of disk ({kind}, {human_bytes(disk.kept)} each"
+            + (")" if disk.known else ", by what the checkpoint's name says)")
+            + (f", and about {human_bytes(disk.working)} more while one is learned" if num_missing else "")
         ]
-        if missing and "references" not in lacking:
+        if num_missing and "references" not in missing_settings:
             lines += self._plan_learning()
         if skipped := self.skipped():
             lines.append(f"{counted(len(skipped), 'reference')} can't be read, such as {': '.join(skipped[0])}.")
@@ -608,16 +612,17 @@ class Spurious(Method):
         """Return lines on how a concept is learned and what its prior images cost."""
         settings = self.settings
         counts = [len(references.images) for references in self.references.values()]
-        many = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        reference_counts = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         trained = f"adapters of rank {settings.lora_rank}" if settings.lora_rank else self._trained_parts
         similarity = f"SFSL of weight {settings.sfsl_weight:g}" if settings.sfsl_weight else "no SFSL"
         if settings.sfsl_weight and settings.class_direction:
             similarity += f" without the class's direction ({settings.class_direction})"
         if settings.early_stopping:
             similarity += f", stopped early by {settings.early_stopping}"
+        batch = settings.batch_size * settings.gradient_accumulation_steps
         lines = [
-            f"each from {many} references: {trained}, {settings.batch_size * settings.gradient_accumulation_steps} a "
-            f"step, prior preservation of weight {settings.prior_weight:g}, {similarity}"
+            f"each from {reference_counts} references: {trained}, {batch} a step, prior preservation of weight "
+            f"{settings.prior_weight:g}, {similarity}"
         ]
         if settings.prior_weight:
             images = settings.num_class_images * len(self.nouns)

@@ -101,13 +101,13 @@ class SpuriousConfig(Config):
             and estimate_footprint(self.checkpoint, self.revision).finished > SMALL
         ):
             changes["lora_rank"] = LORA_RANK
-        usual = POCKET_FINETUNING.feature_model if self.checkpoint == POCKET else None
-        changes["feature_model"] = self.feature_model or usual or NOT_GIVEN  # reported before a build
+        default = POCKET_FINETUNING.feature_model if self.checkpoint == POCKET else None
+        changes["feature_model"] = self.feature_model or default or NOT_GIVEN  # reported before a build
         try:
             return settings_for(self.checkpoint, revision=self.revision, size=self.size, **changes)
         except RecipeError as error:
-            known = error.field.split("[")[0] in self.finetuning
-            name = f"finetuning.{error.field}" if known else error.field
+            is_finetuning = error.field.split("[")[0] in self.finetuning
+            name = f"finetuning.{error.field}" if is_finetuning else error.field
             raise RecipeError(name, str(error).partition(": ")[2]) from None
         except TypeError as error:
             raise RecipeError("finetuning", f"{dict(self.finetuning)!r} can't be used: {error}.") from None

@@ -136,9 +136,9 @@ def _build(method: Method, out: Path, runner: Runner, show_progress: bool, track
     _refuse_within_sources(method, out)
     directory.refuse_uninstalled(config.formats)
     directory.refuse_older(out)
-    if method.chose_shard_size and (size := directory.read_shard_size(out)):
+    if method.has_default_shard_size and (size := directory.read_shard_size(out)):
         method.config = dataclasses.replace(method.config, shard_size=size)
-    method.marked = directory.marks_images(out)
+    method.marks_images = directory.marks_images(out)
     method.refuse_absent()
     method.settle_sampler()
     _check_checkpoint(method)
@@ -208,7 +208,7 @@ def _describe(method: Method, out: Path, was_complete: bool) -> None:
 
 def finish(method: Method, out: Path) -> None:
     """Write index and card; every shard must have its marker."""
-    recipe, provenance_settings = method.recipe(out / PRIVATE), method.settings_shown()
+    recipe, provenance_settings = method.recipe(out / PRIVATE), method.provenance_settings()
     identity = {n: v for n, v in recipe.pop("identity").items() if n not in SAMPLING or n in provenance_settings}
     settings = {**identity, **recipe.pop("execution")}
     for name in ("content", recipes.SEAL):

@@ -37,7 +37,12 @@ class Job:
     def from_method(cls, method: Method) -> Job:
         """Return the job of a method."""
         return cls(
-            type(method), method.config.name, method.fields_given(), method.shared(), method.log, method.show_progress
+            type(method),
+            method.config.name,
+            method.init_fields(),
+            method.shared_values(),
+            method.log,
+            method.show_progress,
         )
 
     def open(self) -> Method:

@@ -231,7 +231,7 @@ class Worker:
         device = str(checkpoint.device)
         common = {
             **checkpoint.facts,
-            **{PROVENANCE_NAMES.get(name, name): value for name, value in method.settings_shown().items()},
+            **{PROVENANCE_NAMES.get(name, name): value for name, value in method.provenance_settings().items()},
             "device": numerics["device"],
             "dtype": numerics["dtype"],
             "versions": numerics["versions"],

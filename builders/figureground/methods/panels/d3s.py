@@ -29,22 +29,22 @@ def sample_panels(method: D3S, provenance: Mapping[str, Any]) -> list[Panel]:
         return []
     guide, split, size = Guide.from_json(saved), str(provenance.get("split", "")), method.config.size
     if guide.kind == "photograph":
-        whole = partial(_find, method, "photographs", split, guide.cutout)
-        facts = [("photograph", _file(guide.cutout))]
-        return [draw_panel("Photograph", {"photograph": lambda: photograph(whole().path, size)}, facts)]
+        find_photograph = partial(_find_item, method, "photographs", split, guide.cutout)
+        facts = [("photograph", _file_name(guide.cutout))]
+        return [draw_panel("Photograph", {"photograph": lambda: photograph(find_photograph().path, size)}, facts)]
     if guide.template is None or guide.box is None:
         return []
-    cutout = partial(_find, method, "cutouts", split, guide.cutout)
-    scene = partial(_find, method, "scenes", split, guide.template)
+    find_cutout = partial(_find_item, method, "cutouts", split, guide.cutout)
+    find_scene = partial(_find_item, method, "scenes", split, guide.template)
     draws: dict[str, Draw] = {
-        "cut-out": lambda: _flat(read_image(cutout().path, "RGBA", max_edge=size), size),
-        "scene": lambda: photograph(scene().path, size),
-        "mask": partial(_foreground, method, guide, cutout, scene),
+        "cut-out": lambda: _flatten(read_image(find_cutout().path, "RGBA", max_edge=size), size),
+        "scene": lambda: photograph(find_scene().path, size),
+        "mask": partial(_draw_foreground, method, guide, find_cutout, find_scene),
     }
     left, top, right, bottom = guide.box
     facts = [
-        ("cut-out", _file(guide.cutout)),
-        ("scene", _file(guide.template)),
+        ("cut-out", _file_name(guide.cutout)),
+        ("scene", _file_name(guide.template)),
         ("pasted part", "its mask" if method.config.paste == "mask" else "its centre square"),
         ("box", f"{right - left} × {bottom - top} pixels at ({left}, {top}), {(right - left) / size:.0%} of the edge"),
         ("mirrored", "yes" if guide.flip else "no"),
@@ -55,7 +55,7 @@ def sample_panels(method: D3S, provenance: Mapping[str, Any]) -> list[Panel]:
     return [panel._replace(facts=(*panel.facts, *area))]
 
 
-def _find(method: D3S, bank: str, split: str, id: str) -> Item:
+def _find_item(method: D3S, bank: str, split: str, id: str) -> Item:
     """Return a source image whose file is unchanged.
 
     Args:
@@ -69,26 +69,28 @@ def _find(method: D3S, bank: str, split: str, id: str) -> Item:
         item: Item = getattr(method, bank)[split].find(id)
         unchanged = content_hash(item.path) == item.sha256
     except (FiguregroundError, OSError, ValueError, KeyError):
-        raise Missing(f"{_file(id)} is no longer among the {bank}") from None
+        raise Missing(f"{_file_name(id)} is no longer among the {bank}") from None
     if not unchanged:
-        raise Missing(f"{_file(id)} has changed since the images were planned")
+        raise Missing(f"{_file_name(id)} has changed since the images were planned")
     return item
 
 
-def _file(id: str) -> str:
+def _file_name(id: str) -> str:
     """Return folder and file name in an id."""
     return printable(id.rpartition("@")[0])
 
 
-def _flat(cutout: Image.Image, size: int) -> Image.Image:
+def _flatten(cutout: Image.Image, size: int) -> Image.Image:
     """Return a cut-out on grey, RGB, with edges of at most `size` pixels."""
     cutout.thumbnail((size, size))
     paper = Image.new("RGBA", cutout.size, PAPER)
     return Image.alpha_composite(paper, cutout).convert("RGB")
 
 
-def _foreground(method: D3S, guide: Guide, cutout: Callable[[], Item], scene: Callable[[], Item]) -> Image.Image:
+def _draw_foreground(
+    method: D3S, guide: Guide, find_cutout: Callable[[], Item], find_scene: Callable[[], Item]
+) -> Image.Image:
     """Return the share of the foreground in each pixel of the guide, L."""
     assert guide.box is not None
     size = method.config.size
-    return compose(cutout().path, scene().path, guide.box, guide.flip, size, method.config.paste)[1]
+    return compose(find_cutout().path, find_scene().path, guide.box, guide.flip, size, method.config.paste)[1]

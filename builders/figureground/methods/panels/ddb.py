@@ -18,14 +18,14 @@ from figureground.core.errors import FiguregroundError, counted
 from figureground.core.files import MOST_JSON, FileError, read_text
 from figureground.methods.panels.drawing import colour, histogram, tint
 from figureground.methods.panels.maps import ATTRIBUTION_MAPS, read_map
-from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, lost_stage
+from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, missing_stage_fact
 from figureground.methods.panels.repaint import (
     JOBS,
+    count_shares,
+    masked_share,
     read_region,
     read_source,
     read_stage,
-    share_of,
-    shares,
     source_facts,
     stages_of,
 )
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SOURCES = "sources"
 """Stage that chooses the images of the lowest loss."""
-JUDGED_BY = ("probability", "attribution_ratio")
+PRUNING_SCORES = ("probability", "attribution_ratio")
 """Scores that pruning compares with thresholds."""
 SHOWN = 12
 """Maximum number of dropped images shown."""
@@ -73,14 +73,14 @@ def sample_panels(method: DDB, directory: Path, provenance: Mapping[str, Any]) -
     ]
     panel = draw_panel("Source and repainted object", draws, facts)
     masks = [picture.image for picture in panel.pictures if picture.title == "mask"]
-    area = [("area of the region", f"{share_of(mask):.1%} of the image") for mask in masks]
+    area = [("area of the region", f"{masked_share(mask):.1%} of the image") for mask in masks]
     return [
         panel._replace(facts=(*panel.facts, *area)),
-        _pruning(method, directory, provenance),
+        _pruning_panel(method, directory, provenance),
     ]
 
 
-def _pruning(method: DDB, directory: Path, provenance: Mapping[str, Any]) -> Panel:
+def _pruning_panel(method: DDB, directory: Path, provenance: Mapping[str, Any]) -> Panel:
     """Return the scores of a sample, and where in the image the painted class's logit comes from."""
     key = str(provenance.get("key", ""))
     facts = _score_facts(method, directory, provenance)
@@ -97,13 +97,12 @@ def _loss_facts(method: DDB, directory: Path, key: str) -> list[tuple[str, str]]
     """Return the source's loss and its place among the sources of its class."""
     facts, row = read_stage(method, directory, SOURCES), method.rows.get(key)
     if facts is None:
-        return [lost_stage(SOURCES)]
+        return [missing_stage_fact(SOURCES)]
     for label, rows in facts["rows"].items():
         if row in rows:
-            place = rows.index(row)
-            text = (
-                f"{facts['losses'][label][place]:.3g}, place {place + 1} of the class's {counted(len(rows), 'source')}"
-            )
+            position = rows.index(row)
+            loss, count = facts["losses"][label][position], counted(len(rows), "source")
+            text = f"{loss:.3g}, place {position + 1} of the class's {count}"
             return [("loss of the source", text)]
     return []
 
@@ -117,27 +116,27 @@ def _score_facts(method: DDB, directory: Path, provenance: Mapping[str, Any]) ->
         return [("scores", f"missing: {SCORES}/ddb.csv has no row of this image")]
     name = str(provenance.get("foreground", ""))
     facts = [
-        (f"probability of {name}", f"{score.probability:.3f}{_limit(method, 'probability', name)}"),
+        (f"probability of {name}", f"{score.probability:.3f}{_format_threshold(method, 'probability', name)}"),
         ("predicted as", score.predicted),
         ("attribution inside the region", f"{score.attribution:.1%}, on {score.area:.1%} of the image"),
-        ("attribution ratio", f"{score.attribution_ratio:.3g}{_limit(method, 'attribution_ratio', name)}"),
+        ("attribution ratio", f"{score.attribution_ratio:.3g}{_format_threshold(method, 'attribution_ratio', name)}"),
     ]
-    failed = why_dropped(method, score, name)
+    failed = find_failed_scores(method, score, name)
     return [*facts, ("pruning", f"drops it: low {' and '.join(failed)}" if failed else "keeps it")]
 
 
-def _limit(method: DDB, score: str, name: str) -> str:
-    least = method.least(score, name)
-    return " (no threshold)" if least is None else f" (threshold {least:g})"
+def _format_threshold(method: DDB, score: str, name: str) -> str:
+    threshold = method.threshold(score, name)
+    return " (no threshold)" if threshold is None else f" (threshold {threshold:g})"
 
 
-def why_dropped(method: DDB, score: Score, name: str) -> list[str]:
+def find_failed_scores(method: DDB, score: Score, name: str) -> list[str]:
     """Return the scores, in words, that are below the thresholds of a painted class; empty if the image is kept."""
-    limits = {each: method.least(each, name) for each in JUDGED_BY}
+    thresholds = {column: method.threshold(column, name) for column in PRUNING_SCORES}
     return [
-        each.replace("_", " ")
-        for each, least in limits.items()
-        if least is not None and not getattr(score, each) >= least
+        column.replace("_", " ")
+        for column, threshold in thresholds.items()
+        if threshold is not None and not getattr(score, column) >= threshold
     ]
 
 
@@ -154,23 +153,23 @@ def read_scores(directory: Path) -> dict[str, Score]:
     except FileNotFoundError:
         raise Missing(f"{SCORES}/ddb.csv is not there; a build writes it after its last image") from None
     except (OSError, FileError) as error:
-        why = error.reason if isinstance(error, FileError) else error.strerror
-        raise Missing(f"{SCORES}/ddb.csv: {why}") from None
+        reason = error.reason if isinstance(error, FileError) else error.strerror
+        raise Missing(f"{SCORES}/ddb.csv: {reason}") from None
 
 
 @lru_cache(maxsize=2)
 def _read_unchanged(path: Path, modified: int, size: int) -> dict[str, Score]:
     """Read scores; the file's time of modification and size are part of the cache's key."""
-    found = {}
+    scores = {}
     try:
         for row in csv.DictReader(io.StringIO(read_text(path, most=MOST_JSON))):
             probability, attribution, area, ratio = (float(row[name]) for name in Score._fields[:-1])
-            found[row["key"]] = Score(probability, attribution, area, ratio, row["predicted"])
+            scores[row["key"]] = Score(probability, attribution, area, ratio, row["predicted"])
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         if isinstance(error, FileError):
             raise
         raise FileError(path, f"it holds no scores ({type(error).__name__}: {error})") from None
-    return found
+    return scores
 
 
 # The overview
@@ -188,57 +187,58 @@ def overview(method: DDB, directory: Path) -> list[Panel]:
         labels = labels_of(key)
         if labels and labels[0] < len(foregrounds) and labels[1] < len(backgrounds):
             names[key] = (foregrounds[labels[0]], backgrounds[labels[1]])
-    failed = {key: why_dropped(method, scores[key], name) for key, (name, _) in names.items()}
-    dropped = [key for key, why in failed.items() if why]
-    facts = [("rule", method.pruning_rule()), ("dropped", _share(len(dropped), len(names)))]
+    failed_scores = {key: find_failed_scores(method, scores[key], name) for key, (name, _) in names.items()}
+    dropped = [key for key, reason in failed_scores.items() if reason]
+    facts = [("rule", method.pruning_rule()), ("dropped", _format_share(len(dropped), len(names)))]
     facts += [
-        (f"low {why}", counted(n, "image")) for why, n in Counter(w for key in dropped for w in failed[key]).items()
+        (f"low {reason}", counted(n, "image"))
+        for reason, n in Counter(w for key in dropped for w in failed_scores[key]).items()
     ]
     classes = {key: name for key, (name, _) in names.items()}
     facts += [
-        (f"dropped of {name}", n) for name, n in shares((classes[key] for key in dropped), list(classes.values()))
+        (f"dropped of {name}", n) for name, n in count_shares((classes[key] for key in dropped), list(classes.values()))
     ]
     if len(backgrounds) > 1:
         groups = {key: f"{name} × {scene}" for key, (name, scene) in names.items()}
-        every = list(groups.values())
-        facts += [(f"dropped of {name}", n) for name, n in shares((groups[key] for key in dropped), every)]
-    facts += _left_out(method, directory)
+        all_groups = list(groups.values())
+        facts += [(f"dropped of {name}", n) for name, n in count_shares((groups[key] for key in dropped), all_groups)]
+    facts += _left_out_facts(method, directory)
     draws: dict[str, Draw] = {
-        f"{each.replace('_', ' ')}: kept in blue, dropped in orange": partial(
-            _distribution, method, each, [getattr(scores[key], each) for key in names],
-            [each.replace("_", " ") in failed[key] for key in names],
+        f"{column.replace('_', ' ')}: kept in blue, dropped in orange": partial(
+            _draw_distribution, method, column, [getattr(scores[key], column) for key in names],
+            [column.replace("_", " ") in failed_scores[key] for key in names],
         )
-        for each in JUDGED_BY
+        for column in PRUNING_SCORES
         if names
     }  # fmt: skip
     panels = [draw_panel("What pruning drops", draws, facts)]
     return [*panels, _dropped_panel(directory, dropped, scores, classes)] if dropped else panels
 
 
-def _share(n: int, of: int) -> str:
-    return f"{n:,} of {counted(of, 'image')} ({n / max(1, of):.1%})"
+def _format_share(n: int, total: int) -> str:
+    return f"{n:,} of {counted(total, 'image')} ({n / max(1, total):.1%})"
 
 
-def _left_out(method: DDB, directory: Path) -> list[tuple[str, str]]:
+def _left_out_facts(method: DDB, directory: Path) -> list[tuple[str, str]]:
     """Return how many sources had no usable mask, by class."""
     jobs = read_stage(method, directory, JOBS)
     if jobs is None:
-        return [lost_stage(JOBS)]
+        return [missing_stage_fact(JOBS)]
     return [
         (f"sources left out of {name}", ", ".join(f"{n:,} ({reason})" for reason, n in reasons.items()))
         for name, reasons in jobs["told"]["dropped"].items()
     ]
 
 
-def _distribution(method: DDB, score: str, values: Sequence[float], dropped: Sequence[bool]) -> Image.Image:
+def _draw_distribution(method: DDB, score: str, values: Sequence[float], dropped: Sequence[bool]) -> Image.Image:
     """Draw the distribution of a score with the thresholds of all classes."""
-    limits = [method.least(score, name) for name in method.data.classes]
-    thresholds = [least for least in limits if least is not None]
+    limits = [method.threshold(score, name) for name in method.data.classes]
+    thresholds = [threshold for threshold in limits if threshold is not None]
     finite = [value if math.isfinite(value) else HIGHEST_RATIO for value in values]
     if score == "probability":
         return histogram(finite, dropped, thresholds, 1.0)
-    reached = min(HIGHEST_RATIO, math.ceil(max(finite)))
-    return histogram(finite, dropped, thresholds, max(1.0, reached, *(1.25 * least for least in thresholds)))
+    upper = min(HIGHEST_RATIO, math.ceil(max(finite)))
+    return histogram(finite, dropped, thresholds, max(1.0, upper, *(1.25 * threshold for threshold in thresholds)))
 
 
 def _dropped_panel(
@@ -246,14 +246,14 @@ def _dropped_panel(
 ) -> Panel:
     """Return a panel of dropped images, evenly chosen by the probability of their class."""
     ordered = sorted(dropped, key=lambda key: (scores[key].probability, key))
-    places = np.unique(np.linspace(0, len(ordered) - 1, min(SHOWN, len(ordered))).round().astype(int))
-    chosen = [ordered[place] for place in places.tolist()]
-    found = read_images(directory, chosen)
+    positions = np.unique(np.linspace(0, len(ordered) - 1, min(SHOWN, len(ordered))).round().astype(int))
+    chosen = [ordered[position] for position in positions.tolist()]
+    images = read_images(directory, chosen)
 
     def draw(key: str) -> Image.Image:
-        if key not in found:
+        if key not in images:
             raise Missing("the image is not in the dataset, or its shard can't be read")
-        return found[key]
+        return images[key]
 
     draws = {
         f"{key}, {classes[key]}: probability {scores[key].probability:.3f}, ratio {scores[key].attribution_ratio:.3g}":
@@ -265,16 +265,16 @@ def _dropped_panel(
 
 def read_images(directory: Path, keys: Sequence[str]) -> dict[str, Image.Image]:
     """Return images of a finished dataset by key, RGB, without those that can't be read."""
-    wanted, found = set(keys), {}
+    requested, images = set(keys), {}
     try:
         dataset = FinishedDataset(directory)
         for shard in dataset.shards:
             reader = dataset.reader(shard)
-            rows = [i for i, row in enumerate(reader.columns_of((), ("key",))) if row["key"] in wanted]
+            rows = [i for i, row in enumerate(reader.columns_of((), ("key",))) if row["key"] in requested]
             for stored in reader.samples(rows) if rows else ():
-                found[stored.key] = open_stored(stored.image).convert("RGB")
-            if len(found) == len(wanted):
+                images[stored.key] = open_stored(stored.image).convert("RGB")
+            if len(images) == len(requested):
                 break
     except (FiguregroundError, OSError, ValueError):
         pass
-    return found
+    return images

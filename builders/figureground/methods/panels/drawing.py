@@ -81,24 +81,24 @@ def histogram(
         high: Upper end of the axis, above 0.
     """
     places = np.clip((np.asarray(values, np.float64) / high * BINS).astype(np.int64), 0, BINS - 1)
-    out = np.asarray(dropped, bool)
-    lower, upper = (np.bincount(places[chosen], minlength=BINS) for chosen in (~out, out))
-    most = max(1, int((lower + upper).max()))
+    is_dropped = np.asarray(dropped, bool)
+    lower, upper = (np.bincount(places[chosen], minlength=BINS) for chosen in (~is_dropped, is_dropped))
+    tallest = max(1, int((lower + upper).max()))
     chart, draw, font = _empty_chart()
     width, height = CHART[0] - _LEFT - _RIGHT, CHART[1] - _TOP - _BOTTOM
     base = CHART[1] - _BOTTOM
     for i in range(BINS):
         left, right = (_LEFT + round(width * edge / BINS) for edge in (i, i + 1))
-        middle, top = (base - round(height * n / most) for n in (lower[i], lower[i] + upper[i]))
+        middle, top = (base - round(height * n / tallest) for n in (lower[i], lower[i] + upper[i]))
         if middle < base:
             draw.rectangle((left + 1, middle, right - 1, base - 1), KEPT)
         if top < middle:
             draw.rectangle((left + 1, top, right - 1, middle - 1), DROPPED)
-    for threshold in sorted({each for each in thresholds if each <= high}):
+    for threshold in sorted({value for value in thresholds if value <= high}):
         x = _LEFT + round(width * threshold / high)
         draw.line((x, _TOP - 4, x, base), INK)
     above = "+" if len(places) and float(np.max(values)) > high else ""
-    _label(draw, font, ("0", f"{high:.3g}{above}"), ("0", f"{most:,}"))
+    _label(draw, font, ("0", f"{high:.3g}{above}"), ("0", f"{tallest:,}"))
     return chart
 
 
@@ -108,22 +108,22 @@ def curve(values: Sequence[float]) -> Image.Image:
     Args:
         values: Finite values, one or more.
     """
-    found = np.asarray(values, np.float64)
-    low, high = float(found.min()), float(found.max())
+    series = np.asarray(values, np.float64)
+    low, high = float(series.min()), float(series.max())
     chart, draw, font = _empty_chart()
     width, height = CHART[0] - _LEFT - _RIGHT, CHART[1] - _TOP - _BOTTOM
 
     def place(step: float, value: float) -> tuple[float, float]:
-        across = step / max(1, len(found) - 1)
+        across = step / max(1, len(series) - 1)
         up = (value - low) / (high - low) if high > low else 0.5
         return _LEFT + 1 + across * (width - 1), CHART[1] - _BOTTOM - 2 - up * (height - 3)
 
-    window = max(1, len(found) // 25)
-    smooth = np.convolve(found, np.full(window, 1 / window), "valid")
-    draw.line([place(i, value) for i, value in enumerate(found.tolist())], "#a6c8de" if window > 1 else KEPT)
+    window = max(1, len(series) // 25)
+    smooth = np.convolve(series, np.full(window, 1 / window), "valid")
+    draw.line([place(i, value) for i, value in enumerate(series.tolist())], "#a6c8de" if window > 1 else KEPT)
     if window > 1:
         draw.line([place(i + (window - 1) / 2, value) for i, value in enumerate(smooth.tolist())], KEPT, width=2)
-    _label(draw, font, ("1", f"{len(found):,}"), (f"{low:.2g}", f"{high:.2g}"))
+    _label(draw, font, ("1", f"{len(series):,}"), (f"{low:.2g}", f"{high:.2g}"))
     return chart
 
 

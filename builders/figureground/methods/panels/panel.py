@@ -52,16 +52,16 @@ def draw_panel(title: str, draws: Mapping[str, Draw], facts: Iterable[tuple[str,
         except Missing as error:
             missing.append((name, f"missing: {error}"))
         except UnreadableImage as error:
-            where = f"{printable(error.path.parent.name)}/{printable(error.path.name)}"
-            missing.append((name, f"missing: {where}: {error.reason}"))
+            file = f"{printable(error.path.parent.name)}/{printable(error.path.name)}"
+            missing.append((name, f"missing: {file}: {error.reason}"))
     return Panel(title, tuple(pictures), (*facts, *missing))
 
 
-def lost_stage(name: str) -> tuple[str, str]:
+def missing_stage_fact(name: str) -> tuple[str, str]:
     """Return the fact that a stage is missing."""
-    return f"stage {name}", f"missing: {no_stage(name)}"
+    return f"stage {name}", f"missing: {missing_stage_error(name)}"
 
 
-def no_stage(name: str) -> Missing:
+def missing_stage_error(name: str) -> Missing:
     """Return the error for a stage that is missing."""
     return Missing(f"{PRIVATE}/stages/{name}/{DONE} is gone, damaged or of another recipe")

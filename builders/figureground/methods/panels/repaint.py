@@ -14,7 +14,7 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, inside
 from figureground.learn.errors import ARRAYS, read_errors
-from figureground.methods.panels.panel import Missing, no_stage
+from figureground.methods.panels.panel import Missing, missing_stage_error
 from figureground.shards.shard import PRIVATE
 from figureground.shards.stages import finished_facts
 from figureground.sources.images import UnreadableImage, center_square, read_image
@@ -51,8 +51,8 @@ def read_source(method: Repaint, key: str) -> Image.Image:
         image = method.image(row)
     except (FiguregroundError, OSError, ValueError) as error:
         cause = error.__cause__
-        why = cause.reason if isinstance(cause, UnreadableImage) else "its dataset can't be read"
-        raise Missing(f"{key} of {method.data.name}: {why}") from None
+        reason = cause.reason if isinstance(cause, UnreadableImage) else "its dataset can't be read"
+        raise Missing(f"{key} of {method.data.name}: {reason}") from None
     return image if image.width <= method.config.size else center_square(image, method.config.size)
 
 
@@ -65,7 +65,7 @@ def read_region(method: Repaint, directory: Path, key: str) -> Image.Image:
     """
     jobs = read_stage(method, directory, JOBS)
     if jobs is None:
-        raise no_stage(JOBS)
+        raise missing_stage_error(JOBS)
     if key not in jobs["masks"]:
         raise Missing(f"the stage {JOBS} lists no region of {key}")
     try:
@@ -75,12 +75,12 @@ def read_region(method: Repaint, directory: Path, key: str) -> Image.Image:
     return read_image(path).convert("L")
 
 
-def share_of(mask: Image.Image) -> float:
+def masked_share(mask: Image.Image) -> float:
     """Return the share of pixels inside a mask, 0 to 1."""
     return float((np.asarray(mask) >= 128).mean())
 
 
-class Judged(NamedTuple):
+class Predictions(NamedTuple):
     """A classifier's predictions for the training images, in split order."""
 
     y: np.ndarray
@@ -93,25 +93,25 @@ class Judged(NamedTuple):
     """int64 (n,): the fold in which an image was held out."""
 
 
-def read_judged(method: Repaint, directory: Path, name: str) -> Judged | None:
+def read_predictions(method: Repaint, directory: Path, name: str) -> Predictions | None:
     """Return the predictions that a stage saved; None if they are missing, damaged or another recipe's."""
     if read_stage(method, directory, name) is None:
         return None
     folder = stages_of(directory) / name
     try:
         status = (folder / ARRAYS).stat()
-        found = _read_unchanged(folder, status.st_mtime_ns, status.st_size)
+        predictions = _read_unchanged(folder, status.st_mtime_ns, status.st_size)
     except (OSError, FiguregroundError):
         return None
-    return found if len(found.y) == len(method.train) else None
+    return predictions if len(predictions.y) == len(method.train) else None
 
 
 @lru_cache(maxsize=4)
-def _read_unchanged(folder: Path, modified: int, size: int) -> Judged:
+def _read_unchanged(folder: Path, modified: int, size: int) -> Predictions:
     """Read predictions; the file's time of modification and size are part of the cache's key."""
     errors = read_errors(folder)
-    likely = errors.probability[np.arange(len(errors.y)), errors.predicted]
-    return Judged(errors.y, errors.predicted, likely, errors.fold)
+    probability = errors.probability[np.arange(len(errors.y)), errors.predicted]
+    return Predictions(errors.y, errors.predicted, probability, errors.fold)
 
 
 def source_facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -133,20 +133,25 @@ def group_of(method: Repaint, row: int) -> str:
     return f"{name} × {train.attributes[int(train.a[row])]}"
 
 
-def told(counts: Counter[str], most: int = GROUPS_SHOWN) -> str:
+def format_counts(counts: Counter[str], most: int = GROUPS_SHOWN) -> str:
     """Return counts by name as text, largest first: `mug 6, umbrella 2`."""
     texts = [f"{name} {n:,}" for name, n in counts.most_common(most)]
     return ", ".join([*texts, *([f"{len(counts) - most} more"] if len(counts) > most else [])]) or "none"
 
 
-def shares(part: Iterable[str], whole: Sequence[str], most: int = GROUPS_SHOWN) -> list[tuple[str, str]]:
+def count_shares(
+    part_names: Iterable[str], all_names: Sequence[str], most: int = GROUPS_SHOWN
+) -> list[tuple[str, str]]:
     """Return for each name how many of all there are in a part: `3 of 12 (25.0%)`, most in the part first.
 
     Args:
-        part: Name of the class or group of each image in the part.
-        whole: The same of all images.
+        part_names: Name of the class or group of each image in the part.
+        all_names: The same of all images.
     """
-    inside, of = Counter(part), Counter(whole)
-    names = sorted(of, key=lambda name: (-inside[name], name))
-    facts = [(name, f"{inside[name]:,} of {of[name]:,} ({inside[name] / of[name]:.1%})") for name in names[:most]]
+    part_counts, all_counts = Counter(part_names), Counter(all_names)
+    names = sorted(all_counts, key=lambda name: (-part_counts[name], name))
+    facts = [
+        (name, f"{part_counts[name]:,} of {all_counts[name]:,} ({part_counts[name] / all_counts[name]:.1%})")
+        for name in names[:most]
+    ]
     return [*facts, *([("others", f"{len(names) - most} more")] if len(names) > most else [])]

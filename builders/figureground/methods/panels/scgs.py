@@ -14,21 +14,21 @@ from PIL import Image
 from figureground.core.errors import counted
 from figureground.methods.panels.drawing import heat, tint
 from figureground.methods.panels.maps import ATTENTION_MAPS, read_map, row_name, share_inside
-from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, lost_stage, no_stage
+from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, missing_stage_error, missing_stage_fact
 from figureground.methods.panels.repaint import (
     JOBS,
     MASKS,
-    Judged,
+    Predictions,
+    count_shares,
+    format_counts,
     group_of,
-    read_judged,
+    masked_share,
+    read_predictions,
     read_region,
     read_source,
     read_stage,
-    share_of,
-    shares,
     source_facts,
     stages_of,
-    told,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def sample_panels(method: SCGS, directory: Path, provenance: Mapping[str, Any]) 
     key = str(provenance.get("source", ""))
     source = cache(partial(read_source, method, key))
     region = cache(partial(read_region, method, directory, key))
-    attention = cache(partial(_attention, method, directory, key))
+    attention = cache(partial(_read_attention, method, directory, key))
     draws: dict[str, Draw] = {
         "source": source,
         "attention": lambda: heat(source(), attention()),
@@ -68,13 +68,13 @@ def sample_panels(method: SCGS, directory: Path, provenance: Mapping[str, Any]) 
     }
     if provenance.get("mask") != "attention":
         del draws["attention"]
-    panel = draw_panel("Source and repainted region", draws, _facts(method, directory, provenance))
-    there = {picture.title: picture.image for picture in panel.pictures}
+    panel = draw_panel("Source and repainted region", draws, _sample_facts(method, directory, provenance))
+    images = {picture.title: picture.image for picture in panel.pictures}
     facts = [*panel.facts]
-    if "mask" in there:
-        facts.append(("area of the region", f"{share_of(there['mask']):.1%} of the image"))
-    if {"attention", "mask"} <= there.keys():
-        inside = share_inside(attention(), there["mask"])
+    if "mask" in images:
+        facts.append(("area of the region", f"{masked_share(images['mask']):.1%} of the image"))
+    if {"attention", "mask"} <= images.keys():
+        inside = share_inside(attention(), images["mask"])
         facts.append(("attention inside the region", f"{inside:.1%}"))
     return [
         panel._replace(facts=tuple(facts)),
@@ -82,7 +82,7 @@ def sample_panels(method: SCGS, directory: Path, provenance: Mapping[str, Any]) 
     ]
 
 
-def _attention(method: SCGS, directory: Path, key: str) -> Image.Image:
+def _read_attention(method: SCGS, directory: Path, key: str) -> Image.Image:
     """Return the attention map of a source, L; see `read_map`.
 
     Raises:
@@ -90,26 +90,26 @@ def _attention(method: SCGS, directory: Path, key: str) -> Image.Image:
         UnreadableImage: The file is missing or damaged.
     """
     if read_stage(method, directory, MASKS) is None:
-        raise no_stage(MASKS)
+        raise missing_stage_error(MASKS)
     if key not in method.rows:
         raise Missing(f"{key} is not in the training split of {method.data.name}")
     return read_map(stages_of(directory) / MASKS / ATTENTION_MAPS, row_name(method.rows[key]))
 
 
-def _facts(method: SCGS, directory: Path, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _sample_facts(method: SCGS, directory: Path, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [*source_facts(provenance), ("predicted as", str(provenance.get("predicted", "unknown")))]
     row = method.rows.get(str(provenance.get("source", "")))
-    judged = read_judged(method, directory, ERRORS)
-    if judged is None:
-        facts.append(lost_stage(ERRORS))
+    predictions = read_predictions(method, directory, ERRORS)
+    if predictions is None:
+        facts.append(missing_stage_fact(ERRORS))
     elif row is not None:
-        facts.append(("probability of the prediction", f"{judged.probability[row]:.3f}"))
+        facts.append(("probability of the prediction", f"{predictions.probability[row]:.3f}"))
     region = {"attended": "the region", "complement": "all but the region"}
-    how = str(provenance.get("mask", "unknown"))
-    cut = "" if how != "attention" else f", cut by {method.config.threshold}"
-    if how == "attention" and method.config.threshold == "quantile":
-        cut += f" {method.config.quantile:g}"
-    facts.append(("repainted", f"{region.get(str(provenance.get('repaint')), 'unknown')}: {how}{cut}"))
+    mask = str(provenance.get("mask", "unknown"))
+    threshold = "" if mask != "attention" else f", cut by {method.config.threshold}"
+    if mask == "attention" and method.config.threshold == "quantile":
+        threshold += f" {method.config.quantile:g}"
+    facts.append(("repainted", f"{region.get(str(provenance.get('repaint')), 'unknown')}: {mask}{threshold}"))
     if "scene" in provenance:
         facts.append(("scene of the prompt", str(provenance["scene"])))
     return facts
@@ -118,13 +118,13 @@ def _facts(method: SCGS, directory: Path, provenance: Mapping[str, Any]) -> list
 def _cluster_facts(method: SCGS, directory: Path, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     clusters = read_clusters(method, directory)
     if clusters is None:
-        return [("cluster", str(provenance.get("cluster", "unknown"))), lost_stage(CLUSTERS)]
+        return [("cluster", str(provenance.get("cluster", "unknown"))), missing_stage_fact(CLUSTERS)]
     row = method.rows.get(str(provenance.get("source", "")))
-    for each in clusters:
-        if row in each.rows:
-            place = each.rows.index(row) + 1
-            own = [("place of the source", f"{place} of {len(each.rows)}, by distance from the centre")]
-            return [*_describe(method, each, read_judged(method, directory, ERRORS)), *own]
+    for cluster in clusters:
+        if row in cluster.rows:
+            position = cluster.rows.index(row) + 1
+            own = [("place of the source", f"{position} of {len(cluster.rows)}, by distance from the centre")]
+            return [*_describe_cluster(method, cluster, read_predictions(method, directory, ERRORS)), *own]
     return [("cluster", "missing: the source is in none")]
 
 
@@ -140,18 +140,20 @@ def read_clusters(method: SCGS, directory: Path) -> list[Cluster] | None:
     ]
 
 
-def _describe(method: SCGS, cluster: Cluster, judged: Judged | None) -> list[tuple[str, str]]:
+def _describe_cluster(method: SCGS, cluster: Cluster, predictions: Predictions | None) -> list[tuple[str, str]]:
     classes, rows = method.data.classes, list(cluster.rows)
     facts = [
         ("cluster", f"{cluster.number} of class {classes[cluster.label]}, which has {cluster.of}"),
         ("size", counted(len(rows), "error")),
     ]
-    if judged is None:
-        facts.append(lost_stage(ERRORS))
+    if predictions is None:
+        facts.append(missing_stage_fact(ERRORS))
     else:
-        facts.append(("predicted as", told(Counter(classes[label] for label in judged.predicted[rows].tolist()))))
+        facts.append(
+            ("predicted as", format_counts(Counter(classes[label] for label in predictions.predicted[rows].tolist())))
+        )
     if method.train.a is not None:
-        facts.append(("groups", told(Counter(group_of(method, row) for row in rows))))
+        facts.append(("groups", format_counts(Counter(group_of(method, row) for row in rows))))
     return facts
 
 
@@ -161,52 +163,59 @@ def _describe(method: SCGS, cluster: Cluster, judged: Judged | None) -> list[tup
 def overview(method: SCGS, directory: Path) -> list[Panel]:
     """Return the error set, and the largest clusters."""
     clusters = read_clusters(method, directory)
-    judged = read_judged(method, directory, ERRORS)
+    predictions = read_predictions(method, directory, ERRORS)
     jobs = read_stage(method, directory, JOBS)
-    facts = _error_set(method, judged, jobs)
+    facts = _error_set_facts(method, predictions, jobs)
     if clusters is None:
-        return [Panel("Errors of the classifier", (), (*facts, lost_stage(CLUSTERS)))]
-    shown = sorted(clusters, key=lambda each: (-len(each.rows), each.label, each.number))[:MOST_CLUSTERS]
+        return [Panel("Errors of the classifier", (), (*facts, missing_stage_fact(CLUSTERS)))]
+    largest = sorted(clusters, key=lambda cluster: (-len(cluster.rows), cluster.label, cluster.number))[:MOST_CLUSTERS]
     count = counted(len(clusters), "cluster")
-    facts.append(("clusters", count if len(shown) == len(clusters) else f"{count}, of which {len(shown)} are shown"))
+    facts.append(
+        ("clusters", count if len(largest) == len(clusters) else f"{count}, of which {len(largest)} are shown")
+    )
     panels = [
-        _cluster_panel(method, each, judged, jobs) for each in sorted(shown, key=lambda each: (each.label, each.number))
+        _cluster_panel(method, cluster, predictions, jobs)
+        for cluster in sorted(largest, key=lambda cluster: (cluster.label, cluster.number))
     ]
     return [Panel("Errors of the classifier", (), tuple(facts)), *panels]
 
 
-def _error_set(method: SCGS, judged: Judged | None, jobs: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _error_set_facts(
+    method: SCGS, predictions: Predictions | None, jobs: Mapping[str, Any] | None
+) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = []
-    if judged is None:
-        facts.append(lost_stage(ERRORS))
+    if predictions is None:
+        facts.append(missing_stage_fact(ERRORS))
     else:
-        wrong = np.flatnonzero(judged.predicted != judged.y).tolist()
-        every = range(len(judged.y))
+        wrong = np.flatnonzero(predictions.predicted != predictions.y).tolist()
+        rows = range(len(predictions.y))
         facts.append(
-            ("errors", f"{len(wrong):,} of {counted(len(every), 'training image')} ({len(wrong) / len(every):.1%})")
+            ("errors", f"{len(wrong):,} of {counted(len(rows), 'training image')} ({len(wrong) / len(rows):.1%})")
         )
-        groups = [group_of(method, row) for row in every]
-        facts += [(f"errors in {name}", n) for name, n in shares((groups[row] for row in wrong), groups)]
+        groups = [group_of(method, row) for row in rows]
+        facts += [(f"errors in {name}", n) for name, n in count_shares((groups[row] for row in wrong), groups)]
     if jobs is None:
-        return [*facts, lost_stage(JOBS)]
-    said = jobs["told"]
+        return [*facts, missing_stage_fact(JOBS)]
+    summary = jobs["told"]
     for name in ("precision", "recall"):
-        if (value := said["error_set"].get(name)) is not None:
+        if (value := summary["error_set"].get(name)) is not None:
             facts.append((f"{name} for groups against the bias", f"{value:.1%}"))
-    for name, reasons in said["dropped"].items():
+    for name, reasons in summary["dropped"].items():
         facts.append((f"left out of {name}", ", ".join(f"{n:,} ({reason})" for reason, n in reasons.items())))
     return facts
 
 
-def _cluster_panel(method: SCGS, cluster: Cluster, judged: Judged | None, jobs: Mapping[str, Any] | None) -> Panel:
+def _cluster_panel(
+    method: SCGS, cluster: Cluster, predictions: Predictions | None, jobs: Mapping[str, Any] | None
+) -> Panel:
     classes, keys = method.data.classes, method.train.keys
-    facts = _describe(method, cluster, judged)[1:]
+    facts = _describe_cluster(method, cluster, predictions)[1:]
     if jobs is not None:
-        mine = {keys[row] for row in cluster.rows}
-        made = Counter(job["source"] for job in jobs["jobs"] if job["source"] in mine)
-        facts.append(("images to make", f"{made.total():,} from {counted(len(made), 'source')}"))
+        cluster_keys = {keys[row] for row in cluster.rows}
+        sources = Counter(job["source"] for job in jobs["jobs"] if job["source"] in cluster_keys)
+        facts.append(("images to make", f"{sources.total():,} from {counted(len(sources), 'source')}"))
     draws: dict[str, Draw] = {}
     for row in cluster.rows[:MEMBERS]:
-        said = "" if judged is None else f", predicted as {classes[int(judged.predicted[row])]}"
-        draws[f"{keys[row]}{said}"] = partial(read_source, method, keys[row])
+        suffix = "" if predictions is None else f", predicted as {classes[int(predictions.predicted[row])]}"
+        draws[f"{keys[row]}{suffix}"] = partial(read_source, method, keys[row])
     return draw_panel(f"Cluster {cluster.number} of class {classes[cluster.label]}", draws, facts)

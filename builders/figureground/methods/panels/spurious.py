@@ -12,9 +12,9 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import FileError, inside, read_object
 from figureground.core.shapes import Count, check_shape
-from figureground.methods.concept_stages import read_made
+from figureground.methods.concept_stages import read_concept_facts
 from figureground.methods.panels.drawing import curve
-from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, lost_stage
+from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, missing_stage_fact
 from figureground.models.concept_files import CONCEPT
 from figureground.recipe.features import Feature
 from figureground.shards.shard import PRIVATE
@@ -36,70 +36,70 @@ MOST_CONCEPTS = 24
 def overview(method: Spurious, directory: Path) -> list[Panel]:
     """Return a panel of each concept, at most `MOST_CONCEPTS` of them."""
     shown = method.features[:MOST_CONCEPTS]
-    panels = [_concept(method, directory, feature) for feature in shown]
+    panels = [_concept_panel(method, directory, feature) for feature in shown]
     if len(shown) < len(method.features):
         fact = ("shown", f"the first {len(shown)} of {len(method.features):,}")
         panels.append(Panel("Other concepts", (), (fact,)))
     return panels
 
 
-def _concept(method: Spurious, directory: Path, feature: Feature) -> Panel:
+def _concept_panel(method: Spurious, directory: Path, feature: Feature) -> Panel:
     stages, title = directory / PRIVATE / "stages", f"Concept {feature.name}"
     facts = [("class", feature.name), ("noun", feature.noun), ("feature", feature.text)]
     try:
-        made = read_made(stages, [feature]).get(feature.slug)
+        concept_facts = read_concept_facts(stages, [feature]).get(feature.slug)
     except FiguregroundError:
-        made = None
-    if made is None:
-        return Panel(title, (), (*facts, lost_stage(f"concept-{feature.slug}")))
-    facts += _described(made)
+        concept_facts = None
+    if concept_facts is None:
+        return Panel(title, (), (*facts, missing_stage_fact(f"concept-{feature.slug}")))
+    facts += _stage_facts(concept_facts)
     try:
-        folder, concept = _read_trained(method.store(stages).directory, made)
+        folder, concept = _read_concept(method.store(stages).directory, concept_facts)
     except Missing as error:
         return Panel(title, (), (*facts, ("files of the concept", f"missing: {error}")))
     facts.append(("steps", f"{concept['steps']:,}"))
     draws: dict[str, Draw] = {
-        f"reference {printable(each['file'])}": partial(
-            _reference, method, stages, feature, each["file"], each["sha256"]
+        f"reference {printable(reference['file'])}": partial(
+            _draw_reference, method, stages, feature, reference["file"], reference["sha256"]
         )
-        for each in concept["references"]["used"][:REFERENCES]
+        for reference in concept["references"]["used"][:REFERENCES]
     }
-    draws |= {f"{name} loss": partial(_loss, folder, name) for name in LOSSES if name in made["losses"]}
+    draws |= {f"{name} loss": partial(_draw_loss, folder, name) for name in LOSSES if name in concept_facts["losses"]}
     return draw_panel(title, draws, facts)
 
 
-def _described(made: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _stage_facts(concept_facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return facts from a concept's stage."""
-    network = made["feature_model"]
-    losses = {name: value for name, value in made["losses"].items() if name in LOSSES}
+    network = concept_facts["feature_model"]
+    losses = {name: value for name, value in concept_facts["losses"].items() if name in LOSSES}
     return [
-        ("word", str(made["identifier"])),
-        ("weights", f"{made['kind']} {made['sha256'][:12]}"),
-        ("references", f"{made['references']:,}"),
+        ("word", str(concept_facts["identifier"])),
+        ("weights", f"{concept_facts['kind']} {concept_facts['sha256'][:12]}"),
+        ("references", f"{concept_facts['references']:,}"),
         ("feature network", printable(network["name"]) if network else "none"),
         *((f"final {name} loss", f"{value:.3g}") for name, value in losses.items()),
     ]
 
 
-def _read_trained(store: Path, made: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+def _read_concept(store: Path, concept_facts: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Return a concept's folder and its record.
 
     Raises:
         Missing: The folder is gone, or holds another concept than the one that drew the images.
     """
-    name = str(made["folder"])
+    name = str(concept_facts["folder"])
     try:
         folder = inside(store, name)
         concept = read_object(folder / CONCEPT)
         check_shape(concept, {"sha256": str, "steps": Count, "references": {"used": [{"file": str, "sha256": str}]}})
     except (OSError, ValueError):
         raise Missing(f"{printable(name)}/{CONCEPT} is gone or damaged") from None
-    if concept["sha256"] != made["sha256"]:
+    if concept["sha256"] != concept_facts["sha256"]:
         raise Missing(f"{printable(name)} holds another concept than the one that drew the images")
     return folder, concept
 
 
-def _reference(method: Spurious, stages: Path, feature: Feature, name: str, sha256: str) -> Image.Image:
+def _draw_reference(method: Spurious, stages: Path, feature: Feature, name: str, sha256: str) -> Image.Image:
     """Return the centre square of a reference, RGB, at most as large as the dataset's images.
 
     Raises:
@@ -109,7 +109,7 @@ def _reference(method: Spurious, stages: Path, feature: Feature, name: str, sha2
     try:
         path = inside(stages / COPIES / feature.slug, name)
         if not path.is_file():
-            path = _given(method, feature)[name]
+            path = _reference_paths(method, feature)[name]
         unchanged = content_hash(path) == sha256
     except (KeyError, OSError, FiguregroundError):
         raise Missing(f"{feature.slug}/{printable(name)} is gone") from None
@@ -119,14 +119,14 @@ def _reference(method: Spurious, stages: Path, feature: Feature, name: str, sha2
     return center_square(image, min(*image.size, method.config.size))
 
 
-def _given(method: Spurious, feature: Feature) -> dict[str, Path]:
+def _reference_paths(method: Spurious, feature: Feature) -> dict[str, Path]:
     """Return the files of a class's references by name, where the recipe names a directory."""
     references = method.references[feature.slug]
     pairs = zip(references.names, references.images, strict=True)
     return {name: image.path for name, image in pairs if image.path is not None}
 
 
-def _loss(folder: Path, name: str) -> Image.Image:
+def _draw_loss(folder: Path, name: str) -> Image.Image:
     try:
         values = read_curves(folder / CSV)[name]
     except (OSError, FileError, KeyError):
