@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from figureground.methods.panels.drawing import BINS, CHART, DROPPED, INK, KEPT, curve, heat, histogram, tint
+from figureground.methods.panels.drawing import (
+    BINS,
+    CHART,
+    DROPPED,
+    INK,
+    KEPT,
+    draw_curve,
+    draw_histogram,
+    overlay_map,
+    tint,
+)
 from figureground.methods.panels.panel import Missing, draw_panel
 from figureground.sources.images import read_image
 
@@ -31,7 +41,7 @@ def test_a_region_is_outlined_and_all_else_stays(times):
 
 
 def test_bars_of_a_histogram_are_as_high_as_their_counts_and_dropped_ones_lie_on_top():
-    chart = histogram([0.1, 0.1, 0.1, 0.6, 9.0], [True, False, False, False, False], [0.5], 1.0)
+    chart = draw_histogram([0.1, 0.1, 0.1, 0.6, 9.0], [True, False, False, False, False], [0.5], 1.0)
     assert chart.size == CHART
     kept, dropped = count(chart, KEPT), count(chart, DROPPED)
     assert kept.max() == pytest.approx(2 * dropped.max(), abs=2)
@@ -48,11 +58,11 @@ def test_bars_of_a_histogram_are_as_high_as_their_counts_and_dropped_ones_lie_on
 
 
 def test_a_curve_goes_from_the_first_value_to_the_last():
-    chart = np.asarray(curve([float(i) for i in range(100)]))
+    chart = np.asarray(draw_curve([float(i) for i in range(100)]))
     rows, columns = np.nonzero((chart == ImageColor.getrgb(KEPT)).all(-1))
     assert rows[columns.argmin()] > CHART[1] / 2 > rows[columns.argmax()]
     assert np.corrcoef(rows, columns)[0, 1] < -0.99
-    assert curve([2.0]).size == CHART
+    assert draw_curve([2.0]).size == CHART
 
 
 def test_a_picture_that_cannot_be_drawn_becomes_a_fact_without_a_path(tmp_path):
@@ -77,7 +87,7 @@ def test_a_picture_that_cannot_be_drawn_becomes_a_fact_without_a_path(tmp_path):
 
 def test_a_map_is_lighter_and_yellower_where_its_values_are_higher():
     ramp = Image.fromarray(np.tile(np.arange(0, 256, 5, dtype=np.uint8), (8, 1)))
-    drawn = np.asarray(heat(Image.new("RGB", ramp.size, "gray"), ramp), np.float64)
+    drawn = np.asarray(overlay_map(Image.new("RGB", ramp.size, "gray"), ramp), np.float64)
     light = drawn[0] @ (0.299, 0.587, 0.114)
     assert (np.diff(light) > 0).all()
     assert drawn[0, -1, 0] > drawn[0, -1, 2]

@@ -129,7 +129,7 @@ def describe_cleaned(found: Cleanup, name: str, dry_run: bool) -> list[str]:
         lines.append(f"  journals: {human_bytes(found.journals)}, {counted(found.images, 'rendered image')}")
     if found.drafts:
         lines.append(f"  drafts: {human_bytes(found.drafts)}")
-    if found.unfinished and found.cost():
-        again = f"the next build has to make {listed(found.cost(), 8)} again"
+    if found.unfinished and found.describe_cost():
+        again = f"the next build has to make {listed(found.describe_cost(), 8)} again"
         lines.append(f"It isn't finished: {again}{'; --unfinished allows that' if dry_run else ''}.")
     return lines

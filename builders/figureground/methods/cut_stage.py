@@ -62,7 +62,7 @@ class CutStage:
         Raises:
             FiguregroundError: A class has no folder, or a file is missing.
         """
-        folders = self._folders(classes)
+        folders = self._match_class_folders(classes)
         entries, _ = list_photographs(self.photographs, [path.name for path in folders.values()])
         names = {path.name: name for name, path in folders.items()}
         rows = []
@@ -85,7 +85,7 @@ class CutStage:
         except (OSError, ValueError) as error:
             raise RecipeError(f"{CUTOUTS}.marks", f"{self._marks!r} can't be read: {error}") from None
 
-    def _folders(self, classes: Sequence[ClassEntry]) -> dict[str, Path]:
+    def _match_class_folders(self, classes: Sequence[ClassEntry]) -> dict[str, Path]:
         """Return the folder of photographs of each class."""
         aliases = {c.name: c.aliases for c in classes}
         try:
@@ -97,7 +97,7 @@ class CutStage:
 
     def cut(self, classes: Sequence[ClassEntry], device: str, show_progress: bool, folder: Path) -> dict[str, Any]:
         """Run the stage in its folder, which may hold what a killed run left; return facts about it."""
-        folders = {path.name: name for name, path in self._folders(classes).items()}
+        folders = {path.name: name for name, path in self._match_class_folders(classes).items()}
         texts = {c.name: c.text for c in classes}
         result = cutouts(
             self.photographs, folder, self.segmenter, settings=self._settings, folders=list(folders),

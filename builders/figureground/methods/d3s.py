@@ -131,16 +131,16 @@ class D3S(Method):
         self._shortened: dict[str, str] = {}
         for name in NEEDED[config.guide]:
             if getattr(config, name) is not None:
-                self._directories(name)  # report a missing directory at once
+                self._find_directories(name)  # report a missing directory at once
         if config.classes == "folders":
-            self.classes = self._classes_from_folders()
+            self.classes = self._read_classes_from_folders()
         else:
             default = str(self.CONFIGS[config.name].classes)
             self.classes = read_nouns("classes", config.classes, "classes", default)
         if config.definitions:
             self.classes = define(self.classes, find_list("definitions", config.definitions, "classes"))
         if config.backgrounds == "folders":
-            names = self._folders("backgrounds", "scenes")
+            names = self._list_folder_names("backgrounds", "scenes")
             preposition = "on a " if config.edit else ""  # an instruction says where to
             self.backgrounds = [ClassEntry(n, f"{preposition}{n.replace('_', ' ')} background") for n in names]
         else:
@@ -213,17 +213,19 @@ class D3S(Method):
 
     # --- source images ------------------------------------------------------------------------
 
-    def _classes_from_folders(self) -> list[ClassEntry]:
+    def _read_classes_from_folders(self) -> list[ClassEntry]:
         needs_photographs = self.config.guide == "photograph"
         has_only_photographs = (
             self.config.guide == "none" and self.config.cutouts is None and self.config.photographs is not None
         )
-        names = self._folders("classes", "photographs" if needs_photographs or has_only_photographs else "cutouts")
+        names = self._list_folder_names(
+            "classes", "photographs" if needs_photographs or has_only_photographs else "cutouts"
+        )
         return [ClassEntry(name, name.replace("_", " ")) for name in names]
 
-    def _folders(self, field: str, source: str) -> list[str]:
+    def _list_folder_names(self, field: str, source: str) -> list[str]:
         """Return the folder names in the directories of the field `source`."""
-        roots = self._directories(source).values()
+        roots = self._find_directories(source).values()
         names = sorted({path.name for directory in roots for path in list_folders(directory)})
         if not names:
             raise RecipeError(field, f"it is 'folders', but {source} contains no folder.")
@@ -231,7 +233,7 @@ class D3S(Method):
             raise RecipeError(field, f"folders {describe_same(same)} in {source}. {RULE}: keep one spelling.")
         return names
 
-    def _directories(self, name: str) -> dict[str, Path]:
+    def _find_directories(self, name: str) -> dict[str, Path]:
         """Return the directories of `cutouts`, `scenes` or `photographs` by split, under `''` if splits share one.
 
         Raises:
@@ -260,17 +262,17 @@ class D3S(Method):
         return {split: Path(directory) for split, directory in directories.items()}
 
     def _read_banks(
-        self, name: str, names: list[str], what: str, aliases: dict[str, tuple[str, ...]]
+        self, name: str, names: list[str], noun: str, aliases: dict[str, tuple[str, ...]]
     ) -> dict[str, ImagePool]:
         """Read disjoint pools of images by split, so that validation shares no image with training."""
         shares = {split: max(1, n) for split, n in self.config.per_cell.items() if self.counts[split].any()}
-        directories = self._directories(name)
+        directories = self._find_directories(name)
         if name == "cutouts" and self._cut_stage is not None:
             directories = {"": self._cut_stage.require_folder()}
         try:
             if "" in directories:
-                return split_bank(ImagePool.read(directories[""], names, what, aliases), shares)
-            banks = {split: ImagePool.read(directories[split], names, what, aliases) for split in shares}
+                return split_bank(ImagePool.read(directories[""], names, noun, aliases), shares)
+            banks = {split: ImagePool.read(directories[split], names, noun, aliases) for split in shares}
             check_disjoint(banks)
         except ValueError as error:
             raise FiguregroundError(str(error)) from error
@@ -298,7 +300,7 @@ class D3S(Method):
     def _edited_folders(self) -> dict[str, list[tuple[str, str]]]:
         """By class name, the folders of photographs to edit, each with its scene's name, which is empty if none."""
         scenes_by_class: dict[str, dict[str, str]] = {}
-        for root in self._directories("photographs").values():
+        for root in self._find_directories("photographs").values():
             folders = Lookup(path.name for path in list_folders(root))
             for f in self.classes:
                 class_folder = _find_folder(root, folders, (f.name, *f.aliases))
@@ -323,7 +325,7 @@ class D3S(Method):
         If no class has a folder for a background, backgrounds are unknown, unless `known_background` requires them.
         """
         by_background, by_class = {}, {}
-        for root in self._directories("photographs").values():
+        for root in self._find_directories("photographs").values():
             folders = Lookup(path.name for path in list_folders(root))
             for f in self.classes:
                 class_folder = _find_folder(root, folders, (f.name, *f.aliases))
@@ -386,7 +388,7 @@ class D3S(Method):
             "none": _no_guide,
         }[config.guide]
         return Plan(
-            self.counts, names, grounds, config.seed, config.shard_size, config.limit, choose_guide, self._prompt,
+            self.counts, names, grounds, config.seed, config.shard_size, config.limit, choose_guide, self._make_prompt,
             match_foreground=config.match == "foreground", earlier=self.earlier,
         )  # fmt: skip
 
@@ -412,7 +414,7 @@ class D3S(Method):
         if self._cut_stage is not None:
             self._cut_stage.read(stages)
 
-    def _prompt(self, split: str, f: int, b: int, i: int) -> str:
+    def _make_prompt(self, split: str, f: int, b: int, i: int) -> str:
         template = self.prompts[pick(self.config.seed, ["prompt", split, str(f), str(b)], len(self.prompts), i)]
         noun = self.classes[f]
         noun = dataclasses.replace(noun, definition=self._shortened.get(noun.name, noun.definition))
@@ -476,7 +478,7 @@ class D3S(Method):
         for name in NEEDED[self.config.guide]:
             is_bundled = getattr(self.config, name) == POCKET
             banks: dict[str, ImagePool] = getattr(self, name)
-            for split, directory in self._directories(name).items():
+            for split, directory in self._find_directories(name).items():
                 pools = [banks[split]] if split in banks else [] if split else list(banks.values())
                 if not pools:
                     continue

@@ -180,11 +180,11 @@ class DDB(Repaint):
         classes = np.unique(self.train.y)
         table = np.zeros(len(self.data.classes), np.int64)
         for label in classes.tolist():
-            for target in self._targets(label, self.config.sources):
+            for target in self._choose_targets(label, self.config.sources):
                 table[target] += 1
         return table
 
-    def _targets(self, label: int, sources: int) -> list[int]:
+    def _choose_targets(self, label: int, sources: int) -> list[int]:
         """Return the target classes of a class's sources: the other classes in turn, shifted by one in each round."""
         others = [f for f in np.unique(self.train.y).tolist() if f != label]
         return [others[(i % sources + i // sources) % len(others)] for i in range(sources * self.config.per_source)]
@@ -257,7 +257,7 @@ class DDB(Repaint):
         jobs = []
         for label, rows in sources.items():
             usable = [row for row in rows if row in masks]
-            for i, target in enumerate(self._targets(label, len(usable))):
+            for i, target in enumerate(self._choose_targets(label, len(usable))):
                 row = usable[i % len(usable)]
                 background = 0 if train.a is None else int(train.a[row])
                 jobs.append(Job(target, background, train.keys[row]))
@@ -265,7 +265,7 @@ class DDB(Repaint):
         return jobs, {train.keys[row]: name for row, name in masks.items()}, summary
 
     @staticmethod
-    def _embeddings(stages: Path, label: int) -> Path:
+    def _embeddings_path(stages: Path, label: int) -> Path:
         """Return the path of a class's embeddings."""
         return stages / f"{TOKENS}-{label}" / "learned" / EMBEDDINGS
 
@@ -412,7 +412,7 @@ class DDB(Repaint):
         except FiguregroundError as error:
             error.args = (f"a word for {self.data.classes[label]!r}: {error}",)
             raise
-        return {"images": len(usable), "embeddings": fingerprint_files(self._embeddings(stages, label))}
+        return {"images": len(usable), "embeddings": fingerprint_files(self._embeddings_path(stages, label))}
 
     def _read_facts(self, stages: Path, name: str) -> dict[str, Any]:
         """Return the facts of a finished stage.
@@ -442,7 +442,7 @@ class DDB(Repaint):
         if self.trains_checkpoint:
             from figureground.finetune.tokens import load_tokens
 
-            files = {label: self._embeddings(stages, label) for label in np.unique(self.train.y).tolist()}
+            files = {label: self._embeddings_path(stages, label) for label in np.unique(self.train.y).tolist()}
             for label, path in files.items():
                 marker = read_marker(stages / f"{TOKENS}-{label}")
                 if marker is None or not path.is_file() or fingerprint_files(path) != marker["facts"]["embeddings"]:

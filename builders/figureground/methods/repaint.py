@@ -503,12 +503,12 @@ class Repaint(Method):
         return self.steps_on_guide()
 
     def sources(self) -> tuple[list[Source], list[Credit]]:
-        what, store = "training images", self.train.store
+        title, store = "training images", self.train.store
         rows = sorted({self.rows[job.source] for jobs in (self._jobs or {}).values() for job in jobs})
         if not isinstance(store, Files):
-            return [Source(what, self.data.name, len(rows))], []
+            return [Source(title, self.data.name, len(rows))], []
         paths = [store.root / store.names[int(self.train.rows[row])] for row in rows]
-        source, credits = read_source(what, store.root, paths, name=self.data.name)
+        source, credits = read_source(title, store.root, paths, name=self.data.name)
         return [source], credits
 
     def plan_counts(self, plan: Plan) -> list[str]:
@@ -584,8 +584,8 @@ class Repaint(Method):
         try:
             backbone = self._choose_backbone()
         except RecipeError as error:
-            what = str(error).partition(": ")[2].partition(":")[0]
-            return [*needs, Need("training.backbone", what, "--set training.backbone=microsoft/resnet-50")]
+            problem = str(error).partition(": ")[2].partition(":")[0]
+            return [*needs, Need("training.backbone", problem, "--set training.backbone=microsoft/resnet-50")]
         return [*needs, *missing_model("training.backbone", backbone, config.training_settings().revision)]
 
     def check_plan(self) -> None:

@@ -311,7 +311,7 @@ class SCGS(Repaint):
         """
         config = self.config
         if config.mask == ATTENTION:
-            masks = self._find_attended(errors, rows, maps)
+            masks = self._find_attended_regions(errors, rows, maps)
         elif config.mask == GROUND_TRUTH_MASKS:
             masks = {row: ~self.true_mask(row) for row in rows}
         elif config.mask == RANDOM:
@@ -326,7 +326,7 @@ class SCGS(Repaint):
             return "covers nothing"
         return "covers everything" if share > MOST and self.config.mask != WHOLE else mask
 
-    def _find_attended(self, errors: Errors, rows: Sequence[int], maps: Path) -> dict[int, np.ndarray]:
+    def _find_attended_regions(self, errors: Errors, rows: Sequence[int], maps: Path) -> dict[int, np.ndarray]:
         from figureground.learn.classifier_errors import match_classes
         from figureground.vision.attention import compute_attention, mask_by_knee, mask_by_quantile
 

@@ -217,11 +217,11 @@ class Spurious(Method):
     def plan(self) -> Plan:
         config, scenes = self.config, [background.name for background in self.backgrounds]
         return Plan(
-            self.counts, self.nouns, scenes, config.seed, config.shard_size, config.limit, _no_guide, self._prompt,
+            self.counts, self.nouns, scenes, config.seed, config.shard_size, config.limit, _no_guide, self._make_prompt,
             earlier=self.earlier, concepts={split: split for split in self.counts},
         )  # fmt: skip
 
-    def _prompt(self, split: str, f: int, b: int, i: int) -> str:
+    def _make_prompt(self, split: str, f: int, b: int, i: int) -> str:
         plain = fill(self.settings.prompt, self.nouns[f], self.settings.identifier)
         return plain if self.backgrounds[b].name == PLAIN else f"{plain} {self.backgrounds[b].text}"
 
@@ -366,7 +366,7 @@ class Spurious(Method):
         concepts.print_progress(
             f"{feature.name} ({feature.noun}), 1 of {counted(len(names), 'concept')} still to be learned"
         )
-        concepts.make(self._inputs(feature))
+        concepts.make(self._gather_inputs(feature))
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Read the concepts, and learn again those that were lost."""
@@ -381,7 +381,7 @@ class Spurious(Method):
         for number, feature in enumerate(lost, 1):
             signals.check()
             concepts.print_progress(f"lost concept {number} of {len(lost)}: {feature.name} ({feature.noun})")
-            concepts.make_again(self._inputs(feature))
+            concepts.make_again(self._gather_inputs(feature))
 
     def _open_concepts(self, stages: Path, checkpoint: Checkpoint, device: torch.device) -> Concepts:
         self._dtype = checkpoint.denoiser.dtype
@@ -400,7 +400,7 @@ class Spurious(Method):
         splits = {shard.split for shard in missing(stages.parents[1], map(as_shard, self.plan().shards()))}
         return [feature for feature in self.features if feature.slug in splits]
 
-    def _inputs(self, feature: Feature) -> Inputs:
+    def _gather_inputs(self, feature: Feature) -> Inputs:
         return Inputs(
             feature, self._concept_identity(feature), self.references[feature.slug], self.components.get(feature.slug),
             [Path(self.config.checkpoint).name, self.checkpoint_fingerprint],
@@ -432,7 +432,7 @@ class Spurious(Method):
         """Refuse prompts that a text encoder would truncate: the scene is last and would be lost."""
         for tokenizer in checkpoint.tokenizers:
             for f, b in itertools.product(range(len(self.nouns)), range(len(self.backgrounds))):
-                prompt = self._prompt("", f, b, 0)
+                prompt = self._make_prompt("", f, b, 0)
                 count, most = len(tokenizer(prompt).input_ids), int(tokenizer.model_max_length)
                 if count > most:
                     raise RecipeError(
@@ -558,13 +558,13 @@ class Spurious(Method):
             numbers = [pad(text, max(5, width), right=True) for text, width in zip(row[3:], widths[3:], strict=True)]
             lines.append("  " + "  ".join([*texts, *numbers]))
         f = self.nouns.index(self.features[0].noun)
-        prompts = [repr(self._prompt("", f, b, 0)) for b in range(len(scenes))]
+        prompts = [repr(self._make_prompt("", f, b, 0)) for b in range(len(scenes))]
         return ["", *lines, "", "prompts such as " + ", ".join(prompts[:3])]
 
     def refuse_absent(self) -> None:
         if messages := self._missing_settings():
-            field, what = next(iter(messages.items()))
-            raise RecipeError(field, what)
+            field, message = next(iter(messages.items()))
+            raise RecipeError(field, message)
         settings = self.settings
         if settings.reads_features and settings.feature_model not in (None, NOT_GIVEN):
             refuse_onnx("feature_model", str(settings.feature_model))
@@ -572,7 +572,10 @@ class Spurious(Method):
 
     def needs(self) -> list[Need]:
         settings = self.settings
-        needs = [*super().needs(), *(Need(field, what.rstrip(".")) for field, what in self._missing_settings().items())]
+        needs = [
+            *super().needs(),
+            *(Need(field, message.rstrip(".")) for field, message in self._missing_settings().items()),
+        ]
         if settings.reads_features and settings.feature_model not in (None, NOT_GIVEN):
             needs += missing_model("feature_model", str(settings.feature_model), settings.feature_model_revision)
             if settings.tiny_autoencoder is not None:
@@ -603,12 +606,12 @@ class Spurious(Method):
             + (f", and about {human_bytes(disk.working)} more while one is learned" if num_missing else "")
         ]
         if num_missing and "references" not in missing_settings:
-            lines += self._plan_learning()
+            lines += self._describe_learning()
         if skipped := self.skipped():
             lines.append(f"{counted(len(skipped), 'reference')} can't be read, such as {': '.join(skipped[0])}.")
         return lines
 
-    def _plan_learning(self) -> list[str]:
+    def _describe_learning(self) -> list[str]:
         """Return lines on how a concept is learned and what its prior images cost."""
         settings = self.settings
         counts = [len(references.images) for references in self.references.values()]

@@ -55,7 +55,7 @@ class Cleanup:
         """Bytes in all."""
         return sum(self.stages.values()) + self.journals + self.drafts
 
-    def cost(self) -> list[str]:
+    def describe_cost(self) -> list[str]:
         """Return what the next build of an unfinished dataset would do again, in words."""
         images = [counted(self.images, "rendered image")] if self.images else []
         return [*images, *(f"the stage {name}" for name in self.stages)]
@@ -89,10 +89,10 @@ def clean(directory: Path, *, dry_run: bool = False, unfinished: bool = False) -
         )
     with _exclude_builds(directory):
         cleanup = _measure(directory)
-        if cleanup.unfinished and cleanup.cost() and not unfinished and not dry_run:
+        if cleanup.unfinished and cleanup.describe_cost() and not unfinished and not dry_run:
             raise FiguregroundError(
-                f"{directory} isn't finished: the next build would have to make {listed(cleanup.cost(), 8)} again. "
-                "Finish it first, or give --unfinished."
+                f"{directory} isn't finished: the next build would have to make {listed(cleanup.describe_cost(), 8)} "
+                "again. Finish it first, or give --unfinished."
             )
         if not dry_run:
             for name in cleanup.stages:

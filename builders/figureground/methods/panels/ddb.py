@@ -16,7 +16,7 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, counted
 from figureground.core.files import MOST_JSON, FileError, read_text
-from figureground.methods.panels.drawing import colour, histogram, tint
+from figureground.methods.panels.drawing import colour, draw_histogram, tint
 from figureground.methods.panels.maps import ATTRIBUTION_MAPS, read_map
 from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, missing_stage_fact
 from figureground.methods.panels.repaint import (
@@ -236,9 +236,9 @@ def _draw_distribution(method: DDB, score: str, values: Sequence[float], dropped
     thresholds = [threshold for threshold in limits if threshold is not None]
     finite = [value if math.isfinite(value) else HIGHEST_RATIO for value in values]
     if score == "probability":
-        return histogram(finite, dropped, thresholds, 1.0)
+        return draw_histogram(finite, dropped, thresholds, 1.0)
     upper = min(HIGHEST_RATIO, math.ceil(max(finite)))
-    return histogram(finite, dropped, thresholds, max(1.0, upper, *(1.25 * threshold for threshold in thresholds)))
+    return draw_histogram(finite, dropped, thresholds, max(1.0, upper, *(1.25 * threshold for threshold in thresholds)))
 
 
 def _dropped_panel(

@@ -41,10 +41,10 @@ def tint(image: Image.Image, mask: Image.Image) -> Image.Image:
     padded = np.pad(inside, 1, constant_values=False)
     surrounded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     opacity = np.where(inside, np.where(surrounded, _REGION_OPACITY, 1.0), 0.0)[..., None]
-    return _image(pixels * (1 - opacity) + np.array(_REGION, np.float64) * opacity)
+    return _to_image(pixels * (1 - opacity) + np.array(_REGION, np.float64) * opacity)
 
 
-def heat(image: Image.Image, values: Image.Image) -> Image.Image:
+def overlay_map(image: Image.Image, values: Image.Image) -> Image.Image:
     """Draw a map of values on an image, from black over red to yellow, RGB.
 
     Args:
@@ -52,7 +52,7 @@ def heat(image: Image.Image, values: Image.Image) -> Image.Image:
         values: L, any size with the same aspect ratio; 255 is the highest value.
     """
     grey = np.asarray(image.convert("L"), np.float64)[..., None]
-    return _image(0.4 * grey + 0.6 * _colours(values.resize(image.size, Image.Resampling.BILINEAR)))
+    return _to_image(0.4 * grey + 0.6 * _apply_colour_map(values.resize(image.size, Image.Resampling.BILINEAR)))
 
 
 def colour(values: Image.Image) -> Image.Image:
@@ -61,15 +61,15 @@ def colour(values: Image.Image) -> Image.Image:
     Args:
         values: L; 255 is the highest value.
     """
-    return _image(_colours(values))
+    return _to_image(_apply_colour_map(values))
 
 
-def _colours(values: Image.Image) -> np.ndarray:
+def _apply_colour_map(values: Image.Image) -> np.ndarray:
     levels, steps = np.asarray(values, np.float64) / 255, np.linspace(0, 1, len(_INFERNO))
     return np.stack([np.interp(levels, steps, _INFERNO[:, c]) for c in range(3)], axis=-1)
 
 
-def histogram(
+def draw_histogram(
     values: Sequence[float], dropped: Sequence[bool], thresholds: Sequence[float], high: float
 ) -> Image.Image:
     """Draw a histogram from 0 to `high`, dropped values on top of kept ones, RGB of the size `CHART`.
@@ -102,7 +102,7 @@ def histogram(
     return chart
 
 
-def curve(values: Sequence[float]) -> Image.Image:
+def draw_curve(values: Sequence[float]) -> Image.Image:
     """Draw a curve with one value per step and its moving average, RGB of the size `CHART`.
 
     Args:
@@ -145,5 +145,5 @@ def _label(draw: ImageDraw.ImageDraw, font: Font, across: tuple[str, str], up: t
     draw.text((_LEFT - 4, _TOP), up[1], INK, font, anchor="rt")
 
 
-def _image(pixels: np.ndarray) -> Image.Image:
+def _to_image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import counted
-from figureground.methods.panels.drawing import heat, tint
+from figureground.methods.panels.drawing import overlay_map, tint
 from figureground.methods.panels.maps import ATTENTION_MAPS, read_map, row_name, share_inside
 from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, missing_stage_error, missing_stage_fact
 from figureground.methods.panels.repaint import (
@@ -62,7 +62,7 @@ def sample_panels(method: SCGS, directory: Path, provenance: Mapping[str, Any]) 
     attention = cache(partial(_read_attention, method, directory, key))
     draws: dict[str, Draw] = {
         "source": source,
-        "attention": lambda: heat(source(), attention()),
+        "attention": lambda: overlay_map(source(), attention()),
         "region": lambda: tint(source(), region()),
         "mask": region,
     }

@@ -13,7 +13,7 @@ from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import FileError, inside, read_object
 from figureground.core.shapes import Count, check_shape
 from figureground.methods.concept_stages import read_concept_facts
-from figureground.methods.panels.drawing import curve
+from figureground.methods.panels.drawing import draw_curve
 from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, missing_stage_fact
 from figureground.models.concept_files import CONCEPT
 from figureground.recipe.features import Feature
@@ -133,4 +133,4 @@ def _draw_loss(folder: Path, name: str) -> Image.Image:
         values = []
     if not values:
         raise Missing(f"{folder.name}/{CSV} is gone or damaged")
-    return curve(values)
+    return draw_curve(values)

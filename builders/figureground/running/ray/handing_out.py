@@ -151,9 +151,9 @@ class Dispatcher:
 
     def raise_failed(self, out: Path) -> None:
         """Raise FiguregroundError if shards failed; names them with their reasons."""
-        failed = {number: why for number, why in self.failed.items() if missing(out, [self.shards[number]])}
+        failed = {number: reason for number, reason in self.failed.items() if missing(out, [self.shards[number]])}
         if failed:
-            lines = [f"{self.shards[number].name}: {why}" for number, why in sorted(failed.items())]
+            lines = [f"{self.shards[number].name}: {reason}" for number, reason in sorted(failed.items())]
             raise FiguregroundError(
                 f"{counted(len(lines), 'shard')} of {len(self.shards):,} can't be rendered; the others are done and "
                 "kept:\n  " + "\n  ".join(lines[:20]) + ("\n  …" if lines[20:] else "")
@@ -204,33 +204,33 @@ class Dispatcher:
             self._died_in_a_row = 0
             handle.number = None
 
-    def _replace_actor(self, handle: ActorHandle, why: str) -> None:
+    def _replace_actor(self, handle: ActorHandle, cause: str) -> None:
         """Start another actor in the place of one that died, and put its shard back, unless too many died of it."""
         host = handle.info.host if handle.info else "a machine of the cluster"
         if handle.info is None:
-            self._note_failed_start(why)
+            self._note_failed_start(cause)
         else:
             self._died_in_a_row += 1
         if handle.number is not None:
             shard = self.shards[handle.number]
             self._deaths[handle.number] += 1
-            self.log.write("failure", shard=shard.name, error=why, on=host)
+            self.log.write("failure", shard=shard.name, error=cause, on=host)
             if self._deaths[handle.number] < MOST_DEATHS:
-                complain(f"figureground: a worker on {host} died, and {shard.name} goes to another one: {why[:500]}")
+                complain(f"figureground: a worker on {host} died, and {shard.name} goes to another one: {cause[:500]}")
                 self._queue.appendleft(handle.number)
             else:
-                reason = f"{self._deaths[handle.number]} workers died while rendering it; the last on {host}: {why}"
+                reason = f"{self._deaths[handle.number]} workers died while rendering it; the last on {host}: {cause}"
                 complain(f"figureground: {shard.name} has failed: {reason[:1000]}")
                 self.failed[handle.number] = reason
                 assert handle.info is not None
                 note_failure(self.starter.out, shard, reason, host, handle.info.pid)
         if self._died_in_a_row >= MOST_DEATHS * max(2, len(self.handles)):
             raise FiguregroundError(
-                f"{self._died_in_a_row} workers died one after the other, the last on {host}: {why}"
+                f"{self._died_in_a_row} workers died one after the other, the last on {host}: {cause}"
             )
         self.handles[self.handles.index(handle)] = self.starter.start(handle.rank)
 
-    def _note_failed_start(self, why: str) -> None:
+    def _note_failed_start(self, cause: str) -> None:
         """Count an actor that died as it started.
 
         Ray places actors on a machine that has vanished until it misses its heartbeats, so a few such deaths within a
@@ -241,10 +241,10 @@ class Dispatcher:
         """
         self._failed_starts.append(time.monotonic())
         if len(self._failed_starts) == 1:
-            complain(f"figureground: a worker died as it started, and another one is started: {why[:500]}")
+            complain(f"figureground: a worker died as it started, and another one is started: {cause[:500]}")
         duration = self._failed_starts[-1] - self._failed_starts[0]
         if len(self._failed_starts) >= MOST_DEATHS * max(2, len(self.handles)) and duration > SECONDS_OF_FAILED_STARTS:
-            raise FiguregroundError(f"{len(self._failed_starts)} workers died as they started; the last error: {why}")
+            raise FiguregroundError(f"{len(self._failed_starts)} workers died as they started; the last error: {cause}")
 
     def _check_for_workers(self) -> None:
         """Say when no worker could be started for a while, and give up after a long one."""
