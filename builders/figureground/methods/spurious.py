@@ -601,7 +601,8 @@ class Spurious(Method):
         lines = [
             f"{counted(num_missing, 'concept')} to fine-tune, {settings.max_train_steps:,} steps each"
             + (f" ({num_existing} of {len(features)} are in {self.config.concepts})" if num_existing else "")
-            + f"; they need about {human_bytes(disk.finished * num_missing)} of disk ({kind}, {human_bytes(disk.finished)} each"
+            + f"; they need about {human_bytes(disk.finished * num_missing)} of disk ({kind}, "
+            + f"{human_bytes(disk.finished)} each"
             + (")" if disk.is_measured else ", by what the checkpoint's name says)")
             + (f", and about {human_bytes(disk.working)} more while one is learned" if num_missing else "")
         ]
