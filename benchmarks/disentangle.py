@@ -482,10 +482,10 @@ def draw(units: Sequence[Mapping[str, Any]], path: Path) -> str:
             about = {**row["report"]}
             told = reporting.summarise(about, [unit["rows"][name]["result"] for unit in units])
             runs.append(comparing.Run(name, told))
-    runs.sort(key=lambda run: (run.method, run.fine_tuned, run.penalty or 0.0))
+    runs.sort(key=lambda run: (run.method, run.is_fine_tuned, run.penalty or 0.0))
     path.parent.mkdir(parents=True, exist_ok=True)
-    comparing.draw(path, runs)
-    return comparing.tell(runs)
+    comparing.draw_comparison(path, runs)
+    return comparing.to_markdown(runs)
 
 
 # --- the command ------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ from figureground.learn.settings import WORST_GROUP
 def describe_bed(place: Place) -> dict[str, Any]:
     """Return classes, attributes and group sizes of the unit's bed."""
     from figureground.data.layouts import read_groups
-    from figureground.learn.jtt import minority_groups
+    from figureground.learn.jtt import find_minority_groups
 
     groups = read_groups(place.data)
     counts = groups.counts(0)
@@ -77,7 +77,7 @@ def describe_bed(place: Place) -> dict[str, Any]:
         "classes": list(groups.classes), "attributes": list(groups.attributes or ()),
         "groups": list(groups.group_names), "fingerprint": groups.fingerprint,
         "images": {name: groups.counts(i).ravel().tolist() for i, name in enumerate(("train", "validation", "test"))},
-        "against_the_bias": np.flatnonzero(minority_groups(counts).ravel()).tolist(),
+        "against_the_bias": np.flatnonzero(find_minority_groups(counts).ravel()).tolist(),
     }  # fmt: skip
 
 

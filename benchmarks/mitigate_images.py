@@ -66,13 +66,13 @@ def read_made(directory: Path, keep: Callable[[str], bool] = lambda key: True) -
 def make_pasted(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
     """Paste the regions that ERM attends to on images of other classes; ERM's epoch is chosen without attributes."""
     from figureground.data.layouts import read_groups
-    from figureground.learn.paste import AttendedMasks, paste
+    from figureground.learn.paste import AttentionMasks, paste
     from figureground.vision.classifiers import open_classifier
 
     models, seed = trained_folder(place, ROWS["erm"], BACKBONES[0], "unknown"), training_seeds(place.unit.seed, 1)[0]
     if not (models / f"erm-seed-{seed}").exists():
         train_row(place, ROWS["erm"], BACKBONES[0], ROWS["erm"].tables, trainings=1)
-    masks = AttendedMasks(open_classifier(str(models / f"erm-seed-{seed}")))
+    masks = AttentionMasks(open_classifier(str(models / f"erm-seed-{seed}")))
     paste(read_groups(place.data), masks, place.plan.images // 2, place.unit.seed, out, show_progress=False)
     return read_made(out), {}
 
@@ -141,7 +141,7 @@ def make_ddb(place: Place, out: Path, pruned: bool = True) -> tuple[list[Drawn],
     from figureground.curation.curating import curate
     from figureground.data.layouts import read_groups
     from figureground.learn.errors import read_errors
-    from figureground.learn.jtt import minority_groups, tell_errors
+    from figureground.learn.jtt import find_minority_groups, summarise_errors
     from figureground.shards.stages import read_marker
 
     out = place.folder / "built" / "ddb"  # both rows take from the same candidates
@@ -151,7 +151,7 @@ def make_ddb(place: Place, out: Path, pruned: bool = True) -> tuple[list[Drawn],
     stages = out / "_figureground" / "stages"
     wrong = read_errors(stages / "classifier").wrong
     told: dict[str, Any] = {
-        "error_set": tell_errors(wrong, np.zeros(len(wrong), bool), train.group, counts),
+        "error_set": summarise_errors(wrong, np.zeros(len(wrong), bool), train.group, counts),
         "sources": {"images": 0, "with_the_bias": 0},
     }  # fmt: skip
     marker = read_marker(stages / "sources")
@@ -159,7 +159,7 @@ def make_ddb(place: Place, out: Path, pruned: bool = True) -> tuple[list[Drawn],
     rows = [row for some in marker["facts"]["rows"].values() for row in some]
     told["sources"] = {
         "images": len(rows),
-        "with_the_bias": int((~minority_groups(counts).ravel()[train.group[rows]]).sum()),
+        "with_the_bias": int((~find_minority_groups(counts).ravel()[train.group[rows]]).sum()),
     }
     whole = read_made(out)
     if not pruned:

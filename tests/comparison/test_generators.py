@@ -40,16 +40,16 @@ def record(out, name, **facts):
 
 
 def test_a_method_gets_the_data_the_seed_and_its_own_settings(images, tmp_path):
-    made = generators(images, tmp_path, {"scgs": {"per_class": 3}}).method("scgs", 5)
+    made = generators(images, tmp_path, {"scgs": {"per_class": 3}}).make_method("scgs", 5)
     assert (made.config.data, made.config.seed, made.config.per_class) == (str(images), 5, 3)
     assert (made.config.device, made.config.name) == ("cpu", "pocket")
-    own = generators(images, tmp_path, {"scgs": {"device": "auto"}}).method("scgs", 5)
+    own = generators(images, tmp_path, {"scgs": {"device": "auto"}}).make_method("scgs", 5)
     assert own.config.device == "auto"
 
 
 def test_a_method_without_the_config_of_the_comparison_takes_its_default(images, tmp_path):
     def steps(config):
-        return generators(images, tmp_path, config=config).method("scgs", 0).config
+        return generators(images, tmp_path, config=config).make_method("scgs", 0).config
 
     assert steps("none of these") == steps("pocket") != steps("photographs")
 
@@ -57,20 +57,20 @@ def test_a_method_without_the_config_of_the_comparison_takes_its_default(images,
 def test_a_methods_classifier_shares_the_training_but_for_what_is_its_own(images, tmp_path):
     shared = {"epochs": 9, "batch_size": 16, "learning_rate": 0.01, "select": "last", "validate_every": 2}
     kind = generators(images, tmp_path, {"scgs": {"training": {"learning_rate": 0.02}}}, shared)
-    theirs = generators(images, tmp_path).method("scgs", 0).config.training
-    assert kind.method("scgs", 0).config.training == {**theirs, "batch_size": 16, "learning_rate": 0.02}
+    theirs = generators(images, tmp_path).make_method("scgs", 0).config.training
+    assert kind.make_method("scgs", 0).config.training == {**theirs, "batch_size": 16, "learning_rate": 0.02}
     assert theirs["epochs"] != 9
 
 
 def test_the_layout_of_the_data_is_passed_on(images, tmp_path):
-    found = generators(images / birds.TABLE, tmp_path, root=images, y="y").method("scgs", 0).config
+    found = generators(images / birds.TABLE, tmp_path, root=images, y="y").make_method("scgs", 0).config
     assert (found.data, found.root, found.y) == (str(images / birds.TABLE), str(images), "y")
 
 
 @pytest.mark.parametrize("name", ["data", "seed", "per_clas"])
 def test_a_setting_that_a_comparison_cannot_set_is_refused_by_name(images, tmp_path, name):
     with pytest.raises(RecipeError, match=f"^{name}: scgs "):
-        generators(images, tmp_path, {"scgs": {name: 1}}).method("scgs", 0)
+        generators(images, tmp_path, {"scgs": {name: 1}}).make_method("scgs", 0)
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ def test_the_note_says_whose_masks_cut_the_objects_out(images, tmp_path):
 
 def test_images_are_made_once_and_their_record_is_what_is_read_again(images, tmp_path):
     paste = pasting(images, tmp_path, **TRUE)
-    assert paste.read_made("paste", 3) is None
+    assert paste.read_record("paste", 3) is None
     told = paste.make("paste", 3, no_erm)
     assert told == {"directory": "paste-seed-3", "images": 4, "passed_over": 0, "seconds": told["seconds"]}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["paste-seed-3", "paste-seed-3.json"]
-    assert paste.read_made("paste", 3) == told
-    assert paste.read_made("paste", 2) is None
+    assert paste.read_record("paste", 3) == told
+    assert paste.read_record("paste", 2) is None
     assert len(read_groups(tmp_path / "paste-seed-3")) == 4
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "paste-seed-3").rglob("*.png")}
     assert len(files) == 4
@@ -180,18 +180,18 @@ def test_a_stopped_make_has_no_record_and_goes_on(images, tmp_path):
     marker = tmp_path / "paste-seed-0" / "paste.json"
     marker.write_text(marker.read_text().replace('"done": true', '"done": false'))
     (tmp_path / "paste-seed-0" / "train" / "0001-00000.png").unlink()
-    assert paste.read_made("paste", 0) is None
+    assert paste.read_record("paste", 0) is None
     assert paste.make("paste", 0, no_erm)["images"] == 4
     assert {path.name: path.read_bytes() for path in tmp_path.glob("paste-seed-0/train/*")} == whole
-    assert paste.read_made("paste", 0)["images"] == 4
+    assert paste.read_record("paste", 0)["images"] == 4
 
 
 def test_a_record_whose_images_are_gone_is_not_believed(images, tmp_path):
     record(tmp_path, "paste-seed-0")
     paste = pasting(images, tmp_path)
-    assert paste.read_made("paste", 0) is None
+    assert paste.read_record("paste", 0) is None
     (tmp_path / "paste-seed-0").mkdir()
-    assert paste.read_made("paste", 0) == {"directory": "paste-seed-0", "images": 4}
+    assert paste.read_record("paste", 0) == {"directory": "paste-seed-0", "images": 4}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"images": 4}'])
@@ -200,7 +200,7 @@ def test_a_damaged_record_is_refused_by_its_name(images, tmp_path, text):
     paste = pasting(images, tmp_path)
     says = r"/paste-seed-0\.json is damaged .*Remove it"
     with pytest.raises(FiguregroundError, match=says):
-        paste.read_made("paste", 0)
+        paste.read_record("paste", 0)
     with pytest.raises(FiguregroundError, match=says):
         paste.refuse_other_pruning("paste", "True")
 

@@ -20,9 +20,9 @@ from tiny_separations import BACKGROUNDS, FOREGROUNDS, tiny
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.images import DatasetImages
-from figureground.disentangling.learner import Separating
+from figureground.disentangling.learner import SeparationLearner
 from figureground.disentangling.model import Disentangled
-from figureground.disentangling.preflight import ask
+from figureground.disentangling.preflight import read_request
 from figureground.disentangling.reporting import CROSSINGS
 from figureground.disentangling.separator import SEPARATORS
 from figureground.disentangling.settings import Disentangling
@@ -152,17 +152,17 @@ def test_a_fine_tuning_that_broke_off_goes_on_from_its_saved_state(drawn, backbo
     given = command(drawn, backbone, "--max-train-steps", "12", "--fine-tune")
     assert main([*given, "--out", str(tmp_path / "whole")]) == 0
     monkeypatch.setattr("figureground.disentangling.training.SAVED_EVERY", 5)
-    step = Separating.step
+    step = SeparationLearner.step
 
     def break_at_seven(self, number):
         if number == 7:
             raise RuntimeError("broken off")
         return step(self, number)
 
-    monkeypatch.setattr(Separating, "step", break_at_seven)
+    monkeypatch.setattr(SeparationLearner, "step", break_at_seven)
     with pytest.raises(RuntimeError, match="broken off"):
         main([*given, "--out", str(tmp_path / "broken"), "--debug"])
-    monkeypatch.setattr(Separating, "step", step)
+    monkeypatch.setattr(SeparationLearner, "step", step)
     assert main([*given, "--out", str(tmp_path / "broken")]) == 0
     assert_same_runs(tmp_path / "broken", tmp_path / "whole")
 
@@ -355,7 +355,7 @@ def test_bad_input_of_the_command_is_refused_before_torch_is_needed(drawn, tmp_p
     kept.mkdir()
     (kept / "letter.txt").write_text("mine")
     with pytest.raises(FiguregroundError, match=r"holds something else \(letter.txt\)"):
-        ask(Disentangling("hsic"), drawn, kept)
+        read_request(Disentangling("hsic"), drawn, kept)
 
 
 def test_a_run_of_other_settings_in_the_same_directory_is_refused_with_the_difference(finished, run, tmp_path):

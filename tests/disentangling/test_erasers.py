@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from figureground.disentangling.crossing import Features, cross
+from figureground.disentangling.crossing import Features, run_cross_probes
 from figureground.disentangling.logistic import fit_logistic
 from figureground.disentangling.probes import Examples, fit_probe
 from figureground.disentangling.separator import SEPARATORS
@@ -105,7 +105,9 @@ def test_the_report_of_a_cross_probe_says_chance_majority_sizes_and_what_fitted_
         parts = {"foreground": x.float(), "background": x[:, 4:8].float()}
         return Features(parts, {"foreground": own, "background": other}, np.arange(n))
 
-    found = cross(known(200, 0), known(800, 1), known(400, 2), {"foreground": CLASSES, "background": CLASSES}, 0)
+    found = run_cross_probes(
+        known(200, 0), known(800, 1), known(400, 2), {"foreground": CLASSES, "background": CLASSES}, 0
+    )
     assert set(found) == {f"{a} from {b}" for a in known(2, 0).parts for b in known(2, 0).parts}
     one = found["foreground from background"]
     assert one["images"] == {"fitted": 200, "probes": 800, "test": 400}

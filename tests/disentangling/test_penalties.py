@@ -11,7 +11,7 @@ from figureground.disentangling.adversaries import Adversaries
 from figureground.disentangling.independence import cka, gaussian_kernel, hsic
 from figureground.disentangling.penalty import Batch, make_network
 from figureground.disentangling.separator import Shape
-from figureground.disentangling.transport import Transport, estimate, gradient_penalty
+from figureground.disentangling.transport import Transport, estimate_distance, gradient_penalty
 
 
 def gaussian(n, d, seed, shift=0.0):
@@ -36,13 +36,13 @@ def test_a_trained_critic_estimates_the_wasserstein_distance_of_shifted_gaussian
     solver = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.9))
     for step in range(250):
         first, second = gaussian(256, 4, 2 * step, shift), gaussian(256, 4, 2 * step + 1)
-        loss = -estimate(critic, first, second)
+        loss = -estimate_distance(critic, first, second)
         loss = loss + 10 * gradient_penalty(critic, first, second, make_generator(step))
         solver.zero_grad()
         loss.backward()
         solver.step()
     with torch.no_grad():
-        found = float(estimate(critic, gaussian(20_000, 4, 9001, shift), gaussian(20_000, 4, 9002)))
+        found = float(estimate_distance(critic, gaussian(20_000, 4, 9001, shift), gaussian(20_000, 4, 9002)))
     # Equal covariances: W1 is the distance of the means. The soft constraint lets a slope s gain W s − 10 (s − 1)².
     assert found == pytest.approx(shift * (1 + shift / 20), abs=0.1)
 

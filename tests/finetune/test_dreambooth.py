@@ -26,7 +26,7 @@ from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.dreambooth import finetune
 from figureground.models.concept_files import read_concept
 from figureground.models.weights import fingerprint
-from figureground.training.unfinished import Unfinished
+from figureground.training.unfinished import SavedRun
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 QUIET = {"device": "cpu", "show_progress": False}
@@ -542,7 +542,7 @@ def test_an_unfinished_run_refuses_other_inputs_and_other_means(sd1, references,
     settings = tiny(sd1, max_train_steps=4, save_every=2)
     finetune(references, "flower", "x", out, settings, **QUIET)
     whole = weights(out / "checkpoint")
-    save = Unfinished.save
+    save = SavedRun.save
 
     def save_early(self, learner, curves, made_with, step, seconds):
         if step < 4:
@@ -553,7 +553,7 @@ def test_an_unfinished_run_refuses_other_inputs_and_other_means(sd1, references,
         shutil.rmtree(out, ignore_errors=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ConceptRun, "_finish", lambda self: None)
-            patch.setattr(Unfinished, "save", save_early)
+            patch.setattr(SavedRun, "save", save_early)
             finetune(references, "flower", "x", out, dataclasses.replace(settings, **changes), **QUIET)
         assert saved_step(out) == 2
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForImageClassification, CLIPImageProcessorPil, ViTImageProcessorPil
 
 from figureground.core.errors import FiguregroundError, RecipeError
-from figureground.learn.backbones import STATE, check_saving, find_last, open_backbone, save
+from figureground.learn.backbones import STATE, check_saving, find_last_layer, open_backbone, save_backbone
 from figureground.learn.settings import Training
 from figureground.vision.classifiers import open_classifier
 
@@ -66,11 +66,11 @@ def test_a_head_for_another_number_of_classes_is_made_anew_and_said_so(folder):
 
 def test_the_last_layer_is_found_by_its_weights_wherever_it_lies():
     network = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 4, bias=False)))
-    parent, name = find_last(network, network[1][1].weight.detach())
+    parent, name = find_last_layer(network, network[1][1].weight.detach())
     assert parent is network[1]
     assert getattr(parent, name) is network[1][1]
     with pytest.raises(ValueError, match="linear"):
-        find_last(network, network[1][1].weight.clone())
+        find_last_layer(network, network[1][1].weight.clone())
 
 
 # Random weights
@@ -155,7 +155,7 @@ def test_every_image_comes_out_in_one_size_and_the_saved_backbone_keeps_it(proce
         pixels = torch.zeros(1, 3, height, width, dtype=torch.uint8)
         assert backbone.prepare(pixels, CPU).shape == (1, 3, *size)
     check_saving(backbone)
-    save(backbone, tmp_path / "saved")
+    save_backbone(backbone, tmp_path / "saved")
     assert open_classifier(str(tmp_path / "saved")).preprocessing == backbone.preprocessing
 
 
@@ -199,7 +199,7 @@ def trained(folder):
 
 
 def test_a_saved_backbone_judges_as_it_did_and_names_no_place(trained, folder, tmp_path):
-    save(trained, tmp_path / "new" / "model")
+    save_backbone(trained, tmp_path / "new" / "model")
     files = sorted(path.name for path in (tmp_path / "new" / "model").iterdir())
     assert files == ["config.json", "model.safetensors", "preprocessor_config.json"]
     config = (tmp_path / "new" / "model" / "config.json").read_text()
@@ -217,7 +217,7 @@ def test_saving_replaces_what_a_killed_run_left(trained, tmp_path):
     for name in ("model", ".model.part"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "left").touch()
-    save(trained, tmp_path / "model")
+    save_backbone(trained, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert not (tmp_path / "model" / "left").exists()
     open_classifier(str(tmp_path / "model"))
@@ -276,7 +276,7 @@ def test_a_timm_network_is_made_for_the_classes_and_saved_as_its_state(tmp_path)
     assert backbone.logits(backbone.prepare(PIXELS, CPU)).shape == (3, 3)
     assert same(weights(backbone.network), weights(scratch("timm:tiny").network))
     check_saving(backbone)
-    save(backbone, tmp_path / "model")
+    save_backbone(backbone, tmp_path / "model")
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [STATE, "timm.json"]
     assert json.loads((tmp_path / "model" / "timm.json").read_text()) == {
         "name": "timm:tiny", "classes": ["a", "b", "c"],

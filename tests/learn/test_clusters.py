@@ -11,7 +11,7 @@ from tiny_layouts import make_table
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
-from figureground.learn.clusters import METHODS, cluster, cluster_errors, features_of, held_out_features
+from figureground.learn.clusters import METHODS, cluster, cluster_errors, compute_features, compute_held_out_features
 from figureground.learn.errors import Errors
 from figureground.vision.classifiers import open_classifier
 
@@ -119,13 +119,13 @@ def test_features_are_what_the_last_layer_is_given(tmp_path):
     make_table(tmp_path / "data")
     train = read_groups(tmp_path / "data").of_split(0)
     classifier = open_classifier(str(make_classifier(tmp_path / "classifier")))
-    features = features_of(classifier, train, show_progress=False)
+    features = compute_features(classifier, train, show_progress=False)
     assert features.dtype == np.float32
     reading = classifier.read([draw() for _, draw in train.read(np.arange(len(train)))])
     assert np.allclose(features, reading.features, atol=1e-5)
     logits = features @ classifier.weight.numpy().T + classifier.bias.numpy()
     assert np.allclose(logits, reading.logits, atol=1e-5)
-    assert features_of(classifier, train.select([]), show_progress=False).shape == (0, features.shape[1])
+    assert compute_features(classifier, train.select([]), show_progress=False).shape == (0, features.shape[1])
 
 
 def errors_of(y, predicted, classes=3):
@@ -204,7 +204,7 @@ def test_each_error_is_described_by_the_classifier_that_has_not_seen_it(tmp_path
     fold = np.arange(n) % 2
     errors = Errors(train.keys, train.y, 1 - train.y, np.eye(2)[1 - train.y], fold, ())
     rows = np.arange(1, n)
-    features = held_out_features(errors, rows, train, classifiers.__getitem__, show_progress=False)
+    features = compute_held_out_features(errors, rows, train, classifiers.__getitem__, show_progress=False)
     for i, classifier in enumerate(classifiers):
-        own = features_of(classifier, train, show_progress=False)
+        own = compute_features(classifier, train, show_progress=False)
         assert np.allclose(features[fold[rows] == i], own[rows][fold[rows] == i], atol=1e-5)

@@ -6,16 +6,16 @@ import os
 import pytest
 
 from figureground.core.errors import FiguregroundError
-from figureground.learn.directory import held, remove_drafts
+from figureground.learn.directory import lock_directory, remove_drafts
 
 
 def test_one_process_works_at_a_time(tmp_path):
     out = tmp_path / "out"
-    with held(out, "training.json", "train"):
+    with lock_directory(out, "training.json", "train"):
         (out / "training.json").write_text("{}")
         with (
             pytest.raises(FiguregroundError, match="another process is at work there"),
-            held(out, "training.json", "train"),
+            lock_directory(out, "training.json", "train"),
         ):
             pass
     assert [path.name for path in out.iterdir()] == ["training.json"]
@@ -26,7 +26,7 @@ def test_a_directory_that_stays_empty_is_left_as_it_was_found(there, tmp_path):
     out = tmp_path / "out"
     if there:
         out.mkdir()
-    with pytest.raises(RuntimeError), held(out, "paste.json", "paste"):
+    with pytest.raises(RuntimeError), lock_directory(out, "paste.json", "paste"):
         raise RuntimeError
     assert out.exists() == there
 
@@ -34,13 +34,16 @@ def test_a_directory_that_stays_empty_is_left_as_it_was_found(there, tmp_path):
 def test_a_file_and_what_the_disk_refuses_are_told(tmp_path):
     path = tmp_path / "file"
     path.write_text("mine")
-    with pytest.raises(FiguregroundError, match=r"^--out .*file is a file; give a directory"), held(path, "m", "train"):
+    with (
+        pytest.raises(FiguregroundError, match=r"^--out .*file is a file; give a directory"),
+        lock_directory(path, "m", "train"),
+    ):
         pass
-    with pytest.raises(FiguregroundError, match=r"^\S*file is a file"), held(path, "m", "paste", option=""):
+    with pytest.raises(FiguregroundError, match=r"^\S*file is a file"), lock_directory(path, "m", "paste", option=""):
         pass
     with (
         pytest.raises(FiguregroundError, match=r"No space left on the disk of .*out\. Free some space"),
-        held(tmp_path / "out", "m", "train"),
+        lock_directory(tmp_path / "out", "m", "train"),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not (tmp_path / "out").exists()
@@ -57,8 +60,11 @@ def test_drafts_of_files_and_of_folders_are_removed_and_nothing_else(tmp_path):
 
 def test_another_kind_of_work_that_began_meanwhile_is_seen(tmp_path):
     out = tmp_path / "out"
-    with held(out, "training.json", "train"):
+    with lock_directory(out, "training.json", "train"):
         # It has a lock of its own, and nothing but that is there yet.
-        with pytest.raises(FiguregroundError, match=r"holds something else"), held(out, "compare.json", "compare"):
+        with (
+            pytest.raises(FiguregroundError, match=r"holds something else"),
+            lock_directory(out, "compare.json", "compare"),
+        ):
             pass
         assert [path.name for path in out.iterdir()] == [".train.lock"]

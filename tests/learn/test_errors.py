@@ -18,9 +18,9 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.hashing import digest
 from figureground.data.groups import accuracy_by_group
 from figureground.data.layouts import read_groups
-from figureground.learn.classifier_errors import match_classes, of_classifier
-from figureground.learn.errors import Errors, lowest_loss, read_errors, save_errors
-from figureground.learn.find_errors import cross_fit, early_stopped, fit_fold, make_folds, take_fold
+from figureground.learn.classifier_errors import find_classifier_errors, match_classes
+from figureground.learn.errors import Errors, find_lowest_loss, read_errors, save_errors
+from figureground.learn.find_errors import cross_fit, fit_early_stopped, fit_fold, import_fold, make_folds
 from figureground.learn.settings import Training
 from figureground.vision.classifiers import open_classifier
 
@@ -146,14 +146,14 @@ def test_folds_that_were_trained_apart_are_taken_as_they_are(crossed, images, tm
     groups, settings, out = read_groups(images), Training("erm", epochs=1), tmp_path / "out"
     for number in (0, 2):
         fit_fold(groups, settings, 3, 0, tmp_path / str(number), number, device="cpu", show_progress=False)
-        take_fold(tmp_path / str(number), out, number)
+        import_fold(tmp_path / str(number), out, number)
     before = [(out / f"fold-{i}" / "model.safetensors").stat().st_ino for i in (0, 2)]
     assert equal(fit(images, out), crossed[1])
     assert [(out / f"fold-{i}" / "model.safetensors").stat().st_ino for i in (0, 2)] == before
     assert all(same_bits(crossed[0] / f"fold-{i}", out / f"fold-{i}") for i in range(3))
     (tmp_path / "2" / "fold-2.npz").unlink()
     with pytest.raises(FiguregroundError, match=r"fold-2.npz is missing"):
-        take_fold(tmp_path / "2", tmp_path / "other", 2)
+        import_fold(tmp_path / "2", tmp_path / "other", 2)
 
 
 @pytest.mark.slow
@@ -183,14 +183,14 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(images, tmp_path):
 
 def test_an_early_stopped_classifier_judges_what_it_was_trained_on(images, tmp_path):
     groups, settings = read_groups(images), Training("erm", epochs=4)
-    errors = early_stopped(groups, settings, 2, 0, tmp_path, device="cpu", show_progress=False)
+    errors = fit_early_stopped(groups, settings, 2, 0, tmp_path, device="cpu", show_progress=False)
     marker = json.loads((tmp_path / "early-stopped.json").read_text())
     assert [each["epoch"] for each in marker["curve"]] == [1, 2]
     assert marker["epoch"] == 2
     assert marker["trained_on"]["images"] == marker["judged"]["images"] == 40
     assert errors.models == (tmp_path / "early-stopped",)
     assert not errors.fold.any()
-    given = of_classifier(groups, open_classifier(str(errors.models[0])), groups.classes, show_progress=False)
+    given = find_classifier_errors(groups, open_classifier(str(errors.models[0])), groups.classes, show_progress=False)
     assert given.models == ()
     assert np.allclose(given.probability, errors.probability, atol=1e-5)
 
@@ -198,13 +198,13 @@ def test_an_early_stopped_classifier_judges_what_it_was_trained_on(images, tmp_p
 def test_a_given_classifier_s_classes_are_matched_by_name(images, tmp_path):
     groups = read_groups(images)
     classifier = open_classifier(str(make_classifier(tmp_path / "other", labels={0: "Umbrella", 1: "mug"})))
-    errors = of_classifier(groups, classifier, groups.classes, show_progress=False)
+    errors = find_classifier_errors(groups, classifier, groups.classes, show_progress=False)
     train = groups.of_split(0)
     logits = classifier.read([draw() for _, draw in train.read(np.arange(len(train)))]).logits
     assert np.allclose(errors.probability, logits.double().softmax(1).flip(1), atol=1e-5)
     assert (errors.predicted == 1 - logits.argmax(1).numpy()).all()
     assert errors.keys == train.keys
-    renamed = of_classifier(groups, classifier, ("umbrella", "mug"), show_progress=False)
+    renamed = find_classifier_errors(groups, classifier, ("umbrella", "mug"), show_progress=False)
     assert (renamed.probability == errors.probability[:, ::-1]).all()
 
 
@@ -217,12 +217,12 @@ def test_a_classifier_of_other_classes_is_refused_with_both_named(images, tmp_pa
     groups = read_groups(images)
     four = open_classifier(str(make_classifier(tmp_path / "four")))
     with pytest.raises(FiguregroundError, match=r"four has 4 classes \(hen, .*the data have 2 \(mug, umbrella"):
-        of_classifier(groups, four, groups.classes)
+        find_classifier_errors(groups, four, groups.classes)
     other = open_classifier(str(make_classifier(tmp_path / "other", labels={0: "cup", 1: "umbrella"})))
     with pytest.raises(FiguregroundError, match=r"other has 2 classes \(cup, umbrella\)"):
-        of_classifier(groups, other, groups.classes)
+        find_classifier_errors(groups, other, groups.classes)
     with pytest.raises(FiguregroundError, match=r"2 classes \(mug, umbrella\), .*3 names"):
-        of_classifier(groups, other, ("cup", "mug", "umbrella"))
+        find_classifier_errors(groups, other, ("cup", "mug", "umbrella"))
 
 
 def made(probability, y, keys=None):
@@ -245,10 +245,10 @@ def test_the_lowest_losses_of_a_class_are_of_images_that_are_predicted_right():
     errors = made(
         [[0.9, 0.1], [0.8, 0.2], [0.9, 0.1], [0.3, 0.7], [0.1, 0.9], [0.99, 0.01]], [0, 0, 0, 0, 1, 1], "edcbaf"
     )
-    assert lowest_loss(errors, 0, 2).tolist() == [2, 0]  # of equal losses, c before e
-    assert lowest_loss(errors, 0, 9).tolist() == [2, 0, 1]
-    assert lowest_loss(errors, 1, 9).tolist() == [4]
-    assert lowest_loss(errors, 0, 2).dtype == np.int64
+    assert find_lowest_loss(errors, 0, 2).tolist() == [2, 0]  # of equal losses, c before e
+    assert find_lowest_loss(errors, 0, 9).tolist() == [2, 0, 1]
+    assert find_lowest_loss(errors, 1, 9).tolist() == [4]
+    assert find_lowest_loss(errors, 0, 2).dtype == np.int64
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_data_and_folders_that_cant_be_used_are_refused(images, tmp_path):
     with pytest.raises(FiguregroundError, match="all its training images are of one class, '0'"):
         fit(tmp_path / "one", tmp_path / "out")
     with pytest.raises(RecipeError, match="epochs: 3 is not a whole number from 1 to 2"):
-        early_stopped(read_groups(images), Training("erm", epochs=2), 3, 0, tmp_path / "out")
+        fit_early_stopped(read_groups(images), Training("erm", epochs=2), 3, 0, tmp_path / "out")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     with pytest.raises(FiguregroundError, match=r"holds something else \(thesis.txt\)"):

@@ -13,7 +13,7 @@ from tiny_layouts import make_table, write_csv
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
-from figureground.learn.paste import AttendedMasks, TrueMasks, compose, paste
+from figureground.learn.paste import AttentionMasks, TrueMasks, compose, paste
 from figureground.vision.classifiers import open_classifier
 
 RED, BLUE = (200, 30, 30), (20, 40, 220)
@@ -194,18 +194,18 @@ def test_what_classifiers_attend_to_is_as_large_as_the_quantile_says(images, tmp
     labels = {0: "umbrella", 1: "mug"}
     classifier = open_classifier(str(make_classifier(tmp_path / "two", labels=labels)))
     train = images.of_split(0)
-    for row, mask in AttendedMasks(classifier, 0.75)(train, np.array([0, 3, 39])):
+    for row, mask in AttentionMasks(classifier, 0.75)(train, np.array([0, 3, 39])):
         assert row in (0, 3, 39)
         assert mask.shape == (16, 16)
         assert mask.mean() <= 0.26
-    out = make(images, tmp_path / "out", masks=AttendedMasks(classifier))
+    out = make(images, tmp_path / "out", masks=AttentionMasks(classifier))
     assert len(read_groups(out)) == 8
     inputs = json.loads((out / "paste.json").read_text())["inputs"]
     assert inputs["quantile"] == 0.8
     assert len(inputs["classifier"]) == 64
     stranger = open_classifier(str(make_classifier(tmp_path / "four")))
     with pytest.raises(FiguregroundError, match="classifier 'four' has no class 'mug'"):
-        make(images, tmp_path / "no", masks=AttendedMasks(stranger))
+        make(images, tmp_path / "no", masks=AttentionMasks(stranger))
 
 
 def test_numbers_that_cant_be_used_and_one_class_alone_are_refused(images, tmp_path):

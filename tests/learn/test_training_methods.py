@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from figureground.learn.augmentation import crop_and_mirror, random_box
-from figureground.learn.dfr import draw_balanced, fit_logistic, halves, refit, unstandardised
-from figureground.learn.groupdro import GroupDRO, group_losses, raise_weights
-from figureground.learn.jtt import minority_groups, tell_errors, weigh_errors
+from figureground.learn.dfr import draw_balanced, draw_half, fit_logistic, refit, unstandardise
+from figureground.learn.groupdro import GroupDRO, average_by_group, raise_weights
+from figureground.learn.jtt import find_minority_groups, summarise_errors, weigh_errors
 from figureground.learn.schedule import in_passes, schedule
-from figureground.learn.trained import score, spread
+from figureground.learn.trained import mean_and_std, score
 from figureground.learn.weights import balance, normalise, weigh_added
 from figureground.recipe.sample import derive_seed
 
@@ -30,19 +30,21 @@ def test_errors_count_lambda_times():
 
 
 def test_minority_groups_are_those_against_the_correlation():
-    assert minority_groups(WATERBIRDS).tolist() == [[False, True], [True, False]]
-    assert not minority_groups(np.array([[5, 5], [10, 10]])).any()
+    assert find_minority_groups(WATERBIRDS).tolist() == [[False, True], [True, False]]
+    assert not find_minority_groups(np.array([[5, 5], [10, 10]])).any()
 
 
 def test_precision_and_recall_of_errors_leave_added_images_out():
     group = np.array([0, 0, 0, 1, 2, 3, 3, 3, 1])
     errors = np.array([1, 0, 0, 1, 0, 0, 0, 0, 1], bool)
-    told = tell_errors(errors, np.arange(9) == 8, group, np.array([[3, 1], [1, 3]]))
+    told = summarise_errors(errors, np.arange(9) == 8, group, np.array([[3, 1], [1, 3]]))
     assert told == {
         "errors": 2, "images": 8, "added_errors": 1, "minority": [1, 2], "precision": 0.5, "recall": 0.5,
     }  # fmt: skip
-    assert "precision" not in tell_errors(errors, np.zeros(9, bool), None, WATERBIRDS)
-    assert tell_errors(np.zeros(9, bool), np.zeros(9, bool), group, np.array([[3, 1], [1, 3]]))["precision"] is None
+    assert "precision" not in summarise_errors(errors, np.zeros(9, bool), None, WATERBIRDS)
+    assert (
+        summarise_errors(np.zeros(9, bool), np.zeros(9, bool), group, np.array([[3, 1], [1, 3]]))["precision"] is None
+    )
 
 
 def test_group_weights_rise_exponentially_with_the_losses():
@@ -61,7 +63,7 @@ def test_group_weights_survive_losses_whose_exponentials_overflow():
 
 
 def test_group_losses_are_weighted_means():
-    losses, there = group_losses(
+    losses, there = average_by_group(
         torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 2]), torch.tensor([3.0, 1.0, 2.0]), 3
     )
     assert losses.tolist() == [1.5, 0, 5]
@@ -108,7 +110,7 @@ def test_a_layer_for_standardised_features_is_told_for_raw_ones():
     rng = np.random.default_rng(1)
     raw = torch.from_numpy(rng.normal(3, 2, (20, 4)))
     layer = fit_logistic((raw - 3) / 2, torch.arange(20) % 2, 2, 1.0)
-    out = unstandardised(layer, torch.full((4,), 3.0).double(), torch.full((4,), 2.0).double())
+    out = unstandardise(layer, torch.full((4,), 3.0).double(), torch.full((4,), 2.0).double())
     assert torch.allclose(raw @ out.weight.T + out.bias, (raw - 3) / 2 @ layer.weight.T + layer.bias)
 
 
@@ -117,7 +119,7 @@ def test_draws_hold_as_many_of_each_group_and_halves_split_each():
     rows = draw_balanced(group, np.random.default_rng(0))
     assert np.bincount(group[rows]).tolist() == [3, 3, 0, 3]
     assert len(set(rows.tolist())) == 9
-    assert np.bincount(group[halves(group, np.random.default_rng(0))]).tolist() == [4, 2, 0, 3]
+    assert np.bincount(group[draw_half(group, np.random.default_rng(0))]).tolist() == [4, 2, 0, 3]
 
 
 def test_refitting_looks_away_from_what_goes_with_the_class_only_by_group_size():
@@ -166,9 +168,9 @@ def test_scores_tell_average_reweighted_and_worst():
 
 
 def test_the_spread_is_the_sample_standard_deviation():
-    assert spread([0.5, 0.7]) == {"mean": pytest.approx(0.6), "std": pytest.approx(math.sqrt(0.02))}
-    assert spread([0.5]) == {"mean": 0.5, "std": None}
-    assert spread([0.5, None]) == {"mean": None, "std": None}
+    assert mean_and_std([0.5, 0.7]) == {"mean": pytest.approx(0.6), "std": pytest.approx(math.sqrt(0.02))}
+    assert mean_and_std([0.5]) == {"mean": 0.5, "std": None}
+    assert mean_and_std([0.5, None]) == {"mean": None, "std": None}
 
 
 def test_the_learning_rate_rises_and_falls_to_nothing():

@@ -13,7 +13,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
 from figureground.learn.backbones import open_backbone
 from figureground.learn.epochs import Epoch, Stage, score_epoch
-from figureground.learn.find_errors import early_stopped
+from figureground.learn.find_errors import fit_early_stopped
 from figureground.learn.fit import Fit
 from figureground.learn.objective import WeightedMean
 from figureground.learn.settings import IN_TRAINING, IN_VALIDATION, MASKS, RULES, Training
@@ -112,7 +112,7 @@ def test_settings_that_cant_be_used_are_named(changes, said):
 
 def test_errors_are_chosen_without_groups(images, tmp_path):
     with pytest.raises(RecipeError, match=r"select: .*attributes"):
-        early_stopped(read_groups(images), Training("erm", select="worst-group"), 1, 0, tmp_path / "out")
+        fit_early_stopped(read_groups(images), Training("erm", select="worst-group"), 1, 0, tmp_path / "out")
 
 
 def test_settings_of_before_are_the_same_training(images, tmp_path):
@@ -176,7 +176,7 @@ def test_the_first_stage_learns_from_added_images_alone(images, more, tmp_path):
     material = gather(read_groups(images), [read_groups(more)])
     staged = two_stage(images, more, tmp_path / "state.pt")
     added = np.flatnonzero(material.added)
-    seen = [set(staged._rows(epoch).tolist()) for epoch in range(4)]
+    seen = [set(staged._draw_rows(epoch).tolist()) for epoch in range(4)]
     assert seen[0] == seen[1] == set(added.tolist())  # an epoch has 40 images, and 11 are added
     assert seen[2] == seen[3] == set(range(40))
 

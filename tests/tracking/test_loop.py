@@ -7,8 +7,8 @@ from diary import logged, read
 from figureground.tracking.reporting import begin, tracked
 from figureground.training.curves import NotFinite
 from figureground.training.loop import Hooks, Loop, Saving
-from figureground.training.processes import alone
-from figureground.training.unfinished import Unfinished
+from figureground.training.processes import single_process
+from figureground.training.unfinished import SavedRun
 
 STEPS = 25
 
@@ -47,21 +47,21 @@ class Measures(Hooks):
         if step == self.ends:
             raise Ended
         if step % 10 == 0:
-            self.loop.tracked.log({"validation/value": step / 100, "validation/unknown": None}, step)
+            self.loop.report.log({"validation/value": step / 100, "validation/unknown": None}, step)
 
 
 def train(out, track="diary", learner=None, ends=None, keeps_curves=True):
     out.mkdir(exist_ok=True)
-    hooks, unfinished = Measures(ends), Unfinished(out, STEPS, keeps_curves=keeps_curves)
+    hooks, unfinished = Measures(ends), SavedRun(out, STEPS, keeps_curves=keeps_curves)
     loop = Loop(
         learner or Counter(), hooks, unfinished, {"seed": 3, "content": {"a": 1}}, Saving(every=6),
-        alone(torch.device("cpu")), "way seed 3", False,
+        single_process(torch.device("cpu")), "way seed 3", False,
     )  # fmt: skip
     hooks.loop = loop
     with tracked(track, out, {"data": out / "images"}):
         loop.resume()
         loop.run()
-        loop.tracked.log({"test/value": 0.5}, loop.step)
+        loop.report.log({"test/value": 0.5}, loop.step)
     return loop
 
 
@@ -131,7 +131,7 @@ def test_a_mark_from_a_strange_directory_names_no_path(tmp_path, diary):
 
 
 def test_nothing_is_reported_unasked(tmp_path, diary):
-    assert not train(tmp_path / "out", track=None).tracked.active
+    assert not train(tmp_path / "out", track=None).report.active
     assert read(diary) == {}
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError
-from figureground.training.curves import SETTLED_EVERY, Curves, NotFinite
+from figureground.training.curves import FETCH_EVERY, Curves, NotFinite
 from figureground.training.curves_file import read_curves
 
 NAMES = ("total", "dreambooth", "gradient")
@@ -28,7 +28,7 @@ def filled(steps, names=NAMES):
 def test_there_is_a_line_of_all_values_for_each_step(tmp_path):
     curves = filled(2)
     curves.add(torch.tensor([123456.789, 1e-9, 0.0]))
-    curves.settle()
+    curves.fetch()
     curves.write(tmp_path)
     assert (tmp_path / "curves.csv").read_text().splitlines() == [
         "step,total,dreambooth,gradient", "1,1,1.1,1.2", "2,2,2.1,2.2", "3,123457,1e-09,0",
@@ -38,7 +38,7 @@ def test_there_is_a_line_of_all_values_for_each_step(tmp_path):
 
 def test_what_is_written_is_read_and_damage_is_named(tmp_path):
     curves = filled(3)
-    curves.settle()
+    curves.fetch()
     curves.write(tmp_path)
     path = tmp_path / "curves.csv"
     assert read_curves(path) == {"total": [1, 2, 3], "dreambooth": [1.1, 2.1, 3.1], "gradient": [1.2, 2.2, 3.2]}
@@ -58,18 +58,18 @@ def test_names_with_commas_and_no_steps_at_all_are_a_table_too(tmp_path):
         assert list(csv.reader(table)) == [["step", "a, b", "c"]]
 
 
-def test_steps_count_from_the_moment_that_they_are_added_and_have_values_once_they_are_settled():
-    curves = filled(SETTLED_EVERY - 1)
-    assert len(curves) == SETTLED_EVERY - 1
-    assert curves.latest(3) == {}
-    curves.add(torch.full((3,), 7.0))  # the tenth settles them all
-    assert len(curves) == SETTLED_EVERY
-    assert curves.latest(1) == dict.fromkeys(NAMES, 7.0)
+def test_steps_count_from_the_moment_that_they_are_added_and_have_values_once_they_are_fetched():
+    curves = filled(FETCH_EVERY - 1)
+    assert len(curves) == FETCH_EVERY - 1
+    assert curves.average_last(3) == {}
+    curves.add(torch.full((3,), 7.0))  # the tenth fetches them all
+    assert len(curves) == FETCH_EVERY
+    assert curves.average_last(1) == dict.fromkeys(NAMES, 7.0)
     curves.add(torch.full((3,), 9.0))
-    assert curves.latest(1)["total"] == 7
-    curves.settle()
-    assert curves.latest(1)["total"] == 9
-    assert len(curves) == SETTLED_EVERY + 1
+    assert curves.average_last(1)["total"] == 7
+    curves.fetch()
+    assert curves.average_last(1)["total"] == 9
+    assert len(curves) == FETCH_EVERY + 1
 
 
 def test_added_values_are_kept_in_double_precision_without_their_graph():
@@ -90,20 +90,20 @@ def test_added_values_are_kept_in_double_precision_without_their_graph():
 
 def test_latest_means_are_over_the_last_steps_or_all_if_there_are_fewer():
     curves = filled(20)
-    assert curves.latest(4) == pytest.approx({"total": 18.5, "dreambooth": 18.6, "gradient": 18.7})
-    assert curves.latest(100)["total"] == 10.5
+    assert curves.average_last(4) == pytest.approx({"total": 18.5, "dreambooth": 18.6, "gradient": 18.7})
+    assert curves.average_last(100)["total"] == 10.5
 
 
 @pytest.mark.parametrize(("steps", "last"), [(4, 1), (20, 2), (2500, 100)])
 def test_at_the_end_a_tenth_of_the_steps_counts_but_at_least_one_and_at_most_a_hundred(steps, last):
     curves = Curves(("total",))
     curves.restore(torch.arange(1.0, steps + 1).double()[:, None])
-    assert curves.at_end(steps) == {"steps": last, "total": steps - (last - 1) / 2}
+    assert curves.summarise_end(steps) == {"steps": last, "total": steps - (last - 1) / 2}
 
 
 def test_restored_curves_go_on_where_they_were_saved(tmp_path):
     whole, half = filled(13), filled(7)
-    later = filled(SETTLED_EVERY + 1)  # neither settled steps nor others that it held before stay
+    later = filled(FETCH_EVERY + 1)  # neither fetched steps nor others that it held before stay
     later.restore(half.state())
     assert len(later) == 7
     for step in range(8, 14):
@@ -120,7 +120,7 @@ def test_the_state_of_no_steps_restores_to_none():
     curves = filled(2)
     curves.restore(state)
     assert len(curves) == 0
-    assert curves.at_end(100) == {"steps": 10}
+    assert curves.summarise_end(100) == {"steps": 10}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -129,13 +129,13 @@ def test_a_value_that_is_not_finite_is_named_with_its_step_though_it_is_noticed_
     curves.add(torch.tensor([value, value, 1.0]))
     curves.add(torch.tensor([1.0, 1.0, value]))
     with pytest.raises(NotFinite, match=f"the dreambooth loss is {value} at step 4"):
-        curves.settle()
+        curves.fetch()
     assert len(curves) == 3
 
 
 def test_it_is_noticed_without_being_asked_for_after_a_few_steps_and_before_saving():
-    curves = filled(SETTLED_EVERY - 1)
-    with pytest.raises(NotFinite, match=f"at step {SETTLED_EVERY}"):
+    curves = filled(FETCH_EVERY - 1)
+    with pytest.raises(NotFinite, match=f"at step {FETCH_EVERY}"):
         curves.add(torch.tensor([1.0, math.nan, 1.0]))
     curves = filled(1)
     curves.add(torch.tensor([1.0, math.nan, 1.0]))

@@ -12,8 +12,8 @@ from commands import ENVIRONMENT
 from figureground.core.errors import FiguregroundError
 from figureground.training.curves import NotFinite
 from figureground.training.loop import Hooks, Loop, Saving
-from figureground.training.processes import alone
-from figureground.training.unfinished import Unfinished
+from figureground.training.processes import single_process
+from figureground.training.unfinished import SavedRun
 
 CPU = torch.device("cpu")
 STEPS = 7
@@ -63,9 +63,11 @@ class Diary(Hooks):
 
 def make(out, learner=None, hooks=None, saving=Saving(every=2), made_with=None, **more):  # noqa: B008
     out.mkdir(exist_ok=True)
-    unfinished = Unfinished(out, STEPS, **more)
+    saved_run = SavedRun(out, STEPS, **more)
     made_with = {"seed": 0} if made_with is None else made_with
-    loop = Loop(learner or Digits(), hooks or Hooks(), unfinished, made_with, saving, alone(CPU), "digits", False)
+    loop = Loop(
+        learner or Digits(), hooks or Hooks(), saved_run, made_with, saving, single_process(CPU), "digits", False
+    )
     loop.resume()
     return loop
 
@@ -87,7 +89,7 @@ def test_a_run_takes_every_step_once_and_saves_the_last(tmp_path):
     loop = make(tmp_path)
     loop.run()
     assert loop.learner.value.item() == 1234567
-    assert (loop.step, len(loop.curves), loop.unfinished.step) == (STEPS, STEPS, STEPS)
+    assert (loop.step, len(loop.curves), loop.saved_run.step) == (STEPS, STEPS, STEPS)
     assert make(tmp_path).step == STEPS
     assert len((tmp_path / "curves.csv").read_text().splitlines()) == STEPS + 1
 
@@ -146,8 +148,8 @@ def test_after_a_loss_that_is_no_number_the_last_saved_state_is_back_and_written
         loop.run()
     assert error.value.step == 4
     assert math.isnan(error.value.value)
-    assert (loop.learner.value.item(), loop.unfinished.step) == (12, 2)
-    assert loop.unfinished.usable == tmp_path / "usable"
+    assert (loop.learner.value.item(), loop.saved_run.step) == (12, 2)
+    assert loop.saved_run.usable == tmp_path / "usable"
     with pytest.raises(NotFinite, match="at step 4"):  # steps of earlier runs count
         make(tmp_path, Digits(spoiled=True), hooks, keeps_curves=kept).run()
 
@@ -191,10 +193,10 @@ out = Path(sys.argv[1])
 hooks = Signal(out)
 loop = make(out, hooks=hooks, saving=Saving(every=2, on_stop=sys.argv[3] == "save"))
 try:
-    with signals.handled(), loop.unfinished.told("", ""):
+    with signals.handled(), loop.saved_run.explain_errors("", ""):
         loop.run()
 except KeyboardInterrupt as stop:
-    print(stop.signal, loop.unfinished.step, hooks.said, *stop.__notes__, sep="; ")
+    print(stop.signal, loop.saved_run.step, hooks.said, *stop.__notes__, sep="; ")
 """
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from figureground.core.errors import FiguregroundError
 from figureground.training.curves import Curves
 from figureground.training.state import STATE
-from figureground.training.unfinished import Unfinished
+from figureground.training.unfinished import SavedRun
 
 CPU = torch.device("cpu")
 MADE_WITH = {"checkpoint": "sd1", "steps": 1000, "size": [32, 32]}
@@ -41,13 +41,13 @@ def curves(*values):
 
 
 def save(out, step=2, value=3.5, made_with=MADE_WITH):
-    unfinished = Unfinished(out, 1000)
+    unfinished = SavedRun(out, 1000)
     unfinished.save(Weight(value), curves(4.0, 2.0), made_with, step, 61.5)
     return unfinished
 
 
 def restore(out, made_with=MADE_WITH):
-    learner, found, unfinished = Weight(), curves(9.0), Unfinished(out, 1000)
+    learner, found, unfinished = Weight(), curves(9.0), SavedRun(out, 1000)
     return unfinished.restore(learner, found, made_with, CPU), learner, found, unfinished
 
 
@@ -66,7 +66,7 @@ def test_where_nothing_is_saved_a_run_begins_at_the_start(tmp_path):
     assert (step, seconds, unfinished.step) == (0, 0.0, 0)
     assert learner.value.tolist() == [0]
     assert len(found) == 1
-    assert unfinished.said() == ""
+    assert unfinished.describe() == ""
 
 
 def test_a_later_state_replaces_the_earlier_one(tmp_path):
@@ -106,7 +106,7 @@ def test_a_damaged_state_is_refused_by_its_path(tmp_path, damage):
         path.write_bytes(changed)
     learner = Weight(1.0)
     with pytest.raises(FiguregroundError, match=r"state\.pt is damaged .*Remove it"):
-        Unfinished(tmp_path, 1000).restore(learner, curves(), MADE_WITH, CPU)
+        SavedRun(tmp_path, 1000).restore(learner, curves(), MADE_WITH, CPU)
     assert learner.value.tolist() == [1]
     path.unlink()
     assert restore(tmp_path)[0] == (0, 0.0)
@@ -124,27 +124,27 @@ def test_the_settings_and_the_number_of_threads_are_in_the_state(tmp_path):
 
 def ends(unfinished, error):
     """The error that comes of one."""
-    with pytest.raises(BaseException) as found, unfinished.told("Lower the rate.", "Memory is full."):  # noqa: PT011
+    with pytest.raises(BaseException) as found, unfinished.explain_errors("Lower the rate.", "Memory is full."):  # noqa: PT011
         raise error
     return found.value
 
 
 @pytest.fixture
 def begun(tmp_path):
-    return Unfinished(tmp_path, 5000, step=1200)
+    return SavedRun(tmp_path, 5000, step=1200)
 
 
 def test_what_is_saved_and_what_can_be_used_are_named(tmp_path):
-    assert Unfinished(tmp_path, 5000).said() == ""
-    assert Unfinished(tmp_path, 5000, usable=tmp_path / "checkpoint").said() == ""
-    said = Unfinished(tmp_path, 5000, step=1200).said()
+    assert SavedRun(tmp_path, 5000).describe() == ""
+    assert SavedRun(tmp_path, 5000, usable=tmp_path / "checkpoint").describe() == ""
+    said = SavedRun(tmp_path, 5000, step=1200).describe()
     assert said.startswith(f"{SAVED}{tmp_path};")
-    both = Unfinished(tmp_path, 5000, step=1200, usable=tmp_path / "checkpoint").said()
+    both = SavedRun(tmp_path, 5000, step=1200, usable=tmp_path / "checkpoint").describe()
     assert both.startswith(f"{said} {tmp_path / 'checkpoint'} ")
 
 
 def test_a_run_that_ends_well_says_nothing(begun):
-    with begun.told("Lower the rate.", "Memory is full."):
+    with begun.explain_errors("Lower the rate.", "Memory is full."):
         done = True
     assert done
 
@@ -152,22 +152,22 @@ def test_a_run_that_ends_well_says_nothing(begun):
 def test_a_stop_stays_a_stop_and_notes_what_is_saved(begun, tmp_path):
     stop = KeyboardInterrupt()
     assert ends(begun, stop) is stop
-    assert stop.__notes__ == [begun.said()]
+    assert stop.__notes__ == [begun.describe()]
     stop = KeyboardInterrupt()
-    assert ends(Unfinished(tmp_path, 5000), stop) is stop
+    assert ends(SavedRun(tmp_path, 5000), stop) is stop
     assert not hasattr(stop, "__notes__")
 
 
 def test_losses_that_are_not_finite_are_told_with_what_is_saved_and_the_advice(begun, tmp_path):
     def learn(unfinished):
-        with unfinished.told("Lower the rate.", "Memory is full."):
-            curves(1.0, math.inf).settle()
+        with unfinished.explain_errors("Lower the rate.", "Memory is full."):
+            curves(1.0, math.inf).fetch()
 
     with pytest.raises(FiguregroundError) as error:
         learn(begun)
-    assert str(error.value) == f"the loss loss is inf at step 2. {begun.said()} Lower the rate."
+    assert str(error.value) == f"the loss loss is inf at step 2. {begun.describe()} Lower the rate."
     with pytest.raises(FiguregroundError) as error:
-        learn(Unfinished(tmp_path, 5000))
+        learn(SavedRun(tmp_path, 5000))
     assert str(error.value) == "the loss loss is inf at step 2. Lower the rate."
 
 
@@ -179,9 +179,9 @@ def test_losses_that_are_not_finite_are_told_with_what_is_saved_and_the_advice(b
 def test_full_memory_is_told_with_what_is_saved(begun, tmp_path, error):
     told = ends(begun, error)
     assert isinstance(told, FiguregroundError)
-    assert str(told) == f"Memory is full. {begun.said()}"
+    assert str(told) == f"Memory is full. {begun.describe()}"
     assert told.__cause__ is error
-    assert str(ends(Unfinished(tmp_path, 5000), error)) == "Memory is full."
+    assert str(ends(SavedRun(tmp_path, 5000), error)) == "Memory is full."
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
@@ -189,9 +189,9 @@ def test_a_full_or_failing_disk_is_told_with_what_is_saved(begun, tmp_path, numb
     told = ends(begun, OSError(number, "it", str(tmp_path / STATE)))
     assert isinstance(told, FiguregroundError)
     assert str(tmp_path) in str(told)
-    assert str(told).endswith(f" {begun.said()}")
-    first = ends(Unfinished(tmp_path, 5000), OSError(number, "it", str(tmp_path / STATE)))
-    assert str(told) == f"{first} {begun.said()}"
+    assert str(told).endswith(f" {begun.describe()}")
+    first = ends(SavedRun(tmp_path, 5000), OSError(number, "it", str(tmp_path / STATE)))
+    assert str(told) == f"{first} {begun.describe()}"
 
 
 def test_a_disk_error_of_safetensors_is_told_as_one(begun, tmp_path):
@@ -205,7 +205,7 @@ def test_a_disk_error_of_safetensors_is_told_as_one(begun, tmp_path):
     told = ends(begun, refused.value)
     assert isinstance(told, FiguregroundError)
     assert "ulimit -f" in str(told)
-    assert str(told).endswith(f" {begun.said()}")
+    assert str(told).endswith(f" {begun.describe()}")
 
 
 @pytest.mark.parametrize(

@@ -73,10 +73,10 @@ def _disentangle(options: argparse.Namespace) -> int:
     if options.compare:
         if options.directory is not None or options.method is not None:
             raise UsageError("--compare takes finished runs; give no DIR and no --method with it.")
-        from figureground.disentangling.comparing import compare_runs, tell_files
+        from figureground.disentangling.comparing import compare_runs, format_files
 
         compare_runs(options.compare, options.out)
-        say(tell_files(options.out))
+        say(format_files(options.out))
         return 0
     for name in OF_RUN:
         if getattr(options, name) is None:
@@ -85,7 +85,7 @@ def _disentangle(options: argparse.Namespace) -> int:
     if options.photographs is not None:
         refuse_within(options.out, options.photographs, "--photographs")
     from figureground.cli.flags import read_flags
-    from figureground.disentangling.preflight import ask
+    from figureground.disentangling.preflight import read_request
     from figureground.disentangling.settings import Disentangling
     from figureground.recipe.document import parse_setting
     from figureground.tracking.tracker import check_tracker
@@ -94,16 +94,16 @@ def _disentangle(options: argparse.Namespace) -> int:
     if options.option:
         given["options"] = {".".join(names): str(text) for names, text in map(parse_setting, options.option)}
     check_tracker(options.track)
-    asked = ask(
+    asked = read_request(
         Disentangling(**given), options.directory, options.out, photographs=options.photographs,
         splits={"features": options.features_split, "probes": options.probes_split, "test": options.test_split},
         pairing=_pairing(options.pairing), allow_empty=options.allow_empty, seeds=options.seeds,
         device=options.device, workers=options.workers,
     )  # fmt: skip
     from figureground.disentangling.reporting import TABLE, tabulate
-    from figureground.disentangling.training import disentangle_asked
+    from figureground.disentangling.training import disentangle_request
 
-    report = disentangle_asked(asked, track=options.track)
+    report = disentangle_request(asked, track=options.track)
     say(f"{tabulate(report)}\n\n{options.out / TABLE}")
     return 0
 

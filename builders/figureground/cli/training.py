@@ -102,7 +102,7 @@ def _train(options: argparse.Namespace) -> int:
     for added in options.add:
         refuse_within(options.out, added, "--add")
     from figureground.cli.flags import read_flags
-    from figureground.learn.preflight import ask
+    from figureground.learn.preflight import read_request
     from figureground.learn.settings import Training
     from figureground.recipe.document import parse_setting
     from figureground.tracking.tracker import check_tracker
@@ -112,15 +112,15 @@ def _train(options: argparse.Namespace) -> int:
         given["options"] = {".".join(names): str(text) for names, text in map(parse_setting, options.option)}
     settings = Training(**given)
     check_tracker(options.track)
-    asked = ask(
+    asked = read_request(
         settings, options.data, options.out, add=options.add, seeds=options.seeds, layout=options.layout,
         root=options.root, y=options.y, a=options.a, file=options.file, split_column=options.split_column,
         device=options.device, workers=options.workers,
     )  # fmt: skip
     from figureground.learn.trained import TABLE, tabulate
-    from figureground.learn.training import train_asked
+    from figureground.learn.training import train_request
 
-    report = train_asked(asked, track=options.track)
+    report = train_request(asked, track=options.track)
     say(f"{tabulate(report)}\n\n{options.out / TABLE}")
     return 0
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from figureground.comparison import tables as compared
+from figureground.comparison import tables
 from figureground.comparison.generators import Generators, PasteSettings
-from figureground.comparison.rows import PASTE, Row, generator_names, parse_methods
+from figureground.comparison.rows import PASTE, Row, list_generators, parse_methods
 from figureground.core.devices import check_device
 from figureground.core.differences import differences
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
@@ -21,8 +21,14 @@ from figureground.core.terminal import remark
 from figureground.core.values import FieldsOf
 from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
-from figureground.learn.directory import held, read_inputs, refuse_other, refuse_strangers, remove_drafts
-from figureground.learn.preflight import check_workers, list_seeds, refuse_backbone, refuse_revision, refuse_unfit
+from figureground.learn.directory import (
+    check_directory,
+    lock_directory,
+    read_inputs,
+    refuse_changed_inputs,
+    remove_drafts,
+)
+from figureground.learn.preflight import check_workers, list_seeds, refuse_backbone, refuse_revision, refuse_unfit_data
 from figureground.learn.settings import MASKS, MOST_POCKET, RULES, Training, choose_backbone
 from figureground.learn.training_data import TrainingData, gather
 from figureground.learn.way import WAYS
@@ -33,7 +39,7 @@ from figureground.tracking.tracker import check_tracker
 if TYPE_CHECKING:
     from figureground.learn.backbones import Backbone
 
-TRAINED = "train"
+TRAINED_FOLDER = "train"
 """Folder of trained classifiers, one directory per row, or per row and seed."""
 
 SHARED = (
@@ -53,13 +59,13 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
         UsageError: A setting isn't of this form.
     """
     settings = list(settings)
-    named = {recipes.parse_setting(text)[0][0] for text in settings}
-    kinds = {name: kind for name in named if (kind := _settings_of(name)) is not None}
-    found = recipes.apply_settings({}, settings, {}, kinds)
-    for name, fields in found.items():
+    names = {recipes.parse_setting(text)[0][0] for text in settings}
+    types = {name: settings_type for name in names if (settings_type := _settings_of(name)) is not None}
+    overrides = recipes.apply_settings({}, settings, {}, types)
+    for name, fields in overrides.items():
         if not isinstance(fields, Mapping):
             raise RecipeError("--set", f"{name!r} lacks its method: write it as jtt.upweight=20.")
-    return found
+    return overrides
 
 
 def _settings_of(name: str) -> Any:
@@ -68,12 +74,12 @@ def _settings_of(name: str) -> Any:
         return Annotated[dict[str, Any], FieldsOf(Training)]
     if name == PASTE:
         return PasteSettings
-    if name not in generator_names():
+    if name not in list_generators():
         return None
     from figureground.methods.registry import method_class
 
-    kind = method_class(name)
-    return Annotated[dict[str, Any], FieldsOf(type(kind.CONFIGS[kind.DEFAULT]))]
+    method_type = method_class(name)
+    return Annotated[dict[str, Any], FieldsOf(type(method_type.CONFIGS[method_type.DEFAULT]))]
 
 
 def compare(
@@ -105,7 +111,7 @@ def compare(
 
     Args:
         data: As for `read_groups`, like `layout`, `root`, `y`, `a`, `file` and `split_column`.
-        methods: Names of `way.WAYS` and `rows.generator_names`, and `GENERATOR+METHOD`. A generator alone is
+        methods: Names of `way.WAYS` and `rows.list_generators`, and `GENERATOR+METHOD`. A generator alone is
             combined with erm.
         seeds: Number of seeds, from 0; or the seeds themselves.
         out: A directory that is new, empty, or holds a comparison on the same data.
@@ -127,33 +133,37 @@ def compare(
         RecipeError: A method or a setting is invalid.
         Stopped: A signal requested a stop.
     """
-    out, rows, chosen = Path(out), parse_methods(methods), list_seeds(seeds)
+    out, rows, seed_list = Path(out), parse_methods(methods), list_seeds(seeds)
     check_workers(workers)
     check_device(device, "--device")
     check_tracker(track)
-    refuse_strangers(out, INPUTS)
+    check_directory(out, INPUTS)
     training, overrides = training or {}, overrides or {}
-    where: dict[str, Any] = {"layout": layout, "root": root, "y": y, "a": a, "file": file, "split_column": split_column}
-    groups = read_groups(data, **where)
-    door = _Preflight(groups, gather(groups), training, overrides)
-    settings = door.check_trainings(rows)
+    layout_options: dict[str, Any] = {
+        "layout": layout, "root": root, "y": y, "a": a, "file": file, "split_column": split_column,
+    }  # fmt: skip
+    groups = read_groups(data, **layout_options)
+    preflight = _Preflight(groups, gather(groups), training, overrides)
+    settings = preflight.check_trainings(rows)
     generators = Generators(
-        data, where, groups.of_split(0), out, overrides, training, config or door.config, device, show_progress,
-        config is not None,
+        data, layout_options, groups.of_split(0), out, overrides, training, config or preflight.config, device,
+        show_progress, config is not None,
     )  # fmt: skip
-    made = door.check_generators(rows, generators, chosen[0])
-    door.open_backbones(settings)
-    if "paste" in made:
-        generators.check_paste(door.backbone)
-    identity = {"data": groups.fingerprint, "methods": door.identities, "generators": made}
-    work = _Runner(data, where, rows, chosen, out, settings, generators, device, workers, show_progress, on_row)
-    told = {"data": groups.name, "methods": list(methods), "seeds": chosen, **training, **overrides}
-    with held(out, INPUTS, "compare"), tracked(track, out, told):
-        _take_up(out, json.loads(json.dumps(identity)))
-        for name, rule in door.rules.items():  # checked again: another comparison may have pruned meanwhile
+    generator_inputs = preflight.check_generators(rows, generators, seed_list[0])
+    preflight.open_backbones(settings)
+    if "paste" in generator_inputs:
+        generators.check_paste(preflight.backbone)
+    identity = {"data": groups.fingerprint, "methods": preflight.identities, "generators": generator_inputs}
+    runner = _Runner(
+        data, layout_options, rows, seed_list, out, settings, generators, device, workers, show_progress, on_row
+    )
+    tracked_config = {"data": groups.name, "methods": list(methods), "seeds": seed_list, **training, **overrides}
+    with lock_directory(out, INPUTS, "compare"), tracked(track, out, tracked_config):
+        _record_inputs(out, json.loads(json.dumps(identity)))
+        for name, rule in preflight.rules.items():  # checked again: another comparison may have pruned meanwhile
             generators.refuse_other_pruning(name, rule)
-        comparison = work.run(door.about())
-        begin("comparison").table("comparison", *compared.tracked_table(comparison))
+        comparison = runner.run(preflight.describe())
+        begin("comparison").table("comparison", *tables.make_tracker_table(comparison))
         return comparison
 
 
@@ -186,6 +196,7 @@ class _Preflight:
 
     @property
     def config(self) -> str:
+        """Default config of the methods that generate images, which depends on the size of the training images."""
         return "pocket" if self.edge <= MOST_POCKET else "photographs"
 
     def check_trainings(self, rows: Sequence[Row]) -> dict[str, Training]:
@@ -197,18 +208,20 @@ class _Preflight:
             if name not in used:
                 raise RecipeError(name, f"not one of the compared methods{nearest_or_all(name, used)}")
         settings = {
-            method: Training(method, **{**self.training, **self._own(method)})
+            method: Training(method, **{**self.training, **self._read_overrides(method)})
             for method in WAYS.names()
             if method in used
         }
-        for each in settings.values():
-            refuse_unfit(each, self.groups, self.material)
-            refuse_backbone(each)
-            refuse_revision(each, choose_backbone(each, self.edge))
-        known = self.groups.attributes is not None
-        rules = {each.rules(known)[0] for each in settings.values()}
+        for training in settings.values():
+            refuse_unfit_data(training, self.groups, self.material)
+            refuse_backbone(training)
+            refuse_revision(training, choose_backbone(training, self.edge))
+        has_attributes = self.groups.attributes is not None
+        rules = {training.rules(has_attributes)[0] for training in settings.values()}
         if len(rules) > 1:
-            by_method = listed(f"{method} by {RULES[own.rules(known)[0]]}" for method, own in settings.items())
+            by_method = listed(
+                f"{method} by {RULES[training.rules(has_attributes)[0]]}" for method, training in settings.items()
+            )
             raise RecipeError(
                 "select",
                 f"all methods must select their epoch by one rule, but here it is {by_method}. Give --select for all, "
@@ -221,29 +234,29 @@ class _Preflight:
         """Open each training's backbone and record its facts."""
         from figureground.learn.backbones import check_saving, open_backbone
 
-        for method, each in settings.items():
-            backbone = open_backbone(each, self.groups.classes, self.edge, 0)
+        for method, training in settings.items():
+            backbone = open_backbone(training, self.groups.classes, self.edge, 0)
             check_saving(backbone)
             self.backbone = self.backbone or backbone
-            self.identities[method] = {**each.to_json(), "backbone": backbone.facts}
+            self.identities[method] = {**training.to_json(), "backbone": backbone.facts}
 
-    def _own(self, method: str) -> Mapping[str, Any]:
-        own = self.overrides.get(method, {})
-        recipes.check_names(own, {each.name for each in dataclasses.fields(Training)} - {"method"}, method)
-        return own
+    def _read_overrides(self, method: str) -> Mapping[str, Any]:
+        overrides = self.overrides.get(method, {})
+        recipes.check_names(overrides, {field.name for field in dataclasses.fields(Training)} - {"method"}, method)
+        return overrides
 
     def check_generators(self, rows: Sequence[Row], generators: Generators, seed: int) -> dict[str, Any]:
         """Return the settings that determine each generator's images, besides the seed."""
-        found: dict[str, Any] = {}
+        inputs: dict[str, Any] = {}
         for name in dict.fromkeys(row.generator for row in rows if row.generator):
             if name == PASTE:
-                found[name] = generators.check_paste(None)
+                inputs[name] = generators.check_paste(None)
                 continue
-            method = generators.method(name, seed)
+            method = generators.make_method(name, seed)
             if (rule := method.pruning_rule()) is not None:
                 self.rules[name] = rule
                 generators.refuse_other_pruning(name, self.rules[name])
-            found[name] = {key: value for key, value in method.identity().items() if key != "seed"}
+            inputs[name] = {key: value for key, value in method.identity().items() if key != "seed"}
             unknown = set(method.columns().backgrounds) - set(self.groups.attributes or ())
             for row in rows:
                 if self.groups.attributes and unknown and row.generator == name and WAYS[row.training].BY_GROUP:
@@ -252,9 +265,9 @@ class _Preflight:
                         f"{row.name} isn't possible: {row.training} needs groups, but images made by {name} have no "
                         f"attribute of {self.groups.name}. Choose {name} or {name}+jtt.",
                     )
-        return found
+        return inputs
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         material = self.material
         return {
             "data": self.groups.name, "backbone": self.backbone.name if self.backbone else None,
@@ -266,17 +279,17 @@ class _Preflight:
         }  # fmt: skip
 
 
-def _take_up(out: Path, identity: dict[str, Any]) -> None:
-    """Record the compared methods and data, and refuse if they differ from an earlier record."""
+def _record_inputs(out: Path, identity: dict[str, Any]) -> None:
+    """Record the compared methods and data; raise FiguregroundError if an earlier record differs."""
     path = out / INPUTS
-    theirs = read_inputs(path) if path.exists() else {"data": identity["data"], "methods": {}, "generators": {}}
-    changed = differences(theirs["data"], identity["data"], "data")
+    recorded = read_inputs(path) if path.exists() else {"data": identity["data"], "methods": {}, "generators": {}}
+    changed = differences(recorded["data"], identity["data"], "data")
     for kind in ("methods", "generators"):
-        for name, mine in identity[kind].items():
-            changed += differences(theirs[kind].setdefault(name, mine), mine, name)
-    refuse_other(out, "comparison", changed)
+        for name, inputs in identity[kind].items():
+            changed += differences(recorded[kind].setdefault(name, inputs), inputs, name)
+    refuse_changed_inputs(out, "comparison", changed)
     remove_drafts(out)
-    replace_text(path, json.dumps(theirs, indent=2, ensure_ascii=False) + "\n")
+    replace_text(path, json.dumps(recorded, indent=2, ensure_ascii=False) + "\n")
 
 
 # The work
@@ -287,7 +300,7 @@ class _Runner:
     """The work of one comparison in its output directory."""
 
     data: Path | str
-    where: Mapping[str, Any]
+    layout_options: Mapping[str, Any]
     """Layout arguments of `read_groups`."""
     rows: Sequence[Row]
     seeds: Sequence[int]
@@ -300,32 +313,33 @@ class _Runner:
     on_row: Callable[[dict[str, Any]], None] | None = None
 
     def run(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        done: list[dict[str, Any]] = []
+        finished: list[dict[str, Any]] = []
         notes: list[str] = []
         comparison: dict[str, Any] = {}
         try:
             for row in self.rows:
-                self._say(f"{row.name} ({len(done) + 1} of {len(self.rows)})")
-                with _told_of(row.name):
-                    done.append(self._row(row, notes))
-                waiting = [each.name for each in self.rows[len(done) :]]
-                comparison = compared.summarise(about, self.seeds, done, [*notes, *self._notes(done, waiting)])
-                compared.write(self.out, comparison)
+                self._show_remark(f"{row.name} ({len(finished) + 1} of {len(self.rows)})")
+                with _prefix_errors(row.name):
+                    finished.append(self._run_row(row, notes))
+                remaining = [row.name for row in self.rows[len(finished) :]]
+                all_notes = [*notes, *self._list_notes(finished, remaining)]
+                comparison = tables.summarise(about, self.seeds, finished, all_notes)
+                tables.write(self.out, comparison)
                 if self.on_row is not None:
                     self.on_row(comparison)
         except KeyboardInterrupt as stop:
             stop.add_note(
-                f"{len(done)} of {counted(len(self.rows), 'row')} of the comparison are finished. The same command "
+                f"{len(finished)} of {counted(len(self.rows), 'row')} of the comparison are finished. The same command "
                 "resumes it."
             )
             raise
         return comparison
 
-    def _say(self, text: str) -> None:
+    def _show_remark(self, text: str) -> None:
         if self.show_progress:
             remark(text)
 
-    def _row(self, row: Row, notes: list[str]) -> dict[str, Any]:
+    def _run_row(self, row: Row, notes: list[str]) -> dict[str, Any]:
         if row.generator is None:
             report = self._train(row.training, row.name, self.seeds)
             results = list(report["seeds"])
@@ -333,60 +347,60 @@ class _Runner:
         else:
             results = []
             for seed in self.seeds:
-                made = self._made(row.generator, seed)
+                record = self._make_images(row.generator, seed)
                 name = f"{row.name}-seed-{seed}"
-                report = self._train(row.training, name, [seed], [self.out / made["directory"]])
-                added = {"added": report["images"]["added"], "made": made}
+                report = self._train(row.training, name, [seed], [self.out / record["directory"]])
+                added = {"added": report["images"]["added"], "made": record}
                 results.append({**report["seeds"][0], **added})
                 notes += [note for note in report["notes"] if note not in notes]
         uses = self.settings[row.training].uses(self.generators.train.attributes is not None)
         if row.generator and self.generators.uses_masks(row.generator):
             uses.append(MASKS)
-        return compared.summarise_row(row, results, uses)
+        return tables.summarise_row(row, results, uses)
 
     def _train(self, method: str, name: str, seeds: Sequence[int], add: Sequence[Path] = ()) -> dict[str, Any]:
         from figureground.learn.training import train
 
         return train(
-            self.settings[method], self.data, self.out / TRAINED / name, add=add, seeds=seeds, device=self.device,
-            workers=self.workers, show_progress=self.show_progress, **self.where,
+            self.settings[method], self.data, self.out / TRAINED_FOLDER / name, add=add, seeds=seeds,
+            device=self.device, workers=self.workers, show_progress=self.show_progress, **self.layout_options,
         )  # fmt: skip
 
-    def _made(self, generator: str, seed: int) -> dict[str, Any]:
+    def _make_images(self, generator: str, seed: int) -> dict[str, Any]:
         """Generate images unless they exist; return their record as `Generators.make` does."""
-        told = self.generators.read_made(generator, seed)
-        if told is None:
-            self._say(f"making {generator}-seed-{seed}")
-            with _told_of(f"seed {seed}"):
-                told = self.generators.make(generator, seed, self._erm)
-        return told
+        record = self.generators.read_record(generator, seed)
+        if record is None:
+            self._show_remark(f"making {generator}-seed-{seed}")
+            with _prefix_errors(f"seed {seed}"):
+                record = self.generators.make(generator, seed, self._train_erm)
+        return record
 
-    def _erm(self, seed: int) -> Path:
+    def _train_erm(self, seed: int) -> Path:
         """Return the folder of a seed's ERM classifier, training it if needed."""
-        models = self.out / TRAINED / "erm"
+        models = self.out / TRAINED_FOLDER / "erm"
         if not (models / f"seed-{seed}.json").exists():
             self._train("erm", "erm", self.seeds)
         return models / f"erm-seed-{seed}"
 
-    def _notes(self, done: Sequence[Mapping[str, Any]], waiting: Sequence[str]) -> Iterator[str]:
-        if any(row["generator"] for row in done):
+    def _list_notes(self, finished: Sequence[Mapping[str, Any]], remaining: Sequence[str]) -> Iterator[str]:
+        if any(row["generator"] for row in finished):
             yield (
                 "If images are added, the seed covers the whole pipeline: it also determines the images, not only the "
                 "classifier."
             )
-        if any(row["generator"] == "paste" for row in done):
+        if any(row["generator"] == "paste" for row in finished):
             yield self.generators.paste_note()
-        yield from compared.notes_on_steps(done)
+        yield from tables.notes_on_steps(finished)
         kind = "class" if self.generators.train.attributes is None else "group"
-        yield from compared.notes_on_small_groups(done, kind)
+        yield from tables.notes_on_small_groups(finished, kind)
         if len(self.seeds) == 1:
             yield "With one seed, the spread over seeds is unknown."
-        if waiting:
-            yield f"Not done yet: {listed(waiting)}."
+        if remaining:
+            yield f"Not done yet: {listed(remaining)}."
 
 
 @contextlib.contextmanager
-def _told_of(name: str) -> Iterator[None]:
+def _prefix_errors(name: str) -> Iterator[None]:
     """Prefix an error's text with a name."""
     try:
         yield

@@ -17,7 +17,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, counted, ne
 from figureground.core.files import read_json, replace_text
 from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
-from figureground.learn.paste import MARKER, QUANTILE, AttendedMasks, Masks, TrueMasks, paste
+from figureground.learn.paste import MARKER, QUANTILE, AttentionMasks, Masks, TrueMasks, paste
 from figureground.recipe import document as recipes
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class PasteSettings(TypedDict, total=False):
     count_per_class: int
 
 
-PASTE = tuple(PasteSettings.__annotations__)
+PASTE_FIELDS = tuple(PasteSettings.__annotations__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Generators:
     """Generates images from one data set, in one directory."""
 
     data: Path | str
-    where: Mapping[str, Any]
+    layout_options: Mapping[str, Any]
     """Layout arguments of `read_groups`."""
     train: GroupedImages
     """The training split."""
@@ -61,12 +61,12 @@ class Generators:
     """Config of the methods that generate images."""
     device: str
     show_progress: bool
-    config_given: bool = False
-    """Whether a user named the config, so that a method that lacks it is refused."""
+    has_user_config: bool = False
+    """Whether the user named the config: then a method without such a config is refused."""
 
     # Checks before any work
 
-    def method(self, name: str, seed: int) -> Any:
+    def make_method(self, name: str, seed: int) -> Any:
         """Return the method of that name, for the data and a seed.
 
         Raises:
@@ -74,21 +74,24 @@ class Generators:
         """
         from figureground.methods.registry import method_class
 
-        kind, own = method_class(name), dict(self.overrides.get(name, {}))
-        recipes.check_names(own, set(type(kind.CONFIGS[kind.DEFAULT]).field_names()) - {"data", "seed"}, name)
-        config = self.config if self.config_given or self.config in kind.CONFIGS else kind.DEFAULT
-        fields: dict[str, Any] = {key: str(value) for key, value in self.where.items() if value is not None}
-        fields |= own
-        theirs = getattr(kind.CONFIGS[config], "training", None)
-        if theirs is not None:  # a classifier that the method trains
+        method_type, settings = method_class(name), dict(self.overrides.get(name, {}))
+        known = set(type(method_type.CONFIGS[method_type.DEFAULT]).field_names()) - {"data", "seed"}
+        recipes.check_names(settings, known, name)
+        config = self.config if self.has_user_config or self.config in method_type.CONFIGS else method_type.DEFAULT
+        fields: dict[str, Any] = {key: str(value) for key, value in self.layout_options.items() if value is not None}
+        fields |= settings
+        defaults = getattr(method_type.CONFIGS[config], "training", None)
+        if defaults is not None:  # a classifier that the method trains
             shared = {key: value for key, value in self.training.items() if key not in UNSHARED}
-            given = own.get("training", {})
-            if not isinstance(given, Mapping):
-                raise RecipeError(f"{name}.training", f"{given!r} is not a mapping; write {name}.training.epochs=5.")
-            fields["training"] = {**theirs, **shared, **given}
+            overrides = settings.get("training", {})
+            if not isinstance(overrides, Mapping):
+                raise RecipeError(
+                    f"{name}.training", f"{overrides!r} is not a mapping; write {name}.training.epochs=5."
+                )
+            fields["training"] = {**defaults, **shared, **overrides}
         if self.device != "auto":
             fields.setdefault("device", self.device)
-        return kind(config, data=str(self.data), seed=seed, **fields)
+        return method_type(config, data=str(self.data), seed=seed, **fields)
 
     def uses_masks(self, name: str) -> bool:
         """Whether a generator uses the data's own masks."""
@@ -103,11 +106,11 @@ class Generators:
             FiguregroundError: Existing images were pruned by another rule.
         """
         for marker in sorted(self.out.glob(f"{generator}-seed-*.json")):
-            told = _read_told(marker)
-            if told is not None and told.get("rule") != rule:
+            record = _read_record(marker)
+            if record is not None and record.get("rule") != rule:
                 raise FiguregroundError(
                     f"--out {self.out} holds images of {generator} that were pruned by\n"
-                    f"  {told.get('rule')}\n"
+                    f"  {record.get('rule')}\n"
                     "instead of\n"
                     f"  {rule}\n"
                     "Give another directory, or the same thresholds as before."
@@ -122,18 +125,18 @@ class Generators:
         Raises:
             RecipeError: A setting is invalid.
         """
-        recipes.check_names((f"paste.{n}" for n in self._paste), [f"paste.{n}" for n in PASTE], "paste")
+        recipes.check_names((f"paste.{n}" for n in self._paste), [f"paste.{n}" for n in PASTE_FIELDS], "paste")
         masks, train = self._masks, self.train
         if masks not in (ATTENDED, TRUE):
             raise RecipeError("paste.masks", f"unknown value {masks!r}{nearest_or_all(str(masks), (ATTENDED, TRUE))}")
         if masks == TRUE and "quantile" in self._paste:
             raise RecipeError("paste.quantile", f"it has no effect with masks={TRUE}.")
         if masks == TRUE and not train.masked.all():
-            bare = np.flatnonzero(~train.masked)
+            without_mask = np.flatnonzero(~train.masked)
             raise RecipeError(
                 "paste.masks",
-                f"{counted(len(bare), 'training image')} of {train.name} have no true mask, such as "
-                f"{train.keys[bare[0]]}; {ATTENDED} needs none.",
+                f"{counted(len(without_mask), 'training image')} of {train.name} have no true mask, such as "
+                f"{train.keys[without_mask[0]]}; {ATTENDED} needs none.",
             )
         quantile, count = self._quantile, self._count_per_class
         if not _is_number(quantile, float) or not 0 < quantile < 1:
@@ -167,14 +170,14 @@ class Generators:
 
     # The work
 
-    def read_made(self, generator: str, seed: int) -> dict[str, Any] | None:
+    def read_record(self, generator: str, seed: int) -> dict[str, Any] | None:
         """Return the record of `make` for existing images; None if they are missing or incomplete.
 
         Raises:
             FiguregroundError: The record is damaged.
         """
-        told = _read_told(self.out / f"{generator}-seed-{seed}.json")
-        return told if told is not None and (self.out / told["directory"]).is_dir() else None
+        record = _read_record(self.out / f"{generator}-seed-{seed}.json")
+        return record if record is not None and (self.out / record["directory"]).is_dir() else None
 
     def make(self, generator: str, seed: int, erm: Callable[[int], Path]) -> dict[str, Any]:
         """Generate images, or resume it.
@@ -184,17 +187,17 @@ class Generators:
 
         Returns:
             `directory`, below `out`; `images`, the number generated; `kept`, the share kept by pruning, 0 to 1, and its
-            `rule`; `passed_over` for paste; `error_set` for scgs, as described by `jtt.tell_errors`; `seconds`.
+            `rule`; `passed_over` for paste; `error_set` for scgs, as described by `jtt.summarise_errors`; `seconds`.
 
         Raises:
             FiguregroundError: The generator fails, or its rule keeps nothing.
             Stopped: A signal requested a stop.
         """
-        began, name = time.monotonic(), f"{generator}-seed-{seed}"
-        told = self._make_pasted(name, seed, erm) if generator == "paste" else self._build(generator, name, seed)
-        told["seconds"] = round(time.monotonic() - began, 1)
-        replace_text(self.out / f"{name}.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-        return told
+        start_time, name = time.monotonic(), f"{generator}-seed-{seed}"
+        record = self._make_pasted(name, seed, erm) if generator == "paste" else self._build(generator, name, seed)
+        record["seconds"] = round(time.monotonic() - start_time, 1)
+        replace_text(self.out / f"{name}.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        return record
 
     def _make_pasted(self, name: str, seed: int, erm: Callable[[int], Path]) -> dict[str, Any]:
         masks: Masks = TrueMasks()
@@ -202,34 +205,35 @@ class Generators:
             from figureground.core.accelerator import choose_device
             from figureground.vision.classifiers import open_classifier
 
-            masks = AttendedMasks(open_classifier(str(erm(seed)), device=choose_device(self.device)), self._quantile)
-        whole = read_groups(self.data, **self.where)
-        paste(whole, masks, self._count_per_class, seed, self.out / name, show_progress=self.show_progress)
-        said = read_json(self.out / name / MARKER)
-        return {"directory": name, "images": said["images"], "passed_over": len(said["passed_over"])}
+            masks = AttentionMasks(open_classifier(str(erm(seed)), device=choose_device(self.device)), self._quantile)
+        groups = read_groups(self.data, **self.layout_options)
+        paste(groups, masks, self._count_per_class, seed, self.out / name, show_progress=self.show_progress)
+        marker = read_json(self.out / name / MARKER)
+        return {"directory": name, "images": marker["images"], "passed_over": len(marker["passed_over"])}
 
     def _build(self, generator: str, name: str, seed: int) -> dict[str, Any]:
         from figureground.curation.curating import curate
         from figureground.diffusion.render import release_memory
 
-        method = self.method(generator, seed)
-        built = self.out / name
-        method.build(built, show_progress=self.show_progress)
-        told: dict[str, Any] = {"directory": name, "images": _count(built)}
+        method = self.make_method(generator, seed)
+        folder = self.out / name
+        method.build(folder, show_progress=self.show_progress)
+        record: dict[str, Any] = {"directory": name, "images": _count_training_images(folder)}
         if (error_set := getattr(method, "told", {}).get("error_set")) is not None:
-            told["error_set"] = error_set
+            record["error_set"] = error_set
         if (rule := method.pruning_rule()) is not None:
             try:
-                pruned = curate(built, self.out / f"{name}-pruned", rule, show_progress=self.show_progress)
+                pruned = curate(folder, self.out / f"{name}-pruned", rule, show_progress=self.show_progress)
             except RecipeError as error:
                 raise FiguregroundError(
                     f"{error} The generated images are kept: loosen the rule by --set {generator}.…, and rerun the "
                     "command."
                 ) from None
-            told |= {"directory": pruned.name, "rule": rule, "kept": _count(pruned) / told["images"]}
+            share = _count_training_images(pruned) / record["images"]
+            record |= {"directory": pruned.name, "rule": rule, "kept": share}
         del method
         release_memory()
-        return told
+        return record
 
     def paste_note(self) -> str:
         """Return a note for readers of the comparison on pasted images."""
@@ -243,11 +247,11 @@ def _is_number(value: Any, kind: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _read_told(marker: Path) -> dict[str, Any] | None:
+def _read_record(marker: Path) -> dict[str, Any] | None:
     """Return the record of generated images, or None if they aren't finished."""
     try:
-        told = read_json(marker)
-        return {**told, "directory": str(told["directory"])}
+        record = read_json(marker)
+        return {**record, "directory": str(record["directory"])}
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -256,5 +260,5 @@ def _read_told(marker: Path) -> dict[str, Any] | None:
         ) from None
 
 
-def _count(directory: Path) -> int:
+def _count_training_images(directory: Path) -> int:
     return len(read_groups(directory).of_split(0))

@@ -13,7 +13,7 @@ from figureground.methods.registry import methods_from_data
 PASTE = "paste"
 
 
-def generator_names() -> list[str]:
+def list_generators() -> list[str]:
     """Return the generators of added training images: `learn.paste`, and the methods that start from data."""
     return [PASTE, *methods_from_data()]
 
@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
     name: str
     generator: str | None
-    """Generator of the added images, one of `generator_names`; None if none are added."""
+    """Generator of the added images, one of `list_generators`; None if none are added."""
     training: str
     """A way of training, one of `way.WAYS`."""
 
@@ -34,16 +34,16 @@ def parse_methods(names: Sequence[str]) -> list[Row]:
     Raises:
         RecipeError: No name is given, a name is unknown, or one occurs twice.
     """
-    generators = generator_names()
-    known = [*WAYS.names(), *generators, *(f"{made}+{way}" for made in generators for way in WAYS.names())]
+    generators = list_generators()
+    known = [*WAYS.names(), *generators, *(f"{generator}+{way}" for generator in generators for way in WAYS.names())]
     rows: list[Row] = []
     for name in names:
         first, plus, second = name.partition("+")
         if name not in known:
-            near = nearest(name, known) or (
+            hint = nearest(name, known) or (
                 f"; known are {listed([*WAYS.names(), *generators])}, and a generator with a training: scgs+jtt."
             )
-            raise RecipeError("methods", f"unknown method {name!r}{near}")
+            raise RecipeError("methods", f"unknown method {name!r}{hint}")
         if name == TWO_STAGE:
             raise RecipeError("methods", f"{name!r} needs a generator for the added images: write ddb+{TWO_STAGE}.")
         generator = first if first in generators else None

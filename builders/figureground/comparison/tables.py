@@ -18,11 +18,11 @@ from figureground.core.text import markdown, printable
 from figureground.data.groups import align
 from figureground.learn.trained import (
     STAGES,
-    over_seeds,
-    percent,
-    percent_with_spread,
-    say_selection,
-    spread,
+    average_over_seeds,
+    describe_selection,
+    format_mean_and_std,
+    format_percent,
+    mean_and_std,
     worst_kind,
 )
 
@@ -52,7 +52,7 @@ def summarise_row(row: Row, results: Sequence[Mapping[str, Any]], uses: Sequence
         has `mean` and `std` over the seeds, or None if there are no values. `groups`, the same for each group;
         `seeds`, the values per seed.
     """
-    over, groups = over_seeds([result["test"] for result in results])
+    spreads, groups = average_over_seeds([result["test"] for result in results])
     seeds = [
         {"seed": result["seed"], "epoch": result["epoch"], "steps": result["steps"], "model": result["model"],
          **{name: result["test"][name] for name in ("average", "reweighted", "worst", "worst_name")},
@@ -62,11 +62,11 @@ def summarise_row(row: Row, results: Sequence[Mapping[str, Any]], uses: Sequence
          "made": result.get("made"), "kept": (result.get("made") or {}).get("kept"), "seconds": result["seconds"]}
         for result in results
     ]  # fmt: skip
-    more = {name: spread([seed[name] for seed in seeds]) for name in _COLUMNS}
-    steps = {stage: spread([seed["steps"][stage] for seed in seeds]) for stage in seeds[0]["steps"]}
-    budget = spread([result.get("budget", result["steps"]["main"]) for result in results])
+    extras = {name: mean_and_std([seed[name] for seed in seeds]) for name in _COLUMNS}
+    steps = {stage: mean_and_std([seed["steps"][stage] for seed in seeds]) for stage in seeds[0]["steps"]}
+    budget = mean_and_std([result.get("budget", result["steps"]["main"]) for result in results])
     return {"method": row.name, "generator": row.generator, "training": row.training, "uses": list(uses),
-            "steps": steps, "budget": budget, **over, **more, "groups": groups, "seeds": seeds}  # fmt: skip
+            "steps": steps, "budget": budget, **spreads, **extras, "groups": groups, "seeds": seeds}  # fmt: skip
 
 
 def summarise(
@@ -81,8 +81,8 @@ def summarise(
     return {**about, "seeds": list(seeds), "rows": list(rows), "notes": list(notes)}
 
 
-def _number(each: Mapping[str, float | None]) -> str:
-    return "–" if each["mean"] is None else f"{each['mean']:,.0f}"
+def _format_count(spread: Mapping[str, float | None]) -> str:
+    return "–" if spread["mean"] is None else f"{spread['mean']:,.0f}"
 
 
 FEW = 30
@@ -95,19 +95,19 @@ def notes_on_small_groups(rows: Sequence[Mapping[str, Any]], kind: str) -> list[
     Args:
         kind: The word for a group: `group`, or `class` if the data have no attribute.
     """
-    there = [group for group in rows[0]["groups"] if group["images"]] if rows else []
-    if not there or (least := min(there, key=lambda group: group["images"]))["images"] >= FEW:
+    tested = [group for group in rows[0]["groups"] if group["images"]] if rows else []
+    if not tested or (smallest := min(tested, key=lambda group: group["images"]))["images"] >= FEW:
         return []
-    low = percent(wilson(1.0, least["images"]).low)
+    low = format_percent(wilson(1.0, smallest["images"]).low)
     return [
-        f"The smallest test {kind}, {least['name']}, has {counted(least['images'], 'image')}: if all are correct, the "
-        f"interval is 100.0 % ({low} to 100.0). The deviation over seeds doesn't include this uncertainty."
+        f"The smallest test {kind}, {smallest['name']}, has {counted(smallest['images'], 'image')}: if all are "
+        f"correct, the interval is 100.0 % ({low} to 100.0). The deviation over seeds doesn't include this uncertainty."
     ]
 
 
-def say_mean_steps(steps: Mapping[str, Mapping[str, float | None]]) -> str:
+def format_mean_steps(steps: Mapping[str, Mapping[str, float | None]]) -> str:
     """Return the optimiser steps of each stage, averaged over the seeds: `38 + 190`."""
-    return " + ".join(_number(steps[stage]) for stage in STAGES if stage in steps)
+    return " + ".join(_format_count(steps[stage]) for stage in STAGES if stage in steps)
 
 
 def notes_on_steps(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -115,64 +115,64 @@ def notes_on_steps(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = []
     main = {row["method"]: row["budget"]["mean"] for row in rows}
     if len(set(main.values())) > 1:
-        each = listed([f"{name} {steps:,.0f}" for name, steps in main.items()], len(main))
+        methods = listed([f"{name} {steps:,.0f}" for name, steps in main.items()], len(main))
         notes.append(
-            f"The rows were trained for different numbers of optimiser steps ({each}). Longer training changes "
+            f"The rows were trained for different numbers of optimiser steps ({methods}). Longer training changes "
             "accuracy by itself, so the rows aren't directly comparable."
         )
     stages = {stage for row in rows for stage in row["steps"]} - {"main"}
     counts = any(row["budget"]["mean"] > row["steps"]["main"]["mean"] for row in rows if "first" in row["steps"])
-    said = {
+    explanations = {
         "first": "The steps before the + are those of jtt's first model"
         + (". They count: both models together take as many steps as another row's single model." if counts else "."),
         "added": "For two-stage, the steps before the + use only added images, and those after it real ones.",
         "refit": "The steps after the + are those in which dfr fits the last layer to validation features.",
     }
-    return [*notes, *(text for stage, text in said.items() if stage in stages)]
+    return [*notes, *(text for stage, text in explanations.items() if stage in stages)]
 
 
-def _tables(comparison: Mapping[str, Any]) -> list[list[list[str]]]:
+def _make_tables(comparison: Mapping[str, Any]) -> list[list[list[str]]]:
     """Return the cells of the tables: the comparison, and the accuracy of each group."""
     rows = comparison["rows"]
     names = {"average": "average", "reweighted": "re-weighted average", "worst": worst_kind(comparison["attributes"])}
-    shown = {n: text for n, text in names.items() if any(row[n]["mean"] is not None for row in rows)}
-    more = {n: text for n, text in _COLUMNS.items() if any(row[n]["mean"] is not None for row in rows)}
-    first = [["test accuracy, %", *shown.values(), "steps", *more.values(), "uses"]]
+    accuracies = {n: text for n, text in names.items() if any(row[n]["mean"] is not None for row in rows)}
+    extras = {n: text for n, text in _COLUMNS.items() if any(row[n]["mean"] is not None for row in rows)}
+    overall = [["test accuracy, %", *accuracies.values(), "steps", *extras.values(), "uses"]]
     for row in rows:
-        cells = [*(percent_with_spread(row[name]) for name in shown), say_mean_steps(row["steps"])]
-        cells += [(_number if name == "added" else percent_with_spread)(row[name]) for name in more]
-        first.append([row["method"], *cells, ", ".join(row["uses"]) or "–"])
+        cells = [*(format_mean_and_std(row[name]) for name in accuracies), format_mean_steps(row["steps"])]
+        cells += [(_format_count if name == "added" else format_mean_and_std)(row[name]) for name in extras]
+        overall.append([row["method"], *cells, ", ".join(row["uses"]) or "–"])
     groups = rows[0]["groups"]
     if len(groups) > MOST_GROUPS:
-        return [first]
+        return [overall]
     kind = "group" if comparison["attributes"] is not None else "class"
-    second = [[f"by {kind}, %", *(f"{each['name']} ({each['images']:,})" for each in groups)]]
-    second += [[row["method"], *(percent_with_spread(each) for each in row["groups"])] for row in rows]
-    return [first, second]
+    by_group = [[f"by {kind}, %", *(f"{group['name']} ({group['images']:,})" for group in groups)]]
+    by_group += [[row["method"], *(format_mean_and_std(group) for group in row["groups"])] for row in rows]
+    return [overall, by_group]
 
 
-def _heading(comparison: Mapping[str, Any]) -> str:
+def _format_heading(comparison: Mapping[str, Any]) -> str:
     seeds = comparison["seeds"]
     spreads = ", mean ± sample standard deviation" if len(seeds) > 1 else ""
     return (
         f"{comparison['data']}, {comparison['backbone']}, {counted(len(seeds), 'seed')}{spreads}; "
-        f"{say_selection(comparison['selection'])}"
+        f"{describe_selection(comparison['selection'])}"
     )
 
 
 def tabulate(comparison: Mapping[str, Any]) -> str:
     """Return the comparison as text: test accuracies in %."""
-    blocks = [_heading(comparison)]
-    blocks += ["\n".join(align(table)) for table in _tables(comparison)]
+    blocks = [_format_heading(comparison)]
+    blocks += ["\n".join(align(table)) for table in _make_tables(comparison)]
     if comparison["notes"]:
         blocks.append("\n".join(f"note: {note}" for note in comparison["notes"]))
     return "\n\n".join(blocks)
 
 
-def tracked_table(comparison: Mapping[str, Any]) -> tuple[list[str], list[list[str | float | None]]]:
+def make_tracker_table(comparison: Mapping[str, Any]) -> tuple[list[str], list[list[str | float | None]]]:
     """Return the comparison as a tracker shows it: columns, and a row per method; accuracies are 0 to 1."""
     names = ("average", "reweighted", "worst", "budget")
-    columns = ["method", "seeds", *(f"{name}{end}" for name in names for end in ("", "_std"))]
+    columns = ["method", "seeds", *(f"{name}{suffix}" for name in names for suffix in ("", "_std"))]
     rows = [
         [row["method"], len(row["seeds"]), *(row[name][key] for name in names for key in ("mean", "std"))]
         for row in comparison["rows"]
@@ -182,8 +182,8 @@ def tracked_table(comparison: Mapping[str, Any]) -> tuple[list[str], list[list[s
 
 def to_markdown(comparison: Mapping[str, Any]) -> str:
     """Return the comparison as Markdown."""
-    blocks = [f"{markdown(_heading(comparison))}."]
-    for table in _tables(comparison):
+    blocks = [f"{markdown(_format_heading(comparison))}."]
+    for table in _make_tables(comparison):
         head, *body = [[markdown(cell) for cell in row] for row in table]
         ruled = [head, ["---", *["---:"] * (len(head) - 1)], *body]
         blocks.append("\n".join(f"| {' | '.join(row)} |" for row in ruled))
@@ -202,27 +202,29 @@ def write(out: Path, comparison: Mapping[str, Any]) -> None:
 
 def _draw(path: Path, comparison: Mapping[str, Any]) -> None:
     """Draw a pair of bars per row: the average and the worst group."""
-    rows, several = comparison["rows"], len(comparison["seeds"]) > 1
+    rows, has_spread = comparison["rows"], len(comparison["seeds"]) > 1
 
     def plot(figure: Any, axes: Any) -> None:
-        axis, places = axes[0, 0], np.arange(len(rows))
+        axis, positions = axes[0, 0], np.arange(len(rows))
         worst = worst_kind(comparison["attributes"])
         for name, offset, colour in (("average", -0.19, "#c3c9d1"), (worst, 0.19, "#2c6fad")):
-            each = [row["average" if name == "average" else "worst"] for row in rows]
-            means = [100 * one["mean"] for one in each]
-            ends = [100 * (one["std"] or 0.0) for one in each]
-            axis.barh(places + offset, means, 0.36, color=colour, label=name)
-            if several:
-                axis.errorbar(means, places + offset, xerr=ends, fmt="none", ecolor="#30343a", elinewidth=1, capsize=2)
-            for place, mean, end in zip(places + offset, means, ends, strict=True):
-                axis.annotate(
-                    f"{mean:.1f}", (mean + end, place), (4, 0), textcoords="offset points", va="center", fontsize=8
+            spreads = [row["average" if name == "average" else "worst"] for row in rows]
+            means = [100 * spread["mean"] for spread in spreads]
+            stds = [100 * (spread["std"] or 0.0) for spread in spreads]
+            axis.barh(positions + offset, means, 0.36, color=colour, label=name)
+            if has_spread:
+                axis.errorbar(
+                    means, positions + offset, xerr=stds, fmt="none", ecolor="#30343a", elinewidth=1, capsize=2
                 )
-        axis.set_yticks(places, [row["method"] for row in rows])
+            for position, mean, std in zip(positions + offset, means, stds, strict=True):
+                axis.annotate(
+                    f"{mean:.1f}", (mean + std, position), (4, 0), textcoords="offset points", va="center", fontsize=8
+                )
+        axis.set_yticks(positions, [row["method"] for row in rows])
         axis.invert_yaxis()
         axis.set_xlim(0, 109)
         axis.set_xticks(range(0, 101, 20))
-        axis.set_xlabel("test accuracy, %" + (" (bars: mean, whiskers: ± std)" if several else ""))
+        axis.set_xlabel("test accuracy, %" + (" (bars: mean, whiskers: ± std)" if has_spread else ""))
         figure.legend(loc="outside upper center", ncols=2, frameon=False)
 
     draw_charts(path, (7.2, 1.2 + 0.42 * len(rows)), plot)

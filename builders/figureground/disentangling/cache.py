@@ -11,7 +11,7 @@ from torch import Tensor
 
 from figureground.core.hashing import digest
 from figureground.disentangling.trunk import Trunk
-from figureground.learn.reading import read
+from figureground.learn.reading import run_network
 from figureground.learn.training_data import Album, Part
 
 
@@ -32,12 +32,12 @@ def cached_features(
     """
     key = digest({"trunk": trunk.fingerprint(), "content": content})
     path = folder / f"features-{key[:16]}.safetensors"
-    kept = _kept(path, len(album))
-    if kept is not None:
-        return kept
+    cached = _read_cached(path, len(album))
+    if cached is not None:
+        return cached
     zeros = np.zeros(len(album), np.int64)
-    found = read(trunk.backbone, Part(album, zeros, None), device, workers, trunk)
-    features = torch.from_numpy(found)
+    array = run_network(trunk.backbone, Part(album, zeros, None), device, workers, trunk)
+    features = torch.from_numpy(array)
     sha256 = hash_tensor(features)
     _write(path, features, sha256)
     return features, sha256
@@ -48,7 +48,7 @@ def hash_tensor(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def _kept(path: Path, count: int) -> tuple[Tensor, str] | None:
+def _read_cached(path: Path, count: int) -> tuple[Tensor, str] | None:
     from safetensors import SafetensorError, safe_open
 
     try:

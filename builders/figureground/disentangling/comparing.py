@@ -14,7 +14,7 @@ from figureground.core.files import FileError, read_object, replace_text
 from figureground.core.owned import refuse_strangers
 from figureground.disentangling.correlation import PARTS
 from figureground.disentangling.probes import KINDS
-from figureground.disentangling.reporting import CROSSINGS, NAMES, OWN, REPORT, TESTS, percent
+from figureground.disentangling.reporting import CROSSINGS, NAMES, OWN, REPORT, TESTS, format_percent
 
 SUFFIXES = (".json", ".md", ".png")
 """Files that a comparison writes, beside each other."""
@@ -36,7 +36,7 @@ class Run:
         return str(self.report["method"])
 
     @property
-    def fine_tuned(self) -> bool:
+    def is_fine_tuned(self) -> bool:
         return bool(self.report["settings"]["fine_tune"])
 
     @property
@@ -47,10 +47,10 @@ class Run:
     @property
     def title(self) -> str:
         """Method, penalty and whether the backbone was fine-tuned."""
-        how = ", fine-tuned" if self.fine_tuned else ""
-        return self.method + ("" if self.penalty is None else f", λ = {self.penalty:g}") + how
+        suffix = ", fine-tuned" if self.is_fine_tuned else ""
+        return self.method + ("" if self.penalty is None else f", λ = {self.penalty:g}") + suffix
 
-    def probe(self, crossing: str, kind: str) -> float:
+    def probe_accuracy(self, crossing: str, kind: str) -> float:
         """Return the mean accuracy of a probe, 0 to 1."""
         return float(self.report["over_seeds"]["probes"][crossing]["accuracy"][kind]["mean"])
 
@@ -94,34 +94,35 @@ def compare_runs(runs: Sequence[Path | str], out: Path | str) -> dict[str, Any]:
     out = Path(out)
     base = out.with_suffix("") if out.suffix in SUFFIXES else out
     paths = [base.with_name(base.name + suffix) for suffix in SUFFIXES]
-    found = [read_run(Path(path)) for path in runs]
+    finished = [read_run(Path(path)) for path in runs]
+    resolved = [Path(path).resolve() for path in runs]
     for path in runs:
-        if [Path(each).resolve() for each in runs].count(Path(path).resolve()) > 1:
+        if resolved.count(Path(path).resolve()) > 1:
             raise RecipeError("--compare", f"{path} is given twice. Name it once.")
-    for run in found[1:]:
-        for field, what in (("content", "images"), ("division", "division into parts")):
-            if run.report[field] != found[0].report[field]:
+    for run in finished[1:]:
+        for field, noun in (("content", "images"), ("division", "division into parts")):
+            if run.report[field] != finished[0].report[field]:
                 raise FiguregroundError(
-                    f"--compare: {run.name} ({run.report['data']}) differs from {found[0].name} "
-                    f"({found[0].report['data']}) in its {what}, so their numbers can't be compared. Give runs on the "
-                    "same data."
+                    f"--compare: {run.name} ({run.report['data']}) differs from {finished[0].name} "
+                    f"({finished[0].report['data']}) in its {noun}, so their numbers can't be compared. Give runs on "
+                    "the same data."
                 )
     refuse_strangers(paths[0])
     _refuse_markdown(paths[1])
     _refuse_png(paths[2])
-    found.sort(key=lambda run: (run.method, run.fine_tuned, run.penalty or 0.0))
+    finished.sort(key=lambda run: (run.method, run.is_fine_tuned, run.penalty or 0.0))
     table = {
-        "made_by": MADE_BY, "data": found[0].report["data"], "images": found[0].report["images"],
-        "runs": [_row(run) for run in found],
+        "made_by": MADE_BY, "data": finished[0].report["data"], "images": finished[0].report["images"],
+        "runs": [_summarise_run(run) for run in finished],
     }  # fmt: skip
     base.parent.mkdir(parents=True, exist_ok=True)
     replace_text(paths[0], json.dumps(table, indent=1, ensure_ascii=False) + "\n")
-    replace_text(paths[1], tell(found) + "\n")
-    draw(paths[2], found)
+    replace_text(paths[1], to_markdown(finished) + "\n")
+    draw_comparison(paths[2], finished)
     return table
 
 
-def tell_files(out: Path) -> str:
+def format_files(out: Path) -> str:
     """Return the Markdown of a comparison, and the paths of its files, as text to print."""
     base = out.with_suffix("") if out.suffix in SUFFIXES else out
     paths = [base.with_name(base.name + suffix) for suffix in SUFFIXES]
@@ -144,40 +145,42 @@ def _refuse_png(path: Path) -> None:
         )
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _summarise_run(run: Run) -> dict[str, Any]:
     report = run.report
     return {
-        "name": run.name, "method": run.method, "penalty": run.penalty, "fine_tune": run.fine_tuned,
-        "backbone": report["backbone"], "seeds": [each["seed"] for each in report["seeds"]],
+        "name": run.name, "method": run.method, "penalty": run.penalty, "fine_tune": run.is_fine_tuned,
+        "backbone": report["backbone"], "seeds": [result["seed"] for result in report["seeds"]],
         "steps": report["seeds"][0]["steps"], **report["over_seeds"],
     }  # fmt: skip
 
 
-def tell(runs: Sequence[Run]) -> str:
+def to_markdown(runs: Sequence[Run]) -> str:
     """Return the comparison as Markdown: cross-probes, and the task."""
-    first = runs[0].report["over_seeds"]
-    heads = ["run", "seeds", *(f"{name}, {NAMES[kind]}" for name in CROSSINGS for kind in KINDS)]
+    probes = runs[0].report["over_seeds"]["probes"]
+    header = ["run", "seeds", *(f"{name}, {NAMES[kind]}" for name in CROSSINGS for kind in KINDS)]
     rows = [
         [run.title, str(len(run.report["seeds"])),
-         *(percent(run.report["over_seeds"]["probes"][name]["accuracy"][kind]) for name in CROSSINGS for kind in KINDS)]
+         *(format_percent(run.report["over_seeds"]["probes"][name]["accuracy"][kind])
+           for name in CROSSINGS for kind in KINDS)]
         for run in runs
     ]  # fmt: skip
-    chance = "; ".join(
-        f"{name} {percent(first['probes'][name]['chance'])} ({percent(first['probes'][name]['majority'])})"
+    chances = "; ".join(
+        f"{name} {format_percent(probes[name]['chance'])} ({format_percent(probes[name]['majority'])})"
         for name in ("foreground from background", "background from foreground")
     )
     blocks = [
         HEAD, f"Separated features on {runs[0].report['data']}: accuracy of probes on held-out images, %, mean ± "
-        "standard deviation over seeds.", _markdown(heads, rows), f"Chance (majority rate): {chance}.",
+        "standard deviation over seeds.", _format_table(header, rows), f"Chance (majority rate): {chances}.",
     ]  # fmt: skip
-    tasks = [run for run in runs if run.report["over_seeds"]["task"] is not None]
-    if tasks:
-        heads = ["run", *(f"{part}: {what}" for part in PARTS for what in ("correlated", "anti-correlated", "worst"))]
+    with_task = [run for run in runs if run.report["over_seeds"]["task"] is not None]
+    if with_task:
+        measures = ("correlated", "anti-correlated", "worst")
+        header = ["run", *(f"{part}: {measure}" for part in PARTS for measure in measures)]
         rows = []
-        for run in tasks:
+        for run in with_task:
             parts = run.report["over_seeds"]["task"]["parts"]
             cells = [
-                percent(value)
+                format_percent(value)
                 for part in PARTS
                 for value in (*(parts[part][test]["accuracy"] for test in TESTS),
                               parts[part]["anti_correlated"]["worst_group"])
@@ -185,52 +188,52 @@ def tell(runs: Sequence[Run]) -> str:
             rows.append([run.title, *cells])
         blocks += [
             "Heads trained on each class on its own background: accuracy on correlated and on anti-correlated images, "
-            "and on the worst anti-correlated group, %.", _markdown(heads, rows),
+            "and on the worst anti-correlated group, %.", _format_table(header, rows),
         ]  # fmt: skip
     return "\n\n".join(blocks)
 
 
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+def _format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
 _MARKERS = "osD^vPX"
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
-APART = 3.0
-"""Least distance of two labels in a chart along one of the axes, points of accuracy."""
+LABEL_DISTANCE = 3.0
+"""Minimum distance of two labels in a chart, along one of the axes, in percentage points."""
 
 
-def draw(path: Path, runs: Sequence[Run], kind: str = "mlp") -> None:
-    """Draw, for each part, the other label that leaks over the own label that is kept; and the task's error.
+def draw_comparison(path: Path, runs: Sequence[Run], kind: str = "mlp") -> None:
+    """Draw, for each part, the accuracy for its own label over that for the other label; and the task's accuracies.
 
     Runs of one method form a line as the penalty grows.
     """
     lines: dict[str, list[Run]] = {}
     for run in runs:
-        lines.setdefault(run.method + (", fine-tuned" if run.fine_tuned else ""), []).append(run)
+        lines.setdefault(run.method + (", fine-tuned" if run.is_fine_tuned else ""), []).append(run)
     crossings = ((OWN[0], "background from foreground"), (OWN[1], "foreground from background"))
-    styles = _styles({name: of[0] for name, of in lines.items()})
+    styles = _choose_styles({name: line[0] for name, line in lines.items()})
 
     def plot(figure: Any, axes: Any) -> None:
         for axis, (own, other) in zip(axes.flat, crossings, strict=False):
-            kept: list[float] = []
-            said: list[tuple[float, float]] = []
-            for name, of in lines.items():
-                points = [(100 * run.probe(other, kind), 100 * run.probe(own, kind)) for run in of]
+            own_accuracies: list[float] = []
+            labelled: list[tuple[float, float]] = []
+            for name, line in lines.items():
+                points = [(100 * run.probe_accuracy(other, kind), 100 * run.probe_accuracy(own, kind)) for run in line]
                 axis.plot(*zip(*points, strict=True), label=name, **styles[name])
-                kept += [y for _, y in points]
-                for run, (x, y) in zip(of, points, strict=True):
-                    free = all(abs(x - there[0]) > APART or abs(y - there[1]) > APART for there in said)
-                    if run.penalty is not None and len(of) > 1 and free:
-                        said.append((x, y))
+                own_accuracies += [y for _, y in points]
+                for run, (x, y) in zip(line, points, strict=True):
+                    is_free = all(abs(x - x2) > LABEL_DISTANCE or abs(y - y2) > LABEL_DISTANCE for x2, y2 in labelled)
+                    if run.penalty is not None and len(line) > 1 and is_free:
+                        labelled.append((x, y))
                         axis.annotate(f"{run.penalty:g}", (x, y), fontsize=6, xytext=(2, 3), textcoords="offset points")
             chance = runs[0].report["over_seeds"]["probes"][other]["chance"]
             axis.axvline(100 * chance, color="k", linestyle="--", linewidth=1)
             axis.set_xlabel(f"leaked: {other}, %", fontsize=8)
             axis.set_ylabel(f"kept: {own}, %", fontsize=8)
             axis.set_xlim(0, 105)
-            axis.set_ylim(min(80, min(kept) - 5), 102)
+            axis.set_ylim(min(80, min(own_accuracies) - 5), 102)
         axes.flat[0].set_title(f"foreground features, {NAMES[kind]} probe (numbers: λ)", fontsize=9)
         axes.flat[1].set_title(f"background features, {NAMES[kind]} probe (numbers: λ)", fontsize=9)
         _draw_task(axes.flat[2], lines, styles)
@@ -240,25 +243,25 @@ def draw(path: Path, runs: Sequence[Run], kind: str = "mlp") -> None:
     draw_charts(path, (13, 4), plot, across=3)
 
 
-def _styles(runs: Mapping[str, Run]) -> dict[str, dict[str, Any]]:
+def _choose_styles(runs: Mapping[str, Run]) -> dict[str, dict[str, Any]]:
     """Return how lines are drawn: a method has one colour and marker, which is filled where it was fine-tuned."""
     methods = sorted({run.method for run in runs.values()})
-    found = {}
+    styles = {}
     for name, run in runs.items():
         i = methods.index(run.method)
         colour = _COLOURS[i % len(_COLOURS)]
-        found[name] = {
+        styles[name] = {
             "color": colour, "marker": _MARKERS[i % len(_MARKERS)], "markersize": 6, "linewidth": 1.2,
-            "markerfacecolor": colour if run.fine_tuned else "none",
+            "markerfacecolor": colour if run.is_fine_tuned else "none",
         }  # fmt: skip
-    return found
+    return styles
 
 
 def _draw_task(axis: Any, lines: Mapping[str, Sequence[Run]], styles: Mapping[str, Mapping[str, Any]]) -> None:
     """Draw anti-correlated over correlated accuracy of heads on foreground features."""
     drawn = False
-    for name, of in lines.items():
-        tasks = [run.report["over_seeds"]["task"] for run in of]
+    for name, line in lines.items():
+        tasks = [run.report["over_seeds"]["task"] for run in line]
         points = [
             tuple(100 * task["parts"]["foreground"][test]["accuracy"]["mean"] for test in TESTS)
             for task in tasks if task is not None

@@ -33,24 +33,24 @@ def judge_task(
     """
     if not len(heads) or not all(map(len, tests.values())) or len(heads.labels["foreground"].unique()) < 2:
         return None
-    found: dict[str, Any] = {"chance": 1 / classes["foreground"], "images": {"heads": len(heads)}, "parts": {}}
-    found["images"] |= {name: len(test) for name, test in tests.items()}
+    results: dict[str, Any] = {"chance": 1 / classes["foreground"], "images": {"heads": len(heads)}, "parts": {}}
+    results["images"] |= {name: len(test) for name, test in tests.items()}
     for part in PARTS:
         predict = fit_probe(HEAD, heads.examples(part, "foreground"), classes["foreground"], seed)
-        found["parts"][part] = {
-            name: _judge(test, predict(test.examples(part, "foreground").features).cpu().numpy(), classes)
+        results["parts"][part] = {
+            name: _score_predictions(test, predict(test.examples(part, "foreground").features).cpu().numpy(), classes)
             for name, test in tests.items()
         }
-    return found
+    return results
 
 
-def _judge(test: Features, predicted: np.ndarray, classes: dict[str, int]) -> dict[str, Any]:
+def _score_predictions(test: Features, predicted: np.ndarray, classes: dict[str, int]) -> dict[str, Any]:
     y = test.labels["foreground"].cpu().numpy()
     group = y * classes["background"] + test.labels["background"].cpu().numpy()
-    right = predicted == y
-    by_group = accuracy_by_group(right, group, classes["foreground"] * classes["background"])
-    by_class = accuracy_by_group(right, y, classes["foreground"])
+    correct = predicted == y
+    by_group = accuracy_by_group(correct, group, classes["foreground"] * classes["background"])
+    by_class = accuracy_by_group(correct, y, classes["foreground"])
     return {
-        "accuracy": float(right.mean()), "worst_group": worst_group_accuracy(by_group),
+        "accuracy": float(correct.mean()), "worst_group": worst_group_accuracy(by_group),
         "worst_class": worst_group_accuracy(by_class),
     }  # fmt: skip

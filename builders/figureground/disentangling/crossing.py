@@ -36,14 +36,16 @@ class Features:
 
     def select(self, rows: np.ndarray) -> Features:
         """Return some of the images, by position."""
-        at = torch.from_numpy(rows)
+        positions = torch.from_numpy(rows)
         return Features(
-            {name: value[at] for name, value in self.parts.items()},
-            {name: value[at] for name, value in self.labels.items()}, self.objects[rows],
+            {name: value[positions] for name, value in self.parts.items()},
+            {name: value[positions] for name, value in self.labels.items()}, self.objects[rows],
         )  # fmt: skip
 
 
-def cross(fitted: Features, probes: Features, test: Features, classes: dict[str, int], seed: int) -> dict[str, Any]:
+def run_cross_probes(
+    fitted: Features, probes: Features, test: Features, classes: dict[str, int], seed: int
+) -> dict[str, Any]:
     """Train and judge the four cross-probes, each of every kind.
 
     Args:
@@ -59,24 +61,24 @@ def cross(fitted: Features, probes: Features, test: Features, classes: dict[str,
         to `value`, `low` and `high` (95 %, by object), and `on_fitted`: the accuracy of a linear probe that is trained
         and judged on the images that trained the features. All accuracies are 0 to 1.
     """
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for label in SIDES:
         for part in SIDES:
-            train, judged = probes.examples(part, label), test.examples(part, label)
+            train, tested = probes.examples(part, label), test.examples(part, label)
             accuracy = {}
             for kind in KINDS:
-                right = fit_probe(kind, train, classes[label], seed)(judged.features) == judged.label
-                interval = mean([right.cpu().numpy()], [judged.objects])
+                correct = fit_probe(kind, train, classes[label], seed)(tested.features) == tested.label
+                interval = mean([correct.cpu().numpy()], [tested.objects])
                 accuracy[kind] = {"value": interval.value, "low": interval.low, "high": interval.high}
             own = fitted.examples(part, label)
-            again = fit_probe("linear", own, classes[label], seed)(own.features) == own.label
+            correct_on_fitted = fit_probe("linear", own, classes[label], seed)(own.features) == own.label
             majority = train.label.mode().values
-            found[f"{label} from {part}"] = {
+            results[f"{label} from {part}"] = {
                 "chance": 1 / classes[label],
-                "majority": float((judged.label == majority).double().mean()),
-                "images": {"fitted": len(own), "probes": len(train), "test": len(judged)},
+                "majority": float((tested.label == majority).double().mean()),
+                "images": {"fitted": len(own), "probes": len(train), "test": len(tested)},
                 "dimensions": train.features.shape[1],
                 "accuracy": accuracy,
-                "on_fitted": float(again.double().mean()),
+                "on_fitted": float(correct_on_fitted.double().mean()),
             }
-    return found
+    return results

@@ -21,7 +21,7 @@ from figureground.sources.images import UnreadableImage
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class LabelledImages:
     """Images with a foreground label and a background label."""
 
     images: GroupedImages
@@ -62,7 +62,7 @@ class Labelled:
         return self.images.group
 
 
-def open_data(path: Path) -> Labelled:
+def open_data(path: Path) -> LabelledImages:
     """Open a finished dataset with all its splits, or another data set as `figureground groups` reads it.
 
     Raises:
@@ -75,7 +75,7 @@ def open_data(path: Path) -> Labelled:
             images.name, "dataset", tuple(columns.foregrounds), tuple(columns.backgrounds), tuple(images.keys),
             images.split, images.foreground, images.background, Shards(images), np.arange(len(images.keys)),
         )  # fmt: skip
-        found = Labelled(grouped, images.splits, images.scenes, images.objects)
+        data = LabelledImages(grouped, images.splits, images.scenes, images.objects)
     else:
         grouped = read_groups(path)
         if grouped.a is None:
@@ -83,13 +83,13 @@ def open_data(path: Path) -> Labelled:
                 f"{grouped.name} has no background label. Give a dataset built by figureground, or one with an "
                 "attribute, as `figureground groups` shows."
             )
-        found = Labelled(grouped, SPLITS, np.full(len(grouped), -1), grouped.objects)
-    if set(np.array(found.backgrounds)[np.unique(found.background)]) == {UNKNOWN}:
+        data = LabelledImages(grouped, SPLITS, np.full(len(grouped), -1), grouped.objects)
+    if set(np.array(data.backgrounds)[np.unique(data.background)]) == {UNKNOWN}:
         raise FiguregroundError(
-            f"{found.name} has no known backgrounds (all are {UNKNOWN}), like a dataset of scgs whose recipe names no "
+            f"{data.name} has no known backgrounds (all are {UNKNOWN}), like a dataset of scgs whose recipe names no "
             "backgrounds. Give a dataset with two labels, such as one of d3s."
         )
-    return found
+    return data
 
 
 @dataclass(eq=False)
@@ -123,7 +123,7 @@ class Photographs:
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
         """Yield the images at the given rows, in ascending order."""
         for row, draw in self.images.read(rows):
-            yield row, _Readable(draw)
+            yield row, _Photograph(draw)
 
     def content(self) -> dict[str, Any]:
         """Return what identifies the photographs, without paths."""
@@ -132,7 +132,7 @@ class Photographs:
 
 
 @dataclass(frozen=True)
-class _Readable:
+class _Photograph:
     """A photograph whose error says what to do."""
 
     draw: Draw
@@ -141,5 +141,5 @@ class _Readable:
         try:
             return self.draw()
         except UnreadableImage as error:
-            shown = f"{printable(error.path.parent.name)}/{printable(error.path.name)}"
-            raise FiguregroundError(f"--photographs: {shown}: {error.reason}. Replace it, or remove it.") from error
+            name = f"{printable(error.path.parent.name)}/{printable(error.path.name)}"
+            raise FiguregroundError(f"--photographs: {name}: {error.reason}. Replace it, or remove it.") from error

@@ -27,11 +27,11 @@ def hsic(first: Tensor, second: Tensor) -> Tensor:
     n = len(first)
     if n < LEAST:
         raise ValueError(f"HSIC needs at least {LEAST} images.")
-    off = 1 - torch.eye(n, dtype=first.dtype, device=first.device)
-    k, m = first * off, second * off
-    both = (k * m).sum()
+    off_diagonal = 1 - torch.eye(n, dtype=first.dtype, device=first.device)
+    k, m = first * off_diagonal, second * off_diagonal
+    products = (k * m).sum()
     rows = (k.sum(0) * m.sum(0)).sum()
-    return (both + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * rows / (n - 2)) / (n * (n - 3))
+    return (products + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * rows / (n - 2)) / (n * (n - 3))
 
 
 def gaussian_kernel(features: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ def cka(first: Tensor, second: Tensor) -> Tensor:
     Args:
         first, second: Kernel matrices, (n, n).
     """
-    own = (hsic(first, first) * hsic(second, second)).clamp_min(1e-12)
-    return hsic(first, second) / own.sqrt()
+    norm = (hsic(first, first) * hsic(second, second)).clamp_min(1e-12)
+    return hsic(first, second) / norm.sqrt()
 
 
 class Independence(Penalty):
@@ -70,6 +70,6 @@ class Independence(Penalty):
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         values = []
         for (features, label), count in zip(batch.sides(), self._classes, strict=True):
-            hot = F.one_hot(label, count).to(features)
-            values.append(cka(gaussian_kernel(features), hot @ hot.T))
+            one_hot = F.one_hot(label, count).to(features)
+            values.append(cka(gaussian_kernel(features), one_hot @ one_hot.T))
         return torch.stack(values)

@@ -40,7 +40,7 @@ class Heads(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class TrainingRows:
     """Training images with their labels; photographs have a foreground label only."""
 
     images: np.ndarray
@@ -51,12 +51,12 @@ class Rows:
     """int64 (n,)."""
     photographs: np.ndarray
     """int64 (m,): positions in the source; may be empty."""
-    photographed: np.ndarray
+    photograph_labels: np.ndarray
     """int64 (m,): their foreground labels."""
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingSchedule:
     """How long and how fast a training is."""
 
     steps: int
@@ -64,7 +64,7 @@ class Course:
     label_steps: int
     """First steps, without the penalty."""
     batch_size: int
-    photographs_a_step: int
+    photographs_per_step: int
     learning_rate: float
     weight_decay: float
     penalty: float
@@ -72,7 +72,7 @@ class Course:
 
 
 @dataclass(eq=False)
-class Separating:
+class SeparationLearner:
     """A learner of `training.loop`: the loss is CE(foreground) + CE(background) + λ · penalty.
 
     Photographs enter the first term only. In the first `label_steps` there is no penalty, and critics rest. From then
@@ -87,8 +87,8 @@ class Separating:
     parting: Parting
     heads: Heads
     penalty: Penalty | None
-    rows: Rows
-    course: Course
+    rows: TrainingRows
+    schedule: TrainingSchedule
     seed: int
     purpose: str
     device: torch.device
@@ -96,12 +96,14 @@ class Separating:
     _critics: torch.optim.Optimizer | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self._modules = [each for each in (self.source.trained, self.parting, self.heads) if each is not None]
+        modules = (self.source.trained_network, self.parting, self.heads)
+        self._modules = [module for module in modules if module is not None]
         for module in (*self._modules, *([] if self.penalty is None else [self.penalty])):
             module.to(self.device)
         self._parameters = list(chain.from_iterable(module.parameters() for module in self._modules))
-        course = self.course
-        self._solver = torch.optim.AdamW(self._parameters, lr=course.learning_rate, weight_decay=course.weight_decay)
+        self._solver = torch.optim.AdamW(
+            self._parameters, lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay
+        )
         if self.penalty is not None and self.penalty.critic_steps:
             self._critics = torch.optim.Adam(
                 self.penalty.parameters(), lr=self.penalty.critic_learning_rate, betas=(0.5, 0.9)
@@ -110,31 +112,34 @@ class Separating:
     @property
     def curve_names(self) -> Sequence[str]:
         """Names of the values that a step returns; of a step without penalty, those of the penalty are 0."""
-        more = () if self.penalty is None else (*self.penalty.curve_names, *(["critics"] if self._critics else []))
-        return ("foreground", "background", *more)
+        of_penalty = (
+            () if self.penalty is None else (*self.penalty.curve_names, *(["critics"] if self._critics else []))
+        )
+        return ("foreground", "background", *of_penalty)
 
     def step(self, number: int) -> Tensor:
         """Take the step with that number, from 0; return its values."""
         for module in self._modules:
             module.train()
-        seed_default_generators(self._random("dropout", number))
-        penalised = self.penalty is not None and self.course.penalty > 0 and number >= self.course.label_steps
-        critics = self._train_critics(number) if penalised and self._critics else None
+        seed_default_generators(self._derive_seed("dropout", number))
+        is_penalised = self.penalty is not None and self.schedule.penalty > 0 and number >= self.schedule.label_steps
+        critics = self._train_critics(number) if is_penalised and self._critics else None
         for group in self._solver.param_groups:
-            group["lr"] = self.course.learning_rate * schedule(number, self.course.steps)
-        at = self._draw("order", len(self.rows.images), number * self.course.batch_size, self.course.batch_size)
-        photographs = self._draw_photographs(number)
-        batch, extra, extra_label = self._read(at, photographs, f"step {number}")
-        logits = self.heads.foreground(torch.cat([batch.foreground, extra]))
-        first = F.cross_entropy(logits, torch.cat([batch.foreground_label, extra_label]))
+            group["lr"] = self.schedule.learning_rate * schedule(number, self.schedule.steps)
+        size = self.schedule.batch_size
+        rows = self._draw_rows("order", len(self.rows.images), number * size, size)
+        photograph_rows = self._draw_photographs(number)
+        batch, photograph_features, photograph_labels = self._read_batch(rows, photograph_rows, f"step {number}")
+        logits = self.heads.foreground(torch.cat([batch.foreground, photograph_features]))
+        first = F.cross_entropy(logits, torch.cat([batch.foreground_label, photograph_labels]))
         second = F.cross_entropy(self.heads.background(batch.background), batch.background_label)
         loss, values = first + second, [first, second]
         if self.penalty is not None:
-            apart = first.new_zeros(2)
-            if penalised:
-                apart = self.penalty(batch, make_generator(self._random("penalty", number)))
-                loss = loss + self.course.penalty * apart.sum()
-            values += [*apart, *([first.new_zeros(()) if critics is None else critics] if self._critics else [])]
+            penalties = first.new_zeros(2)
+            if is_penalised:
+                penalties = self.penalty(batch, make_generator(self._derive_seed("penalty", number)))
+                loss = loss + self.schedule.penalty * penalties.sum()
+            values += [*penalties, *([first.new_zeros(()) if critics is None else critics] if self._critics else [])]
         self._solver.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
@@ -145,45 +150,47 @@ class Separating:
         """Take the critics' steps before a step of the model; return the mean of their losses."""
         assert self.penalty is not None
         assert self._critics is not None
-        size, count = self.course.batch_size, self.penalty.critic_steps
+        size, count = self.schedule.batch_size, self.penalty.critic_steps
         losses = []
         for i in range(count):
-            place = number * count + i
-            at = self._draw("critics", len(self.rows.images), place * size, size)
+            position = number * count + i
+            rows = self._draw_rows("critics", len(self.rows.images), position * size, size)
             with torch.no_grad():
-                batch, _, _ = self._read(at, np.zeros(0, np.int64), f"critics {place}")
-            loss = self.penalty.critic_loss(batch, make_generator(self._random("critics' noise", place)))
+                batch, _, _ = self._read_batch(rows, np.zeros(0, np.int64), f"critics {position}")
+            loss = self.penalty.critic_loss(batch, make_generator(self._derive_seed("critics' noise", position)))
             self._critics.zero_grad(set_to_none=True)
             loss.backward()
             self._critics.step()
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
-    def _read(self, at: np.ndarray, photographs: np.ndarray, draw: str) -> tuple[Batch, Tensor, Tensor]:
+    def _read_batch(
+        self, image_rows: np.ndarray, photograph_rows: np.ndarray, draw: str
+    ) -> tuple[Batch, Tensor, Tensor]:
         """Return a batch, and the foreground part and labels of the photographs beside it."""
-        rows = np.concatenate([self.rows.images[at], self.rows.photographs[photographs]])
-        foreground, background = self.parting(self.source.features(rows, draw))
-        n = len(at)
+        images = np.concatenate([self.rows.images[image_rows], self.rows.photographs[photograph_rows]])
+        foreground, background = self.parting(self.source.features(images, draw))
+        n = len(image_rows)
         batch = Batch(
-            foreground[:n], background[:n], self._label(self.rows.foreground[at]),
-            self._label(self.rows.background[at]),
+            foreground[:n], background[:n], self._to_device(self.rows.foreground[image_rows]),
+            self._to_device(self.rows.background[image_rows]),
         )  # fmt: skip
-        return batch, foreground[n:], self._label(self.rows.photographed[photographs])
+        return batch, foreground[n:], self._to_device(self.rows.photograph_labels[photograph_rows])
 
-    def _label(self, label: np.ndarray) -> Tensor:
+    def _to_device(self, label: np.ndarray) -> Tensor:
         return torch.from_numpy(label).to(self.device)
 
     def _draw_photographs(self, number: int) -> np.ndarray:
-        count = self.course.photographs_a_step if len(self.rows.photographs) else 0
+        count = self.schedule.photographs_per_step if len(self.rows.photographs) else 0
         if not count:
             return np.zeros(0, np.int64)
-        return self._draw("photographs", len(self.rows.photographs), number * count, count)
+        return self._draw_rows("photographs", len(self.rows.photographs), number * count, count)
 
-    def _draw(self, what: str, n: int, start: int, count: int) -> np.ndarray:
-        return in_passes(n, start, count, lambda i: np.random.default_rng(self._random(what, i)))
+    def _draw_rows(self, name: str, n: int, start: int, count: int) -> np.ndarray:
+        return in_passes(n, start, count, lambda i: np.random.default_rng(self._derive_seed(name, i)))
 
-    def _random(self, what: str, number: int) -> int:
-        return derive_seed(self.seed, "disentangle", self.purpose, what, str(number))
+    def _derive_seed(self, name: str, number: int) -> int:
+        return derive_seed(self.seed, "disentangle", self.purpose, name, str(number))
 
     def learning_rates(self) -> dict[str, float]:
         """Return the learning rate of the last step, for reports."""
@@ -193,13 +200,13 @@ class Separating:
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""
-        found: dict[str, Any] = {f"module{i}": module.state_dict() for i, module in enumerate(self._modules)}
-        found["solver"] = self._solver.state_dict()
+        state: dict[str, Any] = {f"module{i}": module.state_dict() for i, module in enumerate(self._modules)}
+        state["solver"] = self._solver.state_dict()
         if self.penalty is not None:
-            found["penalty"] = self.penalty.state_dict()
+            state["penalty"] = self.penalty.state_dict()
         if self._critics is not None:
-            found["critics"] = self._critics.state_dict()
-        return found
+            state["critics"] = self._critics.state_dict()
+        return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Load a state returned by `state`."""

@@ -18,7 +18,7 @@ from figureground.core.files import FileError, read_object
 from figureground.disentangling.learner import Heads
 from figureground.disentangling.parting import KINDS, Parting
 from figureground.disentangling.trunk import Trunk, open_trunk
-from figureground.learn.reading import as_array, prepared
+from figureground.learn.reading import as_array, prepare_images
 from figureground.vision.classifiers import Classifier
 from figureground.vision.model_files import hash_files
 
@@ -67,13 +67,13 @@ class Disentangled(nn.Module):
             pixels = self.trunk.backbone.prepare(images, device)
         else:
             arrays = [as_array(image, 0) for image in images]
-            pixels = prepared(self.trunk.backbone, arrays, device)
+            pixels = prepare_images(self.trunk.backbone, arrays, device)
         foreground, background = self.parting(self.trunk(pixels))
         return foreground, background
 
-    def forward(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return foreground logits and background logits of the backbone's preprocessed input, (n, 3, h, w)."""
-        foreground, background = self.parting(self.trunk(prepared))
+        foreground, background = self.parting(self.trunk(inputs))
         return self.heads.foreground(foreground), self.heads.background(background)
 
     def save_pretrained(self, folder: Path | str) -> None:
@@ -143,8 +143,8 @@ def open_model(folder: Path | str) -> Disentangled:
                 key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")
             })  # fmt: skip
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FiguregroundError(f"{folder} is damaged ({first}). Run figureground disentangle again.") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"{folder} is damaged ({reason}). Run figureground disentangle again.") from error
     facts = {
         name: value for name, value in config.items()
         if name not in ("model_type", "format", "foregrounds", "backgrounds", "parting")
@@ -166,9 +166,9 @@ class Foreground(nn.Module):
         super().__init__()
         self.trunk, self.parting, self.head = model.trunk, model.parting, model.heads.foreground
 
-    def forward(self, prepared: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Return logits, float32 (n, foregrounds)."""
-        logits: Tensor = self.head(self.parting(self.trunk(prepared))[0])
+        logits: Tensor = self.head(self.parting(self.trunk(inputs))[0])
         return logits
 
 

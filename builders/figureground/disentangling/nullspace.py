@@ -11,7 +11,7 @@ from torch import Tensor
 from figureground.disentangling.logistic import fit_logistic
 from figureground.recipe.sample import derive_seed
 
-JUDGED = 0.1
+HELD_OUT_SHARE = 0.1
 """Share of the images that are held out to test whether a classifier still finds the label."""
 
 
@@ -37,22 +37,22 @@ def project(
     n, d = features.shape
     mean = features.mean(0)
     x = features - mean
-    held = np.zeros(n, bool)
+    is_held_out = np.zeros(n, bool)
     rng = np.random.default_rng(derive_seed(seed, "inlp", "held out"))
-    held[rng.permutation(n)[: max(1, round(JUDGED * n))]] = True
-    judged = torch.from_numpy(held).to(features.device)
-    majority = float((label[judged] == label[~judged].mode().values).double().mean())
+    is_held_out[rng.permutation(n)[: max(1, round(HELD_OUT_SHARE * n))]] = True
+    held_out = torch.from_numpy(is_held_out).to(features.device)
+    majority = float((label[held_out] == label[~held_out].mode().values).double().mean())
     removed = features.new_zeros(d, 0)
     accuracies: list[float] = []
     for _ in range(rounds):
-        left = x - (x @ removed) @ removed.T
-        classifier = fit_logistic(left[~judged], label[~judged], classes)
-        accuracies.append(float((classifier(left[judged]).argmax(1) == label[judged]).double().mean()))
+        residual = x - (x @ removed) @ removed.T
+        classifier = fit_logistic(residual[~held_out], label[~held_out], classes)
+        accuracies.append(float((classifier(residual[held_out]).argmax(1) == label[held_out]).double().mean()))
         if accuracies[-1] <= majority + tolerance or removed.shape[1] == d:
             break
         directions, sizes, _ = torch.linalg.svd((classifier.weight - classifier.weight.mean(0)).T, full_matrices=False)
-        new = directions[:, sizes > 1e-9 * sizes.max().clamp_min(1e-30)]
-        basis, upper = torch.linalg.qr(torch.cat([removed, new], 1))
+        new_directions = directions[:, sizes > 1e-9 * sizes.max().clamp_min(1e-30)]
+        basis, upper = torch.linalg.qr(torch.cat([removed, new_directions], 1))
         removed = basis[:, upper.diagonal().abs() > 1e-9]
     matrix = torch.eye(d).to(features) - removed @ removed.T
     facts = {"removed_dimensions": removed.shape[1], "accuracy_by_round": accuracies, "majority": majority}

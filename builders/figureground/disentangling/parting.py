@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from figureground.core.errors import FiguregroundError
 
 
-def cut_width(dimensions: int, share: float, backbone: str) -> int:
+def choose_width(dimensions: int, share: float, backbone: str) -> int:
     """Return the number of foreground dimensions; the background has the others.
 
     Raises:
@@ -136,5 +136,5 @@ class Erased(Parting):
         return {"dimensions": self.widths[0]}
 
 
-KINDS: dict[str, type[Parting]] = {each.__name__.lower(): each for each in (Whole, Cut, Mapped, Erased)}
+KINDS: dict[str, type[Parting]] = {kind.__name__.lower(): kind for kind in (Whole, Cut, Mapped, Erased)}
 """Maps by the name in a saved model."""

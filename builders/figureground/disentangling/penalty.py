@@ -53,10 +53,10 @@ class Penalty(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has critics but doesn't implement critic_loss")
 
 
-def make_network(inputs: int, hidden: int, outputs: int, seed: int, *what: str) -> nn.Sequential:
-    """Return a network of two hidden layers, whose random weights depend on the seed and `what` alone."""
+def make_network(inputs: int, hidden: int, outputs: int, seed: int, *names: str) -> nn.Sequential:
+    """Return a network of two hidden layers, whose random weights depend on the seed and `names` alone."""
     with torch.random.fork_rng():
-        seed_default_generators(derive_seed(seed, "critic", *what))
+        seed_default_generators(derive_seed(seed, "critic", *names))
         return nn.Sequential(
             nn.Linear(inputs, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2),
             nn.Linear(hidden, outputs),

@@ -10,11 +10,11 @@ import numpy as np
 
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError
-from figureground.disentangling.data import Labelled, Photographs, open_data
+from figureground.disentangling.data import LabelledImages, Photographs, open_data
 from figureground.disentangling.division import PARTS, Division, assign
 from figureground.disentangling.separator import SEPARATORS
 from figureground.disentangling.settings import Disentangling
-from figureground.learn.directory import refuse_strangers
+from figureground.learn.directory import check_directory
 from figureground.learn.preflight import check_workers, list_seeds, refuse_backbone, refuse_revision
 from figureground.learn.settings import POCKET, Training, choose_backbone
 from figureground.models.needs import missing_packages
@@ -31,7 +31,7 @@ class Request:
     settings: Disentangling
     backbone: Training
     """Settings that choose the backbone."""
-    data: Labelled
+    data: LabelledImages
     division: Division
     photographs: Photographs | None
     out: Path
@@ -42,7 +42,7 @@ class Request:
     workers: int | None
 
 
-def ask(
+def read_request(
     settings: Disentangling,
     directory: Path | str,
     out: Path | str,
@@ -61,10 +61,10 @@ def ask(
         FiguregroundError: Data, backbone or directory can't be used, or a package is missing.
         RecipeError: A setting is invalid.
     """
-    out, chosen = Path(out), list_seeds(seeds)
+    out, seed_list = Path(out), list_seeds(seeds)
     check_workers(workers)
     check_device(device, "--device")
-    refuse_strangers(out, INPUTS)
+    check_directory(out, INPUTS)
     for need in missing_packages("method", SEPARATORS[settings.method].NEEDS):
         raise FiguregroundError(f"method {settings.method}: {need.what}: {need.command}")
     backbone = Training(
@@ -72,23 +72,24 @@ def ask(
     )
     refuse_backbone(backbone)
     if settings.backbone == POCKET or settings.from_scratch:
-        settings.pretraining(pretrained=False)
+        settings.count_pretraining_steps(pretrained=False)
     data = open_data(Path(directory))
     paired = read_pairing(pairing, data.foregrounds, data.backgrounds)
-    given = splits or {}
-    if unknown := sorted(set(given) - set(PARTS)):
+    requested_splits = splits or {}
+    if unknown := sorted(set(requested_splits) - set(PARTS)):
         raise RecipeError("splits", f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}.")
-    division = assign(data, given, paired, allow_empty=allow_empty)
-    shown = None if photographs is None else Photographs(Path(photographs), data.foregrounds)
+    division = assign(data, requested_splits, paired, allow_empty=allow_empty)
+    photograph_images = None if photographs is None else Photographs(Path(photographs), data.foregrounds)
     _, draw = next(iter(data.images.read(np.zeros(1, np.int64))))
     edge = max(draw().size)
     name = choose_backbone(backbone, edge)
     refuse_revision(backbone, name)
     pretrained = not (name == POCKET or settings.from_scratch)
-    if shown is not None and not (settings.trained or settings.pretraining(pretrained)):
+    trains = settings.trains_features or settings.count_pretraining_steps(pretrained) > 0
+    if photograph_images is not None and not trains:
         raise RecipeError(
             "photographs",
             f"{settings.method} trains nothing here, so photographs can't be mixed in. Choose another method, "
             "--fine-tune or --pretrain-steps.",
         )
-    return Request(settings, backbone, data, division, shown, out, chosen, edge, device, workers)
+    return Request(settings, backbone, data, division, photograph_images, out, seed_list, edge, device, workers)

@@ -21,7 +21,7 @@ from figureground.recipe.sample import derive_seed
 
 MOST_IMAGES = 20_000
 """Maximum number of training images of a probe; of more, a random part is used."""
-CHOOSING = 5
+HELD_OUT_EVERY = 5
 """One in this many objects is held out to choose a probe's setting."""
 INVERSE_STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Candidate inverse strengths C of the linear probe's ℓ2 penalty."""
@@ -30,11 +30,11 @@ HIDDEN = 256
 STEPS, BATCH, EVERY, PATIENCE = 600, 512, 20, 6
 """Training of the MLP: maximum number of steps, maximum batch size, steps between two evaluations on the held-out
 fifth, and number of evaluations without improvement after which it stops."""
-RATE, DECAY = 2e-3, 1e-2
+LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-2
 """Learning rate and weight decay of AdamW for the MLP."""
 NEIGHBOURS = (1, 5, 15, 45)
 """Candidate numbers of neighbours of the kNN probe."""
-_AT_ONCE = 2048
+_CHUNK_SIZE = 2048
 """Rows of a distance matrix that are computed at once."""
 
 
@@ -54,8 +54,8 @@ class Examples:
 
     def select(self, rows: np.ndarray) -> Examples:
         """Return some of them; rows are positions, or bool (n,)."""
-        at = torch.from_numpy(np.flatnonzero(rows) if rows.dtype == bool else rows).to(self.label.device)
-        return Examples(self.features[at], self.label[at], self.objects[at.cpu().numpy()])
+        positions = torch.from_numpy(np.flatnonzero(rows) if rows.dtype == bool else rows).to(self.label.device)
+        return Examples(self.features[positions], self.label[positions], self.objects[positions.cpu().numpy()])
 
 
 Predict = Callable[[Tensor], Tensor]
@@ -77,57 +77,64 @@ def fit_probe(kind: str, train: Examples, classes: int, seed: int) -> Predict:
     mean, std = train.features.double().mean(0), train.features.double().std(0, correction=0)
     std = torch.where(std > 1e-9, std, torch.inf)
 
-    def standard(features: Tensor) -> Tensor:
+    def standardise(features: Tensor) -> Tensor:
         return ((features.double() - mean) / std).float()
 
-    scaled = Examples(standard(train.features), train.label, train.objects)
-    held = _held_out(train, rng)
-    predict = PROBES[kind](scaled.select(~held), scaled.select(held), scaled, classes, seed)
-    return lambda features: predict(standard(features))
+    scaled = Examples(standardise(train.features), train.label, train.objects)
+    held_out = _draw_held_out(train, rng)
+    predict = PROBES[kind](scaled.select(~held_out), scaled.select(held_out), scaled, classes, seed)
+    return lambda features: predict(standardise(features))
 
 
-def _held_out(train: Examples, rng: np.random.Generator) -> np.ndarray:
+def _draw_held_out(train: Examples, rng: np.random.Generator) -> np.ndarray:
     """Return a random fifth of the objects of each label, bool (n,), at least one object of a label with several."""
-    held = np.zeros(len(train), bool)
+    held_out = np.zeros(len(train), bool)
     label = train.label.cpu().numpy()
-    taken: dict[int, bool] = {}
-    for each in np.unique(label):
-        own = rng.permutation(np.unique(train.objects[label == each]))
-        for i, number in enumerate(own.tolist()):
-            taken.setdefault(number, i % CHOOSING == CHOOSING - 1 or (i == 0 and 1 < len(own) < CHOOSING))
-    held |= np.array([taken[number] for number in train.objects.tolist()])
-    if not held.any() or held.all():  # a single object
-        held = np.arange(len(train)) % CHOOSING == CHOOSING - 1
-    return held
+    is_held_out: dict[int, bool] = {}
+    for value in np.unique(label):
+        objects = rng.permutation(np.unique(train.objects[label == value]))
+        for i, number in enumerate(objects.tolist()):
+            is_held_out.setdefault(
+                number, i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 or (i == 0 and 1 < len(objects) < HELD_OUT_EVERY)
+            )
+    held_out |= np.array([is_held_out[number] for number in train.objects.tolist()])
+    if not held_out.any() or held_out.all():  # a single object
+        held_out = np.arange(len(train)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    return held_out
 
 
 def _accuracy(predicted: Tensor, label: Tensor) -> float:
     return float((predicted == label).double().mean())
 
 
-def _linear(fitting: Examples, held: Examples, all_: Examples, classes: int, seed: int) -> Predict:
+def _fit_linear(fitting: Examples, held_out: Examples, combined: Examples, classes: int, seed: int) -> Predict:
     """Logistic regression with an ℓ2 penalty; ties go to the strongest one."""
     scores = {
         strength: _accuracy(
-            fit_logistic(fitting.features, fitting.label, classes, strength)(held.features).argmax(1), held.label
+            fit_logistic(fitting.features, fitting.label, classes, strength)(held_out.features).argmax(1),
+            held_out.label,
         )
         for strength in INVERSE_STRENGTHS
     }
     best = max(INVERSE_STRENGTHS, key=scores.__getitem__)
-    layer = fit_logistic(all_.features, all_.label, classes, best)
+    layer = fit_logistic(combined.features, combined.label, classes, best)
     return lambda features: layer(features).argmax(1)
 
 
-def _mlp(fitting: Examples, held: Examples, all_: Examples, classes: int, seed: int) -> Predict:
+def _fit_mlp(fitting: Examples, held_out: Examples, combined: Examples, classes: int, seed: int) -> Predict:
     """A network with one hidden layer, at the step with the lowest held-out cross-entropy."""
     d = fitting.features.shape[1]
     with torch.random.fork_rng():
         seed_default_generators(derive_seed(seed, "probe", "mlp"))
         network = nn.Sequential(nn.Linear(d, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes))
     network.to(fitting.features.device)
-    solver = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
+    solver = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     generator = make_generator(derive_seed(seed, "probe", "batches"))
-    last, best, kept = 0, float("inf"), {name: value.clone() for name, value in network.state_dict().items()}
+    best_step, lowest_loss, best_state = (
+        0,
+        float("inf"),
+        {name: value.clone() for name, value in network.state_dict().items()},
+    )
     for step in range(STEPS):
         rows = torch.randperm(len(fitting), generator=generator)[:BATCH].to(fitting.label.device)
         solver.zero_grad()
@@ -135,36 +142,36 @@ def _mlp(fitting: Examples, held: Examples, all_: Examples, classes: int, seed: 
         solver.step()
         if (step + 1) % EVERY == 0:
             with torch.inference_mode():
-                loss = float(F.cross_entropy(network(held.features), held.label))
-            if loss < best:
-                best, kept = loss, {name: value.clone() for name, value in network.state_dict().items()}
-                last = step
-            elif step - last >= PATIENCE * EVERY:
+                loss = float(F.cross_entropy(network(held_out.features), held_out.label))
+            if loss < lowest_loss:
+                lowest_loss, best_state = loss, {name: value.clone() for name, value in network.state_dict().items()}
+                best_step = step
+            elif step - best_step >= PATIENCE * EVERY:
                 break
-    network.load_state_dict(kept)
+    network.load_state_dict(best_state)
 
     @torch.inference_mode()
     def predict(features: Tensor) -> Tensor:
-        found: Tensor = network(features).argmax(1)
-        return found
+        labels: Tensor = network(features).argmax(1)
+        return labels
 
     return predict
 
 
-def _knn(fitting: Examples, held: Examples, all_: Examples, classes: int, seed: int) -> Predict:
+def _fit_knn(fitting: Examples, held_out: Examples, combined: Examples, classes: int, seed: int) -> Predict:
     """The most frequent label of the nearest images; of equally frequent ones, that of the nearest image."""
-    numbers = [k for k in NEIGHBOURS if k <= len(fitting)]
-    found = _neighbours(held.features, fitting, max(numbers))
-    scores = {k: _accuracy(_vote(found[:, :k], classes), held.label) for k in numbers}
-    best = max(numbers, key=scores.__getitem__)
-    return lambda features: _vote(_neighbours(features, all_, best), classes)
+    candidates = [k for k in NEIGHBOURS if k <= len(fitting)]
+    neighbour_labels = _find_neighbour_labels(held_out.features, fitting, max(candidates))
+    scores = {k: _accuracy(_vote(neighbour_labels[:, :k], classes), held_out.label) for k in candidates}
+    best = max(candidates, key=scores.__getitem__)
+    return lambda features: _vote(_find_neighbour_labels(features, combined, best), classes)
 
 
-def _neighbours(features: Tensor, known: Examples, k: int) -> Tensor:
+def _find_neighbour_labels(features: Tensor, examples: Examples, k: int) -> Tensor:
     """Return the labels of the k nearest images by Euclidean distance, nearest first, int64 (n, k)."""
     parts = [
-        known.label[torch.cdist(rows, known.features).topk(k, largest=False).indices]
-        for rows in features.split(_AT_ONCE)
+        examples.label[torch.cdist(rows, examples.features).topk(k, largest=False).indices]
+        for rows in features.split(_CHUNK_SIZE)
     ]
     return torch.cat(parts)
 
@@ -177,7 +184,7 @@ def _vote(labels: Tensor, classes: int) -> Tensor:
 
 
 PROBES: Mapping[str, Callable[[Examples, Examples, Examples, int, int], Predict]] = {
-    "linear": _linear, "mlp": _mlp, "knn": _knn,
+    "linear": _fit_linear, "mlp": _fit_mlp, "knn": _fit_knn,
 }  # fmt: skip
 """Probes by name. Each takes the images to fit, those to choose with, all of both, the number of labels, and a seed."""
 KINDS: Sequence[str] = tuple(PROBES)

@@ -26,7 +26,7 @@ OWN = ("foreground from foreground", "background from background")
 TESTS = ("correlated", "anti_correlated")
 
 
-def spread(values: Sequence[float]) -> dict[str, float | None]:
+def mean_and_std(values: Sequence[float]) -> dict[str, float | None]:
     """Return `mean` and sample standard deviation `std` (None for a single value)."""
     return {
         "mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None,
@@ -37,12 +37,12 @@ def summarise(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) ->
     """Return the report: facts of the run, means over seeds, and the seeds' results."""
     probes = {}
     for name in CROSSINGS:
-        each = [result["probes"][name] for result in results]
+        seeds = [result["probes"][name] for result in results]
         probes[name] = {
-            "chance": each[0]["chance"], "majority": each[0]["majority"], "images": each[0]["images"],
-            "dimensions": each[0]["dimensions"],
-            "accuracy": {kind: spread([one["accuracy"][kind]["value"] for one in each]) for kind in KINDS},
-            "on_fitted": spread([one["on_fitted"] for one in each]),
+            "chance": seeds[0]["chance"], "majority": seeds[0]["majority"], "images": seeds[0]["images"],
+            "dimensions": seeds[0]["dimensions"],
+            "accuracy": {kind: mean_and_std([probe["accuracy"][kind]["value"] for probe in seeds]) for kind in KINDS},
+            "on_fitted": mean_and_std([probe["on_fitted"] for probe in seeds]),
         }  # fmt: skip
     tasks = [result["task"] for result in results]
     task = None
@@ -52,7 +52,7 @@ def summarise(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) ->
             "parts": {
                 part: {
                     test: {
-                        measure: spread([one["parts"][part][test][measure] for one in tasks])
+                        measure: mean_and_std([result["parts"][part][test][measure] for result in tasks])
                         for measure in ("accuracy", "worst_group", "worst_class")
                     }
                     for test in TESTS
@@ -66,8 +66,8 @@ def summarise(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) ->
     }  # fmt: skip
 
 
-def percent(value: Mapping[str, float | None] | float) -> str:
-    """Format a share, or the output of `spread`, in % without the sign."""
+def format_percent(value: Mapping[str, float | None] | float) -> str:
+    """Format a share, or the output of `mean_and_std`, in % without the sign."""
     if not isinstance(value, Mapping):
         return f"{100 * value:.1f}"
     mean, std = value["mean"] or 0.0, value["std"]
@@ -76,50 +76,52 @@ def percent(value: Mapping[str, float | None] | float) -> str:
 
 def tabulate(report: Mapping[str, Any]) -> str:
     """Return the report as text: accuracies in %, mean ± standard deviation over seeds."""
-    over, seeds = report["over_seeds"], report["seeds"]
-    images, probes = report["images"], over["probes"]
+    means, seeds = report["over_seeds"], report["seeds"]
+    images, probes = report["images"], means["probes"]
     settings = report["settings"]
-    how = "fine-tuned" if settings["fine_tune"] else "frozen features"
+    training_note = "fine-tuned" if settings["fine_tune"] else "frozen features"
     penalty = f", penalty {settings['penalty']:g}" if settings.get("penalty") is not None else ""
     widths = " + ".join(f"{width:,}" for width in seeds[0]["widths"])
     head = [
-        f"{report['method']} on {report['data']}, {report['backbone']}, {how}{penalty}, {counted(len(seeds), 'seed')}",
+        f"{report['method']} on {report['data']}, {report['backbone']}, {training_note}{penalty}, "
+        f"{counted(len(seeds), 'seed')}",
         f"features: {widths} of {report['dimensions']:,} dimensions; {counted(images['features'], 'image')} trained "
         f"them, {images['probes']:,} train probes, {images['test']:,} test"
         + (f"; {counted(images['photographs'], 'photograph')}" if images["photographs"] else ""),
     ]
     rows = [["probe accuracy, %", "linear", "MLP", "kNN", "chance", "majority", "linear, on fitted"]]
     for name in CROSSINGS:
-        each = probes[name]
+        probe = probes[name]
         rows.append([
-            name, *(percent(each["accuracy"][kind]) for kind in KINDS), percent(each["chance"]),
-            percent(each["majority"]), percent(each["on_fitted"]),
+            name, *(format_percent(probe["accuracy"][kind]) for kind in KINDS), format_percent(probe["chance"]),
+            format_percent(probe["majority"]), format_percent(probe["on_fitted"]),
         ])  # fmt: skip
-    blocks = ["\n".join(head), "\n".join(align(rows)), tell_task(over["task"])]
+    blocks = ["\n".join(head), "\n".join(align(rows)), format_task(means["task"])]
     blocks += ["\n".join(f"note: {note}" for note in report["notes"])] if report["notes"] else []
     return "\n\n".join(blocks)
 
 
-def tell_task(task: Mapping[str, Any] | None) -> str:
+def format_task(task: Mapping[str, Any] | None) -> str:
     """Return the task's results as text."""
     if task is None:
         return (
             "broken correlation: not measured, since there are no images of a class on its own or on another background"
         )
     rows = [["broken correlation, %", "correlated", "worst group", "anti-correlated", "worst group", "worst class"]]
-    for part, of in task["parts"].items():
+    for part, tests in task["parts"].items():
+        correlated, anti_correlated = (tests[test] for test in TESTS)
         rows.append([
             f"head on {part}" + (" features" if part == "all" else ""),
-            percent(of["correlated"]["accuracy"]), percent(of["correlated"]["worst_group"]),
-            percent(of["anti_correlated"]["accuracy"]), percent(of["anti_correlated"]["worst_group"]),
-            percent(of["anti_correlated"]["worst_class"]),
+            format_percent(correlated["accuracy"]), format_percent(correlated["worst_group"]),
+            format_percent(anti_correlated["accuracy"]), format_percent(anti_correlated["worst_group"]),
+            format_percent(anti_correlated["worst_class"]),
         ])  # fmt: skip
     images = task["images"]
-    last = (
+    counts = (
         f"heads: {images['heads']:,} images; tests: {images['correlated']:,} and {images['anti_correlated']:,}; "
-        f"chance {percent(task['chance'])}"
+        f"chance {format_percent(task['chance'])}"
     )
-    return "\n".join([*align(rows), last])
+    return "\n".join([*align(rows), counts])
 
 
 def write(out: Path, report: Mapping[str, Any]) -> None:
@@ -135,24 +137,24 @@ NAMES = {"linear": "linear", "mlp": "MLP", "knn": "kNN"}
 
 def _draw(path: Path, report: Mapping[str, Any]) -> None:
     """Draw the cross-probes beside chance, and the task."""
-    over = report["over_seeds"]
+    means = report["over_seeds"]
 
     def plot(figure: Any, axes: Any) -> None:
         left, right = axes.flat
         for i, kind in enumerate(KINDS):
-            values = [over["probes"][name]["accuracy"][kind] for name in CROSSINGS]
+            values = [means["probes"][name]["accuracy"][kind] for name in CROSSINGS]
             left.bar(
                 [x + 0.27 * (i - 1) for x in range(4)], [100 * v["mean"] for v in values], 0.25, label=NAMES[kind],
                 color=COLOURS[kind], yerr=[100 * (v["std"] or 0) for v in values], error_kw={"linewidth": 1},
             )  # fmt: skip
         for x, name in enumerate(CROSSINGS):
-            chance = 100 * over["probes"][name]["chance"]
+            chance = 100 * means["probes"][name]["chance"]
             left.plot([x - 0.42, x + 0.42], [chance] * 2, "k--", linewidth=1, label="chance" if x == 0 else None)
         left.set_xticks(range(4), [name.replace(" from ", "\nfrom ") for name in CROSSINGS], fontsize=8)
         left.set_title("accuracy of probes, %", fontsize=9)
         left.set_ylim(0, 105)
         left.legend(fontsize=8, frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16))
-        if (task := over["task"]) is None:
+        if (task := means["task"]) is None:
             right.remove()
             return
         for i, (test, colour) in enumerate(zip(TESTS, ("#4477aa", "#ee6677"), strict=True)):

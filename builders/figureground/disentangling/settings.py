@@ -116,11 +116,11 @@ class Disentangling:
             )  # fmt: skip
 
     @property
-    def trained(self) -> bool:
+    def trains_features(self) -> bool:
         """Whether the method trains the features, rather than erasing from them."""
         return SEPARATORS[self.method].TRAINED
 
-    def pretraining(self, pretrained: bool) -> int:
+    def count_pretraining_steps(self, pretrained: bool) -> int:
         """Return the steps that train the backbone on both labels before its features are frozen, 0 or more.
 
         Args:
@@ -130,7 +130,7 @@ class Disentangling:
             RecipeError: Features of random weights would be frozen.
         """
         if self.fine_tune:
-            return 0 if self.trained else self.max_train_steps
+            return 0 if self.trains_features else self.max_train_steps
         if self.pretrain_steps == 0 and not pretrained:
             raise RecipeError(
                 "pretrain_steps",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from figureground.disentangling.trunk import Trunk
 from figureground.learn.augmentation import crop_and_mirror
-from figureground.learn.reading import as_array, prepared
+from figureground.learn.reading import as_array, prepare_images
 from figureground.learn.training_data import Album
 from figureground.recipe.sample import derive_seed
 
@@ -22,7 +22,7 @@ class Source(Protocol):
     """Gives the features of training images."""
 
     @property
-    def trained(self) -> nn.Module | None:
+    def trained_network(self) -> nn.Module | None:
         """The network that is trained to give them; None for frozen features."""
 
     def features(self, rows: np.ndarray, draw: str) -> Tensor:
@@ -35,12 +35,12 @@ class Source(Protocol):
 
 
 @dataclass(eq=False)
-class Frozen:
+class FrozenSource:
     """Features that were extracted before."""
 
     table: Tensor
     """float32 (n, d), on the device."""
-    trained: nn.Module | None = None
+    trained_network: nn.Module | None = None
 
     def features(self, rows: np.ndarray, draw: str) -> Tensor:
         """Return rows of the table."""
@@ -48,7 +48,7 @@ class Frozen:
 
 
 @dataclass(eq=False)
-class FromImages:
+class ImageSource:
     """Features by a backbone, of images that are augmented anew at each use."""
 
     trunk: Trunk
@@ -59,24 +59,24 @@ class FromImages:
     workers: int
 
     @property
-    def trained(self) -> nn.Module | None:
+    def trained_network(self) -> nn.Module | None:
         return self.trunk
 
     def features(self, rows: np.ndarray, draw: str) -> Tensor:
         """Decode the images and run the backbone; gradients flow unless they are switched off."""
         backbone = self.trunk.backbone
 
-        def prepare(image: Image.Image, place: int) -> np.ndarray:
+        def prepare(image: Image.Image, position: int) -> np.ndarray:
             if not self.augment:
-                return as_array(image, place)
-            rng = np.random.default_rng(derive_seed(self.seed, "augment", draw, str(place)))
-            return as_array(crop_and_mirror(image, backbone.size, rng), place)
+                return as_array(image, position)
+            rng = np.random.default_rng(derive_seed(self.seed, "augment", draw, str(position)))
+            return as_array(crop_and_mirror(image, backbone.size, rng), position)
 
         batches: Iterable[list[np.ndarray]] = self.album.batches([rows], prepare, self.workers)
         (images,) = batches
         if self.augment:
             pixels = backbone.normalise(torch.from_numpy(np.stack(images)), self.device)
         else:
-            pixels = prepared(backbone, images, self.device)
+            pixels = prepare_images(backbone, images, self.device)
         features: Tensor = self.trunk(pixels)
         return features

@@ -1,4 +1,4 @@
-"""`figureground disentangle`: separate the features of a backbone for several seeds, and measure what each tells."""
+"""`figureground disentangle`: separate the features of a backbone for several seeds, and probe each part for labels."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from figureground.core.terminal import remark
 from figureground.disentangling import reporting
 from figureground.disentangling.cache import cached_features
 from figureground.disentangling.correlation import judge_task
-from figureground.disentangling.crossing import SIDES, Features, cross
-from figureground.disentangling.learner import Course, Heads, Rows, Separating
+from figureground.disentangling.crossing import SIDES, Features, run_cross_probes
+from figureground.disentangling.learner import Heads, SeparationLearner, TrainingRows, TrainingSchedule
 from figureground.disentangling.logistic import fit_logistic
 from figureground.disentangling.model import Disentangled
-from figureground.disentangling.parting import Cut, Erased, Mapped, Parting, Whole, cut_width
-from figureground.disentangling.preflight import INPUTS, Request, ask
+from figureground.disentangling.parting import Cut, Erased, Mapped, Parting, Whole, choose_width
+from figureground.disentangling.preflight import INPUTS, Request, read_request
 from figureground.disentangling.separator import SEPARATORS, Eraser, Shape, TrainedSeparator
 from figureground.disentangling.settings import Disentangling
-from figureground.disentangling.sources import FromImages, Frozen, Source
+from figureground.disentangling.sources import FrozenSource, ImageSource, Source
 from figureground.disentangling.trunk import Trunk
 from figureground.learn.backbones import check_saving, open_backbone
-from figureground.learn.directory import held, read_inputs, refuse_other, remove_drafts
-from figureground.learn.training import versions
+from figureground.learn.directory import lock_directory, read_inputs, refuse_changed_inputs, remove_drafts
+from figureground.learn.training import read_versions
 from figureground.learn.training_data import Album, default_workers
 from figureground.recipe.document import FORMAT
 from figureground.recipe.sample import derive_seed
@@ -43,8 +43,8 @@ from figureground.recipe.table import cramers_v
 from figureground.tracking.reporting import Report, begin_training, tracked
 from figureground.tracking.tracker import check_tracker
 from figureground.training.loop import Hooks, Loop, Saving
-from figureground.training.processes import alone
-from figureground.training.unfinished import Unfinished, explained
+from figureground.training.processes import single_process
+from figureground.training.unfinished import SavedRun, explain_errors
 
 SAVED_EVERY, SAVED_SECONDS = 200, 60.0
 """Steps, and seconds, between saved states."""
@@ -99,19 +99,19 @@ def disentangle(
         Stopped: A signal requested a stop.
     """
     check_tracker(track)
-    asked = ask(
+    request = read_request(
         Disentangling(method=method, **settings), directory, out, photographs=photographs, splits=splits,
         pairing=pairing, allow_empty=allow_empty, seeds=seeds, device=device, workers=workers,
     )  # fmt: skip
-    return disentangle_asked(asked, show_progress, track)
+    return disentangle_request(request, show_progress, track)
 
 
-def disentangle_asked(asked: Request, show_progress: bool = True, track: str | None = None) -> dict[str, Any]:
-    """Work like `disentangle`, with inputs read and checked by `preflight.ask`."""
-    device = choose_device(asked.device)
-    session = _Session(asked, device, show_progress)
+def disentangle_request(request: Request, show_progress: bool = True, track: str | None = None) -> dict[str, Any]:
+    """Work like `disentangle`, with inputs read and checked by `preflight.read_request`."""
+    device = choose_device(request.device)
+    session = _Session(request, device, show_progress)
     memory = (
-        f"{counted(asked.settings.batch_size, 'image')} a step don't fit into the memory of {device}. Lower "
+        f"{counted(request.settings.batch_size, 'image')} a step don't fit into the memory of {device}. Lower "
         "--batch-size in a new --out, or choose a smaller backbone."
     )
     advice = (
@@ -119,9 +119,9 @@ def disentangle_asked(asked: Request, show_progress: bool = True, track: str | N
         "damaged backbone."
     )
     with (
-        held(asked.out, INPUTS, "disentangle"),
-        explained(asked.out, session.said, advice, memory),
-        tracked(track, asked.out, {"data": asked.data.name, **asked.settings.to_json()}),
+        lock_directory(request.out, INPUTS, "disentangle"),
+        explain_errors(request.out, session.describe, advice, memory),
+        tracked(track, request.out, {"data": request.data.name, **request.settings.to_json()}),
     ):
         return session.run()
 
@@ -139,68 +139,73 @@ class _Images:
 class _Session:
     """A run in one directory."""
 
-    def __init__(self, asked: Request, device: torch.device, show_progress: bool):
-        self.asked, self.device, self.show_progress = asked, device, show_progress
-        self.settings, self.data, self.division, self.out = asked.settings, asked.data, asked.division, asked.out
-        self.workers = asked.workers or default_workers()
+    def __init__(self, request: Request, device: torch.device, show_progress: bool):
+        self.request, self.device, self.show_progress = request, device, show_progress
+        self.settings, self.data, self.division, self.out = (
+            request.settings,
+            request.data,
+            request.division,
+            request.out,
+        )
+        self.workers = request.workers or default_workers()
         self.separator = SEPARATORS[self.settings.method]()
-        self._unfinished: Unfinished | None = None
-        self._done = 0
-        self.images = self._gather()
+        self._saved_run: SavedRun | None = None
+        self._num_finished = 0
+        self.images = self._gather_images()
 
-    def said(self) -> str:
+    def describe(self) -> str:
         """Describe what is saved, for the message after a stop."""
-        saved = "" if self._unfinished is None else self._unfinished.said()
-        seeds = f"{counted(self._done, 'seed')} done and kept." if self._done else ""
+        saved = "" if self._saved_run is None else self._saved_run.describe()
+        seeds = f"{counted(self._num_finished, 'seed')} done and kept." if self._num_finished else ""
         return " ".join(filter(None, [seeds, saved]))
 
-    def _gather(self) -> _Images:
-        data, photographs = self.data, self.asked.photographs
+    def _gather_images(self) -> _Images:
+        data, photographs = self.data, self.request.photographs
         parts: list[Any] = [data.images, *([] if photographs is None else [photographs])]
-        shown = np.zeros(0, np.int64) if photographs is None else photographs.foreground
-        more = {} if photographs is None else photographs.content()
+        photograph_labels = np.zeros(0, np.int64) if photographs is None else photographs.foreground
+        photograph_content = {} if photographs is None else photographs.content()
         return _Images(
-            Album(parts), np.concatenate([data.foreground, shown]),
-            np.concatenate([data.background, np.full(len(shown), -1)]),
-            digest({"data": data.images.fingerprint, **more}),
+            Album(parts), np.concatenate([data.foreground, photograph_labels]),
+            np.concatenate([data.background, np.full(len(photograph_labels), -1)]),
+            digest({"data": data.images.fingerprint, **photograph_content}),
         )  # fmt: skip
 
     def run(self) -> dict[str, Any]:
-        backbone = open_backbone(self.asked.backbone, self.data.foregrounds, self.asked.edge, 0)
+        backbone = open_backbone(self.request.backbone, self.data.foregrounds, self.request.edge, 0)
         check_saving(backbone)
         self.pretrained = backbone.pretrained
-        self.settings.pretraining(self.pretrained)  # refuses frozen features of random weights
+        self.settings.count_pretraining_steps(self.pretrained)  # refuses frozen features of random weights
         trunk = Trunk(backbone)
         if self.separator.TRAINED:
-            cut_width(trunk.dimensions, self.settings.foreground_share or 0.0, backbone.name)
+            choose_width(trunk.dimensions, self.settings.foreground_share or 0.0, backbone.name)
         self.identity = json.loads(json.dumps({
             "format": FORMAT, **self.settings.to_json(), "backbone": backbone.facts, "content": self.images.content,
-            "division": digest([rows.tolist() for rows in self._rows()]),
+            "division": digest([rows.tolist() for rows in self._list_parts()]),
         }))  # fmt: skip
         path = self.out / INPUTS
         if path.exists():
-            refuse_other(self.out, "run", differences(read_inputs(path), self.identity))
+            refuse_changed_inputs(self.out, "run", differences(read_inputs(path), self.identity))
             remove_drafts(self.out)
         else:
             replace_text(path, json.dumps(self.identity, indent=2, ensure_ascii=False) + "\n")
-        self.notes = [*self.division.notes, *backbone.notes, *self._dependence()]
+        self.notes = [*self.division.notes, *backbone.notes, *self._note_dependence()]
         for note in self.notes:
             remark(note)
-        about = self._about(backbone.name, trunk.dimensions)
+        about = self._describe_run(backbone.name, trunk.dimensions)
         results = []
-        for seed in self.asked.seeds:
-            results.append(self._seed(seed))
-            self._done += 1
+        for seed in self.request.seeds:
+            results.append(self._train_seed(seed))
+            self._num_finished += 1
         report = reporting.summarise(about, results)
         reporting.write(self.out, report)
         return report
 
-    def _rows(self) -> list[np.ndarray]:
+    def _list_parts(self) -> list[np.ndarray]:
         division = self.division
         return [division.features, division.probes, division.test, division.heads, division.correlated,
                 division.anti_correlated]  # fmt: skip
 
-    def _dependence(self) -> list[str]:
+    def _note_dependence(self) -> list[str]:
         data, rows = self.data, self.division.features
         counts = np.zeros((len(data.foregrounds), len(data.backgrounds)), np.int64)
         np.add.at(counts, (data.foreground[rows], data.background[rows]), 1)
@@ -211,7 +216,7 @@ class _Session:
             "one label also removes a part of the other. Train on a set with independent labels."
         ]
 
-    def _about(self, backbone: str, dimensions: int) -> dict[str, Any]:
+    def _describe_run(self, backbone: str, dimensions: int) -> dict[str, Any]:
         data, division = self.data, self.division
         return {
             "method": self.settings.method, "data": data.name, "backbone": backbone, "dimensions": dimensions,
@@ -227,29 +232,30 @@ class _Session:
 
     # One seed
 
-    def _seed(self, seed: int) -> dict[str, Any]:
-        marker, work = self.out / f"seed-{seed}.json", self.out / f"seed-{seed}"
+    def _train_seed(self, seed: int) -> dict[str, Any]:
+        marker, state_folder = self.out / f"seed-{seed}.json", self.out / f"seed-{seed}"
         if marker.exists():
             return dict(read_json(marker))
-        began, self._trained = time.monotonic(), Report()
-        work.mkdir(exist_ok=True)
-        trunk = Trunk(open_backbone(self.asked.backbone, self.data.foregrounds, self.asked.edge, seed))
+        start_time, self._training_report = time.monotonic(), Report()
+        state_folder.mkdir(exist_ok=True)
+        trunk = Trunk(open_backbone(self.request.backbone, self.data.foregrounds, self.request.edge, seed))
         trunk.to(self.device)
         classes = (len(self.data.foregrounds), len(self.data.backgrounds))
         steps: dict[str, int] = {}
-        if count := self.settings.pretraining(self.pretrained):
+        if num_steps := self.settings.count_pretraining_steps(self.pretrained):
             parting: Parting = Whole(trunk.dimensions)
             heads = Heads(parting.widths, classes, seed)
-            source = self._from_images(trunk, seed)
-            self._train(source, parting, heads, None, self._course(count, source), seed, "pretraining", work)
-            steps["pretraining"] = count
+            source = self._make_image_source(trunk, seed)
+            schedule = self._make_schedule(num_steps, source)
+            self._train(source, parting, heads, None, schedule, seed, "pretraining", state_folder)
+            steps["pretraining"] = num_steps
         facts: dict[str, Any] = {}
         if isinstance(self.separator, TrainedSeparator):
-            parting, heads = self._separate(trunk, seed, work)
+            parting, heads = self._separate(trunk, seed, state_folder)
             steps["model"] = self.settings.max_train_steps
-            features, sha256 = self._features(trunk)
+            features, sha256 = self._read_features(trunk)
         else:
-            features, sha256 = self._features(trunk)
+            features, sha256 = self._read_features(trunk)
             parting, heads, facts = self._erase(features, seed)
         model = Disentangled(trunk, parting, heads, self.data.foregrounds, self.data.backgrounds, {
             "method": self.settings.method, "seed": seed, "data": self.data.name,
@@ -260,99 +266,102 @@ class _Session:
             "seed": seed, "model": folder.name, "features_sha256": sha256, "steps": steps,
             "widths": list(parting.widths), **({self.settings.method: facts} if facts else {}),
             **self._measure(parting, features, seed),
-            "seconds": round(time.monotonic() - began, 1),
+            "seconds": round(time.monotonic() - start_time, 1),
         }  # fmt: skip
         self._report(result)
         replace_text(marker, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-        for path in work.rglob("*.pt"):
+        for path in state_folder.rglob("*.pt"):
             path.unlink()
-        if not any(work.iterdir()):
-            work.rmdir()
+        if not any(state_folder.iterdir()):
+            state_folder.rmdir()
         return result
 
     def _report(self, result: Mapping[str, Any]) -> None:
         """Report a seed's probes, in the run of its training if there was one."""
         seed = result["seed"]
-        report = self._trained
+        report = self._training_report
         if not report.active:
             report = begin_training(f"{self.settings.method} seed {seed}", {"seed": seed})
         values = {
-            f"probes/{what.replace(' ', '_')}/{kind}": accuracy["value"]
-            for what, probe in result["probes"].items()
+            f"probes/{crossing.replace(' ', '_')}/{kind}": accuracy["value"]
+            for crossing, probe in result["probes"].items()
             for kind, accuracy in probe["accuracy"].items()
         }
         report.log(values, self.settings.max_train_steps)
 
-    def _from_images(self, trunk: Trunk, seed: int) -> FromImages:
-        return FromImages(trunk, self.images.album, seed, self.settings.augment, self.device, self.workers)
+    def _make_image_source(self, trunk: Trunk, seed: int) -> ImageSource:
+        return ImageSource(trunk, self.images.album, seed, self.settings.augment, self.device, self.workers)
 
-    def _course(self, steps: int, source: Source, penalised: bool = False) -> Course:
+    def _make_schedule(self, steps: int, source: Source, has_penalty: bool = False) -> TrainingSchedule:
         settings = self.settings
-        fine = source.trained is not None and self.pretrained
-        return Course(
-            steps, (settings.label_steps or 0) if penalised else steps, settings.batch_size,
-            round(settings.photograph_share * settings.batch_size), settings.learning_rate or (1e-4 if fine else 1e-3),
-            settings.weight_decay, (settings.penalty or 0.0) if penalised else 0.0,
+        is_fine_tuned = source.trained_network is not None and self.pretrained
+        return TrainingSchedule(
+            steps, (settings.label_steps or 0) if has_penalty else steps, settings.batch_size,
+            round(settings.photograph_share * settings.batch_size),
+            settings.learning_rate or (1e-4 if is_fine_tuned else 1e-3), settings.weight_decay,
+            (settings.penalty or 0.0) if has_penalty else 0.0,
         )  # fmt: skip
 
-    def _training_rows(self) -> Rows:
+    def _make_training_rows(self) -> TrainingRows:
         rows, images = self.division.features, self.images
         photographs = np.flatnonzero(images.background < 0)
-        return Rows(rows, images.foreground[rows], images.background[rows], photographs, images.foreground[photographs])
+        return TrainingRows(
+            rows, images.foreground[rows], images.background[rows], photographs, images.foreground[photographs]
+        )
 
     def _train(
-        self, source: Source, parting: Parting, heads: Heads, penalty: Any, course: Course, seed: int, purpose: str,
-        work: Path,
+        self, source: Source, parting: Parting, heads: Heads, penalty: Any, schedule: TrainingSchedule, seed: int,
+        purpose: str, state_folder: Path,
     ) -> None:  # fmt: skip
         """Train to the end, or resume; a finished training is read from its final state."""
-        folder = work / purpose
+        folder = state_folder / purpose
         folder.mkdir(exist_ok=True)
-        unfinished = Unfinished(folder, course.steps)
+        saved_run = SavedRun(folder, schedule.steps)
         made_with = {
             "inputs": self.identity, "seed": seed, "purpose": purpose, "device": self.device.type,
-            "versions": versions(),
+            "versions": read_versions(),
         }  # fmt: skip
         with torch.random.fork_rng():
-            learner = Separating(
-                source, parting, heads, penalty, self._training_rows(), course, seed, purpose, self.device
+            learner = SeparationLearner(
+                source, parting, heads, penalty, self._make_training_rows(), schedule, seed, purpose, self.device
             )
             loop = Loop(
-                learner, Hooks(), unfinished, made_with, Saving(SAVED_EVERY, SAVED_SECONDS), alone(self.device),
-                f"{self.settings.method} seed {seed}, {purpose}", self.show_progress,
+                learner, Hooks(), saved_run, made_with, Saving(SAVED_EVERY, SAVED_SECONDS),
+                single_process(self.device), f"{self.settings.method} seed {seed}, {purpose}", self.show_progress,
             )  # fmt: skip
-            self._unfinished = unfinished
+            self._saved_run = saved_run
             loop.resume()
-            if loop.step < course.steps:
+            if loop.step < schedule.steps:
                 loop.run()
-                self._trained = loop.tracked
+                self._training_report = loop.report
             loop.curves.draw(folder)
-        self._unfinished = None
-        for module in (source.trained, parting, heads):
+        self._saved_run = None
+        for module in (source.trained_network, parting, heads):
             if module is not None:
                 module.eval()
 
-    def _separate(self, trunk: Trunk, seed: int, work: Path) -> tuple[Parting, Heads]:
+    def _separate(self, trunk: Trunk, seed: int, state_folder: Path) -> tuple[Parting, Heads]:
         """Train the separation, on frozen features or on images."""
         assert isinstance(self.separator, TrainedSeparator)
         settings, d = self.settings, trunk.dimensions
-        width = cut_width(d, settings.foreground_share or 0.0, trunk.backbone.name)
+        width = choose_width(d, settings.foreground_share or 0.0, trunk.backbone.name)
         classes = (len(self.data.foregrounds), len(self.data.backgrounds))
         parting: Parting
         source: Source
         if settings.fine_tune:
-            parting, source = Cut(d, width), self._from_images(trunk, seed)
+            parting, source = Cut(d, width), self._make_image_source(trunk, seed)
         else:
-            table = self._features(trunk)[0].to(self.device)
-            parting = _mapped(d, width, settings.hidden or 1, seed)
+            table = self._read_features(trunk)[0].to(self.device)
+            parting = _make_map(d, width, settings.hidden or 1, seed)
             parting.standardise(table[torch.from_numpy(self.division.features).to(self.device)].cpu())
-            source = Frozen(table)
+            source = FrozenSource(table)
         heads = Heads(parting.widths, classes, seed)
         penalty = self.separator.penalty(settings, Shape(parting.widths, classes), derive_seed(seed, "penalty"))
-        course = self._course(settings.max_train_steps, source, penalised=True)
-        self._train(source, parting, heads, penalty, course, seed, "separation", work)
+        schedule = self._make_schedule(settings.max_train_steps, source, has_penalty=True)
+        self._train(source, parting, heads, penalty, schedule, seed, "separation", state_folder)
         return parting, heads
 
-    def _features(self, trunk: Trunk) -> tuple[Tensor, str]:
+    def _read_features(self, trunk: Trunk) -> tuple[Tensor, str]:
         """Return the pooled features of all images and photographs, on the CPU, and their hash."""
         return cached_features(self.out, trunk, self.images.album, self.images.content, self.device, self.workers)
 
@@ -366,11 +375,11 @@ class _Session:
         parting = Erased(x.shape[1])
         facts: dict[str, Any] = {}
         for part, other in zip(SIDES, reversed(SIDES), strict=True):
-            matrix, bias, told = self.separator.erase(
+            matrix, bias, erasure_facts = self.separator.erase(
                 x, torch.from_numpy(labels[other]), counts[other], self.settings, derive_seed(seed, "erase", part)
             )
             parting.set(part, matrix, bias)
-            facts |= {part: told} if told else {}
+            facts |= {part: erasure_facts} if erasure_facts else {}
         heads = Heads(parting.widths, (counts["foreground"], counts["background"]), seed)
         for part, erased in zip(SIDES, parting(x), strict=True):
             layer = fit_logistic(
@@ -382,26 +391,28 @@ class _Session:
                 head.bias.copy_(layer.bias)
         return parting, heads, facts
 
-    def _measure(self, parting: Parting, features: Tensor, seed: int) -> dict[str, Any]:
+    def _measure(self, parting: Parting, pooled: Tensor, seed: int) -> dict[str, Any]:
         """Return the cross-probes and the task with a broken correlation."""
         data, division = self.data, self.division
         count = len(data.images)
         with torch.inference_mode():
-            parts = parting.cpu()(features[:count])
-        kept = dict(zip(SIDES, (part.clone() for part in parts), strict=True))
+            parts = parting.cpu()(pooled[:count])
+        by_part = dict(zip(SIDES, (part.clone() for part in parts), strict=True))
         labels = {"foreground": torch.from_numpy(data.foreground), "background": torch.from_numpy(data.background)}
-        known = Features(kept, labels, data.objects)
+        features = Features(by_part, labels, data.objects)
         classes = {"foreground": len(data.foregrounds), "background": len(data.backgrounds)}
-        probes = cross(
-            known.select(division.features), known.select(division.probes), known.select(division.test), classes, seed
-        )
+        probes = run_cross_probes(
+            features.select(division.features), features.select(division.probes), features.select(division.test),
+            classes, seed,
+        )  # fmt: skip
         tests = {
-            "correlated": known.select(division.correlated), "anti_correlated": known.select(division.anti_correlated)
+            "correlated": features.select(division.correlated),
+            "anti_correlated": features.select(division.anti_correlated),
         }  # fmt: skip
-        return {"probes": probes, "task": judge_task(known.select(division.heads), tests, classes, seed)}
+        return {"probes": probes, "task": judge_task(features.select(division.heads), tests, classes, seed)}
 
 
-def _mapped(dimensions: int, width: int, hidden: int, seed: int) -> Mapped:
+def _make_map(dimensions: int, width: int, hidden: int, seed: int) -> Mapped:
     """Return a new map, whose random weights depend on the seed alone."""
     with torch.random.fork_rng():
         seed_default_generators(derive_seed(seed, "map"))

@@ -19,7 +19,7 @@ from figureground.disentangling.separator import Shape
 from figureground.recipe.sample import derive_seed
 
 
-def estimate(critic: nn.Module, joint: Tensor, product: Tensor) -> Tensor:
+def estimate_distance(critic: nn.Module, joint: Tensor, product: Tensor) -> Tensor:
     """Return the critic's estimate of the Wasserstein distance: the difference of its means, a scalar.
 
     Args:
@@ -38,8 +38,8 @@ def gradient_penalty(critic: nn.Module, first: Tensor, second: Tensor, generator
     """
     order = torch.randperm(len(second), generator=generator).to(second.device)
     share = torch.rand(len(first), 1, generator=generator).to(first)
-    between = (share * first + (1 - share) * second[order]).detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    points = (share * first + (1 - share) * second[order]).detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
     return (gradient.norm(dim=1) - 1).square().mean()
 
 
@@ -65,7 +65,7 @@ class Transport(Penalty):
     ):  # fmt: skip
         super().__init__()
         self.critic_steps, self.critic_learning_rate = critic_steps, critic_learning_rate
-        self._weight, self._normalise = gradient_weight, normalise
+        self._gradient_weight, self._normalise = gradient_weight, normalise
         self.critics = nn.ModuleList(
             make_network(width + code_size, hidden, 1, seed, part)
             for width, part in zip(shape.widths, ("foreground", "background"), strict=True)
@@ -74,25 +74,25 @@ class Transport(Penalty):
             generator = make_generator(derive_seed(seed, "codes", part))
             self.register_buffer(f"codes_of_{part}", torch.randn(count, code_size, generator=generator))
 
-    def _samples(self, batch: Batch, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    def _draw_samples(self, batch: Batch, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
         """Return, for each part, samples of the joint distribution and of the product of the marginals."""
-        found = []
+        samples = []
         codes = (self.codes_of_foreground, self.codes_of_background)
-        for (features, label), known in zip(batch.sides(), codes, strict=True):
+        for (features, label), part_codes in zip(batch.sides(), codes, strict=True):
             if self._normalise:
                 features = (features - features.mean(0)) / (features.std(0, correction=0) + 1e-6)
-            code = known[label]
+            code = part_codes[label]
             order = torch.randperm(len(label), generator=generator).to(label.device)
-            found.append((torch.cat([features, code], 1), torch.cat([features, code[order]], 1)))
-        return found
+            samples.append((torch.cat([features, code], 1), torch.cat([features, code[order]], 1)))
+        return samples
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        pairs = zip(self.critics, self._samples(batch, generator), strict=True)
-        return torch.stack([estimate(critic, joint, product) for critic, (joint, product) in pairs])
+        pairs = zip(self.critics, self._draw_samples(batch, generator), strict=True)
+        return torch.stack([estimate_distance(critic, joint, product) for critic, (joint, product) in pairs])
 
     def critic_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         loss = batch.foreground.new_zeros(())
-        for critic, (joint, product) in zip(self.critics, self._samples(batch, generator), strict=True):
-            loss = loss - estimate(critic, joint, product)
-            loss = loss + self._weight * gradient_penalty(critic, joint, product, generator)
+        for critic, (joint, product) in zip(self.critics, self._draw_samples(batch, generator), strict=True):
+            loss = loss - estimate_distance(critic, joint, product)
+            loss = loss + self._gradient_weight * gradient_penalty(critic, joint, product, generator)
         return loss

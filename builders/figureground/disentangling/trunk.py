@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_json
-from figureground.learn.backbones import STATE, Backbone, find_last, save
+from figureground.learn.backbones import STATE, Backbone, find_last_layer, save_backbone
 from figureground.models.opening import make_timm
 from figureground.vision.classifiers import TIMM, Classifier, open_classifier
 from figureground.vision.preprocessing import read_timm
@@ -37,29 +37,29 @@ class Trunk(nn.Module):
         classifier.require_features()
         self.dimensions: int = classifier.weight.shape[1]
         """Number of pooled features."""
-        self._parent, self._name = find_last(backbone.network, classifier.weight)
-        self._last = [getattr(self._parent, self._name)]  # in a list, so that it isn't part of the network
-        setattr(self._parent, self._name, nn.Identity())
+        self._parent, self._layer_name = find_last_layer(backbone.network, classifier.weight)
+        self._last_layer = [getattr(self._parent, self._layer_name)]  # in a list, so that it isn't part of the network
+        setattr(self._parent, self._layer_name, nn.Identity())
         self.network.requires_grad_(True)
 
-    def forward(self, prepared: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Return features, float32 (n, dimensions), of the network's input, (n, 3, h, w)."""
-        return self.backbone.logits(prepared)
+        return self.backbone.logits(inputs)
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of the weights and the preprocessing."""
-        found = hashlib.sha256(repr(self.backbone.preprocessing).encode())
+        sha256 = hashlib.sha256(repr(self.backbone.preprocessing).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
-            found.update(f"{name}\0".encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()
+            sha256.update(f"{name}\0".encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return sha256.hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write the backbone into a new directory, as `figureground train` does; its last layer is not used."""
-        setattr(self._parent, self._name, self._last[0])
+        setattr(self._parent, self._layer_name, self._last_layer[0])
         try:
-            save(self.backbone, folder)
+            save_backbone(self.backbone, folder)
         finally:
-            setattr(self._parent, self._name, nn.Identity())
+            setattr(self._parent, self._layer_name, nn.Identity())
 
 
 def open_trunk(folder: Path) -> Trunk:
@@ -97,8 +97,8 @@ def _open_timm(folder: Path) -> Backbone:
         network = make_timm(name.removeprefix(TIMM), pretrained=False, num_classes=len(classes))
         network.load_state_dict(load_file(folder / STATE))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FiguregroundError(f"{folder}: its backbone doesn't open: {first}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"{folder}: its backbone doesn't open: {reason}") from error
     settings: Any = timm.data.resolve_model_data_config(network)
     preprocessing = read_timm(settings)
     return _channels_last(Backbone(network, preprocessing, settings["input_size"][1:], classes, name, True, {}))

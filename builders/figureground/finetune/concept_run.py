@@ -93,7 +93,7 @@ class ConceptRun(Hooks):
         )  # fmt: skip
         self.loop.resume()
         self.loop.run()
-        if self.processes.main:
+        if self.processes.is_main:
             self._finish()
         self.processes.wait()
 
@@ -134,7 +134,7 @@ class ConceptRun(Hooks):
             "num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale,
         }  # fmt: skip
         self.kept.prior = folder
-        if self.processes.main:
+        if self.processes.is_main:
             if private and not (self.out / STATE).exists():
                 priors.forget_other(folder, recipe, flag)
             with self._autocast():
@@ -204,8 +204,8 @@ class ConceptRun(Hooks):
     def after_step(self, step: int) -> None:
         every = self.settings.preview_every
         if every and step % every == 0 and step < self.settings.max_train_steps:
-            self.loop.curves.settle()  # reports non-finite losses
-            if self.processes.main:
+            self.loop.curves.fetch()  # reports non-finite losses
+            if self.processes.is_main:
                 self._preview(step)
 
     def at_end(self, step: int) -> None:
@@ -213,7 +213,7 @@ class ConceptRun(Hooks):
             self._look(step, lambda: None)
 
     def note(self) -> dict[str, str]:
-        latest = self.loop.curves.latest(20)
+        latest = self.loop.curves.average_last(20)
         losses = {name: f"{value:.3g}" for name, value in latest.items() if not name.endswith("_weighted")}
         return {**losses, "memory": f"{peak_memory(self.device) / 1e3:.1f} GB"}
 
@@ -222,13 +222,13 @@ class ConceptRun(Hooks):
 
         A stopped process abandons its look and repeats it when resumed.
         """
-        if self.watch is None or self.looks is None or not self.processes.main or step in self.looks.steps:
+        if self.watch is None or self.looks is None or not self.processes.is_main or step in self.looks.steps:
             return
-        self.loop.curves.settle()  # reports non-finite losses
+        self.loop.curves.fetch()  # reports non-finite losses
         with contextlib.suppress(Stopped):
             with self.training.averaged(), self._autocast():
                 value = self.watch.look(between_steps)
-            self.loop.tracked.log({f"early_stopping/{self.settings.early_stopping}": value}, step)
+            self.loop.report.log({f"early_stopping/{self.settings.early_stopping}": value}, step)
             if self.looks.add(step, value):
                 self.training.keep_best()
 
@@ -247,7 +247,7 @@ class ConceptRun(Hooks):
                 self.checkpoint, self._sampling(settings.preview_images), prompts, settings.seed,
                 path, signals.check,
             )  # fmt: skip
-            self.loop.tracked.image("preview", path, step)
+            self.loop.report.image("preview", path, step)
 
     def write_usable(self) -> Path:
         """Write the trained weights; the network can't be used afterwards."""
@@ -265,7 +265,7 @@ class ConceptRun(Hooks):
         kept_step = looks.best_step if looks is not None and looks.best_step is not None else done
         self._preview(kept_step, final=True)
         if looks is not None:
-            self.loop.tracked.log({"early_stopping/kept_step": kept_step}, done)
+            self.loop.report.log({"early_stopping/kept_step": kept_step}, done)
         curves.write(self.out)
         curves.draw(self.out)
         kind = "lora" if self.write_usable().name == LORA else "checkpoint"
@@ -278,7 +278,7 @@ class ConceptRun(Hooks):
             "processor": processor_name(self.device),
             "threads": torch.get_num_threads(), "versions": versions(), "steps": kept_step,
             "seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory(self.device)),
-            "losses": curves.at_end(done),
+            "losses": curves.summarise_end(done),
         }  # fmt: skip
         if looks is not None:
             facts["early_stopping"] = {

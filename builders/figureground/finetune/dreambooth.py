@@ -32,7 +32,7 @@ from figureground.models.concept_files import CONCEPT, read_concept
 from figureground.models.weights import check_size
 from figureground.tracking.reporting import tracked
 from figureground.tracking.tracker import check_tracker
-from figureground.training.processes import Processes, join
+from figureground.training.processes import Processes, join_processes
 from figureground.training.state import STATE, resume_threads
 
 __all__ = ["POCKET", "Finetuning", "finetune", "settings_for"]
@@ -83,7 +83,7 @@ def finetune(
     asked = Request(Path(references), noun, label, Path(out), settings, prior, components, class_folder, show_progress)
     kept = SavedProgress(asked.out, settings.max_train_steps)
     told = {"noun": noun, "label": label, **settings.to_json()}
-    with tracked(track, asked.out, told), kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
+    with tracked(track, asked.out, told), kept.explain_errors(ADVICE_NOT_FINITE, _advise_memory(settings)):
         _finetune(asked, device, kept)
     return asked.out
 
@@ -134,7 +134,7 @@ def _finetune(asked: Request, device: str, kept: SavedProgress) -> None:
     if _is_finished(out, identity):
         return
     identifier.check_captions(((r.name, r.caption) for r in found.used), settings.identifier)
-    processes = join(device)
+    processes = join_processes(device)
     resume_threads(out / STATE, processes.device)
     dtype = choose_dtype(settings.dtype, processes.device)
     checkpoint = _open(settings, processes, dtype)
@@ -143,7 +143,7 @@ def _finetune(asked: Request, device: str, kept: SavedProgress) -> None:
     network = open_feature_network(asked, processes)
     similarity = set_up_similarity(asked, checkpoint, found, network, processes)
     with contextlib.ExitStack() as stack:
-        if processes.main:
+        if processes.is_main:
             if not stack.enter_context(lock(out / inputs.LOCK)):
                 raise FiguregroundError(
                     f"{out}: another process is fine-tuning there. Wait until it has finished, or give another "

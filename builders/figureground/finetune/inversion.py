@@ -44,9 +44,9 @@ from figureground.tracking.tracker import check_tracker
 from figureground.training.curves import PNG
 from figureground.training.curves_file import CSV
 from figureground.training.loop import Hooks, Loop, Saving
-from figureground.training.processes import alone
+from figureground.training.processes import single_process
 from figureground.training.state import STATE, read_state, resume_threads
-from figureground.training.unfinished import Unfinished
+from figureground.training.unfinished import SavedRun
 
 __all__ = ["POCKET", "Inversion", "invert", "settings_for"]
 
@@ -95,9 +95,9 @@ def invert(
     """
     check_tracker(track)
     asked = _Request(images, noun, token, Path(out), settings, masks, show_progress)
-    kept = Unfinished(asked.out, settings.max_train_steps)
+    kept = SavedRun(asked.out, settings.max_train_steps)
     told = {"noun": noun, "token": token, **settings.to_json()}
-    with tracked(track, asked.out, told), kept.told(ADVICE_NOT_FINITE, _advise_memory(settings)):
+    with tracked(track, asked.out, told), kept.explain_errors(ADVICE_NOT_FINITE, _advise_memory(settings)):
         _invert(asked, device, kept)
     return asked.out
 
@@ -131,7 +131,7 @@ class _Request:
 # Checks: invalid inputs are refused before anything is written
 
 
-def _invert(asked: _Request, device_name: str, kept: Unfinished) -> None:
+def _invert(asked: _Request, device_name: str, kept: SavedRun) -> None:
     settings, out = asked.settings, asked.out
     check_token(asked.token)
     if not asked.noun.strip() or asked.noun != " ".join(asked.noun.split()) or set(asked.noun) & set("{}<>"):
@@ -267,7 +267,7 @@ class _Session(Hooks):
     size: int
     dtype: torch.dtype
     device: torch.device
-    kept: Unfinished
+    kept: SavedRun
     inverting: Inverting = field(init=False)
     loop: Loop = field(init=False)
 
@@ -287,7 +287,7 @@ class _Session(Hooks):
         )
         self.loop = Loop(
             self.inverting, self, self.kept, self.made_with, Saving(seconds=settings.save_seconds),
-            alone(self.device), str(asked.out), asked.show_progress,
+            single_process(self.device), str(asked.out), asked.show_progress,
         )  # fmt: skip
         self.loop.resume()
         if self.loop.step == 0:
@@ -304,7 +304,7 @@ class _Session(Hooks):
         return torch.stack(grids).to(self.device) if grids else None
 
     def note(self) -> dict[str, str]:
-        return {name: f"{value:.3g}" for name, value in self.loop.curves.latest(20).items()}
+        return {name: f"{value:.3g}" for name, value in self.loop.curves.average_last(20).items()}
 
     # Output files
 
@@ -327,7 +327,7 @@ class _Session(Hooks):
             "processor": processor_name(self.device),
             "threads": torch.get_num_threads(), "versions": library_versions(), "steps": settings.max_train_steps,
             "seconds": round(self.loop.seconds, 1), "cosine_to_noun": [round(value, 4) for value in near],
-            "losses": curves.at_end(settings.max_train_steps),
+            "losses": curves.summarise_end(settings.max_train_steps),
         }  # fmt: skip
         replace_text(out / INVERSION, json.dumps(done, indent=2, ensure_ascii=False) + "\n")
         (out / STATE).unlink(missing_ok=True)

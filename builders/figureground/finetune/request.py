@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from figureground.finetune.settings import Finetuning, fill
-from figureground.training.unfinished import Unfinished
+from figureground.training.unfinished import SavedRun
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Request:
 
 
 @dataclass
-class SavedProgress(Unfinished):
+class SavedProgress(SavedRun):
     """Saved parts of an unfinished concept."""
 
     prior: Path | None = None
     """Folder of the prior images drawn so far."""
 
-    def said(self) -> str:
+    def describe(self) -> str:
         if not self.step and self.prior and any(self.prior.glob("*.png")):
             return "No step is saved yet, but the prior images drawn so far are; the same command resumes from there."
-        return super().said()
+        return super().describe()

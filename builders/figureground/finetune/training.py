@@ -27,7 +27,7 @@ from figureground.finetune.similarity import SimilarityLoss, decode
 from figureground.models.family_records import Embedding
 from figureground.recipe.sample import derive_seed
 from figureground.training.curves import GRADIENT
-from figureground.training.processes import Processes, gather_alone
+from figureground.training.processes import Processes, keep_gradients_local
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Training:
             for encoder in self._denoiser.text_encoders if "text_encoder" in groups else ():
                 _checkpoint_gradients(encoder)
         self._read_prompts(checkpoint.tokenizers)
-        self._model = processes.parallel(self._denoiser, unused=checkpoint.family.LEAVES_WEIGHTS_UNUSED)
+        self._model = processes.wrap_model(self._denoiser, has_unused=checkpoint.family.LEAVES_WEIGHTS_UNUSED)
 
     def _read_prompts(self, tokenizers: Sequence[Any]) -> None:
         """Tokenise each prompt once, and encode it once if text encoders aren't trained."""
@@ -132,7 +132,7 @@ class Training:
             group["lr"] = group["full_rate"] * min(1.0, (number + 1) / (settings.lr_warmup_steps + 1))
         each = []
         for i in range(settings.gradient_accumulation_steps):
-            with gather_alone(self._model, alone=i + 1 < settings.gradient_accumulation_steps):
+            with keep_gradients_local(self._model, local=i + 1 < settings.gradient_accumulation_steps):
                 values = self._pass(number, i)
                 (values[0] / settings.gradient_accumulation_steps).backward()
             each.append(values.detach())

@@ -54,13 +54,13 @@ class Backbone:
 
     def normalise(self, pixels: Tensor, device: torch.device) -> Tensor:
         """Like `prepare`, for pixels that already have the network's input size."""
-        alone = dataclasses.replace(self.preprocessing, size=None, longest=None, crop=None)
-        return alone(pixels.to(device).float() / 255)
+        without_resizing = dataclasses.replace(self.preprocessing, size=None, longest=None, crop=None)
+        return without_resizing(pixels.to(device).float() / 255)
 
-    def logits(self, prepared: Tensor) -> Tensor:
+    def logits(self, inputs: Tensor) -> Tensor:
         """Return logits, float32 (n, classes)."""
-        out = self.network(prepared)
-        return (out if isinstance(out, Tensor) else out.logits).float()
+        outputs = self.network(inputs)
+        return (outputs if isinstance(outputs, Tensor) else outputs.logits).float()
 
 
 def open_backbone(settings: Training, classes: Sequence[str], edge: int, seed: int) -> Backbone:
@@ -77,24 +77,28 @@ def open_backbone(settings: Training, classes: Sequence[str], edge: int, seed: i
     with torch.random.fork_rng():
         seed_default_generators(derive_seed(seed, "weights"))
         if name == POCKET:
-            backbone = _pocket(settings, classes, min(edge, POCKET_EDGE))
+            backbone = _make_pocket(settings, classes, min(edge, POCKET_EDGE))
         elif name.startswith(TIMM) and settings.from_scratch:
-            backbone = _new_timm(name, classes)
+            backbone = _make_timm_backbone(name, classes)
         else:
-            backbone = _opened(settings, name, classes)
+            backbone = _open_existing(settings, name, classes)
     # Convolutions are faster in this layout: on a CPU, a step of the pocket backbone by a quarter.
     network: Any = backbone.network
     network.to(memory_format=torch.channels_last)
     return backbone
 
 
-def _pocket(settings: Training, classes: Sequence[str], edge: int) -> Backbone:
+def _make_pocket(settings: Training, classes: Sequence[str], edge: int) -> Backbone:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     if settings.revision is not None:
         raise RecipeError("revision", "it applies only to backbones on the Hub.")
     config = ResNetConfig(
-        embedding_size=32, hidden_sizes=[32, 64, 96, 160], depths=[1, 1, 1, 1], layer_type="basic", **_labels(classes)
+        embedding_size=32,
+        hidden_sizes=[32, 64, 96, 160],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        **_make_label_maps(classes),
     )
     preprocessing = Preprocessing((edge, edge), None, "bilinear", None, (0.5,) * 3, (0.5,) * 3)
     facts = {"name": POCKET, "architecture": "ResNetForImageClassification", "size": [edge, edge]}
@@ -103,11 +107,11 @@ def _pocket(settings: Training, classes: Sequence[str], edge: int) -> Backbone:
     )
 
 
-def _labels(classes: Sequence[str]) -> dict[str, Any]:
+def _make_label_maps(classes: Sequence[str]) -> dict[str, Any]:
     return {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
 
 
-def _opened(settings: Training, name: str, classes: Sequence[str]) -> Backbone:
+def _open_existing(settings: Training, name: str, classes: Sequence[str]) -> Backbone:
     if Path(name).expanduser().is_file():
         raise RecipeError("backbone", f"{name} is a file; give a transformers directory, a Hub id or timm:NAME.")
     classifier = open_classifier(name, revision=settings.revision)
@@ -121,29 +125,29 @@ def _opened(settings: Training, name: str, classes: Sequence[str]) -> Backbone:
     if settings.from_scratch:
         from transformers import AutoModelForImageClassification
 
-        network = make_network(AutoModelForImageClassification, _relabelled(config, classes), dtype=torch.float32)
+        network = make_network(AutoModelForImageClassification, _set_labels(config, classes), dtype=torch.float32)
     else:
         notes += _fit_head(classifier, classes)
     if config is not None:
-        _relabelled(network.config, classes)
-    preprocessing, size = _fixed(classifier.preprocessing, config)
+        _set_labels(network.config, classes)
+    preprocessing, size = _fix_size(classifier.preprocessing, config)
     # A state is reopened by the name of timm's network, not by that of a local directory.
-    called = classifier.name if timm_directory(name) is None else f"{TIMM}{classifier.facts['architecture']}"
-    facts = {"name": called, "sha256": classifier.facts["sha256"], "size": list(size)}
+    backbone_name = classifier.name if timm_directory(name) is None else f"{TIMM}{classifier.facts['architecture']}"
+    facts = {"name": backbone_name, "sha256": classifier.facts["sha256"], "size": list(size)}
     return Backbone(
-        network.requires_grad_(True), preprocessing, size, tuple(classes), called, not settings.from_scratch,
+        network.requires_grad_(True), preprocessing, size, tuple(classes), backbone_name, not settings.from_scratch,
         facts, tuple(notes),
     )  # fmt: skip
 
 
-def _relabelled(config: Any, classes: Sequence[str]) -> Any:
-    for key, value in _labels(classes).items():
+def _set_labels(config: Any, classes: Sequence[str]) -> Any:
+    for key, value in _make_label_maps(classes).items():
         setattr(config, key, value)
     config.problem_type = None
     return config
 
 
-def find_last(network: nn.Module, weight: Tensor) -> tuple[nn.Module, str]:
+def find_last_layer(network: nn.Module, weight: Tensor) -> tuple[nn.Module, str]:
     """Return the module that contains the linear layer with these weights, and the layer's name in it.
 
     Args:
@@ -170,22 +174,22 @@ def _fit_head(classifier: Classifier, classes: Sequence[str]) -> list[str]:
         return []
     classifier.require_features()
     if order is not None:
-        parent, name = find_last(classifier.network, classifier.weight)
-        last = getattr(parent, name)
+        parent, name = find_last_layer(classifier.network, classifier.weight)
+        layer = getattr(parent, name)
         with torch.no_grad():
-            last.weight.copy_(last.weight[order])
-            if last.bias is not None:
-                last.bias.copy_(last.bias[order])
+            layer.weight.copy_(layer.weight[order])
+            if layer.bias is not None:
+                layer.bias.copy_(layer.bias[order])
         return [
             f"The backbone {classifier.name} has the classes of the data in another order: the rows of its last layer "
             "were reordered by name."
         ]
-    labels = len(classifier.labels)
+    num_labels = len(classifier.labels)
     _replace_head(classifier.network, classifier.weight, len(classes))
-    if labels != len(classes):
+    if num_labels != len(classes):
         return [
-            f"The backbone {classifier.name} has {labels:,} classes and the data have {len(classes):,}: its last layer "
-            "was replaced."
+            f"The backbone {classifier.name} has {num_labels:,} classes and the data have {len(classes):,}: its last "
+            "layer was replaced."
         ]
     return [
         f"The backbone {classifier.name} has as many classes as the data, but other names "
@@ -195,13 +199,13 @@ def _fit_head(classifier: Classifier, classes: Sequence[str]) -> list[str]:
 
 
 def _replace_head(network: Any, weight: Tensor, classes: int) -> None:
-    parent, name = find_last(network, weight)
+    parent, name = find_last_layer(network, weight)
     setattr(parent, name, nn.Linear(weight.shape[1], classes))
     if hasattr(network, "num_labels"):
         network.num_labels = classes
 
 
-def _new_timm(name: str, classes: Sequence[str]) -> Backbone:
+def _make_timm_backbone(name: str, classes: Sequence[str]) -> Backbone:
     if timm_directory(name) is not None:
         raise RecipeError("from_scratch", f"{name} names weights; give timm:NAME, the name of a network.")
     try:
@@ -213,13 +217,13 @@ def _new_timm(name: str, classes: Sequence[str]) -> Backbone:
     try:
         network = make_timm(name.removeprefix(TIMM), pretrained=False, num_classes=len(classes))
     except Exception as error:  # timm raises errors from many sources
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FiguregroundError(f"backbone {name!r} doesn't open: {first}") from error
-    preprocessing, size = _fixed(read_timm(timm.data.resolve_model_data_config(network)), None)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"backbone {name!r} doesn't open: {reason}") from error
+    preprocessing, size = _fix_size(read_timm(timm.data.resolve_model_data_config(network)), None)
     return Backbone(network, preprocessing, size, tuple(classes), name, False, {"name": name, "size": list(size)})
 
 
-def _fixed(preprocessing: Preprocessing, config: Any) -> tuple[Preprocessing, tuple[int, int]]:
+def _fix_size(preprocessing: Preprocessing, config: Any) -> tuple[Preprocessing, tuple[int, int]]:
     """Return preprocessing with a fixed output size, as batches require, and that size."""
     if preprocessing.crop is not None:
         return preprocessing, preprocessing.crop
@@ -233,7 +237,7 @@ def _fixed(preprocessing: Preprocessing, config: Any) -> tuple[Preprocessing, tu
 # Saving
 
 
-def save(backbone: Backbone, folder: Path) -> None:
+def save_backbone(backbone: Backbone, folder: Path) -> None:
     """Write a trained network into a new directory, atomically.
 
     A transformers network can be opened by `from_pretrained` and `figureground evaluate --classifier`. A timm network
@@ -275,23 +279,23 @@ def _save_preprocessing(preprocessing: Preprocessing, folder: Path, name: str) -
     """Write the preprocessing as `preprocessor_config.json`."""
     from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
-    said: dict[str, Any] = {
+    config: dict[str, Any] = {
         "resample": _PILLOW[preprocessing.filter], "image_mean": list(preprocessing.mean),
         "image_std": list(preprocessing.std), "do_resize": preprocessing.size is not None,
     }  # fmt: skip
     size, crop = preprocessing.size, preprocessing.crop
     if isinstance(size, int):
-        said["size"] = {"shortest_edge": size}
-        said |= (
-            {} if preprocessing.longest is None else {"size": {**said["size"], "longest_edge": preprocessing.longest}}
+        config["size"] = {"shortest_edge": size}
+        config |= (
+            {} if preprocessing.longest is None else {"size": {**config["size"], "longest_edge": preprocessing.longest}}
         )
     elif size is not None:
-        said["size"] = {"height": size[0], "width": size[1]}
+        config["size"] = {"height": size[0], "width": size[1]}
     if crop is None:
-        ViTImageProcessorPil(**said).save_pretrained(folder)
+        ViTImageProcessorPil(**config).save_pretrained(folder)
     else:
         crops = {"crop_size": {"height": crop[0], "width": crop[1]}, "do_center_crop": True}
-        CLIPImageProcessorPil(**said, **crops, do_convert_rgb=True).save_pretrained(folder)
+        CLIPImageProcessorPil(**config, **crops, do_convert_rgb=True).save_pretrained(folder)
     if read_preprocessing(folder, name) != preprocessing:
         raise FiguregroundError(
             f"backbone {name!r}: its preprocessing can't be written as a preprocessor_config.json, so the trained "

@@ -12,12 +12,12 @@ from figureground.core.errors import FiguregroundError, listed
 from figureground.core.progress import Progress
 from figureground.data.groups import GroupedImages
 from figureground.learn.errors import Errors
-from figureground.learn.reading import JUDGED, as_array, softmax
+from figureground.learn.reading import BATCH_SIZE, as_array, softmax
 from figureground.learn.training_data import Album, default_workers
 from figureground.vision.classifiers import Classifier, Reading
 
 
-def of_classifier(
+def find_classifier_errors(
     groups: GroupedImages,
     classifier: Classifier,
     classes: Sequence[str],
@@ -41,7 +41,7 @@ def of_classifier(
         )
     order = match_classes(classifier, classes)
     train = groups.of_split(0)
-    logits, _ = read_images(classifier, train, show_progress=show_progress)
+    logits, _ = run_classifier(classifier, train, show_progress=show_progress)
     probability = softmax(logits.numpy())[:, order]
     fold = np.zeros(len(train), np.int64)
     return Errors(train.keys, train.y, probability.argmax(axis=1), probability, fold, ())
@@ -65,7 +65,7 @@ def match_classes(classifier: Classifier, classes: Sequence[str]) -> list[int]:
 
 
 @torch.inference_mode()
-def read_images(classifier: Classifier, images: GroupedImages, *, show_progress: bool = True) -> Reading:
+def run_classifier(classifier: Classifier, images: GroupedImages, *, show_progress: bool = True) -> Reading:
     """Return a classifier's logits and features for images, in order, float32 on the CPU.
 
     Raises:
@@ -74,25 +74,25 @@ def read_images(classifier: Classifier, images: GroupedImages, *, show_progress:
     """
     n, album = len(images), Album([images])
     device = next(classifier.parameters()).device
-    chosen = [np.arange(i, min(i + JUDGED, n)) for i in range(0, n, JUDGED)]
+    batch_rows = [np.arange(i, min(i + BATCH_SIZE, n)) for i in range(0, n, BATCH_SIZE)]
     logits = [torch.empty(0, len(classifier.labels))]
     features = [torch.empty(0, classifier.weight.shape[1])]
-    batches = album.batches(chosen, as_array, default_workers())
+    batches = album.batches(batch_rows, as_array, default_workers())
     bar = Progress(n, unit="image", desc=f"{classifier.name} on {images.name}", show=show_progress)
     with signals.at_checks(), bar:
-        for rows, batch in zip(chosen, batches, strict=True):
+        for rows, batch in zip(batch_rows, batches, strict=True):
             signals.check()
-            alike = len({pixels.shape for pixels in batch}) == 1
-            for some in [batch] if alike else [[pixels] for pixels in batch]:
-                reading = classifier(torch.from_numpy(np.stack(some)).to(device).float() / 255)
-                logits.append(reading.logits.float().cpu())
-                features.append(reading.features.float().cpu())
+            same_size = len({pixels.shape for pixels in batch}) == 1
+            for chunk in [batch] if same_size else [[pixels] for pixels in batch]:
+                output = classifier(torch.from_numpy(np.stack(chunk)).to(device).float() / 255)
+                logits.append(output.logits.float().cpu())
+                features.append(output.features.float().cpu())
             bar.update(len(rows))
-    found = Reading(torch.cat(logits), torch.cat(features))
-    odd = ~(found.logits.isfinite().all(1) & found.features.isfinite().all(1))
-    if odd.any():
+    reading = Reading(torch.cat(logits), torch.cat(features))
+    non_finite = ~(reading.logits.isfinite().all(1) & reading.features.isfinite().all(1))
+    if non_finite.any():
         raise FiguregroundError(
             f"The classifier {classifier.name} returned non-finite numbers for "
-            f"{images.keys[int(odd.nonzero()[0])]}. Its weights are damaged."
+            f"{images.keys[int(non_finite.nonzero()[0])]}. Its weights are damaged."
         )
-    return found
+    return reading

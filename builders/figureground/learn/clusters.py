@@ -102,27 +102,29 @@ def cluster(
         raise FiguregroundError("Features to cluster hold NaN or infinity: the classifier is damaged.")
     distinct = len(np.unique(features, axis=0))
     if k is not None and k > distinct:
-        alike = "" if distinct == n else f", of which {distinct:,} differ,"
-        raise FiguregroundError(f"{counted(n, 'image')}{alike} can't make {k} clusters. Lower k, or leave it out.")
-    with _one_thread(), warnings.catch_warnings():
+        distinct_note = "" if distinct == n else f", of which {distinct:,} differ,"
+        raise FiguregroundError(
+            f"{counted(n, 'image')}{distinct_note} can't make {k} clusters. Lower k, or leave it out."
+        )
+    with _limit_threads(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the silhouette already accounts for too many clusters
         points = _reduce(features, derive_seed(seed, "pca") % 2**32)
         if k is not None:
-            return _ordered(_fit(points, method, k, seed), {}, points)
+            return _sort_by_size(_fit(points, method, k, seed), {}, points)
         from sklearn.metrics import silhouette_score
 
-        fitted = {1: np.zeros(n, np.int64)}
+        labels_by_k = {1: np.zeros(n, np.int64)}
         silhouettes: dict[int, float] = {}
-        for tried in range(2, min(most, n // 2, distinct - 1) + 1):
-            labels = _fit(points, method, tried, seed)
+        for candidate in range(2, min(most, n // 2, distinct - 1) + 1):
+            labels = _fit(points, method, candidate, seed)
             if len(np.unique(labels)) > 1:
-                fitted[tried], silhouettes[tried] = labels, float(silhouette_score(points, labels))
-        best = max(silhouettes, key=silhouettes.__getitem__, default=1)
-        chosen = best if silhouettes.get(best, -1.0) > LEAST_SILHOUETTE else 1
-        return _ordered(fitted[chosen], silhouettes, points)
+                labels_by_k[candidate], silhouettes[candidate] = labels, float(silhouette_score(points, labels))
+        best_k = max(silhouettes, key=silhouettes.__getitem__, default=1)
+        chosen_k = best_k if silhouettes.get(best_k, -1.0) > LEAST_SILHOUETTE else 1
+        return _sort_by_size(labels_by_k[chosen_k], silhouettes, points)
 
 
-def _one_thread() -> Any:
+def _limit_threads() -> Any:
     """Limit computation to one thread, because the rounding of sums depends on how threads split them."""
     try:
         import sklearn  # noqa: F401  # checked once here, before any work
@@ -145,22 +147,22 @@ def _fit(points: np.ndarray, method: str, k: int, seed: int) -> np.ndarray:
     from sklearn.cluster import KMeans
     from sklearn.mixture import GaussianMixture
 
-    state = derive_seed(seed, method, str(k)) % 2**32
+    random_state = derive_seed(seed, method, str(k)) % 2**32
     if method == "k-means":
-        return KMeans(k, n_init=STARTS, random_state=state).fit_predict(points)
+        return KMeans(k, n_init=STARTS, random_state=random_state).fit_predict(points)
     mixture = GaussianMixture(
-        k, covariance_type="diag", n_init=STARTS, reg_covar=LEAST_VARIANCE, random_state=state, max_iter=300
+        k, covariance_type="diag", n_init=STARTS, reg_covar=LEAST_VARIANCE, random_state=random_state, max_iter=300
     )
     return mixture.fit_predict(points)
 
 
-def _ordered(labels: np.ndarray, silhouettes: dict[int, float], points: np.ndarray) -> Clusters:
+def _sort_by_size(labels: np.ndarray, silhouettes: dict[int, float], points: np.ndarray) -> Clusters:
     """Number clusters by descending size."""
-    _, first, inverse, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
-    order = np.lexsort((first, -counts))
-    ordered = np.argsort(order)[inverse].astype(np.int64)
-    centres = np.stack([points[ordered == label].mean(axis=0) for label in range(len(order))])
-    return Clusters(ordered, len(order), silhouettes, np.linalg.norm(points - centres[ordered], axis=1))
+    _, first_rows, inverse, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
+    order = np.lexsort((first_rows, -counts))
+    sorted_labels = np.argsort(order)[inverse].astype(np.int64)
+    centres = np.stack([points[sorted_labels == label].mean(axis=0) for label in range(len(order))])
+    return Clusters(sorted_labels, len(order), silhouettes, np.linalg.norm(points - centres[sorted_labels], axis=1))
 
 
 def standardise_by_fold(features: np.ndarray, fold: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -168,7 +170,7 @@ def standardise_by_fold(features: np.ndarray, fold: np.ndarray, y: np.ndarray) -
 
     Each fold's classifier has its own feature means and scales, so clusters would otherwise reflect the folds. So the
     mean over the images of a fold and class is subtracted, and each fold is divided by its within-class deviation.
-    Means over a fold's other images wouldn't work, because errors lie elsewhere in each network's feature space.
+    Means over a fold's other images wouldn't work, because errors have other features than correct predictions.
 
     The drawback: with few errors in a fold and class, their common features are subtracted too. So a kind of error
     that occurs in only one fold isn't found.
@@ -183,20 +185,20 @@ def standardise_by_fold(features: np.ndarray, fold: np.ndarray, y: np.ndarray) -
         float64 (n, d).
     """
     centred = np.array(features, np.float64)
-    for part in np.unique(fold):
-        mine = fold == part
-        for label in np.unique(y[mine]):
-            rows = mine & (y == label)
+    for number in np.unique(fold):
+        in_fold = fold == number
+        for label in np.unique(y[in_fold]):
+            rows = in_fold & (y == label)
             centred[rows] -= centred[rows].mean(axis=0)
-        std = np.sqrt((centred[mine] ** 2).mean(axis=0))
-        centred[mine] /= np.where(std > 1e-8, std, 1.0)
+        std = np.sqrt((centred[in_fold] ** 2).mean(axis=0))
+        centred[in_fold] /= np.where(std > 1e-8, std, 1.0)
     return centred
 
 
 # Features and errors of a classifier
 
 
-def held_out_features(
+def compute_held_out_features(
     errors: Errors, rows: np.ndarray, train: GroupedImages, open_fold: Callable[[int], Classifier], *,
     show_progress: bool = True,
 ) -> np.ndarray:  # fmt: skip
@@ -214,19 +216,19 @@ def held_out_features(
         float32 (n, d), in the order of `rows`; see `standardise_by_fold` before comparing them across folds.
 
     Raises:
-        FiguregroundError, Stopped: As in `features_of`.
+        FiguregroundError, Stopped: As in `compute_features`.
     """
-    found: np.ndarray | None = None
+    combined: np.ndarray | None = None
     for fold in np.unique(errors.fold[rows]).tolist():
-        mine = errors.fold[rows] == fold
-        part = features_of(open_fold(fold), train.select(rows[mine]), show_progress=show_progress)
-        if found is None:
-            found = np.empty((len(rows), part.shape[1]), np.float32)
-        found[mine] = part
-    return np.empty((0, 1), np.float32) if found is None else found
+        in_fold = errors.fold[rows] == fold
+        fold_features = compute_features(open_fold(fold), train.select(rows[in_fold]), show_progress=show_progress)
+        if combined is None:
+            combined = np.empty((len(rows), fold_features.shape[1]), np.float32)
+        combined[in_fold] = fold_features
+    return np.empty((0, 1), np.float32) if combined is None else combined
 
 
-def features_of(classifier: Classifier, images: GroupedImages, *, show_progress: bool = True) -> np.ndarray:
+def compute_features(classifier: Classifier, images: GroupedImages, *, show_progress: bool = True) -> np.ndarray:
     """Return features of images before the last linear layer, float32 (n, d), in image order.
 
     Args:
@@ -237,10 +239,10 @@ def features_of(classifier: Classifier, images: GroupedImages, *, show_progress:
             or a feature isn't finite.
         Stopped: A signal requested a stop.
     """
-    from figureground.learn.classifier_errors import read_images
+    from figureground.learn.classifier_errors import run_classifier
 
     classifier.require_features()
-    return read_images(classifier, images, show_progress=show_progress).features.numpy()
+    return run_classifier(classifier, images, show_progress=show_progress).features.numpy()
 
 
 def cluster_errors(
@@ -256,8 +258,8 @@ def cluster_errors(
     """Cluster the errors of each class; one entry per class, including classes without errors.
 
     Args:
-        features: float (m, d), of the misclassified images in order, as `held_out_features` returns them. With several
-            folds, they are standardised by fold here.
+        features: float (m, d), of the misclassified images in order, as `compute_held_out_features` returns them. With
+            several folds, they are standardised by fold here.
         classes: Names of the classes.
         method, k, most, seed: As for `cluster`. A class with fewer than k distinct errors gets one cluster per
             distinct error.
@@ -278,20 +280,20 @@ def cluster_errors(
     if len(np.unique(errors.fold)) > 1:
         features = standardise_by_fold(features, errors.fold[rows], errors.y[rows])
 
-    def by_class() -> Iterator[ClassErrors]:
+    def cluster_classes() -> Iterator[ClassErrors]:
         for y, name in enumerate(classes):
-            own = errors.y[rows] == y
-            if not own.any():
-                yield ClassErrors(y, name, rows[own], None)
+            in_class = errors.y[rows] == y
+            if not in_class.any():
+                yield ClassErrors(y, name, rows[in_class], None)
                 continue
             # One class with few errors must not stop the clustering of others.
-            most_own = None if k is None else min(k, len(np.unique(features[own], axis=0)))
+            class_k = None if k is None else min(k, len(np.unique(features[in_class], axis=0)))
             try:
-                found = cluster(features[own], method=method, k=most_own, most=most, seed=seed)
+                clusters = cluster(features[in_class], method=method, k=class_k, most=most, seed=seed)
             except RecipeError:
                 raise
             except FiguregroundError as error:
                 raise FiguregroundError(f"errors of the class {name}: {error}") from None
-            yield ClassErrors(y, name, rows[own], found)
+            yield ClassErrors(y, name, rows[in_class], clusters)
 
-    return tuple(by_class())
+    return tuple(cluster_classes())

@@ -57,25 +57,25 @@ def fit_logistic(features: Tensor, y: Tensor, classes: int, inverse_strength: fl
     target = F.one_hot(y, classes).to(features)
     penalty = 1 / (inverse_strength * n)
     # The softmax's curvature is at most 1/2, so this step never overshoots.
-    step = 2 * n / max(float(torch.linalg.matrix_norm(design, 2)) ** 2, 1e-12)
-    now = design.new_zeros(classes, d + 1)
-    ahead, t = now, 1.0
-    taken = 0
-    while taken < MOST_STEPS:
-        taken += 1
-        gradient = (torch.softmax(design @ ahead.T, dim=1) - target).T @ design / n
-        new = ahead - step * gradient
-        new[:, :d] = F.softshrink(new[:, :d], step * penalty)
-        if ((ahead - new) * (new - now)).sum() > 0:
-            t, ahead_of = 1.0, 0.0
+    step_size = 2 * n / max(float(torch.linalg.matrix_norm(design, 2)) ** 2, 1e-12)
+    weights = design.new_zeros(classes, d + 1)
+    extrapolated, t = weights, 1.0
+    steps = 0
+    while steps < MOST_STEPS:
+        steps += 1
+        gradient = (torch.softmax(design @ extrapolated.T, dim=1) - target).T @ design / n
+        new = extrapolated - step_size * gradient
+        new[:, :d] = F.softshrink(new[:, :d], step_size * penalty)
+        if ((extrapolated - new) * (new - weights)).sum() > 0:
+            t, momentum = 1.0, 0.0
         else:
-            following = (1 + (1 + 4 * t * t) ** 0.5) / 2
-            ahead_of, t = (t - 1) / following, following
-        moved = float((new - now).abs().max())
-        ahead, now = new + ahead_of * (new - now), new
-        if moved <= TOLERANCE * max(1.0, float(now.abs().max())):
+            next_t = (1 + (1 + 4 * t * t) ** 0.5) / 2
+            momentum, t = (t - 1) / next_t, next_t
+        change = float((new - weights).abs().max())
+        extrapolated, weights = new + momentum * (new - weights), new
+        if change <= TOLERANCE * max(1.0, float(weights.abs().max())):
             break
-    return Layer(now[:, :d], now[:, d], taken)
+    return Layer(weights[:, :d], weights[:, d], steps)
 
 
 def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,7 @@ def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
     return features.mean(0), torch.where(std > 1e-8, std, 1.0)
 
 
-def unstandardised(layer: Layer, mean: Tensor, std: Tensor) -> Layer:
+def unstandardise(layer: Layer, mean: Tensor, std: Tensor) -> Layer:
     """Return the equivalent layer for features that are not standardised."""
     weight = layer.weight / std
     return Layer(weight, layer.bias - weight @ mean, layer.steps)
@@ -92,18 +92,18 @@ def unstandardised(layer: Layer, mean: Tensor, std: Tensor) -> Layer:
 
 def draw_balanced(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw as many rows of each group as the smallest group has, int64, without replacement."""
-    there, counts = np.unique(group, return_counts=True)
-    rows = [rng.permutation(np.flatnonzero(group == each))[: counts.min()] for each in there]
+    present, counts = np.unique(group, return_counts=True)
+    rows = [rng.permutation(np.flatnonzero(group == number))[: counts.min()] for number in present]
     return np.sort(np.concatenate(rows))
 
 
-def halves(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_half(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw a random half of each group, bool (n,); the larger half if the number is odd."""
-    first = np.zeros(len(group), bool)
-    for each in np.unique(group):
-        rows = rng.permutation(np.flatnonzero(group == each))
-        first[rows[: -(-len(rows) // 2)]] = True
-    return first
+    half = np.zeros(len(group), bool)
+    for number in np.unique(group):
+        rows = rng.permutation(np.flatnonzero(group == number))
+        half[rows[: -(-len(rows) // 2)]] = True
+    return half
 
 
 def average_draws(
@@ -121,11 +121,11 @@ def average_draws(
     for i in range(draws):
         rows = draw_balanced(group, np.random.default_rng(derive_seed(seed, "dfr", "draw", str(i))))
         mean, std = scaler = scaler or standardise(features[rows])
-        drawn = (features[rows] - mean) / std
-        layers.append(fit_logistic(drawn, torch.from_numpy(y[rows]), classes, inverse_strength))
+        scaled = (features[rows] - mean) / std
+        layers.append(fit_logistic(scaled, torch.from_numpy(y[rows]), classes, inverse_strength))
     weight = torch.stack([layer.weight for layer in layers]).mean(0)
     bias = torch.stack([layer.bias for layer in layers]).mean(0)
-    return unstandardised(Layer(weight, bias, sum(layer.steps for layer in layers)), mean, std)
+    return unstandardise(Layer(weight, bias, sum(layer.steps for layer in layers)), mean, std)
 
 
 def refit(
@@ -145,23 +145,25 @@ def refit(
     Returns:
         The layer, and facts for the report.
     """
-    given, spent = torch.from_numpy(np.asarray(features, np.float64)), 0
-    told: dict[str, Any] = {"draws": draws, "images_a_group": int(np.unique(group, return_counts=True)[1].min())}
+    x, steps = torch.from_numpy(np.asarray(features, np.float64)), 0
+    facts: dict[str, Any] = {"draws": draws, "images_a_group": int(np.unique(group, return_counts=True)[1].min())}
     if inverse_strength is None:
-        first = halves(group, np.random.default_rng(derive_seed(seed, "dfr", "halves")))
-        other = ~first if not first.all() else first
-        tried = {}
+        fitting = draw_half(group, np.random.default_rng(derive_seed(seed, "dfr", "halves")))
+        held_out = ~fitting if not fitting.all() else fitting
+        worst_by_strength = {}
         for strength in STRENGTHS:
-            layer = average_draws(given[first], y[first], group[first], classes, strength, 1, seed)
-            spent += layer.steps
-            said = (given[other] @ layer.weight.T + layer.bias).argmax(1).numpy()
-            by_group = accuracy_by_group(said == y[other], group[other], int(group.max()) + 1)
-            tried[strength] = worst_group_accuracy(by_group)
-        inverse_strength = max(reversed(STRENGTHS), key=tried.__getitem__)
-        told["tried"] = [{"inverse_strength": strength, "worst_group": worst} for strength, worst in tried.items()]
-    told["inverse_strength"] = inverse_strength
+            layer = average_draws(x[fitting], y[fitting], group[fitting], classes, strength, 1, seed)
+            steps += layer.steps
+            predicted = (x[held_out] @ layer.weight.T + layer.bias).argmax(1).numpy()
+            by_group = accuracy_by_group(predicted == y[held_out], group[held_out], int(group.max()) + 1)
+            worst_by_strength[strength] = worst_group_accuracy(by_group)
+        inverse_strength = max(reversed(STRENGTHS), key=worst_by_strength.__getitem__)
+        facts["tried"] = [
+            {"inverse_strength": strength, "worst_group": worst} for strength, worst in worst_by_strength.items()
+        ]
+    facts["inverse_strength"] = inverse_strength
     scaler = standardise(torch.from_numpy(np.asarray(training, np.float64)))
-    layer = average_draws(given, y, group, classes, inverse_strength, draws, seed, scaler)
-    told["steps"] = spent + layer.steps
-    told["features"] = {"used": int((layer.weight.abs().sum(0) > 0).sum()), "of": given.shape[1]}
-    return layer, told
+    layer = average_draws(x, y, group, classes, inverse_strength, draws, seed, scaler)
+    facts["steps"] = steps + layer.steps
+    facts["features"] = {"used": int((layer.weight.abs().sum(0) > 0).sum()), "of": x.shape[1]}
+    return layer, facts

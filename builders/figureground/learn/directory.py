@@ -15,7 +15,7 @@ from figureground.core.locks import lock
 
 
 @contextlib.contextmanager
-def held(out: Path, marker: str, work: str, option: str = "--out ") -> Iterator[None]:
+def lock_directory(out: Path, marker: str, work: str, option: str = "--out ") -> Iterator[None]:
     """Lock a directory for this process, after checking that it is empty or ours.
 
     A directory that is created here and stays empty is removed again.
@@ -28,47 +28,47 @@ def held(out: Path, marker: str, work: str, option: str = "--out ") -> Iterator[
     Raises:
         FiguregroundError: The path is a file, holds something else, isn't writable, or is locked by another process.
     """
-    own, there = out / f".{work}.lock", out.is_dir()
+    lock_path, existed = out / f".{work}.lock", out.is_dir()
     try:
-        if out.exists() and not there:
+        if out.exists() and not existed:
             raise FiguregroundError(f"{option}{out} is a file; give a directory.")
-        _refuse_strangers(out, own, marker, option)
-        with lock(own) as alone:
-            if not alone:
+        _refuse_other_content(out, lock_path, marker, option)
+        with lock(lock_path) as acquired:
+            if not acquired:
                 raise FiguregroundError(
                     f"{out}: another process is at work there ({work}). Wait until it has finished, or give another "
                     "directory."
                 )
             try:
                 # Check again: another kind of work has its own lock and may have begun just now.
-                _refuse_strangers(out, own, marker, option)
+                _refuse_other_content(out, lock_path, marker, option)
                 yield
             finally:
-                own.unlink(missing_ok=True)
+                lock_path.unlink(missing_ok=True)
     except OSError as error:
-        if trouble := disk.explain(error, out):
-            raise FiguregroundError(trouble) from error
+        if problem := disk.explain(error, out):
+            raise FiguregroundError(problem) from error
         raise
     finally:
-        if not there and out.is_dir() and not any(out.iterdir()):
+        if not existed and out.is_dir() and not any(out.iterdir()):
             with contextlib.suppress(OSError):
                 out.rmdir()
 
 
-def refuse_strangers(out: Path, marker: str, option: str = "--out ") -> None:
-    """Raise FiguregroundError if a path is a file or holds something else; the checks of `held`, before any work."""
+def check_directory(out: Path, marker: str, option: str = "--out ") -> None:
+    """Raise FiguregroundError if a path is a file or holds something else: as `lock_directory`, before any work."""
     try:
         if out.exists() and not out.is_dir():
             raise FiguregroundError(f"{option}{out} is a file; give a directory.")
         names = sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) if out.is_dir() else []
     except OSError:
-        return  # `held` reports the problem
+        return  # `lock_directory` reports the problem
     if names and marker not in names:
-        _refuse_strangers(out, out / ".", marker, option)
+        _refuse_other_content(out, out / ".", marker, option)
 
 
-def _refuse_strangers(out: Path, own: Path, marker: str, option: str) -> None:
-    names = sorted(path.name for path in out.iterdir() if path != own) if out.is_dir() else []
+def _refuse_other_content(out: Path, ignored: Path, marker: str, option: str) -> None:
+    names = sorted(path.name for path in out.iterdir() if path != ignored) if out.is_dir() else []
     if names and marker not in names:
         raise FiguregroundError(
             f"{option}{out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
@@ -87,7 +87,7 @@ def read_inputs(path: Path) -> Any:
         raise FiguregroundError(f"{path} is damaged ({error}). Give another directory.") from None
 
 
-def refuse_other(out: Path, kind: str, changed: Sequence[str]) -> None:
+def refuse_changed_inputs(out: Path, kind: str, changed: Sequence[str]) -> None:
     """Raise FiguregroundError if a directory's content, such as a training, differs from the requested one.
 
     Args:

@@ -43,15 +43,17 @@ class Errors:
     @property
     def loss(self) -> np.ndarray:
         """float64 (n,): cross-entropy of the true class, 0 or more."""
-        own = np.arange(self.probability.shape[1]) == self.y[:, None]
-        true = self.probability[own]
-        others = np.where(own, 0.0, self.probability).sum(axis=1)
+        is_true_class = np.arange(self.probability.shape[1]) == self.y[:, None]
+        true_probability = self.probability[is_true_class]
+        other_probability = np.where(is_true_class, 0.0, self.probability).sum(axis=1)
         # For near-certain images log p would round to 0; the other probabilities still distinguish them.
-        sure = -np.log1p(-np.minimum(others, 0.5))
-        return np.where(true > 0.5, sure, -np.log(np.maximum(true, np.finfo(np.float64).tiny)))
+        small_loss = -np.log1p(-np.minimum(other_probability, 0.5))
+        return np.where(
+            true_probability > 0.5, small_loss, -np.log(np.maximum(true_probability, np.finfo(np.float64).tiny))
+        )
 
 
-def lowest_loss(errors: Errors, y: int, k: int) -> np.ndarray:
+def find_lowest_loss(errors: Errors, y: int, k: int) -> np.ndarray:
     """Return the rows, int64, of a class's k images with the lowest loss, lowest first; ties are ordered by key.
 
     Only correctly predicted images count, so there may be fewer than k.
@@ -70,16 +72,16 @@ def save_errors(errors: Errors, classes: Sequence[str], folder: Path) -> None:
     Args:
         classes: Names of the classes, for the table.
     """
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("key", "class", "predicted", "wrong", "probability", "loss", "fold"))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("key", "class", "predicted", "wrong", "probability", "loss", "fold"))
     for i, loss in enumerate(errors.loss.tolist()):
         y, predicted = int(errors.y[i]), int(errors.predicted[i])
-        own = f"{errors.probability[i, y]:.6g}"
-        rows.writerow((errors.keys[i], classes[y], classes[predicted], int(y != predicted), own, f"{loss:.6g}",
-                       int(errors.fold[i])))  # fmt: skip
+        probability = f"{errors.probability[i, y]:.6g}"
+        writer.writerow((errors.keys[i], classes[y], classes[predicted], int(y != predicted), probability,
+                         f"{loss:.6g}", int(errors.fold[i])))  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / CSV, text.getvalue())
+    replace_text(folder / CSV, buffer.getvalue())
     write_arrays(folder / ARRAYS, keys=np.array(errors.keys, str), y=errors.y, predicted=errors.predicted,
                   probability=errors.probability, fold=errors.fold,
                   models=np.array([model.name for model in errors.models], str))  # fmt: skip
@@ -96,10 +98,10 @@ def read_errors(folder: Path) -> Errors:
             f"{folder} holds no {ARRAYS}: the errors weren't determined, or not completely. Remove {folder} to start "
             "over."
         )
-    found = read_arrays(folder / ARRAYS, ("keys", "y", "predicted", "probability", "fold", "models"))
-    models = tuple(folder / name for name in found["models"].tolist())
-    return Errors(tuple(found["keys"].tolist()), found["y"], found["predicted"], found["probability"], found["fold"],
-                  models)  # fmt: skip
+    arrays = read_arrays(folder / ARRAYS, ("keys", "y", "predicted", "probability", "fold", "models"))
+    models = tuple(folder / name for name in arrays["models"].tolist())
+    return Errors(tuple(arrays["keys"].tolist()), arrays["y"], arrays["predicted"], arrays["probability"],
+                  arrays["fold"], models)  # fmt: skip
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
@@ -116,7 +118,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         FiguregroundError: The file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as found:
-            return {name: found[name] for name in names}
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise FiguregroundError(f"{path} is damaged ({error}). Remove {path.parent} to start over.") from None

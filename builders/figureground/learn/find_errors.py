@@ -25,18 +25,18 @@ from figureground.core.files import replace_bytes, replace_text
 from figureground.core.hashing import digest
 from figureground.core.terminal import remark
 from figureground.data.groups import GroupedImages
-from figureground.learn.backbones import open_backbone, save
-from figureground.learn.directory import held
+from figureground.learn.backbones import open_backbone, save_backbone
+from figureground.learn.directory import lock_directory
 from figureground.learn.errors import Errors, read_arrays, save_errors, write_arrays
 from figureground.learn.fit import Fit
 from figureground.learn.objective import WeightedMean
 from figureground.learn.preflight import INPUTS
-from figureground.learn.reading import read, softmax
+from figureground.learn.reading import run_network, softmax
 from figureground.learn.settings import LAST, WORST_CLASS, WORST_GROUP, Training
-from figureground.learn.training import advise_memory, run_fit, take_up, versions
+from figureground.learn.training import advise_memory, read_versions, record_inputs, run_fit
 from figureground.learn.training_data import Album, Part, TrainingData, default_workers
 from figureground.recipe.sample import derive_seed
-from figureground.training.unfinished import explained
+from figureground.training.unfinished import explain_errors
 
 MOST_FOLDS = 100
 EARLY = "early-stopped"
@@ -103,8 +103,8 @@ def cross_fit(
         RecipeError: A setting is invalid, or a class has fewer training images than folds.
         Stopped: A signal requested a stop.
     """
-    jobs, fold, how = _folded(groups, settings, folds, seed)
-    return _judge(groups, settings, jobs, fold, how, Path(out), device, show_progress)
+    jobs, fold, inputs = _plan_folds(groups, settings, folds, seed)
+    return _run_jobs(groups, settings, jobs, fold, inputs, Path(out), device, show_progress)
 
 
 def fit_fold(
@@ -122,18 +122,18 @@ def fit_fold(
 
     Args:
         groups, settings, folds, seed, device, show_progress: As for `cross_fit`.
-        out: A directory that is new, empty, or holds the same run; `take_fold` makes it part of a `cross_fit`.
+        out: A directory that is new, empty, or holds the same run; `import_fold` makes it part of a `cross_fit`.
         number: The fold, from 0.
 
     Raises:
         FiguregroundError, RecipeError, Stopped: As in `cross_fit`.
     """
-    jobs, _, how = _folded(groups, settings, folds, seed)
-    with _opened(groups, settings, how, Path(out), device, show_progress, lambda: "") as session:
-        session.probability(jobs[number])
+    jobs, _, inputs = _plan_folds(groups, settings, folds, seed)
+    with _open_session(groups, settings, inputs, Path(out), device, show_progress, lambda: "") as session:
+        session.predict(jobs[number])
 
 
-def take_fold(source: Path, out: Path, number: int) -> None:
+def import_fold(source: Path, out: Path, number: int) -> None:
     """Bring what `fit_fold` left in a directory into that of `cross_fit`, which then doesn't train this fold.
 
     Files are linked where the file system can, and copied otherwise.
@@ -143,13 +143,13 @@ def take_fold(source: Path, out: Path, number: int) -> None:
     """
     name = f"fold-{number}"
     parts = [source / INPUTS, source / name, source / f"{name}.npz", source / f"{name}.json"]
-    if gone := [path for path in parts if not path.exists()]:
+    if missing := [path for path in parts if not path.exists()]:
         raise FiguregroundError(
-            f"{gone[0]} is missing. Remove {source} and run the same command again: only that fold is trained again."
+            f"{missing[0]} is missing. Remove {source} and run the same command again: only that fold is trained again."
         )
-    wanted = [path for part in parts for path in (sorted(part.iterdir()) if part.is_dir() else [part])]
+    files = [path for part in parts for path in (sorted(part.iterdir()) if part.is_dir() else [part])]
     (out / name).mkdir(parents=True, exist_ok=True)
-    for path in wanted:
+    for path in files:
         target = out / path.relative_to(source)
         if not target.exists():
             try:
@@ -158,7 +158,7 @@ def take_fold(source: Path, out: Path, number: int) -> None:
                 replace_bytes(target, path.read_bytes())
 
 
-def _folded(
+def _plan_folds(
     groups: GroupedImages, settings: Training, folds: int, seed: int
 ) -> tuple[list[_Job], np.ndarray, dict[str, Any]]:
     """Return the jobs of `cross_fit`, the fold of each image, and what identifies them.
@@ -170,18 +170,19 @@ def _folded(
         raise RecipeError("folds", f"{folds} is not a whole number from 2 to {MOST_FOLDS}.")
     y = groups.of_split(0).y
     counts = np.bincount(y, minlength=len(groups.classes))
-    if few := [f"{groups.classes[label]} ({n:,})" for label, n in enumerate(counts.tolist()) if 0 < n < folds]:
+    if too_small := [f"{groups.classes[label]} ({n:,})" for label, n in enumerate(counts.tolist()) if 0 < n < folds]:
         raise RecipeError(
-            "folds", f"{groups.name} has fewer than {folds} training images of {listed(few)}. Ask for fewer folds."
+            "folds",
+            f"{groups.name} has fewer than {folds} training images of {listed(too_small)}. Ask for fewer folds.",
         )
     fold = make_folds(y, folds, seed)
     rule = settings.rules(attributes=False)[0]
     jobs = [_Job(f"fold-{i}", fold != i, fold == i, settings.epochs, rule) for i in range(folds)]
-    how = {"errors": "cross-fit", "folds": folds, "seed": seed}
-    return jobs, fold, how
+    inputs = {"errors": "cross-fit", "folds": folds, "seed": seed}
+    return jobs, fold, inputs
 
 
-def early_stopped(
+def fit_early_stopped(
     groups: GroupedImages,
     settings: Training,
     epochs: int,
@@ -204,29 +205,29 @@ def early_stopped(
     """
     if not isinstance(epochs, int) or not 1 <= epochs <= settings.epochs:
         raise RecipeError("epochs", f"{epochs} is not a whole number from 1 to {settings.epochs}, the total.")
-    every = np.ones(len(groups.of_split(0)), bool)
-    how = {"errors": EARLY, "first_epochs": epochs, "seed": seed}
-    jobs = [_Job(EARLY, every, every, epochs, LAST)]
-    fold = np.zeros(len(every), np.int64)
-    return _judge(groups, settings, jobs, fold, how, Path(out), device, show_progress)
+    all_images = np.ones(len(groups.of_split(0)), bool)
+    inputs = {"errors": EARLY, "first_epochs": epochs, "seed": seed}
+    jobs = [_Job(EARLY, all_images, all_images, epochs, LAST)]
+    fold = np.zeros(len(all_images), np.int64)
+    return _run_jobs(groups, settings, jobs, fold, inputs, Path(out), device, show_progress)
 
 
-def _judge(
-    groups: GroupedImages, settings: Training, jobs: Sequence[_Job], fold: np.ndarray, how: dict[str, Any], out: Path,
-    device: str, show_progress: bool,
+def _run_jobs(
+    groups: GroupedImages, settings: Training, jobs: Sequence[_Job], fold: np.ndarray, inputs: dict[str, Any],
+    out: Path, device: str, show_progress: bool,
 ) -> Errors:  # fmt: skip
     """Run the unfinished jobs and combine their predictions."""
     train = groups.of_split(0)
     probability = np.empty((len(train), len(groups.classes)))
-    done = 0
+    num_finished = 0
 
-    def said() -> str:
-        return f"{done} of {counted(len(jobs), 'classifier')} are finished and kept."
+    def describe_progress() -> str:
+        return f"{num_finished} of {counted(len(jobs), 'classifier')} are finished and kept."
 
-    with _opened(groups, settings, how, out, device, show_progress, said) as session:
+    with _open_session(groups, settings, inputs, out, device, show_progress, describe_progress) as session:
         for job in jobs:
-            probability[job.judged] = session.probability(job)
-            done += 1
+            probability[job.judged] = session.predict(job)
+            num_finished += 1
         models = tuple(out / job.name for job in jobs)
         errors = Errors(train.keys, train.y, probability.argmax(axis=1), probability, fold, models)
         save_errors(errors, groups.classes, out)
@@ -234,14 +235,14 @@ def _judge(
 
 
 @contextmanager
-def _opened(
-    groups: GroupedImages, settings: Training, how: dict[str, Any], out: Path, device: str, show_progress: bool,
-    said: Callable[[], str],
+def _open_session(
+    groups: GroupedImages, settings: Training, inputs: dict[str, Any], out: Path, device: str, show_progress: bool,
+    describe_saved: Callable[[], str],
 ) -> Iterator[_Session]:  # fmt: skip
     """Hold a directory, and check that it is new or belongs to the same run.
 
     Args:
-        said: Returns what a stop leaves, for its message.
+        describe_saved: Describes what is saved, for the message of a stop.
     """
     if settings.method != "erm":
         raise RecipeError("method", f"errors are determined with erm, not with {settings.method}.")
@@ -250,15 +251,15 @@ def _opened(
             "select",
             f"errors don't depend on attributes, so there are no groups: choose {WORST_CLASS}, average or last.",
         )
-    hidden = groups.without_attribute()
-    train, validation = hidden.of_split(0), hidden.of_split(1)
-    if len(there := np.unique(train.y)) < 2:
+    unlabelled = groups.without_attribute()
+    train, validation = unlabelled.of_split(0), unlabelled.of_split(1)
+    if len(labels := np.unique(train.y)) < 2:
         raise FiguregroundError(
-            f"{groups.name}: all its training images are of one class, {groups.classes[there[0]]!r}. Errors require at "
-            "least two."
+            f"{groups.name}: all its training images are of one class, {groups.classes[labels[0]]!r}. Errors require "
+            "at least two."
         )
-    where, edge = choose_device(device), max(Album([train]).draw(0).size)
-    backbone = open_backbone(settings, groups.classes, edge, how["seed"])
+    torch_device, edge = choose_device(device), max(Album([train]).draw(0).size)
+    backbone = open_backbone(settings, groups.classes, edge, inputs["seed"])
     if not hasattr(backbone.network, "save_pretrained"):
         raise RecipeError(
             "backbone", f"{backbone.name} is a timm network, whose trained state can't be reopened. Give pocket, or a "
@@ -266,12 +267,20 @@ def _opened(
         )  # fmt: skip
     for note in backbone.notes:
         remark(note)
-    with explained(out, said, "", advise_memory(settings, where)), held(out, INPUTS, "train"):
-        content = hidden.select(hidden.split != 2).fingerprint
-        identity = take_up(out, {**settings.to_json(), "backbone": backbone.facts, "content": content, **how})
-        made_with = {"inputs": identity, "device": where.type, "versions": versions(), "seed": how["seed"]}
+    with (
+        explain_errors(out, describe_saved, "", advise_memory(settings, torch_device)),
+        lock_directory(out, INPUTS, "train"),
+    ):
+        content = unlabelled.select(unlabelled.split != 2).fingerprint
+        identity = record_inputs(out, {**settings.to_json(), "backbone": backbone.facts, "content": content, **inputs})
+        made_with = {
+            "inputs": identity,
+            "device": torch_device.type,
+            "versions": read_versions(),
+            "seed": inputs["seed"],
+        }
         yield _Session(
-            settings, train, _part(validation), how["seed"], out, edge, where, show_progress, made_with,
+            settings, train, _make_part(validation), inputs["seed"], out, edge, torch_device, show_progress, made_with,
         )  # fmt: skip
 
 
@@ -289,44 +298,46 @@ class _Session:
     show_progress: bool
     made_with: dict[str, Any]
 
-    def probability(self, job: _Job) -> np.ndarray:
+    def predict(self, job: _Job) -> np.ndarray:
         """Return the probabilities of a job's classifier, float64 (judged images, classes)."""
         marker, arrays, state = (self.out / f"{job.name}{suffix}" for suffix in (".json", ".npz", ".pt"))
         if marker.exists():
             state.unlink(missing_ok=True)
             return read_arrays(arrays, ["probability"])["probability"]
-        began = time.monotonic()
+        start_time = time.monotonic()
         backbone = open_backbone(self.settings, self.train.classes, self.edge, self.seed)
-        material = self._material(job)
+        data = self._make_training_data(job)
         fit = Fit(
-            backbone, material, self.settings, self.seed, job.name,
-            WeightedMean(np.ones(len(material.train)), self.device), job.epochs, (job.rule,), self.device,
+            backbone, data, self.settings, self.seed, job.name,
+            WeightedMean(np.ones(len(data.train)), self.device), job.epochs, (job.rule,), self.device,
             default_workers(), state, {**self.made_with, "purpose": job.name}, None, self.show_progress,
         )  # fmt: skip
         epoch = run_fit(fit)
-        judged = material.train if job.judged is job.trained else _part(self.train.select(job.judged))
-        probability = softmax(read(backbone, judged, self.device, default_workers()))
-        save(backbone, self.out / job.name)
+        judged_part = data.train if job.judged is job.trained else _make_part(self.train.select(job.judged))
+        probability = softmax(run_network(backbone, judged_part, self.device, default_workers()))
+        save_backbone(backbone, self.out / job.name)
         write_arrays(arrays, probability=probability)
-        chosen = fit.curve[epoch - 1]
-        told = {
-            "model": job.name, "epoch": epoch, "validation": {"average": chosen.average, "worst": chosen.worst},
-            "trained_on": {"images": len(material.train), "keys_sha256": digest(list(material.train.album.keys))},
-            "judged": {"images": len(judged), "wrong": int((probability.argmax(axis=1) != judged.y).sum())},
-            "seconds": round(time.monotonic() - began, 1), "curve": [dataclasses.asdict(each) for each in fit.curve],
+        chosen_epoch = fit.curve[epoch - 1]
+        record = {
+            "model": job.name, "epoch": epoch,
+            "validation": {"average": chosen_epoch.average, "worst": chosen_epoch.worst},
+            "trained_on": {"images": len(data.train), "keys_sha256": digest(list(data.train.album.keys))},
+            "judged": {"images": len(judged_part), "wrong": int((probability.argmax(axis=1) != judged_part.y).sum())},
+            "seconds": round(time.monotonic() - start_time, 1),
+            "curve": [dataclasses.asdict(result) for result in fit.curve],
         }  # fmt: skip
-        replace_text(marker, json.dumps(told, indent=2) + "\n")
+        replace_text(marker, json.dumps(record, indent=2) + "\n")
         state.unlink(missing_ok=True)
         return probability
 
-    def _material(self, job: _Job) -> TrainingData:
+    def _make_training_data(self, job: _Job) -> TrainingData:
         part = self.train.select(job.trained)
         # A fit uses only training and validation; the test split is not opened here.
         return TrainingData(
-            part.name, part.classes, None, part.group_names, _part(part), np.zeros(len(part), bool), self.validation,
-            self.validation, part.counts(0).ravel(), {}, (),
+            part.name, part.classes, None, part.group_names, _make_part(part), np.zeros(len(part), bool),
+            self.validation, self.validation, part.counts(0).ravel(), {}, (),
         )  # fmt: skip
 
 
-def _part(part: GroupedImages) -> Part:
+def _make_part(part: GroupedImages) -> Part:
     return Part(Album([part]), part.y, None)

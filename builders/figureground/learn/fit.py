@@ -30,7 +30,7 @@ from figureground.learn.augmentation import crop_and_mirror
 from figureground.learn.backbones import Backbone
 from figureground.learn.epochs import Best, Epoch, Stage, score_epoch
 from figureground.learn.objective import Objective
-from figureground.learn.reading import as_array, judge, mean_cross_entropy, prepared, read
+from figureground.learn.reading import as_array, mean_cross_entropy, prepare_images, run_network, score_predictions
 from figureground.learn.schedule import in_passes, schedule
 from figureground.learn.settings import Training
 from figureground.learn.training_data import TrainingData
@@ -38,8 +38,8 @@ from figureground.recipe.sample import derive_seed
 from figureground.tracking.reporting import Report
 from figureground.training.curves import NotFinite
 from figureground.training.loop import Hooks, Loop, Saving
-from figureground.training.processes import alone
-from figureground.training.unfinished import Unfinished
+from figureground.training.processes import single_process
+from figureground.training.unfinished import SavedRun
 
 MAX_GRADIENT_NORM = 1.0
 """Gradients are clipped to this norm, so that an image with a large weight doesn't destabilise training."""
@@ -84,14 +84,14 @@ class Fit(Hooks):
 
     def __post_init__(self) -> None:
         self.stages = self.stages or (Stage(np.arange(len(self.material.train)), self.settings.epochs),)
-        self._begins = np.cumsum([0, *(stage.epochs for stage in self.stages)])[:-1].tolist()
+        self._stage_starts = np.cumsum([0, *(stage.epochs for stage in self.stages)])[:-1].tolist()
         self.made_with = {**self.made_with, "select": list(self.rules)}
         self._batches = self._read_batches(0)
 
     @property
-    def tracked(self) -> Report:
+    def report(self) -> Report:
         """The run that reports this training, after `run` has begun."""
-        return self._loop.tracked
+        return self._loop.report
 
     @property
     def images_per_epoch(self) -> int:
@@ -113,13 +113,13 @@ class Fit(Hooks):
             Stopped: A signal requested a stop. Finished epochs are kept.
         """
         self.backbone.network.to(self.device)
-        self._rate = self.settings.learning_rate or (1e-4 if self.backbone.pretrained else 1e-3)
+        self._peak_rate = self.settings.learning_rate or (1e-4 if self.backbone.pretrained else 1e-3)
         self._optimizer = self._new_optimizer()
         steps = self.steps_per_epoch
-        what = f"{self.settings.method} seed {self.seed}" + (f", {self.purpose}" if self.purpose != "main" else "")
+        title = f"{self.settings.method} seed {self.seed}" + (f", {self.purpose}" if self.purpose != "main" else "")
         self._loop = Loop(
-            self, self, _Unfinished(self.file.parent, steps * self.epochs, name=self.file.name, keeps_curves=False),
-            self.made_with, Saving(every=steps, on_stop=False), alone(self.device), what, self.show_progress,
+            self, self, _SavedEpochs(self.file.parent, steps * self.epochs, name=self.file.name, keeps_curves=False),
+            self.made_with, Saving(every=steps, on_stop=False), single_process(self.device), title, self.show_progress,
         )  # fmt: skip
         self._loop.resume()
         try:
@@ -127,13 +127,13 @@ class Fit(Hooks):
         except NotFinite as error:
             raise FiguregroundError(
                 f"The loss is {error.value} in epoch {1 + (error.step - 1) // steps} of seed {self.seed}. Lower "
-                f"--learning-rate ({self._rate:g}), or look for a damaged backbone."
+                f"--learning-rate ({self._peak_rate:g}), or look for a damaged backbone."
             ) from error
         finally:
             self._batches.close()
-        return self.take(self.rules[0])
+        return self.load_best(self.rules[0])
 
-    def take(self, rule: str) -> int:
+    def load_best(self, rule: str) -> int:
         """Load the weights of the epoch chosen by a rule into the network, after `run`, and return it, from 1."""
         best = self._best[rule]
         self.backbone.network.load_state_dict(best.weights)
@@ -142,24 +142,26 @@ class Fit(Hooks):
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
-            self.backbone.network.parameters(), lr=self._rate, weight_decay=self.settings.weight_decay
+            self.backbone.network.parameters(), lr=self._peak_rate, weight_decay=self.settings.weight_decay
         )
 
-    def _stage(self, epoch: int) -> int:
+    def _find_stage(self, epoch: int) -> int:
         """Return the index of an epoch's stage, from 0."""
-        return max(i for i, begin in enumerate(self._begins) if begin <= epoch)
+        return max(i for i, start in enumerate(self._stage_starts) if start <= epoch)
 
     # Steps and epochs
 
     def step(self, number: int) -> Tensor:
         """Take the step with that number, from 0; return its loss, shape (1,)."""
         steps = self.steps_per_epoch
-        epoch, place = divmod(number, steps)
-        if place == 0:
-            self._begin(epoch)
-        stage = self._stage(epoch)
+        epoch, position = divmod(number, steps)
+        if position == 0:
+            self._begin_epoch(epoch)
+        stage = self._find_stage(epoch)
         rows, images = next(self._batches)
-        loss = self._step(rows, images, number - self._begins[stage] * steps, self.stages[stage].epochs * steps)
+        loss = self._take_step(
+            rows, images, number - self._stage_starts[stage] * steps, self.stages[stage].epochs * steps
+        )
         return loss.detach().reshape(1)
 
     def learning_rates(self) -> dict[str, float]:
@@ -167,94 +169,94 @@ class Fit(Hooks):
         return {"learning_rate": self._optimizer.param_groups[0]["lr"]}
 
     def after_step(self, step: int) -> None:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if place == 0:
-            self._end(epoch - 1)
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if position == 0:
+            self._end_epoch(epoch - 1)
 
     def note(self) -> dict[str, str]:
-        judged = [each for each in self.curve if each.worst is not None]
-        if not judged:
+        evaluated = [epoch for epoch in self.curve if epoch.worst is not None]
+        if not evaluated:
             return {}
-        return {"loss": f"{judged[-1].loss:.3f}", "worst": f"{100 * (judged[-1].worst or 0):.1f}%"}
+        return {"loss": f"{evaluated[-1].loss:.3f}", "worst": f"{100 * (evaluated[-1].worst or 0):.1f}%"}
 
-    def _begin(self, epoch: int) -> None:
+    def _begin_epoch(self, epoch: int) -> None:
         """Prepare an epoch, from 0: its optimiser, random state and batches."""
-        if epoch in self._begins:
+        if epoch in self._stage_starts:
             self._optimizer = self._new_optimizer()
-        seed_default_generators(self._random("dropout", epoch))
+        seed_default_generators(self._derive_seed("dropout", epoch))
         self.backbone.network.train()
         self._batches = self._read_batches(epoch)
 
     def _read_batches(self, epoch: int) -> Generator[tuple[np.ndarray, list[np.ndarray]]]:
         """Yield rows and images of an epoch's batches, decoded ahead."""
         # Nearly equal sizes: batch norm needs more than one image.
-        rows = np.array_split(self._rows(epoch), self.steps_per_epoch)
-        prepare = functools.partial(self._augmented, epoch) if self.settings.augment else as_array
+        rows = np.array_split(self._draw_rows(epoch), self.steps_per_epoch)
+        prepare = functools.partial(self._augment, epoch) if self.settings.augment else as_array
         yield from zip(rows, self.material.train.album.batches(rows, prepare, self.workers), strict=True)
 
-    def _end(self, epoch: int) -> None:
+    def _end_epoch(self, epoch: int) -> None:
         """Evaluate an epoch, from 0, if it is due, and add it to the curve."""
         self._batches.close()
         losses = self._loop.curves.state()[-self.steps_per_epoch :, 0]
         steps = self.steps_per_epoch * (epoch + 1)
-        told = Epoch(epoch + 1, steps, float(np.mean(losses.numpy())), None, None)
+        result = Epoch(epoch + 1, steps, float(np.mean(losses.numpy())), None, None)
         if (epoch + 1) % self.settings.validate_every == 0 or epoch + 1 == self.epochs:
-            answers = read(self.backbone, self.material.validation, self.device, self.workers)
-            told = dataclasses.replace(told, **self._judge(answers))
-            if self._stage(epoch) == len(self.stages) - 1:
-                self._compare(told)
-        self.curve.append(told)
-        measured = {name: getattr(told, name) for name in ("average", "worst", "worst_class")}
-        self.tracked.log(
+            logits = run_network(self.backbone, self.material.validation, self.device, self.workers)
+            result = dataclasses.replace(result, **self._evaluate(logits))
+            if self._find_stage(epoch) == len(self.stages) - 1:
+                self._keep_best(result)
+        self.curve.append(result)
+        accuracies = {name: getattr(result, name) for name in ("average", "worst", "worst_class")}
+        self.report.log(
             {
-                **{f"validation/{name}": value for name, value in measured.items()},
-                "validation/loss": told.validation_loss, "train/epoch": told.epoch, "train/epoch_loss": told.loss,
+                **{f"validation/{name}": value for name, value in accuracies.items()},
+                "validation/loss": result.validation_loss, "train/epoch": result.epoch, "train/epoch_loss": result.loss,
             },
-            told.steps,
+            result.steps,
         )  # fmt: skip
 
-    def _judge(self, answers: np.ndarray) -> dict[str, Any]:
+    def _evaluate(self, logits: np.ndarray) -> dict[str, Any]:
         """Return the fields of `Epoch` computed on validation."""
-        validation, predicted = self.material.validation, answers.argmax(axis=1)
-        average, worst = judge(predicted, validation, len(self.material.group_names))
+        validation, predicted = self.material.validation, logits.argmax(axis=1)
+        average, worst = score_predictions(predicted, validation, len(self.material.group_names))
         by_class = accuracy_by_group(predicted == validation.y, validation.y, len(self.material.classes))
         return {
             "average": average, "worst": worst, "worst_class": worst_group_accuracy(by_class),
-            "validation_loss": mean_cross_entropy(answers, validation.y),
+            "validation_loss": mean_cross_entropy(logits, validation.y),
         }  # fmt: skip
 
-    def _compare(self, told: Epoch) -> None:
+    def _keep_best(self, result: Epoch) -> None:
         """Keep the weights for each rule under which this epoch is the best so far; all rules share one copy."""
-        better = [
+        improved = [
             rule
             for rule in self.rules
-            if rule not in self._best or score_epoch(rule, told) > self._best[rule].score
+            if rule not in self._best or score_epoch(rule, result) > self._best[rule].score
         ]  # fmt: skip
-        if better:
+        if improved:
             state = self.backbone.network.state_dict()
             weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-            self._best |= {rule: Best(score_epoch(rule, told), told.epoch, weights) for rule in better}
+            self._best |= {rule: Best(score_epoch(rule, result), result.epoch, weights) for rule in improved}
 
-    def _rows(self, epoch: int) -> np.ndarray:
+    def _draw_rows(self, epoch: int) -> np.ndarray:
         """Return an epoch's training images, int64 (images_per_epoch,), in training order."""
         n, size = len(self.material.train), self.images_per_epoch
         if self.chances is not None:
-            return np.random.default_rng(self._random("order", epoch)).choice(n, size, p=self.chances)
-        stage = self._stage(epoch)
+            return np.random.default_rng(self._derive_seed("order", epoch)).choice(n, size, p=self.chances)
+        stage = self._find_stage(epoch)
         rows, order = self.stages[stage].rows, f"order {stage}" if stage else "order"
-        places = in_passes(
-            len(rows), (epoch - self._begins[stage]) * size, size,
-            lambda i: np.random.default_rng(self._random(order, i)),
+        positions = in_passes(
+            len(rows), (epoch - self._stage_starts[stage]) * size, size,
+            lambda i: np.random.default_rng(self._derive_seed(order, i)),
         )  # fmt: skip
-        return rows[places]
+        return rows[positions]
 
-    def _step(self, rows: np.ndarray, images: Sequence[np.ndarray], step: int, total: int) -> Tensor:
+    def _take_step(self, rows: np.ndarray, images: Sequence[np.ndarray], step: int, total: int) -> Tensor:
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate * schedule(step, total)
+            group["lr"] = self._peak_rate * schedule(step, total)
         if self.settings.augment:  # crops already have the network's input size
             pixels = self.backbone.normalise(torch.from_numpy(np.stack(images)), self.device)
         else:
-            pixels = prepared(self.backbone, images, self.device)
+            pixels = prepare_images(self.backbone, images, self.device)
         logits = self.backbone.logits(pixels)
         y = torch.from_numpy(self.material.train.y[rows]).to(self.device)
         losses = F.cross_entropy(logits, y, reduction="none")
@@ -265,12 +267,12 @@ class Fit(Hooks):
         self._optimizer.step()
         return loss
 
-    def _augmented(self, epoch: int, image: Image.Image, place: int) -> np.ndarray:
-        rng = np.random.default_rng(derive_seed(self.seed, self.purpose, "augment", str(epoch), str(place)))
-        return as_array(crop_and_mirror(image, self.backbone.size, rng), place)
+    def _augment(self, epoch: int, image: Image.Image, position: int) -> np.ndarray:
+        rng = np.random.default_rng(derive_seed(self.seed, self.purpose, "augment", str(epoch), str(position)))
+        return as_array(crop_and_mirror(image, self.backbone.size, rng), position)
 
-    def _random(self, what: str, epoch: int) -> int:
-        return derive_seed(self.seed, self.purpose, what, str(epoch))
+    def _derive_seed(self, name: str, epoch: int) -> int:
+        return derive_seed(self.seed, self.purpose, name, str(epoch))
 
     # State
 
@@ -279,7 +281,7 @@ class Fit(Hooks):
         return {
             "network": self.backbone.network.state_dict(), "optimizer": self._optimizer.state_dict(),
             "best": {rule: [list(best.score), best.epoch, best.weights] for rule, best in self._best.items()},
-            "curve": [list(dataclasses.astuple(each)) for each in self.curve],
+            "curve": [list(dataclasses.astuple(epoch)) for epoch in self.curve],
             "objective": json.dumps(self.objective.state()),
         }  # fmt: skip
 
@@ -295,8 +297,8 @@ class Fit(Hooks):
         self.objective.restore(json.loads(state["objective"]))
 
 
-class _Unfinished(Unfinished):
+class _SavedEpochs(SavedRun):
     """A training whose states are those of finished epochs."""
 
-    def step_of(self, state: Mapping[str, Any]) -> int:
+    def read_step(self, state: Mapping[str, Any]) -> int:
         return int(state["curve"][-1][1])  # states of earlier versions have no step of their own

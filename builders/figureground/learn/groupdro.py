@@ -18,11 +18,11 @@ def raise_weights(q: Tensor, losses: Tensor, step_size: float) -> Tensor:
             as in the authors' code, because the adjustment depends on the training set, not on the batch.
         step_size: η.
     """
-    raised = q * torch.exp(step_size * (losses - losses[q > 0].max()))
-    return torch.where(q > 0, raised, 0) / raised[q > 0].sum()
+    scaled = q * torch.exp(step_size * (losses - losses[q > 0].max()))
+    return torch.where(q > 0, scaled, 0) / scaled[q > 0].sum()
 
 
-def group_losses(losses: Tensor, group: Tensor, weights: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+def average_by_group(losses: Tensor, group: Tensor, weights: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Return the weighted mean loss of each group, (groups,), 0 if absent; and whether it is present, bool (groups,).
 
     Args:
@@ -30,10 +30,10 @@ def group_losses(losses: Tensor, group: Tensor, weights: Tensor, groups: int) ->
         group: int64 (n,).
         weights: (n,), 0 or more.
     """
-    total = weights.new_zeros(groups).index_add(0, group, weights)
-    summed = losses.new_zeros(groups).index_add(0, group, losses * weights)
-    there = total > 0
-    return torch.where(there, summed / torch.where(there, total, 1), 0), there
+    totals = weights.new_zeros(groups).index_add(0, group, weights)
+    sums = losses.new_zeros(groups).index_add(0, group, losses * weights)
+    present = totals > 0
+    return torch.where(present, sums / torch.where(present, totals, 1), 0), present
 
 
 class GroupDRO:
@@ -53,8 +53,8 @@ class GroupDRO:
     ):  # fmt: skip
         self._group = torch.from_numpy(group).to(device)
         self._weights = torch.from_numpy(weights).to(device, torch.float32)
-        there = torch.from_numpy(counts > 0)
-        self.q = there.double() / there.sum()
+        present = torch.from_numpy(counts > 0)
+        self.q = present.double() / present.sum()
         """float64 (groups,), on the CPU: weight of each group."""
         bonus = adjustment / np.sqrt(np.maximum(counts, 1))
         self._bonus = torch.from_numpy(np.where(counts > 0, bonus, 0.0))
@@ -66,8 +66,8 @@ class GroupDRO:
         Args:
             losses: (b,), of the images at `rows` of the training split.
         """
-        means, there = group_losses(losses, self._group[rows], self._weights[rows], len(self.q))
-        if not there.any():  # all images in the batch have the weight 0
+        means, present = average_by_group(losses, self._group[rows], self._weights[rows], len(self.q))
+        if not present.any():  # all images in the batch have the weight 0
             return losses.sum() * 0
         with torch.no_grad():
             adjusted = means.cpu().double() + self._bonus

@@ -17,7 +17,7 @@ def weigh_errors(errors: np.ndarray, upweight: float) -> np.ndarray:
     return np.where(errors, float(upweight), 1.0)
 
 
-def minority_groups(counts: np.ndarray) -> np.ndarray:
+def find_minority_groups(counts: np.ndarray) -> np.ndarray:
     """Return the minority groups, bool (classes, attributes): those with fewer images than if class and attribute were
     independent.
 
@@ -29,7 +29,9 @@ def minority_groups(counts: np.ndarray) -> np.ndarray:
     return (counts > 0) & (counts < expected * (1 - 1e-9))
 
 
-def tell_errors(errors: np.ndarray, added: np.ndarray, group: np.ndarray | None, counts: np.ndarray) -> dict[str, Any]:
+def summarise_errors(
+    errors: np.ndarray, added: np.ndarray, group: np.ndarray | None, counts: np.ndarray
+) -> dict[str, Any]:
     """Count errors and, if groups are known, measure how well they identify the minority groups.
 
     Args:
@@ -44,14 +46,14 @@ def tell_errors(errors: np.ndarray, added: np.ndarray, group: np.ndarray | None,
         images that are errors. The shares are None if the denominator is 0.
     """
     real = errors[~added]
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "errors": int(real.sum()), "images": len(real), "added_errors": int(errors[added].sum()),
     }  # fmt: skip
     if group is not None:
-        minority = minority_groups(counts).ravel()
-        inside = minority[group[~added]]
-        both = int((real & inside).sum())
-        told["minority"] = np.flatnonzero(minority).tolist()
-        told["precision"] = both / int(real.sum()) if real.any() else None
-        told["recall"] = both / int(inside.sum()) if inside.any() else None
-    return told
+        minority = find_minority_groups(counts).ravel()
+        in_minority = minority[group[~added]]
+        hits = int((real & in_minority).sum())
+        summary["minority"] = np.flatnonzero(minority).tolist()
+        summary["precision"] = hits / int(real.sum()) if real.any() else None
+        summary["recall"] = hits / int(in_minority.sum()) if in_minority.any() else None
+    return summary

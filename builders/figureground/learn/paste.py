@@ -27,7 +27,7 @@ from figureground.core.files import read_json, replace_bytes, replace_text
 from figureground.core.hashing import digest
 from figureground.core.progress import Progress
 from figureground.data.groups import GroupedImages
-from figureground.learn.directory import held
+from figureground.learn.directory import lock_directory
 from figureground.recipe.sample import derive_seed
 from figureground.sources.images import encode
 
@@ -43,9 +43,9 @@ QUANTILE = 0.8
 """Default share of an image that is not in the mask."""
 FEATHER = 1
 """Pixels over which the edge of a pasted object fades, on either side."""
-ATTENDED = 64
+ATTENTION_BATCH = 64
 """Batch size for computing attention."""
-MOST = {"count_per_class": (1, 1_000_000), "seed": (0, 2**63 - 1)}
+RANGES = {"count_per_class": (1, 1_000_000), "seed": (0, 2**63 - 1)}
 """Minimum and maximum of these arguments."""
 
 
@@ -71,7 +71,7 @@ class TrueMasks:
 
 
 @dataclass(frozen=True, eq=False)
-class AttendedMasks:
+class AttentionMasks:
     """Masks from a trained classifier's Grad-CAM++ attention to the true class (Chattopadhay et al. 2018)."""
 
     classifier: Classifier
@@ -90,16 +90,16 @@ class AttendedMasks:
         """
         from figureground.vision.attention import compute_attention, mask_by_quantile
 
-        known = {name: label for label, name in enumerate(self.classifier.labels)}
-        if missing := [name for name in groups.classes if name not in known]:
+        labels = {name: label for label, name in enumerate(self.classifier.labels)}
+        if missing := [name for name in groups.classes if name not in labels]:
             raise FiguregroundError(
                 f"classifier {self.classifier.name!r} has no class {missing[0]!r}; it has "
                 f"{listed(self.classifier.labels, 5)}. Give one that was trained on {groups.name}."
             )
-        for start in range(0, len(rows), ATTENDED):
-            batch = list(groups.read(rows[start : start + ATTENDED]))
+        for start in range(0, len(rows), ATTENTION_BATCH):
+            batch = list(groups.read(rows[start : start + ATTENTION_BATCH]))
             images = [draw() for _, draw in batch]
-            targets = [known[groups.classes[groups.y[row]]] for row, _ in batch]
+            targets = [labels[groups.classes[groups.y[row]]] for row, _ in batch]
             for (row, _), attention in zip(batch, compute_attention(self.classifier, images, targets), strict=True):
                 yield row, mask_by_quantile(attention, self.quantile)
 
@@ -139,7 +139,7 @@ def paste(
     """
     out = Path(out)
     for name, value in (("count_per_class", count_per_class), ("seed", seed)):
-        least, most = MOST[name]
+        least, most = RANGES[name]
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise RecipeError(name, f"{value!r} is not a whole number from {least} to {most:,}.")
     train = groups.of_split(0)
@@ -150,10 +150,10 @@ def paste(
     inputs = json.loads(json.dumps({
         "data": groups.fingerprint, **masks.facts, "count_per_class": count_per_class, "seed": seed,
     }))  # fmt: skip
-    with held(out, MARKER, "paste", option=""):
-        _take_up(out / MARKER, inputs)
+    with lock_directory(out, MARKER, "paste", option=""):
+        _record_inputs(out / MARKER, inputs)
         if not _read_marker(out / MARKER)["done"]:
-            _write(*_plan(train, count_per_class, seed), train, masks, out, inputs, show_progress)
+            _write_images(*_plan_jobs(train, count_per_class, seed), train, masks, out, inputs, show_progress)
     return out
 
 
@@ -177,26 +177,26 @@ Orders = Mapping[int, Sequence[int]]
 """For each class, the rows of its training images in the order in which they provide objects."""
 
 
-def _plan(train: GroupedImages, count_per_class: int, seed: int) -> tuple[list[Job], Orders]:
+def _plan_jobs(train: GroupedImages, count_per_class: int, seed: int) -> tuple[list[Job], Orders]:
     jobs, orders = [], {}
     for y in np.unique(train.y).tolist():
-        own, others = np.flatnonzero(train.y == y), np.flatnonzero(train.y != y)
+        own_rows, scene_rows = np.flatnonzero(train.y == y), np.flatnonzero(train.y != y)
         rng = np.random.default_rng(derive_seed(seed, "figures", train.classes[y]))
-        orders[y] = rng.permutation(own).tolist()
+        orders[y] = rng.permutation(own_rows).tolist()
         for i in range(count_per_class):
             file = f"{FOLDER}/{y:04d}-{i:05d}.png"
-            scene = np.random.default_rng(derive_seed(seed, "scene", file)).choice(others)
-            jobs.append(Job(file, y, i % len(own), int(scene)))
+            scene = np.random.default_rng(derive_seed(seed, "scene", file)).choice(scene_rows)
+            jobs.append(Job(file, y, i % len(own_rows), int(scene)))
     return jobs, orders
 
 
 # The work
 
 
-def _take_up(marker: Path, inputs: Mapping[str, Any]) -> None:
+def _record_inputs(marker: Path, inputs: Mapping[str, Any]) -> None:
     """Record the inputs of the images, or check that they are the same as before."""
     if not marker.exists():
-        _mark(marker, inputs, {"done": False, "passed_over": {}})
+        _write_marker(marker, inputs, {"done": False, "passed_over": {}})
     elif changed := differences(_read_marker(marker)["inputs"], inputs):
         raise FiguregroundError(
             f"{marker.parent} holds other pasted images:\n  " + "\n  ".join(changed)
@@ -204,67 +204,70 @@ def _take_up(marker: Path, inputs: Mapping[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _mark(marker: Path, inputs: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    said = {"inputs": inputs, "sha256": digest(inputs), **told}
-    replace_text(marker, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+def _write_marker(marker: Path, inputs: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
+    record = {"inputs": inputs, "sha256": digest(inputs), **progress}
+    replace_text(marker, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read_marker(path: Path) -> dict[str, Any]:
     try:
-        said = read_json(path)
-        return {name: said[name] for name in ("inputs", "done", "passed_over")}
+        record = read_json(path)
+        return {name: record[name] for name in ("inputs", "done", "passed_over")}
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(f"{path} is damaged ({error}). Give another directory.") from None
 
 
-def _write(
+def _write_images(
     jobs: Sequence[Job], orders: Orders, train: GroupedImages, masks: Masks, out: Path, inputs: Mapping[str, Any],
     show_progress: bool,
 ) -> None:  # fmt: skip
     (out / FOLDER).mkdir(exist_ok=True)
     for path in (*out.glob(".*.tmp"), *(out / FOLDER).glob(".*.tmp")):  # left by a killed run
         path.unlink()
-    there = {f"{FOLDER}/{path.name}" for path in (out / FOLDER).iterdir()}
-    waiting = [job for job in jobs if job.file not in there]
+    existing = {f"{FOLDER}/{path.name}" for path in (out / FOLDER).iterdir()}
+    remaining = [job for job in jobs if job.file not in existing]
     draws = dict(train.read(np.arange(len(train))))
     passed_over = _read_marker(out / MARKER)["passed_over"]
-    with Progress(len(jobs), initial=len(jobs) - len(waiting), unit="image", desc="pasting", show=show_progress) as bar:
-        while waiting:
-            by_figure = _first_usable(waiting, orders, passed_over, train)
+    with Progress(
+        len(jobs), initial=len(jobs) - len(remaining), unit="image", desc="pasting", show=show_progress
+    ) as bar:
+        while remaining:
+            by_figure = _group_by_figure(remaining, orders, passed_over, train)
             rows = np.array(sorted(by_figure), np.int64)
-            waiting = []
+            remaining = []
             for row, mask in masks(train, rows):
                 if not mask.any() or mask.all():
                     passed_over[train.keys[row]] = "everything" if mask.any() else "nothing"
-                    _mark(out / MARKER, inputs, {"done": False, "passed_over": passed_over})
-                    waiting += by_figure[row]
+                    _write_marker(out / MARKER, inputs, {"done": False, "passed_over": passed_over})
+                    remaining += by_figure[row]
                     continue
                 for job in by_figure[row]:
                     signals.check()
                     image = compose(draws[row](), draws[job.scene](), mask, train.keys[row])
                     replace_bytes(out / job.file, encode(image, "png"))
                     bar.update()
-    replace_text(out / TABLE, _table(jobs, train))
-    _mark(out / MARKER, inputs, {"done": True, "images": len(jobs), "passed_over": passed_over})
+    replace_text(out / TABLE, _format_table(jobs, train))
+    _write_marker(out / MARKER, inputs, {"done": True, "images": len(jobs), "passed_over": passed_over})
 
 
-def _first_usable(
+def _group_by_figure(
     jobs: Sequence[Job], orders: Orders, passed_over: Mapping[str, str], train: GroupedImages
 ) -> dict[int, list[Job]]:
     """Group jobs by the image that provides their object."""
-    found: dict[int, list[Job]] = defaultdict(list)
+    by_figure: dict[int, list[Job]] = defaultdict(list)
     for job in jobs:
         order = orders[job.y]
-        tried = (order[(job.turn + i) % len(order)] for i in range(len(order)))
-        row = next((row for row in tried if train.keys[row] not in passed_over), None)
+        candidates = (order[(job.turn + i) % len(order)] for i in range(len(order)))
+        row = next((row for row in candidates if train.keys[row] not in passed_over), None)
         if row is None:
-            first = train.keys[order[0]]
+            first_key = train.keys[order[0]]
             raise FiguregroundError(
                 f"{train.name}: none of {counted(len(order), 'training image')} of {train.classes[job.y]!r} has a "
-                f"usable mask: that of {first} covers {passed_over[first]}. Check the masks, or change the quantile."
+                f"usable mask: that of {first_key} covers {passed_over[first_key]}. Check the masks, or change the "
+                "quantile."
             )
-        found[row].append(job)
-    return found
+        by_figure[row].append(job)
+    return by_figure
 
 
 def compose(figure: Image.Image, scene: Image.Image, mask: np.ndarray, key: str = "image") -> Image.Image:
@@ -295,22 +298,24 @@ def compose(figure: Image.Image, scene: Image.Image, mask: np.ndarray, key: str 
 # The table
 
 
-def _table(jobs: Sequence[Job], train: GroupedImages) -> str:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    classes = _spelled(train.classes, {job.y for job in jobs})
+def _format_table(jobs: Sequence[Job], train: GroupedImages) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    classes = _spell_names(train.classes, {job.y for job in jobs})
     if train.a is None or train.attributes is None:
-        rows.writerow(("filename", "split", "y"))
-        rows.writerows((job.file, 0, classes[job.y]) for job in jobs)
+        writer.writerow(("filename", "split", "y"))
+        writer.writerows((job.file, 0, classes[job.y]) for job in jobs)
     else:
-        of_scene = train.a[[job.scene for job in jobs]].tolist()
-        attributes = _spelled(train.attributes, set(of_scene))
-        rows.writerow(("filename", "split", "y", "a"))
-        rows.writerows((job.file, 0, classes[job.y], attributes[a]) for job, a in zip(jobs, of_scene, strict=True))
-    return text.getvalue()
+        scene_attributes = train.a[[job.scene for job in jobs]].tolist()
+        attributes = _spell_names(train.attributes, set(scene_attributes))
+        writer.writerow(("filename", "split", "y", "a"))
+        writer.writerows(
+            (job.file, 0, classes[job.y], attributes[a]) for job, a in zip(jobs, scene_attributes, strict=True)
+        )
+    return buffer.getvalue()
 
 
-def _spelled(names: Sequence[str], used: set[int]) -> Sequence[str]:
+def _spell_names(names: Sequence[str], used: set[int]) -> Sequence[str]:
     """Return names for the table. Numbers with gaps would be refused there, so they become names that still match."""
-    plain = all(re.fullmatch(r"\d+", name) for name in names)
-    return [f"_{name}" for name in names] if plain and used != set(range(len(used))) else names
+    numeric = all(re.fullmatch(r"\d+", name) for name in names)
+    return [f"_{name}" for name in names] if numeric and used != set(range(len(used))) else names

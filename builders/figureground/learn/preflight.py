@@ -10,8 +10,15 @@ from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
-from figureground.learn.directory import refuse_strangers
-from figureground.learn.settings import POCKET, TWO_STAGE, WORST_GROUP, Training, choose_backbone, why_no_attributes
+from figureground.learn.directory import check_directory
+from figureground.learn.settings import (
+    POCKET,
+    TWO_STAGE,
+    WORST_GROUP,
+    Training,
+    choose_backbone,
+    explain_missing_attributes,
+)
 from figureground.learn.training_data import TrainingData, gather
 from figureground.learn.way import WAYS
 from figureground.models.needs import refuse_absent, refuse_onnx
@@ -37,7 +44,7 @@ class Request:
     workers: int | None
 
 
-def ask(
+def read_request(
     settings: Training,
     data: Path | str,
     out: Path | str,
@@ -59,19 +66,19 @@ def ask(
         FiguregroundError: Data, backbone or directory can't be used.
         RecipeError: A setting is invalid.
     """
-    out, chosen = Path(out), list_seeds(seeds)
+    out, seed_list = Path(out), list_seeds(seeds)
     check_workers(workers)
     check_device(device, "--device")
-    refuse_strangers(out, INPUTS)
+    check_directory(out, INPUTS)
     refuse_backbone(settings)
     groups = read_groups(data, layout, root=root, y=y, a=a, file=file, split_column=split_column)
-    material = gather(groups, [read_groups(each) for each in add])
-    refuse_unfit(settings, groups, material)
+    material = gather(groups, [read_groups(path) for path in add])
+    refuse_unfit_data(settings, groups, material)
     if settings.method == TWO_STAGE and not material.added.any():
         raise RecipeError("add", "two-stage begins with added images, but there are none. Add some: --add DIR.")
     edge = max(material.train.album.draw(0).size)
     refuse_revision(settings, choose_backbone(settings, edge))
-    return Request(settings, material, out, chosen, edge, device, workers)
+    return Request(settings, material, out, seed_list, edge, device, workers)
 
 
 def refuse_backbone(settings: Training) -> None:
@@ -118,7 +125,7 @@ def list_seeds(seeds: int | Sequence[int]) -> list[int]:
     return list(seeds) if isinstance(seeds, Sequence) else list(range(seeds))
 
 
-def refuse_unfit(settings: Training, groups: GroupedImages, material: TrainingData) -> None:
+def refuse_unfit_data(settings: Training, groups: GroupedImages, material: TrainingData) -> None:
     """Check that a method can be used with the data.
 
     Raises:
@@ -126,7 +133,7 @@ def refuse_unfit(settings: Training, groups: GroupedImages, material: TrainingDa
             they are missing.
     """
     if settings.needs_attributes and material.attributes is None:
-        raise FiguregroundError(why_no_attributes(settings, groups.name))
+        raise FiguregroundError(explain_missing_attributes(settings, groups.name))
     if WORST_GROUP in (settings.select or "").split(",") and material.attributes is None:
         raise RecipeError(
             "select",

@@ -21,9 +21,9 @@ def in_passes(n: int, start: int, count: int, rng: Callable[[int], np.random.Gen
         count: Length of the part, 1 or more.
         rng: Returns the generator of the i-th pass, from 0.
     """
-    first, last = start // n, (start + count - 1) // n
-    rows = np.concatenate([rng(i).permutation(n) for i in range(first, last + 1)])
-    return rows[start - first * n :][:count]
+    first_pass, last_pass = start // n, (start + count - 1) // n
+    rows = np.concatenate([rng(i).permutation(n) for i in range(first_pass, last_pass + 1)])
+    return rows[start - first_pass * n :][:count]
 
 
 def schedule(step: int, total: int) -> float:

@@ -26,7 +26,7 @@ MOST_POCKET = 96
 """Edge in pixels of the largest images for which the pocket backbone is the default."""
 
 
-_UNSAID: dict[str, Any] = {"select": None, "validate_every": 1, "count_first": False, "options": {}}
+_OMITTED_DEFAULTS: dict[str, Any] = {"select": None, "validate_every": 1, "count_first": False, "options": {}}
 """Values that `to_json` leaves out, so that trainings from before these settings existed keep their identity."""
 
 
@@ -128,9 +128,9 @@ class Training:
         Args:
             attributes: Whether the data have attributes.
         """
-        by_group, validated = WAYS[self.method]().uses(attributes)
-        validated = validated or self.rules(attributes)[0] == WORST_GROUP
-        return [name for name, used in ((IN_TRAINING, by_group), (IN_VALIDATION, validated)) if used]
+        by_group, by_validation = WAYS[self.method]().uses(attributes)
+        by_validation = by_validation or self.rules(attributes)[0] == WORST_GROUP
+        return [name for name, used in ((IN_TRAINING, by_group), (IN_VALIDATION, by_validation)) if used]
 
     @property
     def stage_epochs(self) -> tuple[int, int]:
@@ -139,9 +139,13 @@ class Training:
         return first, self.epochs - first
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that the method uses, without the values in `_UNSAID`."""
-        said = own_settings.used(self, WAYS)
-        return {name: value for name, value in said.items() if name not in _UNSAID or value != _UNSAID[name]}
+        """Return the fields that the method uses, without the values in `_OMITTED_DEFAULTS`."""
+        used = own_settings.used(self, WAYS)
+        return {
+            name: value
+            for name, value in used.items()
+            if name not in _OMITTED_DEFAULTS or value != _OMITTED_DEFAULTS[name]
+        }
 
 
 def choose_backbone(settings: Training, edge: int) -> str:
@@ -164,10 +168,10 @@ def choose_backbone(settings: Training, edge: int) -> str:
     )
 
 
-def why_no_attributes(settings: Training, name: str) -> str:
+def explain_missing_attributes(settings: Training, name: str) -> str:
     """Return the error message for a method that needs the attribute, and data without it."""
-    others = listed(name for name, way in WAYS.items() if not way.NEEDS_ATTRIBUTES)
+    methods = listed(name for name, way in WAYS.items() if not way.NEEDS_ATTRIBUTES)
     return (
         f"{settings.method} needs each image's attribute, and {name} has none. Give a table filename,split,y,a "
-        f"(--a NAME for another column), or a method that doesn't need it: {others}."
+        f"(--a NAME for another column), or a method that doesn't need it: {methods}."
     )

@@ -45,35 +45,37 @@ def score(
         test images); `worst` and `worst_name`; and `groups`, a list of `name`, `correct`, `images`, `accuracy`, `low`
         and `high` (ends of the 95 % interval, None without images), and `train`, the number of real training images.
     """
-    correct, by = predicted == y, y if group is None else group
-    accuracy = accuracy_by_group(correct, by, len(names))
-    there = ~np.isnan(accuracy)
-    judged = group is not None and train_counts[there].sum() > 0
-    images = np.bincount(by, minlength=len(names))
-    hits = np.bincount(by[correct], minlength=len(names))
-    shown = np.arange(len(y)) if objects is None else objects
-    ends = [mean([correct[by == i]], [shown[by == i]]) if there[i] else None for i in range(len(names))]
+    correct, labels = predicted == y, y if group is None else group
+    accuracy = accuracy_by_group(correct, labels, len(names))
+    present = ~np.isnan(accuracy)
+    has_reweighted = group is not None and train_counts[present].sum() > 0
+    images = np.bincount(labels, minlength=len(names))
+    hits = np.bincount(labels[correct], minlength=len(names))
+    object_ids = np.arange(len(y)) if objects is None else objects
+    intervals = [
+        mean([correct[labels == i]], [object_ids[labels == i]]) if present[i] else None for i in range(len(names))
+    ]
     return {
         "average": float(correct.mean()),
-        "reweighted": reweighted_accuracy(accuracy, train_counts) if judged else None,
+        "reweighted": reweighted_accuracy(accuracy, train_counts) if has_reweighted else None,
         "worst": worst_group_accuracy(accuracy),
         "worst_name": names[int(np.nanargmin(accuracy))],
         "groups": [
             {"name": name, "correct": int(hits[i]), "images": int(images[i]),
-             "accuracy": float(accuracy[i]) if there[i] else None, "low": end.low if end else None,
-             "high": end.high if end else None, "train": int(train_counts[i])}
-            for i, (name, end) in enumerate(zip(names, ends, strict=True))
+             "accuracy": float(accuracy[i]) if present[i] else None, "low": interval.low if interval else None,
+             "high": interval.high if interval else None, "train": int(train_counts[i])}
+            for i, (name, interval) in enumerate(zip(names, intervals, strict=True))
         ],
     }  # fmt: skip
 
 
-def confuse(predicted: np.ndarray, by: np.ndarray, groups: int, classes: int) -> list[list[int]]:
+def count_confusions(predicted: np.ndarray, labels: np.ndarray, groups: int, classes: int) -> list[list[int]]:
     """Count test images by group and predicted class."""
-    cells = np.bincount(by * classes + predicted, minlength=groups * classes)
+    cells = np.bincount(labels * classes + predicted, minlength=groups * classes)
     return cells.reshape(groups, classes).tolist()
 
 
-def spread(values: Sequence[float | None]) -> dict[str, float | None]:
+def mean_and_std(values: Sequence[float | None]) -> dict[str, float | None]:
     """Return mean and sample standard deviation; both None if a value is missing, the deviation also for one value."""
     if not values or any(value is None for value in values):
         return {"mean": None, "std": None}
@@ -81,8 +83,8 @@ def spread(values: Sequence[float | None]) -> dict[str, float | None]:
     return {"mean": float(numbers.mean()), "std": float(numbers.std(ddof=1)) if len(numbers) > 1 else None}
 
 
-def over_seeds(tests: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return mean and deviation over the seeds, as from `spread`.
+def average_over_seeds(tests: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return mean and deviation over the seeds, as from `mean_and_std`.
 
     Args:
         tests: The output of `score` for each seed.
@@ -90,13 +92,13 @@ def over_seeds(tests: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list
     Returns:
         Spreads of `average`, `reweighted` and `worst`; and of each group, with its `name`, `images` and `train`.
     """
-    over = {name: spread([test[name] for test in tests]) for name in ("average", "reweighted", "worst")}
+    spreads = {name: mean_and_std([test[name] for test in tests]) for name in ("average", "reweighted", "worst")}
     groups = [
-        {**{key: each[key] for key in ("name", "images", "train")},
-         **spread([test["groups"][i]["accuracy"] for test in tests])}
-        for i, each in enumerate(tests[0]["groups"])
+        {**{key: group[key] for key in ("name", "images", "train")},
+         **mean_and_std([test["groups"][i]["accuracy"] for test in tests])}
+        for i, group in enumerate(tests[0]["groups"])
     ]  # fmt: skip
-    return over, groups
+    return spreads, groups
 
 
 def summarise(about: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any]:
@@ -106,9 +108,9 @@ def summarise(about: Mapping[str, Any], results: Sequence[Result]) -> dict[str, 
         about: `method`, `data`, `selection` (criterion for choosing epochs), `classes`, `groups` and more.
         results: Result of each seed, in order.
     """
-    over, groups = over_seeds([result["test"] for result in results])
+    spreads, groups = average_over_seeds([result["test"] for result in results])
     seeds = [{k: v for k, v in result.items() if k not in ("curve", "confusion")} for result in results]
-    return {**about, "over_seeds": {"seeds": len(results), **over, "groups": groups}, "seeds": seeds}
+    return {**about, "over_seeds": {"seeds": len(results), **spreads, "groups": groups}, "seeds": seeds}
 
 
 STAGES = {"first": "first model", "added": "added images", "main": "training", "refit": "last layer"}
@@ -116,7 +118,7 @@ STAGES = {"first": "first model", "added": "added images", "main": "training", "
 and the fit of dfr."""
 
 
-def say_selection(selection: str) -> str:
+def describe_selection(selection: str) -> str:
     """Describe, for a heading, how epochs were chosen (a value of `settings.RULES`)."""
     return "the last epoch is taken" if selection == RULES[LAST] else f"epochs chosen by the {selection} of validation"
 
@@ -126,75 +128,75 @@ def worst_kind(attributes: Sequence[str] | None) -> str:
     return "worst class" if attributes is None else "worst group"
 
 
-def say_steps(steps: Mapping[str, int]) -> str:
+def format_steps(steps: Mapping[str, int]) -> str:
     """Format optimiser steps by stage, such as `38 + 190`."""
     return " + ".join(f"{steps[stage]:,}" for stage in STAGES if stage in steps)
 
 
-def steps_title(steps: Mapping[str, int]) -> str:
-    """Return the table label for the output of `say_steps`."""
+def format_steps_label(steps: Mapping[str, int]) -> str:
+    """Return the table label for the output of `format_steps`."""
     return "steps" if len(steps) == 1 else f"steps: {' + '.join(STAGES[stage] for stage in STAGES if stage in steps)}"
 
 
-def percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     """Format a share, 0 to 1, in % without the sign; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def percent_with_spread(each: Mapping[str, float | None]) -> str:
-    """Format the output of `spread` in %."""
-    return percent(each["mean"]) + ("" if each["std"] is None else f" ± {percent(each['std'])}")
+def format_mean_and_std(value: Mapping[str, float | None]) -> str:
+    """Format the output of `mean_and_std` in %."""
+    return format_percent(value["mean"]) + ("" if value["std"] is None else f" ± {format_percent(value['std'])}")
 
 
 def tabulate(report: Mapping[str, Any]) -> str:
     """Format the report as text: test accuracies in %, one column per seed."""
-    over, seeds = report["over_seeds"], report["seeds"]
+    spreads, seeds = report["over_seeds"], report["seeds"]
     kind = "group" if report["attributes"] is not None else "class"
 
     def row(name: str, mean: Mapping[str, float | None], values: Sequence[float | None]) -> list[str]:
-        return [name, percent_with_spread(mean), *map(percent, values)]
+        return [name, format_mean_and_std(mean), *map(format_percent, values)]
 
     rows = [["test accuracy, %", "mean ± std" if len(seeds) > 1 else "mean", *(f"seed {s['seed']}" for s in seeds)]]
-    rows.append(row("average", over["average"], [s["test"]["average"] for s in seeds]))
-    if over["reweighted"]["mean"] is not None:
-        rows.append(row("re-weighted average", over["reweighted"], [s["test"]["reweighted"] for s in seeds]))
-    rows.append(row(f"worst {kind}", over["worst"], [s["test"]["worst"] for s in seeds]))
-    rows.append(["  its 95 % interval", "", *(_interval(s["test"]) for s in seeds)])
-    for i, each in enumerate(over["groups"]):
-        name = f"  {each['name']} ({each['images']:,})"
-        rows.append(row(name, each, [s["test"]["groups"][i]["accuracy"] for s in seeds]))
+    rows.append(row("average", spreads["average"], [s["test"]["average"] for s in seeds]))
+    if spreads["reweighted"]["mean"] is not None:
+        rows.append(row("re-weighted average", spreads["reweighted"], [s["test"]["reweighted"] for s in seeds]))
+    rows.append(row(f"worst {kind}", spreads["worst"], [s["test"]["worst"] for s in seeds]))
+    rows.append(["  its 95 % interval", "", *(_format_interval(s["test"]) for s in seeds)])
+    for i, group in enumerate(spreads["groups"]):
+        name = f"  {group['name']} ({group['images']:,})"
+        rows.append(row(name, group, [s["test"]["groups"][i]["accuracy"] for s in seeds]))
     rows.append(["epoch", "", *(str(s["epoch"]) for s in seeds)])
     for rule in list(seeds[0].get("selected", {}))[1:]:  # the first rule chose the epoch reported above
         chosen = [s["selected"][rule] for s in seeds]
-        worsts = [each["test"]["worst"] for each in chosen]
-        rows.append(row(f"worst {kind}, epoch by {RULES[rule]}", spread(worsts), worsts))
-        rows.append(["  that epoch", "", *(str(each["epoch"]) for each in chosen)])
-    rows.append([steps_title(seeds[0]["steps"]), "", *(say_steps(s["steps"]) for s in seeds)])
+        worsts = [epoch["test"]["worst"] for epoch in chosen]
+        rows.append(row(f"worst {kind}, epoch by {RULES[rule]}", mean_and_std(worsts), worsts))
+        rows.append(["  that epoch", "", *(str(epoch["epoch"]) for epoch in chosen)])
+    rows.append([format_steps_label(seeds[0]["steps"]), "", *(format_steps(s["steps"]) for s in seeds)])
     head = (
         f"{report['method']} on {report['data']}, {report['backbone']}, {counted(len(seeds), 'seed')}; "
-        f"{say_selection(report['selection'])}"
+        f"{describe_selection(report['selection'])}"
     )
-    return "\n".join([head, "", *align(rows), *_tell_errors(seeds), *(f"note: {note}" for note in report["notes"])])
+    return "\n".join([head, "", *align(rows), *_format_errors(seeds), *(f"note: {note}" for note in report["notes"])])
 
 
-def _interval(test: Mapping[str, Any]) -> str:
+def _format_interval(test: Mapping[str, Any]) -> str:
     """Format the interval of the worst group, such as `43.9 to 100.0`."""
     (worst,) = (group for group in test["groups"] if group["name"] == test["worst_name"])
-    return f"{percent(worst['low'])} to {percent(worst['high'])}"
+    return f"{format_percent(worst['low'])} to {format_percent(worst['high'])}"
 
 
-def _tell_errors(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
+def _format_errors(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
-    for each in seeds:
-        if (errors := each.get("jtt")) is None:
+    for seed in seeds:
+        if (errors := seed.get("jtt")) is None:
             continue
-        said = f"seed {each['seed']}: the first model got {errors['errors']:,} of {errors['images']:,} wrong"
+        line = f"seed {seed['seed']}: the first model got {errors['errors']:,} of {errors['images']:,} wrong"
         if "precision" in errors:
-            said += (
-                f"; of minority groups: precision {percent(errors['precision'])} %, recall "
-                f"{percent(errors['recall'])} %"
+            line += (
+                f"; of minority groups: precision {format_percent(errors['precision'])} %, recall "
+                f"{format_percent(errors['recall'])} %"
             )
-        lines.append(said)
+        lines.append(line)
     return ["", *lines] if lines else []
 
 
@@ -207,15 +209,15 @@ def write(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> No
         "seeds": {str(result["seed"]): result["confusion"] for result in results},
     }  # fmt: skip
     replace_text(out / CONFUSION, json.dumps(confusion, indent=2, ensure_ascii=False) + "\n")
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["seed", "epoch", "steps", *_CURVES, f"validation_{_worst(report)}"])
-    lines.writerows(
-        [result["seed"], each["epoch"], each["steps"],
-         *(_digits(each.get(name)) for name in (*_CURVES.values(), "worst"))]
-        for result in results for each in result["curve"]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["seed", "epoch", "steps", *_CURVES, f"validation_{_name_worst_column(report)}"])
+    writer.writerows(
+        [result["seed"], epoch["epoch"], epoch["steps"],
+         *(_format_number(epoch.get(name)) for name in (*_CURVES.values(), "worst"))]
+        for result in results for epoch in result["curve"]
     )  # fmt: skip
-    replace_text(out / CSV, text.getvalue())
+    replace_text(out / CSV, buffer.getvalue())
     _draw(out, report, results)
 
 
@@ -223,12 +225,12 @@ _CURVES = {"training_loss": "loss", "validation_loss": "validation_loss", "valid
 """Columns of `curves.csv` and the matching fields of an epoch; the last column is the worst group or class."""
 
 
-def _digits(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     """Format a number with six significant digits; an empty string for None."""
     return "" if value is None else f"{value:.6g}"
 
 
-def _worst(report: Mapping[str, Any]) -> str:
+def _name_worst_column(report: Mapping[str, Any]) -> str:
     return worst_kind(report["attributes"]).replace(" ", "_")
 
 
@@ -242,11 +244,10 @@ def _draw(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> No
     def plot(figure: Any, axes: Any) -> None:
         for axis, (name, title) in zip(axes.flat, titles.items(), strict=True):
             for result in results:
-                shown = [each for each in result["curve"] if each.get(name) is not None]
-                values = [each[name] * (100 if name in ("average", "worst") else 1) for each in shown]
-                axis.plot(
-                    [each["epoch"] for each in shown], values, linewidth=1.2, marker="." if len(shown) < 3 else None
-                )
+                epochs = [epoch for epoch in result["curve"] if epoch.get(name) is not None]
+                values = [epoch[name] * (100 if name in ("average", "worst") else 1) for epoch in epochs]
+                marker = "." if len(epochs) < 3 else None
+                axis.plot([epoch["epoch"] for epoch in epochs], values, linewidth=1.2, marker=marker)
                 if name != "loss":
                     axis.axvline(result["epoch"], linewidth=0.5, alpha=0.5)
             axis.set_title(title, fontsize=9)

@@ -21,12 +21,12 @@ from figureground.core.files import read_json, replace_text
 from figureground.core.numerics import library_versions
 from figureground.core.terminal import remark
 from figureground.learn import trained
-from figureground.learn.backbones import Backbone, check_saving, open_backbone, save
-from figureground.learn.directory import held, read_inputs, refuse_other, remove_drafts
+from figureground.learn.backbones import Backbone, check_saving, open_backbone, save_backbone
+from figureground.learn.directory import lock_directory, read_inputs, refuse_changed_inputs, remove_drafts
 from figureground.learn.epochs import Epoch, Stage
 from figureground.learn.fit import Fit
 from figureground.learn.objective import Objective, WeightedMean
-from figureground.learn.preflight import INPUTS, Request, ask
+from figureground.learn.preflight import INPUTS, Request, read_request
 from figureground.learn.reading import predict
 from figureground.learn.settings import LAST, RULES, Training
 from figureground.learn.training_data import TrainingData, default_workers
@@ -35,7 +35,7 @@ from figureground.learn.weights import normalise, weigh_added
 from figureground.recipe.document import FORMAT
 from figureground.tracking.reporting import tracked
 from figureground.tracking.tracker import check_tracker
-from figureground.training.unfinished import explained
+from figureground.training.unfinished import explain_errors
 
 
 def train(
@@ -80,26 +80,26 @@ def train(
         Stopped: A signal requested a stop.
     """
     check_tracker(track)
-    asked = ask(
+    request = read_request(
         settings, data, out, add=add, seeds=seeds, layout=layout, root=root, y=y, a=a, file=file,
         split_column=split_column, device=device, workers=workers,
     )  # fmt: skip
-    return train_asked(asked, show_progress, track)
+    return train_request(request, show_progress, track)
 
 
-def train_asked(asked: Request, show_progress: bool = True, track: str | None = None) -> dict[str, Any]:
-    """Train like `train`, with inputs read and checked by `door.ask`."""
-    settings, out, chosen = asked.settings, asked.out, asked.seeds
-    where = choose_device(asked.device)
-    workers = asked.workers or default_workers()
-    session = Session(settings, asked.material, out, asked.edge, where, workers, show_progress)
-    kept = _SavedProgress()
+def train_request(request: Request, show_progress: bool = True, track: str | None = None) -> dict[str, Any]:
+    """Train like `train`, with inputs read and checked by `preflight.read_request`."""
+    settings, out, seeds = request.settings, request.out, request.seeds
+    device = choose_device(request.device)
+    workers = request.workers or default_workers()
+    session = Session(settings, request.material, out, request.edge, device, workers, show_progress)
+    progress = _SavedProgress()
     with (
-        explained(out, kept.said, "", advise_memory(settings, where)),
-        held(out, INPUTS, "train"),
-        tracked(track, out, {"data": asked.material.name, **settings.to_json()}),
+        explain_errors(out, progress.describe, "", advise_memory(settings, device)),
+        lock_directory(out, INPUTS, "train"),
+        tracked(track, out, {"data": request.material.name, **settings.to_json()}),
     ):
-        return session.run(chosen, kept)
+        return session.run(seeds, progress)
 
 
 def advise_memory(settings: Training, device: torch.device) -> str:
@@ -110,13 +110,13 @@ def advise_memory(settings: Training, device: torch.device) -> str:
     )
 
 
-def take_up(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def record_inputs(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Record the inputs of a directory's classifiers, or check that they are the same as before.
 
     Temporary files of a killed run are removed.
 
     Args:
-        out: A directory locked by `held`.
+        out: A directory locked by `lock_directory`.
         identity: The inputs, JSON-serialisable.
 
     Returns:
@@ -129,7 +129,7 @@ def take_up(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if not path.exists():
         replace_text(path, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
         return identity
-    refuse_other(out, "training", differences(read_inputs(path), identity))
+    refuse_changed_inputs(out, "training", differences(read_inputs(path), identity))
     remove_drafts(out)
     return identity
 
@@ -151,11 +151,11 @@ class _SavedProgress:
     curve: Sequence[Epoch] = ()
     first: bool = False
 
-    def said(self) -> str:
-        which = "the first model of " if self.first else ""
+    def describe(self) -> str:
+        prefix = "the first model of " if self.first else ""
         epochs = counted(len(self.curve), "epoch")
         return (
-            f"{counted(self.seeds, 'seed')} and {epochs} of {which}seed {self.seed} are done and kept. The same "
+            f"{counted(self.seeds, 'seed')} and {epochs} of {prefix}seed {self.seed} are done and kept. The same "
             "command resumes from there."
         )
 
@@ -174,15 +174,15 @@ class Session:
 
     @cached_property
     def way(self) -> Way:
-        """How it trains."""
+        """The way of training."""
         return WAYS[self.settings.method]()
 
-    def run(self, seeds: Sequence[int], kept: _SavedProgress) -> dict[str, Any]:
+    def run(self, seeds: Sequence[int], progress: _SavedProgress) -> dict[str, Any]:
         backbone = open_backbone(self.settings, self.material.classes, self.edge, 0)
         check_saving(backbone)
         identity = {**self.settings.to_json(), "backbone": backbone.facts, "content": self.material.content}
-        identity = take_up(self.out, identity)
-        self.made_with = {"inputs": identity, "device": self.device.type, "versions": versions()}
+        identity = record_inputs(self.out, identity)
+        self.made_with = {"inputs": identity, "device": self.device.type, "versions": read_versions()}
         self.rules = self.settings.rules(self.material.attributes is not None)
         self.notes = [*self.material.notes, *backbone.notes]
         if self.settings.add_steps and self.material.added.any():
@@ -197,14 +197,14 @@ class Session:
         for note in self.notes:
             remark(note)
         results = []
-        for done, seed in enumerate(seeds):
-            kept.seeds, kept.seed, kept.curve, kept.first = done, seed, (), False
-            results.append(self._seed(seed, kept))
-        report = trained.summarise(self._about(backbone), results)
+        for num_finished, seed in enumerate(seeds):
+            progress.seeds, progress.seed, progress.curve, progress.first = num_finished, seed, (), False
+            results.append(self._train_seed(seed, progress))
+        report = trained.summarise(self._describe_run(backbone), results)
         trained.write(self.out, report, results)
         return report
 
-    def _about(self, backbone: Backbone) -> dict[str, Any]:
+    def _describe_run(self, backbone: Backbone) -> dict[str, Any]:
         material = self.material
         return {
             "method": self.settings.method, "data": material.name, "backbone": backbone.name,
@@ -221,77 +221,77 @@ class Session:
 
     # One seed
 
-    def _seed(self, seed: int, kept: _SavedProgress) -> dict[str, Any]:
+    def _train_seed(self, seed: int, progress: _SavedProgress) -> dict[str, Any]:
         marker, state = self.out / f"seed-{seed}.json", self.out / f"seed-{seed}.pt"
         if marker.exists():
             state.unlink(missing_ok=True)
             return read_json(marker)
-        began = time.monotonic()
+        start_time = time.monotonic()
         backbone = open_backbone(self.settings, self.material.classes, self.edge, seed)
         weights = weigh_added(self.material.added, self.settings.add_weight)
-        self._kept = kept
-        prepared = self.way.prepare(self, seed, weights)
-        objective, chances = self.way.objective(self, prepared.weights)
-        steps, facts = prepared.steps, prepared.facts
-        fit = self._fit(
+        self._progress = progress
+        preparation = self.way.prepare(self, seed, weights)
+        objective, chances = self.way.objective(self, preparation.weights)
+        steps, facts = preparation.steps, preparation.facts
+        fit = self._make_fit(
             backbone, objective, "main", seed, state, self.way.epochs(self.settings), self.rules, chances,
             self.way.stages(self),
         )  # fmt: skip
-        kept.curve, kept.first = fit.curve, False
+        progress.curve, progress.first = fit.curve, False
         epoch = run_fit(fit)
         budget = self.way.count_steps(self.settings, fit, steps)
         facts |= self.way.finish(self, backbone, seed, objective, steps)
-        more: dict[str, Any] = {self.way.NAME: facts} if facts else {}
+        extra: dict[str, Any] = {self.way.NAME: facts} if facts else {}
         predicted = predict(backbone, self.material.test, self.device, self.workers)
         folder = self.out / f"{self.settings.method}-seed-{seed}"
-        save(backbone, folder)
+        save_backbone(backbone, folder)
         test, names = self.material.test, self.material.group_names
-        by = test.y if test.group is None else test.group
-        chosen = self._told(fit, epoch, predicted)
-        measured = {f"test/{name}": chosen["test"][name] for name in ("average", "worst")}
-        fit.tracked.log({**measured, "test/epoch": epoch}, fit.curve[-1].steps)
+        groups = test.y if test.group is None else test.group
+        chosen = self._summarise_epoch(fit, epoch, predicted)
+        accuracies = {f"test/{name}": chosen["test"][name] for name in ("average", "worst")}
+        fit.report.log({**accuracies, "test/epoch": epoch}, fit.curve[-1].steps)
         if len(self.rules) > 1:
-            more["selected"] = self._by_each_rule(fit, chosen)
+            extra["selected"] = self._summarise_rules(fit, chosen)
         result = {
             "seed": seed, "epoch": epoch, "steps": steps, "budget": budget, "model": folder.name,
-            "validation": chosen["validation"], **more, "test": chosen["test"],
-            "seconds": round(time.monotonic() - began, 1),
-            "curve": [dataclasses.asdict(each) for each in fit.curve],
-            "confusion": trained.confuse(predicted, by, len(names), len(self.material.classes)),
+            "validation": chosen["validation"], **extra, "test": chosen["test"],
+            "seconds": round(time.monotonic() - start_time, 1),
+            "curve": [dataclasses.asdict(result) for result in fit.curve],
+            "confusion": trained.count_confusions(predicted, groups, len(names), len(self.material.classes)),
         }  # fmt: skip
         replace_text(marker, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         for path in (state, *self.out.glob(f"seed-{seed}-*")):
             path.unlink(missing_ok=True)
         return result
 
-    def _told(self, fit: Fit, epoch: int, predicted: np.ndarray) -> dict[str, Any]:
+    def _summarise_epoch(self, fit: Fit, epoch: int, predicted: np.ndarray) -> dict[str, Any]:
         """Return validation and test accuracies of an epoch."""
-        test, material, each = self.material.test, self.material, fit.curve[epoch - 1]
+        test, material, result = self.material.test, self.material, fit.curve[epoch - 1]
         return {
             "epoch": epoch,
-            "validation": {"average": each.average, "worst": each.worst, "worst_class": each.worst_class},
+            "validation": {"average": result.average, "worst": result.worst, "worst_class": result.worst_class},
             "test": trained.score(
                 predicted, test.y, test.group, material.group_names, material.train_counts, test.objects
             ),
         }  # fmt: skip
 
-    def _by_each_rule(self, fit: Fit, chosen: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    def _summarise_rules(self, fit: Fit, chosen: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the accuracies of the epoch that each rule chooses, the first included. Changes the network."""
-        found = {chosen["epoch"]: chosen}
+        by_epoch = {chosen["epoch"]: chosen}
         by_rule: dict[str, dict[str, Any]] = {}
         for rule in self.rules:
-            epoch = fit.take(rule)
-            if epoch not in found:
+            epoch = fit.load_best(rule)
+            if epoch not in by_epoch:
                 predicted = predict(fit.backbone, self.material.test, self.device, self.workers)
-                found[epoch] = self._told(fit, epoch, predicted)
-            by_rule[rule] = found[epoch]
+                by_epoch[epoch] = self._summarise_epoch(fit, epoch, predicted)
+            by_rule[rule] = by_epoch[epoch]
         return by_rule
 
-    def counts(self) -> np.ndarray:
+    def count_groups(self) -> np.ndarray:
         """Real training images by class and attribute, int64 (classes, attributes)."""
         return self.material.train_counts.reshape(len(self.material.classes), -1)
 
-    def _fit(
+    def _make_fit(
         self, backbone: Backbone, objective: Objective, purpose: str, seed: int, state: Path, epochs: int,
         rules: Sequence[str], chances: np.ndarray | None = None, stages: Sequence[Stage] = (),
     ) -> Fit:  # fmt: skip
@@ -300,18 +300,18 @@ class Session:
             state, {**self.made_with, "seed": seed, "purpose": purpose}, chances, self.show_progress, stages,
         )  # fmt: skip
 
-    def first_errors(self, seed: int) -> tuple[np.ndarray, int]:
+    def find_first_errors(self, seed: int) -> tuple[np.ndarray, int]:
         """Return the first model's training errors, bool (n,), and its optimiser steps; it is trained once."""
         path = self.out / f"seed-{seed}-errors.json"
         if path.exists():
-            found = read_json(path)
-            return np.array(found["errors"], bool), int(found["steps"])
+            saved = read_json(path)
+            return np.array(saved["errors"], bool), int(saved["steps"])
         backbone = open_backbone(self.settings, self.material.classes, self.edge, seed)
         weights = normalise(weigh_added(self.material.added, self.settings.add_weight))
         objective = WeightedMean(weights, self.device)
         state = self.out / f"seed-{seed}-first.pt"
-        fit = self._fit(backbone, objective, "first", seed, state, self.settings.first_epochs or 1, (LAST,))
-        self._kept.curve, self._kept.first = fit.curve, True
+        fit = self._make_fit(backbone, objective, "first", seed, state, self.settings.first_epochs or 1, (LAST,))
+        self._progress.curve, self._progress.first = fit.curve, True
         run_fit(fit)
         errors = predict(backbone, self.material.train, self.device, self.workers) != self.material.train.y
         steps = fit.curve[-1].steps
@@ -319,7 +319,7 @@ class Session:
         return errors, steps
 
 
-def versions() -> dict[str, str]:
+def read_versions() -> dict[str, str]:
     """Return the library versions that a resumed training must match."""
-    known = library_versions()
-    return {name: known[name] for name in ("torch", "transformers", "pillow", "numpy")}
+    installed = library_versions()
+    return {name: installed[name] for name in ("torch", "transformers", "pillow", "numpy")}

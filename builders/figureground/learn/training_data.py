@@ -22,9 +22,9 @@ from figureground.data.images import Draw
 UNKNOWN = -1
 """The attribute of an added image without one, or with one that the dataset doesn't have."""
 
-KEPT_BYTES = 256 * 2**20
+CACHE_BYTES = 256 * 2**20
 """Total size of decoded images kept in memory; other images are decoded at each use."""
-AHEAD = 2
+PREFETCH_BATCHES = 2
 """Number of batches decoded ahead."""
 MOST_WORKERS = 8
 """Default maximum number of decoding threads."""
@@ -41,8 +41,8 @@ class Album:
 
     parts: Sequence[GroupedImages]
     """Datasets whose rows are concatenated."""
-    _kept: dict[int, Image.Image] = field(default_factory=dict)
-    _bytes: int = 0
+    _cache: dict[int, Image.Image] = field(default_factory=dict)
+    _cached_bytes: int = 0
     _lock: Any = field(default_factory=threading.Lock)
 
     @cached_property
@@ -59,14 +59,14 @@ class Album:
 
     def draw(self, row: int) -> Image.Image:
         """Return an image, RGB."""
-        image = self._kept.get(row)
+        image = self._cache.get(row)
         if image is None:
             image = self._draws[row]()
             with self._lock:
                 size = 3 * image.width * image.height
-                if self._bytes + size <= KEPT_BYTES and row not in self._kept:
-                    self._kept[row] = image
-                    self._bytes += size
+                if self._cached_bytes + size <= CACHE_BYTES and row not in self._cache:
+                    self._cache[row] = image
+                    self._cached_bytes += size
         return image
 
     def batches(
@@ -82,25 +82,27 @@ class Album:
         Raises:
             FiguregroundError: An image can't be decoded.
         """
-        place = 0
+        position = 0
         with ThreadPoolExecutor(workers) as pool:
-            ahead: deque[list[Future[np.ndarray]]] = deque()
+            queue: deque[list[Future[np.ndarray]]] = deque()
             try:
                 for rows in batches:
-                    jobs = [pool.submit(self._prepared, row, prepare, place + i) for i, row in enumerate(rows.tolist())]
-                    ahead.append(jobs)
-                    place += len(rows)
-                    if len(ahead) > AHEAD:
-                        yield [job.result() for job in ahead.popleft()]
-                while ahead:
-                    yield [job.result() for job in ahead.popleft()]
+                    jobs = [
+                        pool.submit(self._prepare, row, prepare, position + i) for i, row in enumerate(rows.tolist())
+                    ]
+                    queue.append(jobs)
+                    position += len(rows)
+                    if len(queue) > PREFETCH_BATCHES:
+                        yield [job.result() for job in queue.popleft()]
+                while queue:
+                    yield [job.result() for job in queue.popleft()]
             finally:
-                for jobs in ahead:
+                for jobs in queue:
                     for job in jobs:
                         job.cancel()
 
-    def _prepared(self, row: int, prepare: Callable[[Image.Image, int], np.ndarray], place: int) -> np.ndarray:
-        return prepare(self.draw(row), place)
+    def _prepare(self, row: int, prepare: Callable[[Image.Image, int], np.ndarray], position: int) -> np.ndarray:
+        return prepare(self.draw(row), position)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,21 +154,21 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
             dataset doesn't have, has two classes with the same name, or is the dataset itself.
     """
     train, validation, test = (data.of_split(split) for split in range(3))
-    there = np.unique(train.y)
-    if len(there) < 2:
+    labels_present = np.unique(train.y)
+    if len(labels_present) < 2:
         raise FiguregroundError(
-            f"{data.name}: all its training images are of one class, {data.classes[there[0]]!r}. Training requires at "
-            "least two."
+            f"{data.name}: all its training images are of one class, {data.classes[labels_present[0]]!r}. Training "
+            "requires at least two."
         )
     parts, labels, attributes, notes = [train], [train.y], [train.a], []
-    for each in add:
-        if each.fingerprint == data.fingerprint:
-            raise RecipeError("add", f"{each.name} is the dataset itself.")
-        part = each.of_split(0)
-        if len(part) < len(each):
+    for added in add:
+        if added.fingerprint == data.fingerprint:
+            raise RecipeError("add", f"{added.name} is the dataset itself.")
+        part = added.of_split(0)
+        if len(part) < len(added):
             notes.append(
-                f"Of {each.name}, {counted(len(part), 'training image')} are added; "
-                f"{counted(len(each) - len(part), 'image')} of other splits are left out."
+                f"Of {added.name}, {counted(len(part), 'training image')} are added; "
+                f"{counted(len(added) - len(part), 'image')} of other splits are left out."
             )
         parts.append(part)
         labels.append(_match_classes(part, data))
@@ -175,47 +177,49 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
     real = np.arange(len(y)) < len(train)
     group = None
     if data.attributes is not None:
-        a = np.concatenate([np.full(len(each), UNKNOWN) if a is None else a for each, a in zip(parts, attributes,
-                                                                                             strict=True)])  # fmt: skip
+        a = np.concatenate([
+            np.full(len(part), UNKNOWN) if a is None else a for part, a in zip(parts, attributes, strict=True)
+        ])  # fmt: skip
         group = np.where(a == UNKNOWN, UNKNOWN, len(data.attributes) * y + a)
     return TrainingData(
         data.name, data.classes, data.attributes, data.group_names, Part(Album(parts), y, group), ~real,
-        _part(validation), _part(test), data.counts(0).ravel(),
-        {"data": data.fingerprint, "add": [each.fingerprint for each in add]}, tuple(notes),
+        _make_part(validation), _make_part(test), data.counts(0).ravel(),
+        {"data": data.fingerprint, "add": [added.fingerprint for added in add]}, tuple(notes),
     )  # fmt: skip
 
 
-def _part(part: GroupedImages) -> Part:
+def _make_part(part: GroupedImages) -> Part:
     return Part(Album([part]), part.y, None if part.attributes is None else part.group, part.objects)
 
 
 def _match_classes(part: GroupedImages, data: GroupedImages) -> np.ndarray:
     """Return the dataset's label of each added image, int64 (n,)."""
-    known = {loosely(name): label for label, name in enumerate(data.classes)}
-    table = np.full(len(part.classes), UNKNOWN)
-    taken: dict[int, str] = {}
+    labels = {loosely(name): label for label, name in enumerate(data.classes)}
+    label_map = np.full(len(part.classes), UNKNOWN)
+    names_by_label: dict[int, str] = {}
     for label in np.unique(part.y).tolist():
         name = part.classes[label]
-        if loosely(name) not in known:
+        if loosely(name) not in labels:
             raise RecipeError(
                 "add",
                 f"{part.name} has images of {name!r}, which is not a class of {data.name}"
                 f"{nearest_or_all(name, data.classes)} Use the class names of {data.name}.",
             )
-        table[label] = known[loosely(name)]
-        if table[label] in taken:
+        label_map[label] = labels[loosely(name)]
+        if label_map[label] in names_by_label:
             raise RecipeError(
-                "add", f"{part.name} has two classes with the same name, {taken[table[label]]!r} and {name!r}."
+                "add",
+                f"{part.name} has two classes with the same name, {names_by_label[label_map[label]]!r} and {name!r}.",
             )
-        taken[int(table[label])] = name
-    return table[part.y]
+        names_by_label[int(label_map[label])] = name
+    return label_map[part.y]
 
 
 def _match_attributes(part: GroupedImages, data: GroupedImages) -> np.ndarray | None:
     if part.attributes is None or part.a is None or data.attributes is None:
         return None
-    known = {loosely(name): a for a, name in enumerate(data.attributes)}
-    return np.array([known.get(loosely(name), UNKNOWN) for name in part.attributes], np.int64)[part.a]
+    indices = {loosely(name): a for a, name in enumerate(data.attributes)}
+    return np.array([indices.get(loosely(name), UNKNOWN) for name in part.attributes], np.int64)[part.a]
 
 
 def refuse_unknown_groups(material: TrainingData, method: str) -> None:
@@ -223,9 +227,9 @@ def refuse_unknown_groups(material: TrainingData, method: str) -> None:
     group = material.train.group
     if group is None or not (group == UNKNOWN).any():
         return
-    lacking = np.flatnonzero(group == UNKNOWN)
-    names = listed((material.train.album.keys[row] for row in lacking), 2)
+    unknown = np.flatnonzero(group == UNKNOWN)
+    names = listed((material.train.album.keys[row] for row in unknown), 2)
     raise FiguregroundError(
-        f"{method} uses groups, and {counted(len(lacking), 'added image')} have none, such as {names}: their attribute "
+        f"{method} uses groups, and {counted(len(unknown), 'added image')} have none, such as {names}: their attribute "
         f"is none of {listed(material.attributes or ())}. Add images with an attribute, or choose erm or jtt."
     )

@@ -282,7 +282,7 @@ class DDB(Repaint):
         segmenter([Image.new("RGB", (64, 64), "gray")] * len(phrases), phrases)
 
     def _get_errors(self, stages: Path) -> Errors:
-        from figureground.learn.find_errors import early_stopped
+        from figureground.learn.find_errors import fit_early_stopped
 
         config = self.config
 
@@ -291,7 +291,7 @@ class DDB(Repaint):
                 return self.predict_training_images(folder)
             training = config.training_settings()
             self.print_progress(f"ERM on {self.data.name}, {counted(training.epochs, 'epoch')}")
-            return early_stopped(
+            return fit_early_stopped(
                 self.unlabelled, training, training.epochs, config.seed, folder, device=config.device,
                 show_progress=self.show_progress,
             )  # fmt: skip
@@ -303,11 +303,11 @@ class DDB(Repaint):
         errors = self._get_errors(stages)
 
         def work(folder: Path) -> dict[str, Any]:
-            from figureground.learn.errors import lowest_loss
+            from figureground.learn.errors import find_lowest_loss
 
             rows_by_class = {}
             for label in np.unique(errors.y).tolist():
-                rows = lowest_loss(errors, label, self.config.sources).tolist()
+                rows = find_lowest_loss(errors, label, self.config.sources).tolist()
                 if not rows:
                     advice = (
                         "Train it longer: --set training.epochs=…."

@@ -473,14 +473,14 @@ class Repaint(Method):
         Args:
             clustered: Whether its features will be clustered; if so, it must have features.
         """
-        from figureground.learn.classifier_errors import of_classifier
+        from figureground.learn.classifier_errors import find_classifier_errors
         from figureground.learn.errors import save_errors
         from figureground.vision.classifiers import open_classifier
 
         classifier = open_classifier(self.config.classifier, device=self.device)
         if clustered:
             classifier.require_features()
-        errors = of_classifier(self.unlabelled, classifier, self.data.classes)
+        errors = find_classifier_errors(self.unlabelled, classifier, self.data.classes)
         save_errors(errors, self.data.classes, folder)
         return errors
 

@@ -210,11 +210,11 @@ class SCGS(Repaint):
 
     def _describe_errors(self, wrong: np.ndarray) -> dict[str, Any]:
         """Return the error set's size and, if attributes are known, its precision and recall for minority groups."""
-        from figureground.learn.jtt import tell_errors
+        from figureground.learn.jtt import summarise_errors
 
         train, counts = self.train, self.data.counts(0)
         group = None if train.a is None else counts.shape[1] * train.y + train.a
-        return tell_errors(wrong, np.zeros(len(wrong), bool), group, counts)
+        return summarise_errors(wrong, np.zeros(len(wrong), bool), group, counts)
 
     def planning_parts(self, stages: Path) -> list[str]:
         """Return the folds whose classifier isn't trained yet."""
@@ -237,7 +237,7 @@ class SCGS(Repaint):
             self.stage(stages, name, lambda folder: {})
 
     def _get_errors(self, stages: Path) -> Errors:
-        from figureground.learn.find_errors import cross_fit, early_stopped, take_fold
+        from figureground.learn.find_errors import cross_fit, fit_early_stopped, import_fold
 
         config = self.config
 
@@ -248,9 +248,9 @@ class SCGS(Repaint):
                 return self.predict_training_images(folder, clustered=True)
             for number in range(config.folds):
                 if self.is_done(stages, f"{FOLD}{number}"):
-                    take_fold(stages / f"{FOLD}{number}", folder, number)
+                    import_fold(stages / f"{FOLD}{number}", folder, number)
             find, n = (
-                (cross_fit, config.folds) if config.errors == CROSS_FITTED else (early_stopped, config.first_epochs)
+                (cross_fit, config.folds) if config.errors == CROSS_FITTED else (fit_early_stopped, config.first_epochs)
             )
             return find(
                 self.unlabelled, config.training_settings(), n, config.seed, folder, device=config.device,
@@ -264,9 +264,9 @@ class SCGS(Repaint):
         config, data = self.config, self.data
 
         def work(folder: Path) -> dict[str, Any]:
-            from figureground.learn.clusters import cluster_errors, held_out_features
+            from figureground.learn.clusters import cluster_errors, compute_held_out_features
 
-            features = held_out_features(
+            features = compute_held_out_features(
                 errors, np.flatnonzero(errors.wrong), self.train, lambda fold: self.open_classifier(errors, fold),
                 show_progress=self.show_progress,
             )  # fmt: skip
@@ -419,7 +419,7 @@ def describe_error_set(summary: Mapping[str, Any]) -> list[str]:
     """Return a line with the error set's precision and recall for the minority groups, if attributes are known.
 
     Args:
-        summary: Result of `learn.jtt.tell_errors`.
+        summary: Result of `learn.jtt.summarise_errors`.
     """
     if summary.get("precision") is None or summary.get("recall") is None:
         return []

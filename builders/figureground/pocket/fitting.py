@@ -23,8 +23,8 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.progress import Progress
 from figureground.core.terminal import complain
 from figureground.training.loop import Hooks, Loop, Saving
-from figureground.training.processes import alone
-from figureground.training.unfinished import Unfinished
+from figureground.training.processes import single_process
+from figureground.training.unfinished import SavedRun
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,13 @@ def fit(
     learner = _Learner(
         name, model.to(device), objective, batches, settings, work, torch.device(device), inputs, bfloat16
     )
-    unfinished = Unfinished(work, settings.steps, name=f"{name}.pt", keeps_curves=False)
+    saved_run = SavedRun(work, settings.steps, name=f"{name}.pt", keeps_curves=False)
     loop = Loop(
-        learner, _Watch(learner, watch), unfinished, {}, Saving(seconds=settings.save_seconds), alone(learner.device),
-        name,
+        learner, _Watch(learner, watch), saved_run, {}, Saving(seconds=settings.save_seconds),
+        single_process(learner.device), name,
     )  # fmt: skip
-    with unfinished.told("Lower the learning rate.", f"The memory of {device} is full. Train with smaller batches."):
+    memory = f"The memory of {device} is full. Train with smaller batches."
+    with saved_run.explain_errors("Lower the learning rate.", memory):
         loop.resume()
         if loop.step < settings.steps:
             loop.run()

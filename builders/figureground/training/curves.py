@@ -22,7 +22,7 @@ GRADIENT = "gradient"
 PNG = "curves.png"
 MOST_ACROSS = 4
 """Maximum number of curves per row of the drawing."""
-SETTLED_EVERY = 10
+FETCH_EVERY = 10
 """Number of steps whose losses stay on the device, so that training doesn't wait after each step."""
 
 
@@ -35,12 +35,12 @@ class Curves:
 
     def __init__(self, names: Sequence[str]):
         self.names = tuple(names)
-        self._settled: list[list[float]] = []
+        self._fetched: list[list[float]] = []
         self._pending: list[Tensor] = []
-        self._before = 0
+        self._skipped = 0
 
     def __len__(self) -> int:
-        return self._before + len(self._settled) + len(self._pending)
+        return self._skipped + len(self._fetched) + len(self._pending)
 
     def add(self, values: Tensor) -> None:
         """Add the values of the next step, shape (names,), on any device; they are checked every few steps.
@@ -49,10 +49,10 @@ class Curves:
             FiguregroundError: A value is NaN or infinite; names the step and the loss.
         """
         self._pending.append(values.detach())
-        if len(self._pending) >= SETTLED_EVERY:
-            self.settle()
+        if len(self._pending) >= FETCH_EVERY:
+            self.fetch()
 
-    def settle(self) -> None:
+    def fetch(self) -> None:
         """Fetch and check the values that are still on the device; raise like `add`."""
         if not self._pending:
             return
@@ -60,49 +60,49 @@ class Curves:
         self._pending = []
         for row in rows:
             if not all(map(math.isfinite, row)):
-                raise NotFinite(dict(zip(self.names, row, strict=True)), self._before + len(self._settled) + 1)
-            self._settled.append(row)
+                raise NotFinite(dict(zip(self.names, row, strict=True)), self._skipped + len(self._fetched) + 1)
+            self._fetched.append(row)
 
-    def latest(self, steps: int) -> dict[str, float]:
-        """Return the means over the last `steps` settled steps."""
-        rows = self._settled[-steps:]
+    def average_last(self, steps: int) -> dict[str, float]:
+        """Return the means over the last `steps` fetched steps."""
+        rows = self._fetched[-steps:]
         return {n: sum(r[i] for r in rows) / len(rows) for i, n in enumerate(self.names)} if rows else {}
 
-    def settled_after(self, step: int) -> list[dict[str, float]]:
-        """Return the values of each settled step after that many steps."""
-        return [dict(zip(self.names, row, strict=True)) for row in self._settled[max(0, step - self._before) :]]
+    def values_after(self, step: int) -> list[dict[str, float]]:
+        """Return the values of each fetched step after that many steps."""
+        return [dict(zip(self.names, row, strict=True)) for row in self._fetched[max(0, step - self._skipped) :]]
 
-    def at_end(self, steps: int) -> dict[str, float]:
+    def summarise_end(self, steps: int) -> dict[str, float]:
         """Return the final means for provenance: over the last tenth of `steps`, at most 100 steps."""
         last = max(1, min(100, steps // 10))
-        return {"steps": last, **{name: round(value, 6) for name, value in self.latest(last).items()}}
+        return {"steps": last, **{name: round(value, 6) for name, value in self.average_last(last).items()}}
 
     def state(self) -> Tensor:
         """Return all values, float64 (steps, names), for `restore`."""
-        self.settle()
-        return torch.tensor(self._settled, dtype=torch.float64).reshape(-1, len(self.names))
+        self.fetch()
+        return torch.tensor(self._fetched, dtype=torch.float64).reshape(-1, len(self.names))
 
     def restore(self, state: Tensor) -> None:
-        self._settled, self._pending, self._before = state.tolist(), [], 0
+        self._fetched, self._pending, self._skipped = state.tolist(), [], 0
 
     def start_at(self, step: int) -> None:
         """Start again after that many steps, whose values are unknown."""
-        self._settled, self._pending, self._before = [], [], step
+        self._fetched, self._pending, self._skipped = [], [], step
 
     def write(self, folder: Path) -> None:
         """Write `curves.csv`, one line per step."""
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
         lines.writerow(["step", *self.names])
-        lines.writerows([i, *(f"{value:.6g}" for value in row)] for i, row in enumerate(self._settled, 1))
+        lines.writerows([i, *(f"{value:.6g}" for value in row)] for i, row in enumerate(self._fetched, 1))
         replace_text(folder / CSV, text.getvalue())
 
     def draw(self, folder: Path) -> None:
         """Draw `curves.png`, each curve with its moving average, if matplotlib is installed."""
         rows = self.state()
         window = max(1, len(rows) // 25)
-        across = min(MOST_ACROSS, len(self.names))
-        down = -(-len(self.names) // across)
+        columns = min(MOST_ACROSS, len(self.names))
+        rows_down = -(-len(self.names) // columns)
 
         def plot(figure: Any, axes: Any) -> None:
             for axis in axes.flat[len(self.names) :]:
@@ -116,7 +116,7 @@ class Curves:
                 axis.set_title(name.replace("_", " "), fontsize=9)
             figure.supxlabel("step", fontsize=9)
 
-        draw_charts(folder / PNG, (3.2 * across, 2.6 * down), plot, down=down, across=across)
+        draw_charts(folder / PNG, (3.2 * columns, 2.6 * rows_down), plot, down=rows_down, across=columns)
 
 
 class NotFinite(FiguregroundError):
@@ -129,10 +129,10 @@ class NotFinite(FiguregroundError):
 
     def __init__(self, values: Mapping[str, float], step: int):
         self.step = step
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        parts = [name for name in bad if name not in ("total", GRADIENT) and not name.endswith("_weighted")]
-        self.value = value = values[(parts or bad)[0]]
-        what = f"the {' and '.join(parts)} {'losses are' if len(parts) > 1 else 'loss is'}"
-        if not parts:  # the losses were still finite
-            what = "the gradient is" if bad == [GRADIENT] else "the total loss is"
-        super().__init__(f"{what} {value} at step {step}.")
+        non_finite = [name for name, value in values.items() if not math.isfinite(value)]
+        losses = [name for name in non_finite if name not in ("total", GRADIENT) and not name.endswith("_weighted")]
+        self.value = value = values[(losses or non_finite)[0]]
+        subject = f"the {' and '.join(losses)} {'losses are' if len(losses) > 1 else 'loss is'}"
+        if not losses:  # the losses were still finite
+            subject = "the gradient is" if non_finite == [GRADIENT] else "the total loss is"
+        super().__init__(f"{subject} {value} at step {step}.")

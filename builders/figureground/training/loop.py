@@ -23,9 +23,9 @@ from figureground.tracking.reporting import Report, begin_training
 from figureground.training.curves import Curves, NotFinite
 from figureground.training.processes import Processes
 from figureground.training.state import resume_threads
-from figureground.training.unfinished import Stateful, Unfinished
+from figureground.training.unfinished import SavedRun, Stateful
 
-SECONDS_BETWEEN_LOOKS = 5.0
+SECONDS_BETWEEN_UPDATES = 5.0
 """Interval at which the curves on disk and the progress bar's note are updated."""
 
 
@@ -96,7 +96,7 @@ class Loop:
 
     learner: Learner
     hooks: Hooks
-    unfinished: Unfinished
+    saved_run: SavedRun
     made_with: dict[str, Any]
     saving: Saving
     processes: Processes
@@ -106,22 +106,22 @@ class Loop:
     """Number of finished steps."""
     curves: Curves = field(init=False)
     """The values of the steps."""
-    tracked: Report = field(default_factory=Report, init=False)
+    report: Report = field(default_factory=Report, init=False)
     """The run that reports the training once it runs, if a tracker is asked for; hooks report to it what they measure.
     It stays open for results that are measured after the training."""
     _rates: list[Mapping[str, float]] = field(default_factory=list, init=False)
     """Learning rates of the steps that aren't reported yet."""
-    _earlier: float = field(default=0.0, init=False)
-    _began: float = field(init=False)
+    _earlier_seconds: float = field(default=0.0, init=False)
+    _start_time: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.curves = Curves(self.learner.curve_names)
-        self._began = time.monotonic()
+        self._start_time = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Duration so far, including that of earlier runs."""
-        return self._earlier + time.monotonic() - self._began
+        return self._earlier_seconds + time.monotonic() - self._start_time
 
     def resume(self) -> None:
         """Load the saved state, if there is one; on a CPU, use its number of threads.
@@ -130,9 +130,9 @@ class Loop:
             FiguregroundError: The state is damaged, or was made with other settings.
         """
         device = self.processes.device
-        resume_threads(self.unfinished.file, device)
-        self.step, self._earlier = self.unfinished.restore(self.learner, self.curves, self.made_with, device)
-        self._began = time.monotonic()
+        resume_threads(self.saved_run.file, device)
+        self.step, self._earlier_seconds = self.saved_run.restore(self.learner, self.curves, self.made_with, device)
+        self._start_time = time.monotonic()
 
     def run(self) -> None:
         """Run the remaining steps. Signals take effect between steps.
@@ -143,18 +143,18 @@ class Loop:
             KeyboardInterrupt: A signal asked another process to stop.
             OSError: The disk is full or fails; the previous state is kept.
         """
-        if self.processes.main:
-            told = {name: value for name, value in self.made_with.items() if isinstance(value, str | int | float)}
-            self.tracked = begin_training(Path(self.title).name, told, self.unfinished.tracked, self.step)
-            self.unfinished.tracked = self.tracked.mark or self.unfinished.tracked
+        if self.processes.is_main:
+            config = {name: value for name, value in self.made_with.items() if isinstance(value, str | int | float)}
+            self.report = begin_training(Path(self.title).name, config, self.saved_run.tracker_run, self.step)
+            self.saved_run.tracker_run = self.report.mark or self.saved_run.tracker_run
         with signals.at_checks():
             try:
                 try:
                     self._run()
                 finally:
-                    self._report()
+                    self._report_steps()
             except NotFinite:
-                if self.unfinished.step and self.processes.main:
+                if self.saved_run.step and self.processes.is_main:
                     self.resume()
                     self._write_usable()
                 raise
@@ -168,44 +168,44 @@ class Loop:
             NotFinite: A loss is NaN or infinite; the previous state is kept.
             OSError: The disk is full or fails; the previous state is kept.
         """
-        self.curves.settle()
-        if self.processes.main:
-            self.unfinished.save(self.learner, self.curves, self.made_with, self.step, self.seconds)
+        self.curves.fetch()
+        if self.processes.is_main:
+            self.saved_run.save(self.learner, self.curves, self.made_with, self.step, self.seconds)
 
     def _run(self) -> None:
-        saving, steps, main = self.saving, self.unfinished.steps, self.processes.main
-        last_save = last_look = time.monotonic()
-        show = self.show_progress and main
-        with Progress(steps, initial=self.step, unit="step", desc=self.title, show=show) as bar:
+        saving, steps, is_main = self.saving, self.saved_run.steps, self.processes.is_main
+        last_save = last_update = time.monotonic()
+        show_bar = self.show_progress and is_main
+        with Progress(steps, initial=self.step, unit="step", desc=self.title, show=show_bar) as bar:
             while self.step < steps and not self.hooks.is_done(self.step):
                 if self.processes.any(signals.asked_to_stop() is not None):
                     self._stop()
                 self.curves.add(self.learner.step(self.step))
                 self.step += 1
                 bar.update()
-                if self.tracked.active:
+                if self.report.active:
                     self._rates.append(self.learner.learning_rates())
-                    self._report()
+                    self._report_steps()
                 self.hooks.after_step(self.step)
-                due = saving.every > 0 and self.step % saving.every == 0
-                late = self.processes.any(time.monotonic() - last_save >= saving.seconds)
-                if (due or late) and self.step < steps:
+                is_due = saving.every > 0 and self.step % saving.every == 0
+                is_overdue = self.processes.any(time.monotonic() - last_save >= saving.seconds)
+                if (is_due or is_overdue) and self.step < steps:
                     self.hooks.before_save(self.step)
                     self.save()
                     last_save = time.monotonic()
-                if main and (due or time.monotonic() - last_look > SECONDS_BETWEEN_LOOKS):
-                    self.unfinished.write_curves(self.curves)
+                if is_main and (is_due or time.monotonic() - last_update > SECONDS_BETWEEN_UPDATES):
+                    self.saved_run.write_curves(self.curves)
                     bar.set_postfix(self.hooks.note(), refresh=False)
-                    last_look = time.monotonic()
-            self.curves.settle()
+                    last_update = time.monotonic()
+            self.curves.fetch()
             self.hooks.at_end(self.step)
 
-    def _report(self) -> None:
+    def _report_steps(self) -> None:
         """Report the steps whose values have left the device since the last call."""
         first = self.step - len(self._rates)
-        values = self.curves.settled_after(first) if self._rates else []
+        values = self.curves.values_after(first) if self._rates else []
         for number, (losses, rates) in enumerate(zip(values, self._rates, strict=False), first + 1):
-            self.tracked.log({f"train/{name}": value for name, value in {**losses, **rates}.items()}, number)
+            self.report.log({f"train/{name}": value for name, value in {**losses, **rates}.items()}, number)
         del self._rates[: len(values)]
 
     def _stop(self) -> NoReturn:
@@ -216,5 +216,5 @@ class Loop:
         raise KeyboardInterrupt  # another process received the signal
 
     def _write_usable(self) -> None:
-        if self.processes.main:
-            self.unfinished.usable = self.hooks.write_usable()
+        if self.processes.is_main:
+            self.saved_run.usable = self.hooks.write_usable()

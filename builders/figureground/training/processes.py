@@ -26,7 +26,7 @@ class Processes:
     device: torch.device
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files."""
         return self.rank == 0
 
@@ -35,11 +35,11 @@ class Processes:
         if self.count > 1:
             torch.distributed.barrier()
 
-    def any(self, truth: bool) -> bool:
-        """Return whether `truth` holds in any process; all processes must call this."""
+    def any(self, condition: bool) -> bool:
+        """Return whether `condition` holds in any process; all processes must call this."""
         if self.count == 1:
-            return truth
-        flag = torch.tensor([float(truth)], device=self.device)
+            return condition
+        flag = torch.tensor([float(condition)], device=self.device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
         return bool(flag.item())
 
@@ -55,31 +55,31 @@ class Processes:
         """Return this process's part, (n, …), of a batch that is the same in all processes, (count × n, …)."""
         return values.chunk(self.count)[self.rank]
 
-    def parallel(self, model: nn.Module, unused: bool) -> nn.Module:
+    def wrap_model(self, model: nn.Module, has_unused: bool) -> nn.Module:
         """Wrap a model so that gradients are averaged over processes.
 
         Args:
-            unused: Whether some trained weights get no gradient.
+            has_unused: Whether some trained weights get no gradient.
         """
         if self.count == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=unused)
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=has_unused)
 
 
-def gather_alone(model: nn.Module, alone: bool) -> Any:
+def keep_gradients_local(model: nn.Module, local: bool) -> Any:
     """Keep gradients in this process within the context, because more passes follow before the step."""
-    several = isinstance(model, nn.parallel.DistributedDataParallel)
+    is_distributed = isinstance(model, nn.parallel.DistributedDataParallel)
     # For mypy, an unknown attribute of a module is a Tensor or a Module.
-    return model.no_sync() if alone and several else contextlib.nullcontext()  # type: ignore[operator]
+    return model.no_sync() if local and is_distributed else contextlib.nullcontext()  # type: ignore[operator]
 
 
-def alone(device: torch.device) -> Processes:
+def single_process(device: torch.device) -> Processes:
     """Return a single process, without others to join."""
     return Processes(0, 1, device)
 
 
-def join(device: str) -> Processes:
+def join_processes(device: str) -> Processes:
     """Join the processes that were started together, according to the launcher's environment variables.
 
     Args:
@@ -89,7 +89,7 @@ def join(device: str) -> Processes:
         FiguregroundError: The device doesn't exist.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return alone(choose_device(device))
+        return single_process(choose_device(device))
     from accelerate import PartialState
 
     on_cpu = choose_device(device).type == "cpu"

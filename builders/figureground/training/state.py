@@ -76,14 +76,14 @@ def read_state(path: Path, made_with: dict[str, Any], device: torch.device) -> d
         return None
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums but doesn't verify them
-            if damaged := archive.testzip():
-                raise ValueError(f"the checksum of {damaged} is wrong")
+            if damaged_member := archive.testzip():
+                raise ValueError(f"the checksum of {damaged_member} is wrong")
         state = torch.load(path, map_location=device, weights_only=True)
-        theirs = json.loads(state["made_with"]) if made_with else {}
+        saved_inputs = json.loads(state["made_with"]) if made_with else {}
     except Exception as error:  # torch can raise any exception for damaged data
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FiguregroundError(f"{path} is damaged ({said}). Remove it to start over.") from None
-    if changed := differences(theirs, json.loads(json.dumps(made_with))):
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"{path} is damaged ({reason}). Remove it to start over.") from None
+    if changed := differences(saved_inputs, json.loads(json.dumps(made_with))):
         raise FiguregroundError(
             f"{path.parent} was begun with other settings, so it can't resume exactly:\n  " + "\n  ".join(changed)
             + f"\nUse the same settings, or remove {path.name} to start over."

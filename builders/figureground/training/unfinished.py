@@ -34,7 +34,7 @@ class Stateful(Protocol):
 
 
 @dataclass
-class Unfinished:
+class SavedRun:
     """An unfinished run on disk."""
 
     out: Path
@@ -49,7 +49,7 @@ class Unfinished:
     """Name of the state's file."""
     keeps_curves: bool = True
     """Whether the values of all steps are kept, in the state and in `curves.csv`."""
-    tracked: Mapping[str, str] | None = None
+    tracker_run: Mapping[str, str] | None = None
     """The tracker's run that a resumed training continues: `reporting.Report.mark`."""
 
     @property
@@ -57,24 +57,24 @@ class Unfinished:
         """Path of the state."""
         return self.out / self.name
 
-    def said(self) -> str:
+    def describe(self) -> str:
         """Describe the saved state in a sentence or two; empty if nothing is saved."""
         if not self.step:
             return ""
-        said = f"Step {self.step:,} of {self.steps:,} is saved in {self.out}; the same command resumes from there."
-        return f"{said} {self.usable} contains the result so far." if self.usable else said
+        text = f"Step {self.step:,} of {self.steps:,} is saved in {self.out}; the same command resumes from there."
+        return f"{text} {self.usable} contains the result so far." if self.usable else text
 
     def save(self, learner: Stateful, curves: Curves, made_with: Mapping[str, Any], step: int, seconds: float) -> None:
-        """Replace the state and the curves on disk; raise like `save_state` and `Curves.settle`."""
+        """Replace the state and the curves on disk; raise like `save_state` and `Curves.fetch`."""
         state = {
             **learner.state(), "step": step, "seconds": seconds, "made_with": json.dumps(made_with),
             "threads": torch.get_num_threads(),
         }  # fmt: skip
-        settled = curves.state()  # raises for non-finite values, which are never saved
+        values = curves.state()  # raises for non-finite values, which are never saved
         if self.keeps_curves:
-            state["curves"] = settled
-        if self.tracked is not None:
-            state["tracked"] = json.dumps(dict(self.tracked))
+            state["curves"] = values
+        if self.tracker_run is not None:
+            state["tracked"] = json.dumps(dict(self.tracker_run))
         save_state(self.file, state)
         self.step = step
         self.write_curves(curves)
@@ -87,15 +87,15 @@ class Unfinished:
         if state is None:
             return 0, 0.0
         learner.restore(state)
-        self.step = self.step_of(state)
-        self.tracked = json.loads(state["tracked"]) if "tracked" in state else None
+        self.step = self.read_step(state)
+        self.tracker_run = json.loads(state["tracked"]) if "tracked" in state else None
         if self.keeps_curves:
             curves.restore(state["curves"])
         else:
             curves.start_at(self.step)
         return self.step, state.get("seconds", 0.0)
 
-    def step_of(self, state: Mapping[str, Any]) -> int:
+    def read_step(self, state: Mapping[str, Any]) -> int:
         """Return the number of finished steps of a state."""
         return int(state["step"])
 
@@ -104,18 +104,18 @@ class Unfinished:
         if self.keeps_curves:
             curves.write(self.out)
 
-    def told(self, not_finite: str, memory: str) -> contextlib.AbstractContextManager[None]:
-        """Add the saved state to any error that ends the run early; see `explained`."""
-        return explained(self.out, self.said, not_finite, memory)
+    def explain_errors(self, not_finite: str, memory: str) -> contextlib.AbstractContextManager[None]:
+        """Add the saved state to any error that ends the run early; see `explain_errors`."""
+        return explain_errors(self.out, self.describe, not_finite, memory)
 
 
 @contextlib.contextmanager
-def explained(out: Path, said: Callable[[], str], not_finite: str, memory: str) -> Iterator[None]:
+def explain_errors(out: Path, describe_saved: Callable[[], str], not_finite: str, memory: str) -> Iterator[None]:
     """Add what is saved to any error that ends a training early.
 
     Args:
         out: The directory that the training writes to.
-        said: Describes what is saved, in a sentence or two; empty if nothing is.
+        describe_saved: Describes what is saved, in a sentence or two; empty if nothing is.
         not_finite: Advice for losses that are NaN or infinite.
         memory: Message for full memory.
 
@@ -126,18 +126,18 @@ def explained(out: Path, said: Callable[[], str], not_finite: str, memory: str) 
     try:
         yield
     except KeyboardInterrupt as error:
-        if saved := said():
+        if saved := describe_saved():
             error.add_note(saved)
         raise
     except NotFinite as error:
-        raise FiguregroundError(" ".join(filter(None, [str(error), said(), not_finite]))) from error
+        raise FiguregroundError(" ".join(filter(None, [str(error), describe_saved(), not_finite]))) from error
     except (OSError, SafetensorError) as error:
-        if trouble := disk.explain(_as_os_error(error), out):
-            raise FiguregroundError(f"{trouble} {said()}".strip()) from error
+        if problem := disk.explain(_as_os_error(error), out):
+            raise FiguregroundError(f"{problem} {describe_saved()}".strip()) from error
         raise
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise OutOfMemory(f"{memory} {said()}".strip()) from error
+            raise OutOfMemory(f"{memory} {describe_saved()}".strip()) from error
         raise
 
 

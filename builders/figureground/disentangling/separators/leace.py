@@ -34,8 +34,8 @@ class LEACE(Eraser):
             warnings.simplefilter("ignore", DeprecationWarning)
             from concept_erasure import LeaceFitter
 
-        hot = F.one_hot(label, classes).to(features)
-        eraser = LeaceFitter.fit(features, hot, svd_tol=CUT_OFF).eraser
+        one_hot = F.one_hot(label, classes).to(features)
+        eraser = LeaceFitter.fit(features, one_hot, svd_tol=CUT_OFF).eraser
         matrix, mean = eraser.P, features.mean(0)
         rank = int((eraser.proj_left.abs().sum(0) > 0).sum())
         return matrix, mean - mean @ matrix.T, {"removed_dimensions": rank}

@@ -62,8 +62,8 @@ def _refit(session: Session, backbone: Backbone, seed: int) -> dict[str, Any]:
     import torch
 
     from figureground.learn import dfr
-    from figureground.learn.backbones import find_last
-    from figureground.learn.reading import read
+    from figureground.learn.backbones import find_last_layer
+    from figureground.learn.reading import run_network
     from figureground.vision.classifiers import Classifier
 
     material, settings = session.material, session.settings
@@ -74,23 +74,23 @@ def _refit(session: Session, backbone: Backbone, seed: int) -> dict[str, Any]:
         backbone.network, backbone.preprocessing, material.classes, backbone.name, {}, edge=backbone.size[0]
     )
     classifier.require_features()
-    parent, name = find_last(backbone.network, classifier.weight)
-    last = getattr(parent, name)
+    parent, name = find_last_layer(backbone.network, classifier.weight)
+    last_layer = getattr(parent, name)
 
-    def features_of(part: Part) -> Any:
-        kept: list[torch.Tensor] = []
-        with last.register_forward_pre_hook(lambda _, given: kept.append(given[0].float().cpu())):
-            read(backbone, part, session.device, session.workers)
-        return torch.cat(kept).numpy()
+    def compute_features(part: Part) -> Any:
+        batches: list[torch.Tensor] = []
+        with last_layer.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0].float().cpu())):
+            run_network(backbone, part, session.device, session.workers)
+        return torch.cat(batches).numpy()
 
     layer, facts = dfr.refit(
-        features_of(validation), validation.y, validation.group, len(material.classes),
-        training=features_of(material.train), draws=settings.draws or 1,
+        compute_features(validation), validation.y, validation.group, len(material.classes),
+        training=compute_features(material.train), draws=settings.draws or 1,
         inverse_strength=settings.inverse_strength, seed=seed,
     )  # fmt: skip
-    if last.bias is None:
+    if last_layer.bias is None:
         raise FiguregroundError(f"backbone {backbone.name!r} has a last layer without a bias, which dfr sets.")
     with torch.no_grad():
-        last.weight.copy_(layer.weight)
-        last.bias.copy_(layer.bias)
+        last_layer.weight.copy_(layer.weight)
+        last_layer.bias.copy_(layer.bias)
     return facts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from figureground.core.errors import RecipeError
-from figureground.learn.jtt import tell_errors, weigh_errors
+from figureground.learn.jtt import summarise_errors, weigh_errors
 from figureground.learn.way import Prepared
 from figureground.learn.ways.erm import ERM
 
@@ -36,9 +36,9 @@ class JTT(ERM):
             )
 
     def prepare(self, session: Session, seed: int, weights: np.ndarray) -> Prepared:
-        errors, steps = session.first_errors(seed)
+        errors, steps = session.find_first_errors(seed)
         material = session.material
-        facts = tell_errors(errors, material.added, material.train.group, session.counts())
+        facts = summarise_errors(errors, material.added, material.train.group, session.count_groups())
         return Prepared(weights * weigh_errors(errors, session.settings.upweight or 1.0), {"first": steps}, facts)
 
     def stages(self, session: Session) -> tuple[Stage, ...]:

@@ -33,17 +33,17 @@ class TwoStage(ERM):
             )
 
     def note(self, settings: Training) -> str:
-        first, then = settings.stage_epochs
+        first, second = settings.stage_epochs
         return (
-            f"{counted(first, 'epoch')} on added images, then {then:,} on real ones, each stage with an optimiser "
+            f"{counted(first, 'epoch')} on added images, then {second:,} on real ones, each stage with an optimiser "
             "and schedule of its own; an epoch of the second stage is chosen."
         )
 
     def stages(self, session: Session) -> tuple[Stage, ...]:
         from figureground.learn.epochs import Stage
 
-        added, (first, then) = session.material.added, session.settings.stage_epochs
-        return Stage(np.flatnonzero(added), first), Stage(np.flatnonzero(~added), then)
+        added, (first, second) = session.material.added, session.settings.stage_epochs
+        return Stage(np.flatnonzero(added), first), Stage(np.flatnonzero(~added), second)
 
     def count_steps(self, settings: Training, fit: Fit, steps: dict[str, int]) -> int:
         budget = fit.curve[-1].steps
