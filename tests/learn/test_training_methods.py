@@ -11,7 +11,7 @@ from figureground.learn.augmentation import crop_and_mirror, random_box
 from figureground.learn.dfr import draw_balanced, draw_half, fit_logistic, refit, unstandardise
 from figureground.learn.groupdro import GroupDRO, average_by_group, raise_weights
 from figureground.learn.jtt import find_minority_groups, summarise_errors, weigh_errors
-from figureground.learn.schedule import in_passes, schedule
+from figureground.learn.schedule import draw_in_passes, schedule
 from figureground.learn.trained import mean_and_std, score
 from figureground.learn.weights import balance, normalise, weigh_added
 from figureground.recipe.sample import derive_seed
@@ -185,11 +185,14 @@ def test_rows_come_in_passes_whatever_the_length_of_an_epoch():
     def rng(i):
         return np.random.default_rng(i)
 
-    stream = np.concatenate([in_passes(7, start, 3, rng) for start in range(0, 27, 3)])
+    stream = np.concatenate([draw_in_passes(7, start, 3, rng) for start in range(0, 27, 3)])
     assert [sorted(stream[i : i + 7]) for i in (0, 7, 14)] == [list(range(7))] * 3
     assert np.ptp(np.bincount(stream)) == 1
-    assert in_passes(7, 7, 7, rng).tolist() == rng(1).permutation(7).tolist()  # a pass is an epoch
-    assert in_passes(3, 2, 8, rng).tolist() == np.concatenate([rng(i).permutation(3) for i in range(4)])[2:10].tolist()
+    assert draw_in_passes(7, 7, 7, rng).tolist() == rng(1).permutation(7).tolist()  # a pass is an epoch
+    assert (
+        draw_in_passes(3, 2, 8, rng).tolist()
+        == np.concatenate([rng(i).permutation(3) for i in range(4)])[2:10].tolist()
+    )
 
 
 def test_crops_are_inside_the_image_and_mild():

@@ -60,7 +60,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
     """
     settings = list(settings)
     names = {recipes.parse_setting(text)[0][0] for text in settings}
-    types = {name: settings_type for name in names if (settings_type := _settings_of(name)) is not None}
+    types = {name: settings_type for name in names if (settings_type := _find_settings_type(name)) is not None}
     overrides = recipes.apply_settings({}, settings, {}, types)
     for name, fields in overrides.items():
         if not isinstance(fields, Mapping):
@@ -68,7 +68,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
     return overrides
 
 
-def _settings_of(name: str) -> Any:
+def _find_settings_type(name: str) -> Any:
     """Return the type of a method's or generator's settings, or None for an unknown name."""
     if name in WAYS:
         return Annotated[dict[str, Any], FieldsOf(Training)]

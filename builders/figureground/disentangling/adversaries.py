@@ -18,8 +18,8 @@ SMOOTHING = 0.1
 class Adversaries(Penalty):
     """Two classifiers of the other label. The model receives the reversed gradient of their cross-entropies.
 
-    Unlike in the original, the adversaries take steps of their own, several to one of the model: one that lags behind
-    is fooled by features that still tell the label to any other classifier.
+    Unlike in the original, the adversaries take several steps to one of the model: an adversary that lags behind fails
+    on features from which another classifier could still predict the label.
 
     Args:
         shape: Sizes of the parts and numbers of labels.

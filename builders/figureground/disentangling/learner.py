@@ -16,7 +16,7 @@ from figureground.core.seeding import make_generator, seed_default_generators
 from figureground.disentangling.parting import Parting
 from figureground.disentangling.penalty import Batch, Penalty
 from figureground.disentangling.sources import Source
-from figureground.learn.schedule import in_passes, schedule
+from figureground.learn.schedule import draw_in_passes, schedule
 from figureground.recipe.sample import derive_seed
 
 MAX_GRADIENT_NORM = 5.0
@@ -75,9 +75,9 @@ class TrainingSchedule:
 class SeparationLearner:
     """A learner of `training.loop`: the loss is CE(foreground) + CE(background) + λ · penalty.
 
-    Photographs enter the first term only. In the first `label_steps` there is no penalty, and critics rest. From then
-    on, the critics take `critic_steps` steps on images of their own before each step of the model. A step depends on
-    its number and the state alone, so a resumed run is that of an uninterrupted one.
+    Photographs enter the first term only. In the first `label_steps` there is no penalty, and critics aren't trained.
+    From then on, the critics take `critic_steps` steps on images of their own before each step of the model. A step
+    depends on its number and the state alone, so a resumed run is that of an uninterrupted one.
 
     Args:
         purpose: Name of the training; with the seed it determines all randomness.
@@ -112,10 +112,9 @@ class SeparationLearner:
     @property
     def curve_names(self) -> Sequence[str]:
         """Names of the values that a step returns; of a step without penalty, those of the penalty are 0."""
-        of_penalty = (
-            () if self.penalty is None else (*self.penalty.curve_names, *(["critics"] if self._critics else []))
-        )
-        return ("foreground", "background", *of_penalty)
+        penalty = () if self.penalty is None else self.penalty.curve_names
+        critics = ("critics",) if self._critics else ()
+        return ("foreground", "background", *penalty, *critics)
 
     def step(self, number: int) -> Tensor:
         """Take the step with that number, from 0; return its values."""
@@ -131,15 +130,18 @@ class SeparationLearner:
         photograph_rows = self._draw_photographs(number)
         batch, photograph_features, photograph_labels = self._read_batch(rows, photograph_rows, f"step {number}")
         logits = self.heads.foreground(torch.cat([batch.foreground, photograph_features]))
-        first = F.cross_entropy(logits, torch.cat([batch.foreground_label, photograph_labels]))
-        second = F.cross_entropy(self.heads.background(batch.background), batch.background_label)
-        loss, values = first + second, [first, second]
+        foreground_loss = F.cross_entropy(logits, torch.cat([batch.foreground_label, photograph_labels]))
+        background_loss = F.cross_entropy(self.heads.background(batch.background), batch.background_label)
+        loss, values = foreground_loss + background_loss, [foreground_loss, background_loss]
         if self.penalty is not None:
-            penalties = first.new_zeros(2)
+            penalties = foreground_loss.new_zeros(2)
             if is_penalised:
                 penalties = self.penalty(batch, make_generator(self._derive_seed("penalty", number)))
                 loss = loss + self.schedule.penalty * penalties.sum()
-            values += [*penalties, *([first.new_zeros(()) if critics is None else critics] if self._critics else [])]
+            values += [
+                *penalties,
+                *([foreground_loss.new_zeros(()) if critics is None else critics] if self._critics else []),
+            ]
         self._solver.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, MAX_GRADIENT_NORM)
@@ -177,8 +179,8 @@ class SeparationLearner:
         )  # fmt: skip
         return batch, foreground[n:], self._to_device(self.rows.photograph_labels[photograph_rows])
 
-    def _to_device(self, label: np.ndarray) -> Tensor:
-        return torch.from_numpy(label).to(self.device)
+    def _to_device(self, labels: np.ndarray) -> Tensor:
+        return torch.from_numpy(labels).to(self.device)
 
     def _draw_photographs(self, number: int) -> np.ndarray:
         count = self.schedule.photographs_per_step if len(self.rows.photographs) else 0
@@ -187,7 +189,7 @@ class SeparationLearner:
         return self._draw_rows("photographs", len(self.rows.photographs), number * count, count)
 
     def _draw_rows(self, name: str, n: int, start: int, count: int) -> np.ndarray:
-        return in_passes(n, start, count, lambda i: np.random.default_rng(self._derive_seed(name, i)))
+        return draw_in_passes(n, start, count, lambda i: np.random.default_rng(self._derive_seed(name, i)))
 
     def _derive_seed(self, name: str, number: int) -> int:
         return derive_seed(self.seed, "disentangle", self.purpose, name, str(number))

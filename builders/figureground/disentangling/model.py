@@ -1,4 +1,4 @@
-"""A backbone whose features are apart, with a head for each label; saved and opened as a directory."""
+"""A backbone with separated features and a head for each label, saved and opened as a directory."""
 
 from __future__ import annotations
 

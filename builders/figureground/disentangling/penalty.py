@@ -1,4 +1,4 @@
-"""Penalties on what a part of the features tells of the other label, with the critics that estimate it."""
+"""Penalties on a part's information about the other label, with the critics that estimate it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes: classifiers that say how well a label can be read from features.
+"""Probes: classifiers that measure how well a label can be predicted from features.
 
 A probe is chosen and trained on some images and judged on others, none of which trained the features. All standardise
 the features by their training images. Of the training images a fifth, kept together by object, chooses the probe's
@@ -88,16 +88,14 @@ def fit_probe(kind: str, train: Examples, classes: int, seed: int) -> Predict:
 
 def _draw_held_out(train: Examples, rng: np.random.Generator) -> np.ndarray:
     """Return a random fifth of the objects of each label, bool (n,), at least one object of a label with several."""
-    held_out = np.zeros(len(train), bool)
     label = train.label.cpu().numpy()
     is_held_out: dict[int, bool] = {}
     for value in np.unique(label):
         objects = rng.permutation(np.unique(train.objects[label == value]))
         for i, number in enumerate(objects.tolist()):
-            is_held_out.setdefault(
-                number, i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 or (i == 0 and 1 < len(objects) < HELD_OUT_EVERY)
-            )
-    held_out |= np.array([is_held_out[number] for number in train.objects.tolist()])
+            is_last = i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+            is_held_out.setdefault(number, is_last or (i == 0 and 1 < len(objects) < HELD_OUT_EVERY))
+    held_out = np.array([is_held_out[number] for number in train.objects.tolist()])
     if not held_out.any() or held_out.all():  # a single object
         held_out = np.arange(len(train)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     return held_out
@@ -130,11 +128,8 @@ def _fit_mlp(fitting: Examples, held_out: Examples, combined: Examples, classes:
     network.to(fitting.features.device)
     solver = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     generator = make_generator(derive_seed(seed, "probe", "batches"))
-    best_step, lowest_loss, best_state = (
-        0,
-        float("inf"),
-        {name: value.clone() for name, value in network.state_dict().items()},
-    )
+    best_step, lowest_loss = 0, float("inf")
+    best_state = {name: value.clone() for name, value in network.state_dict().items()}
     for step in range(STEPS):
         rows = torch.randperm(len(fitting), generator=generator)[:BATCH].to(fitting.label.device)
         solver.zero_grad()

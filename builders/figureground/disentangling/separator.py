@@ -54,7 +54,7 @@ class Separator(ABC):
 
 
 class TrainedSeparator(Separator):
-    """Trains the features with a penalty on what each part tells of the other label."""
+    """Trains the features with a penalty on each part's information about the other label."""
 
     TRAINED = True
 

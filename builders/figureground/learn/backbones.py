@@ -94,12 +94,9 @@ def _make_pocket(settings: Training, classes: Sequence[str], edge: int) -> Backb
     if settings.revision is not None:
         raise RecipeError("revision", "it applies only to backbones on the Hub.")
     config = ResNetConfig(
-        embedding_size=32,
-        hidden_sizes=[32, 64, 96, 160],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
+        embedding_size=32, hidden_sizes=[32, 64, 96, 160], depths=[1, 1, 1, 1], layer_type="basic",
         **_make_label_maps(classes),
-    )
+    )  # fmt: skip
     preprocessing = Preprocessing((edge, edge), None, "bilinear", None, (0.5,) * 3, (0.5,) * 3)
     facts = {"name": POCKET, "architecture": "ResNetForImageClassification", "size": [edge, edge]}
     return Backbone(

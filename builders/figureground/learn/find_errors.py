@@ -251,8 +251,8 @@ def _open_session(
             "select",
             f"errors don't depend on attributes, so there are no groups: choose {WORST_CLASS}, average or last.",
         )
-    unlabelled = groups.without_attribute()
-    train, validation = unlabelled.of_split(0), unlabelled.of_split(1)
+    data = groups.without_attribute()
+    train, validation = data.of_split(0), data.of_split(1)
     if len(labels := np.unique(train.y)) < 2:
         raise FiguregroundError(
             f"{groups.name}: all its training images are of one class, {groups.classes[labels[0]]!r}. Errors require "
@@ -271,14 +271,11 @@ def _open_session(
         explain_errors(out, describe_saved, "", advise_memory(settings, torch_device)),
         lock_directory(out, INPUTS, "train"),
     ):
-        content = unlabelled.select(unlabelled.split != 2).fingerprint
+        content = data.select(data.split != 2).fingerprint
         identity = record_inputs(out, {**settings.to_json(), "backbone": backbone.facts, "content": content, **inputs})
         made_with = {
-            "inputs": identity,
-            "device": torch_device.type,
-            "versions": read_versions(),
-            "seed": inputs["seed"],
-        }
+            "inputs": identity, "device": torch_device.type, "versions": read_versions(), "seed": inputs["seed"],
+        }  # fmt: skip
         yield _Session(
             settings, train, _make_part(validation), inputs["seed"], out, edge, torch_device, show_progress, made_with,
         )  # fmt: skip

@@ -31,7 +31,7 @@ from figureground.learn.backbones import Backbone
 from figureground.learn.epochs import Best, Epoch, Stage, score_epoch
 from figureground.learn.objective import Objective
 from figureground.learn.reading import as_array, mean_cross_entropy, prepare_images, run_network, score_predictions
-from figureground.learn.schedule import in_passes, schedule
+from figureground.learn.schedule import draw_in_passes, schedule
 from figureground.learn.settings import Training
 from figureground.learn.training_data import TrainingData
 from figureground.recipe.sample import derive_seed
@@ -244,7 +244,7 @@ class Fit(Hooks):
             return np.random.default_rng(self._derive_seed("order", epoch)).choice(n, size, p=self.chances)
         stage = self._find_stage(epoch)
         rows, order = self.stages[stage].rows, f"order {stage}" if stage else "order"
-        positions = in_passes(
+        positions = draw_in_passes(
             len(rows), (epoch - self._stage_starts[stage]) * size, size,
             lambda i: np.random.default_rng(self._derive_seed(order, i)),
         )  # fmt: skip

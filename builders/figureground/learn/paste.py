@@ -139,9 +139,9 @@ def paste(
     """
     out = Path(out)
     for name, value in (("count_per_class", count_per_class), ("seed", seed)):
-        least, most = RANGES[name]
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise RecipeError(name, f"{value!r} is not a whole number from {least} to {most:,}.")
+        minimum, maximum = RANGES[name]
+        if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+            raise RecipeError(name, f"{value!r} is not a whole number from {minimum} to {maximum:,}.")
     train = groups.of_split(0)
     if len(np.unique(train.y)) < 2:
         raise FiguregroundError(

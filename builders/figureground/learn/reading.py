@@ -21,7 +21,7 @@ BATCH_SIZE = 64
 
 
 def as_array(image: Image.Image, position: int) -> np.ndarray:
-    """Return an image as uint8 (3, h, w)."""
+    """Return an image as uint8 (3, h, w). The position isn't used: `Album.batches` passes it to each such function."""
     return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
 
 

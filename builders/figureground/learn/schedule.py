@@ -11,7 +11,7 @@ WARMUP = 0.05
 """Share of the steps in which the learning rate rises; then it falls to 0 along a cosine."""
 
 
-def in_passes(n: int, start: int, count: int, rng: Callable[[int], np.random.Generator]) -> np.ndarray:
+def draw_in_passes(n: int, start: int, count: int, rng: Callable[[int], np.random.Generator]) -> np.ndarray:
     """Return a part of an endless stream of rows, int64 (count,). The stream is a sequence of permutations of
     0 to n − 1, so after any number of draws the counts of two rows differ by at most one.
 

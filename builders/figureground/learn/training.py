@@ -149,10 +149,11 @@ class _SavedProgress:
     seed: int = 0
     """The seed in progress."""
     curve: Sequence[Epoch] = ()
-    first: bool = False
+    in_first_model: bool = False
+    """Whether the first of a seed's two models is in progress, as in JTT."""
 
     def describe(self) -> str:
-        prefix = "the first model of " if self.first else ""
+        prefix = "the first model of " if self.in_first_model else ""
         epochs = counted(len(self.curve), "epoch")
         return (
             f"{counted(self.seeds, 'seed')} and {epochs} of {prefix}seed {self.seed} are done and kept. The same "
@@ -198,7 +199,7 @@ class Session:
             remark(note)
         results = []
         for num_finished, seed in enumerate(seeds):
-            progress.seeds, progress.seed, progress.curve, progress.first = num_finished, seed, (), False
+            progress.seeds, progress.seed, progress.curve, progress.in_first_model = num_finished, seed, (), False
             results.append(self._train_seed(seed, progress))
         report = trained.summarise(self._describe_run(backbone), results)
         trained.write(self.out, report, results)
@@ -237,7 +238,7 @@ class Session:
             backbone, objective, "main", seed, state, self.way.epochs(self.settings), self.rules, chances,
             self.way.stages(self),
         )  # fmt: skip
-        progress.curve, progress.first = fit.curve, False
+        progress.curve, progress.in_first_model = fit.curve, False
         epoch = run_fit(fit)
         budget = self.way.count_steps(self.settings, fit, steps)
         facts |= self.way.finish(self, backbone, seed, objective, steps)
@@ -311,7 +312,7 @@ class Session:
         objective = WeightedMean(weights, self.device)
         state = self.out / f"seed-{seed}-first.pt"
         fit = self._make_fit(backbone, objective, "first", seed, state, self.settings.first_epochs or 1, (LAST,))
-        self._progress.curve, self._progress.first = fit.curve, True
+        self._progress.curve, self._progress.in_first_model = fit.curve, True
         run_fit(fit)
         errors = predict(backbone, self.material.train, self.device, self.workers) != self.material.train.y
         steps = fit.curve[-1].steps
