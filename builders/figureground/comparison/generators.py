@@ -219,7 +219,7 @@ class Generators:
         folder = self.out / name
         method.build(folder, show_progress=self.show_progress)
         record: dict[str, Any] = {"directory": name, "images": _count_training_images(folder)}
-        if (error_set := getattr(method, "told", {}).get("error_set")) is not None:
+        if (error_set := getattr(method, "stage_summary", {}).get("error_set")) is not None:
             record["error_set"] = error_set
         if (rule := method.pruning_rule()) is not None:
             try:
