@@ -14,7 +14,7 @@ from figureground.materials.scenes import Drawing, draw_scenes
 from figureground.recipe.classes import read_nouns
 from figureground.sources.guide import ImagePool
 from figureground.sources.marks import GENERATED, read_source_type
-from figureground.verification.emptiness import EmptyScenes
+from figureground.verification.emptiness import SceneJudge
 
 POCKET = Drawing(checkpoint="pocket", size=64, num_inference_steps=6, guidance_scale=4.0, images=2, batch_size=4)
 
@@ -84,7 +84,7 @@ def test_the_pocket_scorer_tells_empty_scenes_from_others():
 
     grounds = read_nouns("backgrounds", ["grass", "snow"], "backgrounds", "d3s")
     classes = read_nouns("classes", ["bird", "car"], "classes", "pocket")
-    judge = EmptyScenes("pocket", classes, grounds, device="cpu")
+    judge = SceneJudge("pocket", classes, grounds, device="cpu")
     drawn = [
         world.render(thing, ground, None, world.generator(f"empty {thing} {ground} {i}")).image
         for ground in ("grass", "snow") for thing in (None, "car") for i in range(3)
@@ -100,7 +100,7 @@ def test_scorers_that_cannot_say_none_are_refused():
     grounds = read_nouns("backgrounds", ["grass", "snow"], "backgrounds", "d3s")
     classes = read_nouns("classes", ["bird", "car"], "classes", "pocket")
     with pytest.raises(UsageError, match="classifier:pocket can't tell"):
-        EmptyScenes("classifier:pocket", classes, grounds, device="cpu")
+        SceneJudge("classifier:pocket", classes, grounds, device="cpu")
 
 
 @pytest.mark.parametrize(

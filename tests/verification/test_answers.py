@@ -4,17 +4,17 @@ import math
 
 import pytest
 
-from figureground.verification.answers import probability_of_yes, yes_or_no
+from figureground.verification.answers import probability_of_yes, read_yes_or_no
 
 
 @pytest.mark.parametrize("token", ["yes", "Yes", " YES", "▁yes", "ĠYes", "yes.", '"Yes'])
 def test_all_ways_to_write_yes_count(token):
-    assert yes_or_no(token) is True
+    assert read_yes_or_no(token) is True
 
 
 @pytest.mark.parametrize("token", ["", " ", "yesterday", "not", "none", "maybe", "know"])
 def test_other_words_are_neither(token):
-    assert yes_or_no(token) is None
+    assert read_yes_or_no(token) is None
 
 
 def test_the_share_of_yes_among_yes_and_no():

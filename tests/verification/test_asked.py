@@ -3,11 +3,11 @@
 import pytest
 
 from figureground.core.errors import UsageError
-from figureground.verification.asked import read_asked
+from figureground.verification.asked import parse_scorers
 
 
 def names(*texts):
-    return [(each.name, each.kind, each.id) for each in read_asked(texts)]
+    return [(each.name, each.kind, each.id) for each in parse_scorers(texts)]
 
 
 def test_a_name_is_made_of_the_kind_and_the_last_part_of_the_id():
@@ -37,4 +37,4 @@ def test_a_name_can_be_given():
 )
 def test_what_cannot_be_read_is_named(texts, named):
     with pytest.raises(UsageError, match=named):
-        read_asked(texts)
+        parse_scorers(texts)

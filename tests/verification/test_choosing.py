@@ -12,7 +12,7 @@ from figureground.annotation.answers import Answer
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.shards.finished import FinishedDataset, saved_index
 from figureground.shards.shard import Shard
-from figureground.verification.choosing import choose_rule, right_images
+from figureground.verification.choosing import choose_rule, judge_by_majority
 from figureground.verification.scores_file import SavedScores, write_saved
 
 
@@ -31,7 +31,7 @@ def test_an_image_is_right_if_most_say_yes_to_all_questions():
         answer("f", "foreground", "unsure"),
         answer("gold", "foreground", "no"),
     ]  # fmt: skip
-    found = right_images(answers, ["a", "b", "c", "d", "e", "f", "gold", "other"], {"gold"})
+    found = judge_by_majority(answers, ["a", "b", "c", "d", "e", "f", "gold", "other"], {"gold"})
     assert found.tolist() == [1, 0, -1, -1, 1, -1, -1, -1]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from figureground.verification.quality import blur, brightness
+from figureground.verification.quality import measure_blur, measure_brightness
 
 
 def noise(size=64):
@@ -16,15 +16,15 @@ def grey(image):
 
 
 def test_a_smoother_image_is_more_blurred():
-    found = [blur(grey(noise().filter(ImageFilter.GaussianBlur(radius)))) for radius in (0, 1, 4)]
+    found = [measure_blur(grey(noise().filter(ImageFilter.GaussianBlur(radius)))) for radius in (0, 1, 4)]
     assert found == sorted(found)
     assert found[0] < 0.2 < 0.8 < found[-1] <= 1
 
 
 def test_an_image_without_an_inside_is_blurred():
-    assert blur(np.zeros((2, 2))) == 1
+    assert measure_blur(np.zeros((2, 2))) == 1
 
 
 @pytest.mark.parametrize(("colour", "wanted"), [("black", 0.0), ("white", 1.0), ((128, 128, 128), 128 / 255)])
 def test_brightness_is_the_mean_luma(colour, wanted):
-    assert brightness(Image.new("RGB", (8, 8), colour)) == pytest.approx(wanted)
+    assert measure_brightness(Image.new("RGB", (8, 8), colour)) == pytest.approx(wanted)

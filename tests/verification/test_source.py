@@ -9,7 +9,7 @@ from tiny_datasets import COLUMNS, make_dataset
 
 from figureground.verification.questions import Question
 from figureground.verification.scorer import Batch, Guided, Options
-from figureground.verification.scorers.source import SourceScorer, box_of, without
+from figureground.verification.scorers.source import SourceScorer, find_box, mask_out
 from figureground.verification.verifying import verify
 
 
@@ -52,6 +52,6 @@ def test_another_object_lowers_the_foreground_and_another_scene_the_background()
 def test_regions():
     mask = np.zeros((6, 8), bool)
     mask[1:3, 4:7] = True
-    assert box_of(mask) == (4, 1, 7, 3)
+    assert find_box(mask) == (4, 1, 7, 3)
     pixels = np.where(mask[..., None], 255, 10).astype(np.uint8).repeat(3, axis=2)
-    assert (np.asarray(without(Image.fromarray(pixels), mask)) == 10).all()
+    assert (np.asarray(mask_out(Image.fromarray(pixels), mask)) == 10).all()

@@ -5,7 +5,7 @@ import pytest
 
 from figureground.core.errors import FiguregroundError
 from figureground.curation.rule import Known, Rule
-from figureground.verification.thresholds import choose, halves
+from figureground.verification.thresholds import choose_thresholds, find_first_half
 
 
 def sample(n=2000, labelled=600, wrong=0.2, seed=0):
@@ -23,7 +23,7 @@ def sample(n=2000, labelled=600, wrong=0.2, seed=0):
 
 def test_the_target_holds_for_all_images_and_most_right_ones_are_kept():
     scores, answers, right = sample()
-    choice = choose(scores, answers, np.arange(len(right)), 0.02)
+    choice = choose_thresholds(scores, answers, np.arange(len(right)), 0.02)
     kept = np.logical_and.reduce(
         [some[score] >= choice.thresholds[name][score] for name, some in scores.items() for score in some]
     )
@@ -37,16 +37,16 @@ def test_the_half_that_reports_has_no_part_in_the_choice():
     scores, answers, right = sample()
     objects = np.arange(len(right))
     other = answers.copy()
-    second = ~halves(objects) & (answers >= 0)
+    second = ~find_first_half(objects) & (answers >= 0)
     other[second] = 0  # every answer of the second half now says wrong
-    before, after = choose(scores, answers, objects, 0.02), choose(scores, other, objects, 0.02)
+    before, after = choose_thresholds(scores, answers, objects, 0.02), choose_thresholds(scores, other, objects, 0.02)
     assert before.thresholds == after.thresholds
     assert after.reported.wrong == after.reported.kept == before.reported.kept
 
 
 def test_images_of_one_object_are_in_one_half():
     objects = np.repeat(np.arange(50), 4)
-    first = halves(objects).reshape(50, 4)
+    first = find_first_half(objects).reshape(50, 4)
     assert (first == first[:, :1]).all()
     assert first[:, 0].sum() == 25
 
@@ -54,9 +54,9 @@ def test_images_of_one_object_are_in_one_half():
 def test_the_rule_keeps_what_was_chosen():
     scores, answers, right = sample(300, 200)
     scores["other"]["other_foreground_p"][::7] = np.nan
-    choice = choose(scores, answers, np.arange(len(right)), 0.1, votes=1)
+    choice = choose_thresholds(scores, answers, np.arange(len(right)), 0.1, votes=1)
     names = tuple(score for some in scores.values() for score in some)
-    rule = Rule(choice.rule(), Known({}, scores={"verify": names}))
+    rule = Rule(choice.format_rule(), Known({}, scores={"verify": names}))
     flat = {score: values for some in scores.values() for score, values in some.items()}
 
     def value(row, name):
@@ -70,7 +70,7 @@ def test_the_rule_keeps_what_was_chosen():
 
 def test_evidence_tells_the_target_and_the_interval():
     scores, answers, right = sample()
-    said = choose(scores, answers, np.arange(len(right)), 0.02).evidence()
+    said = choose_thresholds(scores, answers, np.arange(len(right)), 0.02).summarise_evidence()
     assert said["target_wrong"] == 0.02
     assert said["interval_95"][0] <= said["wrong_among_kept"] <= said["interval_95"][1]
 
@@ -85,17 +85,17 @@ def test_evidence_tells_the_target_and_the_interval():
 def test_impossible_wishes_are_named(options, named):
     scores, answers, right = sample()
     with pytest.raises(FiguregroundError, match=named):
-        choose(scores, answers, np.arange(len(right)), **options)
+        choose_thresholds(scores, answers, np.arange(len(right)), **options)
 
 
 def test_too_few_answers_are_counted():
     scores, answers, right = sample(labelled=30)
     with pytest.raises(FiguregroundError, match="each needs at least 20"):
-        choose(scores, answers, np.arange(len(right)), 0.02)
+        choose_thresholds(scores, answers, np.arange(len(right)), 0.02)
 
 
 def test_a_target_that_no_threshold_reaches_says_what_is_possible():
     _, answers, right = sample(wrong=0.5)
     useless = {"one": {"p": np.random.default_rng(1).random(len(right))}}
     with pytest.raises(FiguregroundError, match=r"at most 0\.1 %.*The least is \d"):
-        choose(useless, answers, np.arange(len(right)), 0.001)
+        choose_thresholds(useless, answers, np.arange(len(right)), 0.001)

@@ -24,7 +24,7 @@ from figureground.shards.index import finish_again
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_encoded
 from figureground.verification.scorer import SCORERS
-from figureground.verification.scores_file import METADATA
+from figureground.verification.scores_file import METADATA_KEY
 from figureground.verification.verifying import LOCK, verify
 
 FILE = "_figureground/scores/verify.parquet"
@@ -36,7 +36,7 @@ def scores(directory):
 
 
 def facts(directory):
-    return json.loads(scores(directory).schema.metadata[METADATA])
+    return json.loads(scores(directory).schema.metadata[METADATA_KEY])
 
 
 def rows(directory):

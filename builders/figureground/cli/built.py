@@ -203,7 +203,7 @@ def _curate(options: argparse.Namespace) -> int:
                 "Curate with --target first, and then the copy with --whole-sets."
             )
         choice = choose_rule(options.directory, options.scorer, options.target, options.votes)
-        rule, evidence, found = choice.rule(), choice.evidence(), choice.reported
+        rule, evidence, found = choice.format_rule(), choice.summarise_evidence(), choice.reported
         share, low, high = (100 * each for each in found.interval)
         say(f"rule: {rule}")
         say(

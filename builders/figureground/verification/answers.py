@@ -8,7 +8,7 @@ from collections.abc import Iterable
 _MARKS = " \t\r\n\"'*`.,!:;▁Ġ<>"
 
 
-def yes_or_no(token: str) -> bool | None:
+def read_yes_or_no(token: str) -> bool | None:
     """Return whether a token writes "yes" (True) or "no" (False), in any case, with blanks or punctuation around it."""
     word = token.strip(_MARKS).lower()
     return True if word == "yes" else False if word == "no" else None
@@ -25,8 +25,8 @@ def probability_of_yes(tokens: Iterable[tuple[str, float]]) -> float | None:
     """
     sums = {True: 0.0, False: 0.0}
     for token, logarithm in tokens:
-        said = yes_or_no(token)
-        if said is not None and not math.isnan(logarithm):
-            sums[said] += math.exp(min(logarithm, 0.0))
+        is_yes = read_yes_or_no(token)
+        if is_yes is not None and not math.isnan(logarithm):
+            sums[is_yes] += math.exp(min(logarithm, 0.0))
     total = sums[True] + sums[False]
     return sums[True] / total if total > 0 else None

@@ -13,11 +13,11 @@ from figureground.verification.scorer import SCORERS
 
 RESERVED = ("quality", "safety", "blur", "brightness", "key", "image")
 """Names that the scores file uses for something else."""
-_ASKED = re.compile(r"(?:(?P<name>[^=:/]*)=)?(?P<kind>[^:]*)(?::(?P<id>.*))?", re.DOTALL)
+_PATTERN = re.compile(r"(?:(?P<name>[^=:/]*)=)?(?P<kind>[^:]*)(?::(?P<id>.*))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Asked:
+class ScorerRequest:
     """A scorer, not opened."""
 
     name: str
@@ -27,7 +27,7 @@ class Asked:
     """Text after the colon; empty without one."""
 
 
-def read_asked(texts: Sequence[str]) -> list[Asked]:
+def parse_scorers(texts: Sequence[str]) -> list[ScorerRequest]:
     """Read what `--scorer` names.
 
     Without a NAME, it is made of the kind and the last part of the id: `clip:openai/clip-vit-base-patch32` is
@@ -36,30 +36,30 @@ def read_asked(texts: Sequence[str]) -> list[Asked]:
     Raises:
         UsageError: A kind is unknown, lacks its id, or a name isn't an identifier, is reserved or occurs twice.
     """
-    found: dict[str, Asked] = {}
+    requests: dict[str, ScorerRequest] = {}
     for text in texts:
-        match = _ASKED.fullmatch(text.strip())
+        match = _PATTERN.fullmatch(text.strip())
         assert match is not None
         kind, id = match["kind"].strip(), (match["id"] or "").strip()
         if kind not in SCORERS:
             raise UsageError(f"--scorer {text}: unknown scorer {kind!r}{nearest_or_all(kind, SCORERS.names())}")
         if not id and kind in ("clip", "classifier", "vlm"):
             raise UsageError(f"--scorer {text}: name the model, as {kind}:ID.")
-        name = match["name"].strip() if match["name"] is not None else _name(kind, id)
+        name = match["name"].strip() if match["name"] is not None else _default_name(kind, id)
         if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name in RESERVED:
             raise UsageError(
                 f"--scorer {text}: {name!r} can't be a scorer's name. Give an identifier, as in mine={kind}."
             )
-        if name in found:
-            other = found[name]
+        if name in requests:
+            earlier = requests[name]
             raise UsageError(
-                f"--scorer {text}: {other.kind}{':' * bool(other.id)}{other.id} is called {name!r} too. Name one of "
-                f"them: --scorer other={text.rpartition('=')[2]}"
+                f"--scorer {text}: {earlier.kind}{':' * bool(earlier.id)}{earlier.id} is called {name!r} too. "
+                f"Name one of them: --scorer other={text.rpartition('=')[2]}"
             )
-        found[name] = Asked(name, kind, id)
-    return list(found.values())
+        requests[name] = ScorerRequest(name, kind, id)
+    return list(requests.values())
 
 
-def _name(kind: str, id: str) -> str:
+def _default_name(kind: str, id: str) -> str:
     last = slug(PurePath(id.removeprefix("timm:").rstrip("/")).name) if id else ""
     return f"{kind}_{last}" if last else kind

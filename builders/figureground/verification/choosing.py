@@ -12,9 +12,9 @@ from figureground.annotation.gold import read_gold
 from figureground.core.errors import FiguregroundError, UsageError, listed, nearest_or_all
 from figureground.data.images import DatasetImages
 from figureground.verification.scores_file import FILE, SavedScores, read_saved
-from figureground.verification.thresholds import Choice, choose
+from figureground.verification.thresholds import Choice, choose_thresholds
 
-WHATS = {"foreground": "foreground", "background": "background", "label": "foreground"}
+LABEL_COLUMNS = {"foreground": "foreground", "background": "background", "label": "foreground"}
 """Columns of labels by the question that people are asked about them."""
 
 
@@ -38,55 +38,57 @@ def choose_rule(directory: Path, scorers: Sequence[str], target: float, votes: i
         if name not in saved.scorers:
             hint = nearest_or_all(name, saved.scorers) if saved.scorers else ". Run figureground verify first."
             raise UsageError(f"--scorer: {FILE} has no scorer {name!r}{hint}")
-    answers = [answer for answer in read_answers(directory) if answer.question in WHATS]
+    answers = [answer for answer in read_answers(directory) if answer.question in LABEL_COLUMNS]
     if not answers:
         raise FiguregroundError(
             f"--target: {directory} has no answers about foregrounds or backgrounds. Run figureground review first."
         )
     images = DatasetImages(directory, column="foreground")
-    right = right_images(answers, images.keys, {key for key, _ in read_gold(directory)})
-    columns = sorted({WHATS[answer.question] for answer in answers}, reverse=True)
-    scores = {name: _scores(saved, name, columns, images.keys) for name in dict.fromkeys(scorers)}
-    return choose(scores, right, images.objects, target, votes)
+    verdicts = judge_by_majority(answers, images.keys, {key for key, _ in read_gold(directory)})
+    columns = sorted({LABEL_COLUMNS[answer.question] for answer in answers}, reverse=True)
+    scores = {name: _align_scores(saved, name, columns, images.keys) for name in dict.fromkeys(scorers)}
+    return choose_thresholds(scores, verdicts, images.objects, target, votes)
 
 
-def right_images(answers: Iterable[Answer], keys: Sequence[str], left_out: Collection[str] = ()) -> np.ndarray:
-    """Return what people say about images: int8 (n,), 1 if all labels are right, 0 if one is wrong, else -1.
+def judge_by_majority(answers: Iterable[Answer], keys: Sequence[str], excluded: Collection[str] = ()) -> np.ndarray:
+    """Judge images by people's answers: int8 (n,), 1 if all labels are right, 0 if one is wrong, else -1.
 
     The majority of "yes" and "no" counts for each question. An image with a tie, or with a question that no one
     answered by either, is -1 unless another of its labels is wrong.
 
     Args:
         keys: Keys of the images.
-        left_out: Keys of images that aren't part of the random sample, such as gold items.
+        excluded: Keys of images that aren't part of the random sample, such as gold items.
     """
-    votes: dict[str, dict[str, int]] = {}
+    balances_by_key: dict[str, dict[str, int]] = {}
     questions: set[str] = set()
     for answer in answers:
         questions.add(answer.question)
-        if answer.answer in ("yes", "no") and answer.key not in left_out:
-            of_image = votes.setdefault(answer.key, {})
-            of_image[answer.question] = of_image.get(answer.question, 0) + (1 if answer.answer == "yes" else -1)
-    found = np.full(len(keys), -1, np.int8)
+        if answer.answer in ("yes", "no") and answer.key not in excluded:
+            balances = balances_by_key.setdefault(answer.key, {})
+            balances[answer.question] = balances.get(answer.question, 0) + (1 if answer.answer == "yes" else -1)
+    verdicts = np.full(len(keys), -1, np.int8)
     for row, key in enumerate(keys):
-        said = votes.get(key, {})
-        if any(sum_ < 0 for sum_ in said.values()):
-            found[row] = 0
-        elif said and all(said.get(question, 0) > 0 for question in questions):
-            found[row] = 1
-    return found
+        balances = balances_by_key.get(key, {})
+        if any(balance < 0 for balance in balances.values()):
+            verdicts[row] = 0
+        elif balances and all(balances.get(question, 0) > 0 for question in questions):
+            verdicts[row] = 1
+    return verdicts
 
 
-def _scores(saved: SavedScores, name: str, whats: Sequence[str], keys: Sequence[str]) -> dict[str, np.ndarray]:
+def _align_scores(
+    saved: SavedScores, name: str, label_columns: Sequence[str], keys: Sequence[str]
+) -> dict[str, np.ndarray]:
     """Return a scorer's probabilities in the order of `keys`, by column."""
     rows = {key: row for row, key in enumerate(saved.keys)}
-    columns = [f"{name}_{what}_p" for what in whats if f"{name}_{what}_p" in saved.columns]
+    columns = [f"{name}_{what}_p" for what in label_columns if f"{name}_{what}_p" in saved.columns]
     if not columns:
-        known = listed(column for column in saved.columns if column.startswith(f"{name}_"))
-        raise UsageError(f"--scorer: {name!r} has no probability of {listed(whats)}, only {known}.")
-    found = {}
+        available = listed(column for column in saved.columns if column.startswith(f"{name}_"))
+        raise UsageError(f"--scorer: {name!r} has no probability of {listed(label_columns)}, only {available}.")
+    aligned = {}
     for column in columns:
         values = saved.columns[column]
-        given = [None if (row := rows.get(key)) is None else values[row] for key in keys]
-        found[column] = np.array([np.nan if value is None else value for value in given], np.float64)
-    return found
+        entries = [None if (row := rows.get(key)) is None else values[row] for key in keys]
+        aligned[column] = np.array([np.nan if value is None else value for value in entries], np.float64)
+    return aligned

@@ -31,17 +31,17 @@ KEY = "FIGUREGROUND_API_KEY"
 """Environment variable with the server's key, if it needs one."""
 THREADS = 8
 """Number of requests at a time."""
-TRIES = 5
+MAX_ATTEMPTS = 5
 """Number of attempts at a request that the server doesn't answer."""
 PAUSE = 1.0
 """Seconds before the second attempt; doubled with each further one, up to 30, less a random part of up to a half."""
-SECONDS = 120.0
+TIMEOUT = 120.0
 """Time after which a request has failed."""
-TOP = 20
+TOP_TOKENS = 20
 """Number of most probable tokens that a request asks for; the largest that OpenAI's API allows."""
-MOST_BYTES = 2**22
+MAX_BYTES = 2**22
 """Largest answer that is read."""
-_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+_RETRYABLE = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 """HTTP statuses after which the same request may succeed."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -55,10 +55,10 @@ def check_url(url: str) -> urllib.parse.SplitResult:
     """
     parts = urllib.parse.urlsplit(url.strip())
     try:
-        port_fits = parts.port is None or parts.port > 0
+        has_valid_port = parts.port is None or parts.port > 0
     except ValueError:
-        port_fits = False
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits:
+        has_valid_port = False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not has_valid_port:
         raise UsageError("--endpoint: give the URL of a server, such as http://localhost:8000/v1.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError(
@@ -69,7 +69,7 @@ def check_url(url: str) -> urllib.parse.SplitResult:
     return parts
 
 
-class _Stopped(Exception):
+class _Closed(Exception):
     """The connections were closed on purpose."""
 
 
@@ -88,7 +88,7 @@ class Endpoint:
         if not (self._key.isascii() and self._key.isprintable()):
             raise UsageError(f"--endpoint: {KEY} in the environment holds characters that no key has.")
         self._local = threading.local()
-        self._open: set[http.client.HTTPConnection] = set()
+        self._connections: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -100,61 +100,61 @@ class Endpoint:
             Stopped: A signal requested a stop.
         """
         jobs: queue.SimpleQueue[int] = queue.SimpleQueue()
-        done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        encoded = {id(image): _encoded(image) for image, _ in pairs}
-        for at in range(len(pairs)):
-            jobs.put(at)
+        results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        encoded = {id(image): _encode_image(image) for image, _ in pairs}
+        for index in range(len(pairs)):
+            jobs.put(index)
 
         def work() -> None:
             while not self._closed.is_set():
                 try:
-                    at = jobs.get_nowait()
+                    index = jobs.get_nowait()
                 except queue.Empty:
                     break
-                image, question = pairs[at]
+                image, question = pairs[index]
                 try:
-                    done.put((at, self._answer(encoded[id(image)], question)))
+                    results.put((index, self._request_answer(encoded[id(image)], question)))
                 except Exception as error:  # raised again by the main thread
-                    done.put((at, error))
-            self._drop()
+                    results.put((index, error))
+            self._drop_connection()
 
         # Daemons, because the interpreter would wait at its end for requests that no one needs any more.
         for _ in range(min(THREADS, len(pairs))):
             threading.Thread(target=work, name="ask", daemon=True).start()
         answers: list[float | None] = [None] * len(pairs)
-        odd: list[str] = []
+        unclear: list[str] = []
         try:
             for _ in pairs:
-                at, answer = self._next(done)
+                index, answer = self._wait_for_result(results)
                 if isinstance(answer, Exception):
                     raise answer
-                answers[at], said = answer
-                if answers[at] is None:
-                    odd.append(said)
+                answers[index], text = answer
+                if answers[index] is None:
+                    unclear.append(text)
         except BaseException:
             self.close()
             raise
-        return answers, odd
+        return answers, unclear
 
     def close(self) -> None:
         """End all requests."""
         self._closed.set()
         with self._lock:
-            for connection in self._open:
+            for connection in self._connections:
                 if connection.sock is not None:
                     with contextlib.suppress(OSError):
                         connection.sock.shutdown(socket.SHUT_RDWR)
 
     @staticmethod
-    def _next(done: queue.SimpleQueue[tuple[int, Any]]) -> tuple[int, Any]:
+    def _wait_for_result(results: queue.SimpleQueue[tuple[int, Any]]) -> tuple[int, Any]:
         while True:
             signals.check()
             try:
-                return done.get(timeout=0.2)
+                return results.get(timeout=0.2)
             except queue.Empty:
                 continue
 
-    def _answer(self, image: str, question: str) -> tuple[float | None, str]:
+    def _request_answer(self, image: str, question: str) -> tuple[float | None, str]:
         """Return the probability of "yes", and what the server answered."""
         body = {
             "model": self._model,
@@ -170,36 +170,36 @@ class Endpoint:
             "max_tokens": 1,
             "temperature": 0,
             "logprobs": True,
-            "top_logprobs": TOP,
+            "top_logprobs": TOP_TOKENS,
         }
-        return self._read(self._post(json.dumps(body).encode()))
+        return self._parse_answer(self._post(json.dumps(body).encode()))
 
     def _post(self, body: bytes) -> bytes:
         """Send a request, again after failures that may pass, and return the body of the answer."""
-        trouble = ""
-        for attempt in range(TRIES):
+        failure = ""
+        for attempt in range(MAX_ATTEMPTS):
             pause = min(30.0, PAUSE * 2.0 ** (attempt - 1)) * (1 - secrets.randbelow(500) / 1000)
             if attempt and self._closed.wait(pause):
-                raise _Stopped
+                raise _Closed
             try:
                 status, data, wait = self._send(body)
             except (OSError, http.client.HTTPException) as error:
-                self._drop()
+                self._drop_connection()
                 if self._closed.is_set():
-                    raise _Stopped from None
-                trouble = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                    raise _Closed from None
+                failure = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 continue
             if status == 200:
                 return data
-            trouble = f"HTTP {status}: {self._clean(data)}"
-            if status not in _AGAIN:
+            failure = f"HTTP {status}: {self._excerpt(data)}"
+            if status not in _RETRYABLE:
                 hint = f" Set {KEY} to its key." if status in (401, 403) else ""
-                raise FiguregroundError(f"--endpoint {self._place} refused the request: {trouble}.{hint}")
+                raise FiguregroundError(f"--endpoint {self._url} refused the request: {failure}.{hint}")
             if wait and self._closed.wait(wait):
-                raise _Stopped
+                raise _Closed
         raise FiguregroundError(
-            f"--endpoint {self._place} didn't answer in {TRIES} attempts; last: {self._clean(trouble.encode())}. "
-            "Scores so far are kept; the same command goes on."
+            f"--endpoint {self._url} didn't answer in {MAX_ATTEMPTS} attempts; last: {self._excerpt(failure.encode())}"
+            ". Scores so far are kept; the same command goes on."
         )
 
     def _send(self, body: bytes) -> tuple[int, bytes, float]:
@@ -210,55 +210,55 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {self._key}"
         connection.request("POST", self._path, body, headers)
         answer = connection.getresponse()
-        data = answer.read(MOST_BYTES)
+        data = answer.read(MAX_BYTES)
         if answer.will_close or not answer.isclosed():
-            self._drop()
-        after = answer.headers.get("Retry-After", "")
-        return answer.status, data, min(60.0, float(after)) if after.isdigit() else 0.0
+            self._drop_connection()
+        retry_after = answer.headers.get("Retry-After", "")
+        return answer.status, data, min(60.0, float(retry_after)) if retry_after.isdigit() else 0.0
 
     def _connection(self) -> http.client.HTTPConnection:
-        found = getattr(self._local, "connection", None)
-        if found is None:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
             secure = self._parts.scheme == "https"
-            kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-            found = kind(str(self._parts.hostname), self._parts.port, timeout=SECONDS)
-            self._local.connection = found
+            connection_type = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+            connection = connection_type(str(self._parts.hostname), self._parts.port, timeout=TIMEOUT)
+            self._local.connection = connection
             with self._lock:
-                self._open.add(found)
-        return found
+                self._connections.add(connection)
+        return connection
 
-    def _drop(self) -> None:
+    def _drop_connection(self) -> None:
         """Close this thread's connection."""
-        found = getattr(self._local, "connection", None)
-        if found is not None:
-            found.close()
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
             with self._lock:
-                self._open.discard(found)
+                self._connections.discard(connection)
             self._local.connection = None
 
-    def _read(self, data: bytes) -> tuple[float | None, str]:
+    def _parse_answer(self, data: bytes) -> tuple[float | None, str]:
         """Return the probability of "yes" in an answer, and its text."""
         try:
             answer = parse_json(data, "its answer")
             choice = answer["choices"][0]
-            said = str((choice.get("message") or {}).get("content") or "")
+            text = str((choice.get("message") or {}).get("content") or "")
         except (FileError, KeyError, IndexError, TypeError, AttributeError):
             raise FiguregroundError(
-                f"--endpoint {self._place} isn't an OpenAI-compatible server: it answered {self._clean(data)}."
+                f"--endpoint {self._url} isn't an OpenAI-compatible server: it answered {self._excerpt(data)}."
             ) from None
-        first = _first_token(choice)
-        if first is None:
+        tokens = _first_token(choice)
+        if tokens is None:
             raise FiguregroundError(
-                f"--endpoint {self._place}: the model {self._model!r} returned no logprobs, from which the probability "
+                f"--endpoint {self._url}: the model {self._model!r} returned no logprobs, from which the probability "
                 "of yes is read. Give a model or a server that supports logprobs and top_logprobs."
             )
-        return probability_of_yes(first), self._clean(said.encode())
+        return probability_of_yes(tokens), self._excerpt(text.encode())
 
     @property
-    def _place(self) -> str:
+    def _url(self) -> str:
         return f"{self._parts.scheme}://{self._parts.netloc}{self._parts.path}"
 
-    def _clean(self, data: bytes) -> str:
+    def _excerpt(self, data: bytes) -> str:
         """Return the beginning of what a server said, in one line without the key."""
         text = data.decode(errors="replace")
         if self._key:
@@ -270,13 +270,13 @@ def _first_token(choice: Mapping[str, Any]) -> list[tuple[str, float]] | None:
     """Return the most probable first tokens with their log-probabilities; None if the server gave none."""
     try:
         content = choice["logprobs"]["content"]
-        found = [(str(each["token"]), float(each["logprob"])) for each in content[0]["top_logprobs"]]
-        return found or [(str(content[0]["token"]), float(content[0]["logprob"]))]
+        tokens = [(str(token["token"]), float(token["logprob"])) for token in content[0]["top_logprobs"]]
+        return tokens or [(str(content[0]["token"]), float(content[0]["logprob"]))]
     except (KeyError, IndexError, TypeError, ValueError):
         return None
 
 
-def _encoded(image: Image.Image) -> str:
+def _encode_image(image: Image.Image) -> str:
     """Return an image as a data URL, PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")

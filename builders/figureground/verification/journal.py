@@ -40,28 +40,28 @@ class Journal:
 
     def read(self) -> dict[tuple[str, str], list[Any]]:
         """Return the values of each key and hash; a line that was cut off by a kill is removed from the file."""
-        found: dict[tuple[str, str], list[Any]] = {}
+        entries: dict[tuple[str, str], list[Any]] = {}
         if not self.path.exists():
-            return found
+            return entries
         check_regular(self.path)
-        good = 0
+        valid_bytes = 0
         with self.path.open("rb") as file:
             for n, line in enumerate(file):
                 try:
-                    said = json.loads(line) if line.endswith(b"\n") else None
+                    entry = json.loads(line) if line.endswith(b"\n") else None
                 except ValueError:
-                    said = None
-                if n == 0 and said != self._header:
+                    entry = None
+                if n == 0 and entry != self._header:
                     break
                 if n:
-                    if not isinstance(said, list) or len(said) != 2 + len(self._columns):
+                    if not isinstance(entry, list) or len(entry) != 2 + len(self._columns):
                         break
-                    found[said[0], said[1]] = said[2:]
-                good += len(line)
-        if good < self.path.stat().st_size:
+                    entries[entry[0], entry[1]] = entry[2:]
+                valid_bytes += len(line)
+        if valid_bytes < self.path.stat().st_size:
             with self.path.open("r+b") as file:
-                file.truncate(good)
-        return found
+                file.truncate(valid_bytes)
+        return entries
 
     def append(self, keys: Sequence[str], images: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
         """Append lines and hand them to the operating system, so that they outlive this process.
@@ -70,7 +70,7 @@ class Journal:
             keys, images: Key and hash of each image.
             values: By column, the values of all images.
         """
-        file = self._opened()
+        file = self._open()
         lines = zip(keys, images, *values, strict=True)
         file.write("".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines).encode())
         file.flush()
@@ -82,7 +82,7 @@ class Journal:
         if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()
 
-    def _opened(self) -> IO[bytes]:
+    def _open(self) -> IO[bytes]:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab")

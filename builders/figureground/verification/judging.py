@@ -29,12 +29,14 @@ def judge(p: np.ndarray, label: np.ndarray, names: Sequence[str]) -> dict[str, l
     known, compared = ~np.isnan(own), np.isfinite(best)
     rank = 1 + (others > own[:, None]).sum(axis=1)
     return {
-        "p": _or_none(own, known),
-        "margin": _or_none(own - best, known & compared),
-        "rank": _or_none(rank, known & compared),
-        "top": [names[k] if k >= 0 and there else None for k, there in zip(top.tolist(), compared, strict=True)],
+        "p": _replace_absent(own, known),
+        "margin": _replace_absent(own - best, known & compared),
+        "rank": _replace_absent(rank, known & compared),
+        "top": [
+            names[k] if k >= 0 and is_compared else None for k, is_compared in zip(top.tolist(), compared, strict=True)
+        ],
     }
 
 
-def _or_none(values: np.ndarray, where: np.ndarray) -> list[Any]:
-    return [value if there else None for value, there in zip(values.tolist(), where.tolist(), strict=True)]
+def _replace_absent(values: np.ndarray, is_present: np.ndarray) -> list[Any]:
+    return [value if present else None for value, present in zip(values.tolist(), is_present.tolist(), strict=True)]

@@ -15,7 +15,7 @@ from figureground.core import libraries, signals
 from figureground.core.accelerator import choose_device
 from figureground.core.errors import FiguregroundError, listed
 from figureground.models.opening import open_network, open_part
-from figureground.verification.answers import yes_or_no
+from figureground.verification.answers import read_yes_or_no
 
 libraries.prepare("transformers")
 
@@ -30,7 +30,7 @@ class LocalModel:
 
     Args:
         folder: A transformers directory with a processor that has a chat template.
-        shown: The scorer in errors.
+        flag: The scorer in errors.
         device: auto, cpu, cuda, cuda:1 or mps; on a GPU the weights keep their own number format, else float32.
 
     Raises:
@@ -38,37 +38,37 @@ class LocalModel:
             "no".
     """
 
-    def __init__(self, folder: Path, shown: str, device: str):
+    def __init__(self, folder: Path, flag: str, device: str):
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        self._device, self._shown = choose_device(device), shown
+        self._device, self._flag = choose_device(device), flag
         dtype: Any = torch.float32 if self._device.type == "cpu" else "auto"
         try:
             network, info = open_network(
-                AutoModelForImageTextToText, folder, shown, dtype=dtype, output_loading_info=True
+                AutoModelForImageTextToText, folder, flag, dtype=dtype, output_loading_info=True
             )
-            self._processor = open_part(AutoProcessor, folder, shown)
+            self._processor = open_part(AutoProcessor, folder, flag)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             if isinstance(error, FiguregroundError):
                 raise
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise FiguregroundError(f"{shown} doesn't open as an image-text-to-text model: {first}") from error
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise FiguregroundError(f"{flag} doesn't open as an image-text-to-text model: {first_line}") from error
         if info["missing_keys"]:
-            raise FiguregroundError(f"{shown}: its weights lack {listed(sorted(info['missing_keys']), 2)}.")
+            raise FiguregroundError(f"{flag}: its weights lack {listed(sorted(info['missing_keys']), 2)}.")
         if not getattr(self._processor, "chat_template", None):
             raise FiguregroundError(
-                f"{shown}: its processor has no chat template, so the form of its prompts isn't known. Give a model "
+                f"{flag}: its processor has no chat template, so the form of its prompts isn't known. Give a model "
                 "that was tuned to follow instructions."
             )
         self._network = network.to(self._device).eval()
-        takes = inspect.signature(network.forward).parameters
-        self._last: dict[str, int] = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        parameters = inspect.signature(network.forward).parameters
+        self._last_logits_only: dict[str, int] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "left"  # so that the last position of each row is where its answer begins
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self._tokenizer = tokenizer
-        self._yes, self._no = _tokens(tokenizer, shown)
+        self._yes, self._no = _find_answer_tokens(tokenizer, flag)
 
     def close(self) -> None:
         del self._network
@@ -76,16 +76,16 @@ class LocalModel:
     def ask(self, pairs: Sequence[tuple[Image.Image, str]]) -> tuple[list[float | None], list[str]]:
         """Return the probability of "yes" for each image and question; see `scorers.vlm.Asker`."""
         answers: list[float | None] = []
-        odd: list[str] = []
+        unclear: list[str] = []
         for start in range(0, len(pairs), PAIRS_AT_A_TIME):
             signals.check()
-            some, strange = self._ask(pairs[start : start + PAIRS_AT_A_TIME])
-            answers += some
-            odd += strange
-        return answers, odd
+            batch_answers, batch_unclear = self._ask_batch(pairs[start : start + PAIRS_AT_A_TIME])
+            answers += batch_answers
+            unclear += batch_unclear
+        return answers, unclear
 
     @torch.inference_mode()
-    def _ask(self, pairs: Sequence[tuple[Image.Image, str]]) -> tuple[list[float | None], list[str]]:
+    def _ask_batch(self, pairs: Sequence[tuple[Image.Image, str]]) -> tuple[list[float | None], list[str]]:
         prompts = [self._prompt(question) for _, question in pairs]
         inputs = self._processor(
             text=prompts, images=[[image] for image, _ in pairs], padding=True, return_tensors="pt"
@@ -93,17 +93,17 @@ class LocalModel:
         for name, value in inputs.items():
             if torch.is_tensor(value) and value.is_floating_point():
                 inputs[name] = value.to(self._network.dtype)
-        logits = self._network(**inputs, **self._last).logits[:, -1].cpu().double()
+        logits = self._network(**inputs, **self._last_logits_only).logits[:, -1].cpu().double()
         if not torch.isfinite(logits).all():
-            raise FiguregroundError(f"{self._shown} returned NaN or infinity. Its weights are damaged.")
+            raise FiguregroundError(f"{self._flag} returned NaN or infinity. Its weights are damaged.")
         yes, no = (logits[:, ids].logsumexp(1) for ids in (self._yes, self._no))
         p = torch.sigmoid(yes - no).tolist()
         best = logits.argmax(1).tolist()
         likely = logits.topk(min(LIKELY, logits.shape[1]), dim=1).indices
-        known = torch.tensor([*self._yes, *self._no], device=likely.device)
-        sensible = torch.isin(likely, known).any(1).tolist()
-        odd = [self._tokenizer.decode([token]) for token, fine in zip(best, sensible, strict=True) if not fine]
-        return [value if fine else None for value, fine in zip(p, sensible, strict=True)], odd
+        answer_ids = torch.tensor([*self._yes, *self._no], device=likely.device)
+        is_clear = torch.isin(likely, answer_ids).any(1).tolist()
+        unclear = [self._tokenizer.decode([token]) for token, clear in zip(best, is_clear, strict=True) if not clear]
+        return [value if clear else None for value, clear in zip(p, is_clear, strict=True)], unclear
 
     def _prompt(self, question: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": question}]
@@ -111,15 +111,15 @@ class LocalModel:
         return str(self._processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
 
 
-def _tokens(tokenizer: Any, shown: str) -> tuple[list[int], list[int]]:
+def _find_answer_tokens(tokenizer: Any, flag: str) -> tuple[list[int], list[int]]:
     """Return the ids of all tokens that write "yes" and "no"."""
-    found: dict[bool, list[int]] = {True: [], False: []}
+    ids: dict[bool, list[int]] = {True: [], False: []}
     for token, id in tokenizer.get_vocab().items():
-        said = yes_or_no(token)
-        if said is None and len(token) <= 8 and "</w>" in token:
-            said = yes_or_no(token.removesuffix("</w>"))
-        if said is not None:
-            found[said].append(id)
-    if not all(found.values()):
-        raise FiguregroundError(f"{shown}: its vocabulary has no token for 'yes' or for 'no'.")
-    return sorted(found[True]), sorted(found[False])
+        is_yes = read_yes_or_no(token)
+        if is_yes is None and len(token) <= 8 and "</w>" in token:
+            is_yes = read_yes_or_no(token.removesuffix("</w>"))
+        if is_yes is not None:
+            ids[is_yes].append(id)
+    if not all(ids.values()):
+        raise FiguregroundError(f"{flag}: its vocabulary has no token for 'yes' or for 'no'.")
+    return sorted(ids[True]), sorted(ids[False])

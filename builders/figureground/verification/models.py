@@ -11,11 +11,11 @@ FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 """Files of a model: settings, vocabularies, chat templates, weights."""
 
 
-def refuse_absent(what: str, name: str) -> None:
+def refuse_absent(flag: str, name: str) -> None:
     """Refuse a model whose directory doesn't exist, has no config, or names code to run; without torch.
 
     Args:
-        what: The scorer in errors, such as `--scorer clip:mine`.
+        flag: The scorer in errors, such as `--scorer clip:mine`.
         name: A directory or a Hub id.
 
     Raises:
@@ -24,17 +24,17 @@ def refuse_absent(what: str, name: str) -> None:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise FiguregroundError(f"{what}: {name!r} is not a transformers directory: it has no config.json.")
-        refuse_code(path, what)
+            raise FiguregroundError(f"{flag}: {name!r} is not a transformers directory: it has no config.json.")
+        refuse_code(path, flag)
     elif path.is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
-        raise FiguregroundError(f"{what}: no such directory: {name!r}. Give a transformers directory or a Hub id.")
+        raise FiguregroundError(f"{flag}: no such directory: {name!r}. Give a transformers directory or a Hub id.")
 
 
-def find_model(what: str, name: str, kind: str) -> tuple[Path, str]:
+def find_model(flag: str, name: str, kind: str) -> tuple[Path, str]:
     """Return a model's directory on this machine and the hash of its files, downloading it if needed.
 
     Args:
-        what: The scorer in errors.
+        flag: The scorer in errors.
         name: A directory or a Hub id.
         kind: The transformers class that can convert pickled weights, for errors.
 

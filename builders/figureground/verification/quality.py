@@ -13,7 +13,7 @@ EDGE = 256
 """Larger images are reduced to this edge, pixels, so that blur doesn't depend on the size of a file."""
 
 
-def blur(grey: np.ndarray) -> float:
+def measure_blur(grey: np.ndarray) -> float:
     """Return how blurred an image is: 0 for noise, near 1 for a smooth one.
 
     This is 1 / (1 + 100 v), v the variance of the Laplacian (Pech-Pacheco et al. 2000) of the brightness, 0 to 1.
@@ -28,7 +28,7 @@ def blur(grey: np.ndarray) -> float:
     return float(1 / (1 + 100 * laplacian.var()))
 
 
-def brightness(image: Image.Image) -> float:
+def measure_brightness(image: Image.Image) -> float:
     """Return the mean luma (ITU-R 601) of an RGB image, 0 (black) to 1 (white)."""
     return float(np.asarray(image.convert("L"), np.float64).mean() / 255)
 
@@ -49,12 +49,12 @@ class QualityScorer(Scorer):
 
     def score(self, batch: Batch) -> Values:
         return {
-            "blur": [blur(_grey(image)) for image in batch.images],
-            "brightness": [brightness(image) for image in batch.images],
+            "blur": [measure_blur(_to_grey(image)) for image in batch.images],
+            "brightness": [measure_brightness(image) for image in batch.images],
         }
 
 
-def _grey(image: Image.Image) -> np.ndarray:
+def _to_grey(image: Image.Image) -> np.ndarray:
     grey = image.convert("L")
     if max(grey.size) > EDGE:
         grey.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS)

@@ -13,7 +13,7 @@ from figureground.recipe.prompts import fill, read_templates
 from figureground.shards.finished import FinishedDataset
 
 FOREGROUND, BACKGROUND = "foreground", "background"
-WHATS = (FOREGROUND, BACKGROUND)
+LABEL_COLUMNS = (FOREGROUND, BACKGROUND)
 """The label columns that scorers are asked about."""
 PLAIN = "plain"
 """Background of images whose prompt names none."""
@@ -37,14 +37,14 @@ class Question:
             file: Name of a file of templates in `prompts/scorers/`, without the column and the suffix: `question-`.
         """
         templates = read_templates(str(resource("prompts/scorers") / f"{file}{self.what}.txt"))
-        nothing = ClassEntry("", "")
+        no_foreground = ClassEntry("", "")
         texts: list[list[str]] = []
         for entry in self.entries:
             if entry is None:
                 texts.append([])
                 continue
-            pair = (entry, None) if self.what == FOREGROUND else (nothing, entry)
-            texts.append(list(dict.fromkeys(with_article(fill(each, *pair)) for each in templates)))
+            entries = (entry, None) if self.what == FOREGROUND else (no_foreground, entry)
+            texts.append(list(dict.fromkeys(with_article(fill(template, *entries)) for template in templates)))
         return texts
 
 
@@ -63,10 +63,10 @@ def read_questions(source: FinishedDataset) -> tuple[Question, ...]:
         Question(
             FOREGROUND, tuple(foregrounds), tuple(nouns.get(loosely(name), noun_of(name)) for name in foregrounds)
         ),
-        Question(BACKGROUND, tuple(backgrounds), tuple(_phrase(name, phrases) for name in backgrounds)),
+        Question(BACKGROUND, tuple(backgrounds), tuple(_find_phrase(name, phrases) for name in backgrounds)),
     )  # fmt: skip
 
 
-def _phrase(name: str, known: Mapping[str, ClassEntry]) -> ClassEntry | None:
-    entry = known.get(loosely(name))
+def _find_phrase(name: str, phrases: Mapping[str, ClassEntry]) -> ClassEntry | None:
+    entry = phrases.get(loosely(name))
     return None if entry is None or loosely(name) == PLAIN or not entry.text.strip() else entry

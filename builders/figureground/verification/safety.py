@@ -39,10 +39,10 @@ class SafetyScorer(Scorer):
         self._unsafe = tuple(unsafe)
         self._folder: Path | None = None
         self._classifier: Classifier | None = None
-        place = Path(id).expanduser()
-        if place.is_dir() and (place / "model_index.json").is_file():
-            self._folder = place
-            if not (place / CHECKER / "config.json").is_file():
+        path = Path(id).expanduser()
+        if path.is_dir() and (path / "model_index.json").is_file():
+            self._folder = path
+            if not (path / CHECKER / "config.json").is_file():
                 raise FiguregroundError(f"--safety {id}: the checkpoint has no safety checker. Give one that has.")
         else:
             needs.refuse_absent("--safety", id)
@@ -51,7 +51,7 @@ class SafetyScorer(Scorer):
 
     def identify(self) -> dict[str, Any]:
         if self._folder is None and "/" in self.id and not Path(self.id).expanduser().exists():
-            self._folder = _downloaded(self.id)
+            self._folder = _download_checkpoint(self.id)
         if self._folder is not None:
             from figureground.vision.model_files import check_weights, hash_files
 
@@ -109,7 +109,7 @@ class SafetyScorer(Scorer):
             return {"safety": [float(flag) for flag in self._checker(clip_input=pixels, images=blank)[1]]}
 
 
-def _downloaded(name: str) -> Path | None:
+def _download_checkpoint(name: str) -> Path | None:
     """Return the folder of a Hub checkpoint with a safety checker; None for a model of another kind."""
     from figureground.vision.model_files import download
 
@@ -121,7 +121,7 @@ def _downloaded(name: str) -> Path | None:
     return folder
 
 
-def _open_checker(folder: Path, shown: str) -> tuple[Any, Any]:
+def _open_checker(folder: Path, flag: str) -> tuple[Any, Any]:
     import torch
 
     from figureground.core import libraries
@@ -136,10 +136,10 @@ def _open_checker(folder: Path, shown: str) -> tuple[Any, Any]:
 
     logging.get_logger("diffusers.pipelines.stable_diffusion.safety_checker").setLevel("ERROR")
     try:
-        checker = open_network(StableDiffusionSafetyChecker, folder / CHECKER, shown, dtype=torch.float32)
-        return checker, open_part(AutoImageProcessor, folder / EXTRACTOR, shown)
+        checker = open_network(StableDiffusionSafetyChecker, folder / CHECKER, flag, dtype=torch.float32)
+        return checker, open_part(AutoImageProcessor, folder / EXTRACTOR, flag)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, FiguregroundError):
             raise
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FiguregroundError(f"{shown}: its safety checker doesn't open: {first}") from error
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"{flag}: its safety checker doesn't open: {first_line}") from error

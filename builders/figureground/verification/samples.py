@@ -18,10 +18,10 @@ from figureground.core.progress import Progress
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.samples import Stored
 from figureground.sources.images import open_stored
-from figureground.verification.questions import WHATS
+from figureground.verification.questions import LABEL_COLUMNS
 from figureground.verification.scorer import Batch, Guided
 
-HASH = 16
+HASH_DIGITS = 16
 """Number of hexadecimal digits of an image's SHA-256 that scores are stored with."""
 
 
@@ -30,7 +30,7 @@ class Inventory:
     """All samples of a dataset, in the order of its shards, without pixels."""
 
     keys: list[str]
-    images: list[str]
+    image_hashes: list[str]
     """Beginning of the SHA-256 of each encoded image."""
     labels: dict[str, np.ndarray]
     """int64 (n,), by column."""
@@ -43,22 +43,22 @@ class Inventory:
 def take_inventory(source: FinishedDataset, show_progress: bool) -> Inventory:
     """Read all samples once, without decoding them."""
     keys: list[str] = []
-    images: list[str] = []
-    labels: dict[str, list[int]] = {what: [] for what in WHATS}
+    image_hashes: list[str] = []
+    labels: dict[str, list[int]] = {column: [] for column in LABEL_COLUMNS}
     guided, starts = [], [0]
     with Progress(source.samples, unit="image", desc=f"reading {source.name}", show=show_progress) as bar:
         for shard in source.shards:
             signals.check()
             for stored in source.stored(shard):
                 keys.append(stored.key)
-                images.append(hashlib.sha256(stored.image).hexdigest()[:HASH])
+                image_hashes.append(hashlib.sha256(stored.image).hexdigest()[:HASH_DIGITS])
                 guided.append("guide" in stored.images)
-                for what in WHATS:
-                    labels[what].append(stored.labels[what])
+                for column in LABEL_COLUMNS:
+                    labels[column].append(stored.labels[column])
                 bar.update()
             starts.append(len(keys))
-    arrays = {what: np.array(label, np.int64) for what, label in labels.items()}
-    return Inventory(keys, images, arrays, np.array(guided, bool), starts)
+    arrays = {column: np.array(values, np.int64) for column, values in labels.items()}
+    return Inventory(keys, image_hashes, arrays, np.array(guided, bool), starts)
 
 
 def read_batches(
@@ -74,36 +74,40 @@ def read_batches(
     Yields:
         Rows of the images, int64; the batch; and, by key, why images that aren't in it can't be decoded.
     """
-    held: list[tuple[int, Image.Image, Guided | None]] = []
+    pending: list[tuple[int, Image.Image, Guided | None]] = []
     unreadable: dict[str, str] = {}
-    for row, decoded in compute_ahead(_jobs(source, inventory, rows, guides)):
+    for row, decoded in compute_ahead(_decoding_jobs(source, inventory, rows, guides)):
         if isinstance(decoded, str):
             unreadable[inventory.keys[row]] = decoded
         else:
-            held.append((row, *decoded))
-        if len(held) == size:
-            yield *_batch(held, inventory), unreadable
-            held, unreadable = [], {}
-    if held or unreadable:
-        yield *_batch(held, inventory), unreadable
+            pending.append((row, *decoded))
+        if len(pending) == size:
+            yield *_make_batch(pending, inventory), unreadable
+            pending, unreadable = [], {}
+    if pending or unreadable:
+        yield *_make_batch(pending, inventory), unreadable
 
 
-def _jobs(source: FinishedDataset, inventory: Inventory, rows: np.ndarray, guides: bool) -> Iterator[tuple[int, Any]]:
+def _decoding_jobs(
+    source: FinishedDataset, inventory: Inventory, rows: np.ndarray, guides: bool
+) -> Iterator[tuple[int, Any]]:
     for shard, start, stop in zip(source.shards, inventory.starts[:-1], inventory.starts[1:], strict=True):
-        inside = rows[(rows >= start) & (rows < stop)]
-        if len(inside):
-            found = source.stored(shard, (inside - start).tolist())
-            for row, stored in zip(inside.tolist(), found, strict=True):
+        shard_rows = rows[(rows >= start) & (rows < stop)]
+        if len(shard_rows):
+            samples = source.stored(shard, (shard_rows - start).tolist())
+            for row, stored in zip(shard_rows.tolist(), samples, strict=True):
                 yield row, functools.partial(_decode, stored, guides)
 
 
-def _batch(held: Sequence[tuple[int, Image.Image, Guided | None]], inventory: Inventory) -> tuple[np.ndarray, Batch]:
-    rows = np.array([row for row, _, _ in held], np.int64)
+def _make_batch(
+    pending: Sequence[tuple[int, Image.Image, Guided | None]], inventory: Inventory
+) -> tuple[np.ndarray, Batch]:
+    rows = np.array([row for row, _, _ in pending], np.int64)
     return rows, Batch(
         tuple(inventory.keys[row] for row in rows.tolist()),
-        tuple(image for _, image, _ in held),
-        {what: label[rows] for what, label in inventory.labels.items()},
-        tuple(guide for _, _, guide in held),
+        tuple(image for _, image, _ in pending),
+        {column: label[rows] for column, label in inventory.labels.items()},
+        tuple(guide for _, _, guide in pending),
     )
 
 
@@ -111,20 +115,20 @@ def _decode(stored: Stored, guides: bool) -> tuple[Image.Image, Guided | None] |
     """Return a sample's image, RGB, and its guide; or why they can't be decoded."""
     try:
         image = open_stored(stored.image).convert("RGB")
-        return image, _guide(stored) if guides and "guide" in stored.images else None
+        return image, _decode_guide(stored) if guides and "guide" in stored.images else None
     except Exception as error:  # Pillow's decoders can raise any exception for damaged data
         return f"{type(error).__name__}: {error}"
 
 
-def _guide(stored: Stored) -> Guided:
+def _decode_guide(stored: Stored) -> Guided:
     image = open_stored(stored.images["guide"]).convert("RGB")
-    said = parse_json(stored.provenance, f"{stored.key}: its provenance").get("guide") or {}
-    if said.get("kind") != "paste":
+    facts = parse_json(stored.provenance, f"{stored.key}: its provenance").get("guide") or {}
+    if facts.get("kind") != "paste":
         return Guided(image, None)
     if "mask" in stored.images:
         return Guided(image, np.asarray(open_stored(stored.images["mask"]).convert("L")) >= 128)
     mask = np.zeros((image.height, image.width), bool)
-    if said.get("box"):
-        left, top, right, bottom = said["box"]
+    if facts.get("box"):
+        left, top, right, bottom = facts["box"]
         mask[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = True
     return Guided(image, mask)

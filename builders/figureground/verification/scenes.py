@@ -10,7 +10,7 @@ from typing import Any
 from figureground.core.errors import UsageError
 from figureground.materials.scenes import Drawing, Scenes, draw_scenes, read_avoided
 from figureground.recipe.classes import read_nouns
-from figureground.verification.emptiness import EmptyScenes
+from figureground.verification.emptiness import SceneJudge
 
 
 def scenes(
@@ -42,7 +42,7 @@ def scenes(
         UsageError: A scorer is given without classes, or can't say that none of them is shown.
         FiguregroundError: The checkpoint or the scorer can't be used, or `out` holds something else.
     """
-    chosen = settings if isinstance(settings, Drawing) else Drawing(**settings or {})
+    drawing = settings if isinstance(settings, Drawing) else Drawing(**settings or {})
     if scorer is not None and avoid is None:
         raise UsageError("--scorer needs --avoid: the classes that scenes shouldn't show.")
     if endpoint is not None and scorer is None:
@@ -50,10 +50,12 @@ def scenes(
     with ExitStack() as stack:
         judge = None
         if scorer is not None and avoid is not None:
-            grounds = read_nouns("backgrounds", backgrounds, "backgrounds", "d3s")
-            judge = EmptyScenes(scorer, read_avoided(avoid), grounds, endpoint=endpoint, device=chosen.device)
+            background_entries = read_nouns("backgrounds", backgrounds, "backgrounds", "d3s")
+            judge = SceneJudge(
+                scorer, read_avoided(avoid), background_entries, endpoint=endpoint, device=drawing.device
+            )
             stack.callback(judge.close)
         return draw_scenes(
-            backgrounds, out, avoid=avoid, judge=judge, judge_identity=judge and judge.identity, settings=chosen,
+            backgrounds, out, avoid=avoid, judge=judge, judge_identity=judge and judge.identity, settings=drawing,
             show_progress=show_progress,
         )  # fmt: skip

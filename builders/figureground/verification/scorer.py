@@ -54,9 +54,9 @@ class Batch:
 
     def part(self, start: int, stop: int) -> Batch:
         """Return the images from `start` to `stop`, exclusive."""
-        some = slice(start, stop)
-        labels = {what: label[some] for what, label in self.labels.items()}
-        return Batch(self.keys[some], self.images[some], labels, self.guides[some])
+        selected = slice(start, stop)
+        labels = {column: label[selected] for column, label in self.labels.items()}
+        return Batch(self.keys[selected], self.images[selected], labels, self.guides[selected])
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ class LabelScorer(Scorer):
             unknown: Labels that the scorer doesn't know, by column.
         """
         self.left_out = {what: list(names) for what, names in unknown.items()}
-        asked = {question.what for question in self.asked()}
-        self.left_out |= {q.what: list(q.labels) for q in self.questions if q.what not in asked}
+        answerable = {question.what for question in self.asked()}
+        self.left_out |= {q.what: list(q.labels) for q in self.questions if q.what not in answerable}
 
     def asked(self) -> list[Question]:
         """Return the questions with at least two known answers, one of them a label."""
@@ -171,24 +171,24 @@ class LabelScorer(Scorer):
         ]  # fmt: skip
 
     def columns(self) -> dict[str, Kind]:
-        return {f"{q.what}_{name}": kind for q in self.asked() for name, kind in JUDGED.items()}
+        return {f"{q.what}_{name}": kind for q in self.asked() for name, kind in VERDICT_COLUMNS.items()}
 
     def score(self, batch: Batch) -> Values:
-        found: dict[str, Sequence[Any]] = {}
+        scores: dict[str, Sequence[Any]] = {}
         p = self.probabilities(batch.images)
         for question in self.asked():
-            each = p[question.what]
+            label_p = p[question.what]
             names = [*question.labels, *[NONE] * self.knows_none(question)]
             known = np.append(self.knows(question), [True] * self.knows_none(question)).astype(bool)
-            odd = ~np.isfinite(each[:, known]).all(axis=1)
-            if odd.any():
+            is_invalid = ~np.isfinite(label_p[:, known]).all(axis=1)
+            if is_invalid.any():
+                key = batch.keys[int(is_invalid.argmax())]
                 raise FiguregroundError(
-                    f"The scorer {self.KIND} {self.id} returned NaN or infinity for {batch.keys[int(odd.argmax())]}. "
-                    "Its weights are damaged."
+                    f"The scorer {self.KIND} {self.id} returned NaN or infinity for {key}. Its weights are damaged."
                 )
-            judged = judge(each, batch.labels[question.what], names)
-            found |= {f"{question.what}_{name}": values for name, values in judged.items()}
-        return found
+            verdicts = judge(label_p, batch.labels[question.what], names)
+            scores |= {f"{question.what}_{name}": values for name, values in verdicts.items()}
+        return scores
 
     def expected(self, labels: Mapping[str, np.ndarray], guided: np.ndarray) -> dict[str, np.ndarray]:
         return {f"{q.what}_p": self.knows(q)[labels[q.what]] for q in self.asked()}
@@ -196,7 +196,7 @@ class LabelScorer(Scorer):
 
 NONE = "none"
 """`top` of an image that shows none of the labels."""
-JUDGED: dict[str, Kind] = {"p": "float", "margin": "float", "rank": "int", "top": "text"}
+VERDICT_COLUMNS: dict[str, Kind] = {"p": "float", "margin": "float", "rank": "int", "top": "text"}
 """Columns of a question; see `judging.judge`."""
 
 SCORERS: Registry[type[Scorer]] = Registry(

@@ -21,7 +21,7 @@ from figureground.shards.shard import SCORES
 from figureground.verification.scorer import Kind
 
 FILE = f"{SCORES}/verify.parquet"
-METADATA = b"figureground verify"
+METADATA_KEY = b"figureground verify"
 VERSION = 1
 KEY, IMAGE = "key", "image"
 
@@ -31,7 +31,7 @@ class SavedScores:
     """Contents of a scores file."""
 
     keys: list[str] = field(default_factory=list)
-    images: list[str] = field(default_factory=list)
+    image_hashes: list[str] = field(default_factory=list)
     columns: dict[str, list[Any]] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
     scorers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -44,13 +44,13 @@ class SavedScores:
         """Return the facts of scorers and measurements, by name."""
         return {**self.scorers, **self.quality}
 
-    def aligned(self, keys: Sequence[str], images: Sequence[str]) -> None:
+    def align(self, keys: Sequence[str], image_hashes: Sequence[str]) -> None:
         """Put rows into the order of `keys`; rows of other keys or images are dropped, missing ones are empty."""
-        rows = {pair: row for row, pair in enumerate(zip(self.keys, self.images, strict=True))}
-        order = [rows.get(pair) for pair in zip(keys, images, strict=True)]
+        rows = {pair: row for row, pair in enumerate(zip(self.keys, self.image_hashes, strict=True))}
+        order = [rows.get(pair) for pair in zip(keys, image_hashes, strict=True)]
         for name, values in self.columns.items():
             self.columns[name] = [None if row is None else values[row] for row in order]
-        self.keys, self.images = list(keys), list(images)
+        self.keys, self.image_hashes = list(keys), list(image_hashes)
 
 
 def read_saved(directory: Path) -> SavedScores:
@@ -68,14 +68,14 @@ def read_saved(directory: Path) -> SavedScores:
     check_regular(path, root=directory)
     try:
         table = pq.read_table(path, partitioning=None)
-        said = json.loads((table.schema.metadata or {})[METADATA])
-        if said["version"] != VERSION:
-            raise FiguregroundError(f"{path} has the version {said['version']}, which this release can't read.")
-        kinds = {each.name: _kind(each.type) for each in table.schema if each.name not in (KEY, IMAGE)}
+        metadata = json.loads((table.schema.metadata or {})[METADATA_KEY])
+        if metadata["version"] != VERSION:
+            raise FiguregroundError(f"{path} has the version {metadata['version']}, which this release can't read.")
+        kinds = {field.name: _find_kind(field.type) for field in table.schema if field.name not in (KEY, IMAGE)}
         columns = {name: table[name].to_pylist() for name in kinds}
         return SavedScores(
-            table[KEY].to_pylist(), table[IMAGE].to_pylist(), columns, kinds, said["scorers"], said["quality"],
-            said["dataset"],
+            table[KEY].to_pylist(), table[IMAGE].to_pylist(), columns, kinds, metadata["scorers"], metadata["quality"],
+            metadata["dataset"],
         )  # fmt: skip
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(
@@ -90,10 +90,10 @@ def write_saved(directory: Path, saved: SavedScores) -> Path:
     import pyarrow.parquet as pq
 
     types: Mapping[Kind, Any] = {"float": pa.float64(), "int": pa.int32(), "text": pa.string()}
-    arrays = {KEY: pa.array(saved.keys, pa.string()), IMAGE: pa.array(saved.images, pa.string())}
+    arrays = {KEY: pa.array(saved.keys, pa.string()), IMAGE: pa.array(saved.image_hashes, pa.string())}
     arrays |= {name: pa.array(values, types[saved.kinds[name]]) for name, values in saved.columns.items()}
-    said = {"version": VERSION, "dataset": saved.dataset, "scorers": saved.scorers, "quality": saved.quality}
-    table = pa.table(arrays).replace_schema_metadata({METADATA: json.dumps(said, ensure_ascii=False).encode()})
+    metadata = {"version": VERSION, "dataset": saved.dataset, "scorers": saved.scorers, "quality": saved.quality}
+    table = pa.table(arrays).replace_schema_metadata({METADATA_KEY: json.dumps(metadata, ensure_ascii=False).encode()})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     path = directory / FILE
@@ -102,7 +102,7 @@ def write_saved(directory: Path, saved: SavedScores) -> Path:
     return path
 
 
-def _kind(type: Any) -> Kind:
+def _find_kind(type: Any) -> Kind:
     import pyarrow as pa
 
     if pa.types.is_floating(type):

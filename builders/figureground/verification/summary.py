@@ -1,33 +1,33 @@
-"""Tells what `verify` found, as text."""
+"""Formats the results of `verify` as text."""
 
 from __future__ import annotations
 
 from figureground.core.errors import counted, listed
 from figureground.verification.verifying import QUALITY, Verified
 
-MOST_NAMED = 5
+MAX_NAMED = 5
 """Maximum number of labels or keys that a line names."""
 
 
-def summarise(done: Verified) -> str:
+def summarise(verified: Verified) -> str:
     """Return the summary: one line per scorer, and lines about what has no score."""
     lines = []
-    for name, result in done.results.items():
-        said = [
+    for name, result in verified.results.items():
+        agreements = [
             f"{what} {agree:,} of {of:,} ({100 * agree / of:.1f} %)" for what, (agree, of) in result.agree.items() if of
         ]
         new = "nothing new" if not result.new else f"{counted(result.new, 'image')} scored"
-        lines.append(f"{name}: {new}" + (f"; agrees with {', '.join(said)}" if said else ""))
+        lines.append(f"{name}: {new}" + (f"; agrees with {', '.join(agreements)}" if agreements else ""))
         for what, labels in result.left_out.items():
-            named = listed((f"{label} ({count:,})" for label, count in labels.items()), MOST_NAMED)
-            lines.append(f"  without a score, because it doesn't know the {what}: {named}")
+            names = listed((f"{label} ({count:,})" for label, count in labels.items()), MAX_NAMED)
+            lines.append(f"  without a score, because it doesn't know the {what}: {names}")
         if name != QUALITY:
             lines += [
                 f"  without an answer: {column.rpartition('_')[0]} of {counted(count, 'image')}"
                 for column, count in result.missing.items()
-                if count > len(done.unreadable)
+                if count > len(verified.unreadable)
             ]
-    if done.unreadable:
-        keys = listed((f"{key} ({why})" for key, why in done.unreadable.items()), MOST_NAMED)
-        lines.append(f"{counted(len(done.unreadable), 'image')} can't be decoded and got no score: {keys}")
+    if verified.unreadable:
+        keys = listed((f"{key} ({why})" for key, why in verified.unreadable.items()), MAX_NAMED)
+        lines.append(f"{counted(len(verified.unreadable), 'image')} can't be decoded and got no score: {keys}")
     return "\n".join(lines)

@@ -20,9 +20,9 @@ from figureground.annotation.binomial import clopper_pearson
 from figureground.core.errors import FiguregroundError
 from figureground.core.intervals import Interval
 
-STEPS = 200
+NUM_QUANTILES = 200
 """Number of values of q that are tried, evenly from 0 to 1."""
-LEAST = 20
+MIN_LABELLED = 20
 """Smallest number of labelled images in a half, and of those that thresholds keep of the first half, because a few are
 right by luck."""
 
@@ -31,7 +31,7 @@ Thresholds = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Kept:
+class HalfCounts:
     """Counts of one labelled half under a choice."""
 
     labelled: int
@@ -52,14 +52,14 @@ class Choice:
     target: float
     votes: int
     thresholds: Thresholds
-    chosen_on: Kept
+    chosen_on: HalfCounts
     """Counts of the half on which they were chosen; too good by construction."""
-    reported: Kept
+    reported: HalfCounts
     """Counts of the other half."""
     gaps: frozenset[str] = frozenset()
     """Scores that some images lack; a missing score is no vote."""
 
-    def rule(self, prefix: str = "scores.verify.") -> str:
+    def format_rule(self, prefix: str = "scores.verify.") -> str:
         """Return the choice as a rule of `curate`."""
         tests = [
             " and ".join(
@@ -70,7 +70,7 @@ class Choice:
         ]
         return tests[0] if len(tests) == 1 else f"votes({', '.join(tests)}) >= {self.votes}"
 
-    def evidence(self) -> dict[str, object]:
+    def summarise_evidence(self) -> dict[str, object]:
         """Return what the other half says, for the lineage and the card."""
         share = self.reported.interval
         return {
@@ -82,9 +82,9 @@ class Choice:
         }
 
 
-def choose(
+def choose_thresholds(
     scores: Mapping[str, Mapping[str, np.ndarray]],
-    right: np.ndarray,
+    verdicts: np.ndarray,
     objects: np.ndarray,
     target: float,
     votes: int | None = None,
@@ -93,7 +93,7 @@ def choose(
 
     Args:
         scores: By scorer, by score, float64 (n,) for all images of the dataset; NaN is no vote.
-        right: int8 (n,): 1 for an image whose labels are right, 0 for a wrong one, -1 for one that wasn't looked at.
+        verdicts: int8 (n,): 1 for an image whose labels are right, 0 for a wrong one, -1 for one that wasn't looked at.
         objects: int64 (n,): images with equal numbers show one object and go into one half.
         target: Share of wrong labels, 0 to 1.
         votes: Number of scorers that must vote for an image; default: all.
@@ -107,60 +107,63 @@ def choose(
         raise FiguregroundError(f"--target: {target} is not a share from 0 to 1, such as 0.02.")
     if not 1 <= votes <= len(scores):
         raise FiguregroundError(f"--votes: {votes} of {len(scores)} scorers is impossible. Give 1 to {len(scores)}.")
-    first = halves(objects)
-    half = [(right >= 0) & first, (right >= 0) & ~first]
-    if min(int(each.sum()) for each in half) < LEAST:
+    in_first_half = find_first_half(objects)
+    halves = [(verdicts >= 0) & in_first_half, (verdicts >= 0) & ~in_first_half]
+    if min(int(half.sum()) for half in halves) < MIN_LABELLED:
         raise FiguregroundError(
-            f"--target: {half[0].sum()} and {half[1].sum()} images in the two halves have answers; each needs at least "
-            f"{LEAST}. Review more images."
+            f"--target: {halves[0].sum()} and {halves[1].sum()} images in the two halves have answers; each needs at "
+            f"least {MIN_LABELLED}. Review more images."
         )
     best: tuple[float, int] | None = None
-    for q in np.linspace(0, 1, STEPS, endpoint=False).tolist():
+    for q in np.linspace(0, 1, NUM_QUANTILES, endpoint=False).tolist():
         thresholds = {
-            name: {score: _quantile(values, q) for score, values in some.items()} for name, some in scores.items()
+            name: {score: _quantile(values, q) for score, values in of_scorer.items()}
+            for name, of_scorer in scores.items()
         }
-        kept = _voted(scores, thresholds, votes)
-        told = [_kept(kept, right, each) for each in half]
-        if told[0].kept < LEAST:
+        kept = _find_voted(scores, thresholds, votes)
+        counts = [_count_half(kept, verdicts, half) for half in halves]
+        if counts[0].kept < MIN_LABELLED:
             break
-        share = told[0].wrong / told[0].kept
+        share = counts[0].wrong / counts[0].kept
         if best is None or share < best[0]:
-            best = share, told[0].kept
+            best = share, counts[0].kept
         if share <= target:
-            if not told[1].kept:
+            if not counts[1].kept:
                 break
-            gaps = {score for some in scores.values() for score, values in some.items() if np.isnan(values).any()}
-            return Choice(target, votes, thresholds, told[0], told[1], frozenset(gaps))
-    reached = "" if best is None else f" The least is {100 * best[0]:.1f} % of {best[1]} kept images with answers."
+            gaps = {
+                score for of_scorer in scores.values() for score, values in of_scorer.items() if np.isnan(values).any()
+            }
+            return Choice(target, votes, thresholds, counts[0], counts[1], frozenset(gaps))
+    hint = "" if best is None else f" The least is {100 * best[0]:.1f} % of {best[1]} kept images with answers."
     raise FiguregroundError(
-        f"--target: no thresholds keep at most {100 * target:g} % wrong labels.{reached} Give a larger target, other "
+        f"--target: no thresholds keep at most {100 * target:g} % wrong labels.{hint} Give a larger target, other "
         "scorers, or more answers."
     )
 
 
-def halves(objects: np.ndarray) -> np.ndarray:
+def find_first_half(objects: np.ndarray) -> np.ndarray:
     """Return bool (n,): whether an image belongs to the first half, by a hash of its object, the same everywhere."""
-    known, at = np.unique(objects, return_inverse=True)
-    hashed = [hashlib.sha256(str(number).encode()).digest() for number in known.tolist()]
-    rank = np.empty(len(known), np.int64)
-    rank[sorted(range(len(known)), key=hashed.__getitem__)] = np.arange(len(known))
-    return (rank % 2 == 0)[at]
+    unique, inverse = np.unique(objects, return_inverse=True)
+    hashes = [hashlib.sha256(str(number).encode()).digest() for number in unique.tolist()]
+    rank = np.empty(len(unique), np.int64)
+    rank[sorted(range(len(unique)), key=hashes.__getitem__)] = np.arange(len(unique))
+    return (rank % 2 == 0)[inverse]
 
 
 def _quantile(values: np.ndarray, q: float) -> float:
     """Return a quantile, rounded down to six decimals, so that a rule with it reads well."""
-    known = values[~np.isnan(values)]
-    return math.floor(float(np.quantile(known, q)) * 1e6) / 1e6 if len(known) else math.inf
+    present = values[~np.isnan(values)]
+    return math.floor(float(np.quantile(present, q)) * 1e6) / 1e6 if len(present) else math.inf
 
 
-def _voted(scores: Mapping[str, Mapping[str, np.ndarray]], thresholds: Thresholds, votes: int) -> np.ndarray:
+def _find_voted(scores: Mapping[str, Mapping[str, np.ndarray]], thresholds: Thresholds, votes: int) -> np.ndarray:
     """Return which images have enough votes, bool (n,)."""
-    counts: Sequence[np.ndarray] = [
-        np.logical_and.reduce([values >= thresholds[name][score] for score, values in some.items()])
-        for name, some in scores.items()
+    votes_by_scorer: Sequence[np.ndarray] = [
+        np.logical_and.reduce([values >= thresholds[name][score] for score, values in of_scorer.items()])
+        for name, of_scorer in scores.items()
     ]
-    return np.sum(counts, axis=0) >= votes
+    return np.sum(votes_by_scorer, axis=0) >= votes
 
 
-def _kept(kept: np.ndarray, right: np.ndarray, half: np.ndarray) -> Kept:
-    return Kept(int(half.sum()), int((kept & half).sum()), int((kept & half & (right == 0)).sum()))
+def _count_half(kept: np.ndarray, verdicts: np.ndarray, half: np.ndarray) -> HalfCounts:
+    return HalfCounts(int(half.sum()), int((kept & half).sum()), int((kept & half & (verdicts == 0)).sum()))

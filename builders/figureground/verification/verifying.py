@@ -1,4 +1,4 @@
-"""Let scorers judge the labels of a finished dataset, and write what they say to the scores file."""
+"""Score the labels of a finished dataset with scorers, and write the scores file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from figureground.data.objects import settings
 from figureground.shards.card import public
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import PRIVATE
-from figureground.verification.asked import Asked, read_asked
+from figureground.verification.asked import ScorerRequest, parse_scorers
 from figureground.verification.journal import Journal
 from figureground.verification.quality import QualityScorer
 from figureground.verification.questions import read_questions
@@ -113,19 +113,19 @@ def verify(
     check_device(device, "--device")
     directory = Path(directory)
     source = FinishedDataset(directory)
-    asked = read_asked(scorers or _default(source))
+    requests = parse_scorers(scorers or _choose_default(source))
     options = Options(None if labels is None else Path(labels), endpoint, ask_all, device)
-    _refuse_unused(asked, options, safety, unsafe)
+    _refuse_unused(requests, options, safety, unsafe)
     questions = read_questions(source)
-    made: dict[str, Scorer] = {QUALITY: QualityScorer("", questions, options)}
+    scorers_by_name: dict[str, Scorer] = {QUALITY: QualityScorer("", questions, options)}
     if safety is not None:
-        made[SAFETY] = SafetyScorer(safety, questions, options, unsafe)
-    made |= {each.name: SCORERS[each.kind](each.id, questions, options) for each in asked}
-    with _alone(directory):
+        scorers_by_name[SAFETY] = SafetyScorer(safety, questions, options, unsafe)
+    scorers_by_name |= {request.name: SCORERS[request.kind](request.id, questions, options) for request in requests}
+    with _exclusive_access(directory):
         run = _Run(source, read_saved(directory), batch_size, show_progress)
-        run.prepare(made)
+        run.prepare(scorers_by_name)
         with signals.at_checks():
-            for name, scorer in made.items():
+            for name, scorer in scorers_by_name.items():
                 run.score(name, scorer)
         if run.unreadable and len(run.unreadable) == len(run.inventory.keys):
             key, why = next(iter(run.unreadable.items()))
@@ -137,7 +137,7 @@ def verify(
     return Verified(directory / FILE, len(run.inventory.keys), run.results, run.unreadable)
 
 
-def _default(source: FinishedDataset) -> list[str]:
+def _choose_default(source: FinishedDataset) -> list[str]:
     """Return the scorer of a pocket dataset, which needs no download."""
     if all(identity.get("checkpoint") == POCKET for _, identity in settings(source.recipe)):
         return [POCKET]
@@ -147,9 +147,11 @@ def _default(source: FinishedDataset) -> list[str]:
     )
 
 
-def _refuse_unused(asked: Sequence[Asked], options: Options, safety: str | None, unsafe: Sequence[str]) -> None:
+def _refuse_unused(
+    requests: Sequence[ScorerRequest], options: Options, safety: str | None, unsafe: Sequence[str]
+) -> None:
     """Refuse options that no scorer would use."""
-    uses = frozenset[str]().union(*(SCORERS[each.kind].USES for each in asked))
+    uses = frozenset[str]().union(*(SCORERS[each.kind].USES for each in requests))
     for flag, name in (("--labels", "label_table"), ("--endpoint", "endpoint"), ("--ask-all", "ask_all")):
         if getattr(options, name) not in (None, False) and name not in uses:
             users = listed(kind for kind, each in SCORERS.items() if name in each.USES)
@@ -159,7 +161,7 @@ def _refuse_unused(asked: Sequence[Asked], options: Options, safety: str | None,
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def _exclusive_access(directory: Path) -> Iterator[None]:
     """Refuse a second process: both would score the same images."""
     with lock(directory / LOCK) as held:
         if not held:
@@ -189,21 +191,24 @@ class _Run:
         self.results: dict[str, Result] = {}
         self.unreadable: dict[str, str] = {}
 
-    def prepare(self, made: Mapping[str, Scorer]) -> None:
+    def prepare(self, scorers: Mapping[str, Scorer]) -> None:
         """Identify all scorers, so that errors come before the first is run, and put earlier scores into order."""
-        for name, scorer in made.items():
+        for name, scorer in scorers.items():
             self._identified[name] = self._identify(name, scorer)
-        saved, before = self._saved, len(self._saved.keys)
+        saved, num_before = self._saved, len(self._saved.keys)
         self.inventory = take_inventory(self._source, self._show)
-        known = set(zip(saved.keys, saved.images, strict=True))
-        same = sum(pair in known for pair in zip(self.inventory.keys, self.inventory.images, strict=True))
-        self._changed = (saved.keys, saved.images) != (self.inventory.keys, self.inventory.images)
-        if before and self._changed:
-            new, gone = len(self.inventory.keys) - same, before - same
-            self._note(
-                f"the dataset has changed since it was scored: {counted(new, 'image')} new or different, {gone:,} gone."
+        earlier_pairs = set(zip(saved.keys, saved.image_hashes, strict=True))
+        num_same = sum(
+            pair in earlier_pairs for pair in zip(self.inventory.keys, self.inventory.image_hashes, strict=True)
+        )
+        self._changed = (saved.keys, saved.image_hashes) != (self.inventory.keys, self.inventory.image_hashes)
+        if num_before and self._changed:
+            num_new, num_removed = len(self.inventory.keys) - num_same, num_before - num_same
+            self._print_note(
+                f"the dataset has changed since it was scored: {counted(num_new, 'image')} new or different, "
+                f"{num_removed:,} gone."
             )
-        saved.aligned(self.inventory.keys, self.inventory.images)
+        saved.align(self.inventory.keys, self.inventory.image_hashes)
         identity = self._source.identity()
         self._changed |= saved.dataset != identity
         saved.dataset = identity
@@ -214,11 +219,11 @@ class _Run:
         Raises:
             FiguregroundError: The file has scores of another model under this name.
         """
-        said = scorer.identify()
+        identity = scorer.identify()
         facts = {
             "kind": scorer.KIND, "id": public(scorer.id), "version": scorer.VERSION,
-            "fingerprint": digest({"kind": scorer.KIND, "version": scorer.VERSION, **said}),
-            **{key: value for key, value in said.items() if isinstance(value, str | bool | int)},
+            "fingerprint": digest({"kind": scorer.KIND, "version": scorer.VERSION, **identity}),
+            **{key: value for key, value in identity.items() if isinstance(value, str | bool | int)},
             "left_out": {what: names for what, names in scorer.left_out.items() if names},
         }  # fmt: skip
         earlier = self._saved.facts().get(name)
@@ -229,7 +234,7 @@ class _Run:
                 f"{FILE} has scores of {earlier['kind']}:{earlier['id']} under the name {name!r}. Give this scorer "
                 f"another name: --scorer other={scorer.KIND}:{scorer.id}"
             )
-        self._note(
+        self._print_note(
             f"the scorer {name} differs from that of the earlier scores (model, labels or settings): they are computed "
             "again."
         )
@@ -241,49 +246,49 @@ class _Run:
     def score(self, name: str, scorer: Scorer) -> None:
         """Score all images that lack a score, and write the file."""
         facts, saved, inventory = self._identified[name], self._saved, self.inventory
-        before = name if name not in (QUALITY, SAFETY) else ""
-        kinds = {f"{before}_{c}" if before else c: kind for c, kind in scorer.columns().items()}
+        prefix = name if name not in (QUALITY, SAFETY) else ""
+        kinds = {f"{prefix}_{c}" if prefix else c: kind for c, kind in scorer.columns().items()}
         for column, kind in kinds.items():
             saved.columns.setdefault(column, [None] * len(inventory.keys))
             saved.kinds[column] = kind
         expected = scorer.expected(inventory.labels, inventory.guided)
-        expected = {f"{before}_{column}" if before else column: rows for column, rows in expected.items()}
+        expected = {f"{prefix}_{column}" if prefix else column: rows for column, rows in expected.items()}
         with Journal(self._source.directory, name, facts["fingerprint"], list(kinds)) as journal:
-            resumed = self._take(journal.read(), list(kinds))
-            rows = np.flatnonzero(_lacking(saved, expected))
+            resumed = self._restore(journal.read(), list(kinds))
+            rows = np.flatnonzero(_find_missing(saved, expected))
             unreadable: dict[str, str] = {}
             if len(rows):
                 try:
                     scorer.open()
-                    unreadable = self._run(name, scorer, rows, list(kinds), journal)
+                    unreadable = self._score_batches(name, scorer, rows, list(kinds), journal)
                 except Stopped as stop:
-                    done = len(inventory.keys) - int(_lacking(saved, expected).sum())
-                    stop.add_note(f"{name}: {done:,} of {len(inventory.keys):,} images have scores; they are kept.")
+                    num_done = len(inventory.keys) - int(_find_missing(saved, expected).sum())
+                    stop.add_note(f"{name}: {num_done:,} of {len(inventory.keys):,} images have scores; they are kept.")
                     raise
                 finally:
                     scorer.close()
             facts |= {"columns": list(kinds), "unreadable": sorted(unreadable)}
-            place = saved.quality if name in (QUALITY, SAFETY) else saved.scorers
-            new = len(rows) - len(unreadable) + resumed
-            if new or self._changed or place.get(name) != facts:
-                place[name] = facts
+            facts_by_name = saved.quality if name in (QUALITY, SAFETY) else saved.scorers
+            num_new = len(rows) - len(unreadable) + resumed
+            if num_new or self._changed or facts_by_name.get(name) != facts:
+                facts_by_name[name] = facts
                 write_saved(self._source.directory, saved)
                 self._changed = False
             journal.remove()
         self.unreadable |= unreadable
-        self.results[name] = self._result(scorer, before, expected, new)
+        self.results[name] = self._summarise(scorer, prefix, expected, num_new)
 
-    def _take(self, found: Mapping[tuple[str, str], Sequence[Any]], columns: Sequence[str]) -> int:
+    def _restore(self, entries: Mapping[tuple[str, str], Sequence[Any]], columns: Sequence[str]) -> int:
         """Take over a journal's values; return the number of rows."""
-        taken = 0
-        for row, pair in enumerate(zip(self.inventory.keys, self.inventory.images, strict=True)):
-            if (values := found.get(pair)) is not None:
-                taken += 1
+        num_restored = 0
+        for row, pair in enumerate(zip(self.inventory.keys, self.inventory.image_hashes, strict=True)):
+            if (values := entries.get(pair)) is not None:
+                num_restored += 1
                 for column, value in zip(columns, values, strict=True):
                     self._saved.columns[column][row] = value
-        return taken
+        return num_restored
 
-    def _run(
+    def _score_batches(
         self, name: str, scorer: Scorer, rows: np.ndarray, columns: Sequence[str], journal: Journal
     ) -> dict[str, str]:
         """Score images batch by batch; return why some can't be decoded, by key."""
@@ -292,45 +297,45 @@ class _Run:
         bar = Progress(len(rows), unit="image", desc=f"{name} on {self._source.name}", show=self._show)
         with bar:
             batches = read_batches(self._source, inventory, rows, self._batch_size, scorer.NEEDS_GUIDES)
-            for at, batch, odd in batches:
+            for batch_rows, batch, batch_unreadable in batches:
                 signals.check()
-                unreadable |= odd
-                if len(at):
-                    found = in_halves(scorer, batch)
-                    values = [found[column] for column in scorer.columns()]
-                    journal.append(batch.keys, [inventory.images[row] for row in at], values)
-                    for column, each in zip(columns, values, strict=True):
-                        for row, value in zip(at.tolist(), each, strict=True):
+                unreadable |= batch_unreadable
+                if len(batch_rows):
+                    scores = score_in_halves(scorer, batch)
+                    values = [scores[column] for column in scorer.columns()]
+                    journal.append(batch.keys, [inventory.image_hashes[row] for row in batch_rows], values)
+                    for column, column_values in zip(columns, values, strict=True):
+                        for row, value in zip(batch_rows.tolist(), column_values, strict=True):
                             self._saved.columns[column][row] = value
-                bar.update(len(at) + len(odd))
+                bar.update(len(batch_rows) + len(batch_unreadable))
         return unreadable
 
-    def _result(self, scorer: Scorer, before: str, expected: Mapping[str, np.ndarray], new: int) -> Result:
+    def _summarise(self, scorer: Scorer, prefix: str, expected: Mapping[str, np.ndarray], new: int) -> Result:
         saved, missing, left_out, agree = self._saved, {}, {}, {}
         for column, rows in expected.items():
-            absent = int((rows & _empty(saved.columns[column])).sum())
-            if absent:
-                missing[column] = absent
-        for question in scorer.questions if before else ():
-            what, labels = question.what, self.inventory.labels[question.what]
+            num_missing = int((rows & _find_empty(saved.columns[column])).sum())
+            if num_missing:
+                missing[column] = num_missing
+        for question in scorer.questions if prefix else ():
+            column, labels = question.what, self.inventory.labels[question.what]
             counts = np.bincount(labels, minlength=len(question.labels))
-            unknown = {name: int(counts[question.labels.index(name)]) for name in scorer.left_out.get(what, ())}
+            unknown = {name: int(counts[question.labels.index(name)]) for name in scorer.left_out.get(column, ())}
             if unknown := {name: count for name, count in unknown.items() if count}:
-                left_out[what] = unknown
-            if (p := saved.columns.get(f"{before}_{what}_p")) is not None:
-                ranks = saved.columns.get(f"{before}_{what}_rank")
-                first = [value >= 0.5 for value in p if value is not None] if ranks is None else [
+                left_out[column] = unknown
+            if (p := saved.columns.get(f"{prefix}_{column}_p")) is not None:
+                ranks = saved.columns.get(f"{prefix}_{column}_rank")
+                agrees = [value >= 0.5 for value in p if value is not None] if ranks is None else [
                     value == 1 for value in ranks if value is not None
                 ]  # fmt: skip
-                agree[what] = sum(first), len(first)
+                agree[column] = sum(agrees), len(agrees)
         return Result(new, missing, left_out, agree)
 
-    def _note(self, text: str) -> None:
+    def _print_note(self, text: str) -> None:
         if self._show:
             remark(f"{self._source.name}: {text}")
 
 
-def in_halves(scorer: Scorer, batch: Batch) -> Values:
+def score_in_halves(scorer: Scorer, batch: Batch) -> Values:
     """Score a batch; if memory doesn't suffice, in two halves.
 
     Raises:
@@ -351,7 +356,7 @@ def in_halves(scorer: Scorer, batch: Batch) -> Values:
     if torch := sys.modules.get("torch"):  # outside the handler, which would keep the batch's memory alive
         torch.cuda.empty_cache()
     half = len(batch.keys) // 2
-    parts = [in_halves(scorer, part) for part in (batch.part(0, half), batch.part(half, len(batch.keys)))]
+    parts = [score_in_halves(scorer, part) for part in (batch.part(0, half), batch.part(half, len(batch.keys)))]
     return {column: [*parts[0][column], *parts[1][column]] for column in parts[0]}
 
 
@@ -363,13 +368,13 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return is_out_of_memory(error)
 
 
-def _empty(values: Sequence[Any]) -> np.ndarray:
+def _find_empty(values: Sequence[Any]) -> np.ndarray:
     return np.array([value is None for value in values], bool)
 
 
-def _lacking(saved: SavedScores, expected: Mapping[str, np.ndarray]) -> np.ndarray:
+def _find_missing(saved: SavedScores, expected: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return which images lack a value that they must have, bool (n,)."""
-    found = np.zeros(len(saved.keys), bool)
+    missing = np.zeros(len(saved.keys), bool)
     for column, rows in expected.items():
-        found |= rows & _empty(saved.columns[column])
-    return found
+        missing |= rows & _find_empty(saved.columns[column])
+    return missing

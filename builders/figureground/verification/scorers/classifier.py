@@ -41,7 +41,9 @@ class ClassifierScorer(LabelScorer):
         from figureground.vision.classifiers import open_classifier
 
         self._classifier: Classifier | None = open_classifier(self.id)
-        self._groups = {q.what: [self._group(self._classifier, label) for label in q.labels] for q in self.questions}
+        self._groups = {
+            q.what: [self._find_classes(self._classifier, label) for label in q.labels] for q in self.questions
+        }
         self.leave_out(
             {
                 q.what: [name for name, group in zip(q.labels, self._groups[q.what], strict=True) if not group]
@@ -76,24 +78,24 @@ class ClassifierScorer(LabelScorer):
         assert self._classifier is not None
         with torch.inference_mode():
             logits = self._classifier.read(images).logits.cpu().double().numpy()
-        found = {}
+        probabilities = {}
         for question in self.asked():
             groups = self._groups[question.what]
             joined = np.stack([np.logaddexp.reduce(logits[:, list(g)], axis=1) for g in groups if g], axis=1)
             p = np.full((len(images), len(groups)), np.nan)
             p[:, self.knows(question)] = softmax(joined)
-            found[question.what] = p
-        return found
+            probabilities[question.what] = p
+        return probabilities
 
-    def _group(self, classifier: Classifier, label: str) -> tuple[int, ...]:
+    def _find_classes(self, classifier: Classifier, label: str) -> tuple[int, ...]:
         """Return the classes that stand for a label, from the table, else by name."""
         if rows := self._table.rows.get(label):
-            found = []
-            for line, theirs in rows:
+            positions = []
+            for line, name in rows:
                 try:
-                    found.append(classifier.index(theirs))
+                    positions.append(classifier.index(name))
                 except FiguregroundError as error:
                     raise FiguregroundError(f"--labels {self._table.path}, line {line}: {error}") from None
-            return tuple(sorted(set(found)))
+            return tuple(sorted(set(positions)))
         by_name = (classifier.index_or_none(name) for name in (label, *label.split(",")))
         return tuple([position for position in by_name if position is not None][:1])

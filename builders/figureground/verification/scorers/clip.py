@@ -32,8 +32,8 @@ class ClipScorer(LabelScorer):
 
     def __init__(self, id: str, questions: Sequence[Question], options: Options):
         super().__init__(id, questions, options)
-        self.shown = f"--scorer {self.KIND}" + (f":{id}" if id else "")
-        refuse_absent(self.shown, self.model)
+        self.flag = f"--scorer {self.KIND}" + (f":{id}" if id else "")
+        refuse_absent(self.flag, self.model)
 
     @property
     def model(self) -> str:
@@ -42,7 +42,7 @@ class ClipScorer(LabelScorer):
 
     def identify(self) -> dict[str, Any]:
         self._texts = {question.what: question.texts(self.TEXTS) for question in self.questions}
-        self._others = {question.what: self.others(question) for question in self.questions}
+        self._other_texts = {question.what: self.other_texts(question) for question in self.questions}
         self.leave_out(
             {
                 q.what: [name for name, texts in zip(q.labels, self._texts[q.what], strict=True) if not texts]
@@ -51,28 +51,28 @@ class ClipScorer(LabelScorer):
         )
         if not self.asked():
             raise FiguregroundError(
-                f"{self.shown}: there is nothing to compare, since neither the foregrounds "
+                f"{self.flag}: there is nothing to compare, since neither the foregrounds "
                 f"({listed(self.questions[0].labels, 3)}) nor the backgrounds ({listed(self.questions[-1].labels, 3)}) "
                 "have two labels with words."
             )
-        self._folder, digest = find_model(self.shown, self.model, "AutoModel")
-        return {"sha256": digest, "texts": self._texts, "others": self._others}
+        self._folder, digest = find_model(self.flag, self.model, "AutoModel")
+        return {"sha256": digest, "texts": self._texts, "others": self._other_texts}
 
     def knows_none(self, question: Question) -> bool:
-        return bool(self._others[question.what])
+        return bool(self._other_texts[question.what])
 
     def open(self) -> None:
         from figureground.core.accelerator import choose_device
         from figureground.vision.image_text import ImageText
 
         self._device = choose_device(self.options.device)
-        model = ImageText(self._folder, self.shown)
-        self._processor = _open_processor(self._folder, self.shown)
+        model = ImageText(self._folder, self.flag)
+        self._processor = _open_processor(self._folder, self.flag)
         self._network: Any = model.network.to(self._device)
         self._scale = model.scale
-        self._labels = {q.what: model.embed([*self._texts[q.what], *self._others[q.what]]) for q in self.asked()}
+        self._labels = {q.what: model.embed([*self._texts[q.what], *self._other_texts[q.what]]) for q in self.asked()}
 
-    def others(self, question: Question) -> list[list[str]]:
+    def other_texts(self, question: Question) -> list[list[str]]:
         """Return the texts of further answers, which mean that an image shows none of the labels; here, none."""
         return []
 
@@ -91,9 +91,9 @@ class ClipScorer(LabelScorer):
         with torch.inference_mode():
             inputs = self._processor(images=list(images), return_tensors="pt").to(self._device)
             views = self.views(inputs["pixel_values"])
-            each = [self._network.get_image_features(**{**inputs, "pixel_values": view}) for view in views]
-            features = torch.stack([normalise(some) for some in each]).mean(0)
-        found = {}
+            view_features = [self._network.get_image_features(**{**inputs, "pixel_values": view}) for view in views]
+            features = torch.stack([normalise(features) for features in view_features]).mean(0)
+        probabilities = {}
         for question in self.asked():
             known = self.knows(question)
             logits = (self._scale * features @ self._labels[question.what].T).cpu().double().numpy()
@@ -102,8 +102,8 @@ class ClipScorer(LabelScorer):
             p[:, : len(known)][:, known] = answers[:, : known.sum()]
             if self.knows_none(question):
                 p[:, -1] = answers[:, known.sum() :].sum(axis=1)
-            found[question.what] = p
-        return found
+            probabilities[question.what] = p
+        return probabilities
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -113,13 +113,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
         return p / p.sum(axis=-1, keepdims=True)
 
 
-def _open_processor(folder: Path, shown: str) -> Any:
+def _open_processor(folder: Path, flag: str) -> Any:
     from transformers import AutoImageProcessor
 
     from figureground.models.opening import open_part
 
     try:
-        return open_part(AutoImageProcessor, folder, shown)
+        return open_part(AutoImageProcessor, folder, flag)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FiguregroundError(f"{shown} doesn't open: {first}") from error
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FiguregroundError(f"{flag} doesn't open: {first_line}") from error

@@ -44,17 +44,17 @@ class PocketScorer(ClipScorer):
     def model(self) -> str:
         return str(MATCHER)
 
-    def others(self, question: Question) -> list[list[str]]:
-        none = read_templates(str(resource("prompts/scorers") / f"{self.TEXTS}{question.what}-none.txt"))
-        kind, name = ("classes", "pocket") if question.what == FOREGROUND else ("backgrounds", "d3s")
+    def other_texts(self, question: Question) -> list[list[str]]:
+        none_texts = read_templates(str(resource("prompts/scorers") / f"{self.TEXTS}{question.what}-none.txt"))
+        list_kind, name = ("classes", "pocket") if question.what == FOREGROUND else ("backgrounds", "d3s")
         labels = set(map(loosely, question.labels))
-        rest = [
+        entries = [
             entry
-            for entry in read_csv(resource(f"prompts/{kind}/{name}.csv"), kind)
+            for entry in read_csv(resource(f"prompts/{list_kind}/{name}.csv"), list_kind)
             if loosely(entry.name) not in labels
         ]
-        world = dataclasses.replace(question, labels=tuple(entry.name for entry in rest), entries=tuple(rest))
-        return [[template.text for template in none], *world.texts(self.TEXTS)]
+        world = dataclasses.replace(question, labels=tuple(entry.name for entry in entries), entries=tuple(entries))
+        return [[template.text for template in none_texts], *world.texts(self.TEXTS)]
 
     def views(self, pixels: Tensor) -> list[Tensor]:
         from figureground.pocket import matcher

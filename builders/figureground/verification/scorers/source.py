@@ -61,52 +61,52 @@ class SourceScorer(Scorer):
         return {COLUMNS[0]: guided}
 
     def score(self, batch: Batch) -> Values:
-        found: dict[str, list[Any]] = {name: [None] * len(batch.keys) for name in COLUMNS}
-        pairs = [(i, guide) for i, guide in enumerate(batch.guides) if guide is not None]
+        scores: dict[str, list[Any]] = {name: [None] * len(batch.keys) for name in COLUMNS}
         views: dict[str, list[tuple[int, Image.Image, Image.Image]]] = {name: [] for name in COLUMNS}
-        for i, guide in pairs:
-            image = batch.images[i]
+        for i, (image, guide) in enumerate(zip(batch.images, batch.guides, strict=True)):
+            if guide is None:
+                continue
             if guide.image.size != image.size:
-                guide = Guided(guide.image.resize(image.size), _resized(guide.mask, image.size))
+                guide = Guided(guide.image.resize(image.size), _resize_mask(guide.mask, image.size))
             if guide.mask is None or not guide.mask.any():
                 views[COLUMNS[0]].append((i, image, guide.image))
                 continue
-            box = box_of(guide.mask)
+            box = find_box(guide.mask)
             views[COLUMNS[0]].append((i, image.crop(box), guide.image.crop(box)))
             if not guide.mask.all():
-                views[COLUMNS[1]].append((i, without(image, guide.mask), without(guide.image, guide.mask)))
-        for name, some in views.items():
-            for (i, _, _), similarity in zip(some, self._similarities(some), strict=True):
-                found[name][i] = similarity
-        return found
+                views[COLUMNS[1]].append((i, mask_out(image, guide.mask), mask_out(guide.image, guide.mask)))
+        for name, pairs in views.items():
+            for (i, _, _), similarity in zip(pairs, self._similarities(pairs), strict=True):
+                scores[name][i] = similarity
+        return scores
 
-    def _similarities(self, some: Sequence[tuple[int, Image.Image, Image.Image]]) -> list[float]:
+    def _similarities(self, pairs: Sequence[tuple[int, Image.Image, Image.Image]]) -> list[float]:
         import torch
 
-        if not some:
+        if not pairs:
             return []
         with torch.inference_mode():
-            one = self._features([image for _, image, _ in some])
-            other = self._features([guide for _, _, guide in some])
-            return torch.nn.functional.cosine_similarity(one, other).clamp(-1, 1).cpu().double().tolist()
+            images = self._features([image for _, image, _ in pairs])
+            guides = self._features([guide for _, _, guide in pairs])
+            return torch.nn.functional.cosine_similarity(images, guides).clamp(-1, 1).cpu().double().tolist()
 
     def _features(self, images: Sequence[Image.Image]) -> Tensor:
         assert self._network is not None
         return self._network.read(images).features
 
 
-def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+def find_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Return the bounding box of a mask, bool (height, width): left, top, right, bottom; the latter two exclusive."""
     ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
-def without(image: Image.Image, mask: np.ndarray) -> Image.Image:
+def mask_out(image: Image.Image, mask: np.ndarray) -> Image.Image:
     """Return an image whose masked pixels have the mean colour of the others."""
     pixels = np.array(image)
     pixels[mask] = np.rint(pixels[~mask].mean(axis=0))
     return Image.fromarray(pixels)
 
 
-def _resized(mask: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:
+def _resize_mask(mask: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:
     return None if mask is None else np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))

@@ -20,9 +20,9 @@ from figureground.verification.endpoint import Endpoint, check_url
 from figureground.verification.judging import judge
 from figureground.verification.models import find_model, refuse_absent
 from figureground.verification.questions import Question
-from figureground.verification.scorer import JUDGED, Batch, Kind, Options, Scorer, Values
+from figureground.verification.scorer import VERDICT_COLUMNS, Batch, Kind, Options, Scorer, Values
 
-HOPELESS = 16
+MAX_UNCLEAR = 16
 """Number of first answers that may be neither yes nor no, before the model is given up."""
 
 
@@ -45,13 +45,13 @@ class VlmScorer(Scorer):
 
     def __init__(self, id: str, questions: Sequence[Question], options: Options):
         super().__init__(id, questions, options)
-        self.shown = f"--scorer {self.KIND}:{id}"
+        self.flag = f"--scorer {self.KIND}:{id}"
         self._asker: Asker | None = None
-        self._answered, self._odd = 0, 0
+        self._num_answers, self._num_unclear = 0, 0
         if not id.strip():
             raise UsageError("--scorer vlm needs a model, as vlm:ID.")
         if options.endpoint is None:
-            refuse_absent(self.shown, id)
+            refuse_absent(self.flag, id)
         else:
             check_url(options.endpoint)
 
@@ -61,14 +61,14 @@ class VlmScorer(Scorer):
             q.what: [name for name, texts in zip(q.labels, self._texts[q.what], strict=True) if not texts]
             for q in self.questions
         }
-        asked = {"questions": self._texts, "all": self.options.ask_all}
+        facts = {"questions": self._texts, "all": self.options.ask_all}
         if self.options.endpoint is not None:
             from figureground.core.hashing import digest
 
             # The address itself may be confidential.
-            return {**asked, "endpoint": digest(self.options.endpoint)}
-        self._folder, sha256 = find_model(self.shown, self.id, "AutoModelForImageTextToText")
-        return {**asked, "sha256": sha256}
+            return {**facts, "endpoint": digest(self.options.endpoint)}
+        self._folder, sha256 = find_model(self.flag, self.id, "AutoModelForImageTextToText")
+        return {**facts, "sha256": sha256}
 
     def open(self) -> None:
         if self.options.endpoint is not None:
@@ -76,7 +76,7 @@ class VlmScorer(Scorer):
             return
         from figureground.verification.local_vlm import LocalModel
 
-        self._asker = LocalModel(self._folder, self.shown, self.options.device)
+        self._asker = LocalModel(self._folder, self.flag, self.options.device)
 
     def close(self) -> None:
         if self._asker is not None:
@@ -88,7 +88,7 @@ class VlmScorer(Scorer):
         return [question for question in self.questions if self.knows(question).any()]
 
     def columns(self) -> dict[str, Kind]:
-        kinds: dict[str, Kind] = JUDGED if self.options.ask_all else {"p": JUDGED["p"]}
+        kinds: dict[str, Kind] = VERDICT_COLUMNS if self.options.ask_all else {"p": VERDICT_COLUMNS["p"]}
         return {f"{q.what}_{name}": kind for q in self.asked() for name, kind in kinds.items()}
 
     def expected(self, labels: Mapping[str, np.ndarray], guided: np.ndarray) -> dict[str, np.ndarray]:
@@ -96,38 +96,38 @@ class VlmScorer(Scorer):
 
     def score(self, batch: Batch) -> Values:
         assert self._asker is not None
-        places: list[tuple[str, int, int]] = []
+        positions: list[tuple[str, int, int]] = []
         pairs: list[tuple[Image.Image, str]] = []
         for question in self.asked():
             texts = self._texts[question.what]
             for i, own in enumerate(batch.labels[question.what].tolist()):
                 for label in range(len(texts)) if self.options.ask_all else [own]:
                     if texts[label]:
-                        places.append((question.what, i, label))
+                        positions.append((question.what, i, label))
                         pairs.append((batch.images[i], texts[label][0]))
-        answers, odd = self._asker.ask(pairs)
-        self._refuse_nonsense(answers, odd)
+        answers, unclear = self._asker.ask(pairs)
+        self._refuse_nonsense(answers, unclear)
         p = {q.what: np.full((len(batch.keys), len(q.labels)), np.nan) for q in self.asked()}
-        for (what, i, label), answer in zip(places, answers, strict=True):
+        for (what, i, label), answer in zip(positions, answers, strict=True):
             if answer is not None:
                 p[what][i, label] = answer
-        found: dict[str, Sequence[Any]] = {}
+        scores: dict[str, Sequence[Any]] = {}
         for question in self.asked():
-            judged = judge(p[question.what], batch.labels[question.what], question.labels)
-            found |= {
+            verdicts = judge(p[question.what], batch.labels[question.what], question.labels)
+            scores |= {
                 f"{question.what}_{name}": values
-                for name, values in judged.items()
+                for name, values in verdicts.items()
                 if f"{question.what}_{name}" in self.columns()
             }
-        return found
+        return scores
 
-    def _refuse_nonsense(self, answers: Sequence[float | None], odd: Sequence[str]) -> None:
+    def _refuse_nonsense(self, answers: Sequence[float | None], unclear: Sequence[str]) -> None:
         """Stop if none of the first answers is yes or no; a model that was understood once may miss some."""
-        self._answered += len(answers)
-        self._odd += sum(answer is None for answer in answers)
-        if self._odd == self._answered >= HOPELESS:
-            said = f", such as {odd[0]!r}" if odd else ""
+        self._num_answers += len(answers)
+        self._num_unclear += sum(answer is None for answer in answers)
+        if self._num_unclear == self._num_answers >= MAX_UNCLEAR:
+            example = f", such as {unclear[0]!r}" if unclear else ""
             raise FiguregroundError(
-                f"{self.shown}: none of its first {self._answered} answers is yes or no{said}. Give a model that "
+                f"{self.flag}: none of its first {self._num_answers} answers is yes or no{example}. Give a model that "
                 "follows instructions about images."
             )
