@@ -11,7 +11,7 @@ from commands import wait_for
 from tiny_datasets import make_dataset
 
 from figureground.core.errors import FiguregroundError
-from figureground.curation.copying import carry_card, carry_files, read_all, recipe_of, say, write_shards
+from figureground.curation.copying import copy_card_text, copy_files, make_recipe, print_note, read_all, write_shards
 from figureground.curation.curating import curate
 from figureground.recipe.document import is_sealed
 from figureground.recipe.sample import Reject, key
@@ -39,7 +39,7 @@ def fresh(source, tmp_path):
 
 
 def recipe(source, **identity):
-    return recipe_of("curate", identity, STEP, [source])
+    return make_recipe("curate", identity, STEP, [source])
 
 
 class Results:
@@ -98,7 +98,7 @@ def test_a_recipe_says_what_the_copy_is_made_from(source, tmp_path):
 def test_steps_of_the_sources_come_before_its_own(source, tmp_path):
     rules = ("foreground == 'bird'", "foreground == 'cat'")
     made = [curate(source.directory, tmp_path / str(i), rule, show_progress=False) for i, rule in enumerate(rules)]
-    found = recipe_of("merge", {}, {"did": "merge"}, [FinishedDataset(directory) for directory in made])
+    found = make_recipe("merge", {}, {"did": "merge"}, [FinishedDataset(directory) for directory in made])
     assert [step.get("rule") for step in found["lineage"]] == [*rules, None]
     assert found["lineage"][-1] == {"did": "merge"}
 
@@ -106,12 +106,12 @@ def test_steps_of_the_sources_come_before_its_own(source, tmp_path):
 def test_its_hash_is_of_what_decides_the_samples_and_not_of_places_or_notes(source, fresh, tmp_path):
     plain = recipe(source)["sha256"]
     assert recipe(fresh)["sha256"] == plain
-    assert recipe_of("curate", {}, {"did": "curate", "kept": 3}, [source])["sha256"] == plain
+    assert make_recipe("curate", {}, {"did": "curate", "kept": 3}, [source])["sha256"] == plain
     other = FinishedDataset(make_dataset(tmp_path / "other", seed=1))
     found = [
         plain, recipe(source, rule="True")["sha256"], recipe(other)["sha256"],
-        recipe_of("merge", {}, STEP, [source])["sha256"], recipe_of("curate", {}, STEP, [source, other])["sha256"],
-        recipe_of("curate", {}, STEP, [other, source])["sha256"],
+        make_recipe("merge", {}, STEP, [source])["sha256"], make_recipe("curate", {}, STEP, [source, other])["sha256"],
+        make_recipe("curate", {}, STEP, [other, source])["sha256"],
         recipe(FinishedDataset(source.directory, "renamed"))["sha256"],
     ]  # fmt: skip
     assert len(set(found)) == len(found)
@@ -213,9 +213,9 @@ def test_a_pass_over_a_dataset_is_over_all_its_shards_in_order(source):
 
 
 def test_notes_are_printed_only_where_progress_is(capsys):
-    say("a note", show_progress=False)
+    print_note("a note", show_progress=False)
     assert capsys.readouterr() == ("", "")
-    say("a note", show_progress=True)
+    print_note("a note", show_progress=True)
     assert "a note" in capsys.readouterr().err
 
 
@@ -228,12 +228,12 @@ def test_files_for_readers_are_copied_once_and_no_others(fresh, tmp_path):
         (fresh.directory / name).write_bytes(f"{name}\r\n".encode())
     out.mkdir()
     (out / "LICENSE-old").write_text("edited")
-    carry_files(fresh, out)
+    copy_files(fresh, out)
     found = files(out)
     assert sorted(found) == ["CITATION.cff", "LICENSE", "LICENSE-old", "notice.txt"]
     assert found["LICENSE"] == b"LICENSE\r\n"
     assert found["LICENSE-old"] == b"edited"
-    carry_files(fresh, out)
+    copy_files(fresh, out)
     assert files(out) == found
 
 
@@ -241,7 +241,7 @@ def test_no_link_is_followed_out_of_the_dataset(fresh, tmp_path):
     (tmp_path / "secret").write_text("secret")
     (fresh.directory / "LICENSE").symlink_to(tmp_path / "secret")
     (fresh.directory / "NOTICE").mkdir()
-    carry_files(fresh, tmp_path / "out")
+    copy_files(fresh, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -252,7 +252,7 @@ def test_what_a_user_wrote_into_the_card_is_kept_and_what_was_generated_is_not(f
     path.write_text(f"{mark}{text}\n## Ask Ada\n")
     generated = text.partition(BEGIN)[2].partition(END)[0]
     assert "Birds and cats of noise." in generated
-    carry_card(fresh, tmp_path / "out")
+    copy_card_text(fresh, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\n")
     assert "license: mit  # ours" in card
@@ -267,10 +267,10 @@ def test_what_a_user_wrote_into_the_card_is_kept_and_what_was_generated_is_not(f
 def test_a_card_that_is_there_stays_and_without_one_there_is_none(fresh, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "README.md").write_text("mine")
-    carry_card(fresh, tmp_path / "out")
+    copy_card_text(fresh, tmp_path / "out")
     assert (tmp_path / "out" / "README.md").read_text() == "mine"
     (fresh.directory / "README.md").unlink()
-    carry_card(fresh, tmp_path / "none")
+    copy_card_text(fresh, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
@@ -278,5 +278,5 @@ def test_a_card_whose_generated_part_cannot_be_told_is_refused(fresh, tmp_path):
     path = fresh.directory / "README.md"
     path.write_text(f"{path.read_text()}\n{BEGIN}\n")
     with pytest.raises(ShardError, match=r"^README\.md: "):
-        carry_card(fresh, tmp_path / "out")
+        copy_card_text(fresh, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from figureground.curation.rule import Known, MissingValue, Rule, RuleError, nearest_name, spelled
+from figureground.curation.rule import KnownNames, MissingValue, Rule, RuleError, hint_nearest, spell_name
 
-KNOWN = Known(
+KNOWN = KnownNames(
     {"foreground": ("bird", "cat"), "background": ("grass", "night"), "split": ("train", "validation")},
     scores={"clip": ("margin", "label", "ok"), "my judge": ("p cat",)},
 )
@@ -157,9 +157,9 @@ def test_one_spelling_stands_for_all():
 
 
 def test_names_are_spelled_as_they_are_written():
-    assert spelled(("provenance", "guide", "box", 0)) == "guide.box[0]"
-    assert spelled(("scores", "my judge", "p")) == "scores['my judge'].p"
-    assert nearest_name(("provenance", "strenght"), KNOWN, ["strength", "seed"]) == ", did you mean 'strength'?"
+    assert spell_name(("provenance", "guide", "box", 0)) == "guide.box[0]"
+    assert spell_name(("scores", "my judge", "p")) == "scores['my judge'].p"
+    assert hint_nearest(("provenance", "strenght"), KNOWN, ["strength", "seed"]) == ", did you mean 'strength'?"
 
 
 TOKENS = """

@@ -26,18 +26,18 @@ def test_numbers_text_and_truth_of_a_csv(tmp_path):
     )
     scores = read_scores(tmp_path)["judge"]
     assert scores.columns == ("margin", "label", "ok", "day", "n")
-    assert [scores.value(scores.row("b"), name) for name in scores.columns] == [0.5, "cat", True, "2026-01-02", 1]
-    assert scores.value(scores.row("a"), "label") == 'bird, "big"\nred'
-    assert [scores.value(scores.row(key), "margin") for key in ("a", "c")] == [None, None]
-    assert scores.row("z") is None
-    assert scores.row("") is None
+    assert [scores.value(scores.find_row("b"), name) for name in scores.columns] == [0.5, "cat", True, "2026-01-02", 1]
+    assert scores.value(scores.find_row("a"), "label") == 'bird, "big"\nred'
+    assert [scores.value(scores.find_row(key), "margin") for key in ("a", "c")] == [None, None]
+    assert scores.find_row("z") is None
+    assert scores.find_row("") is None
 
 
 def test_numbers_in_a_key_stay_text(tmp_path):
     path = folder(tmp_path) / "judge.csv"
     path.write_text("key,x\n007,1\n08,2\n")
     scores = Scores(path)
-    assert (scores.row("007"), scores.row("7")) == (0, None)
+    assert (scores.find_row("007"), scores.find_row("7")) == (0, None)
 
 
 def test_a_parquet_file_of_other_types_of_the_same_meaning(tmp_path):

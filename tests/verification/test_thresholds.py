@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from figureground.core.errors import FiguregroundError
-from figureground.curation.rule import Known, Rule
+from figureground.curation.rule import KnownNames, Rule
 from figureground.verification.thresholds import choose_thresholds, find_first_half
 
 
@@ -56,7 +56,7 @@ def test_the_rule_keeps_what_was_chosen():
     scores["other"]["other_foreground_p"][::7] = np.nan
     choice = choose_thresholds(scores, answers, np.arange(len(right)), 0.1, votes=1)
     names = tuple(score for some in scores.values() for score in some)
-    rule = Rule(choice.format_rule(), Known({}, scores={"verify": names}))
+    rule = Rule(choice.format_rule(), KnownNames({}, scores={"verify": names}))
     flat = {score: values for some in scores.values() for score, values in some.items()}
 
     def value(row, name):

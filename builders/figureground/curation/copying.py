@@ -34,30 +34,30 @@ Results = Callable[[Shard], Iterator[Encoded | Reject]]
 """Returns the samples and rejects that go into a shard."""
 
 
-def recipe_of(
-    did: str, identity: Mapping[str, Any], step: Mapping[str, Any], sources: Sequence[FinishedDataset]
+def make_recipe(
+    command: str, identity: Mapping[str, Any], step: Mapping[str, Any], sources: Sequence[FinishedDataset]
 ) -> dict:
     """Return the recipe of a dataset derived from others: the step, and the recipes of its sources.
 
     Args:
-        did: `curate` or `merge`.
+        command: `curate` or `merge`.
         identity: Settings that determine the result, besides the sources.
         step: The entry for the lineage.
         sources: The datasets, all of one format version, which the copy keeps.
     """
     version = sources[0].version
-    made_from = {source.name: source.identity() for source in sources}
-    decided = {"sources": made_from, "order": list(made_from), **identity}
+    source_identities = {source.name: source.identity() for source in sources}
+    full_identity = {"sources": source_identities, "order": list(source_identities), **identity}
     recipe = {
         "format": version,
-        "builder": did,
+        "builder": command,
         "figureground": library_versions()["figureground"],
         **({recipes.MARKS: marks.NAME} if all(recipes.is_marked(source.recipe) for source in sources) else {}),
-        "identity": decided,
+        "identity": full_identity,
         "execution": {},
         "content": {},
-        "sha256": digest({"format": version, "builder": did, **decided}),
-        "lineage": [*(past for source in sources for past in source.facts.lineage), dict(step)],
+        "sha256": digest({"format": version, "builder": command, **full_identity}),
+        "lineage": [*(entry for source in sources for entry in source.facts.lineage), dict(step)],
         "sources": [{"name": source.name, **card.public(source.recipe)} for source in sources],
     }
     return recipes.seal(recipe)
@@ -104,27 +104,27 @@ def read_all(source: FinishedDataset, show_progress: bool) -> Iterator[Shard]:
             bar.update(source.marker(shard)["samples"])
 
 
-def say(note: str, show_progress: bool) -> None:
+def print_note(note: str, show_progress: bool) -> None:
     """Print a note to the terminal without disturbing a progress bar."""
     if show_progress:
         remark(note)
 
 
-def carry_files(source: FinishedDataset, out: Path) -> None:
+def copy_files(source: FinishedDataset, out: Path) -> None:
     """Copy files such as LICENSE. Call it under the stages' lock, or another process may remove a draft."""
     for path in beside(source.directory):
         with suppress(FileExistsError):
             create_bytes(out / path.name, read_bytes(path, root=source.directory), root=out)
 
 
-def carry_card(source: FinishedDataset, out: Path) -> None:
+def copy_card_text(source: FinishedDataset, out: Path) -> None:
     """Copy user-written text of the card, before the copy's card is generated around it."""
     path = source.directory / card.CARD
     if not path.exists():
         return
-    nothing: dict[str, Any] = {name: [] for name in card.OURS}
+    empty_fields: dict[str, Any] = {name: [] for name in card.OURS}
     text = card.rewrite(
-        read_text(path, root=source.directory, encoding="utf-8-sig"), nothing, f"{card.BEGIN}\n{card.END}\n"
+        read_text(path, root=source.directory, encoding="utf-8-sig"), empty_fields, f"{card.BEGIN}\n{card.END}\n"
     )
     with lock(out / INDEX_LOCK, wait=True):  # else another process may take the draft for one of a killed process
         create_once(out / card.CARD, text)

@@ -17,7 +17,7 @@ from figureground.core.locks import lock
 from figureground.core.numerics import create_once
 from figureground.core.registry import Registry
 from figureground.curation import copying
-from figureground.curation.rule import Known, MissingValue, Name, Rule, RuleError, nearest_name, spelled
+from figureground.curation.rule import KnownNames, MissingValue, Name, Rule, RuleError, hint_nearest, spell_name
 from figureground.curation.scores import Scores, fingerprints, read_scores
 from figureground.data.objects import is_matched, without_background
 from figureground.recipe.formats import FORMATS
@@ -103,33 +103,34 @@ def curate(
             "flag.",
         )
     scores = read_scores(directory)
-    known = known_names(source, scores)
-    rule = Rule(keep, known)
-    scan = apply_rule(source, rule, known, scores, whole_sets, show_progress)
-    kept = scan.kept.total()
+    known_names = collect_names(source, scores)
+    rule = Rule(keep, known_names)
+    scan = apply_rule(source, rule, known_names, scores, whole_sets, show_progress)
+    num_kept = scan.kept.total()
     step = {
-        "did": "curate", "rule": rule.text, "from": source.told(), "kept": kept, "dropped": source.samples - kept,
+        "did": "curate", "rule": rule.text, "from": source.told(), "kept": num_kept,
+        "dropped": source.samples - num_kept,
     }  # fmt: skip
     identity = {"rule": rule.text, "publish_rejects": publish_rejects, "scores": fingerprints(scores)}
     if whole_sets:  # absent otherwise, so that copies of earlier releases can be resumed
         identity["whole_sets"] = True
-        step |= {"sets_kept": scan.whole, "sets_dropped": len(scan.broken)}
+        step |= {"sets_kept": scan.num_whole_sets, "sets_dropped": len(scan.broken_sets)}
     if evidence:
         identity["evidence"] = dict(evidence)
         step |= evidence
-    recipe = copying.recipe_of("curate", identity, step, [source])
-    for split, said in source.index["splits"].items():
-        if said["samples"] and not scan.kept[split]:
-            copying.say(f"the rule keeps nothing of split {split!r}, so the copy lacks it.", show_progress)
+    recipe = copying.make_recipe("curate", identity, step, [source])
+    for split, facts in source.index["splits"].items():
+        if facts["samples"] and not scan.kept[split]:
+            copying.print_note(f"the rule keeps nothing of split {split!r}, so the copy lacks it.", show_progress)
 
     def results(shard: Shard) -> Iterator[Encoded | Reject]:
         source.verify(shard)
         yield from source.rejects(shard, images=publish_rejects)
         for stored in source.stored(shard):
             encoded = stored.encoded()
-            if not rule(SampleValues(_row(stored), shard, source, scores)):
+            if not rule(SampleValues(_to_row(stored), shard, source, scores)):
                 yield Dropped(encoded.spec, DROPPED, encoded)
-            elif _set_of(stored.key) in scan.broken:
+            elif _matched_set(stored.key) in scan.broken_sets:
                 yield Dropped(encoded.spec, DROPPED_WITH_SET, encoded)
             else:
                 yield encoded
@@ -141,13 +142,13 @@ def curate(
             show_progress=show_progress,
         )  # fmt: skip
         with lock(out / STAGES_LOCK, wait=True):
-            for name, some in scores.items():
-                some.write(scan.kept_rows[name], out)
+            for name, file_scores in scores.items():
+                file_scores.write(scan.kept_rows[name], out)
             numerics = directory / "_figureground" / "numerics.json"
             if numerics.exists():
                 create_once(out / "_figureground" / "numerics.json", read_text(numerics, root=directory))
-            copying.carry_files(source, out)
-        copying.carry_card(source, out)
+            copying.copy_files(source, out)
+        copying.copy_card_text(source, out)
         index.finish(
             out, source.shards, source.columns, source.index["card"]["recipe"],
             dataclasses.replace(source.facts, lineage=recipe["lineage"]),
@@ -158,21 +159,21 @@ def curate(
     return out
 
 
-def known_names(source: FinishedDataset, scores: Mapping[str, Scores]) -> Known:
+def collect_names(source: FinishedDataset, scores: Mapping[str, Scores]) -> KnownNames:
     """Return the names that a rule may use."""
     classes = {**source.names, "split": tuple(source.index["splits"])}
     texts = ("key", "prompt", *source.columns.texts)
-    return Known(classes, texts, {name: some.columns for name, some in scores.items()})
+    return KnownNames(classes, texts, {name: file_scores.columns for name, file_scores in scores.items()})
 
 
-def _row(stored: Stored) -> dict[str, Any]:
+def _to_row(stored: Stored) -> dict[str, Any]:
     """Return a sample in the form that `Source.rows` yields."""
     return {
         "key": stored.key, "prompt": stored.prompt, "provenance": stored.provenance, **stored.labels, **stored.texts,
     }  # fmt: skip
 
 
-def _parsed(row: Mapping[str, Any]) -> dict[str, Any]:
+def _parse_provenance(row: Mapping[str, Any]) -> dict[str, Any]:
     return parse_json(row["provenance"], f"{row['key']}: its provenance")
 
 
@@ -191,56 +192,56 @@ class SampleValues:
         """Return the sample's value for a name, or None."""
         head = str(path[0])
         if head == "provenance":
-            return self.field(path)[1]
+            return self.find_field(path)[1]
         if head == "scores":
-            some = self._scores[str(path[1])]
-            at = some.row(self._row["key"])
-            return None if at is None else some.value(at, str(path[2]))
+            file_scores = self._scores[str(path[1])]
+            row = file_scores.find_row(self._row["key"])
+            return None if row is None else file_scores.value(row, str(path[2]))
         if head == "split":
             return self._shard.split
         return self._names[head][self._row[head]] if head in self._names else self._row[head]
 
-    def field(self, path: Name) -> tuple[bool, Any]:
+    def find_field(self, path: Name) -> tuple[bool, Any]:
         """Return whether the provenance has a field, and its value."""
         if self._provenance is None:
-            self._provenance = _parsed(self._row)
-        at: Any = self._provenance
+            self._provenance = _parse_provenance(self._row)
+        value: Any = self._provenance
         for part in path[1:]:
-            inside = part in at if isinstance(at, dict) else isinstance(at, list) and part in range(len(at))
-            if not inside:
+            exists = part in value if isinstance(value, dict) else isinstance(value, list) and part in range(len(value))
+            if not exists:
                 return False, None
-            at = at[part]
-        return True, at
+            value = value[part]
+        return True, value
 
 
 @dataclass
-class _Scan:
+class Scan:
     """Result of applying a rule to all samples of a dataset."""
 
     kept: Counter[str]
     """Number of kept samples by split."""
     kept_rows: dict[str, np.ndarray]
     """By name of the scores, bool (rows of the file): whether the row's sample is kept."""
-    broken: set[str] = field(default_factory=set)
+    broken_sets: set[str] = field(default_factory=set)
     """Matched sets with an image that the rule drops or that was rejected earlier; empty without `whole_sets`."""
-    whole: int = 0
+    num_whole_sets: int = 0
     """Number of other matched sets."""
 
-    def keep(self, split: str, rows: Mapping[str, int]) -> None:
+    def add(self, split: str, rows: Mapping[str, int]) -> None:
         """Count a kept sample, with its row in each scores file that has one."""
         self.kept[split] += 1
-        for name, at in rows.items():
-            self.kept_rows[name][at] = True
+        for name, row in rows.items():
+            self.kept_rows[name][row] = True
 
 
 def apply_rule(
     source: FinishedDataset,
     rule: Rule,
-    known: Known,
+    known_names: KnownNames,
     scores: Mapping[str, Scores],
     whole_sets: bool,
     show_progress: bool,
-) -> _Scan:
+) -> Scan:
     """Apply a rule to all samples, without their images.
 
     Args:
@@ -250,58 +251,65 @@ def apply_rule(
         RuleError: A compared value is missing or not comparable, or the rule keeps nothing.
         FiguregroundError: Scores have keys that the dataset lacks.
     """
-    scan = _Scan(Counter(), {name: np.zeros(len(some), bool) for name, some in scores.items()})
-    seen = {name: np.zeros(len(some), bool) for name, some in scores.items()}
+    scan = Scan(Counter(), {name: np.zeros(len(file_scores), bool) for name, file_scores in scores.items()})
+    has_sample = {name: np.zeros(len(file_scores), bool) for name, file_scores in scores.items()}
     missing: dict[str, list[str]] = {}
-    unmet = {path for path in rule.names if path[0] == "provenance"}
+    unmatched = {path for path in rule.names if path[0] == "provenance"}
     fields: list[str] = []
-    kept: dict[str, list[tuple[str, Mapping[str, int]]]] = {}
+    kept_by_set: dict[str, list[tuple[str, Mapping[str, int]]]] = {}
     for shard in copying.read_all(source, show_progress):
         if whole_sets:
-            scan.broken |= {_set_of(reject.spec.key) for reject in source.rejects(shard)}
+            scan.broken_sets |= {_matched_set(reject.spec.key) for reject in source.rejects(shard)}
         for row in source.rows(shard):
             sample = SampleValues(row, shard, source, scores)
-            rows = {name: at for name, some in scores.items() if (at := some.row(row["key"])) is not None}
-            for name, at in rows.items():
-                seen[name][at] = True
-            if unmet:
-                unmet = {path for path in unmet if not sample.field(path)[0]}
-                fields = fields or _fields(_parsed(row))
+            score_rows = {
+                name: score_row for name, file_scores in scores.items()
+                if (score_row := file_scores.find_row(row["key"])) is not None
+            }  # fmt: skip
+            for name, score_row in score_rows.items():
+                has_sample[name][score_row] = True
+            if unmatched:
+                unmatched = {path for path in unmatched if not sample.find_field(path)[0]}
+                fields = fields or _list_fields(_parse_provenance(row))
             try:
-                keeps = rule(sample)
+                is_kept = rule(sample)
             except MissingValue as error:
                 missing.setdefault(error.name, []).append(row["key"])
                 continue
             except RuleError as error:
                 error.args = (f"{error}\n  first occurs in sample {row['key']}",)
                 raise
-            if keeps and whole_sets:
-                kept.setdefault(_set_of(row["key"]), []).append((shard.split, rows))
-            elif keeps:
-                scan.keep(shard.split, rows)
+            if is_kept and whole_sets:
+                kept_by_set.setdefault(_matched_set(row["key"]), []).append((shard.split, score_rows))
+            elif is_kept:
+                scan.add(shard.split, score_rows)
             elif whole_sets:
-                scan.broken.add(_set_of(row["key"]))
-    for name in set(kept) - scan.broken:
-        scan.whole += 1
-        for split, at_rows in kept[name]:
-            scan.keep(split, at_rows)
-    for name, some in scores.items():
-        if not seen[name].all():
+                scan.broken_sets.add(_matched_set(row["key"]))
+    for name in set(kept_by_set) - scan.broken_sets:
+        scan.num_whole_sets += 1
+        for split, set_rows in kept_by_set[name]:
+            scan.add(split, set_rows)
+    for name, file_scores in scores.items():
+        if not has_sample[name].all():
             raise FiguregroundError(
-                f"{some.shown} has {(~seen[name]).sum():,} keys that {source.directory} doesn't have: "
-                f"{listed(some.keys(~seen[name]), 3)}. Remove the file or those rows."
+                f"{file_scores.path_in_dataset} has {(~has_sample[name]).sum():,} keys that {source.directory} doesn't "
+                f"have: {listed(file_scores.keys(~has_sample[name]), 3)}. Remove the file or those rows."
             )
-    if unmet:
-        path = min(unmet, key=spelled)
-        raise RuleError(f"no sample has {spelled(path)!r}{nearest_name(path, known, fields)}")
+    if unmatched:
+        path = min(unmatched, key=spell_name)
+        raise RuleError(f"no sample has {spell_name(path)!r}{hint_nearest(path, known_names, fields)}")
     for name, keys in missing.items():
-        files = [some.shown for some in scores.values() if name.startswith(f"scores.{some.name}.")]
+        files = [
+            file_scores.path_in_dataset
+            for file_scores in scores.values()
+            if name.startswith(f"scores.{file_scores.name}.")
+        ]
         complete = f"; or complete {files[0]}" if files else ""
         raise RuleError(
             f"{name} is missing for {len(keys):,} of {source.samples:,} samples ({listed(keys, 3)}). Handle them in "
             f"the rule: '{name} is None or …' keeps them, '{name} is not None and …' drops them{complete}."
         )
-    if not scan.kept and kept:
+    if not scan.kept and kept_by_set:
         raise RuleError(
             f"the rule keeps no whole set: each matched set has an image for which {rule.text} is false, or one that "
             "was rejected earlier. Omit --whole-sets to keep the others."
@@ -311,16 +319,16 @@ def apply_rule(
     return scan
 
 
-def _set_of(key: str) -> str:
+def _matched_set(key: str) -> str:
     """Return the name of a sample's matched set, or its key if it has none."""
     return without_background(key) or key
 
 
-def _fields(provenance: Mapping[str, Any], above: str = "") -> list[str]:
+def _list_fields(provenance: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return the names of all fields, with dots for nested ones."""
     names = []
     for name, value in provenance.items():
-        names.append(f"{above}{name}")
+        names.append(f"{prefix}{name}")
         if isinstance(value, Mapping):
-            names += _fields(value, f"{above}{name}.")
+            names += _list_fields(value, f"{prefix}{name}.")
     return names

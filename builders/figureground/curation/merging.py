@@ -64,43 +64,49 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
     """
     directories, out = [Path(directory) for directory in directories], Path(out)
     refuse_overlap(out, directories)
-    sources = _open(directories)
-    columns, labels = _unified(sources)
+    sources = _open_sources(directories)
+    columns, labels = _unify_columns(sources)
     formats = tuple(kind for kind in sources[0].formats if all(kind in source.formats for source in sources))
     if not formats:
         raise MergeError(
             "The datasets have no format in common: "
             + ", ".join(f"{source.name} has {' and '.join(source.formats)}" for source in sources)
         )
-    left_out = {kind for source in sources for kind in source.formats} - set(formats)
-    if left_out:
-        copying.say(f"only {' and '.join(formats)}: not all datasets have {listed(left_out)}.", show_progress)
+    dropped_formats = {kind for source in sources for kind in source.formats} - set(formats)
+    if dropped_formats:
+        copying.print_note(
+            f"only {' and '.join(formats)}: not all datasets have {listed(dropped_formats)}.", show_progress
+        )
     for source in sources:
         if names := list(read_scores(source.directory)):
-            copying.say(f"scores of {source.name} ({listed(names)}) aren't copied, because keys change.", show_progress)
-    _compare(sources, show_progress)
+            copying.print_note(
+                f"scores of {source.name} ({listed(names)}) aren't copied, because keys change.", show_progress
+            )
+    _refuse_shared(sources, show_progress)
 
-    parts = _turns(sources)
-    first = _first_numbers(parts, sources, labels)
+    parts = _interleave_shards(sources)
+    first = _count_earlier(parts, sources, labels)
     total = sum(source.samples for source in sources)
     step = {"did": "merge", "from": [source.told() for source in sources], "samples": total}
     marked = [source for source in sources if recipes.is_marked(source.recipe)]
     if 0 < len(marked) < len(sources):
         unmarked = listed(source.name for source in sources if source not in marked)
-        copying.say(f"images of {unmarked} don't state that they are generated; the others do.", show_progress)
-    recipe = copying.recipe_of("merge", {}, step, sources)
+        copying.print_note(f"images of {unmarked} don't state that they are generated; the others do.", show_progress)
+    recipe = copying.make_recipe("merge", {}, step, sources)
 
     def results(shard: Shard) -> Iterator[Encoded | Reject]:
         source, part = parts[shard]
         source.verify(part)
         numbers = Counter(first[shard])
-        new = _renumbered(labels[source.name], numbers)
+        renumber = _make_renumbering(labels[source.name], numbers)
         for reject in source.rejects(part):
-            yield Reject(new(reject.spec), reject.reason)
+            yield Reject(renumber(reject.spec), reject.reason)
         for stored in source.stored(part):
-            old = stored.encoded()
-            spec = new(old.spec)
-            yield dataclasses.replace(old, spec=spec, provenance=_provenance(old.provenance, spec, source))
+            encoded = stored.encoded()
+            spec = renumber(encoded.spec)
+            yield dataclasses.replace(
+                encoded, spec=spec, provenance=_extend_provenance(encoded.provenance, spec, source)
+            )
 
     shards = list(parts)
     with claim_directory(out, recipe, lambda: describe_progress(out, shards)):
@@ -109,23 +115,23 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
             version=sources[0].version, show_progress=show_progress,
         )  # fmt: skip
         index.finish(
-            out, shards, columns, _together([source.index["card"]["recipe"] for source in sources], sources),
-            _facts(sources, recipe["lineage"]), formats=formats, image_format=sources[0].image_format,
+            out, shards, columns, _merge_settings([source.index["card"]["recipe"] for source in sources], sources),
+            _merge_facts(sources, recipe["lineage"]), formats=formats, image_format=sources[0].image_format,
             sha256=recipe["sha256"],
         )  # fmt: skip
     return out
 
 
-def _open(directories: Sequence[Path]) -> list[FinishedDataset]:
+def _open_sources(directories: Sequence[Path]) -> list[FinishedDataset]:
     """Open the datasets under unique names."""
     if len(directories) < 2:
         raise UsageError("merge: give two or more datasets.")
     sources: list[FinishedDataset] = []
     for directory in directories:
         base = directory.resolve().name
-        taken = {source.name for source in sources}
+        used_names = {source.name for source in sources}
         numbered = (base if n == 1 else f"{base}-{n}" for n in range(1, len(directories) + 1))
-        source = FinishedDataset(directory, next(name for name in numbered if name not in taken))
+        source = FinishedDataset(directory, next(name for name in numbered if name not in used_names))
         for other in sources:
             if other.identity() == source.identity():
                 raise UsageError(f"merge: {other.directory} and {directory} are the same dataset. Give it once.")
@@ -140,10 +146,10 @@ def _refuse_versions(sources: Sequence[FinishedDataset]) -> None:
     Ids of cut-outs, scenes and photographs contain a hash: of the file's bytes in format 1, of its pixels since. So
     an image in the training split of one dataset and the validation split of another would not be detected.
     """
-    one = sources[0]
+    first = sources[0]
     for other in sources[1:]:
-        if other.version != one.version:
-            older, newer = sorted((one, other), key=lambda source: source.version)
+        if other.version != first.version:
+            older, newer = sorted((first, other), key=lambda source: source.version)
             raise MergeError(
                 f"{older.directory} has format {older.version} and {newer.directory} has format {newer.version}, so "
                 "source images shared between their splits can't be detected. Rebuild "
@@ -154,26 +160,30 @@ def _refuse_versions(sources: Sequence[FinishedDataset]) -> None:
 # Conflicts
 
 
-def _unified(sources: Sequence[FinishedDataset]) -> tuple[Columns, dict[str, tuple[list[int], list[int]]]]:
+def _unify_columns(sources: Sequence[FinishedDataset]) -> tuple[Columns, dict[str, tuple[list[int], list[int]]]]:
     """Return the new dataset's columns, and by source the new labels of its foregrounds and its backgrounds.
 
     Raises:
         MergeError: Columns or image formats differ, or class names are nearly the same.
     """
-    one = sources[0]
+    first = sources[0]
     for other in sources[1:]:
-        mine, theirs = (
+        first_columns, other_columns = (
             {
-                "further labels": {name: list(names) for name, names in each.columns.labels.items()},
-                "texts": list(each.columns.texts), "guide": each.columns.guide, "mask": each.columns.mask,
-                "image format": each.image_format,
+                "further labels": {name: list(names) for name, names in source.columns.labels.items()},
+                "texts": list(source.columns.texts), "guide": source.columns.guide, "mask": source.columns.mask,
+                "image format": source.image_format,
             }
-            for each in (one, other)
+            for source in (first, other)
         )  # fmt: skip
-        differing = [f"{name}: {mine[name]} and {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+        differing = [
+            f"{name}: {first_columns[name]} and {other_columns[name]}"
+            for name in first_columns
+            if first_columns[name] != other_columns[name]
+        ]
         if differing:
             raise MergeError(
-                f"{one.name} and {other.name} have different columns, so they can't be merged:\n  "
+                f"{first.name} and {other.name} have different columns, so they can't be merged:\n  "
                 + "\n  ".join(differing)
             )
     for what in ("foreground", "background"):
@@ -187,7 +197,7 @@ def _unified(sources: Sequence[FinishedDataset]) -> tuple[Columns, dict[str, tup
         )
         for source in sources
     }
-    return dataclasses.replace(one.columns, foregrounds=foregrounds, backgrounds=backgrounds), labels
+    return dataclasses.replace(first.columns, foregrounds=foregrounds, backgrounds=backgrounds), labels
 
 
 def _refuse_near_names(what: str, sources: Sequence[FinishedDataset]) -> None:
@@ -205,38 +215,41 @@ def _refuse_near_names(what: str, sources: Sequence[FinishedDataset]) -> None:
         )
 
 
-def _compare(sources: Sequence[FinishedDataset], show_progress: bool) -> None:
+def _refuse_shared(sources: Sequence[FinishedDataset], show_progress: bool) -> None:
     """Check every image and guide: sizes must match, and no image or source may be shared against the rules of `merge`.
 
     Raises:
         MergeError: See `merge`.
     """
     images: dict[bytes, tuple[int, str]] = {}
-    same: list[str] = []
+    duplicates: list[str] = []
     uses: dict[str, list[set[str]]] = defaultdict(lambda: [set() for _ in sources])
     sizes: list[Counter[tuple[int, int]]] = [Counter() for _ in sources]
     for n, source in enumerate(sources):
         for shard in copying.read_all(source, show_progress):
             for stored in source.stored(shard):
-                digest = hashlib.sha256(stored.image).digest()[:16]
-                owner, key = images.setdefault(digest, (n, stored.key))
+                image_hash = hashlib.sha256(stored.image).digest()[:16]
+                owner, key = images.setdefault(image_hash, (n, stored.key))
                 if owner != n:
-                    same.append(f"{key} of {sources[owner].name} is {stored.key} of {source.name}")
+                    duplicates.append(f"{key} of {sources[owner].name} is {stored.key} of {source.name}")
                 sizes[n][open_stored(stored.image).size] += 1
-                for content in _contents(parse_json(stored.provenance, f"{stored.key}: its provenance")):
+                for content in _content_hashes(parse_json(stored.provenance, f"{stored.key}: its provenance")):
                     uses[content][n].add(shard.split)
     for n, source in enumerate(sources[1:], 1):
         if set(sizes[n]) != set(sizes[0]):
             raise MergeError(
-                f"{sources[0].name} has images of {_sizes(sizes[0])} and {source.name} of {_sizes(sizes[n])}, so a "
-                "classifier could tell the datasets apart. Rebuild one of them with the other's size."
+                f"{sources[0].name} has images of {_format_sizes(sizes[0])} and {source.name} of "
+                f"{_format_sizes(sizes[n])}, so a classifier could tell the datasets apart. Rebuild one of them with "
+                "the other's size."
             )
-    if same:
+    if duplicates:
         raise MergeError(
-            f"{len(same):,} images are in two datasets: {'; '.join(same[:3])}. Remove them from one of the datasets "
-            "with figureground curate, or build one with another seed."
+            f"{len(duplicates):,} images are in two datasets: {'; '.join(duplicates[:3])}. Remove them from one of the "
+            "datasets with figureground curate, or build one with another seed."
         )
-    leaks = [f"{content} ({_where(splits, sources)})" for content, splits in sorted(uses.items()) if _leaks(splits)]
+    leaks = [
+        f"{content} ({_format_splits(splits, sources)})" for content, splits in sorted(uses.items()) if _is_leak(splits)
+    ]
     if leaks:
         raise MergeError(
             f"{len(leaks):,} cut-outs, scenes or photographs are used in different splits by two datasets, so "
@@ -245,40 +258,42 @@ def _compare(sources: Sequence[FinishedDataset], show_progress: bool) -> None:
         )
 
 
-def _contents(provenance: Mapping[str, Any]) -> Iterator[str]:
+def _content_hashes(provenance: Mapping[str, Any]) -> Iterator[str]:
     """Yield the content hashes of the cut-out and scene that a sample starts from."""
     guide = provenance.get("guide") or {}
     for part in ("cutout", "template"):
-        _, at, content = str(guide.get(part) or "").rpartition("@")
-        if at and content:
+        _, separator, content = str(guide.get(part) or "").rpartition("@")
+        if separator and content:
             yield content
 
 
-def _leaks(splits: Sequence[set[str]]) -> bool:
+def _is_leak(splits: Sequence[set[str]]) -> bool:
     """Whether a source occurs in different splits of two datasets."""
     return any(a and b and len(a | b) > 1 for i, a in enumerate(splits) for b in splits[:i])
 
 
-def _where(splits: Sequence[set[str]], sources: Sequence[FinishedDataset]) -> str:
+def _format_splits(splits: Sequence[set[str]], sources: Sequence[FinishedDataset]) -> str:
     return ", ".join(
-        f"{' and '.join(sorted(some))} of {source.name}" for some, source in zip(splits, sources, strict=True) if some
+        f"{' and '.join(sorted(names))} of {source.name}"
+        for names, source in zip(splits, sources, strict=True)
+        if names
     )
 
 
-def _sizes(sizes: Mapping[tuple[int, int], int]) -> str:
+def _format_sizes(sizes: Mapping[tuple[int, int], int]) -> str:
     return listed((f"{width}×{height}" for width, height in sorted(sizes)), 3) or "no size"
 
 
 # The new dataset
 
 
-def _turns(sources: Sequence[FinishedDataset]) -> dict[Shard, tuple[FinishedDataset, Shard]]:
+def _interleave_shards(sources: Sequence[FinishedDataset]) -> dict[Shard, tuple[FinishedDataset, Shard]]:
     """Return the new dataset's shards with the source shard of each, evenly interleaved within a split."""
     by_split: dict[str, list[tuple[float, int, FinishedDataset, Shard]]] = {}
     for n, source in enumerate(sources):
         for split in dict.fromkeys(shard.split for shard in source.shards):
-            mine = [shard for shard in source.shards if shard.split == split]
-            turns = [((i + 0.5) / len(mine), n, source, shard) for i, shard in enumerate(mine)]
+            split_shards = [shard for shard in source.shards if shard.split == split]
+            turns = [((i + 0.5) / len(split_shards), n, source, shard) for i, shard in enumerate(split_shards)]
             by_split.setdefault(split, []).extend(turns)
     return {
         Shard(split, i, len(turns), shard.count): (source, shard)
@@ -287,97 +302,101 @@ def _turns(sources: Sequence[FinishedDataset]) -> dict[Shard, tuple[FinishedData
     }
 
 
-def _first_numbers(
+def _count_earlier(
     parts: Mapping[Shard, tuple[FinishedDataset, Shard]],
     sources: Sequence[FinishedDataset],
     labels: Mapping[str, tuple[list[int], list[int]]],
 ) -> dict[Shard, dict[Cell, int]]:
     """Return, for each shard and cell, the number of images in earlier shards: the first number of its keys."""
-    counted: Counter[Cell] = Counter()
+    totals: Counter[Cell] = Counter()
     first = {}
     for shard, (source, part) in parts.items():
         cells: Counter[Cell] = Counter()
-        new = _renumbered(labels[source.name], cells)
+        renumber = _make_renumbering(labels[source.name], cells)
         for reject in source.rejects(part):
-            new(reject.spec)
+            renumber(reject.spec)
         foregrounds, backgrounds = labels[source.name]
         for foreground, background, count in source.marker(part)["cells"]:
             cells[shard.split, foregrounds[foreground], backgrounds[background]] += count
-        first[shard] = {cell: counted[cell] for cell in cells}
-        counted.update(cells)
+        first[shard] = {cell: totals[cell] for cell in cells}
+        totals.update(cells)
     return first
 
 
-def _renumbered(labels: tuple[list[int], list[int]], numbers: Counter[Cell]) -> Callable[[Spec], Spec]:
+def _make_renumbering(labels: tuple[list[int], list[int]], numbers: Counter[Cell]) -> Callable[[Spec], Spec]:
     """Return a function that gives a Spec the new dataset's labels and the next free key of its cell."""
 
-    def new(spec: Spec) -> Spec:
+    def renumber(spec: Spec) -> Spec:
         foreground, background = labels[0][spec.foreground], labels[1][spec.background]
         cell = (spec.split, foreground, background)
         key = samples.key(*cell, numbers[cell])
         numbers[cell] += 1
         return dataclasses.replace(spec, key=key, foreground=foreground, background=background)
 
-    return new
+    return renumber
 
 
-def _provenance(text: str, spec: Spec, source: FinishedDataset) -> str:
+def _extend_provenance(text: str, spec: Spec, source: FinishedDataset) -> str:
     """Return a sample's provenance with its new key and labels, and its origin under `merged_from`."""
-    said = parse_json(text, f"{spec.key}: its provenance")
-    earlier = {"merged_from": said["merged_from"]} if "merged_from" in said else {}
-    said["merged_from"] = {
-        "dataset": source.name, "recipe": source.recipe["sha256"], "key": said["key"], **earlier,
+    provenance = parse_json(text, f"{spec.key}: its provenance")
+    earlier_merge = {"merged_from": provenance["merged_from"]} if "merged_from" in provenance else {}
+    provenance["merged_from"] = {
+        "dataset": source.name, "recipe": source.recipe["sha256"], "key": provenance["key"], **earlier_merge,
     }  # fmt: skip
-    said["labels"] = {**said["labels"], "foreground": spec.foreground, "background": spec.background}
-    said["key"] = spec.key
-    return json.dumps(said, ensure_ascii=False, sort_keys=True, allow_nan=False)
+    provenance["labels"] = {**provenance["labels"], "foreground": spec.foreground, "background": spec.background}
+    provenance["key"] = spec.key
+    return json.dumps(provenance, ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 
-def _together(each: Sequence[Mapping[str, Any]], sources: Sequence[FinishedDataset]) -> dict[str, Any]:
+def _merge_settings(
+    settings_by_source: Sequence[Mapping[str, Any]], sources: Sequence[FinishedDataset]
+) -> dict[str, Any]:
     """Merge settings of all datasets: one value where they agree, else one per dataset, by its name."""
-    together: dict[str, Any] = {}
-    for name in dict.fromkeys(name for settings in each for name in settings):
-        values = [settings.get(name) for settings in each]
-        alike = all(value == values[0] for value in values)
-        together[name] = (
-            values[0] if alike else {source.name: value for source, value in zip(sources, values, strict=True)}
+    merged: dict[str, Any] = {}
+    for name in dict.fromkeys(name for settings in settings_by_source for name in settings):
+        values = [settings.get(name) for settings in settings_by_source]
+        all_equal = all(value == values[0] for value in values)
+        merged[name] = (
+            values[0] if all_equal else {source.name: value for source, value in zip(sources, values, strict=True)}
         )  # fmt: skip
-    return together
+    return merged
 
 
-def _facts(sources: Sequence[FinishedDataset], lineage: Sequence[Mapping[str, Any]]) -> CardContext:
+def _merge_facts(sources: Sequence[FinishedDataset], lineage: Sequence[Mapping[str, Any]]) -> CardContext:
     """Combine the card contexts of the datasets, without duplicates."""
-    facts = [source.facts for source in sources]
+    contexts = [source.facts for source in sources]
 
     def all_of(name: str) -> list[Any]:
-        found: list[Any] = []
-        for fact in facts:
-            found += [item for item in getattr(fact, name) if item not in found]
-        return found
+        items: list[Any] = []
+        for context in contexts:
+            items += [item for item in getattr(context, name) if item not in items]
+        return items
 
-    numerics = [dict(fact.numerics) for fact in facts]
-    mixed = [other for some in numerics for other in some.pop("mixed", [])]
-    versions = [dict(some.pop("versions", {})) for some in numerics]
-    checkpoints = [fact.checkpoint for fact in facts if fact.checkpoint]
-    named = dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint)
+    numerics = [dict(context.numerics) for context in contexts]
+    mixed_numerics = [entry for settings in numerics for entry in settings.pop("mixed", [])]
+    versions = [dict(settings.pop("versions", {})) for settings in numerics]
+    checkpoints = [context.checkpoint for context in contexts if context.checkpoint]
+    checkpoint_fields = dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint)
     return dataclasses.replace(
-        facts[0],
-        title=" + ".join(dict.fromkeys(fact.title for fact in facts)),
-        builder=" + ".join(dict.fromkeys(fact.builder for fact in facts)),
-        summary="\n\n".join(dict.fromkeys(fact.summary for fact in facts)),
-        citation="\n\n".join(dict.fromkeys(fact.citation for fact in facts)),
+        contexts[0],
+        title=" + ".join(dict.fromkeys(context.title for context in contexts)),
+        builder=" + ".join(dict.fromkeys(context.builder for context in contexts)),
+        summary="\n\n".join(dict.fromkeys(context.summary for context in contexts)),
+        citation="\n\n".join(dict.fromkeys(context.citation for context in contexts)),
         numerics={
-            **_together(numerics, sources),
-            **({"versions": _together(versions, sources)} if any(versions) else {}),
-            "mixed": mixed,
+            **_merge_settings(numerics, sources),
+            **({"versions": _merge_settings(versions, sources)} if any(versions) else {}),
+            "mixed": mixed_numerics,
         },
         limits=list(dict.fromkeys([*all_of("limits"), SHUFFLE])),
         uses=all_of("uses"),
         misuses=all_of("misuses"),
         concepts=all_of("concepts"),
         checkpoint={
-            name: " and ".join(dict.fromkeys(str(each[name]) for each in checkpoints if each.get(name)))
-            for name in named
+            name: " and ".join(
+                dict.fromkeys(str(checkpoint[name]) for checkpoint in checkpoints if checkpoint.get(name))
+            )
+            for name in checkpoint_fields
         },
         sources=all_of("sources"),
         credits=all_of("credits"),

@@ -50,45 +50,49 @@ class Scores:
     def __init__(self, path: Path):
         self.path = path
         self.name = path.stem
-        self.shown = f"{SCORES}/{path.name}"
-        table = _read(path, self.shown)
+        self.path_in_dataset = f"{SCORES}/{path.name}"
+        table = _read_table(path, self.path_in_dataset)
         if KEY not in table.column_names:
-            raise FiguregroundError(f"{self.shown} has no column {KEY!r}, only {listed(table.column_names)}.")
+            raise FiguregroundError(f"{self.path_in_dataset} has no column {KEY!r}, only {listed(table.column_names)}.")
         self.columns: tuple[str, ...] = tuple(name for name in table.column_names if name != KEY)
         if len(set(table.column_names)) < len(table.column_names):
-            raise FiguregroundError(f"{self.shown} has two columns with the same name: {listed(table.column_names)}.")
-        self._values = {name: _usable(table[name], name, self.shown) for name in table.column_names}
+            raise FiguregroundError(
+                f"{self.path_in_dataset} has two columns with the same name: {listed(table.column_names)}."
+            )
+        self._values = {name: _normalise_column(table[name], name, self.path_in_dataset) for name in table.column_names}
         keys = self._values.pop(KEY).to_pylist()
         empty = [row for row, key in enumerate(keys) if not isinstance(key, str) or not key]
         if empty:
-            raise FiguregroundError(f"{self.shown}: {len(empty)} rows have no key, or a key that isn't text.")
+            raise FiguregroundError(f"{self.path_in_dataset}: {len(empty)} rows have no key, or a key that isn't text.")
         # Sorted bytes, because a dict of ten million keys takes gigabytes.
         unsorted = np.array([key.encode() for key in keys], dtype=np.bytes_)
         self._order = np.argsort(unsorted, kind="stable")
         self._keys = unsorted[self._order]
-        twice = np.flatnonzero(self._keys[1:] == self._keys[:-1])
-        if len(twice):
-            names = listed((self._keys[i].decode() for i in twice), 3)
-            raise FiguregroundError(f"{self.shown}: {len(twice)} keys occur twice: {names}. Keep one row per key.")
+        duplicates = np.flatnonzero(self._keys[1:] == self._keys[:-1])
+        if len(duplicates):
+            names = listed((self._keys[i].decode() for i in duplicates), 3)
+            raise FiguregroundError(
+                f"{self.path_in_dataset}: {len(duplicates)} keys occur twice: {names}. Keep one row per key."
+            )
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def row(self, key: str) -> int | None:
+    def find_row(self, key: str) -> int | None:
         """Return the row of a key in the file, or None if it is absent."""
         encoded = key.encode()
-        at = int(np.searchsorted(self._keys, np.bytes_(encoded)))
-        return int(self._order[at]) if at < len(self._keys) and self._keys[at] == encoded else None
+        position = int(np.searchsorted(self._keys, np.bytes_(encoded)))
+        return int(self._order[position]) if position < len(self._keys) and self._keys[position] == encoded else None
 
-    def rows(self, keys: Sequence[str]) -> np.ndarray:
+    def find_rows(self, keys: Sequence[str]) -> np.ndarray:
         """Return the row of each key in the file, int64 (keys,); -1 for those that are absent."""
         if not len(self._keys) or not keys:
             return np.full(len(keys), -1, np.int64)
-        wanted = np.array([key.encode() for key in keys], dtype=np.bytes_)
-        at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-        return np.where(self._keys[at] == wanted, self._order[at], -1)
+        encoded = np.array([key.encode() for key in keys], dtype=np.bytes_)
+        positions = np.minimum(np.searchsorted(self._keys, encoded), len(self._keys) - 1)
+        return np.where(self._keys[positions] == encoded, self._order[positions], -1)
 
-    def numbers(self, column: str) -> np.ndarray | None:
+    def read_numbers(self, column: str) -> np.ndarray | None:
         """Return a column of numbers or booleans by row, float64 with NaN without a value; None if it holds text."""
         import pyarrow as pa
 
@@ -114,7 +118,7 @@ class Scores:
         if path.exists():
             return
         if self.path.suffix == ".csv":
-            data = _some_lines(self.path, self, rows)
+            data = _select_lines(self.path, self, rows)
         else:
             import pyarrow as pa
             import pyarrow.parquet as pq
@@ -131,20 +135,20 @@ def read_scores(directory: Path) -> dict[str, Scores]:
     Raises:
         FiguregroundError: As for `Scores`, or two files have the same name.
     """
-    found: dict[str, Scores] = {}
+    scores: dict[str, Scores] = {}
     for path in score_files(directory):
-        if path.stem in found:
-            raise FiguregroundError(f"{SCORES} holds both {found[path.stem].path.name} and {path.name}. Keep one.")
-        found[path.stem] = Scores(path)
-    return found
+        if path.stem in scores:
+            raise FiguregroundError(f"{SCORES} holds both {scores[path.stem].path.name} and {path.name}. Keep one.")
+        scores[path.stem] = Scores(path)
+    return scores
 
 
 def fingerprints(scores: Mapping[str, Scores]) -> dict[str, str]:
     """Return the SHA-256 of each scores file, by name."""
-    return {name: content_hash(some.path) for name, some in scores.items()}
+    return {name: content_hash(file_scores.path) for name, file_scores in scores.items()}
 
 
-def _read(path: Path, shown: str) -> Any:
+def _read_table(path: Path, path_in_dataset: str) -> Any:
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet as pq
@@ -153,7 +157,7 @@ def _read(path: Path, shown: str) -> Any:
         if path.suffix == ".parquet":
             return pq.read_table(path, partitioning=None)
         if not os.path.getsize(path):
-            raise FiguregroundError(f"{shown} is empty.")
+            raise FiguregroundError(f"{path_in_dataset} is empty.")
         table = TextTable(path)
         return pyarrow.csv.read_csv(
             io.BytesIO(table.text.encode()),
@@ -161,10 +165,10 @@ def _read(path: Path, shown: str) -> Any:
             convert_options=pyarrow.csv.ConvertOptions(column_types={KEY: pa.string()}),
         )
     except (pa.ArrowException, OSError, UnreadableText) as error:
-        raise FiguregroundError(f"{shown} can't be read: {error}") from None
+        raise FiguregroundError(f"{path_in_dataset} can't be read: {error}") from None
 
 
-def _usable(column: Any, name: str, shown: str) -> Any:
+def _normalise_column(column: Any, name: str, path_in_dataset: str) -> Any:
     """Return a column as one array of numbers, text or booleans."""
     import pyarrow as pa
 
@@ -178,12 +182,12 @@ def _usable(column: Any, name: str, shown: str) -> Any:
     kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_string, types.is_large_string)
     if not (types.is_null(column.type) or any(is_kind(column.type) for is_kind in kinds)):
         raise FiguregroundError(
-            f"{shown}: column {name!r} has type {column.type}. Numbers, text and booleans can be used."
+            f"{path_in_dataset}: column {name!r} has type {column.type}. Numbers, text and booleans can be used."
         )
     return column.combine_chunks()
 
 
-def _some_lines(path: Path, scores: Scores, rows: np.ndarray) -> bytes:
+def _select_lines(path: Path, scores: Scores, rows: np.ndarray) -> bytes:
     """Return a CSV with its header and the selected rows, values unchanged."""
     out = io.StringIO(newline="")
     table = TextTable(path)
@@ -192,7 +196,7 @@ def _some_lines(path: Path, scores: Scores, rows: np.ndarray) -> bytes:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
     for line in lines:
-        row = scores.row(line[header.index(KEY)]) if line else None
+        row = scores.find_row(line[header.index(KEY)]) if line else None
         if row is not None and rows[row]:
             writer.writerow(line)
     return out.getvalue().encode()

@@ -15,9 +15,9 @@ from figureground.core.files import LEAVES, FileError, inside, leaves, replace_c
 from figureground.core.locks import lock, remove_held
 from figureground.core.names import same_files, unportable
 from figureground.core.progress import Progress
-from figureground.curation.copying import say
+from figureground.curation.copying import print_note
 from figureground.exporting import state
-from figureground.exporting.files import Links, holds, place, remove_drafts
+from figureground.exporting.files import Links, has_content, remove_drafts, write_whole
 from figureground.exporting.layout import EXPORTS
 from figureground.exporting.selection import Row, Selection, select
 from figureground.exporting.signing import ImageSigner, Signing, source_type_of
@@ -89,54 +89,54 @@ def export(
         raise RecipeError("sign", "signing changes the bytes of the images, so they can't be links to others.")
     dataset = FinishedDataset(directory)
     refuse_overlap(out, [directory])
-    state.refuse_strangers(out)
+    state.refuse_other_files(out)
     if link is not None and Path(link).resolve() == out.resolve():
         raise RecipeError("link", f"{link} is --out itself; name another export.")
-    kind = EXPORTS[layout]()
-    named = splits if isinstance(splits, Mapping) else {name: name for name in splits}
-    chosen = select(dataset, named, keep, columns, show_progress)
-    notes = kind.check(chosen)
-    files = [kind.file(chosen, row) for row in chosen.rows]
+    export_layout = EXPORTS[layout]()
+    split_names = splits if isinstance(splits, Mapping) else {name: name for name in splits}
+    selection = select(dataset, split_names, keep, columns, show_progress)
+    notes = export_layout.check(selection)
+    files = [export_layout.file(selection, row) for row in selection.rows]
     _refuse_unportable(files)
-    links = None if link is None else Links(Path(link), dataset.identity(), chosen.suffix, symbolic)
+    links = None if link is None else Links(Path(link), dataset.identity(), selection.suffix, symbolic)
     signing = None if sign is None else Signing(Path(sign[0]), Path(sign[1]), timestamp_url)
     signer = None if signing is None else ImageSigner(signing, dataset.image_format)
-    identity = _identity(dataset, layout, chosen, named, links, signer)
-    state.refuse_other(out, identity)
+    identity = _identity(dataset, layout, selection, split_names, links, signer)
+    state.refuse_other_export(out, identity)
     for note in notes:
-        say(f"{layout}: {note}", show_progress)
-    with lock(out / state.LOCK) as alone:
-        if not alone:
+        print_note(f"{layout}: {note}", show_progress)
+    with lock(out / state.LOCK) as acquired:
+        if not acquired:
             raise FiguregroundError(
                 f"another process is exporting to {out}. Wait until it has finished, or give another directory."
             )
         try:
-            state.settle(out, identity)
-            linked = _place_images(out, chosen, files, links, signer, show_progress)
-            for name, text in kind.tables(chosen).items():
+            state.claim(out, identity)
+            linked = _place_images(out, selection, files, links, signer, show_progress)
+            for name, text in export_layout.tables(selection).items():
                 replace_changed(inside(out, name), text, root=out)
-            state.write(out, identity, finished=True)
+            state.write_state(out, identity, finished=True)
         finally:
             remove_held(out / state.LOCK)
-    return Exported(out, len(files), linked, kind.readers(out))
+    return Exported(out, len(files), linked, export_layout.readers(out))
 
 
 def _identity(
     dataset: FinishedDataset,
     layout: str,
-    chosen: Selection,
+    selection: Selection,
     splits: Mapping[str, str],
     links: Links | None,
     signer: ImageSigner | None,
 ) -> dict[str, Any]:
     """Return what decides the files of an export, JSON-able."""
-    signed = None
+    signature = None
     if signer is not None:
-        signed = {"certificate": signer.fingerprint, "timestamps": signer.signing.timestamp_url}
+        signature = {"certificate": signer.fingerprint, "timestamps": signer.signing.timestamp_url}
     return {
-        "dataset": dataset.identity(), "layout": layout, "samples": len(chosen.rows), "splits": dict(splits),
-        "keep": chosen.rule, "columns": list(chosen.columns), "scores": dict(chosen.scores),
-        "links": None if links is None else "symbolic" if links.symbolic else "hard", "signed": signed,
+        "dataset": dataset.identity(), "layout": layout, "samples": len(selection.rows), "splits": dict(splits),
+        "keep": selection.rule, "columns": list(selection.columns), "scores": dict(selection.scores),
+        "links": None if links is None else "symbolic" if links.symbolic else "hard", "signed": signature,
     }  # fmt: skip
 
 
@@ -147,30 +147,30 @@ def _refuse_unportable(files: Sequence[str]) -> None:
         FiguregroundError: Names the first ones.
     """
     parts = dict.fromkeys(part for file in files for part in file.split("/"))
-    bad = [f"{part!r} {why}" for part in parts if (why := unportable(part))]
-    if bad:
+    unusable = [f"{part!r} {why}" for part in parts if (why := unportable(part))]
+    if unusable:
         raise FiguregroundError(
-            f"these file names aren't allowed on every system: {listed(bad, 3)}. Export the splits under other names: "
-            "--split OLD=NEW."
+            f"these file names aren't allowed on every system: {listed(unusable, 3)}. Export the splits under other "
+            "names: --split OLD=NEW."
         )
-    if same := same_files(files):
-        one, other = same[0]
+    if clashes := same_files(files):
+        first, other = clashes[0]
         raise FiguregroundError(
-            f"{one!r} and {other!r} would be one file on macOS and Windows ({len(same)} such pairs). Export the "
+            f"{first!r} and {other!r} would be one file on macOS and Windows ({len(clashes)} such pairs). Export the "
             "splits under other names: --split OLD=NEW."
         )
 
 
 def _place_images(
     out: Path,
-    chosen: Selection,
+    selection: Selection,
     files: Sequence[str],
     links: Links | None,
     signer: ImageSigner | None,
     show_progress: bool,
 ) -> int:
     """Write or link the images that aren't there yet; returns how many are links."""
-    dataset, linked = chosen.dataset, 0
+    dataset, num_linked = selection.dataset, 0
     folders = [out / name for name in sorted({os.path.dirname(file) for file in files})]
     for folder in folders:
         if leaves(folder, out):
@@ -178,28 +178,30 @@ def _place_images(
         folder.mkdir(parents=True, exist_ok=True)
         remove_drafts(folder)
     by_shard: dict[int, list[tuple[Row, str]]] = defaultdict(list)
-    for row, file in zip(chosen.rows, files, strict=True):
+    for row, file in zip(selection.rows, files, strict=True):
         by_shard[row.shard].append((row, file))
     with Progress(len(files), unit="image", desc=f"exporting to {out}", show=show_progress) as bar:
-        for number, wanted in by_shard.items():
+        for number, placements in by_shard.items():
             shard = dataset.shards[number]
             dataset.verify(shard)
-            found = dataset.stored(shard, [row.place for row, _ in wanted])
-            for (row, file), stored in zip(wanted, found, strict=True):
+            samples = dataset.stored(shard, [row.place for row, _ in placements])
+            for (row, file), stored in zip(placements, samples, strict=True):
                 signals.check()
                 path = out / file
-                if links is not None and links.place(path, row.key, stored.image):
-                    linked += 1
+                if links is not None and links.link_image(path, row.key, stored.image):
+                    num_linked += 1
                 elif signer is not None:
                     if not path.is_file():
                         guided = stored.spec().guide is not None
                         kind = source_type_of(stored.image, guided)
-                        place(path, signer.sign(stored.image, path.name, kind))
-                elif path.is_symlink() or not holds(path, stored.image):
-                    place(path, stored.image)
+                        write_whole(path, signer.sign(stored.image, path.name, kind))
+                elif path.is_symlink() or not has_content(path, stored.image):
+                    write_whole(path, stored.image)
                 bar.update()
     for folder in folders:
         sync_directory(folder)
-    if links is not None and linked < len(files):
-        say(f"{counted(len(files) - linked, 'image')} that {links.earlier} lacks were copied.", show_progress)
-    return linked
+    if links is not None and num_linked < len(files):
+        print_note(
+            f"{counted(len(files) - num_linked, 'image')} that {links.earlier} lacks were copied.", show_progress
+        )
+    return num_linked

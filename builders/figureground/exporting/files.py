@@ -9,7 +9,7 @@ from typing import Any
 
 from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import open_regular, temporary
-from figureground.exporting.state import STATE, read
+from figureground.exporting.state import STATE, read_state
 
 
 def remove_drafts(folder: Path) -> None:
@@ -18,7 +18,7 @@ def remove_drafts(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def holds(path: Path, data: bytes) -> bool:
+def has_content(path: Path, data: bytes) -> bool:
     """Whether a file, or what a link leads to, has this content."""
     try:
         if os.stat(path).st_size != len(data):
@@ -29,7 +29,7 @@ def holds(path: Path, data: bytes) -> bool:
         return False
 
 
-def place(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that others see all of it or nothing; a link at its place is replaced.
 
     Unlike `core.files.replace_bytes`, it doesn't sync the folder: `export` does so once for all its files.
@@ -61,28 +61,28 @@ class Links:
     def __init__(self, earlier: Path, dataset: Mapping[str, Any], suffix: str, symbolic: bool):
         self.earlier, self.symbolic = earlier, symbolic
         self.option = "--symlink" if symbolic else "--link"
-        saved = read(earlier) if earlier.is_dir() else None
-        where = f"{self.option} {printable(earlier)}"
+        saved = read_state(earlier) if earlier.is_dir() else None
+        shown_option = f"{self.option} {printable(earlier)}"
         if saved is None:
             raise FiguregroundError(
-                f"{where}: this isn't an export. The dataset's own images are inside its shards, and links can't "
-                "point into a shard. Export once without links, and link to that directory."
+                f"{shown_option}: this isn't an export. The dataset's own images are inside its shards, and links "
+                "can't point into a shard. Export once without links, and link to that directory."
             )
         if saved.get("dataset") != dict(dataset):
             raise FiguregroundError(
-                f"{where}: this is an export of another dataset, or of this one before it changed. Give an export of "
-                "this dataset, or omit the option."
+                f"{shown_option}: this is an export of another dataset, or of this one before it changed. Give an "
+                "export of this dataset, or omit the option."
             )
         if saved.get("signed"):
             raise FiguregroundError(
-                f"{where}: its images are signed, so their bytes differ from the dataset's. Give an unsigned export, "
-                "or omit the option."
+                f"{shown_option}: its images are signed, so their bytes differ from the dataset's. Give an unsigned "
+                "export, or omit the option."
             )
         if not saved.get("finished"):
-            raise FiguregroundError(f"{where}: that export isn't finished. Repeat the command that began it.")
+            raise FiguregroundError(f"{shown_option}: that export isn't finished. Repeat the command that began it.")
         self._files = {path.stem: path for path in earlier.rglob(f"*{suffix}")}
 
-    def place(self, path: Path, key: str, data: bytes) -> bool:
+    def link_image(self, path: Path, key: str, data: bytes) -> bool:
         """Link to the image of a key, unless that is there; returns False if the earlier export lacks it.
 
         Raises:
@@ -91,7 +91,7 @@ class Links:
         target = self._files.get(key)
         if target is None:
             return False
-        if not holds(target, data):
+        if not has_content(target, data):
             raise FiguregroundError(
                 f"{self.option}: {printable(target)} isn't the dataset's image any more. Delete {self.earlier / STATE} "
                 "and export it again, or omit the option."
@@ -107,10 +107,10 @@ class Links:
                 os.link(target, draft)
             os.replace(draft, path)
         except OSError as error:
-            other = "omit the option" if self.symbolic else "use --symlink, or omit the option"
+            alternative = "omit the option" if self.symbolic else "use --symlink, or omit the option"
             raise FiguregroundError(
                 f"{self.option}: {printable(path)} can't be a link to {printable(target)}: {error.strerror or error}. "
-                f"Links may not be possible there; {other}."
+                f"Links may not be possible there; {alternative}."
             ) from None
         finally:
             draft.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ class ExportLayout(ABC):
     NAME: ClassVar[str]
     """Name on the command line."""
 
-    def check(self, chosen: Selection) -> list[str]:
+    def check(self, selection: Selection) -> list[str]:
         """Return notes on what the layout leaves out of a dataset, a sentence or two each.
 
         Raises:
@@ -33,11 +33,11 @@ class ExportLayout(ABC):
         return []
 
     @abstractmethod
-    def file(self, chosen: Selection, row: Row) -> str:
+    def file(self, selection: Selection, row: Row) -> str:
         """Return the path of a sample's image in the export, with `/`. It ends with the key and the suffix."""
 
     @abstractmethod
-    def tables(self, chosen: Selection) -> Mapping[str, str]:
+    def tables(self, selection: Selection) -> Mapping[str, str]:
         """Return the text of each further file, by its path in the export. They are written last."""
 
     def readers(self, out: Path) -> str:
@@ -59,14 +59,14 @@ EXPORTS: Registry[type[ExportLayout]] = Registry(
 """Layouts that `export` writes. Another package adds one with an entry point in `figureground.exports`."""
 
 
-def label_columns(chosen: Selection) -> list[str]:
+def label_columns(selection: Selection) -> list[str]:
     """Return the label columns that an export's tables name: without `background` if there are no such labels."""
-    return [name for name in chosen.dataset.names if name != "background" or chosen.has_backgrounds]
+    return [name for name in selection.dataset.names if name != "background" or selection.has_backgrounds]
 
 
-def named(chosen: Selection, row: Row) -> list[str]:
+def name_labels(selection: Selection, row: Row) -> list[str]:
     """Return the names of a sample's labels, for `label_columns`."""
-    return [chosen.name(row, column) for column in label_columns(chosen)]
+    return [selection.name(row, column) for column in label_columns(selection)]
 
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -78,57 +78,61 @@ def to_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def split_numbers(chosen: Selection, layout: str) -> dict[str, int]:
+def number_splits(selection: Selection, layout: str) -> dict[str, int]:
     """Return 0 for train, 1 for validation and 2 for test, by name of the split.
 
     Raises:
         RecipeError: A split has another name, or two have names of different parts of one split.
     """
-    numbers = dict(zip(chosen.splits, choose_splits(chosen.splits), strict=True))
-    odd = [name for name, number in numbers.items() if number is None]
-    if odd:
+    numbers = dict(zip(selection.splits, choose_splits(selection.splits), strict=True))
+    unknown = [name for name, number in numbers.items() if number is None]
+    if unknown:
         raise RecipeError(
             "split",
-            f"{layout} has only the splits {', '.join(SPLITS)}, and {listed(map(repr, odd))} isn't one of them. Give "
-            f"each split that you export one of these names: --split {odd[0]}=train, and so on.",
+            f"{layout} has only the splits {', '.join(SPLITS)}, and {listed(map(repr, unknown))} isn't one of them. "
+            f"Give each split that you export one of these names: --split {unknown[0]}=train, and so on.",
         )
     return {name: number for name, number in numbers.items() if number is not None}
 
 
-def missing_splits(numbers: Mapping[str, int], reader: str) -> list[str]:
+def note_missing_splits(numbers: Mapping[str, int], reader: str) -> list[str]:
     """Return a note on those of train, validation and test that an export lacks, if any."""
-    lacking = [name for number, name in enumerate(SPLITS) if number not in numbers.values()]
-    return [f"There is no split {listed(lacking)}; {reader} expects all three."] if lacking else []
+    missing = [name for number, name in enumerate(SPLITS) if number not in numbers.values()]
+    return [f"There is no split {listed(missing)}; {reader} expects all three."] if missing else []
 
 
-def refuse_more_than_two(chosen: Selection, layout: str) -> None:
+def refuse_more_than_two(selection: Selection, layout: str) -> None:
     """Refuse a dataset that has not exactly two foregrounds and two backgrounds.
 
     Raises:
         RecipeError: It has others; the message says how many images keeping two of each would leave out.
     """
-    more = "--layout imagefolder holds any number of labels"
-    if not chosen.has_backgrounds:
+    alternative = "--layout imagefolder holds any number of labels"
+    if not selection.has_backgrounds:
         raise RecipeError(
-            "layout", f"{layout} stores a background for each image, but {chosen.dataset.directory} has no background "
-            f"labels. {more}, and --layout folders holds classes alone.",
+            "layout", f"{layout} stores a background for each image, but {selection.dataset.directory} has no "
+            f"background labels. {alternative}, and --layout folders holds classes alone.",
         )  # fmt: skip
-    both = {column: chosen.names(column) for column in ("foreground", "background")}
-    if all(len(names) == 2 for names in both.values()):
+    label_names = {column: selection.names(column) for column in ("foreground", "background")}
+    if all(len(names) == 2 for names in label_names.values()):
         return
-    has = " and ".join(f"{counted(len(names), column)} ({listed(names, 6)})" for column, names in both.items())
-    problem = f"{layout} holds two classes on two backgrounds; this dataset has {has}"
-    if any(len(names) < 2 for names in both.values()):
-        raise RecipeError("layout", f"{problem}. {more}.")
-    kept = {
-        column: sorted(names, key=lambda name: (-chosen.counts(column)[name], names.index(name)))[:2]
-        for column, names in both.items()
+    summary = " and ".join(
+        f"{counted(len(names), column)} ({listed(names, 6)})" for column, names in label_names.items()
+    )
+    problem = f"{layout} holds two classes on two backgrounds; this dataset has {summary}"
+    if any(len(names) < 2 for names in label_names.values()):
+        raise RecipeError("layout", f"{problem}. {alternative}.")
+    kept_names = {
+        column: sorted(names, key=lambda name: (-selection.counts(column)[name], names.index(name)))[:2]
+        for column, names in label_names.items()
     }  # fmt: skip
-    lost = sum(any(chosen.name(row, column) not in kept[column] for column in kept) for row in chosen.rows)
-    tests = [f"{column} in {names!r}" for column, names in kept.items() if len(both[column]) > 2]
-    rule = " and ".join([f"({chosen.rule})"] * (chosen.rule is not None) + tests)
+    num_lost = sum(
+        any(selection.name(row, column) not in kept_names[column] for column in kept_names) for row in selection.rows
+    )
+    tests = [f"{column} in {names!r}" for column, names in kept_names.items() if len(label_names[column]) > 2]
+    rule = " and ".join([f"({selection.rule})"] * (selection.rule is not None) + tests)
     raise RecipeError(
         "layout",
-        f'{problem}. Keep two of each, such as --keep "{rule}", which leaves out {lost:,} of '
-        f"{counted(len(chosen.rows), 'image')}; or use another layout: {more}.",
+        f'{problem}. Keep two of each, such as --keep "{rule}", which leaves out {num_lost:,} of '
+        f"{counted(len(selection.rows), 'image')}; or use another layout: {alternative}.",
     )

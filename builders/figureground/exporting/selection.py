@@ -13,7 +13,7 @@ from figureground.annotation.answers import REFERENCE, read_all
 from figureground.core.errors import RecipeError, nearest_or_all
 from figureground.core.names import folder_names
 from figureground.curation.copying import read_all as read_shards
-from figureground.curation.curating import SampleValues, apply_rule, known_names
+from figureground.curation.curating import SampleValues, apply_rule, collect_names
 from figureground.curation.rule import Name, Rule
 from figureground.curation.scores import Scores, fingerprints, read_scores
 from figureground.data.layouts import UNKNOWN
@@ -22,7 +22,7 @@ from figureground.shards.finished import FinishedDataset
 SCORES, ANSWERS = "scores", "answers"
 """Names of columns that stand for several: all scores, and how many people gave each answer."""
 
-Value = Callable[[SampleValues, str], Any]
+Getter = Callable[[SampleValues, str], Any]
 """Returns a sample's value for a further column, from the sample and its key; None if it has none."""
 
 
@@ -64,17 +64,19 @@ class Selection:
         return f".{self.dataset.image_format}"
 
     @cached_property
-    def used(self) -> Mapping[str, Mapping[int, int]]:
+    def label_numbers(self) -> Mapping[str, Mapping[int, int]]:
         """By label column, the labels that occur, numbered anew from 0 in the dataset's order."""
-        found: dict[str, set[int]] = {column: set() for column in self.dataset.names}
+        labels_by_column: dict[str, set[int]] = {column: set() for column in self.dataset.names}
         for row in self.rows:
             for column, label in row.labels.items():
-                found[column].add(label)
-        return {column: {label: n for n, label in enumerate(sorted(labels))} for column, labels in found.items()}
+                labels_by_column[column].add(label)
+        return {
+            column: {label: n for n, label in enumerate(sorted(labels))} for column, labels in labels_by_column.items()
+        }
 
     def names(self, column: str) -> list[str]:
         """Return the names of the labels that occur in a column, in the dataset's order."""
-        return [self.dataset.names[column][label] for label in self.used[column]]
+        return [self.dataset.names[column][label] for label in self.label_numbers[column]]
 
     @cached_property
     def has_backgrounds(self) -> bool:
@@ -88,7 +90,7 @@ class Selection:
 
     def number(self, row: Row, column: str) -> int:
         """Return a sample's label among those that occur, from 0."""
-        return self.used[column][row.labels[column]]
+        return self.label_numbers[column][row.labels[column]]
 
     def name(self, row: Row, column: str) -> str:
         """Return the name of a sample's label."""
@@ -96,7 +98,7 @@ class Selection:
 
     def group(self, row: Row) -> int:
         """Return the group: number of backgrounds · foreground + background, both among those that occur."""
-        return len(self.used["background"]) * self.number(row, "foreground") + self.number(row, "background")
+        return len(self.label_numbers["background"]) * self.number(row, "foreground") + self.number(row, "background")
 
     @cached_property
     def splits(self) -> list[str]:
@@ -128,69 +130,78 @@ def select(
         RuleError: The rule can't be used; see `curation.curating`.
         FiguregroundError: Scores or answers can't be read.
     """
-    there = list(dict.fromkeys(shard.split for shard in dataset.shards))
+    available = list(dict.fromkeys(shard.split for shard in dataset.shards))
     for split in splits:
-        if split not in there:
-            raise RecipeError("split", f"{dataset.directory} has no split {split!r}{nearest_or_all(split, there)}")
-    names = dict(splits) or {split: split for split in there}
+        if split not in available:
+            raise RecipeError("split", f"{dataset.directory} has no split {split!r}{nearest_or_all(split, available)}")
+    names = dict(splits) or {split: split for split in available}
     scores = read_scores(dataset.directory) if keep is not None or columns else {}
     rule = None
     if keep is not None:
-        known = known_names(dataset, scores)
-        rule = Rule(keep, known)
-        apply_rule(dataset, rule, known, scores, False, show_progress)
-    more = _columns(dataset, scores, columns)
-    found = dict.fromkeys(more, False)
+        known_names = collect_names(dataset, scores)
+        rule = Rule(keep, known_names)
+        apply_rule(dataset, rule, known_names, scores, False, show_progress)
+    getters = _make_getters(dataset, scores, columns)
+    has_value = dict.fromkeys(getters, False)
     rows = []
     for number, shard in enumerate(read_shards(dataset, show_progress)):
         if shard.split not in names:
             continue
-        for place, read in enumerate(dataset.rows(shard)):
-            sample = SampleValues(read, shard, dataset, scores)
+        for place, table_row in enumerate(dataset.rows(shard)):
+            sample = SampleValues(table_row, shard, dataset, scores)
             if rule is not None and not rule(sample):
                 continue
-            values = {name: value(sample, read["key"]) for name, value in more.items()}
+            values = {name: getter(sample, table_row["key"]) for name, getter in getters.items()}
             for name, value in values.items():
-                found[name] |= value is not None
+                has_value[name] |= value is not None
             scene = sample(("provenance", "guide", "template")) if sample(("provenance", "guide")) else None
             rows.append(
                 Row(
-                    read["key"], number, place, names[shard.split], {name: read[name] for name in dataset.names},
-                    str(scene or "").rpartition("@")[0] or str(scene or ""), tuple(map(_text, values.values())),
+                    table_row["key"], number, place, names[shard.split],
+                    {name: table_row[name] for name in dataset.names},
+                    str(scene or "").rpartition("@")[0] or str(scene or ""), tuple(map(_format_value, values.values())),
                 )
             )  # fmt: skip
     if not rows:
         raise RecipeError(
             "split", f"the rule keeps no sample of these splits of {dataset.directory}. Change --keep or --split."
         )
-    for name, any_value in found.items():
-        if not any_value and name in columns:
-            raise RecipeError("columns", f"no sample has {name!r}. Choose from {', '.join(_known(dataset, scores))}.")
-    return Selection(dataset, rows, tuple(more), None if rule is None else rule.text, fingerprints(scores))
+    for name, has_any in has_value.items():
+        if not has_any and name in columns:
+            raise RecipeError(
+                "columns", f"no sample has {name!r}. Choose from {', '.join(_list_available(dataset, scores))}."
+            )
+    return Selection(dataset, rows, tuple(getters), None if rule is None else rule.text, fingerprints(scores))
 
 
-def _columns(dataset: FinishedDataset, scores: Mapping[str, Scores], columns: Sequence[str]) -> dict[str, Value]:
+def _make_getters(dataset: FinishedDataset, scores: Mapping[str, Scores], columns: Sequence[str]) -> dict[str, Getter]:
     """Return how to look up each further column, by its name; `scores` and `answers` become several."""
-    more: dict[str, Value] = {}
+    getters: dict[str, Getter] = {}
     for name in columns:
         if name == SCORES:
-            for each in (f"{SCORES}.{some}.{column}" for some, of in scores.items() for column in of.columns):
-                more[each] = _looked_up(each, dataset, scores)
+            for column_name in (
+                f"{SCORES}.{file_name}.{column}"
+                for file_name, file_scores in scores.items()
+                for column in file_scores.columns
+            ):
+                getters[column_name] = _make_getter(column_name, dataset, scores)
         elif name == ANSWERS:
-            more |= _answers(dataset)
+            getters |= _count_answers(dataset)
         else:
-            more[name] = _looked_up(name, dataset, scores)
-    return more
+            getters[name] = _make_getter(name, dataset, scores)
+    return getters
 
 
-def _looked_up(name: str, dataset: FinishedDataset, scores: Mapping[str, Scores]) -> Value:
+def _make_getter(name: str, dataset: FinishedDataset, scores: Mapping[str, Scores]) -> Getter:
     head, *rest = name.split(".")
     path: Name = ("provenance", head, *rest)
     if head == SCORES:
-        some, column = rest[0] if rest else "", ".".join(rest[1:])
-        if some not in scores or column not in scores[some].columns:
-            raise RecipeError("columns", f"there is no {name!r}. Choose from {', '.join(_known(dataset, scores))}.")
-        path = (SCORES, some, column)
+        file_name, column = rest[0] if rest else "", ".".join(rest[1:])
+        if file_name not in scores or column not in scores[file_name].columns:
+            raise RecipeError(
+                "columns", f"there is no {name!r}. Choose from {', '.join(_list_available(dataset, scores))}."
+            )
+        path = (SCORES, file_name, column)
     elif name == "prompt" or name in dataset.columns.texts:
         path = (name,)
     elif head == "provenance":
@@ -198,12 +209,14 @@ def _looked_up(name: str, dataset: FinishedDataset, scores: Mapping[str, Scores]
     return lambda sample, key: sample(path)
 
 
-def _known(dataset: FinishedDataset, scores: Mapping[str, Scores]) -> list[str]:
-    of_scores = [f"{SCORES}.{some.name}.{column}" for some in scores.values() for column in some.columns]
-    return ["prompt", *dataset.columns.texts, "a field of the provenance such as seed", *of_scores, SCORES, ANSWERS]
+def _list_available(dataset: FinishedDataset, scores: Mapping[str, Scores]) -> list[str]:
+    score_columns = [
+        f"{SCORES}.{file_scores.name}.{column}" for file_scores in scores.values() for column in file_scores.columns
+    ]
+    return ["prompt", *dataset.columns.texts, "a field of the provenance such as seed", *score_columns, SCORES, ANSWERS]
 
 
-def _answers(dataset: FinishedDataset) -> dict[str, Value]:
+def _count_answers(dataset: FinishedDataset) -> dict[str, Getter]:
     """Return columns `answers.QUESTION.ANSWER`: how many people gave each answer about an image.
 
     Raises:
@@ -212,19 +225,19 @@ def _answers(dataset: FinishedDataset) -> dict[str, Value]:
     """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for answers in read_all(dataset.directory, dataset.identity()):
-        for each in answers.iter_current():
-            if not each.key.startswith(REFERENCE):
-                counts[f"{ANSWERS}.{each.question}.{each.answer}"][each.key] += 1
+        for answer in answers.iter_current():
+            if not answer.key.startswith(REFERENCE):
+                counts[f"{ANSWERS}.{answer.question}.{answer.answer}"][answer.key] += 1
     if not counts:
         raise RecipeError("columns", f"nobody has answered questions about {dataset.directory} yet (review asks them).")
 
-    def of(name: str) -> Value:
+    def make_getter(name: str) -> Getter:
         return lambda sample, key: counts[name][key]
 
-    return {name: of(name) for name in sorted(counts)}
+    return {name: make_getter(name) for name in sorted(counts)}
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Return a value as a CSV holds it."""
     if value is None:
         return ""

@@ -75,8 +75,8 @@ class ImageSigner:
             raise SigningError(
                 f"--sign needs c2pa-python, which can't be imported ({error}): pip install 'figureground[sign]'."
             ) from error
-        chain, key = _read(signing.certificate), _read(signing.key)
-        algorithm = _check(signing, chain, key)
+        chain, key = _read_pem(signing.certificate), _read_pem(signing.key)
+        algorithm = _check_key(signing, chain, key)
         self.fingerprint = hashlib.sha256(chain).hexdigest()
         """SHA-256 of the certificate's file."""
         self.signing = signing
@@ -113,20 +113,20 @@ class ImageSigner:
                 builder.sign(self._signer, self._mime, io.BytesIO(data), signed)
         except Exception as error:  # the library raises many kinds
             url = self.signing.timestamp_url
-            asked = f" Time stamps are requested from {printable(url)}." if url else ""
+            hint = f" Time stamps are requested from {printable(url)}." if url else ""
             raise SigningError(
-                f"{printable(self.signing.certificate)}: signing {title} failed: {error}. {_ADVICE}.{asked}"
+                f"{printable(self.signing.certificate)}: signing {title} failed: {error}. {_ADVICE}.{hint}"
             ) from error
         return signed.getvalue()
 
 
 def source_type_of(data: bytes, guided: bool) -> str:
     """Return the digital source type that an image states, or the one that its origin has."""
-    said = marks.read_source_type(open_stored(data))
-    return said or (marks.COMPOSITE if guided else marks.GENERATED)
+    stated = marks.read_source_type(open_stored(data))
+    return stated or (marks.COMPOSITE if guided else marks.GENERATED)
 
 
-def _read(path: Path) -> bytes:
+def _read_pem(path: Path) -> bytes:
     try:
         return read_bytes(path, most=MOST_PEM)
     except FileError as error:
@@ -135,65 +135,70 @@ def _read(path: Path) -> bytes:
         raise SigningError(f"{printable(path)} can't be read: {error.strerror or error}.") from None
 
 
-def _check(signing: Signing, chain: bytes, key: bytes) -> str:
+def _check_key(signing: Signing, chain: bytes, key: bytes) -> str:
     """Return the name of the signing algorithm, after checks of what the library reports too vaguely or not at all."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
-    where, place = printable(signing.certificate), printable(signing.key)
+    certificate_file, key_file = printable(signing.certificate), printable(signing.key)
     try:
         certificates: Sequence[Certificate] = x509.load_pem_x509_certificates(chain)
     except ValueError as error:
-        raise SigningError(f"{where} holds no certificate chain in PEM ({error}).") from None
+        raise SigningError(f"{certificate_file} holds no certificate chain in PEM ({error}).") from None
     try:
-        private: Any = serialization.load_pem_private_key(key, None)
+        private_key: Any = serialization.load_pem_private_key(key, None)
     except TypeError:
-        raise SigningError(f"{place} is encrypted. Decrypt it: openssl pkey -in {place} -out FILE.") from None
+        raise SigningError(f"{key_file} is encrypted. Decrypt it: openssl pkey -in {key_file} -out FILE.") from None
     except ValueError as error:
-        raise SigningError(f"{place} holds no private key in PEM ({error}).") from None
-    own = certificates[0]
-    owners = [n for n, each in enumerate(certificates) if each.public_key() == private.public_key()]
+        raise SigningError(f"{key_file} holds no private key in PEM ({error}).") from None
+    first = certificates[0]
+    owners = [n for n, certificate in enumerate(certificates) if certificate.public_key() == private_key.public_key()]
     if 0 not in owners:
         order = (
             " It belongs to a later certificate of the chain; put the certificate that the key belongs to first."
             if owners
             else ""
         )
-        raise SigningError(f"{place} isn't the key of {where}, whose first certificate is {_named(own)}.{order}")
-    now = datetime.datetime.now(datetime.UTC)
-    for each in certificates:
-        if now > each.not_valid_after_utc:
-            raise SigningError(
-                f"{where}: a certificate, {_named(each)}, expired on {each.not_valid_after_utc:%Y-%m-%d}. Renew it."
-            )
-        if now < each.not_valid_before_utc:
-            raise SigningError(
-                f"{where}: a certificate, {_named(each)}, is valid from {each.not_valid_before_utc:%Y-%m-%d} on only."
-            )
-    if own.issuer == own.subject:
         raise SigningError(
-            f"{where}: the first certificate, {_named(own)}, is self-signed, which C2PA doesn't allow for signing "
-            "images. Have it issued by an authority, which may be your own, and append the authority's certificate."
+            f"{key_file} isn't the key of {certificate_file}, whose first certificate is {_describe(first)}.{order}"
         )
-    return _algorithm(private, place)
+    now = datetime.datetime.now(datetime.UTC)
+    for certificate in certificates:
+        if now > certificate.not_valid_after_utc:
+            raise SigningError(
+                f"{certificate_file}: a certificate, {_describe(certificate)}, "
+                f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}. Renew it."
+            )
+        if now < certificate.not_valid_before_utc:
+            raise SigningError(
+                f"{certificate_file}: a certificate, {_describe(certificate)}, "
+                f"is valid from {certificate.not_valid_before_utc:%Y-%m-%d} on only."
+            )
+    if first.issuer == first.subject:
+        raise SigningError(
+            f"{certificate_file}: the first certificate, {_describe(first)}, is self-signed, which C2PA doesn't allow "
+            "for signing images. Have it issued by an authority, which may be your own, and append the "
+            "authority's certificate."
+        )
+    return _find_algorithm(private_key, key_file)
 
 
-def _algorithm(private: Any, place: str) -> str:
+def _find_algorithm(private_key: Any, key_file: str) -> str:
     """Return the name of C2PA's algorithm for a private key."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
     curves = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-    if isinstance(private, ed25519.Ed25519PrivateKey):
+    if isinstance(private_key, ed25519.Ed25519PrivateKey):
         return "ED25519"
-    if isinstance(private, rsa.RSAPrivateKey) and private.key_size >= LEAST_RSA_BITS:
+    if isinstance(private_key, rsa.RSAPrivateKey) and private_key.key_size >= LEAST_RSA_BITS:
         return "PS256"
-    if isinstance(private, ec.EllipticCurvePrivateKey) and private.curve.name in curves:
-        return curves[private.curve.name]
+    if isinstance(private_key, ec.EllipticCurvePrivateKey) and private_key.curve.name in curves:
+        return curves[private_key.curve.name]
     raise SigningError(
-        f"{place} is a key that C2PA doesn't allow. Use P-256, P-384, P-521, Ed25519, or RSA with {LEAST_RSA_BITS} "
+        f"{key_file} is a key that C2PA doesn't allow. Use P-256, P-384, P-521, Ed25519, or RSA with {LEAST_RSA_BITS} "
         "bits or more."
     )
 
 
-def _named(certificate: Certificate) -> str:
+def _describe(certificate: Certificate) -> str:
     return f"that of {printable(certificate.subject.rfc4514_string())}"

@@ -17,7 +17,7 @@ STATE = "export.json"
 LOCK = ".export.lock"
 
 
-def refuse_strangers(out: Path) -> None:
+def refuse_other_files(out: Path) -> None:
     """Check that a directory is new, empty or holds an export.
 
     Raises:
@@ -25,44 +25,44 @@ def refuse_strangers(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise FiguregroundError(f"--out {printable(out)} is a file; give a directory.")
-    strangers = sorted(path.name for path in out.iterdir() if path.name != LOCK) if out.is_dir() else []
-    if strangers and read(out) is None:
+    names = sorted(path.name for path in out.iterdir() if path.name != LOCK) if out.is_dir() else []
+    if names and read_state(out) is None:
         raise FiguregroundError(
-            f"--out {printable(out)} holds something else ({listed(map(printable, strangers), 3)}) and was left as it "
+            f"--out {printable(out)} holds something else ({listed(map(printable, names), 3)}) and was left as it "
             "is. Give a new directory."
         )
 
 
-def refuse_other(out: Path, identity: Mapping[str, Any]) -> None:
+def refuse_other_export(out: Path, identity: Mapping[str, Any]) -> None:
     """Check that a directory is new, empty or holds this export.
 
     Raises:
         FiguregroundError: See `refuse_strangers`; or it holds another export, and how that differs.
     """
-    refuse_strangers(out)
-    saved = read(out)
+    refuse_other_files(out)
+    saved = read_state(out)
     if saved is None:
         return
-    theirs = {name: value for name, value in saved.items() if name not in ("made_by", "finished")}
-    changed = [
-        line for name in dict.fromkeys([*theirs, *identity])
-        for line in differences(theirs.get(name), identity.get(name), name)
+    earlier = {name: value for name, value in saved.items() if name not in ("made_by", "finished")}
+    changes = [
+        line for name in dict.fromkeys([*earlier, *identity])
+        for line in differences(earlier.get(name), identity.get(name), name)
     ]  # fmt: skip
-    if changed:
+    if changes:
         raise FiguregroundError(
-            f"--out {printable(out)} holds another export:\n  " + "\n  ".join(changed[:12])
+            f"--out {printable(out)} holds another export:\n  " + "\n  ".join(changes[:12])
             + "\nGive a new directory, or the same options as before to resume it."
         )  # fmt: skip
 
 
-def settle(out: Path, identity: Mapping[str, Any]) -> None:
+def claim(out: Path, identity: Mapping[str, Any]) -> None:
     """Claim a directory for an export; raises as `refuse_other`."""
-    refuse_other(out, identity)
-    if read(out) is None:
-        write(out, identity, finished=False)
+    refuse_other_export(out, identity)
+    if read_state(out) is None:
+        write_state(out, identity, finished=False)
 
 
-def read(out: Path) -> dict[str, Any] | None:
+def read_state(out: Path) -> dict[str, Any] | None:
     """Return what a directory is an export of; None if it is none."""
     path = out / STATE
     if not is_ours(path):
@@ -70,7 +70,7 @@ def read(out: Path) -> dict[str, Any] | None:
     return read_object(path, root=out)
 
 
-def write(out: Path, identity: Mapping[str, Any], finished: bool) -> None:
+def write_state(out: Path, identity: Mapping[str, Any], finished: bool) -> None:
     """Record what a directory is an export of, and whether all files are there."""
-    said = {"made_by": f"{GENERATOR} {__version__}", "finished": finished, **identity}
-    replace_text(out / STATE, json.dumps(said, indent=1, ensure_ascii=False) + "\n", root=out)
+    state = {"made_by": f"{GENERATOR} {__version__}", "finished": finished, **identity}
+    replace_text(out / STATE, json.dumps(state, indent=1, ensure_ascii=False) + "\n", root=out)

@@ -24,17 +24,17 @@ class ScoreTable:
     def __init__(self, scores: Scores):
         self._scores = scores
         self.name = scores.name
-        self.path = scores.shown
+        self.path = scores.path_in_dataset
         self._columns = [name for name in scores.columns if name not in _HASHES]
         self._numbers = {
-            name: values for name in self._columns if (values := scores.numbers(name)) is not None
+            name: values for name in self._columns if (values := scores.read_numbers(name)) is not None
         }  # fmt: skip
         self._rows: list[np.ndarray] = []
         self._matched = np.zeros(len(scores), bool)
 
     def take(self, keys: Sequence[str]) -> list[list[tuple[str, Any]]]:
         """Note the next images, and return what the file says about each: names of columns and values."""
-        rows = self._scores.rows(keys)
+        rows = self._scores.find_rows(keys)
         self._rows.append(rows)
         self._matched[rows[rows >= 0]] = True
         return [

@@ -16,9 +16,9 @@ class Folders(ExportLayout):
 
     NAME = "folders"
 
-    def check(self, chosen: Selection) -> list[str]:
-        names = chosen.names("foreground")
-        problems = [f"{name!r} {why}" for name in names if (why := _unusable(name))]
+    def check(self, selection: Selection) -> list[str]:
+        names = selection.names("foreground")
+        problems = [f"{name!r} {why}" for name in names if (why := _explain_unusable(name))]
         problems += [f"{one!r} and {other!r} are one folder on macOS and Windows" for one, other in same_files(names)]
         if problems:
             raise RecipeError(
@@ -26,22 +26,22 @@ class Folders(ExportLayout):
                 f"folders are named by the classes, and {listed(problems, 3)}. --layout imagefolder keeps the names in "
                 "a table.",
             )
-        lost = []
-        if chosen.has_backgrounds:
-            lost.append(counted(len(chosen.names("background")), "background"))
-        lost += [repr(column) for column in chosen.dataset.columns.labels]
-        lost += [repr(column) for column in chosen.columns]
-        told = f"Folders hold classes alone: {', '.join(lost)} are left out. --layout imagefolder holds them."
-        return [told] if lost else []
+        left_out = []
+        if selection.has_backgrounds:
+            left_out.append(counted(len(selection.names("background")), "background"))
+        left_out += [repr(column) for column in selection.dataset.columns.labels]
+        left_out += [repr(column) for column in selection.columns]
+        note = f"Folders hold classes alone: {', '.join(left_out)} are left out. --layout imagefolder holds them."
+        return [note] if left_out else []
 
-    def file(self, chosen: Selection, row: Row) -> str:
-        return f"{row.split}/{chosen.name(row, 'foreground')}/{row.key}{chosen.suffix}"
+    def file(self, selection: Selection, row: Row) -> str:
+        return f"{row.split}/{selection.name(row, 'foreground')}/{row.key}{selection.suffix}"
 
-    def tables(self, chosen: Selection) -> Mapping[str, str]:
+    def tables(self, selection: Selection) -> Mapping[str, str]:
         return {}
 
 
-def _unusable(name: str) -> str | None:
+def _explain_unusable(name: str) -> str | None:
     """Return why a class can't name its folder; None if it can."""
     if name.startswith((".", "_")) or name in SYSTEM_FOLDERS:
         return "would be ignored by programs that read folders"

@@ -8,7 +8,7 @@ from pathlib import Path
 from figureground.core.errors import listed
 from figureground.data.metadata import FILE_NAME
 from figureground.data.splits import split_number
-from figureground.exporting.layout import ExportLayout, label_columns, named, to_csv
+from figureground.exporting.layout import ExportLayout, label_columns, name_labels, to_csv
 from figureground.exporting.selection import Row, Selection
 
 
@@ -17,31 +17,32 @@ class ImageFolder(ExportLayout):
 
     NAME = "imagefolder"
 
-    def check(self, chosen: Selection) -> list[str]:
-        odd = [name for name in chosen.splits if split_number(name) is None]
-        if not odd:
+    def check(self, selection: Selection) -> list[str]:
+        unknown = [name for name in selection.splits if split_number(name) is None]
+        if not unknown:
             return []
         return [
-            f"Other code may not recognise the split {listed(map(repr, odd))}; --split {odd[0]}=train names it train."
+            f"Other code may not recognise the split {listed(map(repr, unknown))}; "
+            f"--split {unknown[0]}=train names it train."
         ]
 
-    def file(self, chosen: Selection, row: Row) -> str:
-        return f"{row.split}/{self._below(chosen, row)}"
+    def file(self, selection: Selection, row: Row) -> str:
+        return f"{row.split}/{self._below(selection, row)}"
 
-    def _below(self, chosen: Selection, row: Row) -> str:
-        return f"{chosen.class_folders[chosen.name(row, 'foreground')]}/{row.key}{chosen.suffix}"
+    def _below(self, selection: Selection, row: Row) -> str:
+        return f"{selection.class_folders[selection.name(row, 'foreground')]}/{row.key}{selection.suffix}"
 
-    def tables(self, chosen: Selection) -> Mapping[str, str]:
-        labels, groups = label_columns(chosen), chosen.has_backgrounds
-        header = [FILE_NAME, *labels, "split", *(["group"] if groups else []), *chosen.columns]
+    def tables(self, selection: Selection) -> Mapping[str, str]:
+        labels, groups = label_columns(selection), selection.has_backgrounds
+        header = [FILE_NAME, *labels, "split", *(["group"] if groups else []), *selection.columns]
 
         def line(row: Row) -> list[object]:
-            group = [chosen.group(row)] if groups else []
-            return [self._below(chosen, row), *named(chosen, row), row.split, *group, *row.more]
+            group = [selection.group(row)] if groups else []
+            return [self._below(selection, row), *name_labels(selection, row), row.split, *group, *row.more]
 
         return {
-            f"{split}/metadata.csv": to_csv(header, (line(row) for row in chosen.rows if row.split == split))
-            for split in chosen.splits
+            f"{split}/metadata.csv": to_csv(header, (line(row) for row in selection.rows if row.split == split))
+            for split in selection.splits
         }
 
     def readers(self, out: Path) -> str:

@@ -9,9 +9,9 @@ from figureground.core.errors import RecipeError
 from figureground.exporting.layout import (
     ExportLayout,
     label_columns,
-    missing_splits,
-    named,
-    split_numbers,
+    name_labels,
+    note_missing_splits,
+    number_splits,
     to_csv,
 )
 from figureground.exporting.selection import Row, Selection
@@ -27,30 +27,30 @@ class SubpopBench(ExportLayout):
 
     NAME = "subpopbench"
 
-    def check(self, chosen: Selection) -> list[str]:
-        if not chosen.has_backgrounds:
+    def check(self, selection: Selection) -> list[str]:
+        if not selection.has_backgrounds:
             raise RecipeError(
-                "layout", f"subpopbench stores an attribute for each image, but {chosen.dataset.directory} has no "
+                "layout", f"subpopbench stores an attribute for each image, but {selection.dataset.directory} has no "
                 "background labels. --layout folders or imagefolder holds classes alone.",
             )  # fmt: skip
-        return missing_splits(split_numbers(chosen, self.NAME), "SubpopBench")
+        return note_missing_splits(number_splits(selection, self.NAME), "SubpopBench")
 
-    def file(self, chosen: Selection, row: Row) -> str:
-        return f"{IMAGES}/{self._below(chosen, row)}"
+    def file(self, selection: Selection, row: Row) -> str:
+        return f"{IMAGES}/{self._below(selection, row)}"
 
-    def _below(self, chosen: Selection, row: Row) -> str:
-        return f"{chosen.class_folders[chosen.name(row, 'foreground')]}/{row.key}{chosen.suffix}"
+    def _below(self, selection: Selection, row: Row) -> str:
+        return f"{selection.class_folders[selection.name(row, 'foreground')]}/{row.key}{selection.suffix}"
 
-    def tables(self, chosen: Selection) -> Mapping[str, str]:
-        numbers = split_numbers(chosen, self.NAME)
+    def tables(self, selection: Selection) -> Mapping[str, str]:
+        numbers = number_splits(selection, self.NAME)
         rows = (
             [
-                n, self._below(chosen, row), numbers[row.split], chosen.number(row, "foreground"),
-                chosen.number(row, "background"), *named(chosen, row), *row.more,
+                n, self._below(selection, row), numbers[row.split], selection.number(row, "foreground"),
+                selection.number(row, "background"), *name_labels(selection, row), *row.more,
             ]
-            for n, row in enumerate(chosen.rows)
+            for n, row in enumerate(selection.rows)
         )  # fmt: skip
-        return {TABLE: to_csv([*COLUMNS, *label_columns(chosen), *chosen.columns], rows)}
+        return {TABLE: to_csv([*COLUMNS, *label_columns(selection), *selection.columns], rows)}
 
     def readers(self, out: Path) -> str:
         return (

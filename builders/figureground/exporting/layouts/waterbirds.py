@@ -9,10 +9,10 @@ from figureground.data.record import METADATA
 from figureground.exporting.layout import (
     ExportLayout,
     label_columns,
-    missing_splits,
-    named,
+    name_labels,
+    note_missing_splits,
+    number_splits,
     refuse_more_than_two,
-    split_numbers,
     to_csv,
 )
 from figureground.exporting.selection import Row, Selection
@@ -26,15 +26,15 @@ class Waterbirds(ExportLayout):
 
     NAME = "waterbirds"
 
-    def check(self, chosen: Selection) -> list[str]:
-        refuse_more_than_two(chosen, self.NAME)
-        return missing_splits(split_numbers(chosen, self.NAME), "code for Waterbirds")
+    def check(self, selection: Selection) -> list[str]:
+        refuse_more_than_two(selection, self.NAME)
+        return note_missing_splits(number_splits(selection, self.NAME), "code for Waterbirds")
 
-    def file(self, chosen: Selection, row: Row) -> str:
-        return f"{chosen.class_folders[chosen.name(row, 'foreground')]}/{row.key}{chosen.suffix}"
+    def file(self, selection: Selection, row: Row) -> str:
+        return f"{selection.class_folders[selection.name(row, 'foreground')]}/{row.key}{selection.suffix}"
 
-    def tables(self, chosen: Selection) -> Mapping[str, str]:
-        return {METADATA: table(chosen, [self.file(chosen, row) for row in chosen.rows], self.NAME)}
+    def tables(self, selection: Selection) -> Mapping[str, str]:
+        return {METADATA: make_table(selection, [self.file(selection, row) for row in selection.rows], self.NAME)}
 
     def readers(self, out: Path) -> str:
         return (
@@ -43,14 +43,14 @@ class Waterbirds(ExportLayout):
         )
 
 
-def table(chosen: Selection, files: Sequence[str], layout: str) -> str:
+def make_table(selection: Selection, files: Sequence[str], layout: str) -> str:
     """Return Waterbirds' table: y and place are 0 or 1, split is 0 for train, 1 for validation, 2 for test."""
-    numbers = split_numbers(chosen, layout)
+    numbers = number_splits(selection, layout)
     rows = (
         [
-            n, file, chosen.number(row, "foreground"), numbers[row.split], chosen.number(row, "background"),
-            row.scene or chosen.name(row, "background"), *named(chosen, row), *row.more,
+            n, file, selection.number(row, "foreground"), numbers[row.split], selection.number(row, "background"),
+            row.scene or selection.name(row, "background"), *name_labels(selection, row), *row.more,
         ]
-        for n, (row, file) in enumerate(zip(chosen.rows, files, strict=True), 1)
+        for n, (row, file) in enumerate(zip(selection.rows, files, strict=True), 1)
     )  # fmt: skip
-    return to_csv([*COLUMNS, *label_columns(chosen), *chosen.columns], rows)
+    return to_csv([*COLUMNS, *label_columns(selection), *selection.columns], rows)

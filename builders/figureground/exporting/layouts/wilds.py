@@ -19,14 +19,14 @@ class Wilds(Waterbirds):
 
     NAME = "wilds"
 
-    def tables(self, chosen: Selection) -> Mapping[str, str]:
-        said = f"{chosen.dataset.facts.title}, exported by figureground in the layout of WILDS' Waterbirds.\n"
-        return {RELEASE: said, **super().tables(chosen)}
+    def tables(self, selection: Selection) -> Mapping[str, str]:
+        text = f"{selection.dataset.facts.title}, exported by figureground in the layout of WILDS' Waterbirds.\n"
+        return {RELEASE: text, **super().tables(selection)}
 
     def readers(self, out: Path) -> str:
-        whole = out.resolve()
-        if whole.name == FOLDER:
-            call = f'wilds.get_dataset("waterbirds", root_dir="{whole.parent}")'
+        path = out.resolve()
+        if path.name == FOLDER:
+            call = f'wilds.get_dataset("waterbirds", root_dir="{path.parent}")'
             return f"figureground groups {out} reads it, and so does {call}."
         return (
             f"figureground groups {out} reads it. WILDS expects it at ROOT/{FOLDER}, for get_dataset(…, root_dir=ROOT)."
