@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from figureground.tracking.config import showable
+from figureground.tracking.config import sanitise
 
 
 @pytest.mark.parametrize(
@@ -24,10 +24,10 @@ from figureground.tracking.config import showable
     ],
 )
 def test_paths_become_names_and_secrets_are_left_out(value, shown):
-    assert showable(value) == shown
+    assert sanitise(value) == shown
 
 
 def test_a_relative_path_that_exists_becomes_a_name(tmp_path, monkeypatch):
     (tmp_path / "sets" / "birds").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert showable("sets/birds") == "birds"
+    assert sanitise("sets/birds") == "birds"

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.terminal import remark
-from figureground.tracking.config import showable
+from figureground.tracking.config import sanitise
 from figureground.tracking.tracker import TRACKERS, Run, Tracker
 
 ID_BYTES = 4
 
 
 @dataclass(eq=False)
-class _Link:
+class _Connection:
     """The connection to one tracker, shared by all runs of a command."""
 
     tracker: type[Tracker]
@@ -54,22 +54,22 @@ class Report:
     mark: Mapping[str, str] | None = None
     """The argument of `begin` that continues this run in another process; JSON-able. None without a tracker."""
 
-    def __init__(self, link: _Link | None = None, run: Run | None = None):
-        self._link = link
+    def __init__(self, link: _Connection | None = None, run: Run | None = None):
+        self._connection = link
         self._ended = False
         if link is not None and run is not None:
             self.mark = {"tracker": link.tracker.NAME, "id": run.id, "name": run.name, "group": run.group}
             link.attempt(lambda: self._open(run))
 
     def _open(self, run: Run) -> None:
-        assert self._link is not None
-        self._tracker = self._link.tracker()
+        assert self._connection is not None
+        self._tracker = self._connection.tracker()
         self._tracker.begin(run)
 
     @property
     def active(self) -> bool:
         """Whether anything is reported."""
-        return self._link is not None and not self._link.broken and not self._ended
+        return self._connection is not None and not self._connection.broken and not self._ended
 
     def log(self, values: Mapping[str, float | None], step: int) -> None:
         """Report values after a step, counted from 1; those that are None or not finite are left out."""
@@ -92,15 +92,15 @@ class Report:
         self._ended = True
 
     def _attempt(self, call: Callable[[], None]) -> None:
-        if self._link is not None and not self._ended:
-            self._link.attempt(call)
+        if self._connection is not None and not self._ended:
+            self._connection.attempt(call)
 
 
 @dataclass(eq=False)
 class _Tracking:
     """The reports of one command, or of a part of it."""
 
-    link: _Link
+    link: _Connection
     names: Sequence[str]
     """Names of the directories of the command and of its parts, the outermost first."""
     config: Mapping[str, Any]
@@ -110,12 +110,12 @@ class _Tracking:
 
     def begin(self, name: str, config: Mapping[str, Any], mark: Mapping[str, str] | None, step: int) -> Report:
         if mark is not None and mark["tracker"] == self.link.tracker.NAME:  # others may have written its file
-            run_id, name, group = (_slug(str(mark[each])) for each in ("id", "name", "group"))
+            run_id, name, group = (_slug(str(mark[field])) for field in ("id", "name", "group"))
         else:
             mark, step, run_id, group = None, 0, secrets.token_hex(ID_BYTES), _slug(self.names[0])
             name = "-".join(dict.fromkeys([*map(_slug, self.names[1:]), _slug(name)]))
-        shown = showable({**self.config, **config})
-        report = Report(self.link, Run(run_id, name, group, shown, mark is not None, step))
+        run_config = sanitise({**self.config, **config})
+        report = Report(self.link, Run(run_id, name, group, run_config, mark is not None, step))
         self.reports.append(report)
         return report
 
@@ -136,11 +136,11 @@ def tracked(track: str | None, out: Path, config: Mapping[str, Any]) -> Iterator
         out: The directory of the results; its name is that of the group, or in an enclosing context part of a run's.
         config: Settings, shown with each run that begins in this context itself.
     """
-    outer, name = _CURRENT.get(), Path(os.path.realpath(out)).name  # `resolve` raises on circular links
+    enclosing, name = _CURRENT.get(), Path(os.path.realpath(out)).name  # `resolve` raises on circular links
     if track is not None:
-        tracking = _Tracking(_Link(TRACKERS[track]), [name], config)
-    elif outer is not None:
-        tracking = _Tracking(outer.link, [*outer.names, name], config)
+        tracking = _Tracking(_Connection(TRACKERS[track]), [name], config)
+    elif enclosing is not None:
+        tracking = _Tracking(enclosing.link, [*enclosing.names, name], config)
     else:
         yield
         return

@@ -49,9 +49,9 @@ class TensorBoard(Tracker):
         self._add([{"tag": name, "image": encoded}], step)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
-        shown = [[str(each) for each in columns], ["---"] * len(columns)]
-        shown += [["–" if each is None else str(each) for each in row] for row in rows]
-        self._text(name, "\n".join("| " + " | ".join(line) + " |" for line in shown))
+        lines = [[str(value) for value in columns], ["---"] * len(columns)]
+        lines += [["–" if value is None else str(value) for value in row] for row in rows]
+        self._text(name, "\n".join("| " + " | ".join(line) + " |" for line in lines))
 
     def end(self, finished: bool) -> None:
         self._writer.close()
