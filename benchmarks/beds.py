@@ -40,7 +40,7 @@ import backbones
 import numpy as np
 import oracle
 import scipy.stats
-from results import ROOT, Row, arguments, read_commit, report
+from results import ROOT, Row, make_parser, read_commit, report
 from tqdm import tqdm
 
 from figureground.data.groups import align
@@ -61,9 +61,9 @@ BACKBONES = ("pocket", "regnet")
 EPOCHS, VALIDATE_EVERY = 40, 2
 RULES = ("worst-group", "average", "last")
 """Rules that choose the epoch; the targets are for the first."""
-WORST = (55.0, 80.0)
+WORST_RANGE = (55.0, 80.0)
 """Target range of the worst group on test, in %."""
-AVERAGE, READ = 88.0, 99.0
+AVERAGE, ORACLE_RIGHT = 88.0, 99.0
 """Minimum targets, in %: average on test; drawings that the oracle labels correctly."""
 
 TAIL = 0.2
@@ -121,8 +121,8 @@ class Piece:
     @property
     def key(self) -> str:
         """File name of the piece, with a hash of its identity."""
-        said = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-        return f"{self.case.name}-{self.backbone}-{self.seed}-{said[:12]}".replace(",", "").replace(" ", "-")
+        identity_hash = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        return f"{self.case.name}-{self.backbone}-{self.seed}-{identity_hash[:12]}".replace(",", "").replace(" ", "-")
 
 
 class Convergence(NamedTuple):
@@ -146,10 +146,12 @@ def converge(training_loss: Sequence[float], validation_loss: Sequence[float]) -
         validation_loss: Likewise.
     """
     n = max(2, math.ceil(TAIL * len(validation_loss)))
-    trained, held = float(np.mean(training_loss[-n:])), np.array(validation_loss[-n:])
-    change = float(np.polyfit(np.arange(n), held, 1)[0] * (n - 1))
-    flat = abs(change) <= max(FLAT * float(held.mean()), FLAT_NATS)
-    return Convergence(trained, float(held.mean()), change, flat and trained <= LEARNED)
+    mean_training_loss, validation_tail = float(np.mean(training_loss[-n:])), np.array(validation_loss[-n:])
+    change = float(np.polyfit(np.arange(n), validation_tail, 1)[0] * (n - 1))
+    flat = abs(change) <= max(FLAT * float(validation_tail.mean()), FLAT_NATS)
+    return Convergence(
+        mean_training_loss, float(validation_tail.mean()), change, flat and mean_training_loss <= LEARNED
+    )
 
 
 RULE = (
@@ -161,7 +163,7 @@ RULE = (
 # One training
 
 
-def do(task: tuple[Path, Sequence[Piece]]) -> int:
+def run_pieces(task: tuple[Path, Sequence[Piece]]) -> int:
     """Draw a bed, train backbones on it and keep each result, or resume.
 
     Args:
@@ -180,13 +182,13 @@ def do(task: tuple[Path, Sequence[Piece]]) -> int:
         birds.write(folder / "data", bed=case.bed, seed=seed, show_progress=False)
     for piece in pieces:
         settings = settings_of(case, piece.backbone, work)
-        out, kept = folder / piece.key, kept_at(work, piece)
+        out, result_path = folder / piece.key, path_of_piece(work, piece)
         train(settings, folder / "data", out, seeds=[seed], workers=1, show_progress=False)
         result = json.loads((out / f"seed-{seed}.json").read_text())
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        draft = kept.with_suffix(".part")
+        result_path.parent.mkdir(parents=True, exist_ok=True)
+        draft = result_path.with_suffix(".part")
         draft.write_text(json.dumps({"commit": read_commit(), "identity": piece.identity, **result}) + "\n")
-        draft.replace(kept)
+        draft.replace(result_path)
     shutil.rmtree(folder)
     return len(pieces)
 
@@ -199,20 +201,20 @@ def settings_of(case: Case, backbone: str, work: Path) -> Training:
     )  # fmt: skip
 
 
-def kept_at(work: Path, piece: Piece) -> Path:
+def path_of_piece(work: Path, piece: Piece) -> Path:
     """Return the path of a finished piece."""
     return work / "pieces" / f"{piece.key}.json"
 
 
 def identify(case: Case, backbone: str, seed: int, work: Path) -> Piece:
     """Return a piece with everything that it depends on: the bed and its drawings, the training, the network."""
-    bed, drawn = case.bed, hashlib.sha256()
+    bed, drawings_hash = case.bed, hashlib.sha256()
     for y in (0, 1):
         for a in (0, 1):
-            drawn.update(bed.draw(birds.Planned("train", y, a, 0), seed).image.tobytes())
+            drawings_hash.update(bed.draw(birds.Planned("train", y, a, 0), seed).image.tobytes())
     settings = settings_of(case, backbone, work)
     identity = {
-        "bed": dataclasses.asdict(bed), "drawn": drawn.hexdigest(), "seed": seed,
+        "bed": dataclasses.asdict(bed), "drawn": drawings_hash.hexdigest(), "seed": seed,
         "training": {**settings.to_json(), "backbone": backbone}, "network": describe_network(backbone, work),
     }  # fmt: skip
     return Piece(case, backbone, seed, json.loads(json.dumps(identity)))
@@ -232,19 +234,25 @@ def digest(text: str) -> str:
 # What came of it
 
 
-def over(values: Sequence[float]) -> dict[str, Any]:
+def summarise_values(values: Sequence[float]) -> dict[str, Any]:
     """Return the mean, sample standard deviation and 95 % interval of the mean (Student's t), in %; the last two are
     None for a single value.
 
     Args:
         values: One value per seed, 0 to 1.
     """
-    numbers = 100 * np.array(values, np.float64)
-    told: dict[str, Any] = {"n": len(numbers), "mean": float(numbers.mean()), "std": None, "low": None, "high": None}
-    if len(numbers) > 1:
-        low, high = scipy.stats.t.interval(0.95, len(numbers) - 1, numbers.mean(), scipy.stats.sem(numbers))
-        told |= {"std": float(numbers.std(ddof=1)), "low": float(low), "high": float(high)}
-    return told
+    percentages = 100 * np.array(values, np.float64)
+    summary: dict[str, Any] = {
+        "n": len(percentages),
+        "mean": float(percentages.mean()),
+        "std": None,
+        "low": None,
+        "high": None,
+    }
+    if len(percentages) > 1:
+        low, high = scipy.stats.t.interval(0.95, len(percentages) - 1, percentages.mean(), scipy.stats.sem(percentages))
+        summary |= {"std": float(percentages.std(ddof=1)), "low": float(low), "high": float(high)}
+    return summary
 
 
 def summarise(results: Sequence[Mapping[str, Any]], bed: Bed) -> dict[str, Any]:
@@ -253,38 +261,42 @@ def summarise(results: Sequence[Mapping[str, Any]], bed: Bed) -> dict[str, Any]:
     Args:
         results: Results kept by `do`, one per seed.
     """
-    tests = [each["test"] for each in results]
+    tests = [result["test"] for result in results]
     groups = by_group(tests)
-    curves = [[each for each in result["curve"] if each["validation_loss"] is not None] for result in results]
-    ends = [converge([e["loss"] for e in curve], [e["validation_loss"] for e in curve]) for curve in curves]
+    curves = [[epoch for epoch in result["curve"] if epoch["validation_loss"] is not None] for result in results]
+    convergences = [
+        converge([epoch["loss"] for epoch in curve], [epoch["validation_loss"] for epoch in curve]) for curve in curves
+    ]
     last = [curve[-1] for curve in curves]
     by_rule = {}
     for rule in RULES:
-        of_rule = [each["selected"][rule]["test"] for each in results]
+        rule_tests = [result["selected"][rule]["test"] for result in results]
         by_rule[rule] = {
-            "average": over([t["average"] for t in of_rule]), "worst": over([t["worst"] for t in of_rule]),
-            "against_the_bias": over(against_the_bias(of_rule, bed)),
+            "average": summarise_values([test["average"] for test in rule_tests]),
+            "worst": summarise_values([test["worst"] for test in rule_tests]),
+            "against_the_bias": summarise_values(average_against_bias(rule_tests, bed)),
         }  # fmt: skip
     return {
-        "seeds": [each["seed"] for each in results],
-        "average": over([t["average"] for t in tests]),
-        "worst": over([t["worst"] for t in tests]),
-        "worst_of_each": [round(100 * t["worst"], 2) for t in tests],
-        "groups": {name: over(values) for name, values in groups.items()},
-        "against_the_bias": over(against_the_bias(tests, bed)),
+        "seeds": [result["seed"] for result in results],
+        "average": summarise_values([test["average"] for test in tests]),
+        "worst": summarise_values([test["worst"] for test in tests]),
+        "worst_of_each": [round(100 * test["worst"], 2) for test in tests],
+        "groups": {name: summarise_values(values) for name, values in groups.items()},
+        "against_the_bias": summarise_values(average_against_bias(tests, bed)),
         "worst_of_mean_groups": 100 * min(float(np.mean(values)) for values in groups.values()),
         "by_rule": by_rule,
         "validation": {
-            "chosen": {name: over([each["validation"][name] for each in results]) for name in ("average", "worst")},
-            "last": {name: over([each[name] for each in last]) for name in ("average", "worst")},
+            "chosen": {name: summarise_values([result["validation"][name] for result in results])
+                       for name in ("average", "worst")},
+            "last": {name: summarise_values([epoch[name] for epoch in last]) for name in ("average", "worst")},
         },
-        "epochs_chosen": [each["epoch"] for each in results],
+        "epochs_chosen": [result["epoch"] for result in results],
         "epochs": results[0]["curve"][-1]["epoch"],
-        "training_loss": [round(each.training_loss, 5) for each in ends],
-        "validation_loss": [round(each.validation_loss, 4) for each in ends],
-        "validation_loss_change": [round(each.change, 4) for each in ends],
-        "converged": [each.converged for each in ends],
-        "seconds": [each["seconds"] for each in results],
+        "training_loss": [round(end.training_loss, 5) for end in convergences],
+        "validation_loss": [round(end.validation_loss, 4) for end in convergences],
+        "validation_loss_change": [round(end.change, 4) for end in convergences],
+        "converged": [end.converged for end in convergences],
+        "seconds": [result["seconds"] for result in results],
     }  # fmt: skip
 
 
@@ -293,7 +305,7 @@ def by_group(tests: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return {group["name"]: [t["groups"][i]["accuracy"] for t in tests] for i, group in enumerate(tests[0]["groups"])}
 
 
-def against_the_bias(tests: Sequence[Mapping[str, Any]], bed: Bed) -> list[float]:
+def average_against_bias(tests: Sequence[Mapping[str, Any]], bed: Bed) -> list[float]:
     """Return the mean accuracy of the two groups with the other object's attribute, one per seed, 0 to 1."""
     names = [f"{bed.objects[0]} × {bed.attributes[1]}", f"{bed.objects[1]} × {bed.attributes[0]}"]
     return np.mean([by_group(tests)[name] for name in names], axis=0).tolist()
@@ -305,60 +317,62 @@ Table = dict[str, dict[str, dict[str, Any]]]
 
 def tabulate(pieces: Iterable[Piece], work: Path) -> tuple[Table, set[str | None]]:
     """Summarise all finished pieces; return the table, and the commits that they were trained with."""
-    found: dict[tuple[str, str], tuple[Bed, list[dict[str, Any]]]] = {}
+    results_by_case: dict[tuple[str, str], tuple[Bed, list[dict[str, Any]]]] = {}
     commits = set()
     for piece in pieces:
-        if kept_at(work, piece).exists():
-            result = json.loads(kept_at(work, piece).read_text())
+        if path_of_piece(work, piece).exists():
+            result = json.loads(path_of_piece(work, piece).read_text())
             commits.add(result["commit"])
-            found.setdefault((piece.case.name, piece.backbone), (piece.case.bed, []))[1].append(result)
+            results_by_case.setdefault((piece.case.name, piece.backbone), (piece.case.bed, []))[1].append(result)
     table: Table = {}
-    for (name, backbone), (bed, results) in found.items():
+    for (name, backbone), (bed, results) in results_by_case.items():
         table.setdefault(name, {})[backbone] = summarise(results, bed)
     return table, commits
 
 
-def lines(table: Table) -> list[str]:
+def format_table(table: Table) -> list[str]:
     """Return the table as text."""
 
-    def cell(each: Mapping[str, Any]) -> str:
-        return f"{each['mean']:.1f}" + ("" if each["std"] is None else f" ± {each['std']:.1f}")
+    def cell(summary: Mapping[str, Any]) -> str:
+        return f"{summary['mean']:.1f}" + ("" if summary["std"] is None else f" ± {summary['std']:.1f}")
 
     rows = [["", "n", "average", "worst", "against", "groups", "last epoch", "training loss",
              "validation loss (change)", "converged", "epoch", "s"]]  # fmt: skip
-    for name, of_backbones in table.items():
-        for backbone, each in of_backbones.items():
-            last = each["by_rule"]["last"]
+    for name, summaries in table.items():
+        for backbone, summary in summaries.items():
+            last = summary["by_rule"]["last"]
             rows.append([
-                f"{name}, {backbone}", str(len(each["seeds"])), cell(each["average"]), cell(each["worst"]),
-                cell(each["against_the_bias"]), " ".join(f"{g['mean']:.0f}" for g in each["groups"].values()),
+                f"{name}, {backbone}", str(len(summary["seeds"])), cell(summary["average"]), cell(summary["worst"]),
+                cell(summary["against_the_bias"]), " ".join(f"{g['mean']:.0f}" for g in summary["groups"].values()),
                 f"{last['average']['mean']:.1f}, worst {last['worst']['mean']:.1f}",
-                f"{np.mean(each['training_loss']):.3f}",
-                f"{np.mean(each['validation_loss']):.2f} ({np.mean(each['validation_loss_change']):+.3f})",
-                f"{sum(each['converged'])}/{len(each['converged'])}",
-                f"{np.median(each['epochs_chosen']):.0f}/{each['epochs']}", f"{np.median(each['seconds']):.0f}",
+                f"{np.mean(summary['training_loss']):.3f}",
+                f"{np.mean(summary['validation_loss']):.2f} ({np.mean(summary['validation_loss_change']):+.3f})",
+                f"{sum(summary['converged'])}/{len(summary['converged'])}",
+                f"{np.median(summary['epochs_chosen']):.0f}/{summary['epochs']}",
+                f"{np.median(summary['seconds']):.0f}",
             ])  # fmt: skip
     return align(rows)
 
 
-def verdicts(table: Table, cases: Sequence[Case], drawings: Mapping[str, Mapping[str, float]]) -> list[Row]:
+def make_rows(table: Table, cases: Sequence[Case], drawings: Mapping[str, Mapping[str, float]]) -> list[Row]:
     """Return the rows of the report: biased beds with their targets, others without."""
     rows = []
     for case in cases:
-        for backbone, each in table.get(case.name, {}).items():
-            title, worst = f"{case.name}, {backbone}", each["worst_of_each"]
-            asked = case.biased
+        for backbone, summary in table.get(case.name, {}).items():
+            title, worst = f"{case.name}, {backbone}", summary["worst_of_each"]
+            has_targets = case.biased
             rows += [
-                Row(f"{title}: worst group", each["worst"]["mean"], "%", min(worst), max(worst),
-                    at_least=WORST[0] if asked else None, at_most=WORST[1] if asked else None),
-                Row(f"{title}: groups against the bias", each["against_the_bias"]["mean"], "%"),
-                Row(f"{title}: average", each["average"]["mean"], "%", at_least=AVERAGE if asked else None),
-                Row(f"{title}: converged", 100 * float(np.mean(each["converged"])), "% of seeds",
-                    at_least=100 if asked else None),
+                Row(f"{title}: worst group", summary["worst"]["mean"], "%", min(worst), max(worst),
+                    at_least=WORST_RANGE[0] if has_targets else None, at_most=WORST_RANGE[1] if has_targets else None),
+                Row(f"{title}: groups against the bias", summary["against_the_bias"]["mean"], "%"),
+                Row(f"{title}: average", summary["average"]["mean"], "%", at_least=AVERAGE if has_targets else None),
+                Row(f"{title}: converged", 100 * float(np.mean(summary["converged"])), "% of seeds",
+                    at_least=100 if has_targets else None),
             ]  # fmt: skip
     for name, shares in drawings.items():
         rows += [
-            Row(f"{name}: the oracle reads the {part}", share, "%", at_least=READ) for part, share in shares.items()
+            Row(f"{name}: the oracle reads the {part}", share, "%", at_least=ORACLE_RIGHT)
+            for part, share in shares.items()
         ]
     return rows
 
@@ -366,7 +380,7 @@ def verdicts(table: Table, cases: Sequence[Case], drawings: Mapping[str, Mapping
 # The drawings
 
 
-def read_drawings(bed: Bed, seer: oracle.Classifier, count: int, seed: int) -> dict[str, float]:
+def read_drawings(bed: Bed, classifier: oracle.Classifier, count: int, seed: int) -> dict[str, float]:
     """Return the share of test drawings that the oracle labels correctly, in %, by part: foreground, background, and
     the look if it is the attribute.
 
@@ -375,15 +389,17 @@ def read_drawings(bed: Bed, seer: oracle.Classifier, count: int, seed: int) -> d
         seed: Seed of the drawings.
     """
     parts = ["foreground", "background", *(["look"] if bed.looks else [])]
-    planned = list(bed.plan(0, 0, count, 0.5))
-    names = [bed.name_parts(image, seed) for image in planned]
-    seen = seer.read(np.stack([oracle.pixels(bed.draw(image, seed).image) for image in planned])).labels
+    images = list(bed.plan(0, 0, count, 0.5))
+    names = [bed.name_parts(image, seed) for image in images]
+    labels = classifier.read(np.stack([oracle.to_pixels(bed.draw(image, seed).image) for image in images])).labels
     heads = list(oracle.HEADS)
-    right = {}
+    shares = {}
     for part in parts:
-        known, shown = oracle.HEADS[part], [n.prop if part == "look" else getattr(n, part) for n in names]
-        right[part] = 100 * float(np.mean(seen[:, heads.index(part)] == [known.index(each) for each in shown]))
-    return right
+        classes, true_names = oracle.HEADS[part], [n.prop if part == "look" else getattr(n, part) for n in names]
+        shares[part] = 100 * float(
+            np.mean(labels[:, heads.index(part)] == [classes.index(true_name) for true_name in true_names])
+        )
+    return shares
 
 
 def draw_sheet(path: Path, cases: Sequence[Case], count: int = 12) -> None:
@@ -400,18 +416,18 @@ def draw_sheet(path: Path, cases: Sequence[Case], count: int = 12) -> None:
 # The command
 
 
-def candidates(quick: bool) -> list[Case]:
+def list_candidates(quick: bool) -> list[Case]:
     return [
-        Case(name, small(dataclasses.replace(birds.BEDS[bed], **changes), quick), 4 if quick else EPOCHS)
+        Case(name, shrink(dataclasses.replace(birds.BEDS[bed], **changes), quick), 4 if quick else EPOCHS)
         for name, (bed, changes) in CANDIDATES.items()
     ]
 
 
-def judged(quick: bool) -> list[Case]:
+def list_judged_cases(quick: bool) -> list[Case]:
     """Return the cases that test the beds of the package."""
     cases, epochs = [], 4 if quick else EPOCHS
     for name, bed in birds.BEDS.items():
-        bed = small(bed, quick)
+        bed = shrink(bed, quick)
         unbiased = dataclasses.replace(bed, bias_aligned_share=0.5)
         cases += [
             Case(name, bed, epochs, seeds=JUDGING),
@@ -421,12 +437,12 @@ def judged(quick: bool) -> list[Case]:
     return cases
 
 
-def small(bed: Bed, quick: bool) -> Bed:
+def shrink(bed: Bed, quick: bool) -> Bed:
     return dataclasses.replace(bed, train=40, validation=8, test=8) if quick else bed
 
 
 def _parse() -> argparse.Namespace:
-    parser = arguments(__doc__, "beds")
+    parser = make_parser(__doc__, "beds")
     parser.set_defaults(work=ROOT / "out" / "beds")
     add = parser.add_argument
     add("--choose", action="store_true", help="train the candidates; results go to beds-choosing.json")
@@ -453,47 +469,49 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started
     args.work.mkdir(parents=True, exist_ok=True)
     (args.work / "backbones").mkdir(exist_ok=True)
-    cases = candidates(args.quick) if args.choose else judged(args.quick)
-    asked = [case for case in cases if not args.beds or case.name.partition(",")[0] in args.beds]
+    cases = list_candidates(args.quick) if args.choose else list_judged_cases(args.quick)
+    selected_cases = [case for case in cases if not args.beds or case.name.partition(",")[0] in args.beds]
     pieces = {
         (case.name, backbone, seed): identify(case, backbone, seed, args.work)
         for case in cases for backbone in args.backbones for seed in case.seeds
     }  # fmt: skip
-    first = (CHOOSING if args.choose else JUDGING)[: args.seeds]
+    seeds = (CHOOSING if args.choose else JUDGING)[: args.seeds]
     tasks = [
         [pieces[case.name, backbone, seed] for backbone in args.backbones]
-        for seed in first for case in asked if seed in case.seeds
+        for seed in seeds for case in selected_cases if seed in case.seeds
     ]  # fmt: skip
-    tasks = [[piece for piece in task if not kept_at(args.work, piece).exists()] for task in tasks]
+    tasks = [[piece for piece in task if not path_of_piece(args.work, piece).exists()] for task in tasks]
     tasks = [task for task in tasks if task]
     with (
         multiprocessing.get_context("spawn").Pool(args.workers) as processes,
         tqdm(total=sum(map(len, tasks)), unit="training", disable=None) as bar,
     ):
-        for done in processes.imap_unordered(do, [(args.work, task) for task in tasks]):
-            bar.update(done)
+        for num_done in processes.imap_unordered(run_pieces, [(args.work, task) for task in tasks]):
+            bar.update(num_done)
     table, commits = tabulate(pieces.values(), args.work)
     settings = oracle.Settings(pool=128, epochs=1) if args.quick else oracle.Settings()
-    seer = oracle.trained("oracle", 0, args.work if args.quick else args.oracle_cache, "cpu", settings)
-    shown = [case for case in cases if case.name in table and (args.choose or case.name in birds.BEDS)]
-    read = {case.name: read_drawings(case.bed, seer, args.drawings, case.seeds[0]) for case in shown}
+    classifier = oracle.load_or_train("oracle", 0, args.work if args.quick else args.oracle_cache, "cpu", settings)
+    shown_cases = [case for case in cases if case.name in table and (args.choose or case.name in birds.BEDS)]
+    oracle_shares = {
+        case.name: read_drawings(case.bed, classifier, args.drawings, case.seeds[0]) for case in shown_cases
+    }
     print(
-        "\n" + "\n".join(lines(table)) + f"\n\nConverged: {RULE}\n"
+        "\n" + "\n".join(format_table(table)) + f"\n\nConverged: {RULE}\n"
         "The worst group of validation chooses the epoch; 'against' is the mean of the two groups against the bias."
     )
     out = args.out or ROOT / "benchmarks" / "results" / "beds.json"
     if args.out or not args.quick:
         out.parent.mkdir(parents=True, exist_ok=True)
-        draw_sheet(out.with_suffix(".png"), shown)
+        draw_sheet(out.with_suffix(".png"), shown_cases)
     report(
-        "beds", args, verdicts(table, cases, read),
+        "beds", args, make_rows(table, cases, oracle_shares),
         {
             "epochs": EPOCHS, "validate_every": VALIDATE_EVERY, "rules": RULES,
             "choosing": CHOOSING, "judging": JUDGING, "backbones": args.backbones, "rule": RULE,
             "beds": {case.name: dataclasses.asdict(case.bed) for case in cases if case.name in table},
-            "workers": args.workers, "drawings": args.drawings, "trained_at": sorted(str(each) for each in commits),
+            "workers": args.workers, "drawings": args.drawings, "trained_at": sorted(str(commit) for commit in commits),
         },
-        began, table=table, oracle=read,
+        began, table=table, oracle=oracle_shares,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from oracle import augment
-from results import ROOT, Row, arguments, report, scratch
+from results import ROOT, Row, make_parser, make_scratch, report
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import (
@@ -144,7 +144,7 @@ def build(family: str) -> PreTrainedModel:
     return make_network(AutoModelForImageClassification, config)
 
 
-def signed(images: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
+def to_input(images: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
     """Convert images, uint8 (n, 3, h, w), to the classifiers' input in -1..1."""
     return torch.from_numpy(images).to(device).float().div_(127.5).sub_(1)
 
@@ -153,10 +153,10 @@ def signed(images: np.ndarray, device: str | torch.device = "cpu") -> torch.Tens
 def probabilities(model: PreTrainedModel, images: np.ndarray) -> np.ndarray:
     """Return probabilities, float32 (n, classes), of images, uint8 (n, 3, SIZE, SIZE)."""
     device = next(model.parameters()).device
-    read = [
-        model(signed(images[i : i + 128], device)).logits.float().softmax(1).cpu() for i in range(0, len(images), 128)
+    batches = [
+        model(to_input(images[i : i + 128], device)).logits.float().softmax(1).cpu() for i in range(0, len(images), 128)
     ]
-    return torch.cat(read).numpy()
+    return torch.cat(batches).numpy()
 
 
 def train(model: PreTrainedModel, purpose: str, seed: int, device: str, settings: Settings) -> PreTrainedModel:
@@ -169,15 +169,15 @@ def train(model: PreTrainedModel, purpose: str, seed: int, device: str, settings
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.learning_rate, total_steps=steps, pct_start=0.15
     )
-    where = torch.device(device)
-    dtype = choose_dtype("auto", where)
+    torch_device = torch.device(device)
+    dtype = choose_dtype("auto", torch_device)
     with tqdm(total=steps, desc=purpose, unit="step", mininterval=5, disable=None) as bar:
         for _ in range(settings.epochs):
             order = rng.permutation(settings.pool)
             for start in range(0, settings.pool - settings.batch + 1, settings.batch):
                 picked = order[start : start + settings.batch]
-                with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
-                    logits = model(signed(augment(images[picked], rng), device)).logits
+                with torch.autocast(torch_device.type, dtype, enabled=dtype != torch.float32):
+                    logits = model(to_input(augment(images[picked], rng), device)).logits
                 loss = F.cross_entropy(logits.float(), torch.from_numpy(labels[picked]).to(device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -193,14 +193,14 @@ def fingerprint(name: str, model: PreTrainedModel, seed: int, settings: Settings
     """Return a hash of everything that training depends on: settings, network, drawings and augmentation."""
     rng = world.generator("biased fingerprint", seed)
     images, labels = biased.draw_many(64, rng, settings.share, settings.hard)
-    changed = augment(images, rng)
+    augmented = augment(images, rng)
     # Rounded, because the last bit of a blur varies with threads and machines.
-    summary = [round(float(value), 1) for value in (changed.mean(), changed.std())]
-    said = json.dumps([name, seed, dataclasses.asdict(settings), str(model), summary, list(world.FOREGROUNDS)])
-    return hashlib.sha256(said.encode() + images.tobytes() + labels.tobytes()).hexdigest()[:12]
+    summary = [round(float(value), 1) for value in (augmented.mean(), augmented.std())]
+    description = json.dumps([name, seed, dataclasses.asdict(settings), str(model), summary, list(world.FOREGROUNDS)])
+    return hashlib.sha256(description.encode() + images.tobytes() + labels.tobytes()).hexdigest()[:12]
 
 
-def trained(name: str, seed: int, cache: Path, device: str = "cpu", settings: Settings | None = None) -> Path:
+def load_or_train(name: str, seed: int, cache: Path, device: str = "cpu", settings: Settings | None = None) -> Path:
     """Return the directory of a classifier in `cache`, training it if necessary.
 
     `name` is one of `FAMILIES`, or `twin`: the feature network's architecture, trained without adversarial attacks.
@@ -228,14 +228,14 @@ def open_model(folder: Path) -> PreTrainedModel:
 @torch.inference_mode()
 def round_trip(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
     """Encode (to the posterior's mean) and decode uint8 images (n, 3, h, w)."""
-    made = []
+    decoded_batches = []
     for start in range(0, len(images), 32):
-        decoded = vae.decode(vae.encode(signed(images[start : start + 32])).latent_dist.mean).sample
-        made.append(((decoded + 1) * 127.5).round().clamp(0, 255).byte().numpy())
-    return np.concatenate(made)
+        decoded = vae.decode(vae.encode(to_input(images[start : start + 32])).latent_dist.mean).sample
+        decoded_batches.append(((decoded + 1) * 127.5).round().clamp(0, 255).byte().numpy())
+    return np.concatenate(decoded_batches)
 
 
-def stack(images: Sequence[Any]) -> np.ndarray:
+def stack_images(images: Sequence[Any]) -> np.ndarray:
     """Stack PIL images as uint8 (n, 3, h, w)."""
     return np.stack([np.asarray(image.convert("RGB")).transpose(2, 0, 1) for image in images])
 
@@ -243,13 +243,13 @@ def stack(images: Sequence[Any]) -> np.ndarray:
 def draw_references(count: int, seed: int, purpose: str = "biased references, held out") -> np.ndarray:
     """Draw references, uint8 (classes × count, 3, SIZE, SIZE), class by class."""
     rng = world.generator(purpose, seed)
-    return stack([biased.reference(name, rng) for name in world.FOREGROUNDS for _ in range(count)])
+    return stack_images([biased.reference(name, rng) for name in world.FOREGROUNDS for _ in range(count)])
 
 
 def draw_balanced(count: int, seed: int, purpose: str = "biased balanced, held out") -> np.ndarray:
     """Draw objects in plain view without their class's look, uint8 (classes × count, 3, SIZE, SIZE), class by class."""
     rng = world.generator(purpose, seed)
-    return stack([biased.draw_balanced(name, rng) for name in world.FOREGROUNDS for _ in range(count)])
+    return stack_images([biased.draw_balanced(name, rng) for name in world.FOREGROUNDS for _ in range(count)])
 
 
 def measure(models: dict[str, Path], count: int, seed: int) -> tuple[list[Row], dict[str, Any]]:
@@ -257,23 +257,26 @@ def measure(models: dict[str, Path], count: int, seed: int) -> tuple[list[Row], 
     vae = open_network(AutoencoderKL, WEIGHTS / "vae", "pocket", dtype=torch.float32).eval()
     classes = len(world.FOREGROUNDS)
     truth = np.repeat(np.arange(classes), count)
-    held, held_labels = biased.draw_many(classes * count, world.generator("biased, held out", seed))
+    held_out, held_out_labels = biased.draw_many(classes * count, world.generator("biased, held out", seed))
     balanced, references = draw_balanced(count, seed), draw_references(count, seed)
-    returned = round_trip(vae, references)
+    round_tripped = round_trip(vae, references)
     rows: list[Row] = []
     tables: dict[str, Any] = {}
     for name, folder in models.items():
         model = open_model(folder)
-        right = {
-            "biased drawings, right": probabilities(model, held).argmax(1) == held_labels,
+        hits_by_measure = {
+            "biased drawings, right": probabilities(model, held_out).argmax(1) == held_out_labels,
             "balanced drawings, right": probabilities(model, balanced).argmax(1) == truth,
             "references, says k": probabilities(model, references).argmax(1) == truth,
-            "references after a round trip, says k": probabilities(model, returned).argmax(1) == truth,
+            "references after a round trip, says k": probabilities(model, round_tripped).argmax(1) == truth,
         }
-        rows += [Row(f"{name}: {what}", 100 * float(hits.mean()), "%") for what, hits in right.items()]
+        rows += [
+            Row(f"{name}: {measure_name}", 100 * float(hits.mean()), "%")
+            for measure_name, hits in hits_by_measure.items()
+        ]
         tables[name] = {
-            what: {k: round(100 * float(hits[truth == i].mean()), 1) for i, k in enumerate(world.FOREGROUNDS)}
-            for what, hits in list(right.items())[1:]
+            measure_name: {k: round(100 * float(hits[truth == i].mean()), 1) for i, k in enumerate(world.FOREGROUNDS)}
+            for measure_name, hits in list(hits_by_measure.items())[1:]
         }
     return rows, tables
 
@@ -282,7 +285,7 @@ def _train_one(job: tuple[str, int, Path, Settings]) -> tuple[str, Path, float]:
     torch.set_num_threads(1)
     began = time.monotonic()
     name, seed, cache, settings = job
-    return name, trained(name, seed, cache, settings=settings), time.monotonic() - began
+    return name, load_or_train(name, seed, cache, settings=settings), time.monotonic() - began
 
 
 def train_all(
@@ -291,12 +294,12 @@ def train_all(
     """Train `workers` classifiers in parallel, one thread each; return their directories and durations in seconds."""
     cache.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(workers) as processes:
-        done = list(processes.imap_unordered(_train_one, [(name, seed, cache, settings) for name in names]))
-    return {name: next(f for n, f, _ in done if n == name) for name in names}, {n: s for n, _, s in done}
+        results = list(processes.imap_unordered(_train_one, [(name, seed, cache, settings) for name in names]))
+    return {name: next(f for n, f, _ in results if n == name) for name in names}, {n: s for n, _, s in results}
 
 
 def main() -> None:
-    parser = arguments(__doc__, "biased")
+    parser = make_parser(__doc__, "biased")
     parser.add_argument("--cache", type=Path, help="where trained classifiers are kept (default: out/biased)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="classifiers trained in parallel, with one thread each")
@@ -309,13 +312,13 @@ def main() -> None:
         cache = args.cache or CACHE
         if args.quick:
             settings, args.count = Settings(pool=128, epochs=1), 5
-            cache = args.cache or folders.enter_context(scratch(args.work))
+            cache = args.cache or folders.enter_context(make_scratch(args.work))
         models, seconds = train_all(args.names, args.seed, cache, settings, args.workers)
         rows, tables = measure(models, args.count, args.seed)
     for name, table in tables.items():
         print(f"\n{name} ({seconds[name]:.0f} s)")
-        for what, shares in table.items():
-            print(f"  {what:<40}" + "".join(f"{k} {v:<6.0f}" for k, v in shares.items()))
+        for measure_name, shares in table.items():
+            print(f"  {measure_name:<40}" + "".join(f"{k} {v:<6.0f}" for k, v in shares.items()))
     report(
         "biased", args, rows, {"seed": args.seed, "classifiers": dataclasses.asdict(settings)}, began,
         by_class=tables, seconds_each={k: round(v) for k, v in seconds.items()},

@@ -48,7 +48,7 @@ from typing import Any
 import numpy as np
 import torch
 from paired import holm, subtract
-from results import ROOT, Row, arguments, machine, origin, report, without_places
+from results import ROOT, Row, describe_machine, describe_origin, make_parser, report, strip_locations
 
 from figureground import D3S, disentangle
 from figureground.core.errors import FiguregroundError
@@ -81,7 +81,7 @@ HSIC_BATCH = 512
 of images differ: in `STEPS` steps the model sees 0.77 million images with hsic and 0.1 million with the others, whose
 critics see another 0.3 (wasserstein) and 0.76 million (adversarial). The batch size and the range of penalties were
 chosen on `TUNED_WITH`."""
-KEPT = 0.02
+ALLOWED_LOSS = 0.02
 """Loss of accuracy on an own label, as a share, that is allowed when the penalty is chosen."""
 WAYS = ("erm", "jtt", "dfr")
 OTHER = {"background from foreground": 1, "foreground from background": 0}
@@ -97,7 +97,7 @@ class Plan:
     """Folders and sizes of a run."""
 
     work: Path
-    kept: Path
+    results_folder: Path
     objects: Sequence[str] = field(default_factory=lambda: list(OBJECTS))
     scenes: Sequence[str] = field(default_factory=lambda: list(SCENES))
     per_cell: Mapping[str, int] = field(default_factory=lambda: dict(PER_CELL))
@@ -136,16 +136,18 @@ class Variant:
 
     @property
     def name(self) -> str:
-        at = "" if self.penalty is None else f" {self.penalty:g}"
-        return f"{self.method}{at}{' fine-tuned' if self.fine_tune else ''}"
+        penalty = "" if self.penalty is None else f" {self.penalty:g}"
+        return f"{self.method}{penalty}{' fine-tuned' if self.fine_tune else ''}"
 
 
-def frozen_variants(plan: Plan) -> list[Variant]:
+def list_frozen_variants(plan: Plan) -> list[Variant]:
     """Return the rows on frozen features, `none` first."""
-    found = [Variant("none")]
+    variants = [Variant("none")]
     for method in plan.methods:
-        found += [Variant(method, each) for each in plan.penalties[method]] if method in TRAINED else [Variant(method)]
-    return found
+        variants += (
+            [Variant(method, penalty) for penalty in plan.penalties[method]] if method in TRAINED else [Variant(method)]
+        )
+    return variants
 
 
 class Unit:
@@ -158,29 +160,38 @@ class Unit:
     def __init__(self, plan: Plan, seed: int):
         self.plan, self.seed = plan, seed
         self.work = plan.work / f"seed-{seed:03d}"
-        self.path = plan.kept / f"seed-{seed:03d}.json"
-        here, own = origin(), {"kept_format": KEPT_FORMAT, "seed": seed, "plan": plan.facts()}
-        self.said: dict[str, Any] = {**own, "command": plan.command, "machine": machine(), "origin": here, "rows": {}}
+        self.path = plan.results_folder / f"seed-{seed:03d}.json"
+        current_origin, identity = describe_origin(), {"kept_format": KEPT_FORMAT, "seed": seed, "plan": plan.facts()}
+        self.content: dict[str, Any] = {
+            **identity,
+            "command": plan.command,
+            "machine": describe_machine(),
+            "origin": current_origin,
+            "rows": {},
+        }
         if self.path.exists():
-            self.said = json.loads(self.path.read_text())
-            if changed := [name for name, value in own.items() if self.said.get(name) != value]:
+            self.content = json.loads(self.path.read_text())
+            if changed := [name for name, value in identity.items() if self.content.get(name) != value]:
                 raise FiguregroundError(
                     f"{self.path.name} was made by another plan: {', '.join(changed)} differ. Move it away."
                 )
-            kept = self.said["origin"]
-            if (kept["format"], kept["weights"]) != (here["format"], here["weights"]):
+            saved_origin = self.content["origin"]
+            if (saved_origin["format"], saved_origin["weights"]) != (
+                current_origin["format"],
+                current_origin["weights"],
+            ):
                 raise FiguregroundError(f"{self.path.name} was made with other weights or formats. Move it away.")
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(self.path, json.dumps(self.said, indent=1, ensure_ascii=False) + "\n")
+        replace_text(self.path, json.dumps(self.content, indent=1, ensure_ascii=False) + "\n")
 
-    def done(self, row: str) -> bool:
-        return row in self.said["rows"]
+    def is_done(self, row: str) -> bool:
+        return row in self.content["rows"]
 
     # Inputs
 
-    def data(self) -> Path:
+    def build_data(self) -> Path:
         """Build the set, or resume it; return its directory."""
         folder = self.work / "set"
         if not (folder / "_figureground" / "index.json").exists():
@@ -190,14 +201,14 @@ class Unit:
             ).build(folder)  # fmt: skip
         return folder
 
-    def backbone(self) -> Path:
+    def train_backbone(self) -> Path:
         """Train the network on both labels of the training split, as a run of `none`; return its directory."""
         folder = self.work / "none" / f"none-seed-{self.seed}" / "backbone"
         if not folder.exists():
-            self.run(Variant("none"))
+            self.run_variant(Variant("none"))
         return folder
 
-    def run(self, variant: Variant) -> Path:
+    def run_variant(self, variant: Variant) -> Path:
         """Separate features, unless that is finished; return the saved model."""
         out = self.work / variant.name.replace(" ", "-")
         plan = self.plan
@@ -205,7 +216,7 @@ class Unit:
         if variant == Variant("none"):
             settings |= {"backbone": "pocket", "pretrain_steps": plan.pretrain}
         else:
-            settings |= {"backbone": str(self.backbone())}
+            settings |= {"backbone": str(self.train_backbone())}
         if variant.method in TRAINED:
             steps = plan.fine_steps if variant.fine_tune else plan.steps
             settings |= {"penalty": variant.penalty, "max_train_steps": steps, **plan.more}
@@ -215,82 +226,85 @@ class Unit:
                 settings = {name: value for name, value in settings.items() if not name.startswith("critic")}
         elif variant.fine_tune:
             settings |= {"max_train_steps": plan.fine_steps}
-        told = disentangle(
-            self.data(), out, variant.method, seeds=[self.seed], device="cpu", fine_tune=variant.fine_tune,
+        result_report = disentangle(
+            self.build_data(), out, variant.method, seeds=[self.seed], device="cpu", fine_tune=variant.fine_tune,
             show_progress=False, **settings,
         )  # fmt: skip
-        if not self.done(variant.name):
-            self.said["about"] = {name: told[name] for name in ("data", "images", "foregrounds", "backgrounds")}
-            (seed,) = told["seeds"]
-            about = {name: told[name] for name in told if name not in ("seeds", "over_seeds")}
+        if not self.is_done(variant.name):
+            self.content["about"] = {
+                name: result_report[name] for name in ("data", "images", "foregrounds", "backgrounds")
+            }
+            (seed,) = result_report["seeds"]
+            about = {name: result_report[name] for name in result_report if name not in ("seeds", "over_seeds")}
             if variant != Variant("none"):
                 about["settings"] = {**about["settings"], "backbone": "that of none"}  # not where it lies
-            self.said["rows"][variant.name] = {
+            self.content["rows"][variant.name] = {
                 "method": variant.method, "penalty": variant.penalty, "fine_tune": variant.fine_tune,
                 "report": about, "result": seed,
-                "transfer": self.transfer(out / seed["model"]),
+                "transfer": self.measure_transfer(out / seed["model"]),
             }  # fmt: skip
             self.write()
         return out / f"{variant.method}-seed-{self.seed}"
 
     # Other data
 
-    def transfer(self, model: Path) -> dict[str, Any]:
+    def measure_transfer(self, model: Path) -> dict[str, Any]:
         """Train and judge heads on pocketbirds, on features that were separated on the set."""
         folder = self.work / "birds"
         if not (folder / birds.TABLE).exists():
             birds.write(folder, seed=self.seed, show_progress=False, **self.plan.birds)
         groups = read_groups(folder)
-        opened = open_model(model)
+        separated = open_model(model)
         sides: dict[str, list[torch.Tensor]] = {"foreground": [], "background": []}
         images = [draw() for _, draw in groups.read(np.arange(len(groups)))]
         for start in range(0, len(images), 64):
-            for name, part in zip(sides, opened.features(images[start : start + 64]), strict=True):
+            for name, part in zip(sides, separated.features(images[start : start + 64]), strict=True):
                 sides[name].append(part)
-        parts = {name: torch.cat(each) for name, each in sides.items()}
+        parts = {name: torch.cat(batches) for name, batches in sides.items()}
         parts["all"] = torch.cat(list(parts.values()), 1)
         y = torch.from_numpy(groups.y)
         rows = {name: np.flatnonzero(groups.split == number) for name, number in (("train", 0), ("test", 2))}
-        found = {}
+        accuracies = {}
         for name, features in parts.items():
-            known = Examples(features, y, groups.objects)
-            predict = fit_probe("linear", known.select(rows["train"]), len(groups.classes), self.seed)
-            test = known.select(rows["test"])
+            examples = Examples(features, y, groups.objects)
+            predict = fit_probe("linear", examples.select(rows["train"]), len(groups.classes), self.seed)
+            test = examples.select(rows["test"])
             right = (predict(test.features) == test.label).numpy()
             by_group = accuracy_by_group(right, groups.group[rows["test"]], len(groups.group_names))
-            found[name] = {"average": float(right.mean()), "worst_group": worst_group_accuracy(by_group)}
-        return found
+            accuracies[name] = {"average": float(right.mean()), "worst_group": worst_group_accuracy(by_group)}
+        return accuracies
 
-    def division(self) -> tuple[Any, Division]:
-        data = open_data(self.data())
+    def read_division(self) -> tuple[Any, Division]:
+        data = open_data(self.build_data())
         return data, assign(data, {}, read_pairing(None, data.foregrounds, data.backgrounds))
 
-    def baseline(self, way: str) -> None:
+    def train_baseline(self, way: str) -> None:
         """Train with a method of `learn` on the heads' images, from the network that was trained on the set."""
         name = f"{way} on images"
-        if self.done(name):
+        if self.is_done(name):
             return
-        data, division = self.division()
+        data, division = self.read_division()
         table = self._export(data, division)
         steps_an_epoch = -(-len(division.heads) // 32)
         epochs = max(2, round(self.plan.fine_steps / steps_an_epoch))
         settings = Training(
-            way, backbone=str(self.backbone()), epochs=epochs, batch_size=32, select="last", validate_every=epochs,
+            way, backbone=str(self.train_backbone()), epochs=epochs, batch_size=32, select="last",
+            validate_every=epochs,
             **({"count_first": True, "first_epochs": max(1, epochs // 10)} if way == "jtt" else {}),
         )  # fmt: skip
-        told = train(settings, table, self.work / way, seeds=[self.seed], device="cpu", show_progress=False)
-        (seed,) = told["seeds"]
-        own = {f"{data.foregrounds[f]} × {data.backgrounds[b]}" for f, b in np.argwhere(division.paired)}
-        groups = {name: [g for g in seed["test"]["groups"] if g["images"] and (g["name"] in own) == paired]
-                  for name, paired in (("correlated", True), ("anti_correlated", False))}  # fmt: skip
-        self.said["rows"][name] = {
-            "method": way, "steps": seed["budget"], "uses": told["uses"],
+        training_report = train(settings, table, self.work / way, seeds=[self.seed], device="cpu", show_progress=False)
+        (seed,) = training_report["seeds"]
+        paired_names = {f"{data.foregrounds[f]} × {data.backgrounds[b]}" for f, b in np.argwhere(division.paired)}
+        groups = {name: [g for g in seed["test"]["groups"] if g["images"] and (g["name"] in paired_names) == is_paired]
+                  for name, is_paired in (("correlated", True), ("anti_correlated", False))}  # fmt: skip
+        self.content["rows"][name] = {
+            "method": way, "steps": seed["budget"], "uses": training_report["uses"],
             **{
                 test: {
-                    "accuracy": sum(g["correct"] for g in each) / sum(g["images"] for g in each),
-                    "worst_group": min(g["accuracy"] for g in each),
+                    "accuracy": sum(g["correct"] for g in test_groups) / sum(g["images"] for g in test_groups),
+                    "worst_group": min(g["accuracy"] for g in test_groups),
                 }
-                for test, each in groups.items()
+                for test, test_groups in groups.items()
             },
         }  # fmt: skip
         self.write()
@@ -319,39 +333,43 @@ class Unit:
 # --- choosing ---------------------------------------------------------------------------------------
 
 
-def reads(row: Mapping[str, Any], crossing: str, kind: str) -> float:
+def probe_accuracy(row: Mapping[str, Any], crossing: str, kind: str) -> float:
     """Return the accuracy of a probe in a row, 0 to 1."""
     return float(row["result"]["probes"][crossing]["accuracy"][kind]["value"])
 
 
-def leak(row: Mapping[str, Any]) -> float:
+def relative_leak(row: Mapping[str, Any]) -> float:
     """Return the MLP's accuracy on the other labels relative to chance, averaged over both."""
-    return float(np.mean([reads(row, name, "mlp") / row["result"]["probes"][name]["chance"] for name in OTHER]))
+    return float(
+        np.mean([probe_accuracy(row, name, "mlp") / row["result"]["probes"][name]["chance"] for name in OTHER])
+    )
 
 
-def strongest_leak(row: Mapping[str, Any]) -> float:
+def strongest_relative_leak(row: Mapping[str, Any]) -> float:
     """Return the strongest probe's accuracy on the other labels relative to chance, averaged over both."""
     probes = row["result"]["probes"]
-    read = [max(each["value"] for each in probes[name]["accuracy"].values()) / probes[name]["chance"] for name in OTHER]
-    return float(np.mean(read))
+    best_values = [
+        max(probe["value"] for probe in probes[name]["accuracy"].values()) / probes[name]["chance"] for name in OTHER
+    ]
+    return float(np.mean(best_values))
 
 
-def worst_group(part: str) -> Callable[[Mapping[str, Any]], float]:
+def make_worst_group(part: str) -> Callable[[Mapping[str, Any]], float]:
     """Return a function from a row to worst-group accuracy on pocketbirds with a part's features."""
     return lambda row: float(row["transfer"][part]["worst_group"])
 
 
-def loss(row: Mapping[str, Any], plain: Mapping[str, Any]) -> float:
+def own_label_loss(row: Mapping[str, Any], plain: Mapping[str, Any]) -> float:
     """Return the larger loss of linear-probe accuracy on an own label, as a share."""
-    return max(reads(plain, name, "linear") - reads(row, name, "linear") for name in reporting.OWN)
+    return max(probe_accuracy(plain, name, "linear") - probe_accuracy(row, name, "linear") for name in reporting.OWN)
 
 
-def choose(tuned: Mapping[str, Any], method: str) -> float:
+def choose_penalty(tuned: Mapping[str, Any], method: str) -> float:
     """Return the penalty of a method from the rows of `TUNED_WITH`, by the rule in the module's docstring."""
     plain = tuned["none"]
     rows = [row for row in tuned.values() if row["method"] == method and not row.get("fine_tune") and row["penalty"]]
-    kept = [row for row in rows if loss(row, plain) <= KEPT]
-    best = min(kept, key=leak) if kept else min(rows, key=lambda row: loss(row, plain))
+    eligible = [row for row in rows if own_label_loss(row, plain) <= ALLOWED_LOSS]
+    best = min(eligible, key=relative_leak) if eligible else min(rows, key=lambda row: own_label_loss(row, plain))
     return float(best["penalty"])
 
 
@@ -367,16 +385,17 @@ def task_error(row: Mapping[str, Any], part: str = "foreground", test: str = "an
     return 1 - float(row["result"]["task"]["parts"][part][test]["accuracy"])
 
 
-def paired(first: Mapping[int, float], second: Mapping[int, float]) -> dict[str, Any]:
+def summarise_difference(first: Mapping[int, float], second: Mapping[int, float]) -> dict[str, Any]:
     """Return a paired difference in points, with its 95 % interval."""
-    found = subtract(first, second)
-    points = {"mean": found.mean, "low": found.low, "high": found.high}
+    difference = subtract(first, second)
+    points = {"mean": difference.mean, "low": difference.low, "high": difference.high}
     return {
-        "n": found.n, **{name: None if value is None else 100 * value for name, value in points.items()}, "p": found.p,
+        "n": difference.n, **{name: None if value is None else 100 * value for name, value in points.items()},
+        "p": difference.p,
     }  # fmt: skip
 
 
-def tell(units: Sequence[Mapping[str, Any]], best: str) -> tuple[list[Row], dict]:
+def make_rows(units: Sequence[Mapping[str, Any]], best: str) -> tuple[list[Row], dict]:
     """Return the rows of the report, and paired differences from `none` for every row.
 
     A trained row is also compared with penalty 0, where each part learns its own label alone: only that difference is
@@ -386,39 +405,46 @@ def tell(units: Sequence[Mapping[str, Any]], best: str) -> tuple[list[Row], dict
     separated = [name for name in names if "result" in units[0]["rows"][name]]
     differences: dict[str, Any] = {}
     for name in separated:
-        each: dict[str, Any] = {}
+        comparisons: dict[str, Any] = {}
         for crossing in reporting.CROSSINGS:
             for kind in ("linear", "mlp"):
-                values = [by_seed(units, row, lambda r, c=crossing, k=kind: reads(r, c, k)) for row in (name, "none")]
-                each[f"{crossing}, {kind}"] = paired(*values)
+                values = [
+                    by_seed(units, row, lambda r, c=crossing, k=kind: probe_accuracy(r, c, k)) for row in (name, "none")
+                ]
+                comparisons[f"{crossing}, {kind}"] = summarise_difference(*values)
         errors, plain = by_seed(units, name, task_error), by_seed(units, "none", task_error)
-        each["anti-correlated error"] = paired(errors, plain)
-        each["anti-correlated error − half of none's"] = paired(errors, {s: v / 2 for s, v in plain.items()})
+        comparisons["anti-correlated error"] = summarise_difference(errors, plain)
+        comparisons["anti-correlated error − half of none's"] = summarise_difference(
+            errors, {s: v / 2 for s, v in plain.items()}
+        )
         unpenalised = Variant(units[0]["rows"][name]["method"], 0.0).name
         if units[0]["rows"][name]["penalty"] and not units[0]["rows"][name]["fine_tune"] and unpenalised in separated:
-            each["anti-correlated error − that at penalty 0"] = paired(errors, by_seed(units, unpenalised, task_error))
-            each["other labels, MLP, % of chance − that at penalty 0"] = paired(
-                by_seed(units, name, leak), by_seed(units, unpenalised, leak)
+            comparisons["anti-correlated error − that at penalty 0"] = summarise_difference(
+                errors, by_seed(units, unpenalised, task_error)
             )
-            each["pocketbirds, worst group − that at penalty 0"] = paired(
-                by_seed(units, name, worst_group("foreground")), by_seed(units, unpenalised, worst_group("foreground"))
+            comparisons["other labels, MLP, % of chance − that at penalty 0"] = summarise_difference(
+                by_seed(units, name, relative_leak), by_seed(units, unpenalised, relative_leak)
             )
-        for part, said in (("foreground", ""), ("all", ", both parts")):
-            worst = [by_seed(units, row, worst_group(part)) for row in (name, "none")]
-            each[f"pocketbirds, worst group{said}"] = paired(*worst)
-        differences[name] = each
+            comparisons["pocketbirds, worst group − that at penalty 0"] = summarise_difference(
+                by_seed(units, name, make_worst_group("foreground")),
+                by_seed(units, unpenalised, make_worst_group("foreground")),
+            )
+        for part, label in (("foreground", ""), ("all", ", both parts")):
+            worst = [by_seed(units, row, make_worst_group(part)) for row in (name, "none")]
+            comparisons[f"pocketbirds, worst group{label}"] = summarise_difference(*worst)
+        differences[name] = comparisons
 
-        for said, value in (("MLP", leak), ("strongest probe", strongest_leak)):
-            each[f"other labels, {said}, % of chance: mean"] = against_zero(by_seed(units, name, value))
+        for label, value in (("MLP", relative_leak), ("strongest probe", strongest_relative_leak)):
+            comparisons[f"other labels, {label}, % of chance: mean"] = summarise_mean(by_seed(units, name, value))
     frozen = [name for name in separated if name != "none" and not units[0]["rows"][name]["fine_tune"]]
     transfers = [differences[name]["pocketbirds, worst group"] for name in frozen]
-    if all(each["p"] is not None for each in transfers):
-        for each, p in zip(transfers, holm([each["p"] for each in transfers]), strict=True):
-            each["p_holm"] = p
+    if all(transfer["p"] is not None for transfer in transfers):
+        for transfer, p in zip(transfers, holm([transfer["p"] for transfer in transfers]), strict=True):
+            transfer["p_holm"] = p
     for name in names:
         if name not in separated:
             errors = by_seed(units, name, lambda r: 1 - r["anti_correlated"]["accuracy"])
-            differences[name] = {"anti-correlated error: mean": against_zero(errors)}
+            differences[name] = {"anti-correlated error: mean": summarise_mean(errors)}
 
     def mean(row: str, value: Any) -> float:
         return float(np.mean(list(by_seed(units, row, value).values())))
@@ -426,15 +452,16 @@ def tell(units: Sequence[Mapping[str, Any]], best: str) -> tuple[list[Row], dict
     rows = []
     for name in separated:
         target = name == best
-        kept = min(100 * (mean(name, lambda r, c=c: reads(r, c, "linear")) -
-                          mean("none", lambda r, c=c: reads(r, c, "linear"))) for c in reporting.OWN)  # fmt: skip
+        own_label_change = min(100 * (mean(name, lambda r, c=c: probe_accuracy(r, c, "linear")) -
+                          mean("none", lambda r, c=c: probe_accuracy(r, c, "linear")))
+                   for c in reporting.OWN)  # fmt: skip
         rows += [
-            Row(f"{name}: own labels, linear, − none", kept, "points", at_least=-2 if target else None),
-            Row(f"{name}: other labels, MLP / chance", mean(name, leak), "×", at_most=1.5 if target else None),
-            Row(f"{name}: other labels, strongest probe / chance", mean(name, strongest_leak), "×"),
+            Row(f"{name}: own labels, linear, − none", own_label_change, "points", at_least=-2 if target else None),
+            Row(f"{name}: other labels, MLP / chance", mean(name, relative_leak), "×", at_most=1.5 if target else None),
+            Row(f"{name}: other labels, strongest probe / chance", mean(name, strongest_relative_leak), "×"),
             Row(f"{name}: anti-correlated error, foreground", 100 * mean(name, task_error), "%",
                 at_most=50 * mean("none", task_error) if target else None),
-            Row(f"{name}: pocketbirds, worst group, foreground", 100 * mean(name, worst_group("foreground")), "%"),
+            Row(f"{name}: pocketbirds, worst group, foreground", 100 * mean(name, make_worst_group("foreground")), "%"),
         ]  # fmt: skip
     for name in names:
         if name not in separated:
@@ -443,9 +470,9 @@ def tell(units: Sequence[Mapping[str, Any]], best: str) -> tuple[list[Row], dict
     return rows, differences
 
 
-def against_zero(values: Mapping[int, float]) -> dict[str, Any]:
+def summarise_mean(values: Mapping[int, float]) -> dict[str, Any]:
     """Return mean and interval of values by seed, in %, in the form of `paired`."""
-    return paired(values, dict.fromkeys(values, 0.0))
+    return summarise_difference(values, dict.fromkeys(values, 0.0))
 
 
 def tabulate(units: Sequence[Mapping[str, Any]]) -> str:
@@ -455,20 +482,21 @@ def tabulate(units: Sequence[Mapping[str, Any]]) -> str:
     lines = [heads, ["---"] * len(heads)]
     for name, row in units[0]["rows"].items():
         if "result" in row and all(name in unit["rows"] for unit in units):
-            of = [unit["rows"][name] for unit in units]
-            probes = [(reporting.OWN, ["linear"]), *(([each], ["linear", "mlp", "knn"]) for each in OTHER)]
+            unit_rows = [unit["rows"][name] for unit in units]
+            probes = [(reporting.OWN, ["linear"]), *(([probe_name], ["linear", "mlp", "knn"]) for probe_name in OTHER)]
             lines.append([
                 f"`{name}`",
-                *(", ".join(_mean([reads(r, c, k) for r in of]) for c in crossings for k in kinds)
+                *(", ".join(_format_mean([probe_accuracy(r, c, k) for r in unit_rows])
+                            for c in crossings for k in kinds)
                   for crossings, kinds in probes),
-                f"{np.mean([strongest_leak(r) for r in of]):.1f} ×",
-                _mean([task_error(r) for r in of], spread=True),
-                _mean([worst_group("foreground")(r) for r in of], spread=True),
+                f"{np.mean([strongest_relative_leak(r) for r in unit_rows]):.1f} ×",
+                _format_mean([task_error(r) for r in unit_rows], spread=True),
+                _format_mean([make_worst_group("foreground")(r) for r in unit_rows], spread=True),
             ])  # fmt: skip
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _mean(shares: Sequence[float], spread: bool = False) -> str:
+def _format_mean(shares: Sequence[float], spread: bool = False) -> str:
     """Return a mean in %, with the sample standard deviation if asked for."""
     values = 100 * np.array(shares)
     return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if spread and len(values) > 1 else "")
@@ -479,9 +507,9 @@ def draw(units: Sequence[Mapping[str, Any]], path: Path) -> str:
     runs = []
     for name, row in units[0]["rows"].items():
         if "result" in row and all(name in unit["rows"] for unit in units):
-            about = {**row["report"]}
-            told = reporting.summarise(about, [unit["rows"][name]["result"] for unit in units])
-            runs.append(comparing.Run(name, told))
+            run_report = {**row["report"]}
+            summary = reporting.summarise(run_report, [unit["rows"][name]["result"] for unit in units])
+            runs.append(comparing.Run(name, summary))
     runs.sort(key=lambda run: (run.method, run.is_fine_tuned, run.penalty or 0.0))
     path.parent.mkdir(parents=True, exist_ok=True)
     comparing.draw_comparison(path, runs)
@@ -492,7 +520,7 @@ def draw(units: Sequence[Mapping[str, Any]], path: Path) -> str:
 
 
 def _parse() -> argparse.Namespace:
-    parser = arguments(__doc__, "disentangle")
+    parser = make_parser(__doc__, "disentangle")
     parser.set_defaults(work=ROOT / "out" / "disentangle")
     add = parser.add_argument
     add("--seeds", type=int, nargs="+", help=f"judged seeds ({SEEDS[0]} to {SEEDS[-1]})")
@@ -501,11 +529,11 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
-    command = " ".join(["python benchmarks/disentangle.py", *without_places(sys.argv[1:])])
+def make_plan(args: argparse.Namespace) -> Plan:
+    command = " ".join(["python benchmarks/disentangle.py", *strip_locations(sys.argv[1:])])
     methods = tuple(args.methods or (("wasserstein", "hsic", *ERASERS) if args.quick else (*TRAINED, *ERASERS)))
     if "leace" in methods and find_spec("concept_erasure") is None:
-        methods = tuple(each for each in methods if each != "leace")
+        methods = tuple(method for method in methods if method != "leace")
         print("leace is left out: pip install 'figureground[erase]'.", file=sys.stderr)
     if not args.quick:
         return Plan(args.work, RESULTS, methods=methods, command=command)
@@ -522,43 +550,43 @@ def main() -> None:
     began = time.monotonic()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    plan = plan_of(args)
+    plan = make_plan(args)
     seeds = args.seeds or ([0] if args.quick else list(SEEDS))
     tuning = Unit(plan, seeds[0] if args.quick else TUNED_WITH)
     units = [tuning if seed == tuning.seed else Unit(plan, seed) for seed in seeds]
     if not args.report:
-        for variant in frozen_variants(plan):
-            if not tuning.done(variant.name):
-                tuning.run(variant)
-    tuned = tuning.said["rows"]
-    if any(variant.name not in tuned for variant in frozen_variants(plan)):
+        for variant in list_frozen_variants(plan):
+            if not tuning.is_done(variant.name):
+                tuning.run_variant(variant)
+    tuned_rows = tuning.content["rows"]
+    if any(variant.name not in tuned_rows for variant in list_frozen_variants(plan)):
         raise SystemExit(f"Seed {tuning.seed}, on which penalties are chosen, isn't finished. Run without --report.")
-    chosen = {method: choose(tuned, method) for method in plan.methods if method in TRAINED}
+    penalties = {method: choose_penalty(tuned_rows, method) for method in plan.methods if method in TRAINED}
     if not args.report:
-        fine = [Variant("none", fine_tune=True), *(Variant(m, p, True) for m, p in chosen.items())]
+        fine_tuned = [Variant("none", fine_tune=True), *(Variant(m, p, True) for m, p in penalties.items())]
         if args.quick:
-            fine = [each for each in fine if each.method == "hsic"]
+            fine_tuned = [variant for variant in fine_tuned if variant.method == "hsic"]
         for unit in units:
-            for variant in [*frozen_variants(plan), *fine]:
-                if not unit.done(variant.name):
-                    unit.run(variant)
+            for variant in [*list_frozen_variants(plan), *fine_tuned]:
+                if not unit.is_done(variant.name):
+                    unit.run_variant(variant)
             for way in WAYS:
-                unit.baseline(way)
+                unit.train_baseline(way)
             shutil.rmtree(unit.work / "table", ignore_errors=True)
-    told = [unit.said for unit in units if "none" in unit.said["rows"]]
-    if not told:
+    finished = [unit.content for unit in units if "none" in unit.content["rows"]]
+    if not finished:
         raise SystemExit("Nothing is finished.")
-    candidates = [Variant(m, chosen.get(m)).name for m in plan.methods]
-    best = min((name for name in candidates if name in tuned), key=lambda name: leak(tuned[name]))
-    rows, differences = tell(told, best)
+    candidates = [Variant(m, penalties.get(m)).name for m in plan.methods]
+    best = min((name for name in candidates if name in tuned_rows), key=lambda name: relative_leak(tuned_rows[name]))
+    rows, differences = make_rows(finished, best)
     out = args.out or ROOT / "benchmarks" / "results" / "disentangle.json"
     if args.out or not args.quick:
-        text = draw(told, out.with_suffix(".png"))
-        replace_text(out.with_suffix(".md"), f"{tabulate(told)}\n\n{text}\n")
+        text = draw(finished, out.with_suffix(".png"))
+        replace_text(out.with_suffix(".md"), f"{tabulate(finished)}\n\n{text}\n")
     report(
         "disentangle", args, rows,
-        {**plan.facts(), "seeds": [unit["seed"] for unit in told], "tuned_with": tuning.seed, "chosen": chosen,
-         "best": best, "kept": KEPT, "machine_of_units": [unit["machine"] for unit in told]},
+        {**plan.facts(), "seeds": [unit["seed"] for unit in finished], "tuned_with": tuning.seed, "chosen": penalties,
+         "best": best, "kept": ALLOWED_LOSS, "machine_of_units": [unit["machine"] for unit in finished]},
         began, paired_differences=differences,
     )  # fmt: skip
 

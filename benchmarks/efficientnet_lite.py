@@ -74,35 +74,35 @@ _MODULES = (
 def configure(scale: Scale, labels: tuple[str, ...]) -> EfficientNetConfig:
     """Return the configuration of a network."""
     last = len(CHANNELS) - 1
-    channels = [_rounded(count * scale.width) for count in CHANNELS]
+    channels = [_round_channels(count * scale.width) for count in CHANNELS]
     repeats = [count if stage in (0, last) else math.ceil(count * scale.depth) for stage, count in enumerate(REPEATS)]
     names = dict(enumerate(labels))
     return EfficientNetConfig(
         image_size=scale.edge, width_coefficient=1.0, depth_coefficient=1.0, depth_divisor=8,
         kernel_sizes=list(KERNELS), in_channels=[STEM, *channels[:-1]], out_channels=channels, strides=list(STRIDES),
-        depthwise_padding=_odd_blocks(scale.edge, repeats), num_block_repeats=repeats,
+        depthwise_padding=_find_odd_blocks(scale.edge, repeats), num_block_repeats=repeats,
         expand_ratios=list(EXPANSIONS), hidden_act="relu6", hidden_dim=HEAD, batch_norm_eps=1e-3,
         batch_norm_momentum=0.1, dropout_rate=0.2, drop_connect_rate=0.0,
         id2label=names, label2id={name: i for i, name in names.items()},
     )  # fmt: skip
 
 
-def _rounded(channels: float) -> int:
+def _round_channels(channels: float) -> int:
     """Return the multiple of 8 nearest to a number of channels, at least 90 % of it."""
     near = max(8, int(channels + 4) // 8 * 8)
     return near if near >= 0.9 * channels else near + 8
 
 
-def _odd_blocks(edge: int, repeats: list[int]) -> list[int]:
+def _find_odd_blocks(edge: int, repeats: list[int]) -> list[int]:
     """Return the indices of blocks that halve a feature map with an odd edge; these are padded equally on all sides."""
-    edge, block, found = -(-edge // 2), 0, []
+    edge, block, blocks = -(-edge // 2), 0, []
     for stride, count in zip(STRIDES, repeats, strict=True):
         if stride == 2:
             if edge % 2:
-                found.append(block)
+                blocks.append(block)
             edge = -(-edge // 2)
         block += count
-    return found
+    return blocks
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -113,10 +113,10 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed = {}
     for name, tensor in state.items():
-        known = [re.sub(f"^{old}", new, name) for old, new in _MODULES if re.match(old, name)]
-        if not known:
+        matches = [re.sub(f"^{old}", new, name) for old, new in _MODULES if re.match(old, name)]
+        if not matches:
             raise ValueError(f"{name} is not a weight of EfficientNet-Lite.")
-        renamed[known[0]] = tensor
+        renamed[matches[0]] = tensor
     return renamed
 
 

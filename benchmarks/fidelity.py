@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from datasets import DatasetDict, load_dataset
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
-from oracle import HEADS, NOTHING, Answers, Classifier, Settings, blurred, draw_many, pixels, trained
+from oracle import HEADS, NOTHING, Answers, Classifier, Settings, blur_images, draw_many, load_or_train, to_pixels
 from PIL import Image
-from results import ROOT, arguments, origin, scratch, shown, without_places
+from results import ROOT, describe_origin, make_parser, make_scratch, strip_location, strip_locations
 from tqdm import tqdm
 
 from figureground.core.seeding import make_generator
@@ -85,7 +85,7 @@ class Table:
         return sum(counts.total() for counts in self.classes.values())
 
     @property
-    def least(self) -> Measure:
+    def lowest_class(self) -> Measure:
         """The lowest accuracy of a class; biased low, as the minimum of several shares."""
         shares = {true: 100 * counts[true] / counts.total() for true, counts in self.classes.items()}
         name = min(shares, key=shares.__getitem__)
@@ -113,12 +113,12 @@ class Prompted(NamedTuple):
 @torch.inference_mode()
 def round_trip(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
     """Encode (to the posterior's mean) and decode uint8 images (n, 3, h, w)."""
-    made = []
+    decoded_batches = []
     for start in tqdm(range(0, len(images), 32), desc="round trip", unit="batch", disable=None, leave=False):
         x = torch.from_numpy(images[start : start + 32]).to(vae.device).float() / 127.5 - 1
         y = vae.decode(vae.encode(x).latent_dist.mean).sample
-        made.append(((y + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy())
-    return np.concatenate(made)
+        decoded_batches.append(((y + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy())
+    return np.concatenate(decoded_batches)
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -130,20 +130,22 @@ def psnr(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def measure_autoencoder(vae: AutoencoderKL, classifier: Classifier, count: int, seed: int) -> list[Measure]:
     """Measure the PSNR of a round trip, and how often it changes the classifier's predictions."""
     drawn = draw_many(count, world.generator("fidelity round trip, held out", seed))
-    returned = round_trip(vae, drawn.images)
-    before, after = classifier.read(drawn.images).labels, classifier.read(returned).labels
-    rows = [Measure("VAE reconstruction, PSNR", float(psnr(drawn.images, returned).mean()), "dB", count, at_least=30)]
-    for i, (head, known) in enumerate(HEADS.items()):
+    round_tripped = round_trip(vae, drawn.images)
+    before, after = classifier.read(drawn.images).labels, classifier.read(round_tripped).labels
+    rows = [
+        Measure("VAE reconstruction, PSNR", float(psnr(drawn.images, round_tripped).mean()), "dB", count, at_least=30)
+    ]
+    for i, (head, classes) in enumerate(HEADS.items()):
         # Images without a prop have no look.
-        asked = drawn.labels[:, i] != known.index(NOTHING) if head == "look" else np.ones(count, bool)
-        of = int(asked.sum())
-        changed = 100 * float((before[asked, i] != after[asked, i]).mean())
-        right = 100 * float((before[asked, i] == drawn.labels[asked, i]).mean())
-        right_after = 100 * float((after[asked, i] == drawn.labels[asked, i]).mean())
+        is_labelled = drawn.labels[:, i] != classes.index(NOTHING) if head == "look" else np.ones(count, bool)
+        num_labelled = int(is_labelled.sum())
+        changed = 100 * float((before[is_labelled, i] != after[is_labelled, i]).mean())
+        accuracy = 100 * float((before[is_labelled, i] == drawn.labels[is_labelled, i]).mean())
+        accuracy_after = 100 * float((after[is_labelled, i] == drawn.labels[is_labelled, i]).mean())
         rows += [
-            Measure(f"round trip changes {head}", changed, "%", of, below=5 if head == "look" else 2),
-            Measure(f"  classifier right on drawings: {head}", right, "%", of),
-            Measure(f"  and after the round trip: {head}", right_after, "%", of),
+            Measure(f"round trip changes {head}", changed, "%", num_labelled, below=5 if head == "look" else 2),
+            Measure(f"  classifier right on drawings: {head}", accuracy, "%", num_labelled),
+            Measure(f"  and after the round trip: {head}", accuracy_after, "%", num_labelled),
         ]
     return rows
 
@@ -154,24 +156,24 @@ def measure_autoencoder(vae: AutoencoderKL, classifier: Classifier, count: int, 
 def measure_oracle(oracle: Classifier, count: int, seed: int) -> list[Measure]:
     """Measure the oracle's accuracy on held-out drawings, sharp and blurred, and with pasted cut-outs."""
     rows = []
-    for where, pasted in (("drawings", 0.0), ("pasted cut-outs", 1.0)):
-        drawn = draw_many(count, world.generator(f"fidelity oracle, held out {where}", seed), pasted)
-        for look, images in (("", drawn.images), (", blurred", blurred(drawn.images, BLUR))):
-            right = 100 * (oracle.read(images).labels == drawn.labels).mean(0)
-            for head, value in zip(HEADS, right, strict=True):
-                asked = 99.5 if head in ("foreground", "background") and not pasted else None
-                rows.append(Measure(f"oracle on {where}{look}: {head}", float(value), "%", count, at_least=asked))
+    for kind, pasted in (("drawings", 0.0), ("pasted cut-outs", 1.0)):
+        drawn = draw_many(count, world.generator(f"fidelity oracle, held out {kind}", seed), pasted)
+        for look, images in (("", drawn.images), (", blurred", blur_images(drawn.images, BLUR))):
+            accuracies = 100 * (oracle.read(images).labels == drawn.labels).mean(0)
+            for head, value in zip(HEADS, accuracies, strict=True):
+                target = 99.5 if head in ("foreground", "background") and not pasted else None
+                rows.append(Measure(f"oracle on {kind}{look}: {head}", float(value), "%", count, at_least=target))
     return rows
 
 
-def tabulate(name: str, head: str, wanted: list[str | None], answers: Answers) -> Table:
+def tabulate(name: str, head: str, true_names: list[str | None], answers: Answers) -> Table:
     """Count the oracle's predictions for each wanted name; images without a wanted name are left out."""
-    known = HEADS[head]
-    read = answers.labels[:, list(HEADS).index(head)]
-    classes: dict[str, Counter[str]] = {k: Counter() for k in known if k in wanted}
-    for true, i in zip(wanted, read, strict=True):
+    names = HEADS[head]
+    predictions = answers.labels[:, list(HEADS).index(head)]
+    classes: dict[str, Counter[str]] = {k: Counter() for k in names if k in true_names}
+    for true, i in zip(true_names, predictions, strict=True):
         if true is not None:
-            classes[true][known[i]] += 1
+            classes[true][names[i]] += 1
     return Table(name, classes)
 
 
@@ -180,13 +182,16 @@ def print_table(table: Table) -> None:
     print(f"\n{table.name}: {table.share_right:.2f} % of {table.count} right")
     wrong: Counter[tuple[str, str]] = Counter()
     for true, counts in table.classes.items():
-        others = [(read, n) for read, n in counts.most_common() if read != true]
-        wrong.update({(true, read): n for read, n in others})
-        said = "  ".join(f"{read} {n}" for read, n in others)
+        confusions = [(predicted, n) for predicted, n in counts.most_common() if predicted != true]
+        wrong.update({(true, predicted): n for predicted, n in confusions})
+        confusion_text = "  ".join(f"{predicted} {n}" for predicted, n in confusions)
         share = 100 * counts[true] / counts.total()
-        print(f"  {true:<10} {counts[true]:>5} of {counts.total():<5} {share:6.1f} %   {said}")
+        print(f"  {true:<10} {counts[true]:>5} of {counts.total():<5} {share:6.1f} %   {confusion_text}")
     if wrong:
-        print("  confusions: " + ", ".join(f"{true} read as {read} {n}" for (true, read), n in wrong.most_common(20)))
+        print(
+            "  confusions: "
+            + ", ".join(f"{true} read as {predicted} {n}" for (true, predicted), n in wrong.most_common(20))
+        )
 
 
 # --- text to image ----------------------------------------------------------------------------------
@@ -238,7 +243,7 @@ def generate(
     pipeline: StableDiffusionPipeline, prompts: list[Prompted], purpose: str, seed: int, steps: int, guidance: float
 ) -> np.ndarray:
     """Generate one image per prompt, uint8 (n, 3, size, size), each with its own seed."""
-    made = []
+    arrays = []
     batch = 16 if pipeline.device.type == "cpu" else 100
     with tqdm(total=len(prompts), desc=purpose, unit="image", disable=None, leave=False) as bar:
         for start in range(0, len(prompts), batch):
@@ -246,18 +251,18 @@ def generate(
             seeds = [derive_seed(seed, "fidelity", purpose, str(start + i)) for i in range(len(texts))]
             generators = [make_generator(s) for s in seeds]
             images = pipeline(texts, num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
-            made += [pixels(image) for image in images]
+            arrays += [to_pixels(image) for image in images]
             bar.update(len(texts))
-    return np.stack(made)
+    return np.stack(arrays)
 
 
-def read_prompted(what: str, prompts: list[Prompted], answers: Answers) -> list[Table]:
+def read_prompted(title: str, prompts: list[Prompted], answers: Answers) -> list[Table]:
     """Return a table for each factor that any prompt names."""
     tables = []
     for head in ("foreground", "background", "prop"):
-        wanted = [getattr(p, head) for p in prompts]
-        if any(wanted):
-            tables.append(tabulate(f"{what}: {head}", head, wanted, answers))
+        true_names = [getattr(p, head) for p in prompts]
+        if any(true_names):
+            tables.append(tabulate(f"{title}: {head}", head, true_names, answers))
     return tables
 
 
@@ -265,8 +270,8 @@ def save_misread(prompts: list[Prompted], images: np.ndarray, answers: Answers, 
     """Save a sheet of up to 100 images in which the oracle misses something named in the prompt, for inspection."""
     rows = []
     for head in ("foreground", "background", "prop"):
-        read = [HEADS[head][i] for i in answers.labels[:, list(HEADS).index(head)]]
-        rows.append([getattr(p, head) not in (None, r) for p, r in zip(prompts, read, strict=True)])
+        predicted = [HEADS[head][i] for i in answers.labels[:, list(HEADS).index(head)]]
+        rows.append([getattr(p, head) not in (None, name) for p, name in zip(prompts, predicted, strict=True)])
     wrong = np.flatnonzero(np.any(rows, axis=0))[:100]
     edge = 2 * world.SIZE
     sheet = Image.new("RGB", (10 * edge, max(1, -(-len(wrong) // 10)) * edge))
@@ -301,17 +306,23 @@ def frechet(one: np.ndarray, other: np.ndarray) -> float:
 
 def draw_like(prompts: list[Prompted], rng: np.random.Generator) -> np.ndarray:
     """Draw the content of each prompt, uint8 (n, 3, size, size)."""
-    return np.stack([pixels(world.render(p.foreground, p.background, p.prop, rng).image) for p in prompts])
+    return np.stack([to_pixels(world.render(p.foreground, p.background, p.prop, rng).image) for p in prompts])
 
 
 def measure_distance(oracle: Classifier, prompts: list[Prompted], generated: Answers, seed: int) -> list[Measure]:
     """Measure the Fréchet distance of generated images from drawings, and of as many other drawings."""
-    drawn, again = (
+    drawn_features, other_features = (
         oracle.read(draw_like(prompts, world.generator(f"fidelity distance {i}", seed))).features for i in (0, 1)
     )
     return [
-        Measure("Fréchet distance, generated to drawn", frechet(generated.features, drawn), "", len(prompts), below=12),
-        Measure("Fréchet distance, drawn to other drawn", frechet(again, drawn), "", len(prompts)),
+        Measure(
+            "Fréchet distance, generated to drawn",
+            frechet(generated.features, drawn_features),
+            "",
+            len(prompts),
+            below=12,
+        ),
+        Measure("Fréchet distance, drawn to other drawn", frechet(other_features, drawn_features), "", len(prompts)),
     ]
 
 
@@ -326,11 +337,11 @@ def read_dataset(oracle: Classifier, directory: Path) -> tuple[list[Measure], li
     """
     dataset = load_dataset(str(directory))
     assert isinstance(dataset, DatasetDict)
-    wanted: dict[str, list[str | None]] = {"foreground": [], "background": []}
+    true_names: dict[str, list[str | None]] = {"foreground": [], "background": []}
     splits: list[str] = []
     images = []
     for split, rows in dataset.items():
-        for head, values in wanted.items():
+        for head, values in true_names.items():
             names = rows.features[head].names
             unknown = [name for name in names if name not in HEADS[head]]
             if unknown:
@@ -340,18 +351,18 @@ def read_dataset(oracle: Classifier, directory: Path) -> tuple[list[Measure], li
                 )
             values += [names[i] for i in rows[head]]
         splits += [str(split)] * len(rows)
-        images += [pixels(row["image"]) for row in tqdm(rows, desc=str(split), disable=None, leave=False)]
+        images += [to_pixels(row["image"]) for row in tqdm(rows, desc=str(split), disable=None, leave=False)]
     answers = oracle.read(np.stack(images))
     tables, measures = [], []
     for head, at_least in (("foreground", 99), ("background", 99.5)):
-        table = tabulate(f"D3S set: {head}", head, wanted[head], answers)
+        table = tabulate(f"D3S set: {head}", head, true_names[head], answers)
         tables.append(table)
         measures.append(Measure(table.name, table.share_right, "%", table.count, at_least=at_least))
         if head == "foreground":
-            measures.append(table.least)
+            measures.append(table.lowest_class)
         for split in dataset:
-            some = [name if s == split else None for name, s in zip(wanted[head], splits, strict=True)]
-            part = tabulate(f"  {split}: {head}", head, some, answers)
+            split_names = [name if s == split else None for name, s in zip(true_names[head], splits, strict=True)]
+            part = tabulate(f"  {split}: {head}", head, split_names, answers)
             measures.append(Measure(part.name, part.share_right, "%", part.count))
     return measures, tables
 
@@ -360,14 +371,14 @@ def read_dataset(oracle: Classifier, directory: Path) -> tuple[list[Measure], li
 
 
 def print_measures(measures: list[Measure]) -> None:
-    wide = max(len(m.name) for m in measures)
-    print(f"\n{'':<{wide}}  {'measured':>11}  {'target':<12} {'images':>8}")
+    width = max(len(m.name) for m in measures)
+    print(f"\n{'':<{width}}  {'measured':>11}  {'target':<12} {'images':>8}")
     for m in measures:
-        print(f"{m.name:<{wide}}  {m.value:>8.2f} {m.unit:<2}  {m.target:<12} {m.count:>8}  {m.verdict}")
+        print(f"{m.name:<{width}}  {m.value:>8.2f} {m.unit:<2}  {m.target:<12} {m.count:>8}  {m.verdict}")
 
 
 def main() -> None:
-    parser = arguments(__doc__, "fidelity")
+    parser = make_parser(__doc__, "fidelity")
     add = parser.add_argument
     add("--checkpoint", type=Path, default=WEIGHTS, help="a checkpoint directory (default: the bundled one)")
     add("--dataset", type=Path, help="a D3S dataset of pocket classes to evaluate too")
@@ -380,63 +391,63 @@ def main() -> None:
     add("--held-out", type=int, default=4000, help="number of drawings for testing the oracle")
     args = parser.parse_args()
     if not args.quick:
-        measure(args, Settings(), every=1, returned=max(1000, args.held_out // 2))
+        measure(args, Settings(), every=1, num_round_trips=max(1000, args.held_out // 2))
         return
     # Barely trained classifiers and images of some prompts: all of the code runs, but the numbers are meaningless.
     args.per_cell, args.steps, args.held_out = 1, 2, 40
-    with scratch(args.work) as work:
+    with make_scratch(args.work) as work:
         args.cache = work
-        measure(args, Settings(pool=640, epochs=2), every=9, returned=20)
+        measure(args, Settings(pool=640, epochs=2), every=9, num_round_trips=20)
 
 
-def measure(args: argparse.Namespace, settings: Settings, every: int, returned: int) -> None:
+def measure(args: argparse.Namespace, settings: Settings, every: int, num_round_trips: int) -> None:
     """Measure everything, print it, and write the JSON.
 
     Args:
         args: The parsed command line.
         settings: Training settings of the classifiers.
         every: Draw every n-th prompt.
-        returned: Number of drawings for the autoencoder's round trip.
+        num_round_trips: Number of drawings for the autoencoder's round trip.
     """
     began = time.monotonic()
     pipeline = open_pipeline(args.checkpoint, args.device)
-    classifier = trained("round-trip classifier", args.seed, args.cache, args.device, settings)
-    oracle = trained("oracle", args.seed, args.cache, args.device, settings)
+    classifier = load_or_train("round-trip classifier", args.seed, args.cache, args.device, settings)
+    oracle = load_or_train("oracle", args.seed, args.cache, args.device, settings)
     print(f"classifiers ready after {time.monotonic() - began:.0f} s")
 
-    measures = measure_autoencoder(pipeline.vae, classifier, returned, args.seed)
+    measures = measure_autoencoder(pipeline.vae, classifier, num_round_trips, args.seed)
     print_measures(measures)
-    measures += (of_oracle := measure_oracle(oracle, args.held_out, args.seed))
-    print_measures(of_oracle)
+    measures += (oracle_measures := measure_oracle(oracle, args.held_out, args.seed))
+    print_measures(oracle_measures)
 
     tables: list[Table] = []
-    of_generated: list[Measure] = []
-    for what, prompts, targets in (
+    generated_measures: list[Measure] = []
+    for title, prompts, targets in (
         ("text to image", cell_prompts(args.per_cell), {"foreground": 99, "background": 99.5}),
         ("text to image, foreground with prop", prop_prompts(args.per_cell, True), {"prop": 95}),
         ("text to image, prop alone", prop_prompts(args.per_cell, False), {"prop": 95}),
     ):
         prompts = prompts[::every]
-        images = generate(pipeline, prompts, what, args.seed, args.steps, args.guidance)
+        images = generate(pipeline, prompts, title, args.seed, args.steps, args.guidance)
         answers = oracle.read(images)
-        save_misread(prompts, images, answers, args.cache / f"misread {what.replace(',', '')}.png".replace(" ", "-"))
-        for table in read_prompted(what, prompts, answers):
+        save_misread(prompts, images, answers, args.cache / f"misread {title.replace(',', '')}.png".replace(" ", "-"))
+        for table in read_prompted(title, prompts, answers):
             tables.append(table)
             print_table(table)
             at_least = targets.get(table.name.rpartition(": ")[2])
-            of_generated.append(Measure(table.name, table.share_right, "%", table.count, at_least=at_least))
+            generated_measures.append(Measure(table.name, table.share_right, "%", table.count, at_least=at_least))
             if table.name == "text to image: foreground":
-                of_generated.append(table.least)
-        if what == "text to image":
-            of_generated += measure_distance(oracle, prompts, answers, args.seed)
+                generated_measures.append(table.lowest_class)
+        if title == "text to image":
+            generated_measures += measure_distance(oracle, prompts, answers, args.seed)
     if args.dataset:
-        of_dataset, read = read_dataset(oracle, args.dataset)
-        for table in read:
+        dataset_measures, dataset_tables = read_dataset(oracle, args.dataset)
+        for table in dataset_tables:
             print_table(table)
-        tables += read
-        of_generated += of_dataset
-    print_measures(of_generated)
-    measures += of_generated
+        tables += dataset_tables
+        generated_measures += dataset_measures
+    print_measures(generated_measures)
+    measures += generated_measures
     missed = [m for m in measures if m.verdict not in ("", "OK")]
     print(f"\n{sum(m.verdict == 'OK' for m in measures)} targets reached, {len(missed)} missed")
     for m in missed:
@@ -445,11 +456,11 @@ def measure(args: argparse.Namespace, settings: Settings, every: int, returned: 
     if args.quick and not args.out:
         return
     report = {
-        "command": " ".join(["python benchmarks/fidelity.py", *without_places(sys.argv[1:])]),
-        **origin(),
+        "command": " ".join(["python benchmarks/fidelity.py", *strip_locations(sys.argv[1:])]),
+        **describe_origin(),
         "settings": {
             "seed": args.seed, "steps": args.steps, "guidance_scale": args.guidance, "scheduler": "DDIM",
-            "per_cell": args.per_cell, "held_out": args.held_out, "round_trips": returned, "blur": BLUR,
+            "per_cell": args.per_cell, "held_out": args.held_out, "round_trips": num_round_trips, "blur": BLUR,
             "classifiers": dataclasses.asdict(settings),
         },
         "machine": {
@@ -464,7 +475,10 @@ def measure(args: argparse.Namespace, settings: Settings, every: int, returned: 
     out = args.out or ROOT / "benchmarks" / "results" / "fidelity.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    print(f"Wrote {shown(str(out))}" + ("" if args.quick else f"; misread images are in {shown(str(args.cache))}"))
+    print(
+        f"Wrote {strip_location(str(out))}"
+        + ("" if args.quick else f"; misread images are in {strip_location(str(args.cache))}")
+    )
 
 
 if __name__ == "__main__":

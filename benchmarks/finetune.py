@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from results import Row, arguments, median, median_ratio, peak_memory, report, scratch
+from results import Row, make_parser, make_scratch, median, median_ratio, peak_memory, report
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from figureground.core.accelerator import choose_device
@@ -40,9 +40,16 @@ from figureground.models.weights import local_directory
 
 OURS, THEIRS, SFSL = "figureground", "train_dreambooth.py", "figureground with SFSL"
 NOUN, IDENTIFIER = "flower", "sks"
-PASSED_OVER = 0.2
+UNTIMED_SHARE = 0.2
 """Share of the steps at the start that aren't timed."""
-SHOWN = ("dtype", "size", "batch_size", "max_train_steps", "num_class_images", "gradient_accumulation_steps")
+REPORTED_SETTINGS = (
+    "dtype",
+    "size",
+    "batch_size",
+    "max_train_steps",
+    "num_class_images",
+    "gradient_accumulation_steps",
+)
 """Settings that the report shows."""
 
 STAND_IN = '''
@@ -114,27 +121,27 @@ class Clock:
     """Records the time after each step of any optimizer in this process."""
 
     def __init__(self, steps: int):
-        self._first, self._steps, self._done = max(1, round(PASSED_OVER * steps)), steps, 0
-        self._began = 0.0
-        self.found: dict[str, float] = {}
-        register_optimizer_step_post_hook(self._look)
+        self._first, self._steps, self._num_steps = max(1, round(UNTIMED_SHARE * steps)), steps, 0
+        self._start = 0.0
+        self.results: dict[str, float] = {}
+        register_optimizer_step_post_hook(self._record_step)
 
-    def _look(self, *_: Any) -> None:
-        self._done += 1
-        if self._done not in (self._first, self._steps):
+    def _record_step(self, *_: Any) -> None:
+        self._num_steps += 1
+        if self._num_steps not in (self._first, self._steps):
             return
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        if self._done == self._first:
-            self._began = time.perf_counter()
+        if self._num_steps == self._first:
+            self._start = time.perf_counter()
             return
-        seconds = time.perf_counter() - self._began
+        seconds = time.perf_counter() - self._start
         cuda = torch.cuda.is_available()
         megabytes = torch.cuda.max_memory_allocated() / 1e6 if cuda else peak_memory()
-        self.found = {"speed": (self._steps - self._first) / seconds, "megabytes": megabytes}
+        self.results = {"speed": (self._steps - self._first) / seconds, "megabytes": megabytes}
 
 
-def do_job(path: Path) -> None:
+def run_job(path: Path) -> None:
     """Train once, as described in the file `path`, and write the clock's result beside it."""
     job = json.loads(path.read_text())
     torch.set_num_threads(job["threads"])
@@ -154,7 +161,7 @@ def do_job(path: Path) -> None:
             Path(job["references"]), NOUN, job["label"], Path(job["out"]), settings, prior=Path(job["prior"]),
             device=job["device"], show_progress=False,
         )  # fmt: skip
-    path.with_suffix(".found").write_text(json.dumps(clock.found))
+    path.with_suffix(".found").write_text(json.dumps(clock.results))
 
 
 # --- the comparison ---------------------------------------------------------------------------------
@@ -190,9 +197,9 @@ class Bench:
         path = folder / "job.json"
         path.write_text(json.dumps(job))
         command = [sys.executable, str(Path(__file__).resolve()), "--job", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=self.work)
-        if done.returncode:
-            raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
+        process = subprocess.run(command, capture_output=True, text=True, cwd=self.work)
+        if process.returncode:
+            raise SystemExit(f"{name} failed:\n{process.stderr[-3000:]}")
         return json.loads(path.with_suffix(".found").read_text())
 
     def _flags(self, out: Path) -> list[str]:
@@ -268,15 +275,15 @@ def make_random(kind: str, device: torch.device, out: Path) -> str:
 def measure(bench: Bench, rounds: int) -> list[Row]:
     """Train the variants in turn, for several rounds."""
     names = [OURS, *([THEIRS] if bench.args.script else []), SFSL]
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for round_ in range(rounds):
-        turn = round_ % len(names)
-        for name in names[turn:] + names[:turn]:
-            found[name].append(bench.run(name, round_))
-        said = ", ".join(f"{name} {found[name][-1]['speed']:.3g} steps/s" for name in names)
-        print(f"round {round_ + 1}: {said}", flush=True)
-    speeds = {name: [each["speed"] for each in found[name]] for name in names}
-    memory = {name: [each["megabytes"] for each in found[name]] for name in names}
+        offset = round_ % len(names)
+        for name in names[offset:] + names[:offset]:
+            results[name].append(bench.run(name, round_))
+        summary = ", ".join(f"{name} {results[name][-1]['speed']:.3g} steps/s" for name in names)
+        print(f"round {round_ + 1}: {summary}", flush=True)
+    speeds = {name: [result["speed"] for result in results[name]] for name in names}
+    memory = {name: [result["megabytes"] for result in results[name]] for name in names}
     rows = [median(name, speeds[name], "steps/s") for name in names]
     if bench.args.script:
         rows.append(median_ratio(f"{OURS} / {THEIRS}", speeds[OURS], speeds[THEIRS], at_least=1.3))
@@ -287,8 +294,8 @@ def measure(bench: Bench, rounds: int) -> list[Row]:
     return rows
 
 
-def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = arguments(__doc__, "finetune")
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__, "finetune")
     parser.add_argument("--script", type=Path, metavar="FILE", help="a copy of diffusers' train_dreambooth.py")
     parser.add_argument("--checkpoint", default="pocket", help="pocket, or a directory in diffusers' layout")
     parser.add_argument("--random-weights", choices=("sd15",), help="a real architecture with random weights")
@@ -307,7 +314,7 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--class", dest="label", help="one of the feature model's classes")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args(given)
+    args = parser.parse_args(argv)
     if args.script and not args.script.is_file():
         parser.error(f"--script: there is no file {args.script}")
     if not args.script:
@@ -319,18 +326,18 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     if sys.argv[1:2] == ["--job"]:
-        do_job(Path(sys.argv[2]))
+        run_job(Path(sys.argv[2]))
         return
     args = parse()
     began = time.monotonic()
     device = choose_device(args.device)
     pocket = args.checkpoint == "pocket" and not args.random_weights
     dtype = str(choose_dtype(args.dtype if args.dtype != "auto" or not pocket else POCKET.dtype, device))
-    with scratch(args.work.resolve()) as work:
+    with make_scratch(args.work.resolve()) as work:
         checkpoint = make_random(args.random_weights, device, work / "base") if args.random_weights else args.checkpoint
-        opened = open_checkpoint(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
-        size = args.size or opened.text_to_image.unet.config.sample_size * opened.factor
-        del opened
+        parts = open_checkpoint(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
+        size = args.size or parts.text_to_image.unet.config.sample_size * parts.factor
+        del parts
         network, label = (args.feature_model, args.label) if args.feature_model else make_network(work, not pocket)
         settings = Finetuning(
             checkpoint, size=size, max_train_steps=args.steps, batch_size=args.batch_size or (4 if pocket else 1),
@@ -340,15 +347,15 @@ def main() -> None:
         )  # fmt: skip
         draw_material(work, settings, args.references)
         rows = measure(Bench(args, work, checkpoint, settings, str(device), label), args.rounds)
-    shown = {
+    reported = {
         "checkpoint": f"random weights, {args.random_weights}" if args.random_weights else Path(args.checkpoint).name,
         "feature_model": Path(args.feature_model).name if args.feature_model else "random weights",
-        **{name: getattr(settings, name) for name in SHOWN},
+        **{name: getattr(settings, name) for name in REPORTED_SETTINGS},
         "references": args.references, "rounds": args.rounds, "gradient_checkpointing": args.gradient_checkpointing,
     }  # fmt: skip
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     report(
-        "finetune", args, rows, shown, began, of_machine={"device": name, "threads": args.threads},
+        "finetune", args, rows, reported, began, of_machine={"device": name, "threads": args.threads},
         checkpoint=None if args.random_weights else args.checkpoint,
     )  # fmt: skip
 

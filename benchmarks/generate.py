@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from ladder import read_built
 from PIL import Image
-from results import Row, arguments, median, median_ratio, number, report, scratch
+from results import Row, format_number, make_parser, make_scratch, median, median_ratio, report
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -125,8 +125,8 @@ def make_random_checkpoint(kind: str, device: torch.device, out: Path) -> Path:
         vae = AutoencoderKL(**architecture["vae"])
         classes = [CLIPTextModel, CLIPTextModelWithProjection]
         texts = [
-            of(CLIPTextConfig(**dims, **tokens, pad_token_id=tokenizer.pad_token_id))
-            for of, dims in zip(classes, architecture["text"], strict=False)
+            text_class(CLIPTextConfig(**dims, **tokens, pad_token_id=tokenizer.pad_token_id))
+            for text_class, dims in zip(classes, architecture["text"], strict=False)
         ]
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
@@ -156,7 +156,7 @@ def in_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def open_plainly(checkpoint: str, device: torch.device, dtype: torch.dtype) -> Any:
+def open_diffusers_pipeline(checkpoint: str, device: torch.device, dtype: torch.dtype) -> Any:
     """Open the image-to-image pipeline as a script does, with DDIM, the default of builds."""
     from diffusers import AutoPipelineForImage2Image, DDIMScheduler
 
@@ -181,14 +181,14 @@ class Ways:
     """
 
     def __init__(
-        self, checkpoint: str, fields: dict[str, Any], device: torch.device, dtype: torch.dtype, some: int,
+        self, checkpoint: str, fields: dict[str, Any], device: torch.device, dtype: torch.dtype, max_simple: int,
         clock: Callable[[], float] = time.perf_counter,
     ):  # fmt: skip
         self._clock = clock
         self.fields, self._device, self._threads = fields, device, torch.get_num_threads()
         self.batch_size: int = fields["batch_size"]
         began = time.perf_counter()
-        self._plain = open_plainly(checkpoint, device, dtype)
+        self._plain = open_diffusers_pipeline(checkpoint, device, dtype)
         self.seconds_plain = time.perf_counter() - began
         """Time to open the pipeline of the simple ways."""
         self.opened = open_checkpoint(checkpoint, device=device, dtype=dtype)
@@ -196,7 +196,7 @@ class Ways:
         plan = self._guides.plan()
         specs = [spec for shard in plan.shards() for spec in plan.specs(shard)]
         self.count = len(specs)
-        self.specs = specs[:: -(-len(specs) // some)]
+        self.specs = specs[:: -(-len(specs) // max_simple)]
         """Specs of the images made by the simple ways."""
 
     def builder(self, **changes: Any) -> D3S:
@@ -238,7 +238,7 @@ class Ways:
         for spec, image in zip(specs, images, strict=True):
             image.save(folder / f"{spec.key}.jpg", quality=95, subsampling=0)
 
-    def timed(self, make: Callable[[Path], int], folder: Path) -> float:
+    def measure_speed(self, make: Callable[[Path], int], folder: Path) -> float:
         """Return images per second."""
         folder.mkdir()
         os.sync()
@@ -271,14 +271,14 @@ class Ways:
         return counter.get_total_flops()
 
 
-def difference(built: dict[str, np.ndarray], folder: Path) -> float:
+def mean_difference(built: dict[str, np.ndarray], folder: Path) -> float:
     """Return the mean difference between the files in a folder and the built images, in levels of 255."""
-    apart = [
+    differences = [
         np.abs(built[path.stem] - np.asarray(Image.open(path), float)).mean()
         for path in folder.glob("*.jpg")
         if path.stem in built
     ]
-    return float(np.mean(apart))
+    return float(np.mean(differences))
 
 
 def measure_ceiling(
@@ -301,9 +301,9 @@ def measure_ceiling(
 # --- the benchmark ----------------------------------------------------------------------------------
 
 
-def parse() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     defaults = D3S.CONFIGS["pocket"]
-    parser = arguments(__doc__, "generate")
+    parser = make_parser(__doc__, "generate")
     add = parser.add_argument
     add("--checkpoint", default="pocket", help="a directory in diffusers' layout (default: the bundled one)")
     add(
@@ -350,18 +350,18 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = parse()
+    args = parse_arguments()
     began = time.monotonic()
     device = accelerator.choose_device(args.device)
     dtype = accelerator.choose_dtype(args.dtype, device)
     torch.set_num_threads(args.threads)
-    with scratch(args.work) as work:
+    with make_scratch(args.work) as work:
         checkpoint = args.checkpoint
         if args.random_weights:
             checkpoint = str(make_random_checkpoint(args.random_weights, device, work / "checkpoint"))
         ways = open_ways(args, checkpoint, device, dtype)
         if args.ladder:
-            climb(args, ways, checkpoint, device, dtype, began)
+            measure_ladder(args, ways, checkpoint, device, dtype, began)
             return
         rows = measure(args, ways, work)
         flops = ways.flops()
@@ -371,7 +371,7 @@ def main() -> None:
     for row in rows[:3]:
         achieved = flops * row.value / 1e12
         rows.append(Row(f"{row.name}, achieved", achieved, "TFLOP/s"))
-        print(f"{row.name}: {number(100 * achieved / ceiling)} % of a matrix product's TFLOP/s")
+        print(f"{row.name}: {format_number(100 * achieved / ceiling)} % of a matrix product's TFLOP/s")
     settings = settings_of(args, ways, dtype)
     name = device_name(device)
     report(
@@ -380,13 +380,13 @@ def main() -> None:
     )  # fmt: skip
 
 
-def climb(
+def measure_ladder(
     args: argparse.Namespace, ways: Ways, checkpoint: str, device: torch.device, dtype: torch.dtype, began: float
 ) -> None:
     """Measure the ladder, and write its results."""
     edge = 8192 if device.type == "cuda" else 1024
     ceiling = measure_ceiling(device, dtype, edge, CLOCKS[args.clock])
-    rows, more = ladder.run(args, ways, checkpoint, device, dtype, ceiling)
+    rows, entries = ladder.run_ladder(args, ways, checkpoint, device, dtype, ceiling)
     rows.append(Row("ceiling: a matrix product", ceiling, "TFLOP/s"))
     settings = {
         **settings_of(args, ways, dtype), "choosing_seed": args.choosing_seed, "judging_seed": args.judging_seed,
@@ -395,7 +395,7 @@ def climb(
     of_machine = {"device": device_name(device), "threads": torch.get_num_threads()}
     report(
         "generate", args, rows, settings, began, of_machine=of_machine,
-        checkpoint=None if args.random_weights else args.checkpoint, **more,
+        checkpoint=None if args.random_weights else args.checkpoint, **entries,
     )  # fmt: skip
 
 
@@ -424,7 +424,7 @@ def open_ways(args: argparse.Namespace, checkpoint: str, device: torch.device, d
         "checkpoint": checkpoint, "per_cell": {"train": -(-args.images // cells)}, "limit": args.images,
         "batch_size": args.batch_size, "num_inference_steps": args.num_inference_steps, "strength": args.strength,
         "guidance_scale": args.guidance, "device": str(device), "dtype": str(dtype).removeprefix("torch."),
-        "size": args.size or made_for(checkpoint), "workers": args.workers,
+        "size": args.size or find_trained_size(checkpoint), "workers": args.workers,
         "threads": max(1, args.threads // args.workers),
         "formats": ["parquet", "webdataset"] if has_pyarrow() else ["webdataset"],
         # Full batches, and the same number of shards for every worker.
@@ -437,12 +437,12 @@ def has_pyarrow() -> bool:
     return importlib.util.find_spec("pyarrow") is not None and importlib.util.find_spec("datasets") is not None
 
 
-def made_for(checkpoint: str) -> int:
+def find_trained_size(checkpoint: str) -> int:
     """Return the edge in pixels of the images that a checkpoint was trained for."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     folder = local_directory(checkpoint)
-    unet, vae = (of.load_config(folder, subfolder=part) for of, part in
+    unet, vae = (model_class.load_config(folder, subfolder=part) for model_class, part in
                  ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")))  # fmt: skip
     return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
 
@@ -451,24 +451,26 @@ def measure(args: argparse.Namespace, ways: Ways, work: Path) -> list[Row]:
     """Make the images in all ways in turn, for several rounds; the first round is a warm-up."""
     makers = {SINGLE: ways.single, BATCHED: ways.batched, BUILD: ways.build}
     speeds: dict[str, list[float]] = {name: [] for name in makers}
-    apart: dict[str, list[float]] = {SINGLE: [], BATCHED: []}
+    differences: dict[str, list[float]] = {SINGLE: [], BATCHED: []}
     for round_ in range(args.rounds + 1):
         order = list(makers)[round_ % 3 :] + list(makers)[: round_ % 3]
         folders = {name: work / f"{round_}-{name.replace(' ', '-')}" for name in order}
-        found = {name: ways.timed(makers[name], folders[name]) for name in order}
+        round_speeds = {name: ways.measure_speed(makers[name], folders[name]) for name in order}
         built = read_built(folders[BUILD] / "built")
         if len(built) < ways.count:
             print(f"{ways.count - len(built)} of {ways.count} images were rejected, and not written")
-        print(f"round {round_}: " + ", ".join(f"{name} {found[name]:.3g} images/s" for name in makers), flush=True)
+        print(
+            f"round {round_}: " + ", ".join(f"{name} {round_speeds[name]:.3g} images/s" for name in makers), flush=True
+        )
         if round_:
-            for name, speed in found.items():
+            for name, speed in round_speeds.items():
                 speeds[name].append(speed)
-            for name in apart:
-                apart[name].append(difference(built, folders[name]))
+            for name in differences:
+                differences[name].append(mean_difference(built, folders[name]))
     rows = [median(name, speeds[name], "images/s") for name in makers]
     rows.append(median_ratio(f"{BUILD} / {SINGLE}", speeds[BUILD], speeds[SINGLE], at_least=3))
     rows.append(median_ratio(f"{BUILD} / {BATCHED}", speeds[BUILD], speeds[BATCHED], at_least=1))
-    rows += [median(f"difference of pixels, {BUILD} and {name}", apart[name], "of 255") for name in apart]
+    rows += [median(f"difference of pixels, {BUILD} and {name}", differences[name], "of 255") for name in differences]
     return rows
 
 

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from ladder import compare, read_built, right_labels
-from oracle import Classifier, Settings, trained
-from results import Row, arguments, report, scratch
+from ladder import compare_right_labels, find_right_labels, read_built
+from oracle import Classifier, Settings, load_or_train
+from results import Row, make_parser, make_scratch, report
 
 from figureground.core import accelerator
 from figureground.methods.d3s import D3S
@@ -69,17 +69,17 @@ class Bench:
         return D3S("pocket", **self._fields).plan()
 
 
-def hashes(out: Path) -> dict[str, str]:
+def hash_tars(out: Path) -> dict[str, str]:
     """Return the SHA-256 of every tar."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (out / "webdataset").glob("*.tar")}
 
 
-def same(one: Path, other: Path) -> int:
+def have_same_bytes(one: Path, other: Path) -> int:
     """Return 1 if two datasets have the same bytes, else 0."""
-    return int(hashes(one) == hashes(other) != {})
+    return int(hash_tars(one) == hash_tars(other) != {})
 
 
-def apart(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+def mean_pixel_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
     """Return the mean pixel difference between images with the same keys, in levels of 255."""
     keys = one.keys() & other
     return float(np.mean([np.abs(one[key].astype(float) - other[key]).mean() for key in keys]))
@@ -88,57 +88,57 @@ def apart(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
 def check_pocket(bench: Bench, oracle: Classifier) -> list[Row]:
     cpu, _ = bench.build("cpu", device="cpu", dtype="float32")
     reference = read_built(cpu)
-    exact, rows = right_labels(oracle, bench.plan(), reference), []
-    rows.append(Row("cpu, float32: right labels", 100 * float(np.mean(list(exact.values()))), "%"))
+    cpu_right, rows = find_right_labels(oracle, bench.plan(), reference), []
+    rows.append(Row("cpu, float32: right labels", 100 * float(np.mean(list(cpu_right.values()))), "%"))
     for dtype in DTYPES:
         one, _ = bench.build(f"{dtype}-1", dtype=dtype)
         other, speed = bench.build(f"{dtype}-2", dtype=dtype)
         images = read_built(one)
-        told = compare(right_labels(oracle, bench.plan(), images), exact)
-        difference = [100 * told[name] for name in ("difference", "low", "high")]
+        comparison = compare_right_labels(find_right_labels(oracle, bench.plan(), images), cpu_right)
+        difference = [100 * comparison[name] for name in ("difference", "low", "high")]
         rows += [
             Row(f"{dtype}: speed with all starts", speed, "images/s"),
-            Row(f"{dtype}: same bytes twice", same(one, other), "of 1", at_least=1),
-            Row(f"{dtype}: difference of pixels from a CPU's", apart(images, reference), "of 255"),
-            Row(f"{dtype}: right labels", 100 * told["right"], "%"),
+            Row(f"{dtype}: same bytes twice", have_same_bytes(one, other), "of 1", at_least=1),
+            Row(f"{dtype}: difference of pixels from a CPU's", mean_pixel_difference(images, reference), "of 255"),
+            Row(f"{dtype}: right labels", 100 * comparison["right"], "%"),
             Row(f"{dtype} − CPU, right labels", *(difference[0], "points", *difference[1:])),
-            Row(f"{dtype}: labels as right", int(told["as_right"]), "of 1", at_least=1),
+            Row(f"{dtype}: labels as right", int(comparison["as_right"]), "of 1", at_least=1),
         ]
     return rows
 
 
 def check_resume(bench: Bench) -> list[Row]:
-    whole, _ = bench.build("whole")
+    complete, _ = bench.build("whole")
     out, process = bench.start("killed")
-    latest = time.monotonic() + SECONDS_FOR_A_SHARD
+    deadline = time.monotonic() + SECONDS_FOR_A_SHARD
     while not list((out / "_figureground" / "shards").glob("[!.]*.json")):
-        if process.poll() is not None or time.monotonic() > latest:
+        if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             raise SystemExit("resume: the build ended, or took too long, before it could be killed.")
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    left = len(hashes(whole)) - len(hashes(out))
+    num_left = len(hash_tars(complete)) - len(hash_tars(out))
     _, process = bench.start("killed")
     code = process.wait()
     return [
-        Row("shards left when it was killed", left, "shards", at_least=1),
+        Row("shards left when it was killed", num_left, "shards", at_least=1),
         Row("exit code of the same command again", code, "", at_most=0),
-        Row("same bytes as without the kill", same(whole, out), "of 1", at_least=1),
+        Row("same bytes as without the kill", have_same_bytes(complete, out), "of 1", at_least=1),
     ]
 
 
 def check_batch_size(bench: Bench) -> list[Row]:
     began = time.perf_counter()
     out, speed = bench.build("found", batch_size=None)
-    found = json.loads((out / "_figureground" / "numerics.json").read_text())["batch_size"]
+    batch_size = json.loads((out / "_figureground" / "numerics.json").read_text())["batch_size"]
     rows = [
-        Row("batch size found", found, "images", at_least=1, at_most=max(2, bench.images // 4)),
+        Row("batch size found", batch_size, "images", at_least=1, at_most=max(2, bench.images // 4)),
         Row("build with the search", time.perf_counter() - began, "s"),
         Row("speed with the search", speed, "images/s"),
     ]
-    _, given = bench.build("given", batch_size=found)
-    rows.append(Row("speed with that size given", given, "images/s"))
+    _, given_speed = bench.build("given", batch_size=batch_size)
+    rows.append(Row("speed with that size given", given_speed, "images/s"))
     if torch.cuda.is_available():
         rows.append(Row("peak memory of torch", torch.cuda.max_memory_allocated() / 1e9, "GB"))
     few, _ = bench.build("few", batch_size=None, limit=2, shard_size=2)
@@ -149,17 +149,17 @@ def check_batch_size(bench: Bench) -> list[Row]:
 
 def check_two_workers(bench: Bench) -> list[Row]:
     options = {"batch_size": 8, "threads": 1}
-    one, alone = bench.build("one", workers=1, **options)
-    two, both = bench.build("two", workers=2, **options)
+    one, one_speed = bench.build("one", workers=1, **options)
+    two, two_speed = bench.build("two", workers=2, **options)
     return [
-        Row("one worker, with all starts", alone, "images/s"),
-        Row("two workers on one device, with all starts", both, "images/s"),
-        Row("same bytes by one and by two", same(one, two), "of 1", at_least=1),
+        Row("one worker, with all starts", one_speed, "images/s"),
+        Row("two workers on one device, with all starts", two_speed, "images/s"),
+        Row("same bytes by one and by two", have_same_bytes(one, two), "of 1", at_least=1),
     ]
 
 
 def main() -> None:
-    parser = arguments(__doc__, "gpu-STEP")
+    parser = make_parser(__doc__, "gpu-STEP")
     parser.add_argument("steps", nargs="*", choices=[*STEPS, []], help="steps (default: all)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     parser.add_argument("--images", type=int, default=400, help="images of each dataset")
@@ -170,13 +170,13 @@ def main() -> None:
     if args.quick:
         args.images, changes = 4, {"num_inference_steps": 4, "threads": 1, "batch_size": 2}
     rows = []
-    with scratch(args.work) as work:
+    with make_scratch(args.work) as work:
         for step in steps:
             print(f"{step} on {device}", flush=True)
             bench = Bench(args.images, str(device), work / step, changes)
             if step == "pocket":
                 settings = Settings(pool=128, epochs=1) if args.quick else Settings()
-                rows += check_pocket(bench, trained("oracle", 0, args.oracle_cache or work, "cpu", settings))
+                rows += check_pocket(bench, load_or_train("oracle", 0, args.oracle_cache or work, "cpu", settings))
             else:
                 check = {"resume": check_resume, "batch-size": check_batch_size, "two-workers": check_two_workers}
                 rows += check[step](bench)

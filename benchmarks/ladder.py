@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from oracle import HEADS, Classifier, Settings, pixels, trained
+from oracle import HEADS, Classifier, Settings, load_or_train, to_pixels
 from PIL import Image
-from results import Row, median, median_ratio, number
+from results import Row, format_number, median, median_ratio
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -60,7 +60,7 @@ class Rung:
     """A way to make the images."""
 
     name: str
-    on: str = BUILD
+    base: str = BUILD
     """Name of the rung that this one changes."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Settings that differ from the recipe's."""
@@ -74,7 +74,7 @@ class Rung:
 
 
 @contextmanager
-def other_layout(opened: Checkpoint) -> Iterator[None]:
+def swapped_layout(opened: Checkpoint) -> Iterator[None]:
     """Lay the denoiser's convolutions out with channels last, or first where a build already has them last."""
     before, after = torch.contiguous_format, torch.channels_last
     if opened.text_to_image.device.type != "cpu":
@@ -87,15 +87,15 @@ def other_layout(opened: Checkpoint) -> Iterator[None]:
 
 
 @contextmanager
-def compiled(opened: Checkpoint) -> Iterator[None]:
+def compiled_blocks(opened: Checkpoint) -> Iterator[None]:
     """Within the context, compile the denoiser's repeated blocks with diffusers' `compile_repeated_blocks`."""
     blocks = [part for part in opened.denoiser.modules() if type(part).__name__ in opened.denoiser._repeated_blocks]
-    kept = getattr(opened.denoiser, "_benchmark_compiled", None)
-    if kept is None:
+    compiled_calls = getattr(opened.denoiser, "_benchmark_compiled", None)
+    if compiled_calls is None:
         opened.denoiser.compile_repeated_blocks(dynamic=False)
         opened.denoiser._benchmark_compiled = [block._compiled_call_impl for block in blocks]
     else:
-        for block, call in zip(blocks, kept, strict=True):
+        for block, call in zip(blocks, compiled_calls, strict=True):
             block._compiled_call_impl = call
     try:
         yield
@@ -154,7 +154,7 @@ def int8_weights(opened: Checkpoint) -> Iterator[None]:
 # --- the rungs --------------------------------------------------------------------------------------
 
 
-def candidates(steps: int, strength: float, few: bool = False) -> list[dict[str, Any]]:
+def list_candidates(steps: int, strength: float, few: bool = False) -> list[dict[str, Any]]:
     """Return the candidates for the settings of `speed=fast`, those with the fewest evaluations first.
 
     Args:
@@ -162,26 +162,26 @@ def candidates(steps: int, strength: float, few: bool = False) -> list[dict[str,
         strength: The share of these steps that is run.
         few: Whether to return only two, for a quick run.
     """
-    found = [
+    candidates = [
         {"scheduler": scheduler, "num_inference_steps": n, "guidance_interval": interval and list(interval)}
         for n in dict.fromkeys(max(2, round(steps / divisor)) for divisor in DIVISORS)
         for interval in INTERVALS
         for scheduler in MULTISTEP
         if whole_part(n, strength) >= 2  # second-order solvers are second order from the second step on
     ]
-    found.sort(key=lambda fields: evaluations(fields, strength))
-    return found[-2:] if few else found
+    candidates.sort(key=lambda fields: count_evaluations(fields, strength))
+    return candidates[-2:] if few else candidates
 
 
-def evaluations(fields: Mapping[str, Any], strength: float) -> int:
+def count_evaluations(fields: Mapping[str, Any], strength: float) -> int:
     """Return the number of denoiser evaluations for one image, with guidance."""
     steps = fields["num_inference_steps"]
-    run = whole_part(steps, strength)
-    guided = sum(step >= steps - run for step in steps_between(steps, fields.get("guidance_interval")))
-    return run + guided
+    num_run = whole_part(steps, strength)
+    num_guided = sum(step >= steps - num_run for step in steps_between(steps, fields.get("guidance_interval")))
+    return num_run + num_guided
 
 
-def rungs(device: torch.device, usual: D3S, fast: Mapping[str, Any], quick: bool = False) -> list[Rung]:
+def list_rungs(device: torch.device, usual: D3S, fast: Mapping[str, Any], quick: bool = False) -> list[Rung]:
     """Return the rungs for a device; the first two are scripts on diffusers' pipelines.
 
     Args:
@@ -192,36 +192,36 @@ def rungs(device: torch.device, usual: D3S, fast: Mapping[str, Any], quick: bool
     config = usual.config
     interval = fast.get("guidance_interval") or [0.0, 0.8]
     few = {name: fast[name] for name in ("scheduler", "num_inference_steps")}
-    kinds = [
+    rungs = [
         Rung(SINGLE),
         Rung(BATCHED),
         Rung(BUILD),
-        Rung("channels last" if device.type == "cpu" else "channels first", change=other_layout),
-        Rung("compiled blocks", change=compiled),
+        Rung("channels last" if device.type == "cpu" else "channels first", change=swapped_layout),
+        Rung("compiled blocks", change=compiled_blocks),
         Rung("fused projections", change=fused),
         Rung(f"autoencoder in batches of {VAE_BATCH}", change=vae_in_parts),
         Rung(f"guidance in {interval}", fields={"guidance_interval": interval}),
         Rung("few steps", fields=few),
-        Rung(CHOSEN, on="few steps", fields=fast),
+        Rung(CHOSEN, base="few steps", fields=fast),
     ]
     if quick:  # compiling takes a minute
-        return [rung for rung in kinds if rung.change is not compiled]
+        return [rung for rung in rungs if rung.change is not compiled_blocks]
     if accelerator.has_bfloat16(device):
-        kinds.append(Rung("bfloat16", dtype="bfloat16"))
-        kinds.append(Rung("fast, bfloat16", on=CHOSEN, fields=fast, dtype="bfloat16"))
+        rungs.append(Rung("bfloat16", dtype="bfloat16"))
+        rungs.append(Rung("fast, bfloat16", base=CHOSEN, fields=fast, dtype="bfloat16"))
     if device.type == "cuda":
-        kinds.append(Rung("float8 weights, stored", change=float8_storage, dtype=config.dtype))
+        rungs.append(Rung("float8 weights, stored", change=float8_storage, dtype=config.dtype))
         with contextlib.suppress(ImportError):
             import torchao  # noqa: F401, imported here to learn whether this rung can be measured
 
-            kinds.append(Rung("int8 weights and activations", change=int8_weights, dtype=config.dtype))
-    return kinds
+            rungs.append(Rung("int8 weights and activations", change=int8_weights, dtype=config.dtype))
+    return rungs
 
 
 # --- what is kept while a ladder is measured --------------------------------------------------------
 
 
-class Kept:
+class Measurements:
     """Measurements so far, in a file that is written after each measurement.
 
     Args:
@@ -232,15 +232,15 @@ class Kept:
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         self.path = path
         with contextlib.suppress(OSError, ValueError):
-            self.found = json.loads(path.read_text())
-            if self.found["settings"] == json.loads(json.dumps(settings)):
+            self.content = json.loads(path.read_text())
+            if self.content["settings"] == json.loads(json.dumps(settings)):
                 return
-        self.found = {"settings": settings, "rounds": [], "start": {}, "apart": {}, "failed": {}, "labels": {}}
+        self.content = {"settings": settings, "rounds": [], "start": {}, "apart": {}, "failed": {}, "labels": {}}
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(".part")
-        draft.write_text(json.dumps(self.found))
+        draft.write_text(json.dumps(self.content))
         draft.replace(self.path)
 
 
@@ -256,10 +256,10 @@ class Judge:
         folder: Where datasets are built.
     """
 
-    def __init__(self, fields: Mapping[str, Any], oracle: Classifier | None, folder: Path, kept: Kept):
-        self._fields, self._oracle, self._folder, self._kept = fields, oracle, folder, kept
+    def __init__(self, fields: Mapping[str, Any], oracle: Classifier | None, folder: Path, measurements: Measurements):
+        self._fields, self._oracle, self._folder, self._measurements = fields, oracle, folder, measurements
 
-    def right(self, fields: Mapping[str, Any], seed: int, images: int) -> dict[str, bool] | None:
+    def judge_labels(self, fields: Mapping[str, Any], seed: int, images: int) -> dict[str, bool] | None:
         """Return by key whether foreground and background are right; None without an oracle for this checkpoint.
 
         Rejected images count as wrong.
@@ -267,70 +267,79 @@ class Judge:
         if self._oracle is None:
             return None
         name = f"{seed}: {images} images, {json.dumps(fields, sort_keys=True)}"
-        known = self._kept.found["labels"]
-        if name not in known:
+        labels_by_name = self._measurements.content["labels"]
+        if name not in labels_by_name:
             began = time.monotonic()
-            known[name] = self._judge(fields, seed, images)
-            self._kept.save()
-            share = np.mean(list(known[name].values()))
+            labels_by_name[name] = self._judge(fields, seed, images)
+            self._measurements.save()
+            share = np.mean(list(labels_by_name[name].values()))
             print(f"labels of seed {name}: {100 * share:.2f} % right, {time.monotonic() - began:.0f} s", flush=True)
-        return {key: bool(right) for key, right in known[name].items()}
+        return {key: bool(right) for key, right in labels_by_name[name].items()}
 
     def _judge(self, fields: Mapping[str, Any], seed: int, images: int) -> dict[str, int]:
         assert self._oracle is not None
         folder = self._folder / "labels"
         shutil.rmtree(folder, ignore_errors=True)
-        given = {**self._fields, **fields, "seed": seed, "limit": images, "per_cell": {"train": -(-images // 100)}}
-        builder = D3S("pocket", **given)
+        settings = {**self._fields, **fields, "seed": seed, "limit": images, "per_cell": {"train": -(-images // 100)}}
+        builder = D3S("pocket", **settings)
         builder.build(folder, show_progress=False)
-        found = read_built(folder)
+        built_images = read_built(folder)
         shutil.rmtree(folder)
-        return {key: int(right) for key, right in right_labels(self._oracle, builder.plan(), found).items()}
+        return {key: int(right) for key, right in find_right_labels(self._oracle, builder.plan(), built_images).items()}
 
 
-def right_labels(oracle: Classifier, plan: Plan, images: Mapping[str, np.ndarray]) -> dict[str, bool]:
+def find_right_labels(oracle: Classifier, plan: Plan, images: Mapping[str, np.ndarray]) -> dict[str, bool]:
     """Return by key whether the oracle sees both labels of each planned image; rejected images count as wrong.
 
     Args:
         images: The images that were kept, uint8 (height, width, 3), by key.
     """
-    answers = oracle.read(np.stack([pixels(Image.fromarray(image)) for image in images.values()])).labels
-    seen = {
+    answers = oracle.read(np.stack([to_pixels(Image.fromarray(image)) for image in images.values()])).labels
+    predicted = {
         key: (HEADS["foreground"][row[0]], HEADS["background"][row[1]])
         for key, row in zip(images, answers, strict=True)
     }
     specs = (spec for shard in plan.shards() for spec in plan.specs(shard))
-    return {spec.key: seen.get(spec.key) == (spec.foreground_name, spec.background_name) for spec in specs}
+    return {spec.key: predicted.get(spec.key) == (spec.foreground_name, spec.background_name) for spec in specs}
 
 
-def compare(fast: Mapping[str, bool], exact: Mapping[str, bool]) -> dict[str, Any]:
+def compare_right_labels(fast: Mapping[str, bool], exact: Mapping[str, bool]) -> dict[str, Any]:
     """Return shares of right labels, and the paired interval of their difference (fast − exact)."""
     keys = sorted(exact)
-    one, other = (np.array([side[key] for key in keys]) for side in (fast, exact))
-    same = np.arange(len(keys))
-    told = difference([one], [other], ([same], [same]))
+    fast_right, exact_right = (np.array([side[key] for key in keys]) for side in (fast, exact))
+    image_rows = np.arange(len(keys))
+    interval = difference([fast_right], [exact_right], ([image_rows], [image_rows]))
     return {
-        "images": len(keys), "right": float(one.mean()), "right_exact": float(other.mean()),
-        "difference": told.value, "low": told.low, "high": told.high,
-        "as_right": bool(told.high >= 0 and told.value > -MARGIN),
-        "only_fast_right": int((one & ~other).sum()), "only_exact_right": int((other & ~one).sum()),
+        "images": len(keys), "right": float(fast_right.mean()), "right_exact": float(exact_right.mean()),
+        "difference": interval.value, "low": interval.low, "high": interval.high,
+        "as_right": bool(interval.high >= 0 and interval.value > -MARGIN),
+        "only_fast_right": int((fast_right & ~exact_right).sum()),
+        "only_exact_right": int((exact_right & ~fast_right).sum()),
     }  # fmt: skip
 
 
-def choose(judge: Judge, tried: list[dict[str, Any]], strength: float, seed: int, images: int) -> dict[str, Any]:
+def choose_fields(
+    judge: Judge, candidates: list[dict[str, Any]], strength: float, seed: int, images: int
+) -> dict[str, Any]:
     """Return the first candidate whose labels are as right as the usual ones, and the result of each one tried.
 
     Candidates are tried cheapest first; none is drawn after the chosen one. If none is as right, `fields` is empty.
     """
-    exact, told = judge.right({}, seed, images), []
-    for fields in tried:
-        fast = judge.right(fields, seed, images)
-        if exact is None or fast is None:
-            return {"fields": tried[-1], "tried": [], "as_right": None}
-        told.append({"fields": fields, "evaluations": evaluations(fields, strength), **compare(fast, exact)})
-        if told[-1]["as_right"]:
-            return {"fields": fields, "tried": told, "as_right": True}
-    return {"fields": {}, "tried": told, "as_right": False}
+    exact_labels, results = judge.judge_labels({}, seed, images), []
+    for fields in candidates:
+        fast_labels = judge.judge_labels(fields, seed, images)
+        if exact_labels is None or fast_labels is None:
+            return {"fields": candidates[-1], "tried": [], "as_right": None}
+        results.append(
+            {
+                "fields": fields,
+                "evaluations": count_evaluations(fields, strength),
+                **compare_right_labels(fast_labels, exact_labels),
+            }
+        )
+        if results[-1]["as_right"]:
+            return {"fields": fields, "tried": results, "as_right": True}
+    return {"fields": {}, "tried": results, "as_right": False}
 
 
 def read_built(folder: Path) -> dict[str, np.ndarray]:
@@ -346,17 +355,22 @@ def read_built(folder: Path) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def sampler(opened: Checkpoint, name: str, checkpoint: str) -> Iterator[None]:
+def use_scheduler(opened: Checkpoint, name: str, checkpoint: str) -> Iterator[None]:
     """Within the context, give all pipelines of a checkpoint another scheduler."""
-    pipelines = [each for each in (opened.text_to_image, opened.image_to_image, opened.inpaint) if each is not None]
-    before, other = [each.scheduler for each in pipelines], open_scheduler(opened.folder, checkpoint, name)
+    pipelines = [
+        pipeline for pipeline in (opened.text_to_image, opened.image_to_image, opened.inpaint) if pipeline is not None
+    ]
+    earlier_schedulers, scheduler = (
+        [pipeline.scheduler for pipeline in pipelines],
+        open_scheduler(opened.folder, checkpoint, name),
+    )
     try:
         for pipeline in pipelines:
-            pipeline.scheduler = other
+            pipeline.scheduler = scheduler
         yield
     finally:
-        for pipeline, scheduler in zip(pipelines, before, strict=True):
-            pipeline.scheduler = scheduler
+        for pipeline, earlier in zip(pipelines, earlier_schedulers, strict=True):
+            pipeline.scheduler = earlier
 
 
 class Ladder:
@@ -364,17 +378,23 @@ class Ladder:
 
     Args:
         ways: The two scripts, and the build of an opened checkpoint (`generate.Ways`).
-        kept: Receives the measurements.
+        measurements: Receives the measurements.
         folder: Where images are written.
     """
 
-    def __init__(self, ways: Any, device: torch.device, dtype: torch.dtype, kept: Kept, folder: Path):
-        self._ways, self._device, self._dtype, self._kept, self._folder = ways, device, dtype, kept, folder
+    def __init__(self, ways: Any, device: torch.device, dtype: torch.dtype, measurements: Measurements, folder: Path):
+        self._ways, self._device, self._dtype, self._measurements, self._folder = (
+            ways,
+            device,
+            dtype,
+            measurements,
+            folder,
+        )
         self._opened: dict[str, Checkpoint] = {}
         self._flops: dict[str, float] = {}
-        self._first: dict[str, np.ndarray] = {}
+        self._first_images: dict[str, np.ndarray] = {}
         """The first batch of the rung that was started last, by key."""
-        self._usual: dict[str, np.ndarray] = {}
+        self._build_images: dict[str, np.ndarray] = {}
         """The first batch of this build, by key."""
 
     def start(self, rung: Rung) -> None:
@@ -390,32 +410,36 @@ class Ladder:
         except Exception as error:  # a compiler, a library or the device may raise anything, and other rungs continue
             if rung.name == SINGLE:  # all other rungs are compared with these
                 raise
-            self._kept.found["failed"][rung.name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-            print(f"{rung.name}: {self._kept.found['failed'][rung.name]}", flush=True)
+            self._measurements.content["failed"][rung.name] = (
+                f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            )
+            print(f"{rung.name}: {self._measurements.content['failed'][rung.name]}", flush=True)
         else:
-            self._kept.found["start"][rung.name] = opening + seconds
-            self._kept.found["apart"][rung.name] = self._apart(rung)
-        self._kept.save()
+            self._measurements.content["start"][rung.name] = opening + seconds
+            self._measurements.content["apart"][rung.name] = self._pixel_difference(rung)
+        self._measurements.save()
 
-    def measure_round(self, kinds: list[Rung], number_: int) -> None:
+    def measure_round(self, rungs: list[Rung], number_: int) -> None:
         """Measure images per second of each rung missing in this round; each round starts with another rung."""
-        rounds = self._kept.found["rounds"]
+        rounds = self._measurements.content["rounds"]
         if len(rounds) == number_:
             rounds.append({})
-        turn = number_ % len(kinds)
-        for rung in [*kinds[turn:], *kinds[:turn]]:
+        offset = number_ % len(rungs)
+        for rung in [*rungs[offset:], *rungs[:offset]]:
             if rung.name not in rounds[number_]:
                 rounds[number_][rung.name] = self._measure(rung)
-                self._kept.save()
+                self._measurements.save()
                 print(f"round {number_}: {rung.name}, {rounds[number_][rung.name]:.3g} images/s", flush=True)
 
-    def _apart(self, rung: Rung) -> float:
+    def _pixel_difference(self, rung: Rung) -> float:
         """Return the mean difference of a rung's first images from this build's, in levels of 255."""
-        images = self._first
-        if not self._usual:
+        images = self._first_images
+        if not self._build_images:
             self._make_first(Rung(BUILD))
-        both = self._usual.keys() & images
-        return float(np.mean([np.abs(images[key].astype(float) - self._usual[key]).mean() for key in both]))
+        common_keys = self._build_images.keys() & images
+        return float(
+            np.mean([np.abs(images[key].astype(float) - self._build_images[key]).mean() for key in common_keys])
+        )
 
     def flops(self, rung: Rung) -> float:
         """Return the operations of denoiser and autoencoder for one image; attention counts as matrix products."""
@@ -429,7 +453,7 @@ class Ladder:
             )  # fmt: skip
             renderer = Renderer(opened, sampling, self._ways.builder().load_guide)
             spec = self._ways.specs[0]
-            with sampler(opened, config.scheduler, config.checkpoint):
+            with use_scheduler(opened, config.scheduler, config.checkpoint):
                 list(renderer.render([spec]))  # prompts are encoded once, and not counted
                 with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                     list(renderer.render([spec]))
@@ -450,27 +474,27 @@ class Ladder:
 
     def _make_first(self, rung: Rung) -> float:
         """Make and keep one batch; return wall-clock seconds, including the cost of a change such as compiling."""
-        with self._emptied() as folder:
+        with self._fresh_folder() as folder:
             folder.mkdir()
             began = time.perf_counter()
-            with self._changed(rung):
+            with self._apply_change(rung):
                 self._make(rung, folder, first=True)
             seconds = time.perf_counter() - began
-            self._first = {path.stem: np.asarray(Image.open(path)) for path in folder.glob("*.jpg")}
-            self._first |= read_built(folder / "built")
+            self._first_images = {path.stem: np.asarray(Image.open(path)) for path in folder.glob("*.jpg")}
+            self._first_images |= read_built(folder / "built")
         if rung.name == BUILD:
-            self._usual = self._first
+            self._build_images = self._first_images
         return seconds
 
     def _measure(self, rung: Rung) -> float:
         """Make all images; return images per second, without the cost of a change."""
-        if rung.change is compiled and not hasattr(self._checkpoint(rung).denoiser, "_benchmark_compiled"):
+        if rung.change is compiled_blocks and not hasattr(self._checkpoint(rung).denoiser, "_benchmark_compiled"):
             self._make_first(rung)  # compiled by an earlier process only
-        with self._emptied() as folder, self._changed(rung):
-            return self._ways.timed(lambda into: self._make(rung, into), folder)
+        with self._fresh_folder() as folder, self._apply_change(rung):
+            return self._ways.measure_speed(lambda output: self._make(rung, output), folder)
 
     @contextmanager
-    def _emptied(self) -> Iterator[Path]:
+    def _fresh_folder(self) -> Iterator[Path]:
         """Yield the path of a folder that doesn't exist, and remove the folder afterwards."""
         folder = self._folder / "rung"
         shutil.rmtree(folder, ignore_errors=True)
@@ -488,16 +512,16 @@ class Ladder:
         return self._ways.build(folder, self._checkpoint(rung), **rung.fields, **limit)
 
     @contextmanager
-    def _changed(self, rung: Rung) -> Iterator[None]:
+    def _apply_change(self, rung: Rung) -> Iterator[None]:
         if rung.name in (SINGLE, BATCHED):
             yield
             return
         opened, config = self._checkpoint(rung), self._ways.builder(**rung.fields).config
-        with rung.change(opened), sampler(opened, config.scheduler, config.checkpoint):
+        with rung.change(opened), use_scheduler(opened, config.scheduler, config.checkpoint):
             yield
 
 
-def run(
+def run_ladder(
     args: argparse.Namespace, ways: Any, checkpoint: str, device: torch.device, dtype: torch.dtype, ceiling: float
 ) -> tuple[list[Row], dict[str, Any]]:
     """Measure a ladder; return its rows, and further entries of the JSON.
@@ -510,7 +534,7 @@ def run(
     """
     usual = ways.builder()
     config = usual.config
-    said = {
+    identity = {
         **{name: getattr(config, name) for name in ("num_inference_steps", "strength", "guidance_scale", "size")},
         "batch_size": config.batch_size, "threads": config.threads, "images": len(ways.specs),
         "checkpoint": args.random_weights or fingerprint(checkpoint, None), "device": str(device), "dtype": str(dtype),
@@ -518,105 +542,119 @@ def run(
     }  # fmt: skip
     name = f"{args.random_weights or Path(args.checkpoint).name}-{device.type}"
     (args.work / "ladder").mkdir(parents=True, exist_ok=True)
-    kept = Kept(args.work / "ladder" / f"{name}-labels.json", said)
+    measurements = Measurements(args.work / "ladder" / f"{name}-labels.json", identity)
     oracle = None
     if args.checkpoint == "pocket" and not args.random_weights:
         settings = Settings(pool=128, epochs=1) if args.quick else Settings()
-        oracle = trained("oracle", 0, args.oracle_cache or args.work / "ladder", "cpu", settings)
-    judge = Judge(ways.fields, oracle, args.work / "ladder", kept)
-    tried = candidates(config.num_inference_steps, config.strength, few=args.quick)
-    chosen = choose(judge, tried, config.strength, args.choosing_seed, args.label_images)
-    fast = chosen["fields"] or tried[-1]
-    kinds, labels = rungs(device, usual, fast, args.quick), {}
+        oracle = load_or_train("oracle", 0, args.oracle_cache or args.work / "ladder", "cpu", settings)
+    judge = Judge(ways.fields, oracle, args.work / "ladder", measurements)
+    candidates = list_candidates(config.num_inference_steps, config.strength, few=args.quick)
+    choice = choose_fields(judge, candidates, config.strength, args.choosing_seed, args.label_images)
+    fast = choice["fields"] or candidates[-1]
+    rungs, labels = list_rungs(device, usual, fast, args.quick), {}
     if "labels" in args.parts:
-        labels = judged(judge, kinds, args.judging_seed, args.judged_images, args.judged)
+        labels = compare_labels(judge, rungs, args.judging_seed, args.judged_images, args.judged)
         if "speeds" not in args.parts:
             raise SystemExit("The labels are kept; the same command without --parts goes on.")
-    kept = Kept(args.work / "ladder" / f"{name}-speeds.json", {**said, "fast": fast, "clock": args.clock})
-    ladder = Ladder(ways, device, dtype, kept, args.work / "ladder")
-    for rung in kinds:
-        if rung.name not in (*kept.found["start"], *kept.found["failed"]):
+    measurements = Measurements(
+        args.work / "ladder" / f"{name}-speeds.json", {**identity, "fast": fast, "clock": args.clock}
+    )
+    ladder = Ladder(ways, device, dtype, measurements, args.work / "ladder")
+    for rung in rungs:
+        if rung.name not in (*measurements.content["start"], *measurements.content["failed"]):
             ladder.start(rung)
-    kinds = [rung for rung in kinds if rung.name not in kept.found["failed"]]
+    rungs = [rung for rung in rungs if rung.name not in measurements.content["failed"]]
     for number_ in range(args.rounds):
-        ladder.measure_round(kinds, number_)
+        ladder.measure_round(rungs, number_)
     if "labels" not in args.parts:
         raise SystemExit("The speeds are kept; the same command without --parts goes on.")
-    told = [describe(rung, ladder, kept, ceiling, labels.get(rung.name)) for rung in kinds]
-    print_ladder(told)
-    rows = to_rows(told, kept, kinds)
-    return rows, {"ladder": told, "failed": kept.found["failed"], "fast": {**chosen, "judged": labels.get(CHOSEN)}}
+    rung_rows = [describe(rung, ladder, measurements, ceiling, labels.get(rung.name)) for rung in rungs]
+    print_ladder(rung_rows)
+    rows = to_rows(rung_rows, measurements, rungs)
+    return rows, {
+        "ladder": rung_rows,
+        "failed": measurements.content["failed"],
+        "fast": {**choice, "judged": labels.get(CHOSEN)},
+    }
 
 
-def judged(judge: Judge, kinds: list[Rung], seed: int, images: int, which: str) -> dict[str, dict[str, Any]]:
+def compare_labels(
+    judge: Judge, rungs: list[Rung], seed: int, images: int, selection: str
+) -> dict[str, dict[str, Any]]:
     """Return `compare`, on other images, of this build with itself and with each rung that changes settings or dtype.
 
     Args:
-        which: `all`, or `fast` for that rung and those with the same settings.
+        selection: `all`, or `fast` for that rung and those with the same settings.
     """
-    exact = judge.right({}, seed, images)
+    exact = judge.judge_labels({}, seed, images)
     if exact is None:
         return {}
-    changed = [rung for rung in kinds if rung.fields or rung.dtype]
-    changed.sort(key=lambda rung: rung.name != CHOSEN)  # first, because it matters most if time runs out
-    if which == CHOSEN:
-        changed = [rung for rung in changed if rung.dtype is None and rung.fields == changed[0].fields]
-    found = {BUILD: compare(exact, exact)}
-    for rung in changed:
+    changed_rungs = [rung for rung in rungs if rung.fields or rung.dtype]
+    changed_rungs.sort(key=lambda rung: rung.name != CHOSEN)  # first, because it matters most if time runs out
+    if selection == CHOSEN:
+        changed_rungs = [
+            rung for rung in changed_rungs if rung.dtype is None and rung.fields == changed_rungs[0].fields
+        ]
+    comparisons = {BUILD: compare_right_labels(exact, exact)}
+    for rung in changed_rungs:
         fields = {**rung.fields, **({"dtype": rung.dtype} if rung.dtype else {})}
-        right = judge.right(fields, seed, images)
+        right = judge.judge_labels(fields, seed, images)
         assert right is not None
-        found[rung.name] = compare(right, exact)
-    return found
+        comparisons[rung.name] = compare_right_labels(right, exact)
+    return comparisons
 
 
 def describe(
-    rung: Rung, ladder: Ladder, kept: Kept, ceiling: float, labels: Mapping[str, Any] | None
+    rung: Rung, ladder: Ladder, measurements: Measurements, ceiling: float, labels: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Return a rung's line of the table."""
-    speeds = [each[rung.name] for each in kept.found["rounds"]]
-    ratios = [each[rung.name] / each[SINGLE] for each in kept.found["rounds"]]
+    speeds = [speeds_of_round[rung.name] for speeds_of_round in measurements.content["rounds"]]
+    ratios = [
+        speeds_of_round[rung.name] / speeds_of_round[SINGLE] for speeds_of_round in measurements.content["rounds"]
+    ]
     speed, flops = statistics.median(speeds), ladder.flops(rung)
     return {
-        "name": rung.name, "on": rung.on, "fields": dict(rung.fields), "dtype": rung.dtype,
+        "name": rung.name, "on": rung.base, "fields": dict(rung.fields), "dtype": rung.dtype,
         "images_per_second": speed, "ratio": statistics.median(ratios), "ratio_low": min(ratios),
         "ratio_high": max(ratios), "gflop_per_image": flops / 1e9, "tflops": flops * speed / 1e12,
-        "share_of_ceiling": flops * speed / 1e12 / ceiling, "seconds_to_start": kept.found["start"][rung.name],
-        "pixels_apart": kept.found["apart"][rung.name], "labels": labels,
+        "share_of_ceiling": flops * speed / 1e12 / ceiling,
+        "seconds_to_start": measurements.content["start"][rung.name],
+        "pixels_apart": measurements.content["apart"][rung.name], "labels": labels,
     }  # fmt: skip
 
 
-def print_ladder(told: list[dict[str, Any]]) -> None:
+def print_ladder(rung_rows: list[dict[str, Any]]) -> None:
     """Print the ladder as a table."""
-    wide = max(len(each["name"]) for each in told)
-    print(f"\n{'':<{wide}}  images/s       ×  TFLOP/s  of ceiling  start, s  pixels apart  right labels")
-    for each in told:
-        labels = each["labels"]
-        share = "not judged" if each["fields"] or each["dtype"] else "as this build"
+    width = max(len(rung_row["name"]) for rung_row in rung_rows)
+    print(f"\n{'':<{width}}  images/s       ×  TFLOP/s  of ceiling  start, s  pixels apart  right labels")
+    for rung_row in rung_rows:
+        labels = rung_row["labels"]
+        share = "not judged" if rung_row["fields"] or rung_row["dtype"] else "as this build"
         share = share if labels is None else f"{100 * labels['right']:.2f} %"
         print(
-            f"{each['name']:<{wide}}  {number(each['images_per_second']):>8}  {each['ratio']:>6.2f}  "
-            f"{number(each['tflops']):>7}  {100 * each['share_of_ceiling']:>8.0f} %  "
-            f"{number(each['seconds_to_start']):>8}  {each['pixels_apart']:>12.3g}  {share}"
+            f"{rung_row['name']:<{width}}  {format_number(rung_row['images_per_second']):>8}  "
+            f"{rung_row['ratio']:>6.2f}  {format_number(rung_row['tflops']):>7}  "
+            f"{100 * rung_row['share_of_ceiling']:>8.0f} %  "
+            f"{format_number(rung_row['seconds_to_start']):>8}  {rung_row['pixels_apart']:>12.3g}  {share}"
         )
 
 
-def to_rows(told: list[dict[str, Any]], kept: Kept, kinds: list[Rung]) -> list[Row]:
+def to_rows(rung_rows: list[dict[str, Any]], measurements: Measurements, rungs: list[Rung]) -> list[Row]:
     """Return rows for the results: speeds, ratios to one call per image and to plain batches, and labels."""
-    rounds = kept.found["rounds"]
-    speeds = {rung.name: [each[rung.name] for each in rounds] for rung in kinds}
+    rounds = measurements.content["rounds"]
+    speeds = {rung.name: [speeds_of_round[rung.name] for speeds_of_round in rounds] for rung in rungs}
     rows = [median(name, values, "images/s") for name, values in speeds.items()]
     for name in speeds:
         if name != SINGLE:
-            wanted = 3 if name == CHOSEN else None
-            rows.append(median_ratio(f"{name} / {SINGLE}", speeds[name], speeds[SINGLE], at_least=wanted))
+            target = 3 if name == CHOSEN else None
+            rows.append(median_ratio(f"{name} / {SINGLE}", speeds[name], speeds[SINGLE], at_least=target))
     rows.append(median_ratio(f"{BUILD} / {BATCHED}", speeds[BUILD], speeds[BATCHED], at_least=1))
-    for each in told:
-        rows.append(Row(f"{each['name']}, to start", each["seconds_to_start"], "s"))
-        if labels := each["labels"]:
+    for rung_row in rung_rows:
+        rows.append(Row(f"{rung_row['name']}, to start", rung_row["seconds_to_start"], "s"))
+        if labels := rung_row["labels"]:
             low, high = wilson(labels["right"], labels["images"])[1:]
-            rows.append(Row(f"{each['name']}, right labels", 100 * labels["right"], "%", 100 * low, 100 * high))
-            if each["name"] == CHOSEN:
+            rows.append(Row(f"{rung_row['name']}, right labels", 100 * labels["right"], "%", 100 * low, 100 * high))
+            if rung_row["name"] == CHOSEN:
                 rows.append(
                     Row(
                         f"{CHOSEN} − {EXACT}, right labels",

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import psutil
-from results import MEGABYTE, ROOT, Row, arguments, report, scratch, shown
+from results import MEGABYTE, ROOT, Row, make_parser, make_scratch, report, strip_location
 
 from figureground.shards.shard import MARKERS
 
@@ -37,16 +37,16 @@ def watch(command: Sequence[str], out: Path, log: Path) -> list[Reading]:
     """Run a build; return its resident memory just after each shard, or after the last of several."""
     readings: list[Reading] = []
     start = time.perf_counter()
-    with log.open("wb") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
-        looked_at = psutil.Process(process.pid)
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        build_process = psutil.Process(process.pid)
         while process.poll() is None:
             try:
-                megabytes = looked_at.memory_info().rss / MEGABYTE
+                megabytes = build_process.memory_info().rss / MEGABYTE
             except psutil.Error:
                 break  # the process is exiting
-            done = sum(1 for _ in (out / MARKERS).glob("[!.]*.json"))
-            if done and (not readings or done > readings[-1].shards):
-                readings.append(Reading(done, megabytes, time.perf_counter() - start))
+            num_done = sum(1 for _ in (out / MARKERS).glob("[!.]*.json"))
+            if num_done and (not readings or num_done > readings[-1].shards):
+                readings.append(Reading(num_done, megabytes, time.perf_counter() - start))
             time.sleep(SECONDS_BETWEEN_LOOKS)
     if process.returncode:
         raise SystemExit(f"The build failed:\n{log.read_text()}")
@@ -92,7 +92,7 @@ def draw_curve(readings: Sequence[Reading], passed_over: int, path: Path) -> Non
 
 
 def main() -> None:
-    parser = arguments(__doc__, "memory")
+    parser = make_parser(__doc__, "memory")
     parser.add_argument("--shards", type=int, default=500)
     parser.add_argument("--passed-over", type=int, default=100, help="shards at the start that are skipped")
     args = parser.parse_args()
@@ -106,25 +106,25 @@ def main() -> None:
         "per_cell": {"train": -(-images // 100)}, "limit": images, "shard_size": IMAGES_A_SHARD,
         "batch_size": IMAGES_A_SHARD, "num_inference_steps": STEPS, "threads": 1,
     }  # fmt: skip
-    with scratch(args.work) as work:
+    with make_scratch(args.work) as work:
         command = [sys.executable, "-m", "figureground.cli.main", "build", "d3s", "--out", str(work / "built")]
         for name, value in settings.items():
             command += ["--set", f"{name}={json.dumps(value)}"]
         readings = watch(command, work / "built", work / "log.txt")
-    kept = [r for r in readings if r.shards > args.passed_over]
+    measured = [r for r in readings if r.shards > args.passed_over]
     rows = [
-        Row("memory after the first shards", kept[0].megabytes, "MB"),
-        Row("memory at the end", kept[-1].megabytes, "MB"),
+        Row("memory after the first shards", measured[0].megabytes, "MB"),
+        Row("memory at the end", measured[-1].megabytes, "MB"),
         Row("most memory", max(r.megabytes for r in readings), "MB"),
-        Row("growth, last fifth over first fifth", growth(kept), "%", at_most=2),
-        Row("slope of a straight line", slope(kept), "MB a 100 shards"),
+        Row("growth, last fifth over first fifth", growth(measured), "%", at_most=2),
+        Row("slope of a straight line", slope(measured), "MB a 100 shards"),
         Row("speed", args.shards / readings[-1].seconds, "shards/s"),
     ]
     print_curve(readings)
     if not args.quick or args.out:
         image = (args.out or ROOT / "benchmarks" / "results" / "memory.json").with_suffix(".png")
         draw_curve(readings, args.passed_over, image)
-        print(f"Wrote {shown(str(image))}")
+        print(f"Wrote {strip_location(str(image))}")
     report(
         "memory", args, rows, {"shards": args.shards, "passed_over": args.passed_over, **settings}, began,
         curve=[[r.shards, round(r.megabytes, 1)] for r in readings],

@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mitigate_images import make, open_oracle
+from mitigate_images import make_images, open_oracle
 from mitigate_plan import (
     BACKBONES,
     BEDS,
@@ -53,13 +53,13 @@ from mitigate_plan import (
     Record,
     Row,
     Unit,
+    list_rows,
     read_json,
-    rows_of,
     tuning_file,
     whole_plan,
 )
-from mitigate_training import Place, chosen, fit, keep_seed, train_row, trained_folder
-from results import ROOT, arguments, without_places
+from mitigate_training import Place, choose_change, find_trained_folder, fit, keep_seed, train_row
+from results import ROOT, make_parser, strip_locations
 from tqdm import tqdm
 
 from figureground.core.errors import FiguregroundError
@@ -89,46 +89,46 @@ def limit_threads() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # what builders count as cores
 
 
-def do(task: tuple[Plan, Unit]) -> list[str]:
+def run_unit(task: tuple[Plan, Unit]) -> list[str]:
     """Do the missing rows of a unit; return an error message for each failure."""
     limit_threads()
     plan, unit = task
     try:
-        place, record = Place(plan, unit), Record(plan.kept / f"{unit.name}.json", plan, unit)
+        place, record = Place(plan, unit), Record(plan.results_folder / f"{unit.name}.json", plan, unit)
     except FiguregroundError as error:
         return [str(error)]
-    waiting = [
+    missing = [
         (name, backbone)
         for backbone in plan.backbones
-        for name in plan.wanted(unit)
-        if set(ROWS[name].tables) - set(record.said["rows"].get(name, {}).get(backbone, {}))
+        for name in plan.select_rows(unit)
+        if set(ROWS[name].tables) - set(record.content["rows"].get(name, {}).get(backbone, {}))
     ]
-    failed = []
-    for name, backbone in waiting:
+    failures = []
+    for name, backbone in missing:
         try:
-            do_row(place, record, ROWS[name], backbone)
-            record.said["failed"].pop(f"{name}, {backbone}", None)
+            run_row(place, record, ROWS[name], backbone)
+            record.content["failed"].pop(f"{name}, {backbone}", None)
         except FiguregroundError as error:
-            why = str(error).replace(f"{plan.work}/", "")  # places are nobody's business
-            failed.append(f"{unit.name}, {name}, {backbone}: {why}")
-            record.said["failed"][f"{name}, {backbone}"] = why
+            reason = str(error).replace(f"{plan.work}/", "")  # places are nobody's business
+            failures.append(f"{unit.name}, {name}, {backbone}: {reason}")
+            record.content["failed"][f"{name}, {backbone}"] = reason
             record.write()
-    return failed
+    return failures
 
 
-def do_row(place: Place, record: Record, row: Row, backbone: str) -> None:
+def run_row(place: Place, record: Record, row: Row, backbone: str) -> None:
     for table in row.tables:
-        chosen(place, row, backbone, table)  # before anything is made for a row that wasn't tuned
-    drawn = place.draw()
-    record.said.setdefault("data", {**describe_bed(place), "seconds": drawn})
-    add = make(place, row.made, record) if row.made else None
-    kept = record.said["rows"].setdefault(row.name, {}).setdefault(backbone, {})
-    for table, told in train_row(place, row, backbone, row.tables, add).items():
-        kept[table] = {**told, "origin": record.origin}
+        choose_change(place, row, backbone, table)  # before anything is made for a row that wasn't tuned
+    drawing_seconds = place.draw()
+    record.content.setdefault("data", {**describe_bed(place), "seconds": drawing_seconds})
+    add = make_images(place, row.made, record) if row.made else None
+    results_by_table = record.content["rows"].setdefault(row.name, {}).setdefault(backbone, {})
+    for table, result in train_row(place, row, backbone, row.tables, add).items():
+        results_by_table[table] = {**result, "origin": record.origin}
     record.write()
     if row.name != "erm" or backbone != BACKBONES[0]:  # paste looks at those
         for name in row.tables:
-            shutil.rmtree(trained_folder(place, row, backbone, name), ignore_errors=True)
+            shutil.rmtree(find_trained_folder(place, row, backbone, name), ignore_errors=True)
 
 
 # Choosing settings
@@ -139,28 +139,28 @@ def tune(task: tuple[Plan, Unit]) -> list[str]:
     limit_threads()
     plan, unit = task
     try:
-        place, record = Place(plan, unit), Record(tuning_file(plan.kept, unit.bed, unit.seed), plan, unit)
+        place, record = Place(plan, unit), Record(tuning_file(plan.results_folder, unit.bed, unit.seed), plan, unit)
     except FiguregroundError as error:
         return [str(error)]
-    tried, failed = record.said.setdefault("tried", {}), []
-    for backbone, name in itertools.product(plan.backbones, plan.wanted(unit)):
+    trials_by_row, failures = record.content.setdefault("tried", {}), []
+    for backbone, name in itertools.product(plan.backbones, plan.select_rows(unit)):
         row = ROWS[name]
-        done = tried.setdefault(name, {}).setdefault(backbone, [])
-        if len(done) == len(row.tried):
+        trials = trials_by_row.setdefault(name, {}).setdefault(backbone, [])
+        if len(trials) == len(row.tried):
             continue
         try:
             place.draw()
-            add = make(place, row.made, record) if row.made else None
-            for i, change in list(enumerate(row.tried))[len(done) :]:
+            add = make_images(place, row.made, record) if row.made else None
+            for i, change in list(enumerate(row.tried))[len(trials) :]:
                 rules = [TABLES[table] for table in sorted(row.tables, reverse=True)]
-                told = fit(place, row, backbone, change, rules, f"tried-{i}", add, 1)
-                (seed,) = told["seeds"]
+                training_report = fit(place, row, backbone, change, rules, f"tried-{i}", add, 1)
+                (seed,) = training_report["seeds"]
                 validation = {
                     table: keep_seed(seed, table)["validation"]["worst" if rule == WORST_GROUP else "average"]
                     for table, rule in TABLES.items()
                     if table in row.tables
                 }
-                done.append(
+                trials.append(
                     {
                         "change": dict(change),
                         "validation": validation,
@@ -169,10 +169,10 @@ def tune(task: tuple[Plan, Unit]) -> list[str]:
                     }
                 )
                 record.write()
-                shutil.rmtree(trained_folder(place, row, backbone, f"tried-{i}"), ignore_errors=True)
+                shutil.rmtree(find_trained_folder(place, row, backbone, f"tried-{i}"), ignore_errors=True)
         except FiguregroundError as error:
-            failed.append(f"{unit.name}, {name}, {backbone}: {error}")
-    return failed
+            failures.append(f"{unit.name}, {name}, {backbone}: {error}")
+    return failures
 
 
 # Duration
@@ -189,22 +189,22 @@ def estimate(
     """
     hours = {name: {"training": 0.0, "making": 0.0, "tuning": 0.0} for name in record["rows"]}
 
-    def once(name: str, backbone: str) -> float:
+    def training_hours(name: str, backbone: str) -> float:
         tables = record["rows"][name].get(backbone) or next(iter(record["rows"][name].values()))
         return float(next(iter(tables.values()))["seeds"][0]["seconds"]) / 3600
 
     units = [*whole_plan(beds), *(Unit(bed, True, seed) for bed in beds for seed in TUNED_WITH)]
     for unit in units:
-        made: set[str] = set()
-        for name in (name for name in rows_of(unit) if name in hours):
-            row, tuned = ROWS[name], unit.seed in TUNED_WITH
-            if row.made and row.made not in made:
-                made.add(row.made)
+        counted: set[str] = set()
+        for name in (name for name in list_rows(unit) if name in hours):
+            row, is_tuning = ROWS[name], unit.seed in TUNED_WITH
+            if row.made and row.made not in counted:
+                counted.add(row.made)
                 hours[name]["making"] += record["made"][row.made]["seconds"] / 3600
-            if tuned:
-                hours[name]["tuning"] += len(row.tried) * once(name, backbones[0])
+            if is_tuning:
+                hours[name]["tuning"] += len(row.tried) * training_hours(name, backbones[0])
             else:
-                hours[name]["training"] += TRAININGS * sum(once(name, backbone) for backbone in backbones)
+                hours[name]["training"] += TRAININGS * sum(training_hours(name, backbone) for backbone in backbones)
     hours["the beds"] = {"training": 0.0, "making": len(units) * record["data"]["seconds"] / 3600, "tuning": 0.0}
     return hours
 
@@ -212,9 +212,12 @@ def estimate(
 def print_hours(hours: Mapping[str, Mapping[str, float]]) -> None:
     kinds = ("training", "making", "tuning")
     print(f"\n{'core-hours':<24}" + "".join(f"{kind:>10}" for kind in (*kinds, "all")))
-    lines = {**hours, "all": {kind: sum(each[kind] for each in hours.values()) for kind in kinds}}
-    for name, each in lines.items():
-        print(f"{name:<24}" + "".join(f"{value:>10.2f}" for value in (*(each[k] for k in kinds), sum(each.values()))))
+    lines = {**hours, "all": {kind: sum(row_hours[kind] for row_hours in hours.values()) for kind in kinds}}
+    for name, row_hours in lines.items():
+        print(
+            f"{name:<24}"
+            + "".join(f"{value:>10.2f}" for value in (*(row_hours[k] for k in kinds), sum(row_hours.values())))
+        )
     print("One training serves both tables where they choose the same setting: where they don't, training takes up to "
           "twice as long.")  # fmt: skip
 
@@ -250,7 +253,7 @@ QUICK_ROWS = ("erm", "jtt", "dfr", "paste", "d3s", "scgs", "ddb", "ddb, two-stag
 
 
 def _parse() -> argparse.Namespace:
-    parser = arguments(__doc__, "mitigate")
+    parser = make_parser(__doc__, "mitigate")
     parser.set_defaults(work=ROOT / "out" / "mitigate")
     add = parser.add_argument
     add("--beds", nargs="+", choices=BEDS, default=list(BEDS), help="test-beds")
@@ -271,7 +274,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    command = " ".join(["python benchmarks/mitigate.py", *without_places(sys.argv[1:])])
+    command = " ".join(["python benchmarks/mitigate.py", *strip_locations(sys.argv[1:])])
     rows = tuple(args.rows) if args.rows else None
     if args.quick:
         work = args.work / "quick"
@@ -289,12 +292,12 @@ def _plan(args: argparse.Namespace) -> Plan:
 def _units(args: argparse.Namespace) -> list[Unit]:
     if args.quick:
         return [Unit(args.beds[0], True, 0)]
-    asked = None if args.seeds is None else {seed for some in args.seeds for seed in some}
+    requested = None if args.seeds is None else {seed for group in args.seeds for seed in group}
     if args.tune:
         units = [Unit(bed, True, seed) for seed in TUNED_WITH for bed in args.beds]
     else:
         units = [unit for unit in whole_plan(args.beds) if unit.kind in args.bias]
-    return [unit for unit in units if asked is None or unit.seed in asked]
+    return [unit for unit in units if requested is None or unit.seed in requested]
 
 
 def _run(work: Callable[[tuple[Plan, Unit]], list[str]], plan: Plan, units: Sequence[Unit], workers: int) -> list[str]:
@@ -313,17 +316,17 @@ def main() -> int:
         open_oracle(plan)  # once, before several processes would
         if args.time:
             unit = Unit(args.beds[0], True, TUNED_WITH[0])  # none that is judged
-            failures = _run(do, plan, [unit], 1)
-            print_hours(estimate(read_json(plan.kept / f"{unit.name}.json"), args.backbones, args.beds))
+            failures = _run(run_unit, plan, [unit], 1)
+            print_hours(estimate(read_json(plan.results_folder / f"{unit.name}.json"), args.backbones, args.beds))
         else:
-            failures = _run(tune if args.tune else do, plan, _units(args), args.workers)
+            failures = _run(tune if args.tune else run_unit, plan, _units(args), args.workers)
     import mitigate_report
 
     try:
         if args.report or args.quick:
-            mitigate_report.write(plan.kept, args, began)
+            mitigate_report.write_report(plan.results_folder, args, began)
         elif args.tune:
-            print(mitigate_report.tuning_table(plan.kept) or "Nothing has been tuned.")
+            print(mitigate_report.format_tuning(plan.results_folder) or "Nothing has been tuned.")
         elif not args.time:
             print("Tables and chart of the kept results: python benchmarks/mitigate.py --report")
     except FiguregroundError as error:

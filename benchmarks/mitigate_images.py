@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from mitigate_plan import BACKBONES, ROWS, Plan, Record, training_seeds
-from mitigate_training import Place, train_row, trained_folder
+from mitigate_training import Place, find_trained_folder, train_row
 from PIL import Image
 from results import ROOT
 
@@ -22,7 +22,7 @@ from figureground.pocket import birds
 from figureground.recipe.sample import Sample, Spec, derive_seed
 
 
-class Drawn(NamedTuple):
+class MadeImage(NamedTuple):
     """A made image that may be added."""
 
     key: str
@@ -34,22 +34,22 @@ class Drawn(NamedTuple):
     """Decodes the image."""
 
 
-def take_evenly(images: Sequence[Drawn], most: int) -> list[Drawn]:
+def take_evenly(images: Sequence[MadeImage], limit: int) -> list[MadeImage]:
     """Return the first images in order, balanced by class. Within a class, each scene or attribute keeps its share, so
     a smaller number of images has the same distribution."""
-    by_class: dict[str, dict[str | None, list[Drawn]]] = {}
-    for each in images:
-        by_class.setdefault(each.y, {}).setdefault(each.a, []).append(each)
+    by_class: dict[str, dict[str | None, list[MadeImage]]] = {}
+    for image in images:
+        by_class.setdefault(image.y, {}).setdefault(image.a, []).append(image)
     ordered = [
-        [each for _, each in sorted(
-            (((i + 0.5) / len(cell), each) for cell in cells.values() for i, each in enumerate(cell)),
+        [image for _, image in sorted(
+            (((i + 0.5) / len(cell), image) for cell in cells.values() for i, image in enumerate(cell)),
             key=lambda pair: pair[0],
         )] for cells in by_class.values()
     ]  # fmt: skip
-    return [each for turn in itertools.zip_longest(*ordered) for each in turn if each is not None][:most]
+    return [image for round_ in itertools.zip_longest(*ordered) for image in round_ if image is not None][:limit]
 
 
-def read_made(directory: Path, keep: Callable[[str], bool] = lambda key: True) -> list[Drawn]:
+def read_made(directory: Path, keep: Callable[[str], bool] = lambda key: True) -> list[MadeImage]:
     """Return the training images of a dataset or folder that `read_groups` reads, in order."""
     from figureground.data.layouts import read_groups
 
@@ -57,19 +57,22 @@ def read_made(directory: Path, keep: Callable[[str], bool] = lambda key: True) -
     names = [None if train.a is None or train.attributes is None else train.attributes[a] for a in
              (train.y if train.a is None else train.a)]  # fmt: skip
     return [
-        Drawn(train.keys[row], train.classes[train.y[row]], names[row], draw)
+        MadeImage(train.keys[row], train.classes[train.y[row]], names[row], draw)
         for row, draw in train.read(np.arange(len(train)))
         if keep(train.keys[row])
     ]
 
 
-def make_pasted(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
+def make_pasted(place: Place, out: Path) -> tuple[list[MadeImage], dict[str, Any]]:
     """Paste the regions that ERM attends to on images of other classes; ERM's epoch is chosen without attributes."""
     from figureground.data.layouts import read_groups
     from figureground.learn.paste import AttentionMasks, paste
     from figureground.vision.classifiers import open_classifier
 
-    models, seed = trained_folder(place, ROWS["erm"], BACKBONES[0], "unknown"), training_seeds(place.unit.seed, 1)[0]
+    models, seed = (
+        find_trained_folder(place, ROWS["erm"], BACKBONES[0], "unknown"),
+        training_seeds(place.unit.seed, 1)[0],
+    )
     if not (models / f"erm-seed-{seed}").exists():
         train_row(place, ROWS["erm"], BACKBONES[0], ROWS["erm"].tables, trainings=1)
     masks = AttentionMasks(open_classifier(str(models / f"erm-seed-{seed}")))
@@ -77,7 +80,7 @@ def make_pasted(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
     return read_made(out), {}
 
 
-def make_plain(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
+def make_plain(place: Place, out: Path) -> tuple[list[MadeImage], dict[str, Any]]:
     """Draw images of each class from plain prompts, equally many, with the unmodified checkpoint."""
     import torch
 
@@ -99,11 +102,16 @@ def make_plain(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
     def no_guide(spec: Spec) -> Any:
         raise AssertionError(spec)
 
-    found = [each for each in Renderer(checkpoint, sampling, no_guide).render(specs) if isinstance(each, Sample)]
-    return [Drawn(s.spec.key, s.spec.foreground_name, None, functools.partial(getattr, s, "image")) for s in found], {}
+    samples = [
+        sample for sample in Renderer(checkpoint, sampling, no_guide).render(specs) if isinstance(sample, Sample)
+    ]
+    return [
+        MadeImage(sample.spec.key, sample.spec.foreground_name, None, functools.partial(getattr, sample, "image"))
+        for sample in samples
+    ], {}
 
 
-def make_d3s(place: Place, out: Path) -> tuple[list[Drawn], dict[str, Any]]:
+def make_d3s(place: Place, out: Path) -> tuple[list[MadeImage], dict[str, Any]]:
     """Build each class on each scene of the bed, equally often, from the bundled cut-outs and scenes."""
     from figureground.methods.d3s import D3S
 
@@ -128,7 +136,7 @@ def build(place: Place, name: str, out: Path, **changes: Any) -> Any:
     return builder
 
 
-def make_scgs(place: Place, out: Path, **changes: Any) -> tuple[list[Drawn], dict[str, Any]]:
+def make_scgs(place: Place, out: Path, **changes: Any) -> tuple[list[MadeImage], dict[str, Any]]:
     builder = build(place, "scgs", out, **{"per_class": place.plan.images // 2, **changes})
     return read_made(out), {
         "error_set": builder.stage_summary["error_set"],
@@ -136,7 +144,7 @@ def make_scgs(place: Place, out: Path, **changes: Any) -> tuple[list[Drawn], dic
     }
 
 
-def make_ddb(place: Place, out: Path, pruned: bool = True) -> tuple[list[Drawn], dict[str, Any]]:
+def make_ddb(place: Place, out: Path, pruned: bool = True) -> tuple[list[MadeImage], dict[str, Any]]:
     """Build at least twice as many candidates as needed; return those that DDB's pruning rule keeps, or all."""
     from figureground.curation.curating import curate
     from figureground.data.layouts import read_groups
@@ -150,27 +158,32 @@ def make_ddb(place: Place, out: Path, pruned: bool = True) -> tuple[list[Drawn],
     train, counts = groups.of_split(0), groups.counts(0)
     stages = out / "_figureground" / "stages"
     wrong = read_errors(stages / "classifier").wrong
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "error_set": summarise_errors(wrong, np.zeros(len(wrong), bool), train.group, counts),
         "sources": {"images": 0, "with_the_bias": 0},
     }  # fmt: skip
     marker = read_marker(stages / "sources")
     assert marker is not None
-    rows = [row for some in marker["facts"]["rows"].values() for row in some]
-    told["sources"] = {
+    rows = [row for class_rows in marker["facts"]["rows"].values() for row in class_rows]
+    facts["sources"] = {
         "images": len(rows),
         "with_the_bias": int((~find_minority_groups(counts).ravel()[train.group[rows]]).sum()),
     }
-    whole = read_made(out)
+    candidates = read_made(out)
     if not pruned:
-        return whole, told
-    kept = place.folder / "built" / "ddb-pruned"
-    curate(out, kept, builder.pruning_rule(), show_progress=False)
-    found = read_made(kept)
-    return found, {**told, "rule": builder.pruning_rule(), "kept": len(found) / len(whole), "candidates": len(whole)}
+        return candidates, facts
+    pruned_folder = place.folder / "built" / "ddb-pruned"
+    curate(out, pruned_folder, builder.pruning_rule(), show_progress=False)
+    kept_images = read_made(pruned_folder)
+    return kept_images, {
+        **facts,
+        "rule": builder.pruning_rule(),
+        "kept": len(kept_images) / len(candidates),
+        "candidates": len(candidates),
+    }
 
 
-Maker = Callable[[Place, Path], tuple[list[Drawn], dict[str, Any]]]
+Maker = Callable[[Place, Path], tuple[list[MadeImage], dict[str, Any]]]
 """Takes a folder; returns the images made there, in order, and facts about them for the report."""
 
 MAKERS: dict[str, Maker] = {
@@ -184,27 +197,27 @@ MAKERS: dict[str, Maker] = {
 }
 
 
-def make(place: Place, name: str, record: Record) -> Path:
+def make_images(place: Place, name: str, record: Record) -> Path:
     """Make a method's images if they are missing; return the folder to add to training."""
-    out = place.made(name)
-    if name in record.said["made"] and (out / birds.TABLE).exists():
+    out = place.images_folder(name)
+    if name in record.content["made"] and (out / birds.TABLE).exists():
         return out
     began = time.monotonic()
-    found, told = MAKERS[name](place, place.folder / "built" / name)
-    found = take_evenly(found, place.plan.images)
-    write_made(found, birds.find_bed(place.unit.bed).objects, out)
+    images, facts = MAKERS[name](place, place.folder / "built" / name)
+    images = take_evenly(images, place.plan.images)
+    write_made(images, birds.find_bed(place.unit.bed).objects, out)
     seconds = round(time.monotonic() - began, 1)
-    if (before := record.said["made"].get(name)) is not None:  # the same images again, after the folder was lost
-        seconds = before["seconds"]
-    record.said["made"][name] = {
-        "images": len(found), "by_class": dict(sorted(Counter(each.y for each in found).items())), **told,
-        "oracle": read_by_oracle(place, found), "seconds": seconds, "origin": record.origin,
+    if (earlier := record.content["made"].get(name)) is not None:  # the same images again, after the folder was lost
+        seconds = earlier["seconds"]
+    record.content["made"][name] = {
+        "images": len(images), "by_class": dict(sorted(Counter(image.y for image in images).items())), **facts,
+        "oracle": read_by_oracle(place, images), "seconds": seconds, "origin": record.origin,
     }  # fmt: skip
     record.write()
     return out
 
 
-def write_made(images: Sequence[Drawn], classes: Sequence[str], out: Path) -> None:
+def write_made(images: Sequence[MadeImage], classes: Sequence[str], out: Path) -> None:
     """Write images as PNG, and finally the table `filename,split,y`.
 
     A class without images, such as one without errors in SCGS, gets an empty image in another split, which is not added
@@ -215,11 +228,11 @@ def write_made(images: Sequence[Drawn], classes: Sequence[str], out: Path) -> No
     with (out / "draft.csv").open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("filename", "split", "y"))
-        for i, each in enumerate(images):
+        for i, image in enumerate(images):
             name = f"train/{i:05d}.png"
-            each.image().convert("RGB").save(out / name)
-            table.writerow((name, 0, each.y))
-        for missing in [name for name in classes if name not in {each.y for each in images}]:
+            image.image().convert("RGB").save(out / name)
+            table.writerow((name, 0, image.y))
+        for missing in [name for name in classes if name not in {image.y for image in images}]:
             Image.new("RGB", (64, 64)).save(out / f"no-{missing}.png")
             table.writerow((f"no-{missing}.png", 2, missing))
     (out / "draft.csv").rename(out / birds.TABLE)
@@ -234,36 +247,49 @@ def open_oracle(plan: Plan) -> Any:
     import oracle
 
     settings = oracle.Settings(**plan.oracle)
-    return oracle.trained("oracle", 0, plan.work / "oracle" if plan.oracle else ORACLE, "cpu", settings)
+    return oracle.load_or_train("oracle", 0, plan.work / "oracle" if plan.oracle else ORACLE, "cpu", settings)
 
 
-def read_by_oracle(place: Place, images: Sequence[Drawn]) -> dict[str, Any]:
+def read_by_oracle(place: Place, images: Sequence[MadeImage]) -> dict[str, Any]:
     """Return the shares of made images whose class, and whose intended scene or look, the oracle confirms, 0 to 1; and
     counts of its backgrounds and looks by class."""
     import oracle
 
     bed = birds.find_bed(place.unit.bed)
     heads = list(oracle.HEADS)
-    read = open_oracle(place.plan).read(np.stack([oracle.pixels(each.image()) for each in images])).labels
+    head_labels = open_oracle(place.plan).read(np.stack([oracle.to_pixels(image.image()) for image in images])).labels
 
     def names(head: str) -> list[str]:
-        return [oracle.HEADS[head][label] for label in read[:, heads.index(head)]]
+        return [oracle.HEADS[head][label] for label in head_labels[:, heads.index(head)]]
 
-    found = {head: names(head) for head in heads}
-    right = np.array([said == each.y for said, each in zip(found["foreground"], images, strict=True)])
+    names_by_head = {head: names(head) for head in heads}
+    is_right = np.array(
+        [seen_name == image.y for seen_name, image in zip(names_by_head["foreground"], images, strict=True)]
+    )
     looks = dict(zip(bed.attributes, bed.looks, strict=True)) if bed.looks else {}
-    asked = [(i, each.a) for i, each in enumerate(images) if each.a in looks or each.a in oracle.HEADS["background"]]
-    shown = [found["look"][i] == looks[a] if a in looks else found["background"][i] == a for i, a in asked]
+    expected = [
+        (i, image.a) for i, image in enumerate(images) if image.a in looks or image.a in oracle.HEADS["background"]
+    ]
+    is_confirmed = [
+        names_by_head["look"][i] == looks[a] if a in looks else names_by_head["background"][i] == a for i, a in expected
+    ]
     by_class = {
         name: {
-            "label": float(right[[each.y == name for each in images]].mean()),
+            "label": float(is_right[[image.y == name for image in images]].mean()),
             **{
-                head: dict(Counter(said for said, each in zip(found[head], images, strict=True) if each.y == name))
+                head: dict(
+                    Counter(
+                        seen_name
+                        for seen_name, image in zip(names_by_head[head], images, strict=True)
+                        if image.y == name
+                    )
+                )
                 for head in ("foreground", "background", "look")
             },
         }
-        for name in dict.fromkeys(each.y for each in images)
+        for name in dict.fromkeys(image.y for image in images)
     }
     return {
-        "label": float(right.mean()), "attribute": float(np.mean(shown)) if shown else None, "by_class": by_class,
+        "label": float(is_right.mean()), "attribute": float(np.mean(is_confirmed)) if is_confirmed else None,
+        "by_class": by_class,
     }  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from results import ROOT, machine, origin
+from results import ROOT, describe_machine, describe_origin
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import replace_text
@@ -128,18 +128,18 @@ def training_seeds(seed: int, count: int) -> list[int]:
     return [10 * seed + i for i in range(count)]
 
 
-def rows_of(unit: Unit) -> list[str]:
+def list_rows(unit: Unit) -> list[str]:
     """Return the planned rows of a unit in order, primary ones first."""
     if unit.seed in TUNED_WITH:
         return [name for name, row in ROWS.items() if row.like is None] if unit.biased else []
     if not unit.biased:
         return list(UNBIASED) if unit.seed in EXPLORATORY_SEEDS else []
-    wanted = ["erm", *PRIMARY] if unit.seed in PRIMARY_SEEDS else []
+    names = ["erm", *PRIMARY] if unit.seed in PRIMARY_SEEDS else []
     if unit.seed in EXPLORATORY_SEEDS:
-        wanted += [name for name, row in ROWS.items() if row.like is None and name not in wanted]
+        names += [name for name, row in ROWS.items() if row.like is None and name not in names]
     if unit.seed in MASK_SEEDS and unit.bed == BEDS[0]:
-        wanted += [name for name, row in ROWS.items() if row.like is not None]
-    return wanted
+        names += [name for name, row in ROWS.items() if row.like is not None]
+    return names
 
 
 def whole_plan(beds: Sequence[str] = BEDS) -> list[Unit]:
@@ -153,10 +153,10 @@ class Plan:
     """Folders and sizes of a run, and the part of the plan that it covers."""
 
     work: Path
-    kept: Path
+    results_folder: Path
     """Folder of the units' JSON files."""
     rows: tuple[str, ...] | None = None
-    """Names of rows; None for those of `rows_of`."""
+    """Names of rows; None for those of `list_rows`."""
     backbones: tuple[str, ...] = BACKBONES
     epochs: int = EPOCHS
     trainings: int = TRAININGS
@@ -181,9 +181,9 @@ class Plan:
             "first_backbone": BACKBONES[0], "tables": TABLES,
         }  # fmt: skip
 
-    def wanted(self, unit: Unit) -> list[str]:
+    def select_rows(self, unit: Unit) -> list[str]:
         """Return the rows of a unit to be done: those requested that the plan has for it."""
-        planned = list(ROWS) if self.everything else rows_of(unit)
+        planned = list(ROWS) if self.everything else list_rows(unit)
         return planned if self.rows is None else [name for name in planned if name in self.rows]
 
 
@@ -199,29 +199,32 @@ class Record:
 
     def __init__(self, path: Path, plan: Plan, unit: Unit):
         self.path = path
-        self.here = origin()
-        own = {
+        self.current_origin = describe_origin()
+        identity = {
             "kept_format": KEPT_FORMAT, "bed": unit.bed, "bias": unit.kind, "seed": unit.seed,
             "plan": json.loads(json.dumps(plan.facts())),
             "drawn": json.loads(json.dumps(dataclasses.asdict(birds.find_bed(unit.bed)))),
         }  # fmt: skip
-        self.said: dict[str, Any] = {
-            **own,
+        self.content: dict[str, Any] = {
+            **identity,
             "command": plan.command,
-            "machine": machine(),
+            "machine": describe_machine(),
             "origins": [],
             "made": {},
             "rows": {},
             "failed": {},
         }
         if path.exists():
-            self.said = json.loads(path.read_text())
-            if changed := [name for name, value in own.items() if self.said.get(name) != value]:
+            self.content = json.loads(path.read_text())
+            if changed := [name for name, value in identity.items() if self.content.get(name) != value]:
                 raise FiguregroundError(
                     f"{path.name} was made by another plan: {', '.join(changed)} differ. Move it away."
                 )
-            for each in self.said["origins"]:
-                if (each["format"], each["weights"]) != (self.here["format"], self.here["weights"]):
+            for earlier in self.content["origins"]:
+                if (earlier["format"], earlier["weights"]) != (
+                    self.current_origin["format"],
+                    self.current_origin["weights"],
+                ):
                     raise FiguregroundError(
                         f"{path.name} was made with other weights, or another format of datasets. Move it away."
                     )
@@ -229,13 +232,13 @@ class Record:
     @property
     def origin(self) -> int:
         """Index of this run's origin in the file's `origins`."""
-        if self.here not in self.said["origins"]:
-            self.said["origins"].append(self.here)
-        return int(self.said["origins"].index(self.here))
+        if self.current_origin not in self.content["origins"]:
+            self.content["origins"].append(self.current_origin)
+        return int(self.content["origins"].index(self.current_origin))
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(self.path, json.dumps(self.said, indent=1, ensure_ascii=False) + "\n")
+        replace_text(self.path, json.dumps(self.content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -245,7 +248,7 @@ def read_json(path: Path) -> Any:
 # Settings
 
 
-def settings_of(row: Row, change: Mapping[str, Any], rules: Sequence[str], plan: Plan, backbone: str) -> Training:
+def make_settings(row: Row, change: Mapping[str, Any], rules: Sequence[str], plan: Plan, backbone: str) -> Training:
     """Return the training settings of a row.
 
     Args:
@@ -276,11 +279,11 @@ def choose_settings(kept: Path, bed: str, row: Row, table: str, backbone: str) -
     """
     if row.like is not None:
         row = ROWS[row.like]
-    found = [read_json(path) for seed in TUNED_WITH if (path := tuning_file(kept, bed, seed)).exists()]
+    records = [read_json(path) for seed in TUNED_WITH if (path := tuning_file(kept, bed, seed)).exists()]
     for name in dict.fromkeys((backbone, BACKBONES[0])):
-        tried = [each["tried"].get(row.name, {}).get(name, []) for each in found]
+        tried = [each["tried"].get(row.name, {}).get(name, []) for each in records]
         if len(tried) == len(TUNED_WITH) and all(len(each) == len(row.tried) for each in tried):
-            if any([t["change"] for t in each] != [dict(change) for change in row.tried] for each in tried):
+            if any([trial["change"] for trial in each] != [dict(change) for change in row.tried] for each in tried):
                 raise FiguregroundError(f"{row.name} on {bed} was tuned with other settings than are tried now.")
             means = [np.mean([each[i]["validation"][table] for each in tried]) for i in range(len(row.tried))]
             return row.tried[int(np.argmax(means))]

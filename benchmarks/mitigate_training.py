@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mitigate_plan import ROWS, TABLES, TUNED_WITH, Plan, Row, Unit, choose_settings, settings_of, training_seeds
+from mitigate_plan import ROWS, TABLES, TUNED_WITH, Plan, Row, Unit, choose_settings, make_settings, training_seeds
 
 from figureground.pocket import birds
 
@@ -30,7 +30,7 @@ class Place:
     def data(self) -> Path:
         return self.folder / "data"
 
-    def made(self, name: str) -> Path:
+    def images_folder(self, name: str) -> Path:
         """Return the folder of a method's added images and their table."""
         return self.folder / "made" / name
 
@@ -49,7 +49,7 @@ class Place:
         return round(time.monotonic() - began, 1)
 
 
-def trained_folder(place: Place, row: Row, backbone: str, name: str) -> Path:
+def find_trained_folder(place: Place, row: Row, backbone: str, name: str) -> Path:
     """Return the folder of a row's classifiers.
 
     Args:
@@ -67,17 +67,18 @@ def fit(
     from figureground.learn.training import train
 
     return train(
-        settings_of(row, change, rules, place.plan, backbone), place.data, trained_folder(place, row, backbone, name),
+        make_settings(row, change, rules, place.plan, backbone), place.data,
+        find_trained_folder(place, row, backbone, name),
         add=[add] if add else [], seeds=training_seeds(place.unit.seed, trainings), workers=1, device="cpu",
         show_progress=False,
     )  # fmt: skip
 
 
-def chosen(place: Place, row: Row, backbone: str, table: str) -> dict[str, Any]:
+def choose_change(place: Place, row: Row, backbone: str, table: str) -> dict[str, Any]:
     """Return the setting of a row's results; during tuning, the first tried one."""
     if not place.plan.choose or place.unit.seed in TUNED_WITH:
         return dict(ROWS[row.like or row.name].tried[0])
-    return dict(choose_settings(place.plan.kept, place.unit.bed, row, table, backbone))
+    return dict(choose_settings(place.plan.results_folder, place.unit.bed, row, table, backbone))
 
 
 def train_row(
@@ -89,29 +90,31 @@ def train_row(
     """
     by_setting: dict[str, list[str]] = {}
     for table in sorted(tables, reverse=True):
-        by_setting.setdefault(json.dumps(chosen(place, row, backbone, table)), []).append(table)
-    found: dict[str, dict[str, Any]] = {}
-    for text, served in by_setting.items():
+        by_setting.setdefault(json.dumps(choose_change(place, row, backbone, table)), []).append(table)
+    results: dict[str, dict[str, Any]] = {}
+    for text, served_tables in by_setting.items():
         change = json.loads(text)
-        told = fit(
-            place, row, backbone, change, [TABLES[table] for table in served], served[0], add,
+        training_report = fit(
+            place, row, backbone, change, [TABLES[table] for table in served_tables], served_tables[0], add,
             trainings or place.plan.trainings,
         )  # fmt: skip
-        for table in served:
-            found[table] = {
+        for table in served_tables:
+            results[table] = {
                 "settings": change, "rule": TABLES[table], "uses": row.uses(table),
-                "added": told["images"]["added"], "seeds": [keep_seed(each, table) for each in told["seeds"]],
+                "added": training_report["images"]["added"],
+                "seeds": [keep_seed(each, table) for each in training_report["seeds"]],
             }  # fmt: skip
-    return {table: found[table] for table in tables}
+    return {table: results[table] for table in tables}
 
 
-def keep_seed(told: Mapping[str, Any], table: str) -> dict[str, Any]:
+def keep_seed(seed_report: Mapping[str, Any], table: str) -> dict[str, Any]:
     """Return the part of a classifier's report that is kept."""
-    of_rule = told.get("selected", {}).get(TABLES[table], told)
-    test = of_rule["test"]
+    rule_report = seed_report.get("selected", {}).get(TABLES[table], seed_report)
+    test = rule_report["test"]
     return {
-        "seed": told["seed"], "epoch": of_rule["epoch"], "steps": told["steps"], "budget": told["budget"],
-        "seconds": told["seconds"], "validation": of_rule["validation"], "average": test["average"],
+        "seed": seed_report["seed"], "epoch": rule_report["epoch"], "steps": seed_report["steps"],
+        "budget": seed_report["budget"],
+        "seconds": seed_report["seconds"], "validation": rule_report["validation"], "average": test["average"],
         "worst": test["worst"], "groups": [group["accuracy"] for group in test["groups"]],
-        **({"error_set": told["jtt"]} if "jtt" in told else {}),
+        **({"error_set": seed_report["jtt"]} if "jtt" in seed_report else {}),
     }  # fmt: skip

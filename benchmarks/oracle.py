@@ -69,53 +69,53 @@ class Settings:
     """Share of images with a cut-out pasted at any position, including across the edge."""
 
 
-def label(foreground: str | None, background: str | None, prop: str | None) -> list[int]:
+def label_heads(foreground: str | None, background: str | None, prop: str | None) -> list[int]:
     """Return the label of every head; `prop` includes its look, as in `"flower:2"`."""
     names = (foreground or NOTHING, background or PLAIN, (prop or NOTHING).partition(":")[0], prop or NOTHING)
-    return [known.index(name) for known, name in zip(HEADS.values(), names, strict=True)]
+    return [classes.index(name) for classes, name in zip(HEADS.values(), names, strict=True)]
 
 
-def pixels(image: Image.Image) -> np.ndarray:
+def to_pixels(image: Image.Image) -> np.ndarray:
     """Return pixels, uint8 (3, size, size), resized to the classifiers' input size."""
     if image.size != (world.SIZE, world.SIZE):
         image = image.resize((world.SIZE, world.SIZE), Image.Resampling.LANCZOS)
     return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
 
-def _named(prop: str | None, rng: np.random.Generator) -> str | None:
+def _add_look(prop: str | None, rng: np.random.Generator) -> str | None:
     return f"{prop}:{rng.integers(world.LOOKS)}" if prop else None
 
 
 def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
     """Draw an image from the pocket model's training distribution, and return its labels."""
     foreground, background, prop, _ = captions.sample(rng)
-    prop = _named(prop, rng)
-    return pixels(world.render(foreground, background, prop, rng).image), label(foreground, background, prop)
+    prop = _add_look(prop, rng)
+    return to_pixels(world.render(foreground, background, prop, rng).image), label_heads(foreground, background, prop)
 
 
 def draw_pasted(rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
     """Draw a cut-out pasted anywhere on a scene, with at most a sixth of it outside; a prop stays in view."""
     foreground, background = str(rng.choice(world.FOREGROUNDS)), str(rng.choice(world.BACKGROUNDS))
-    prop = _named(str(rng.choice(world.PROPS)), rng) if rng.random() < 0.3 else None
+    prop = _add_look(str(rng.choice(world.PROPS)), rng) if rng.random() < 0.3 else None
     while True:
         scene = world.render(None, background, prop, rng)
         edge = round(float(rng.uniform(0.34, 0.62)) * world.SIZE)
         left, top = rng.integers(-edge // 6, world.SIZE - edge + edge // 6 + 1, 2).tolist()
         cutout = world.cutout(foreground, rng, edge)
-        left_over = scene.prop.copy()
-        left_over.paste(0, (left, top), cutout.getchannel("A"))
-        if not prop or np.asarray(left_over).sum() > 0.6 * np.asarray(scene.prop).sum():
+        visible_prop = scene.prop.copy()
+        visible_prop.paste(0, (left, top), cutout.getchannel("A"))
+        if not prop or np.asarray(visible_prop).sum() > 0.6 * np.asarray(scene.prop).sum():
             scene.image.paste(cutout, (left, top), cutout)
-            return pixels(scene.image), label(foreground, background, prop)
+            return to_pixels(scene.image), label_heads(foreground, background, prop)
 
 
 def draw_many(count: int, rng: np.random.Generator, pasted: float = 0.0) -> Drawn:
     """Draw `count` images, a share of them by `draw_pasted`."""
-    made = [
+    pairs = [
         draw_pasted(rng) if rng.random() < pasted else draw(rng)
         for _ in tqdm(range(count), desc="drawing", unit="images", disable=None, leave=False)
     ]
-    return Drawn(np.stack([image for image, _ in made]), np.array([labels for _, labels in made]))
+    return Drawn(np.stack([image for image, _ in pairs]), np.array([labels for _, labels in pairs]))
 
 
 def blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -127,7 +127,7 @@ def blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(F.conv2d(x, weights[:, :, None], groups=3), weights[..., None], groups=3)
 
 
-def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
+def blur_images(images: np.ndarray, sigma: float) -> np.ndarray:
     """Apply `blur` to uint8 images (n, 3, h, w)."""
     return blur(torch.from_numpy(images).float(), sigma).round().clamp(0, 255).byte().numpy()
 
@@ -145,7 +145,7 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     x = np.where(mirrored[:, None, None, None], images[..., ::-1], images)
     soft = rng.random(count) < 0.4
     if soft.any():
-        x[soft] = blurred(x[soft], float(rng.uniform(0.3, 1.4)))
+        x[soft] = blur_images(x[soft], float(rng.uniform(0.3, 1.4)))
     noisy = rng.random(count) < 0.3
     noise = rng.normal(0, rng.uniform(1, 8), x[noisy].shape)
     x[noisy] = np.clip(np.rint(x[noisy] + noise), 0, 255)
@@ -170,7 +170,9 @@ class Classifier(nn.Module):
                 before = width
         self.body = nn.Sequential(*layers)
         self.mix = nn.Sequential(nn.Linear(2 * before, settings.features), nn.ReLU())
-        self.heads = nn.ModuleDict({name: nn.Linear(settings.features, len(known)) for name, known in HEADS.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(settings.features, len(classes)) for name, classes in HEADS.items()}
+        )
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)  # twice as fast on a CPU
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
@@ -189,17 +191,19 @@ class Classifier(nn.Module):
         device = next(self.parameters()).device
         labels, features = [], []
         for start in range(0, len(images), 128):
-            seen = self.features(_signed(images[start : start + 128], device))
-            labels.append(torch.stack([head(seen).argmax(1) for head in self.heads.values()], 1).cpu())
-            features.append(seen.double().cpu())
+            batch_features = self.features(_to_input(images[start : start + 128], device))
+            labels.append(torch.stack([head(batch_features).argmax(1) for head in self.heads.values()], 1).cpu())
+            features.append(batch_features.double().cpu())
         return Answers(torch.cat(labels).numpy(), torch.cat(features).numpy())
 
 
-def _signed(images: np.ndarray, device: torch.device | str) -> torch.Tensor:
+def _to_input(images: np.ndarray, device: torch.device | str) -> torch.Tensor:
     return torch.from_numpy(images).to(device).float().div_(127.5).sub_(1)
 
 
-def _batches(drawn: Drawn, settings: Settings, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _iterate_batches(
+    drawn: Drawn, settings: Settings, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield augmented images in a random order, in full batches; the rest is dropped in this epoch."""
     order = rng.permutation(len(drawn.images))
     for start in range(0, len(order) - settings.batch + 1, settings.batch):
@@ -218,15 +222,15 @@ def train(purpose: str, seed: int, device: str, settings: Settings) -> Classifie
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.learning_rate, total_steps=steps, pct_start=0.15
     )
-    where = torch.device(device)
-    dtype = choose_dtype("auto", where)
+    torch_device = torch.device(device)
+    dtype = choose_dtype("auto", torch_device)
     with tqdm(total=steps, desc=purpose, unit="step", mininterval=2, disable=None) as bar:
         for _ in range(settings.epochs):
-            for images, labels in _batches(drawn, settings, rng):
-                with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
-                    logits = model(_signed(images, device))
-                wanted = torch.from_numpy(labels).to(device).unbind(1)
-                losses = [F.cross_entropy(logits[name].float(), y) for name, y in zip(HEADS, wanted, strict=True)]
+            for images, labels in _iterate_batches(drawn, settings, rng):
+                with torch.autocast(torch_device.type, dtype, enabled=dtype != torch.float32):
+                    logits = model(_to_input(images, device))
+                targets = torch.from_numpy(labels).to(device).unbind(1)
+                losses = [F.cross_entropy(logits[name].float(), y) for name, y in zip(HEADS, targets, strict=True)]
                 optimizer.zero_grad(set_to_none=True)
                 torch.stack(losses).sum().backward()
                 optimizer.step()
@@ -239,14 +243,14 @@ def _fingerprint(purpose: str, seed: int, settings: Settings) -> str:
     """Return a hash of everything that training depends on: settings, network, drawings and augmentation."""
     rng = world.generator("fidelity fingerprint", seed)
     drawn = draw_many(64, rng, settings.pasted)
-    changed = augment(drawn.images, rng)
+    augmented = augment(drawn.images, rng)
     # Rounded, because the last bit of a blur varies with threads and machines.
-    summary = [round(float(value), 1) for value in (changed.mean(), changed.std())]
-    said = json.dumps([purpose, seed, dataclasses.asdict(settings), HEADS, str(Classifier(settings)), summary])
-    return hashlib.sha256(said.encode() + drawn.images.tobytes() + drawn.labels.tobytes()).hexdigest()[:12]
+    summary = [round(float(value), 1) for value in (augmented.mean(), augmented.std())]
+    description = json.dumps([purpose, seed, dataclasses.asdict(settings), HEADS, str(Classifier(settings)), summary])
+    return hashlib.sha256(description.encode() + drawn.images.tobytes() + drawn.labels.tobytes()).hexdigest()[:12]
 
 
-def trained(purpose: str, seed: int, cache: Path, device: str, settings: Settings | None = None) -> Classifier:
+def load_or_train(purpose: str, seed: int, cache: Path, device: str, settings: Settings | None = None) -> Classifier:
     """Return the classifier with this purpose and seed from `cache`, training it if necessary."""
     settings = settings or Settings()
     path = cache / f"{purpose.replace(' ', '-')}-{_fingerprint(purpose, seed, settings)}.pt"

@@ -57,8 +57,8 @@ def holm(p: Sequence[float]) -> list[float]:
     Rejecting those at or below α keeps the family-wise error rate at or below α.
     """
     order = sorted(range(len(p)), key=lambda i: p[i])
-    adjusted, least = [0.0] * len(p), 0.0
+    adjusted, largest = [0.0] * len(p), 0.0
     for rank, i in enumerate(order):
-        least = max(least, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = least
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = largest
     return adjusted

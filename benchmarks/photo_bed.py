@@ -1,7 +1,7 @@
 """A small dataset like Waterbirds: dogs and other mammals, cut out of their photographs, indoors and outdoors.
 
 95 % of the training images follow the pairing of dogs with indoor scenes; validation and test are balanced. No object
-and no scene is in two splits. The cut-outs passed `photo_inputs.why_unusable` and were then inspected by eye.
+and no scene is in two splits. The cut-outs passed `photo_inputs.explain_unusable` and were then inspected by eye.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from photo_inputs import Photograph, alpha_of, why_unusable
+from photo_inputs import Photograph, explain_unusable, make_alpha
 from PIL import Image
 
 from figureground.recipe.sample import derive_seed
@@ -32,7 +32,7 @@ OUTDOORS = (
     "rapeseed", "seashore", "steel_arch_bridge", "stone_wall", "stupa", "valley", "viaduct", "volcano",
 )  # fmt: skip
 """Photographs of these classes show scenes without mammals; they were inspected by eye."""
-LEFT_OUT = {
+EXCLUDED = {
     "toy_terrier": "a hand", "bloodhound": "a person", "Italian_greyhound": "no head", "Lhasa": "a person",
     "Kerry_blue_terrier": "persons", "German_short-haired_pointer": "only a muzzle", "Sussex_spaniel": "hands",
     "Old_English_sheepdog": "a person", "Great_Pyrenees": "persons", "Pomeranian": "a hand",
@@ -53,15 +53,21 @@ def choose_objects(
 ) -> list[list[Photograph]]:
     """Return the photographs whose objects are used, by class."""
 
-    def usable(each: Photograph) -> bool:
-        return each.name.partition("_")[2] not in LEFT_OUT and why_unusable(probabilities[each.name]) is None
+    def usable(photograph: Photograph) -> bool:
+        return (
+            photograph.name.partition("_")[2] not in EXCLUDED
+            and explain_unusable(probabilities[photograph.name]) is None
+        )
 
-    return [[each for each in photographs if each.label in labels and usable(each)] for labels in (DOGS, MAMMALS)]
+    return [
+        [photograph for photograph in photographs if photograph.label in labels and usable(photograph)]
+        for labels in (DOGS, MAMMALS)
+    ]
 
 
 def choose_scenes(photographs: Sequence[Photograph]) -> list[list[Photograph]]:
     """Return the photographs of scenes, by scene."""
-    by_name = {each.name.partition("_")[2]: each for each in photographs}
+    by_name = {photograph.name.partition("_")[2]: photograph for photograph in photographs}
     return [[by_name[name] for name in names if name in by_name] for names in (INDOORS, OUTDOORS)]
 
 
@@ -80,17 +86,17 @@ def write(
     if table.exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = [_split(each, f"objects {i}") for i, each in enumerate(objects)]
-    behind = [_split(each, f"scenes {i}") for i, each in enumerate(scenes)]
+    object_splits = [_split(group, f"objects {i}") for i, group in enumerate(objects)]
+    scene_splits = [_split(group, f"scenes {i}") for i, group in enumerate(scenes)]
     rows = [("filename", "split", "y", "a")]
-    against = round(per_class * (1 - aligned))
+    num_against = round(per_class * (1 - aligned))
     for split in range(3):
         for y in range(2):
-            counts = (per_class - against, against) if y == 0 else (against, per_class - against)
+            counts = (per_class - num_against, num_against) if y == 0 else (num_against, per_class - num_against)
             for a in range(2):
                 for i in range(counts[a] if split == 0 else per_cell[split - 1]):
                     name = f"{split}-{y}-{a}-{i:04d}"
-                    _draw(folder / name, drawn[y][split], probabilities, behind[a][split], i)
+                    _draw(folder / name, object_splits[y][split], probabilities, scene_splits[a][split], i)
                     rows.append((f"{name}.png", str(split), CLASSES[y], SCENES[a]))
     with table.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
@@ -105,21 +111,21 @@ def _split(photographs: Sequence[Photograph], name: str) -> list[list[Photograph
 
 
 def _draw(
-    place: Path, objects: Sequence[Photograph], probabilities: Mapping[str, np.ndarray],
+    stem_path: Path, objects: Sequence[Photograph], probabilities: Mapping[str, np.ndarray],
     scenes: Sequence[Photograph], number: int,
 ) -> None:  # fmt: skip
     """Write an image and its mask; objects are used equally often, scenes at random."""
-    rng = np.random.default_rng(derive_seed(0, "photographs", place.name))
-    chosen, behind = objects[number % len(objects)], scenes[rng.integers(len(scenes))].read()
-    side = int(min(behind.size) * rng.uniform(0.8, 1))
-    left, top = (int(rng.integers(0, size - side + 1)) for size in behind.size)
-    image = behind.crop((left, top, left + side, top + side)).resize((EDGE, EDGE), Image.Resampling.LANCZOS)
-    alpha = alpha_of(probabilities[chosen.name])
-    cutout = chosen.read()
+    rng = np.random.default_rng(derive_seed(0, "photographs", stem_path.name))
+    photograph, scene = objects[number % len(objects)], scenes[rng.integers(len(scenes))].read()
+    side = int(min(scene.size) * rng.uniform(0.8, 1))
+    left, top = (int(rng.integers(0, size - side + 1)) for size in scene.size)
+    image = scene.crop((left, top, left + side, top + side)).resize((EDGE, EDGE), Image.Resampling.LANCZOS)
+    alpha = make_alpha(probabilities[photograph.name])
+    cutout = photograph.read()
     cutout.putalpha(alpha)
     cutout = cutout.crop(alpha.getbbox())
-    longer = EDGE * rng.uniform(*LENGTH)
-    size = tuple(max(1, round(length * longer / max(cutout.size))) for length in cutout.size)
+    longer_edge = EDGE * rng.uniform(*LENGTH)
+    size = tuple(max(1, round(length * longer_edge / max(cutout.size))) for length in cutout.size)
     small = cutout.resize(size, Image.Resampling.LANCZOS)
     x = int(rng.integers(0, EDGE - size[0] + 1))
     y = int((EDGE - size[1]) * rng.uniform(0.6, 1))
@@ -128,5 +134,5 @@ def _draw(
     image.paste(small, (x, y), small)
     mask = Image.new("L", image.size)
     mask.paste(small.getchannel("A").point(lambda value: 255 if value >= 128 else 0), (x, y))
-    image.save(place.with_suffix(".png"))
-    mask.save(place.with_suffix(".mask.png"))
+    image.save(stem_path.with_suffix(".png"))
+    mask.save(stem_path.with_suffix(".mask.png"))

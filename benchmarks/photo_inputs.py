@@ -64,8 +64,8 @@ class Photograph:
 def read_photographs(folder: Path) -> list[Photograph]:
     """Return the photographs (`n01440764_tench.JPEG`, …) of at least `SHORTEST` pixels, ordered by class."""
     labels = {alias: i for i, (_, aliases) in enumerate(imagenet_nouns()) for alias in aliases}
-    found = [Photograph(path, labels[path.stem.partition("_")[0]]) for path in sorted(folder.glob("n*_*.*"))]
-    return [each for each in found if min(Image.open(each.path).size) >= SHORTEST]
+    photographs = [Photograph(path, labels[path.stem.partition("_")[0]]) for path in sorted(folder.glob("n*_*.*"))]
+    return [photograph for photograph in photographs if min(Image.open(photograph.path).size) >= SHORTEST]
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -74,17 +74,17 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
     return [(path, masks[path.stem]) for path in sorted(folder.rglob("rgb/**/*.jpg")) if path.stem in masks]
 
 
-def segment(segmenter: Callable[[], Segmenter], image: Image.Image, kept: Path) -> np.ndarray:
+def segment(segmenter: Callable[[], Segmenter], image: Image.Image, cache_path: Path) -> np.ndarray:
     """Return the probability of a salient object, float32 (height, width) in 0..1; it is cached as an 8-bit PNG."""
-    if not kept.exists():
-        (found,) = segmenter()([image], ["object"])
-        part = kept.with_suffix(".part")
-        Image.fromarray(np.rint(found * 255).astype(np.uint8)).save(part, format="png")
-        os.replace(part, kept)
-    return np.asarray(Image.open(kept), np.float32) / 255
+    if not cache_path.exists():
+        (probability,) = segmenter()([image], ["object"])
+        part = cache_path.with_suffix(".part")
+        Image.fromarray(np.rint(probability * 255).astype(np.uint8)).save(part, format="png")
+        os.replace(part, cache_path)
+    return np.asarray(Image.open(cache_path), np.float32) / 255
 
 
-def why_unusable(probability: np.ndarray) -> str | None:
+def explain_unusable(probability: np.ndarray) -> str | None:
     """Return why a photograph gives no clean cut-out; None if it does."""
     mask = probability > 0.5
     if not SHARE[0] <= mask.mean() <= SHARE[1]:
@@ -98,7 +98,7 @@ def why_unusable(probability: np.ndarray) -> str | None:
     return "cut by the border" if border.mean() > MOST_CUT else None
 
 
-def alpha_of(probability: np.ndarray) -> Image.Image:
+def make_alpha(probability: np.ndarray) -> Image.Image:
     """Return a cut-out's alpha channel, mode L: the largest part, with a soft edge."""
     parts, _ = ndimage.label(probability > 0.25)
     largest = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
@@ -148,14 +148,14 @@ class Inputs:
     quick: bool
 
     @cached_property
-    def _opened(self) -> Segmenter:
+    def _opened_segmenter(self) -> Segmenter:
         return open_segmenter(self.segmenter)
 
     def probability(self, kind: str, name: str, image: Image.Image) -> np.ndarray:
         """Return the probability of a salient object in an image; see `segment`."""
         folder = self.work / "probabilities" / kind
         folder.mkdir(parents=True, exist_ok=True)
-        return segment(lambda: self._opened, image, folder / f"{name}.png")
+        return segment(lambda: self._opened_segmenter, image, folder / f"{name}.png")
 
     def sheet(self, name: str, cells: Sequence[tuple[str, Image.Image]], columns: int = 8) -> None:
         """Save a contact sheet for inspection; it shows other people's photographs and must not be committed."""

@@ -41,14 +41,21 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 
 def write_bed(inputs: Inputs, name: str = "bed", aligned: float = photo_bed.ALIGNED) -> Path:
     """Write the set of photographs, and a sheet of some of its images."""
-    wanted = [each for each in inputs.photographs if each.label in photo_bed.DOGS or each.label in photo_bed.MAMMALS]
-    probabilities = {each.name: inputs.probability("photographs", each.name, each.read()) for each in wanted}
+    photographs = [
+        photograph
+        for photograph in inputs.photographs
+        if photograph.label in photo_bed.DOGS or photograph.label in photo_bed.MAMMALS
+    ]
+    probabilities = {
+        photograph.name: inputs.probability("photographs", photograph.name, photograph.read())
+        for photograph in photographs
+    }
     objects = photo_bed.choose_objects(inputs.photographs, probabilities)
     scenes = photo_bed.choose_scenes(inputs.photographs)
     per_class, per_cell = (8, (2, 2)) if inputs.quick else (PER_CLASS, PER_CELL)
     bed = photo_bed.write(inputs.work / name, objects, probabilities, scenes, per_class, per_cell, aligned)
-    shown = sorted(path for path in bed.glob("*.png") if not path.name.endswith(".mask.png"))
-    inputs.sheet(name, [(path.stem, Image.open(path)) for path in shown[:: max(1, len(shown) // 64)]])
+    paths = sorted(path for path in bed.glob("*.png") if not path.name.endswith(".mask.png"))
+    inputs.sheet(name, [(path.stem, Image.open(path)) for path in paths[:: max(1, len(paths) // 64)]])
     return bed
 
 
@@ -82,17 +89,25 @@ def measure(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
         workers=1, show_progress=False,
     )  # fmt: skip
     folders = {name: (out / "train").glob("paste*" if name == "paste" else name) for name in METHODS}
-    scores = {name: _read_scores(some) for name, some in {**folders, CONTROL: [unbiased]}.items()}
+    scores = {name: _read_scores(score_folders) for name, score_folders in {**folders, CONTROL: [unbiased]}.items()}
     rows = [
-        Row(f"waterbirds: {name}: {measure}", statistics.mean(of.values()), "%", min(of.values()), max(of.values()))
+        Row(
+            f"waterbirds: {name}: {measure}",
+            statistics.mean(values.values()),
+            "%",
+            min(values.values()),
+            max(values.values()),
+        )
         for name in scores
-        for measure, of in scores[name].items()
+        for measure, values in scores[name].items()
     ]
     worst = {name: subtract(scores[name]["worst group"], scores["erm"]["worst group"]) for name in METHODS[1:]}
-    adjusted = holm([each.p if each.p is not None else 1.0 for each in worst.values()])
-    for (name, each), p in zip(worst.items(), adjusted, strict=True):
-        rows.append(Row(f"waterbirds: {name} − erm: worst group (n={each.n}, Holm p={p:.3g})", each.mean, "points",
-                        each.low, each.high))  # fmt: skip
+    adjusted = holm([difference.p if difference.p is not None else 1.0 for difference in worst.values()])
+    for (name, difference), p in zip(worst.items(), adjusted, strict=True):
+        rows.append(Row(
+            f"waterbirds: {name} − erm: worst group (n={difference.n}, Holm p={p:.3g})", difference.mean, "points",
+            difference.low, difference.high,
+        ))  # fmt: skip
     facts = {
         "seeds": seeds, "training": {**training, "backbone": Path(training["backbone"]).name}, "overrides": OVERRIDES,
         "images": compared["images"], "scores": scores,
@@ -102,10 +117,10 @@ def measure(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
 
 def _read_scores(folders: Iterable[Path]) -> dict[str, dict[int, float]]:
     """Return worst-group and average accuracy on test, in percent, by measure and seed."""
-    found: dict[str, dict[int, float]] = {"worst group": {}, "average": {}}
+    scores: dict[str, dict[int, float]] = {"worst group": {}, "average": {}}
     for path in (marker for folder in folders for marker in folder.rglob("seed-*.json")):
-        told = json.loads(path.read_text())
-        if "test" in told:
-            found["worst group"][told["seed"]] = 100 * told["test"]["worst"]
-            found["average"][told["seed"]] = 100 * told["test"]["average"]
-    return found
+        record = json.loads(path.read_text())
+        if "test" in record:
+            scores["worst group"][record["seed"]] = 100 * record["test"]["worst"]
+            scores["average"][record["seed"]] = 100 * record["test"]["average"]
+    return scores

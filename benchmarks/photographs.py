@@ -35,12 +35,12 @@ from photo_inputs import Inputs, find_pairs, read_photographs
 from results import Row
 
 PARTS: dict[str, Callable[[Inputs], tuple[list[Row], dict[str, Any]]]] = {
-    "classifiers": photo_classifiers.classify,
-    "cutouts": photo_classifiers.cut_out,
-    "scenes": photo_classifiers.move,
+    "classifiers": photo_classifiers.measure_accuracy,
+    "cutouts": photo_classifiers.measure_cutouts,
+    "scenes": photo_classifiers.measure_moved,
     "waterbirds": photo_training.measure,
-    "attribution": photo_attribution.attribute,
-    "regions": photo_attribution.find_regions,
+    "attribution": photo_attribution.measure_attribution,
+    "regions": photo_attribution.measure_regions,
 }
 TRAINED_ON = "The networks were trained on ImageNet, and most of the photographs are ImageNet's."
 RANGES = {
@@ -54,7 +54,7 @@ TINY = efficientnet_lite.Scale(0.25, 0.3, 64)
 
 
 def main() -> None:
-    parser = results.arguments(__doc__, "photographs")
+    parser = results.make_parser(__doc__, "photographs")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (all)")
     parser.add_argument("--photographs", type=Path, required=True, help="imagenet-sample-images")
     parser.add_argument("--horses", type=Path, required=True, help="weizmann_horse_db")
@@ -64,20 +64,20 @@ def main() -> None:
     args = parser.parse_args()
     began = time.monotonic()
     inputs = read_inputs(args)
-    kept = inputs.work / "parts"
-    kept.mkdir(parents=True, exist_ok=True)
+    part_folder = inputs.work / "parts"
+    part_folder.mkdir(parents=True, exist_ok=True)
     for name in args.parts:
-        if not (kept / f"{name}.json").exists():
+        if not (part_folder / f"{name}.json").exists():
             started = time.process_time()
             rows, facts = PARTS[name](inputs)
             part = {
                 "rows": [dataclasses.asdict(row) for row in rows], "facts": facts,
                 "cpu_seconds": round(time.process_time() - started), "commit": results.read_commit(),
             }  # fmt: skip
-            (kept / f"{name}.json").write_text(json.dumps(part, indent=1))
+            (part_folder / f"{name}.json").write_text(json.dumps(part, indent=1))
         print(f"{name}: done", flush=True)
-    done = {name: kept / f"{name}.json" for name in PARTS if (kept / f"{name}.json").exists()}
-    parts = {name: json.loads(path.read_text()) for name, path in done.items()}
+    finished = {name: part_folder / f"{name}.json" for name in PARTS if (part_folder / f"{name}.json").exists()}
+    parts = {name: json.loads(path.read_text()) for name, path in finished.items()}
     rows = [Row(**row) for part in parts.values() for row in part["rows"]]
     settings = {
         "photographs": len(inputs.photographs), "horses": len(inputs.horses), "quick": inputs.quick,
@@ -101,9 +101,9 @@ def write_table(parts: Mapping[str, Mapping[str, Any]]) -> str:
     for name, part in parts.items():
         lines += ["", f"## {name}", "", f"| measure | value | {RANGES.get(name, '95 % interval')} |", "|---|---:|---|"]
         for row in part["rows"]:
-            low, high = (results.number(row[end]) for end in ("low", "high"))
+            low, high = (results.format_number(row[end]) for end in ("low", "high"))
             label = row["name"].removeprefix(f"{name}: ").replace("|", "\\|")
-            lines.append(f"| {label} | {results.number(row['value'])} {row['unit']} | {low} to {high} |")
+            lines.append(f"| {label} | {results.format_number(row['value'])} {row['unit']} | {low} to {high} |")
     return "\n".join(lines) + "\n"
 
 

@@ -45,7 +45,7 @@ class Row:
     at_most: float | None = None
 
     @property
-    def wanted(self) -> str:
+    def target(self) -> str:
         if self.at_least is not None and self.at_most is not None:
             return f"{self.at_least:g} to {self.at_most:g} {self.unit}"
         if self.at_least is not None:
@@ -55,7 +55,7 @@ class Row:
     @property
     def verdict(self) -> str:
         """`reached`, `missed`, or an empty string without a target."""
-        if not self.wanted:
+        if not self.target:
             return ""
         enough = self.at_least is None or self.value >= self.at_least
         return "reached" if enough and (self.at_most is None or self.value <= self.at_most) else "missed"
@@ -76,20 +76,20 @@ def median_ratio(name: str, above: Sequence[float], below: Sequence[float], *, a
 
 def print_rows(rows: Sequence[Row]) -> None:
     """Print the rows as a table."""
-    wide = max(len(row.name) for row in rows)
-    print(f"\n{'':<{wide}}  {'median':>10} {'unit':<10} {'range of repeats':>19}  wanted")
+    width = max(len(row.name) for row in rows)
+    print(f"\n{'':<{width}}  {'median':>10} {'unit':<10} {'range of repeats':>19}  wanted")
     for row in rows:
-        spread = "" if row.low is None or row.high is None else f"{number(row.low)} to {number(row.high)}"
-        verdict = f"{row.wanted}: {row.verdict}" if row.verdict else ""
-        print(f"{row.name:<{wide}}  {number(row.value):>10} {row.unit:<10} {spread:>19}  {verdict}".rstrip())
+        spread = "" if row.low is None or row.high is None else f"{format_number(row.low)} to {format_number(row.high)}"
+        verdict = f"{row.target}: {row.verdict}" if row.verdict else ""
+        print(f"{row.name:<{width}}  {format_number(row.value):>10} {row.unit:<10} {spread:>19}  {verdict}".rstrip())
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Format a number with three significant digits, or with all digits before the decimal point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def arguments(description: str | None, name: str) -> argparse.ArgumentParser:
+def make_parser(description: str | None, name: str) -> argparse.ArgumentParser:
     """Return a parser with the common options; `name` is the benchmark's results file, without a suffix."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help=f"JSON file to write (default: benchmarks/results/{name}.json)")
@@ -103,7 +103,7 @@ def arguments(description: str | None, name: str) -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def scratch(work: Path) -> Iterator[Path]:
+def make_scratch(work: Path) -> Iterator[Path]:
     """Create a new folder in `work`, and remove it afterwards."""
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=work) as folder:
@@ -112,18 +112,18 @@ def scratch(work: Path) -> Iterator[Path]:
 
 def read_cpu() -> str:
     """Return the processor's model, family and number, as far as the system reports them."""
-    said: dict[str, str] = {}
+    fields: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, colon, value = line.partition(":")
             if colon:
-                said.setdefault(name.strip(), value.strip())
-    if "model name" not in said:
+                fields.setdefault(name.strip(), value.strip())
+    if "model name" not in fields:
         return platform.processor() or platform.machine()
-    return f"{said['model name']}, family {said.get('cpu family', '?')}, model {said.get('model', '?')}"
+    return f"{fields['model name']}, family {fields.get('cpu family', '?')}, model {fields.get('model', '?')}"
 
 
-def machine(**more: Any) -> dict[str, Any]:
+def describe_machine(**more: Any) -> dict[str, Any]:
     """Return the class of machine and its load, without naming the machine."""
     return {
         "cpu": read_cpu(),
@@ -150,41 +150,41 @@ def peak_memory() -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / MEGABYTE
 
 
-def shown(argument: str) -> str:
+def strip_location(argument: str) -> str:
     """Return a command line argument for reports: a path relative to the repository, or only its name.
 
     A path may follow a kind, as in `onnx:/models/net.onnx`.
     """
-    kind, colon, rest = argument.partition(":")
-    if colon and Path(rest).is_absolute():
-        return f"{kind}:{shown(rest)}"
+    prefix, colon, path_text = argument.partition(":")
+    if colon and Path(path_text).is_absolute():
+        return f"{prefix}:{strip_location(path_text)}"
     path = Path(argument)
     if not path.is_absolute():
         return argument
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
-def without_places(arguments: Sequence[str]) -> list[str]:
+def strip_locations(arguments: Sequence[str]) -> list[str]:
     """Return command line arguments without `--out` and `--work`, which don't affect measurements."""
-    kept, after = [], ""
+    filtered, previous = [], ""
     for argument in arguments:
-        if after not in ("--out", "--work") and not argument.startswith(("--out", "--work=")):
-            kept.append(shown(argument))
-        after = argument
-    return [argument for argument in kept if argument != "--work"]
+        if previous not in ("--out", "--work") and not argument.startswith(("--out", "--work=")):
+            filtered.append(strip_location(argument))
+        previous = argument
+    return [argument for argument in filtered if argument != "--work"]
 
 
-def versions() -> dict[str, str | None]:
+def find_versions() -> dict[str, str | None]:
     """Return the versions of `LIBRARIES`; None for one that isn't installed."""
-    found: dict[str, str | None] = {}
+    versions_by_library: dict[str, str | None] = {}
     for library in LIBRARIES:
-        found[library] = None
+        versions_by_library[library] = None
         with contextlib.suppress(PackageNotFoundError):
-            found[library] = version(library)
-    return found
+            versions_by_library[library] = version(library)
+    return versions_by_library
 
 
-def origin(checkpoint: str | None = None) -> dict[str, Any]:
+def describe_origin(checkpoint: str | None = None) -> dict[str, Any]:
     """Return the format version, commit and weights, on which results depend besides settings and libraries.
 
     Args:
@@ -234,36 +234,36 @@ def report(
 
     Args:
         name: Name of the benchmark, such as `generate` for `generate.py`.
-        args: Arguments parsed by `arguments`; a `--quick` run is saved only with `--out`.
+        args: Arguments parsed by `make_parser`; a `--quick` run is saved only with `--out`.
         rows: The measurements.
         settings: Settings of the measurements.
         began: `time.monotonic()` at the start.
-        of_machine: Facts about the machine besides `machine()`.
+        of_machine: Facts about the machine besides `describe_machine()`.
         checkpoint: The measured checkpoint besides the bundled weights.
         more: Further entries of the JSON.
     """
     print_rows(rows)
-    missed = [row for row in rows if row.verdict == "missed"]
-    print(f"\n{sum(row.verdict == 'reached' for row in rows)} targets reached, {len(missed)} missed")
+    missed_rows = [row for row in rows if row.verdict == "missed"]
+    print(f"\n{sum(row.verdict == 'reached' for row in rows)} targets reached, {len(missed_rows)} missed")
     if args.quick and not args.out:
         return
     document = {
-        "command": " ".join([f"python benchmarks/{name}.py", *without_places(sys.argv[1:])]),
-        **origin(checkpoint),
+        "command": " ".join([f"python benchmarks/{name}.py", *strip_locations(sys.argv[1:])]),
+        **describe_origin(checkpoint),
         "settings": dict(settings),
-        "machine": machine(**(of_machine or {})),
-        "versions": {"python": platform.python_version(), **versions()},
+        "machine": describe_machine(**(of_machine or {})),
+        "versions": {"python": platform.python_version(), **find_versions()},
         "seconds": round(time.monotonic() - began),
         "rows": [{**dataclasses.asdict(row), "verdict": row.verdict} for row in rows],
         **more,
     }
-    out = args.out or ROOT / "benchmarks" / "results" / f"{kept_name(name, args)}.json"
+    out = args.out or ROOT / "benchmarks" / "results" / f"{name_results(name, args)}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    print(f"Wrote {shown(str(out))}")
+    print(f"Wrote {strip_location(str(out))}")
 
 
-def kept_name(name: str, args: argparse.Namespace) -> str:
+def name_results(name: str, args: argparse.Namespace) -> str:
     """Return the name for saving results; results of other weights than the bundled ones have a name of their own."""
     weights, rungs = getattr(args, "random_weights", None), getattr(args, "ladder", False)
     return "-".join(part for part in (name, "ladder" * rungs, weights) if part)

@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 import psutil
 from PIL import Image
-from results import MEGABYTE, ROOT, Row, arguments, median, median_ratio, report, scratch
+from results import MEGABYTE, ROOT, Row, make_parser, make_scratch, median, median_ratio, report
 
 from figureground import D3S
 from figureground.recipe.sample import Reject, Sample, Spec, derive_seed
@@ -74,38 +74,52 @@ CREDENTIALS = {
 # --- runners ----------------------------------------------------------------------------------------
 
 
-def settings(images: int) -> list[str]:
+def make_build_arguments(images: int) -> list[str]:
     """Return the arguments of a build by two workers, with an equal number of shards per worker."""
-    sets = {
+    values = {
         "classes": "[bird, car]", "backgrounds": "[grass, snow]", "per_cell": f"{{train: {images // 4}}}",
         "shard_size": images // 16, "batch_size": 8, "threads": 1, "workers": WORKERS, "device": "cpu",
     }  # fmt: skip
-    return ["build", "d3s", *(part for name, value in sets.items() for part in ("--set", f"{name}={value}"))]
+    return ["build", "d3s", *(part for name, value in values.items() for part in ("--set", f"{name}={value}"))]
 
 
 def run_once(runner: str, images: int, out: Path) -> tuple[float, float]:
     """Build with a runner; return images/s while rendering, and the seconds of the whole command."""
     log = out.with_suffix(".jsonl")
-    command = [sys.executable, "-m", "figureground", *settings(images), "--out", str(out), "--log-json", str(log)]
+    command = [
+        sys.executable,
+        "-m",
+        "figureground",
+        *make_build_arguments(images),
+        "--out",
+        str(out),
+        "--log-json",
+        str(log),
+    ]
     ranks: list[list[str]] = [[]]
     if runner == "rank":
         ranks = [["--set", "workers=1", "--rank", str(i), "--world", str(WORKERS)] for i in range(WORKERS)]
     start = time.monotonic()
-    started = [
-        subprocess.Popen([*command, "--runner", runner, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for more in ranks
+    processes = [
+        subprocess.Popen(
+            [*command, "--runner", runner, *rank_arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for rank_arguments in ranks
     ]
-    said = [process.communicate()[0].decode() for process in started]
+    outputs = [process.communicate()[0].decode() for process in processes]
     seconds = time.monotonic() - start
-    if any(process.returncode for process in started):
-        raise SystemExit(f"{runner}: the build failed:\n" + "\n".join(said))
+    if any(process.returncode for process in processes):
+        raise SystemExit(f"{runner}: the build failed:\n" + "\n".join(outputs))
     events = [json.loads(line) for line in log.read_text().splitlines()]
-    done = [(time_of(event), event["seconds"]) for event in events if event["event"] == "shard"]
-    began, ended = min(at - took for at, took in done), max(at for at, _ in done)
+    shard_times = [(parse_time(event), event["seconds"]) for event in events if event["event"] == "shard"]
+    began, ended = (
+        min(end_time - shard_seconds for end_time, shard_seconds in shard_times),
+        max(end_time for end_time, _ in shard_times),
+    )
     return images / (ended - began), seconds
 
 
-def time_of(event: Mapping[str, Any]) -> float:
+def parse_time(event: Mapping[str, Any]) -> float:
     from datetime import datetime
 
     return datetime.fromisoformat(event["time"]).timestamp()
@@ -113,17 +127,17 @@ def time_of(event: Mapping[str, Any]) -> float:
 
 def measure_runners(work: Path, rounds: int, images: int) -> tuple[list[Row], dict[str, Any]]:
     rates: dict[str, list[float]] = {runner: [] for runner in RUNNERS}
-    whole: dict[str, list[float]] = {runner: [] for runner in RUNNERS}
+    command_seconds: dict[str, list[float]] = {runner: [] for runner in RUNNERS}
     for i in range(rounds):
         for runner in RUNNERS[i % 3 :] + RUNNERS[: i % 3]:
             rate, seconds = run_once(runner, images, work / f"{runner}-{i}")
             rates[runner].append(rate)
-            whole[runner].append(seconds)
+            command_seconds[runner].append(seconds)
     rows = [median("local, 2 workers", rates["local"], "images/s")]
     for runner in RUNNERS[1:]:
         rows.append(median_ratio(f"{runner} / local", rates[runner], rates["local"], at_least=EFFICIENCY))
-    rows += [median(f"{runner}: whole command", whole[runner], "s") for runner in RUNNERS]
-    return rows, {"images_per_second": rates, "command_seconds": whole}
+    rows += [median(f"{runner}: whole command", command_seconds[runner], "s") for runner in RUNNERS]
+    return rows, {"images_per_second": rates, "command_seconds": command_seconds}
 
 
 # --- journal ----------------------------------------------------------------------------------------
@@ -142,7 +156,7 @@ class NoJournal(Journal):
         pass
 
 
-class Unkept(Home):
+class JournalFreeHome(Home):
     """A directory in which unfinished shards have no journal."""
 
     def journal(self, shard: Shard, origin: Mapping[str, Any], batches: Sequence[Sequence[Spec]]) -> Journal:
@@ -157,7 +171,7 @@ def measure_journal(work: Path, rounds: int, images: int, steps: int) -> tuple[l
             "pocket", classes=["bird", "car"], backgrounds=["grass", "snow"], per_cell={"train": images // 4},
             shard_size=images, batch_size=8, threads=1, device="cpu", num_inference_steps=steps,
         )  # fmt: skip
-        with registered(Unkept(out)) if kind == "without" else contextlib.nullcontext():
+        with registered(JournalFreeHome(out)) if kind == "without" else contextlib.nullcontext():
             method.build(out, show_progress=False)
         (marker,) = markers(out).values()
         return float(marker["seconds"])
@@ -166,8 +180,8 @@ def measure_journal(work: Path, rounds: int, images: int, steps: int) -> tuple[l
     for i in range(rounds):
         for kind in ("with", "without") if i % 2 else ("without", "with"):
             seconds[kind].append(build(kind, work / f"{kind}-{i}"))
-    more = [100 * (a / b - 1) for a, b in zip(seconds["with"], seconds["without"], strict=True)]
-    return [median("journal: time more", more, "%", at_most=OVERHEAD)], {"shard_seconds": seconds}
+    overheads = [100 * (a / b - 1) for a, b in zip(seconds["with"], seconds["without"], strict=True)]
+    return [median("journal: time more", overheads, "%", at_most=OVERHEAD)], {"shard_seconds": seconds}
 
 
 # --- machines ---------------------------------------------------------------------------------------
@@ -196,24 +210,24 @@ class Simulation:
         return self.images * self.image_seconds / self.workers / SCALE
 
 
-def least_seconds(plan: Simulation, deaths: Sequence[float]) -> float:
+def find_least_seconds(plan: Simulation, deaths: Sequence[float]) -> float:
     """Return the simulated seconds that the workers, some of which die, need at least to render everything.
 
     Args:
         deaths: Times in simulated seconds at which workers die, in order.
     """
-    left, now, alive = plan.ideal * plan.workers, 0.0, plan.workers
-    for at in deaths:
-        if (at - now) * alive >= left:
+    remaining, now, alive = plan.ideal * plan.workers, 0.0, plan.workers
+    for death in deaths:
+        if (death - now) * alive >= remaining:
             break
-        left, now, alive = left - (at - now) * alive, at, alive - 1
-    return now + left / alive
+        remaining, now, alive = remaining - (death - now) * alive, death, alive - 1
+    return now + remaining / alive
 
 
 COLUMNS = Columns(["bird", "car"], ["grass", "snow"])
 
 
-def specs_of(shard: Shard) -> list[Spec]:
+def make_specs(shard: Shard) -> list[Spec]:
     """Return a shard's planned images."""
     first = shard.index * shard.count
     return [
@@ -222,7 +236,7 @@ def specs_of(shard: Shard) -> list[Spec]:
     ]
 
 
-def work_on(url: str, place: Path, number: int, plan: Simulation, told: Path, barrier: Any) -> None:
+def run_worker(url: str, place: Path, number: int, plan: Simulation, log_path: Path, barrier: Any) -> None:
     """Claim, "render" (by sleeping), write and upload shards as one worker, until all are finished."""
     os.environ |= CREDENTIALS
     barrier.wait()
@@ -238,9 +252,9 @@ def work_on(url: str, place: Path, number: int, plan: Simulation, told: Path, ba
         nonlocal drawn
         for batch in journal.read(lambda spec: described(spec, COLUMNS, {})):
             yield from batch
-        lacking = journal.lacking()
-        for start in range(0, len(lacking), plan.batch):
-            batch = lacking[start : start + plan.batch]
+        missing = journal.lacking()
+        for start in range(0, len(missing), plan.batch):
+            batch = missing[start : start + plan.batch]
             time.sleep(len(batch) * plan.image_seconds / SCALE)
             journal.check()
             drawn += len(batch)
@@ -252,7 +266,7 @@ def work_on(url: str, place: Path, number: int, plan: Simulation, told: Path, ba
         assert isinstance(home, Remote)
 
         def write(shard: Shard, bar: Any) -> None:
-            specs = specs_of(shard)
+            specs = make_specs(shard)
             batches = [specs[i : i + plan.batch] for i in range(0, len(specs), plan.batch)]
             with home.journal(shard, origin(shard, "scale", {}), batches) as journal:
                 write_shard(
@@ -260,7 +274,7 @@ def work_on(url: str, place: Path, number: int, plan: Simulation, told: Path, ba
                     image_format="png", journal=journal,
                 )  # fmt: skip
             rss = psutil.Process().memory_info().rss / MEGABYTE
-            with told.open("a") as file:
+            with log_path.open("a") as file:
                 file.write(json.dumps({"drawn": drawn, "rss": rss, "requests": dict(home.store.requests)}) + "\n")
 
         fill(out, [shards[i] for i in order_shards(plan.shards, number, plan.workers)], write, show_progress=False)
@@ -291,51 +305,57 @@ def measure_machines(work: Path, plan: Simulation) -> tuple[list[Row], dict[str,
     os.environ |= CREDENTIALS
     context = multiprocessing.get_context("spawn")
     chance = np.random.default_rng(derive_seed(0, "scale", "deaths"))
-    doomed = [int(i) for i in chance.choice(plan.workers, round(plan.killed_share * plan.workers), replace=False)]
-    deaths = sorted((float(chance.uniform(0.1, 0.9)) * plan.ideal, number) for number in doomed)
-    least = least_seconds(plan, [at for at, _ in deaths])
+    killed = [int(i) for i in chance.choice(plan.workers, round(plan.killed_share * plan.workers), replace=False)]
+    deaths = sorted((float(chance.uniform(0.1, 0.9)) * plan.ideal, number) for number in killed)
+    least_time = find_least_seconds(plan, [death for death, _ in deaths])
     with serve() as (endpoint, server):
         os.environ["AWS_ENDPOINT_URL"] = endpoint
         s3fs.S3FileSystem().mkdir(BUCKET)
         url, barrier = f"s3://{BUCKET}/{NAME}", context.Barrier(plan.workers + 1)
-        told = [work / f"worker-{i}.jsonl" for i in range(plan.workers)]
+        log_paths = [work / f"worker-{i}.jsonl" for i in range(plan.workers)]
         workers = [
-            context.Process(target=work_on, args=(url, work / f"scratch-{i}", i, plan, told[i], barrier))
+            context.Process(target=run_worker, args=(url, work / f"scratch-{i}", i, plan, log_paths[i], barrier))
             for i in range(plan.workers)
         ]
         for worker in workers:
             worker.start()
         barrier.wait()
-        start, busy = time.monotonic(), psutil.cpu_times()
+        start, cpu_before = time.monotonic(), psutil.cpu_times()
         while any(worker.is_alive() for worker in workers):
             while deaths and time.monotonic() - start >= deaths[0][0]:
                 _, number = deaths.pop(0)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(workers[number].pid or 0, signal.SIGKILL)
             time.sleep(0.05)
-        seconds, after = time.monotonic() - start, psutil.cpu_times()
+        seconds, cpu_after = time.monotonic() - start, psutil.cpu_times()
         store_url = parse(url)
         assert isinstance(store_url, StoreUrl)
         store = Store(store_url)
-        done = [path for path in store.list("_figureground/shards") if path.endswith(".json")]
-        left = len(store.list(LEASES)) + len(store.list("_figureground/journal"))
+        done_markers = [path for path in store.list("_figureground/shards") if path.endswith(".json")]
+        num_left = len(store.list(LEASES)) + len(store.list("_figureground/journal"))
         server_memory = server.memory_info().rss / MEGABYTE
-    failed = [i for i, worker in enumerate(workers) if worker.exitcode and i not in doomed]
-    if failed or len(done) != plan.shards:
-        raise SystemExit(f"{len(done)} of {plan.shards} shards were finished; workers {failed} failed.")
-    lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in told if path.exists()]
-    drawn = sum(each[-1]["drawn"] for each in lines if each)  # a dead worker's unfinished shard isn't counted
+    failed = [i for i, worker in enumerate(workers) if worker.exitcode and i not in killed]
+    if failed or len(done_markers) != plan.shards:
+        raise SystemExit(f"{len(done_markers)} of {plan.shards} shards were finished; workers {failed} failed.")
+    lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in log_paths if path.exists()]
+    drawn = sum(
+        worker_lines[-1]["drawn"] for worker_lines in lines if worker_lines
+    )  # a dead worker's unfinished shard isn't counted
     requests = Counter[str]()
-    for each in lines:
-        requests.update(each[-1]["requests"] if each else {})
-    used = sum(getattr(after, n) - getattr(busy, n) for n in ("user", "system"))
+    for worker_lines in lines:
+        requests.update(worker_lines[-1]["requests"] if worker_lines else {})
+    used = sum(getattr(cpu_after, kind) - getattr(cpu_before, kind) for kind in ("user", "system"))
     cores = psutil.cpu_count() or 1
-    memory = [max(line["rss"] for line in each) for each in lines if each]
-    growth = [each[-1]["rss"] - each[len(each) // 2]["rss"] for each in lines if len(each) > 3]
+    memory = [max(line["rss"] for line in worker_lines) for worker_lines in lines if worker_lines]
+    growth = [
+        worker_lines[-1]["rss"] - worker_lines[len(worker_lines) // 2]["rss"]
+        for worker_lines in lines
+        if len(worker_lines) > 3
+    ]
     rows = [
-        Row(f"{plan.workers} workers, {len(doomed)} killed: time / ideal", seconds / plan.ideal, "×",
+        Row(f"{plan.workers} workers, {len(killed)} killed: time / ideal", seconds / plan.ideal, "×",
             at_most=TIMES_IDEAL),
-        Row("time / that in which the workers alive could render", seconds / least, "×"),
+        Row("time / that in which the workers alive could render", seconds / least_time, "×"),
         Row("time", seconds, "s"), Row("ideal", plan.ideal, "s"),
         Row("images rendered, of those planned", 100 * drawn / plan.images, "%"),
         Row("requests", requests.total() / seconds, "/s"), Row("requests a shard", requests.total() / plan.shards, ""),
@@ -344,14 +364,14 @@ def measure_machines(work: Path, plan: Simulation) -> tuple[list[Row], dict[str,
         Row("memory: second half's growth, median", statistics.median(growth) if growth else 0.0, "MB"),
         Row("memory of the server", server_memory, "MB"),
     ]  # fmt: skip
-    return rows, {"requests": dict(requests), "objects_left": left, "memory": memory, "killed": len(doomed)}
+    return rows, {"requests": dict(requests), "objects_left": num_left, "memory": memory, "killed": len(killed)}
 
 
 # --- the command ------------------------------------------------------------------------------------
 
 
 def _parse() -> argparse.Namespace:
-    parser = arguments(__doc__, "scale")
+    parser = make_parser(__doc__, "scale")
     parser.set_defaults(work=ROOT / "out" / "scale")
     add = parser.add_argument
     add("--parts", nargs="+", choices=["runners", "journal", "machines"], default=["runners", "journal", "machines"])
@@ -373,26 +393,26 @@ def main() -> None:
     began = time.monotonic()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     rows: list[Row] = []
-    more: dict[str, Any] = {}
+    facts_by_part: dict[str, Any] = {}
     images = 32 if args.quick else 512
-    with scratch(args.work) as work:
+    with make_scratch(args.work) as work:
         for part in args.parts:
             folder = work / part
             folder.mkdir()
             if part == "runners":
-                found, facts = measure_runners(folder, args.rounds, images)
+                part_rows, facts = measure_runners(folder, args.rounds, images)
             elif part == "journal":
-                found, facts = measure_journal(folder, args.rounds, images // 4, 2 if args.quick else 16)
+                part_rows, facts = measure_journal(folder, args.rounds, images // 4, 2 if args.quick else 16)
             else:
                 plan = Simulation(
                     args.images, args.shards, args.workers, args.image_seconds, batch=10 if args.quick else 50,
                     lease=2.0 if args.quick else 30.0, killed_share=0.5 if args.quick else 0.1,
                 )  # fmt: skip
-                found, facts = measure_machines(folder, plan)
+                part_rows, facts = measure_machines(folder, plan)
                 facts |= {"plan": {name: getattr(plan, name) for name in plan.__dataclass_fields__}, "scale": SCALE}
-            rows += found
-            more[part] = facts
-    report("scale", args, rows, more, began)
+            rows += part_rows
+            facts_by_part[part] = facts
+    report("scale", args, rows, facts_by_part, began)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from results import Row, arguments, report
+from results import Row, make_parser, report
 
 from figureground.pocket import birds, world
 from figureground.pocket.segmenter import NOTHING, draw
@@ -29,15 +29,15 @@ class Case(NamedTuple):
     """ClassEntry and mask, bool (height, width), by part, such as `prop`."""
 
 
-def case(scene: world.Scene, foreground: str | None, prop: str | None, background: str | None) -> Case:
-    drawn = (("foreground", foreground, scene.foreground), ("prop", prop, scene.prop),
+def make_case(scene: world.Scene, foreground: str | None, prop: str | None, background: str | None) -> Case:
+    parts = (("foreground", foreground, scene.foreground), ("prop", prop, scene.prop),
              ("scene", background, scene.background))  # fmt: skip
-    return Case(scene.image, {part: (noun, np.asarray(mask) >= 128) for part, noun, mask in drawn if noun})
+    return Case(scene.image, {part: (noun, np.asarray(mask) >= 128) for part, noun, mask in parts if noun})
 
 
-def overlap(found: np.ndarray, true: np.ndarray) -> float:
-    either = (found | true).sum()
-    return float((found & true).sum() / either) if either else 1.0
+def overlap(predicted: np.ndarray, true: np.ndarray) -> float:
+    union = (predicted | true).sum()
+    return float((predicted & true).sum() / union) if union else 1.0
 
 
 def measure(name: str, segmenter: Segmenter, cases: Iterable[Case], seed: int = 0) -> list[Row]:
@@ -45,24 +45,25 @@ def measure(name: str, segmenter: Segmenter, cases: Iterable[Case], seed: int = 
     rng = np.random.default_rng(seed)
     overlaps: dict[str, list[float]] = {}
     alarms = []
-    for each in cases:
-        for part, (noun, true) in each.parts.items():
+    for case in cases:
+        for part, (noun, true) in case.parts.items():
             if true.any():
-                (seen,) = segmenter([each.image], [f"a photo of a {noun}"])
-                overlaps.setdefault(part, []).append(overlap(seen > THRESHOLD, true))
-        if "foreground" in each.parts:
-            absent = str(rng.choice([other for other in world.FOREGROUNDS if other != each.parts["foreground"][0]]))
-            (seen,) = segmenter([each.image], [f"a photo of a {absent}"])
-            alarms.append(float((seen > THRESHOLD).mean() > NOTHING))
+                (probability,) = segmenter([case.image], [f"a photo of a {noun}"])
+                overlaps.setdefault(part, []).append(overlap(probability > THRESHOLD, true))
+        if "foreground" in case.parts:
+            absent = str(rng.choice([label for label in world.FOREGROUNDS if label != case.parts["foreground"][0]]))
+            (probability,) = segmenter([case.image], [f"a photo of a {absent}"])
+            alarms.append(float((probability > THRESHOLD).mean() > NOTHING))
     rows = [
-        Row(f"{name}: IoU of the {part} ({len(found)})", float(np.mean(found)), "") for part, found in overlaps.items()
+        Row(f"{name}: IoU of the {part} ({len(values)})", float(np.mean(values)), "")
+        for part, values in overlaps.items()
     ]
     rows.append(Row(f"{name}: an absent foreground is found ({len(alarms)})", 100 * float(np.mean(alarms)), "%"))
     return rows
 
 
 def main() -> None:
-    parser = arguments(__doc__, "segment")
+    parser = make_parser(__doc__, "segment")
     parser.add_argument("--images", type=int, default=500, help="number of images per kind, a multiple of four")
     args = parser.parse_args()
     if args.quick:
@@ -73,7 +74,7 @@ def main() -> None:
     drawings = []
     for _ in range(args.images):
         scene, (foreground, prop, background) = draw(rng)
-        drawings.append(case(scene, foreground, prop, background))
+        drawings.append(make_case(scene, foreground, prop, background))
     biased = []
     bed = birds.BEDS["pocketbirds"]
     for image in bed.plan(0, args.images, 0, 0.5):

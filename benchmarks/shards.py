@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from datasets import disable_progress_bars
 from PIL import Image
-from results import Row, arguments, median, median_ratio, report, scratch
+from results import Row, make_parser, make_scratch, median, median_ratio, report
 
 from figureground.core.numerics import library_versions
 from figureground.recipe.sample import Spec, derive_seed, key
@@ -75,13 +75,13 @@ def make_samples(count: int, size: int, seed: int = 0) -> list[Encoded]:
     return samples
 
 
-def in_shards(samples: list[Encoded], shard_size: int) -> list[tuple[Shard, list[Encoded]]]:
+def split_into_shards(samples: list[Encoded], shard_size: int) -> list[tuple[Shard, list[Encoded]]]:
     parts = [samples[start : start + shard_size] for start in range(0, len(samples), shard_size)]
     return [(Shard("train", i, len(parts), len(part)), part) for i, part in enumerate(parts)]
 
 
 def write_as_a_build(samples: list[Encoded], shard_size: int, out: Path) -> None:
-    for shard, part in in_shards(samples, shard_size):
+    for shard, part in split_into_shards(samples, shard_size):
         write_encoded(out, shard, COLUMNS, part)
 
 
@@ -94,7 +94,7 @@ def write_with_webdataset(samples: list[dict[str, Any]], shard_size: int, out: P
             writer.write(sample)
 
 
-def as_members(sample: Encoded) -> dict[str, Any]:
+def to_members(sample: Encoded) -> dict[str, Any]:
     """Convert a sample for `ShardWriter`: the same members that a build writes, already encoded."""
     return {
         "__key__": sample.spec.key, "jpg": sample.image, "json": sample.provenance.encode(),
@@ -103,17 +103,17 @@ def as_members(sample: Encoded) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def timed(act: Callable[[], object]) -> float:
+def measure_seconds(action: Callable[[], object]) -> float:
     """Return the duration in seconds, measured after earlier writes have been flushed to disk."""
     os.sync()
     start = time.perf_counter()
-    act()
+    action()
     return time.perf_counter() - start
 
 
 def measure_writing(samples: list[Encoded], rounds: int, shard_size: int, label: str, work: Path) -> list[Row]:
     """Measure writing, and leave a finished dataset in `work/built`. The first round is a warm-up."""
-    members = [as_members(sample) for sample in samples]
+    members = [to_members(sample) for sample in samples]
     ours: list[float] = []
     theirs: list[float] = []
     for round_ in range(rounds + 1):
@@ -125,13 +125,13 @@ def measure_writing(samples: list[Encoded], rounds: int, shard_size: int, label:
             (theirs, functools.partial(write_with_webdataset, members, shard_size, plain)),
         ]
         for speeds, write in ways if round_ % 2 else reversed(ways):
-            seconds = timed(write)
+            seconds = measure_seconds(write)
             if round_:
                 speeds.append(len(samples) / seconds)
     size = {
         name: sum(path.stat().st_size for path in work.glob(name)) for name in ("built/webdataset/*", "built/data/*")
     }
-    shards = [shard for shard, _ in in_shards(samples, shard_size)]
+    shards = [shard for shard, _ in split_into_shards(samples, shard_size)]
     index.finish(built, shards, COLUMNS, {}, CardContext("Benchmark", "benchmark", "", ""))
     images = sum(len(sample.image) for sample in samples)
     return [
@@ -163,11 +163,11 @@ def read_with_webdataset(built: Path) -> Iterable[dict[str, Any]]:
     return WebDataset([str(p) for p in sorted((built / "webdataset").glob("*.tar"))], shardshuffle=False).decode("pil")
 
 
-def take_all(opened: Callable[[], Iterable[dict[str, Any]]], column: str, size: int, count: int) -> None:
+def take_all(open_samples: Callable[[], Iterable[dict[str, Any]]], column: str, size: int, count: int) -> None:
     """Read every sample with its image decoded, and check that none is missing."""
-    found = sum(sample[column].size == (size, size) for sample in opened())
-    if found != count:
-        raise SystemExit(f"{found} of {count} samples were read")
+    num_read = sum(sample[column].size == (size, size) for sample in open_samples())
+    if num_read != count:
+        raise SystemExit(f"{num_read} of {count} samples were read")
 
 
 def measure_reading(built: Path, size: int, count: int, rounds: int, label: str, work: Path) -> list[Row]:
@@ -177,12 +177,12 @@ def measure_reading(built: Path, size: int, count: int, rounds: int, label: str,
         # Each round needs a new cache; otherwise the conversion to Arrow would happen only once.
         cache = work / f"cache-{round_}"
         start = time.perf_counter()
-        whole = read_parquet(built, cache, streaming=False)
+        dataset = read_parquet(built, cache, streaming=False)
         seconds = time.perf_counter() - start
         if round_:
             prepared.append(count / seconds)
         ways: dict[str, tuple[Callable[[], Iterable[dict[str, Any]]], str]] = {
-            "Parquet, load_dataset": (functools.partial(iter, whole), "image"),
+            "Parquet, load_dataset": (functools.partial(iter, dataset), "image"),
             "Parquet, load_dataset streaming": (
                 functools.partial(read_parquet, built, cache, streaming=True), "image"),
             "tar, load_dataset streaming": (functools.partial(read_tars, built, cache), "jpg"),
@@ -190,11 +190,11 @@ def measure_reading(built: Path, size: int, count: int, rounds: int, label: str,
         }  # fmt: skip
         names = list(ways)[round_ % len(ways) :] + list(ways)[: round_ % len(ways)]
         for name in names:
-            opened, column = ways[name]
-            seconds = timed(functools.partial(take_all, opened, column, size, count))
+            open_samples, column = ways[name]
+            seconds = measure_seconds(functools.partial(take_all, open_samples, column, size, count))
             if round_:
                 speeds.setdefault(name, []).append(count / seconds)
-        del whole, ways
+        del dataset, ways
         shutil.rmtree(cache)
     return [
         median(f"{label}: converted by load_dataset, once", prepared, "samples/s"),
@@ -203,7 +203,7 @@ def measure_reading(built: Path, size: int, count: int, rounds: int, label: str,
 
 
 def main() -> None:
-    parser = arguments(__doc__, "shards")
+    parser = make_parser(__doc__, "shards")
     parser.add_argument("--small", type=int, default=5000, help="samples of 64 pixels")
     parser.add_argument("--large", type=int, default=1000, help="samples of 512 pixels")
     parser.add_argument("--rounds", type=int, default=7)
@@ -216,7 +216,7 @@ def main() -> None:
     for size, count in ((64, args.small), (512, args.large)):
         label = f"{size} px"
         print(f"{count} samples of {label} …", flush=True)
-        with scratch(args.work) as work:
+        with make_scratch(args.work) as work:
             rows += measure_writing(make_samples(count, size), args.rounds, SHARD_SIZE, label, work)
             rows += measure_reading(work / "built", size, count, max(1, args.rounds // 2), label, work)
     settings = {

@@ -37,7 +37,7 @@ import numpy as np
 import oracle
 import spurious_tables as tables
 import torch
-from results import ROOT, Row, arguments, machine, origin, report, without_places
+from results import ROOT, Row, describe_machine, describe_origin, make_parser, report, strip_locations
 from spurious_tables import DREAMBOOTH, REFERENCES, SFSL, UNTOUCHED
 from tqdm import tqdm
 
@@ -121,8 +121,8 @@ FINAL_ORACLE = 1
 """Seed of the oracle of the final run; the selection uses that of `fidelity.py`, 0."""
 
 
-def setting_named(name: str) -> Setting:
-    return next(each for some in SETTINGS.values() for each in some if each.name == name)
+def find_setting(name: str) -> Setting:
+    return next(setting for settings in SETTINGS.values() for setting in settings if setting.name == name)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Job:
 
     @property
     def row(self) -> str:
-        families = {each.name: family for family, some in SETTINGS.items() for each in some}
+        families = {setting.name: family for family, settings in SETTINGS.items() for setting in settings}
         return families.get(self.setting, self.setting)
 
 
@@ -176,43 +176,44 @@ class Plan:
     """Changed settings of every fine-tuning, for `--quick`."""
     oracle_settings: oracle.Settings = dataclasses.field(default_factory=oracle.Settings)
 
-    def result(self, job: Job) -> Path:
+    def result_path(self, job: Job) -> Path:
         return self.results / f"{job.stage}-{job.setting}-{job.name}-{job.seed}.json"
 
     def finetuning(self, job: Job) -> Finetuning:
-        return dataclasses.replace(setting_named(job.setting).settings(job.seed), **self.smaller)
+        return dataclasses.replace(find_setting(job.setting).settings(job.seed), **self.smaller)
 
-    def said(self, job: Job) -> dict[str, Any]:
+    def describe_settings(self, job: Job) -> dict[str, Any]:
         """Return the settings of a row for its JSON, without the seed."""
         if job.setting in DRAWN:
             return {}
         settings = self.finetuning(job).deciding()
         del settings["seed"]
-        return {**settings, "references": setting_named(job.setting).references}
+        return {**settings, "references": find_setting(job.setting).references}
 
     def key(self, job: Job) -> str:
         """Return a hash of everything that determines a reading."""
-        by = self.judges[job.stage]
-        decided = [
-            job.stage, job.setting, job.name, job.seed, self.said(job), biased.LOOKS_OF[job.name], self.per_scene,
-            {name: folder.name for name, folder in by.classifiers.items()}, by.oracle_seed,
+        stage_judges = self.judges[job.stage]
+        facts = [
+            job.stage, job.setting, job.name, job.seed, self.describe_settings(job), biased.LOOKS_OF[job.name],
+            self.per_scene,
+            {name: folder.name for name, folder in stage_judges.classifiers.items()}, stage_judges.oracle_seed,
             dataclasses.asdict(self.oracle_settings), self.origin["format"], self.weights(),
         ]  # fmt: skip
-        return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def weights(self) -> dict[str, str]:
         """Return the hashes of the pocket model and the feature network, on which images depend."""
         return {name: self.origin["weights"][name] for name in tables.WEIGHTS}
 
-    def concept(self, job: Job) -> Path:
+    def concept_folder(self, job: Job) -> Path:
         """Return the folder of a concept, which is removed once its images are evaluated."""
         return self.work / "concepts" / f"{job.stage}-{job.setting}-{job.name}-{job.seed}-{self.key(job)}"
 
     def is_done(self, job: Job) -> bool:
-        path = self.result(job)
+        path = self.result_path(job)
         return path.exists() and json.loads(path.read_text())["key"] == self.key(job)
 
-    def drawn_from(self) -> str:
+    def hash_weights(self) -> str:
         """Return a short name of the weights, for folders of the original model's images."""
         return hashlib.sha256(json.dumps([self.weights(), self.origin["format"]]).encode()).hexdigest()[:8]
 
@@ -221,52 +222,52 @@ class Plan:
 
 
 @functools.cache
-def recipe(references: int) -> Spurious:
+def open_recipe(references: int) -> Spurious:
     """Return the builder that provides references, nouns and scenes."""
     return Spurious("pocket", reference_count=references)
 
 
-def specs(builder: Spurious, name: str, identifier: str, per_scene: int, seed: int) -> list[Spec]:
+def make_specs(builder: Spurious, name: str, identifier: str, per_scene: int, seed: int) -> list[Spec]:
     """Return the Specs of a class: the builder's prompts, with the same seeds for all models."""
     noun = next(feature.noun for feature in builder.features if feature.name == name)
     template = builder.settings.prompt
     plain = fill(template if identifier else template.replace("{V} ", ""), noun, identifier)
-    found = []
+    specs = []
     for b, scene in enumerate(builder.backgrounds):
         for i in range(per_scene):
             prompt = f"{plain} {scene.text}".strip() if scene.name != "plain" else plain
-            each = derive_seed(seed, "spurious benchmark", name, scene.name, str(i))
-            found.append(Spec(f"{name}-{b}-{i}", name, 0, b, noun, scene.name, prompt, each))
-    return found
+            image_seed = derive_seed(seed, "spurious benchmark", name, scene.name, str(i))
+            specs.append(Spec(f"{name}-{b}-{i}", name, 0, b, noun, scene.name, prompt, image_seed))
+    return specs
 
 
-def render(checkpoint: Any, wanted: Sequence[Spec], builder: Spurious, steps: int | None = None) -> np.ndarray:
+def render(checkpoint: Any, specs: Sequence[Spec], builder: Spurious, steps: int | None = None) -> np.ndarray:
     """Draw Specs like a build, uint8 (n, 3, SIZE, SIZE); rejected images are black."""
     from figureground.diffusion.render import Renderer, Sampling
     from figureground.finetune.previews import no_guide
 
     config = builder.config
     sampling = Sampling(world.SIZE, steps or config.num_inference_steps, 1.0, config.guidance_scale, batch_size=20)
-    drawn = np.zeros((len(wanted), 3, world.SIZE, world.SIZE), np.uint8)
-    for i, sample in enumerate(Renderer(checkpoint, sampling, no_guide).render(wanted)):
+    drawn = np.zeros((len(specs), 3, world.SIZE, world.SIZE), np.uint8)
+    for i, sample in enumerate(Renderer(checkpoint, sampling, no_guide).render(specs)):
         if isinstance(sample, Sample):
             drawn[i] = np.asarray(sample.image).transpose(2, 0, 1)
     return drawn
 
 
-def real(name: str, seed: int, count: int) -> np.ndarray:
+def draw_real(name: str, seed: int, count: int) -> np.ndarray:
     """Draw the class itself without its look, as negatives of the generated images in the rankings."""
     rng = world.generator(f"spurious benchmark real {name}", seed)
-    return judges.stack([biased.draw_balanced(name, rng) for _ in range(count)])
+    return judges.stack_images([biased.draw_balanced(name, rng) for _ in range(count)])
 
 
 def draw(plan: Plan, job: Job) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the images of a job, and how they were made."""
-    builder = recipe(FEW)
+    builder = open_recipe(FEW)
     if job.setting == REFERENCES:  # new drawings, not used for training
         rng = world.generator(f"spurious benchmark references {job.name}", job.seed)
         count = plan.per_scene * len(builder.backgrounds)
-        return judges.stack([biased.reference(job.name, rng) for _ in range(count)]), {}
+        return judges.stack_images([biased.reference(job.name, rng) for _ in range(count)]), {}
     began, cpu = time.monotonic(), time.process_time()
     device, steps = torch.device(plan.device), plan.smaller.get("num_inference_steps")
     facts: dict[str, Any] = {}
@@ -279,17 +280,18 @@ def draw(plan: Plan, job: Job) -> tuple[np.ndarray, dict[str, Any]]:
         from figureground.finetune.concept import open_concept, read_concept
 
         folder = learn(plan, job)
-        found = read_concept(folder)
+        concept = read_concept(folder)
         facts = {
-            "seconds_learning": round(time.monotonic() - began, 1), "early_stopping": found.facts.get("early_stopping"),
-            "losses": found.facts["losses"], "peak_memory_mb": found.facts["peak_memory_mb"],
+            "seconds_learning": round(time.monotonic() - began, 1),
+            "early_stopping": concept.facts.get("early_stopping"),
+            "losses": concept.facts["losses"], "peak_memory_mb": concept.facts["peak_memory_mb"],
         }  # fmt: skip
-        checkpoint = open_concept(found, device=device, dtype=torch.float32, safety="off")
-        identifier = found.identifier
-    drawing = time.monotonic()
-    images = render(checkpoint, specs(builder, job.name, identifier, plan.per_scene, job.seed), builder, steps)
+        checkpoint = open_concept(concept, device=device, dtype=torch.float32, safety="off")
+        identifier = concept.identifier
+    drawing_began = time.monotonic()
+    images = render(checkpoint, make_specs(builder, job.name, identifier, plan.per_scene, job.seed), builder, steps)
     return images, {
-        **facts, "seconds_drawing": round(time.monotonic() - drawing, 1),
+        **facts, "seconds_drawing": round(time.monotonic() - drawing_began, 1),
         "seconds_cpu": round(time.process_time() - cpu, 1),
     }  # fmt: skip
 
@@ -298,15 +300,15 @@ def learn(plan: Plan, job: Job) -> Path:
     """Return the finished concept of a job; learn it, or resume learning, if necessary."""
     from figureground.finetune.dreambooth import finetune
 
-    setting, settings = setting_named(job.setting), plan.finetuning(job)
-    builder = recipe(setting.references)
+    setting, settings = find_setting(job.setting), plan.finetuning(job)
+    builder = open_recipe(setting.references)
     feature = next(feature for feature in builder.features if feature.name == job.name)
     references = gather(builder.references[feature.slug], plan.work / "references" / f"{job.name}-{setting.references}")
-    like = f"{settings.num_inference_steps}-{job.seed}-{plan.drawn_from()}"
+    suffix = f"{settings.num_inference_steps}-{job.seed}-{plan.hash_weights()}"
     return finetune(
-        references, feature.noun, job.name, plan.concept(job), settings,
-        prior=plan.work / "prior" / f"{feature.noun}-{settings.num_class_images}-{like}",
-        class_folder=plan.work / "class" / f"{job.name}-{settings.class_images}-{like}",
+        references, feature.noun, job.name, plan.concept_folder(job), settings,
+        prior=plan.work / "prior" / f"{feature.noun}-{settings.num_class_images}-{suffix}",
+        class_folder=plan.work / "class" / f"{job.name}-{settings.class_images}-{suffix}",
         device=plan.device, show_progress=False,
     )  # fmt: skip
 
@@ -321,67 +323,71 @@ def open_judges(folders: tuple[Path, ...]) -> list[Any]:
 
 @functools.cache
 def open_oracle(seed: int, cache: Path, settings: oracle.Settings) -> oracle.Classifier:
-    return oracle.trained("oracle", seed, cache, "cpu", settings)
+    return oracle.load_or_train("oracle", seed, cache, "cpu", settings)
 
 
-def read(plan: Plan, job: Job, images: np.ndarray) -> dict[str, Any]:
+def judge_images(plan: Plan, job: Job, images: np.ndarray) -> dict[str, Any]:
     """Return the predictions of a stage's judges and oracle for images."""
-    by = plan.judges[job.stage]
-    k = world.FOREGROUNDS.index(job.name)
-    positives = real(job.name, job.seed, len(images))
-    found: dict[str, dict[str, Any]] = {name: {} for name in ("says_k", "p", "average_precision", "roc_auc")}
-    for name, model in zip(by.classifiers, open_judges(tuple(by.classifiers.values())), strict=True):
-        said = judges.probabilities(model, images)
-        p = said[:, k].astype(np.float64)
-        p_real = judges.probabilities(model, positives)[:, k].astype(np.float64)
-        found["says_k"][name] = tables.bits(said.argmax(1) == k)
-        found["p"][name] = round(float(p.mean()), 5)
-        found["average_precision"][name] = round(average_precision(p_real, p), 5)
-        found["roc_auc"][name] = round(roc_auc(p_real, p), 5)
+    stage_judges = plan.judges[job.stage]
+    class_index = world.FOREGROUNDS.index(job.name)
+    positives = draw_real(job.name, job.seed, len(images))
+    results: dict[str, dict[str, Any]] = {name: {} for name in ("says_k", "p", "average_precision", "roc_auc")}
+    for name, model in zip(
+        stage_judges.classifiers, open_judges(tuple(stage_judges.classifiers.values())), strict=True
+    ):
+        probabilities = judges.probabilities(model, images)
+        p = probabilities[:, class_index].astype(np.float64)
+        p_real = judges.probabilities(model, positives)[:, class_index].astype(np.float64)
+        results["says_k"][name] = tables.encode_bits(probabilities.argmax(1) == class_index)
+        results["p"][name] = round(float(p.mean()), 5)
+        results["average_precision"][name] = round(average_precision(p_real, p), 5)
+        results["roc_auc"][name] = round(roc_auc(p_real, p), 5)
     heads = list(oracle.HEADS)
-    labels = open_oracle(by.oracle_seed, plan.oracle_cache, plan.oracle_settings).read(images).labels
-    seen = {head: [oracle.HEADS[head][i] for i in labels[:, heads.index(head)]] for head in ("foreground", "look")}
+    labels = open_oracle(stage_judges.oracle_seed, plan.oracle_cache, plan.oracle_settings).read(images).labels
+    names = {head: [oracle.HEADS[head][i] for i in labels[:, heads.index(head)]] for head in ("foreground", "look")}
     return {
-        **found, "object": tables.bits(each != oracle.NOTHING for each in seen["foreground"]),
-        "class_object": tables.bits(each == job.name for each in seen["foreground"]),
-        "look": tables.bits(each == biased.LOOKS_OF[job.name] for each in seen["look"]),
+        **results, "object": tables.encode_bits(name != oracle.NOTHING for name in names["foreground"]),
+        "class_object": tables.encode_bits(name == job.name for name in names["foreground"]),
+        "look": tables.encode_bits(name == biased.LOOKS_OF[job.name] for name in names["look"]),
     }  # fmt: skip
 
 
-def make(task: tuple[Plan, Job]) -> Job:
+def run_job(task: tuple[Plan, Job]) -> Job:
     """Draw and evaluate the images of a job, and write its JSON."""
     torch.set_num_threads(1)
     plan, job = task
     if plan.is_done(job):
         return job
     images, facts = draw(plan, job)
-    by = plan.judges[job.stage]
+    stage_judges = plan.judges[job.stage]
     document = {
         "command": plan.command, **plan.origin, "key": plan.key(job), "stage": job.stage, "row": job.row,
-        "setting": job.setting, "settings": plan.said(job), "class": job.name, "seed": job.seed, "images": len(images),
-        "judges": {name: folder.name for name, folder in by.classifiers.items()}, "oracle": by.oracle_seed,
-        **read(plan, job, images), "device": plan.device, "cpu": machine()["cpu"], **facts,
+        "setting": job.setting, "settings": plan.describe_settings(job), "class": job.name, "seed": job.seed,
+        "images": len(images),
+        "judges": {name: folder.name for name, folder in stage_judges.classifiers.items()},
+        "oracle": stage_judges.oracle_seed,
+        **judge_images(plan, job, images), "device": plan.device, "cpu": describe_machine()["cpu"], **facts,
     }  # fmt: skip
     if job.stage == "final" and job.seed == plan.final_seeds[0]:
         tables.save_samples(images, plan.results / f"samples-{job.row}-{job.name}.jpg")
     plan.results.mkdir(parents=True, exist_ok=True)
-    replace_text(plan.result(job), json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    shutil.rmtree(plan.concept(job), ignore_errors=True)  # some 30 MB each, no longer needed
+    replace_text(plan.result_path(job), json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    shutil.rmtree(plan.concept_folder(job), ignore_errors=True)  # some 30 MB each, no longer needed
     return job
 
 
 def run(plan: Plan, jobs: Sequence[Job], workers: int) -> None:
     """Run the unfinished jobs, `workers` in parallel with one thread each."""
-    left = [(plan, job) for job in jobs if not plan.is_done(job)]
-    bar = tqdm(total=len(jobs), initial=len(jobs) - len(left), unit="concept", disable=None)
+    unfinished = [(plan, job) for job in jobs if not plan.is_done(job)]
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(unfinished), unit="concept", disable=None)
     with bar:
         if workers == 1:
-            for task in left:
-                make(task)
+            for task in unfinished:
+                run_job(task)
                 bar.update()
-        elif left:
-            with multiprocessing.get_context("spawn").Pool(min(workers, len(left))) as processes:
-                for _ in processes.imap_unordered(make, left):
+        elif unfinished:
+            with multiprocessing.get_context("spawn").Pool(min(workers, len(unfinished))) as processes:
+                for _ in processes.imap_unordered(run_job, unfinished):
                     bar.update()
 
 
@@ -392,8 +398,8 @@ def open_stage(plan: Plan, stage: str, settings: judges.Settings, workers: int) 
     folders, _ = judges.train_all(names, seed, plan.cache, settings, workers)
     oracle_seed = 0 if stage == "select" else FINAL_ORACLE
     open_oracle(oracle_seed, plan.oracle_cache, plan.oracle_settings)  # trained once, not in each worker
-    found = Judges({name: folders[name] for name in names}, oracle_seed)
-    return dataclasses.replace(plan, judges={**plan.judges, stage: found})
+    stage_judges = Judges({name: folders[name] for name in names}, oracle_seed)
+    return dataclasses.replace(plan, judges={**plan.judges, stage: stage_judges})
 
 
 # --- stages -------------------------------------------------------------------------------------------
@@ -403,35 +409,43 @@ CHOSEN = "chosen.json"
 
 def select(plan: Plan, workers: int) -> dict[str, Any]:
     """Run successive halving with one seed per round on all development classes; write and return the choice."""
-    left = {family: [each.name for each in some] for family, some in plan.settings.items()}
-    rounds: dict[str, list[dict[str, Any]]] = {family: [] for family in left}
+    remaining = {family: [setting.name for setting in settings] for family, settings in plan.settings.items()}
+    rounds: dict[str, list[dict[str, Any]]] = {family: [] for family in remaining}
     for i, seed in enumerate(plan.selection_seeds):
-        names = [name for some in left.values() for name in some]
+        names = [name for settings in remaining.values() for name in settings]
         run(plan, [Job("select", n, c, seed) for c in plan.development for n in (REFERENCES, *names)], workers)
         seeds = plan.selection_seeds[: i + 1]
-        for family, some in left.items():
-            scores = {name: tables.score(_readings(plan, "select", name, plan.development, seeds)) for name in some}
-            left[family] = tables.best(scores, KEPT[min(i + len(KEPT) - len(plan.selection_seeds), len(KEPT) - 1)])
-            rounds[family].append({"seeds": list(seeds), "scores": scores, "kept": left[family]})
-        print(f"round {i + 1}: kept {', '.join(name for some in left.values() for name in some)}", flush=True)
+        for family, settings in remaining.items():
+            scores = {
+                name: tables.score_setting(_read_readings(plan, "select", name, plan.development, seeds))
+                for name in settings
+            }
+            remaining[family] = tables.select_best(
+                scores, KEPT[min(i + len(KEPT) - len(plan.selection_seeds), len(KEPT) - 1)]
+            )
+            rounds[family].append({"seeds": list(seeds), "scores": scores, "kept": remaining[family]})
+        print(
+            f"round {i + 1}: kept {', '.join(name for settings in remaining.values() for name in settings)}", flush=True
+        )
     chosen = {
         "command": plan.command, **plan.origin, "rule": tables.RULE, "classes": list(plan.development),
         "seeds": list(plan.selection_seeds), "judges": list(plan.judges["select"].classifiers),
-        "settings": {each.name: each.text for some in plan.settings.values() for each in some},
-        "rounds": rounds, "chosen": {family: some[0] for family, some in left.items()},
+        "settings": {setting.name: setting.text for settings in plan.settings.values() for setting in settings},
+        "rounds": rounds, "chosen": {family: settings[0] for family, settings in remaining.items()},
         "finetuning": {
-            some[0]: {**plan.said(Job("select", some[0], plan.development[0], 0))} for some in left.values()
+            settings[0]: {**plan.describe_settings(Job("select", settings[0], plan.development[0], 0))}
+            for settings in remaining.values()
         },
     }  # fmt: skip
     replace_text(plan.results / CHOSEN, json.dumps(chosen, indent=1, ensure_ascii=False) + "\n")
     return chosen
 
 
-def _readings(
+def _read_readings(
     plan: Plan, stage: str, setting: str, classes: Sequence[str], seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
     jobs = [Job(stage, setting, name, seed) for name in classes for seed in seeds]
-    return [json.loads(plan.result(job).read_text()) for job in jobs]
+    return [json.loads(plan.result_path(job).read_text()) for job in jobs]
 
 
 def read_chosen(plan: Plan) -> dict[str, Any]:
@@ -444,8 +458,8 @@ def read_chosen(plan: Plan) -> dict[str, Any]:
     if not path.exists():
         raise FiguregroundError(f"{path.name} doesn't exist: choose the settings first, with --select.")
     chosen = json.loads(path.read_text())
-    there = {name: chosen["weights"][name] for name in plan.weights()}
-    if there != plan.weights() or chosen["format"] != plan.origin["format"]:
+    chosen_weights = {name: chosen["weights"][name] for name in plan.weights()}
+    if chosen_weights != plan.weights() or chosen["format"] != plan.origin["format"]:
         raise FiguregroundError(f"{path.name} was chosen with other weights: choose again, with --select.")
     return chosen
 
@@ -462,26 +476,26 @@ def final_jobs(plan: Plan, chosen: Mapping[str, Any]) -> list[Job]:
 KINDS = {SFSL: "concept with SFSL", DREAMBOOTH: "concept with DreamBooth", UNTOUCHED: "untouched model"}
 
 
-def seconds_each(plan: Plan) -> tuple[dict[str, float], str]:
+def find_seconds_per_job(plan: Plan) -> tuple[dict[str, float], str]:
     """Return CPU seconds per job of each kind, and their source: existing readings, or a trial."""
-    found: dict[str, list[float]] = {}
+    seconds_by_row: dict[str, list[float]] = {}
     for path in plan.results.glob("*-*.json"):
-        each = json.loads(path.read_text())
-        if "seconds_cpu" in each:
-            found.setdefault(each["row"], []).append(each["seconds_cpu"])
-    means = {kind: float(np.mean(values)) for kind, values in found.items()}
+        reading = json.loads(path.read_text())
+        if "seconds_cpu" in reading:
+            seconds_by_row.setdefault(reading["row"], []).append(reading["seconds_cpu"])
+    means = {kind: float(np.mean(values)) for kind, values in seconds_by_row.items()}
     if set(means) == set(KINDS):
         return means, "means of the readings so far"
     source = "a trial of a few steps and images"
-    return {**_trial(plan), **means}, f"means of the readings so far, and {source}" if means else source
+    return {**_run_trial(plan), **means}, f"means of the readings so far, and {source}" if means else source
 
 
-def _trial(plan: Plan) -> dict[str, float]:
+def _run_trial(plan: Plan) -> dict[str, float]:
     """Train for a few steps, draw a few images, and extrapolate."""
     from figureground.diffusion.checkpoint import open_checkpoint
 
     torch.set_num_threads(1)
-    builder = recipe(FEW)
+    builder = open_recipe(FEW)
 
     def cpu(work: Any) -> float:
         began = time.process_time()
@@ -493,44 +507,49 @@ def _trial(plan: Plan) -> dict[str, float]:
 
         def steps(name: str, count: int) -> float:
             smaller = {"max_train_steps": count, "num_class_images": 20, "class_images": 20, "early_stopping": None}
-            again = dataclasses.replace(trial, smaller={**smaller, "num_inference_steps": 4})
-            return cpu(lambda: learn(again, Job("select", name, plan.development[0], 0)))
+            short_plan = dataclasses.replace(trial, smaller={**smaller, "num_inference_steps": 4})
+            return cpu(lambda: learn(short_plan, Job("select", name, plan.development[0], 0)))
 
         steps("sfsl-direction", 1)  # opens libraries, draws priors
-        a_step = {
+        seconds_per_step = {
             family: (steps(name, 13) - steps(name, 3)) / 10
             for family, name in ((SFSL, "sfsl-direction"), (DREAMBOOTH, "plain"))
         }
         checkpoint = open_checkpoint("pocket", device=torch.device("cpu"), dtype=torch.float32, safety="off")
-        wanted = specs(builder, plan.development[0], "", 4, 0)  # one batch of 20
-        render(checkpoint, wanted, builder, 2)
-        an_image = cpu(lambda: render(checkpoint, wanted, builder)) / len(wanted)
+        specs = make_specs(builder, plan.development[0], "", 4, 0)  # one batch of 20
+        render(checkpoint, specs, builder, 2)
+        seconds_per_image = cpu(lambda: render(checkpoint, specs, builder)) / len(specs)
     images = plan.per_scene * len(builder.backgrounds)
     fixed = 5.0  # opening, saving, reading
     return {
-        SFSL: fixed + BASE.max_train_steps * a_step[SFSL] + an_image * (images + 30),  # priors are shared by rows
-        DREAMBOOTH: fixed + BASE.max_train_steps * a_step[DREAMBOOTH] + an_image * (images + 30),
-        UNTOUCHED: fixed + an_image * images,
+        SFSL: fixed
+        + BASE.max_train_steps * seconds_per_step[SFSL]
+        + seconds_per_image * (images + 30),  # priors are shared by rows
+        DREAMBOOTH: fixed + BASE.max_train_steps * seconds_per_step[DREAMBOOTH] + seconds_per_image * (images + 30),
+        UNTOUCHED: fixed + seconds_per_image * images,
     }
 
 
 def print_time(plan: Plan) -> dict[str, float]:
     """Print the number of remaining concepts and their duration on one core; return core-hours by stage."""
-    each, source = seconds_each(plan)
+    seconds_by_kind, source = find_seconds_per_job(plan)
     rounds = [len(plan.development) * n for n in (len(SETTINGS[SFSL]), *KEPT[: len(plan.selection_seeds) - 1])]
     pairs = (len(plan.development) + len(plan.held_out)) * len(plan.final_seeds)
-    wanted = {
+    planned = {
         "select": Counter({family: sum(rounds) for family in (SFSL, DREAMBOOTH)}),
         "final": Counter({SFSL: pairs, DREAMBOOTH: pairs, UNTOUCHED: pairs}),
     }
     hours = {}
-    for stage, counts in wanted.items():
-        done = Counter(json.loads(path.read_text())["row"] for path in plan.results.glob(f"{stage}-*.json"))
-        left = {kind: max(0, n - done[kind]) for kind, n in counts.items()}
-        hours[stage] = sum(left[kind] * each[kind] for kind in left) / 3600
-        parts = ", ".join(f"{n} of {counts[kind]} {KINDS[kind]}" for kind, n in left.items())
+    for stage, counts in planned.items():
+        finished = Counter(json.loads(path.read_text())["row"] for path in plan.results.glob(f"{stage}-*.json"))
+        remaining = {kind: max(0, n - finished[kind]) for kind, n in counts.items()}
+        hours[stage] = sum(remaining[kind] * seconds_by_kind[kind] for kind in remaining) / 3600
+        parts = ", ".join(f"{n} of {counts[kind]} {KINDS[kind]}" for kind, n in remaining.items())
         print(f"{stage}: {parts} left: {hours[stage]:.1f} core-hours")
-    print(", ".join(f"{KINDS[kind]} {value:.0f} s" for kind, value in each.items()) + f" on one core ({source})")
+    print(
+        ", ".join(f"{KINDS[kind]} {value:.0f} s" for kind, value in seconds_by_kind.items())
+        + f" on one core ({source})"
+    )
     print(f"If missing, {len(judges.DEVELOPMENT)} + {len(judges.FINAL)} judges and 2 oracles are trained in addition.")
     return hours
 
@@ -538,15 +557,15 @@ def print_time(plan: Plan) -> dict[str, float]:
 # --- report -------------------------------------------------------------------------------------------
 
 
-def make_report(plan: Plan, out: Path) -> tuple[list[Row], dict[str, Any]]:
+def write_report(plan: Plan, out: Path) -> tuple[list[Row], dict[str, Any]]:
     """Write the tables and the chart beside `out`, from the JSON files alone; return rows and further JSON entries."""
-    readings = tables.read_all(plan.results, "final")
+    readings = tables.read_readings(plan.results, "final")
     path = plan.results / CHOSEN
     chosen = json.loads(path.read_text()) if path.exists() else None
-    selection = tables.read_all(plan.results, "select")
+    selection = tables.read_readings(plan.results, "select")
     groups = {
-        "held-out classes": tables.Final.of(readings, plan.held_out),
-        "development classes, new seeds": tables.Final.of(readings, plan.development),
+        "held-out classes": tables.Final.select(readings, plan.held_out),
+        "development classes, new seeds": tables.Final.select(readings, plan.development),
     }
     lines = ["# Does the similarity loss earn its place?", "", f"Made by `{plan.command}` from `spurious/*.json`.", ""]
     if readings:
@@ -555,13 +574,13 @@ def make_report(plan: Plan, out: Path) -> tuple[list[Row], dict[str, Any]]:
             + ", ".join(sorted({str(r["commit"])[:10] for r in readings})) + ".", "",
         ]  # fmt: skip
     for title, final in groups.items():
-        lines += tables.markdown_final(title, final)
+        lines += tables.format_final(title, final)
     if chosen:
-        lines += tables.markdown_selection(chosen, selection)
+        lines += tables.format_selection(chosen, selection)
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out.with_suffix(".md"), "\n".join(lines))
     tables.draw_chart(groups, plan.results, out.with_suffix(".png"))
-    rows = [row for title, final in groups.items() if final.seeds for row in verdicts(title, final)]
+    rows = [row for title, final in groups.items() if final.seeds for row in make_rows(title, final)]
     seconds = {
         row: round(float(np.mean([r["seconds_cpu"] for r in readings if r["row"] == row])))
         for row in (SFSL, DREAMBOOTH) if any(r["row"] == row for r in readings)
@@ -573,16 +592,16 @@ def make_report(plan: Plan, out: Path) -> tuple[list[Row], dict[str, Any]]:
     }  # fmt: skip
 
 
-def verdicts(title: str, final: tables.Final) -> list[Row]:
+def make_rows(title: str, final: tables.Final) -> list[Row]:
     """Return targets and results of SFSL on some classes; ranges are 95 % intervals."""
 
-    def row(name: str, found: tables.Interval, unit: str, **wanted: float) -> Row:
-        ends = (100 * found.low, 100 * found.high) if np.isfinite(found.low) else (None, None)
-        return Row(f"{title}: {name}", 100 * found.value, unit, *ends, **wanted)
+    def row(name: str, interval: tables.Interval, unit: str, **targets: float) -> Row:
+        ends = (100 * interval.low, 100 * interval.high) if np.isfinite(interval.low) else (None, None)
+        return Row(f"{title}: {name}", 100 * interval.value, unit, *ends, **targets)
 
     gain = final.difference(SFSL, DREAMBOOTH)
     rows = [
-        row(f"{text}: says k", tables.student(final.table(name, tables.says_k).mean(0)), "%")
+        row(f"{text}: says k", tables.student_interval(final.table(name, tables.share_saying_k).mean(0)), "%")
         for name, text in tables.ROWS.items()
     ]
     rows += [
@@ -603,7 +622,7 @@ def verdicts(title: str, final: tables.Final) -> list[Row]:
 
 
 def _parse() -> argparse.Namespace:
-    parser = arguments(__doc__, "spurious")
+    parser = make_parser(__doc__, "spurious")
     parser.set_defaults(work=ROOT / "out" / "spurious-benchmark")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--select", action="store_true", help="choose the settings, on development classes")
@@ -625,10 +644,10 @@ def _parse() -> argparse.Namespace:
 def _plan(args: argparse.Namespace) -> Plan:
     quick = args.quick
     results = args.results or (args.work / "quick" / "results" if quick else ROOT / "benchmarks/results/spurious")
-    command = " ".join(["python benchmarks/spurious.py", *without_places(sys.argv[1:])])
+    command = " ".join(["python benchmarks/spurious.py", *strip_locations(sys.argv[1:])])
     plan = Plan(
         args.work, results, args.cache, ROOT / "out" / "fidelity", DEVELOPMENT_CLASSES, HELD_OUT_CLASSES,
-        SELECTION_SEEDS, FINAL_SEEDS, SETTINGS, PER_SCENE, args.device, origin(), command,
+        SELECTION_SEEDS, FINAL_SEEDS, SETTINGS, PER_SCENE, args.device, describe_origin(), command,
     )  # fmt: skip
     if not quick:
         return plan
@@ -641,7 +660,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         "stop_images": 2,
     }
     few = {
-        SFSL: (SETTINGS[SFSL][0], setting_named("sfsl-direction-many-stop")),
+        SFSL: (SETTINGS[SFSL][0], find_setting("sfsl-direction-many-stop")),
         DREAMBOOTH: SETTINGS[DREAMBOOTH][:1],
     }
     return dataclasses.replace(
@@ -655,23 +674,23 @@ def main() -> None:
     args = _parse()
     began = time.monotonic()
     plan = _plan(args)
-    everything = args.quick and not (args.select or args.final or args.report or args.time)
+    all_stages = args.quick and not (args.select or args.final or args.report or args.time)
     if args.time:
         print_time(plan)
         return
     training = judges.Settings(pool=128, epochs=1) if args.quick else judges.Settings()
     workers = 1 if args.quick else args.workers
-    if args.select or everything:
+    if args.select or all_stages:
         plan = open_stage(plan, "select", training, workers)
         print(json.dumps(select(plan, workers)["chosen"]))
-    if args.final or everything:
+    if args.final or all_stages:
         chosen = read_chosen(plan)
         plan = open_stage(plan, "final", training, workers)
         run(plan, final_jobs(plan, chosen), workers)
     if args.select:
         return
     out = args.out or (args.work / "quick" if args.quick else ROOT / "benchmarks/results") / "spurious.json"
-    rows, more = make_report(plan, out)
+    rows, entries = write_report(plan, out)
     if not rows:
         print(f"No seed has all rows of all classes yet; {out.with_suffix('.md').name} describes the selection.")
         return
@@ -680,9 +699,9 @@ def main() -> None:
         {
             "base": BASE.to_json(), "held_out_classes": plan.held_out, "development_classes": plan.development,
             "final_seeds": plan.final_seeds, "selection_seeds": plan.selection_seeds,
-            "images_a_concept": plan.per_scene * len(recipe(FEW).backgrounds), "rule": tables.RULE,
+            "images_a_concept": plan.per_scene * len(open_recipe(FEW).backgrounds), "rule": tables.RULE,
         },
-        began, **more,
+        began, **entries,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from results import Row, arguments, report
+from results import Row, make_parser, report
 
 from figureground.annotation.correction import MISSING, Gold, correct_share
 from figureground.annotation.inference import LabelledImages, share_of_people, share_with_scorers
@@ -32,7 +32,7 @@ from figureground.core.intervals import Interval, wilson
 from figureground.core.progress import Progress
 
 ERRORS = (0.02, 0.05, 0.1)
-WANTED = (93.0, 97.0)
+TARGET = (93.0, 97.0)
 """Target coverage of nominal 95 % intervals, in percent."""
 THRESHOLDS = (0.5, 0.9)
 
@@ -104,15 +104,15 @@ class Campaign:
         people, images = settings.annotators, settings.images
         rates = error * (1 + settings.uneven * rng.uniform(-1, 1, (2, people)))
         rate = np.where(world.right[:, None], *rates)
-        errs = rng.random((images, people)) < rate * (1 - shared)
-        errs |= (rng.random(images) < error * shared)[:, None]
-        said = world.right[:, None] ^ errs
-        alone = np.arange(people) == rng.integers(0, people, images)[:, None]
-        asked = alone | (rng.random(images) < settings.overlap)[:, None]
-        values = (said & asked).sum(1) / asked.sum(1)
+        is_error = rng.random((images, people)) < rate * (1 - shared)
+        is_error |= (rng.random(images) < error * shared)[:, None]
+        calls = world.right[:, None] ^ is_error
+        is_own = np.arange(people) == rng.integers(0, people, images)[:, None]
+        is_asked = is_own | (rng.random(images) < settings.overlap)[:, None]
+        values = (calls & is_asked).sum(1) / is_asked.sum(1)
         labelled = np.concatenate([
-            rng.choice(found, max(1, round(settings.labels * len(found) / images)), replace=False)
-            for found in (np.flatnonzero(world.cells == cell) for cell in np.unique(world.cells))
+            rng.choice(cell_images, max(1, round(settings.labels * len(cell_images) / images)), replace=False)
+            for cell_images in (np.flatnonzero(world.cells == cell) for cell in np.unique(world.cells))
         ])  # fmt: skip
         # Gold items are as hard as other images.
         wrong_answers = rng.binomial([[settings.gold_right], [settings.gold_wrong]], rates)
@@ -121,12 +121,12 @@ class Campaign:
             np.stack([settings.gold_wrong - wrong_answers[1], wrong_answers[1]], axis=1),
         )
         sample = LabelledImages.from_population(values[labelled], labelled, world.cells, world.scores)
-        answers = np.where(asked, said, MISSING)[labelled].astype(np.int8)
+        answers = np.where(is_asked, calls, MISSING)[labelled].astype(np.int8)
         return cls(sample, answers, gold, float(values.mean()))
 
 
 def main() -> None:
-    parser = arguments(__doc__, "trust")
+    parser = make_parser(__doc__, "trust")
     parser.add_argument("--campaigns", type=int, default=2000, metavar="N", help="campaigns per error rate (2000)")
     args = parser.parse_args()
     began = time.monotonic()
@@ -135,42 +135,44 @@ def main() -> None:
         settings = dataclasses.replace(settings, campaigns=5, stress=5, images=600, labels=100)
     rows = [row for error in ERRORS for row in measure(settings, error)]
     rows += measure(settings, 0.05, shared=0.5)
-    rows += curate(settings)
+    rows += measure_curation(settings)
     report("trust", args, rows, dataclasses.asdict(settings), began)
 
 
 def measure(settings: Settings, error: float, shared: float = 0.0) -> list[Row]:
     """Return coverage and widths of the intervals over many campaigns."""
     number = settings.stress if shared else settings.campaigns
-    of = f"{error:.0%} errors" + (f", {shared:.0%} of them shared" if shared else "")
-    found: dict[str, list[bool]] = {name: [] for name in ("people", "scorers", "corrected", "uncorrected")}
+    title = f"{error:.0%} errors" + (f", {shared:.0%} of them shared" if shared else "")
+    covered: dict[str, list[bool]] = {name: [] for name in ("people", "scorers", "corrected", "uncorrected")}
     widths: dict[str, list[float]] = {name: [] for name in ("people", "scorers", "corrected")}
-    with Progress(number, unit="campaign", desc=of) as bar:
+    with Progress(number, unit="campaign", desc=title) as bar:
         for i in range(number):
             rng = np.random.default_rng([settings.seed, round(1000 * error), round(100 * shared), i])
             world = World.draw(settings, rng)
             campaign = Campaign.run(settings, world, error, shared, rng)
-            sample, left = campaign.sample, 1 - len(campaign.answers) / settings.images
+            sample, unlabelled = campaign.sample, 1 - len(campaign.answers) / settings.images
             intervals = {
                 "people": share_of_people(sample).interval,
                 "scorers": share_with_scorers(sample).interval,
-                "corrected": correct_share(campaign.answers, campaign.gold, sample.weights, unlabelled=left).interval,
+                "corrected": correct_share(
+                    campaign.answers, campaign.gold, sample.weights, unlabelled=unlabelled
+                ).interval,
             }
             truth = float(world.right.mean())
             for name, interval in intervals.items():
-                found[name].append(covers(interval, truth if name == "corrected" else campaign.called_right))
+                covered[name].append(covers(interval, truth if name == "corrected" else campaign.called_right))
                 widths[name].append(100 * (interval.high - interval.low))
-            found["uncorrected"].append(covers(intervals["people"], truth))
+            covered["uncorrected"].append(covers(intervals["people"], truth))
             bar.update(1)
-    wanted = (None, None) if shared else WANTED
+    target = (None, None) if shared else TARGET
     return [
-        coverage(f"{of}: what people call right, people alone", found["people"], WANTED),
-        coverage(f"{of}: what people call right, with scorers", found["scorers"], WANTED),
-        coverage(f"{of}: the truth, corrected", found["corrected"], wanted),
-        coverage(f"{of}: the truth, uncorrected", found["uncorrected"], (None, None)),
-        width(f"{of}: width, people alone", widths["people"]),
-        width(f"{of}: width, with scorers", widths["scorers"]),
-        width(f"{of}: width, corrected", widths["corrected"]),
+        make_coverage_row(f"{title}: what people call right, people alone", covered["people"], TARGET),
+        make_coverage_row(f"{title}: what people call right, with scorers", covered["scorers"], TARGET),
+        make_coverage_row(f"{title}: the truth, corrected", covered["corrected"], target),
+        make_coverage_row(f"{title}: the truth, uncorrected", covered["uncorrected"], (None, None)),
+        make_width_row(f"{title}: width, people alone", widths["people"]),
+        make_width_row(f"{title}: width, with scorers", widths["scorers"]),
+        make_width_row(f"{title}: width, corrected", widths["corrected"]),
     ]
 
 
@@ -178,31 +180,31 @@ def covers(interval: Interval, target: float) -> bool:
     return interval.low <= target <= interval.high
 
 
-def coverage(name: str, hits: Sequence[bool], wanted: tuple[float | None, float | None]) -> Row:
+def make_coverage_row(name: str, hits: Sequence[bool], target: tuple[float | None, float | None]) -> Row:
     """Return the share of intervals that contain their target, with its own interval (Wilson)."""
-    value, low, high = (100 * each for each in wilson(float(np.mean(hits)), len(hits)))
-    return Row(name, value, "%", low, high, *wanted)
+    value, low, high = (100 * share for share in wilson(float(np.mean(hits)), len(hits)))
+    return Row(name, value, "%", low, high, *target)
 
 
-def width(name: str, widths: Sequence[float]) -> Row:
+def make_width_row(name: str, widths: Sequence[float]) -> Row:
     """Return the median width of intervals, with the range of the middle 95 %."""
     low, high = np.percentile(widths, [2.5, 97.5])
     return Row(name, float(np.median(widths)), "points", float(low), float(high))
 
 
-def curate(settings: Settings) -> list[Row]:
+def measure_curation(settings: Settings) -> list[Row]:
     """Return the share of wrong labels before and after dropping images below a score, in ten datasets."""
     worlds = [World.draw(settings, np.random.default_rng([settings.seed, 1, i])) for i in range(10)]
-    rows = [spread("wrong labels", [100 * (1 - world.right.mean()) for world in worlds])]
+    rows = [make_spread_row("wrong labels", [100 * (1 - world.right.mean()) for world in worlds])]
     for threshold in THRESHOLDS:
         kept = [world.scores > threshold for world in worlds]
         wrong = [100 * (1 - world.right[keep].mean()) for world, keep in zip(worlds, kept, strict=True)]
-        rows.append(spread(f"wrong labels among images with a score above {threshold}", wrong))
-        rows.append(spread(f"images with a score above {threshold}", [100 * keep.mean() for keep in kept]))
+        rows.append(make_spread_row(f"wrong labels among images with a score above {threshold}", wrong))
+        rows.append(make_spread_row(f"images with a score above {threshold}", [100 * keep.mean() for keep in kept]))
     return rows
 
 
-def spread(name: str, values: Sequence[float]) -> Row:
+def make_spread_row(name: str, values: Sequence[float]) -> Row:
     return Row(name, float(np.median(values)), "%", float(min(values)), float(max(values)))
 
 

@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from datasets import DatasetDict, load_dataset
-from oracle import HEADS, Classifier, Settings, draw_many, pixels, trained
+from oracle import HEADS, Classifier, Settings, draw_many, load_or_train, to_pixels
 from PIL import Image
-from results import ROOT, Row, arguments, report, scratch
+from results import ROOT, Row, make_parser, make_scratch, report
 from transformers import AutoModelForImageClassification, AutoTokenizer, CLIPModel
 
 from figureground.core import intervals
@@ -88,16 +88,16 @@ class Measured(NamedTuple):
 # --- sets -------------------------------------------------------------------------------------------
 
 
-def build(directory: Path, seed: int, per_cell: int, quick: bool, **settings: Any) -> Path:
+def build_dataset(directory: Path, seed: int, per_cell: int, quick: bool, **settings: Any) -> Path:
     """Build a D3S set of the pocket world, or resume it."""
-    few = {"limit": 12, "num_inference_steps": 2} if quick else {}
-    usual = {"per_cell": {"train": per_cell}, "seed": seed, "formats": ["parquet"]}
-    made = D3S("pocket", **{**usual, **settings, **few})
-    made.build(directory)
+    quick_settings = {"limit": 12, "num_inference_steps": 2} if quick else {}
+    common = {"per_cell": {"train": per_cell}, "seed": seed, "formats": ["parquet"]}
+    builder = D3S("pocket", **{**common, **settings, **quick_settings})
+    builder.build(directory)
     return directory
 
 
-def read(directory: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def read_dataset(directory: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return the images of all splits, uint8 (n, 3, size, size), and their labels.
 
     Raises:
@@ -116,11 +116,11 @@ def read(directory: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
                     f"{', '.join(unknown[:5])}; give a dataset built with the config `pocket`."
                 )
             values += [CLASSES[label].index(names[i]) for i in rows[label]]
-        images += [pixels(image) for image in rows["image"]]
+        images += [to_pixels(image) for image in rows["image"]]
     return np.stack(images), {label: np.array(values) for label, values in labels.items()}
 
 
-def judge(oracle: Classifier, images: np.ndarray, labels: dict[str, np.ndarray]) -> Judged:
+def judge_by_oracle(oracle: Classifier, images: np.ndarray, labels: dict[str, np.ndarray]) -> Judged:
     """Return the images and labels with the truth according to the oracle."""
     seen = oracle.read(images).labels
     return Judged(images, labels, {label: seen[:, list(HEADS).index(label)] for label in LABELS})
@@ -134,34 +134,38 @@ def shuffle(judged: Judged, share: float, seed: int) -> Judged:
     labels = {}
     for label in LABELS:
         rng = world.generator(f"trust scorers, shuffled {label}", seed)
-        own, given = judged.labels[label], judged.labels[label].copy()
-        picked = rng.permutation(len(own))[: round(share * len(own))]
+        own_labels, exchanged = judged.labels[label], judged.labels[label].copy()
+        rows = rng.permutation(len(own_labels))[: round(share * len(own_labels))]
         # Sorting by class and shifting by the size of the largest class leaves no image with its own class.
-        picked = picked[np.argsort(own[picked], kind="stable")]
-        given[picked] = np.roll(own[picked], int(np.bincount(own[picked], minlength=1).max()))
-        labels[label] = given
+        rows = rows[np.argsort(own_labels[rows], kind="stable")]
+        exchanged[rows] = np.roll(own_labels[rows], int(np.bincount(own_labels[rows], minlength=1).max()))
+        labels[label] = exchanged
     return judged._replace(labels=labels)
 
 
-def join(one: Judged, two: Judged) -> Judged:
+def join(first: Judged, second: Judged) -> Judged:
     """Return the images of both sets."""
 
-    def both(of: Callable[[Judged], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        return {label: np.concatenate([of(one)[label], of(two)[label]]) for label in LABELS}
+    def join_by_label(get: Callable[[Judged], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {label: np.concatenate([get(first)[label], get(second)[label]]) for label in LABELS}
 
-    return Judged(np.concatenate([one.images, two.images]), both(lambda j: j.labels), both(lambda j: j.seen))
+    return Judged(
+        np.concatenate([first.images, second.images]),
+        join_by_label(lambda j: j.labels),
+        join_by_label(lambda j: j.seen),
+    )
 
 
-def drawings(count: int, seed: int, share: float) -> Judged:
+def make_drawings(count: int, seed: int, share: float) -> Judged:
     """Draw images, some without object or scene, and exchange a share of their labels."""
-    drawn = draw_many(count, world.generator("trust scorers, drawings", seed), pasted=0.3)
-    seen = {label: drawn.labels[:, list(HEADS).index(label)] for label in LABELS}
+    images = draw_many(count, world.generator("trust scorers, drawings", seed), pasted=0.3)
+    seen = {label: images.labels[:, list(HEADS).index(label)] for label in LABELS}
     rng = world.generator("trust scorers, labels where there is none", seed)
     labels = {
-        label: np.where(true < len(CLASSES[label]), true, rng.integers(len(CLASSES[label]), size=count))
-        for label, true in seen.items()
+        label: np.where(shown < len(CLASSES[label]), shown, rng.integers(len(CLASSES[label]), size=count))
+        for label, shown in seen.items()
     }
-    return shuffle(Judged(drawn.images, labels, seen), share, seed)
+    return shuffle(Judged(images.images, labels, seen), share, seed)
 
 
 # --- scorers ----------------------------------------------------------------------------------------
@@ -174,7 +178,9 @@ def open_matcher() -> Scorer:
     embeddings = {label: matcher.candidates(model, texts, i) for i, label in enumerate(LABELS)}
 
     def score(images: np.ndarray) -> dict[str, np.ndarray]:
-        return {label: matcher.probabilities(model, images, said).numpy() for label, said in embeddings.items()}
+        return {
+            label: matcher.probabilities(model, images, candidates).numpy() for label, candidates in embeddings.items()
+        }
 
     return score
 
@@ -185,12 +191,12 @@ def open_classifier(model: Classifier) -> Scorer:
     @torch.inference_mode()
     def score(images: np.ndarray) -> dict[str, np.ndarray]:
         device = next(model.parameters()).device
-        made: dict[str, list[np.ndarray]] = {label: [] for label in LABELS}
+        parts_by_label: dict[str, list[np.ndarray]] = {label: [] for label in LABELS}
         for part in torch.from_numpy(images).split(128):
             logits = model(part.to(device).float().div(127.5).sub(1))
-            for label, some in made.items():
-                some.append(logits[label].softmax(1).cpu().numpy())
-        return {label: np.concatenate(some) for label, some in made.items()}
+            for label, label_parts in parts_by_label.items():
+                label_parts.append(logits[label].softmax(1).cpu().numpy())
+        return {label: np.concatenate(label_parts) for label, label_parts in parts_by_label.items()}
 
     return score
 
@@ -210,47 +216,48 @@ def open_robust() -> Scorer:
 # --- measurement ------------------------------------------------------------------------------------
 
 
-def own(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def own_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the probability of each image's own label."""
     return probabilities[np.arange(len(labels)), labels]
 
 
-def choose(p: np.ndarray, right: np.ndarray) -> float:
+def choose_threshold(p: np.ndarray, right: np.ndarray) -> float:
     """Return the threshold with the largest balanced accuracy; among several, the middle of the widest gap."""
     cuts = np.unique(np.concatenate([[0.0], p, [1.0]]))
-    between = (cuts[:-1] + cuts[1:]) / 2
-    accuracy = np.array([((p[right] > t).mean() + (p[~right] <= t).mean()) / 2 for t in between])
+    thresholds = (cuts[:-1] + cuts[1:]) / 2
+    accuracy = np.array([((p[right] > t).mean() + (p[~right] <= t).mean()) / 2 for t in thresholds])
     best = np.flatnonzero(accuracy >= accuracy.max() - 1e-9)
-    return float(between[best[np.diff(cuts)[best].argmax()]])
+    return float(thresholds[best[np.diff(cuts)[best].argmax()]])
 
 
-def area(p: np.ndarray, right: np.ndarray) -> float:
+def area_under_roc(p: np.ndarray, right: np.ndarray) -> float:
     """Return the area under the ROC curve: how often a right label has a higher p than a wrong one; ties count half."""
     above = (p[right][:, None] > p[~right]).mean()
     return float(above + (p[right][:, None] == p[~right]).mean() / 2)
 
 
-def measure(of: str, label: str, scorer: str, p: np.ndarray, right: np.ndarray, threshold: float) -> Measured:
+def measure(set_name: str, label: str, scorer: str, p: np.ndarray, right: np.ndarray, threshold: float) -> Measured:
     """Compare a scorer's decisions with the truth; intervals are at level 0.95, over images."""
-    called = p > threshold
-    both = right.any() and not right.all()
-    recalls = [called[right].astype(float), (~called[~right]).astype(float)]
+    is_called = p > threshold
+    has_both = right.any() and not right.all()
+    recalls = [is_called[right].astype(float), (~is_called[~right]).astype(float)]
     return Measured(
-        of, label, scorer, threshold, len(p), int((~right).sum()), intervals.mean([(called == right).astype(float)]),
-        intervals.mean(recalls) if both else None, intervals.mean(recalls[1:]) if both else None,
-        intervals.mean(recalls[:1]) if both else None, area(p, right) if both else None,
+        set_name, label, scorer, threshold, len(p), int((~right).sum()),
+        intervals.mean([(is_called == right).astype(float)]),
+        intervals.mean(recalls) if has_both else None, intervals.mean(recalls[1:]) if has_both else None,
+        intervals.mean(recalls[:1]) if has_both else None, area_under_roc(p, right) if has_both else None,
     )  # fmt: skip
 
 
-def compare(
-    of: str, judged: Judged, other: Judged, p: Mapping[str, np.ndarray], thresholds: Mapping[str, float]
+def compare_oracles(
+    set_name: str, judged: Judged, second_judged: Judged, p: Mapping[str, np.ndarray], thresholds: Mapping[str, float]
 ) -> tuple[list[Row], list[Measured]]:
     """Compare two oracles, and measure a scorer on the images for which they agree.
 
     Args:
-        of: Name of the set.
+        set_name: Name of the set.
         judged: The set with the first oracle's truth.
-        other: The same set with the second oracle's truth.
+        second_judged: The same set with the second oracle's truth.
         p: float (n, classes or more), the scorer's probabilities by label.
         thresholds: The scorer's thresholds by label.
 
@@ -260,30 +267,30 @@ def compare(
     rows, measures = [], []
     for label in LABELS:
         right = judged.right(label)
-        same = right == other.right(label)
-        value, low, high = (100 * each for each in intervals.mean([same.astype(float)]))
-        rows.append(Row(f"{of}, {label}: the oracles agree ({len(same)}; {low:.1f} to {high:.1f})", value, "%"))
-        mine = own(p[label], judged.labels[label])[same]
-        measures.append(measure(f"{of}, oracles agree", label, "pocket", mine, right[same], thresholds[label]))
+        agree = right == second_judged.right(label)
+        value, low, high = (100 * share for share in intervals.mean([agree.astype(float)]))
+        rows.append(Row(f"{set_name}, {label}: the oracles agree ({len(agree)}; {low:.1f} to {high:.1f})", value, "%"))
+        own_p = own_probabilities(p[label], judged.labels[label])[agree]
+        measures.append(measure(f"{set_name}, oracles agree", label, "pocket", own_p, right[agree], thresholds[label]))
     return rows, measures
 
 
-def rows_of(found: Measured) -> list[Row]:
+def make_rows(measured: Measured) -> list[Row]:
     """Return the result rows, with targets, in per cent."""
-    name = f"{found.of}, {found.label}, {found.scorer}"
-    share = 100 * found.wrong / found.n
+    name = f"{measured.of}, {measured.label}, {measured.scorer}"
+    share = 100 * measured.wrong / measured.n
 
-    def row(what: str, interval: intervals.Interval, count: int, at_least: float | None) -> Row:
-        value, low, high = (100 * each for each in interval)
-        return Row(f"{name}: {what} ({count}; {low:.1f} to {high:.1f})", value, "%", at_least=at_least)
+    def row(quantity: str, interval: intervals.Interval, count: int, at_least: float | None) -> Row:
+        value, low, high = (100 * share for share in interval)
+        return Row(f"{name}: {quantity} ({count}; {low:.1f} to {high:.1f})", value, "%", at_least=at_least)
 
-    if not found.wrong or found.of.startswith("demo"):
-        return [row("agreement", found.agreement, found.n, 98)]
-    rows = [Row(f"{name}: wrong labels by the oracle ({found.n})", share, "%")]
-    if found.balanced_accuracy and found.recall_of_wrong:
+    if not measured.wrong or measured.of.startswith("demo"):
+        return [row("agreement", measured.agreement, measured.n, 98)]
+    rows = [Row(f"{name}: wrong labels by the oracle ({measured.n})", share, "%")]
+    if measured.balanced_accuracy and measured.recall_of_wrong:
         rows += [
-            row("balanced accuracy", found.balanced_accuracy, found.n, 95),
-            row("recall of wrong labels", found.recall_of_wrong, found.wrong, 90),
+            row("balanced accuracy", measured.balanced_accuracy, measured.n, 95),
+            row("recall of wrong labels", measured.recall_of_wrong, measured.wrong, 90),
         ]
     return rows
 
@@ -316,7 +323,9 @@ def choose_thresholds(scorers: Mapping[str, Scorer], sets: Sequence[Judged]) -> 
             for label, p in score(judged.images).items():
                 right = judged.right(label)
                 if right.any() and not right.all():
-                    thresholds[name].setdefault(label, choose(own(p, judged.labels[label]), right))
+                    thresholds[name].setdefault(
+                        label, choose_threshold(own_probabilities(p, judged.labels[label]), right)
+                    )
     return thresholds
 
 
@@ -335,27 +344,27 @@ def measure_all(
         sheets: Folder for sheets of disagreements.
     """
     measures = []
-    for (name, of), found in scores.items():
-        judged = sets[of]
-        for label, p in found.items():
-            mine, threshold = own(p, judged.labels[label]), thresholds[name][label]
-            measures.append(measure(of, label, name, mine, judged.right(label), threshold))
+    for (name, set_name), p_by_label in scores.items():
+        judged = sets[set_name]
+        for label, p in p_by_label.items():
+            own_p, threshold = own_probabilities(p, judged.labels[label]), thresholds[name][label]
+            measures.append(measure(set_name, label, name, own_p, judged.right(label), threshold))
             if sheets:
-                print(f"{of}, {label}, {name}: disagreements")
-                save_disagreements(judged, label, mine, threshold, sheets / f"{of}-{label}-{name}.png")
+                print(f"{set_name}, {label}, {name}: disagreements")
+                save_disagreements(judged, label, own_p, threshold, sheets / f"{set_name}-{label}-{name}.png")
     return measures
 
 
-def as_json(found: Measured) -> dict[str, Any]:
+def to_json(measured: Measured) -> dict[str, Any]:
     return {
         name: value._asdict() if isinstance(value, intervals.Interval) else value
-        for name, value in found._asdict().items()
+        for name, value in measured._asdict().items()
     }
 
 
 def main(command: Sequence[str] | None = None) -> None:
     """Run the command; see the module's docstring."""
-    parser = arguments(__doc__, "trust_scorers")
+    parser = make_parser(__doc__, "trust_scorers")
     add = parser.add_argument
     add("--demo", type=Path, help="a D3S set of the config `pocket` (default: one is built)")
     for name in SETS:
@@ -378,13 +387,13 @@ def main(command: Sequence[str] | None = None) -> None:
     if args.quick:
         # Barely trained classifiers and a few images: all of the code runs, but the numbers are meaningless.
         args.per_cell, args.drawings, settings = 1, 40, Settings(pool=640, epochs=2)
-    with scratch(args.work) as work:
+    with make_scratch(args.work) as work:
         if args.quick:
             args.cache = work / "cache"
-        run(args, settings, work)
+        run_benchmark(args, settings, work)
 
 
-def run(args: argparse.Namespace, settings: Settings, work: Path) -> None:
+def run_benchmark(args: argparse.Namespace, settings: Settings, work: Path) -> None:
     """Build and judge the sets, measure all scorers, print and write JSON.
 
     Args:
@@ -393,42 +402,48 @@ def run(args: argparse.Namespace, settings: Settings, work: Path) -> None:
         work: A folder for the sets that are built.
     """
     began = time.monotonic()
-    oracle = trained("oracle", args.seed, args.cache, args.device, settings)
-    demo = args.demo or build(work / "demo", args.seed, args.per_cell, args.quick)
-    sets = {"demo": judge(oracle, *read(demo))}
+    oracle = load_or_train("oracle", args.seed, args.cache, args.device, settings)
+    demo = args.demo or build_dataset(work / "demo", args.seed, args.per_cell, args.quick)
+    sets = {"demo": judge_by_oracle(oracle, *read_dataset(demo))}
     sets["shuffled"] = shuffle(sets["demo"], args.shuffled, args.seed)
     for i, (name, settings_of) in enumerate(SETS.items(), 1):
-        few = max(1, args.per_cell // 3)
-        given = getattr(args, name) or build(work / name, args.seed + i, few, args.quick, **settings_of)
-        sets[name] = judge(oracle, *read(given))
+        per_cell = max(1, args.per_cell // 3)
+        directory = getattr(args, name) or build_dataset(
+            work / name, args.seed + i, per_cell, args.quick, **settings_of
+        )
+        sets[name] = judge_by_oracle(oracle, *read_dataset(directory))
     sets["vanished"] = join(sets["demo"], sets["vanished"])
-    chosen_on = [drawings(args.drawings, args.seed, args.shuffled)]
+    chosen_on = [make_drawings(args.drawings, args.seed, args.shuffled)]
     if args.choose:
-        chosen_on.insert(0, judge(oracle, *read(args.choose)))
+        chosen_on.insert(0, judge_by_oracle(oracle, *read_dataset(args.choose)))
     scorers: dict[str, Scorer] = {"pocket": open_matcher(), "robust": open_robust()}
-    other = None
+    second_oracle = None
     if not args.no_classifier:
-        other = trained("scorer of labels", args.seed + 1, args.cache, args.device, settings)
-        scorers["classifier"] = open_classifier(other)
+        second_oracle = load_or_train("scorer of labels", args.seed + 1, args.cache, args.device, settings)
+        scorers["classifier"] = open_classifier(second_oracle)
     thresholds = choose_thresholds(scorers, chosen_on)
-    scores = {(name, of): score(judged.images) for name, score in scorers.items() for of, judged in sets.items()}
+    scores = {
+        (name, set_name): score(judged.images) for name, score in scorers.items() for set_name, judged in sets.items()
+    }
     measures = measure_all(sets, scores, thresholds, args.sheets)
-    rows = [row for found in measures for row in rows_of(found)]
-    if other:
-        for of, judged in sets.items():
-            again = judge(other, judged.images, judged.labels)
-            agreement, agreed = compare(of, judged, again, scores["pocket", of], thresholds["pocket"])
-            rows += [*agreement, *(row for found in agreed for row in rows_of(found))]
-            measures += agreed
+    rows = [row for measured in measures for row in make_rows(measured)]
+    if second_oracle:
+        for set_name, judged in sets.items():
+            second_judged = judge_by_oracle(second_oracle, judged.images, judged.labels)
+            agreement, agreed_measures = compare_oracles(
+                set_name, judged, second_judged, scores["pocket", set_name], thresholds["pocket"]
+            )
+            rows += [*agreement, *(row for measured in agreed_measures for row in make_rows(measured))]
+            measures += agreed_measures
     report(
         "trust_scorers", args, rows,
         {
             "seed": args.seed, "matcher": fingerprint_files(MATCHER), "shuffled": args.shuffled,
-            "sets": {name: dict(of) for name, of in SETS.items()},
+            "sets": {name: dict(settings_of) for name, settings_of in SETS.items()},
             "images": {name: len(judged.images) for name, judged in sets.items()},
             "thresholds": "a generated set" if args.choose else f"{args.drawings} drawings",
         },
-        began, measures=[as_json(found) for found in measures],
+        began, measures=[to_json(measured) for measured in measures],
     )  # fmt: skip
 
 

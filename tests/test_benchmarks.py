@@ -399,8 +399,8 @@ def test_a_training_has_converged_when_its_validation_loss_is_flat_and_its_train
 
 def test_the_mean_over_seeds_has_students_interval_in_per_cent(monkeypatch):
     beds = bench("beds", monkeypatch)
-    assert beds.over([0.5]) == {"n": 1, "mean": 50.0, "std": None, "low": None, "high": None}
-    found = beds.over([0.5, 0.6, 0.7])
+    assert beds.summarise_values([0.5]) == {"n": 1, "mean": 50.0, "std": None, "low": None, "high": None}
+    found = beds.summarise_values([0.5, 0.6, 0.7])
     assert (found["n"], found["mean"], found["std"]) == (3, pytest.approx(60), pytest.approx(10))
     half = 4.30265 * 10 / 3**0.5  # of 2 degrees of freedom
     assert (found["low"], found["high"]) == (pytest.approx(60 - half, abs=1e-3), pytest.approx(60 + half, abs=1e-3))
@@ -409,12 +409,12 @@ def test_the_mean_over_seeds_has_students_interval_in_per_cent(monkeypatch):
 @pytest.mark.parametrize(("value", "verdict"), [(54.9, "missed"), (55, "reached"), (80, "reached"), (80.1, "missed")])
 def test_a_row_may_be_asked_to_lie_between_two_numbers(value, verdict, monkeypatch):
     row = bench("results", monkeypatch).Row("worst group", value, "%", at_least=55, at_most=80)
-    assert (row.wanted, row.verdict) == ("55 to 80 %", verdict)
+    assert (row.target, row.verdict) == ("55 to 80 %", verdict)
 
 
 def test_candidates_are_beds_that_can_be_drawn(monkeypatch):
     beds = bench("beds", monkeypatch)
-    found = {case.name: case.bed for case in beds.candidates(quick=False)}
+    found = {case.name: case.bed for case in beds.list_candidates(quick=False)}
     assert found.keys() == beds.CANDIDATES.keys()
     assert {bed.name for bed in found.values()} == set(birds.BEDS)
     assert len(set(found.values())) == len(found)

@@ -76,13 +76,15 @@ def test_the_plan_has_primary_rows_on_all_seeds_and_judges_no_tuning_seed(bench)
     plan = m.whole_plan()
     assert len(set(plan)) == len(plan) == 24 + 12
     assert not {unit.seed for unit in plan} & set(m.TUNED_WITH)
-    assert m.rows_of(m.Unit("pocketbirds", True, 11)) == ["erm", "ddb", "scgs"]
-    assert m.rows_of(m.Unit("pocketlooks", False, 5)) == ["erm", "d3s", "scgs", "ddb"]
-    assert "scgs, true masks" in m.rows_of(m.Unit("pocketbirds", True, 2))
-    assert "scgs, true masks" not in m.rows_of(m.Unit("pocketlooks", True, 2)) + m.rows_of(
+    assert m.list_rows(m.Unit("pocketbirds", True, 11)) == ["erm", "ddb", "scgs"]
+    assert m.list_rows(m.Unit("pocketlooks", False, 5)) == ["erm", "d3s", "scgs", "ddb"]
+    assert "scgs, true masks" in m.list_rows(m.Unit("pocketbirds", True, 2))
+    assert "scgs, true masks" not in m.list_rows(m.Unit("pocketlooks", True, 2)) + m.list_rows(
         m.Unit("pocketbirds", True, 3)
     )
-    assert set(m.ROWS) - {"erm"} > set(m.rows_of(m.Unit("pocketbirds", True, 4))) - {"erm"} > {"dfr", "ddb, two-stage"}
+    assert (
+        set(m.ROWS) - {"erm"} > set(m.list_rows(m.Unit("pocketbirds", True, 4))) - {"erm"} > {"dfr", "ddb, two-stage"}
+    )
     seeds = [seed for p in (*m.PRIMARY_SEEDS, *m.TUNED_WITH) for seed in m.training_seeds(p, m.TRAININGS)]
     assert len(set(seeds)) == len(seeds)
 
@@ -99,7 +101,7 @@ def test_rows_say_what_they_use_and_the_second_table_hides_the_attributes_of_val
 
 def test_images_are_taken_evenly_by_class_and_in_proportion_by_scene(bench):
     m = bench("mitigate_images")
-    images = [m.Drawn(f"{y}{a}{i}", y, a, lambda: None) for y, a, n in (("mug", "sea", 20), ("mug", "grass", 60),
+    images = [m.MadeImage(f"{y}{a}{i}", y, a, lambda: None) for y, a, n in (("mug", "sea", 20), ("mug", "grass", 60),
               ("cup", None, 30)) for i in range(n)]  # fmt: skip
     taken = [each.key for each in m.take_evenly(images, 40)]
     assert sum(key.startswith("cup") for key in taken) == 20
@@ -124,16 +126,16 @@ def test_settings_are_chosen_by_the_rule_of_the_table_and_untuned_rows_are_refus
     chosen = [m.choose_settings(tmp_path, "pocketbirds", erm, *of) for of in
               (("known", "pocket"), ("unknown", "pocket"), ("known", "regnet"))]  # fmt: skip
     assert chosen == [erm.tried[1], erm.tried[0], erm.tried[1]]  # nothing was tried for the regnet
-    assert "known" in bench("mitigate_report").tuning_table(tmp_path)
+    assert "known" in bench("mitigate_report").format_tuning(tmp_path)
 
 
 def test_settings_become_those_of_a_training_with_the_backbones_own_rate(bench, tmp_path):
     m = bench("mitigate_plan")
     plan = m.Plan(tmp_path, tmp_path, epochs=40)
-    made = m.settings_of(m.ROWS["erm"], {"rate_times": 3.0}, ["average", "worst-group"], plan, "pocket")
+    made = m.make_settings(m.ROWS["erm"], {"rate_times": 3.0}, ["average", "worst-group"], plan, "pocket")
     assert made.learning_rate == pytest.approx(9e-3)
     assert (made.select, made.validate_every, made.epochs) == ("average,worst-group", m.VALIDATE_EVERY, 40)
-    jtt = m.settings_of(m.ROWS["jtt"], {"first_epochs": 2, "upweight": 5.0}, ["average"], plan, "pocket")
+    jtt = m.make_settings(m.ROWS["jtt"], {"first_epochs": 2, "upweight": 5.0}, ["average"], plan, "pocket")
     assert jtt.count_first is True
 
 
@@ -187,7 +189,7 @@ def kept(tmp_path):
 
 def test_the_primary_comparisons_pair_seeds_after_their_trainings_are_averaged(kept, bench):
     report = bench("mitigate_report")
-    found = report.primary(report.read_units(kept))
+    found = report.compare_primary(report.read_units(kept))
     assert [(each["bed"], each["row"], each["difference"].n) for each in found] == [
         ("pocketbirds", "ddb", 12), ("pocketbirds", "scgs", 12),
         ("pocketlooks", "ddb", 12), ("pocketlooks", "scgs", 12),
@@ -206,7 +208,7 @@ def test_the_primary_comparisons_pair_seeds_after_their_trainings_are_averaged(k
 def test_a_missing_comparison_counts_against_the_others(kept, bench):
     report = bench("mitigate_report")
     units = [each for each in report.read_units(kept) if each["bed"] == "pocketbirds"]
-    found = report.primary(units)
+    found = report.compare_primary(units)
     assert len(found) == 2
     assert found[0]["holm"] == pytest.approx(4 * found[0]["difference"].p)
 
@@ -274,11 +276,11 @@ def test_a_commit_may_differ_but_a_unit_of_other_weights_is_not_gone_on_with(ben
     plan, one = m.Plan(tmp_path, tmp_path), m.Unit("pocketbirds", True, 0)
     record = m.Record(tmp_path / "unit.json", plan, one)
     assert record.origin == 0
-    record.said["origins"][0]["commit"] = "another"
+    record.content["origins"][0]["commit"] = "another"
     record.write()
     again = m.Record(tmp_path / "unit.json", plan, one)
     assert again.origin == 1
-    again.said["origins"][0]["weights"] = {"pocket": "sha256:other"}
+    again.content["origins"][0]["weights"] = {"pocket": "sha256:other"}
     again.write()
     with pytest.raises(FiguregroundError, match=r"unit\.json was made with other weights"):
         m.Record(tmp_path / "unit.json", plan, one)

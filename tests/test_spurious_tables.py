@@ -39,26 +39,26 @@ def reading(row, name, seed, says="1100", shows="0000", **more):
 
 def test_an_image_that_shows_the_object_does_not_count_and_more_than_five_per_cent_cost_twice(tables):
     one = reading("sfsl", "bird", 0, says="1110", shows="1000")
-    assert tables.says_k(one) == 0.75
-    assert tables.clean(one) == (2 / 4 + 3 / 4) / 2  # the judges say k of images 0 to 2 and of images 1 to 3
-    assert tables.score([one]) == pytest.approx(0.625 - (0.25 - 0.05))
+    assert tables.share_saying_k(one) == 0.75
+    assert tables.share_clean(one) == (2 / 4 + 3 / 4) / 2  # the judges say k of images 0 to 2 and of images 1 to 3
+    assert tables.score_setting([one]) == pytest.approx(0.625 - (0.25 - 0.05))
     clear = reading("sfsl", "bird", 1, says="1110")
-    assert tables.score([clear]) == 0.75
-    assert tables.score([one, clear]) == pytest.approx((0.625 + 0.75) / 2 - (0.125 - 0.05))
+    assert tables.score_setting([clear]) == 0.75
+    assert tables.score_setting([one, clear]) == pytest.approx((0.625 + 0.75) / 2 - (0.125 - 0.05))
 
 
 def test_the_best_are_kept_and_of_equal_ones_those_that_come_first(tables):
-    assert tables.best({"a": 0.2, "b": 0.5, "c": 0.5, "d": 0.9}, 3) == ["d", "b", "c"]
+    assert tables.select_best({"a": 0.2, "b": 0.5, "c": 0.5, "d": 0.9}, 3) == ["d", "b", "c"]
 
 
 def test_students_interval_is_scipys(tables):
     values = [0.1, 0.4, 0.35, 0.2]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    found = tables.student(values)
+    found = tables.student_interval(values)
     assert (found.value, found.low, found.high) == pytest.approx((np.mean(values), low, high))
     assert found.n == 4
-    assert not math.isfinite(tables.student([0.3]).low)
-    assert tables.student([0.3]).shown() == "30.0"
+    assert not math.isfinite(tables.student_interval([0.3]).low)
+    assert tables.student_interval([0.3]).format() == "30.0"
 
 
 def test_the_interval_over_classes_and_seeds_covers_the_true_mean(tables):
@@ -66,7 +66,10 @@ def test_the_interval_over_classes_and_seeds_covers_the_true_mean(tables):
     rng, hits = np.random.default_rng(0), {"both": 0, "seeds": 0}
     for _ in range(400):
         table = 0.3 + rng.normal(0, 0.1, (6, 1)) + rng.normal(0, 0.05, (1, 6)) + rng.normal(0, 0.05, (6, 6))
-        for name, found in (("both", tables.two_way(table)), ("seeds", tables.student(table.mean(0)))):
+        for name, found in (
+            ("both", tables.two_way_interval(table)),
+            ("seeds", tables.student_interval(table.mean(0))),
+        ):
             hits[name] += found.low <= 0.3 <= found.high
     assert hits["both"] / 400 > 0.94
     assert hits["seeds"] / 400 < 0.85
@@ -82,34 +85,34 @@ def some(tables, seeds=(100, 101), classes=("fish", "cat")):
 
 
 def test_rows_are_paired_by_class_and_seed_and_the_worst_class_comes_first(tables):
-    final = tables.Final.of(some(tables), ("fish", "cat"))
+    final = tables.Final.select(some(tables), ("fish", "cat"))
     assert final.seeds == (100, 101)
     gain = final.difference("sfsl", "dreambooth")
     assert gain["seeds"].value == pytest.approx((0.5 + 0.25) / 2)
     assert (gain["seeds"].low, gain["seeds"].high) == pytest.approx((0.375, 0.375))  # both seeds alike
     assert gain["classes"].low < 0 < gain["classes"].value
     assert gain["both"].low <= gain["classes"].low
-    assert final.worst_first() == ["cat", "fish"]
+    assert final.sort_worst_first() == ["cat", "fish"]
     share = final.object_share("sfsl")
     assert share.value == 0.125
     assert share.low < 0.125 < share.high
-    text = "\n".join(tables.markdown_final("held-out", final))
+    text = "\n".join(tables.format_final("held-out", final))
     assert text.index("| cat |") < text.index("| fish |")
     assert "SFSL − DreamBooth, says k | 37.5" in text
 
 
 def test_a_seed_that_lacks_a_row_waits_until_it_is_there(tables):
     readings = [r for r in some(tables) if (r["row"], r["class"], r["seed"]) != ("sfsl", "cat", 101)]
-    assert tables.Final.of(readings, ("fish", "cat")).seeds == (100,)
-    none = tables.Final.of(readings, ("fish", "cat", "car"))
-    assert "no seed has all rows" in tables.markdown_final("held-out", none)[0]
+    assert tables.Final.select(readings, ("fish", "cat")).seeds == (100,)
+    none = tables.Final.select(readings, ("fish", "cat", "car"))
+    assert "no seed has all rows" in tables.format_final("held-out", none)[0]
 
 
 def test_readings_of_other_weights_or_judges_are_not_mixed(tables, tmp_path):
     for i, each in enumerate(some(tables)):
         (tmp_path / f"final-{i:02d}.json").write_text(json.dumps(each))
-    assert len(tables.read_all(tmp_path, "final")) == 16
-    assert tables.read_all(tmp_path, "select") == []
+    assert len(tables.read_readings(tmp_path, "final")) == 16
+    assert tables.read_readings(tmp_path, "select") == []
     spoiled = tmp_path / "final-07.json"
     for name, value in (
         ("weights", {"pocket": "z", "robust": "b"}),
@@ -118,20 +121,20 @@ def test_readings_of_other_weights_or_judges_are_not_mixed(tables, tmp_path):
     ):
         spoiled.write_text(json.dumps({**some(tables)[7], name: value}))
         with pytest.raises(FiguregroundError, match=rf"final-07\.json and final-\d\d\.json .* different {name}"):
-            tables.read_all(tmp_path, "final")
+            tables.read_readings(tmp_path, "final")
     spoiled.write_text(json.dumps({**some(tables)[7], "weights": {"pocket": "a", "robust": "b", "segmenter": "z"}}))
-    assert len(tables.read_all(tmp_path, "final")) == 16  # nothing here was drawn with a segmenter
+    assert len(tables.read_readings(tmp_path, "final")) == 16  # nothing here was drawn with a segmenter
     (tmp_path / "final-16.json").write_text(json.dumps({**some(tables)[7], "setting": "another"}))
     with pytest.raises(FiguregroundError, match=r"different settings\. .* Remove those of settings"):
-        tables.read_all(tmp_path, "final")  # of two choices
+        tables.read_readings(tmp_path, "final")  # of two choices
 
 
 def test_the_chart_shows_every_class_and_images_of_it(tables, tmp_path):
     pytest.importorskip("matplotlib")
     tables.save_samples(np.full((5, 3, 64, 64), 200, np.uint8), tmp_path / "samples-sfsl-cat.jpg")
-    final = tables.Final.of(some(tables), ("fish", "cat"))
+    final = tables.Final.select(some(tables), ("fish", "cat"))
     tables.draw_chart({"held-out": final}, tmp_path, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").stat().st_size > 10_000
-    empty = tables.Final.of([], ("fish",))
+    empty = tables.Final.select([], ("fish",))
     tables.draw_chart({"held-out": empty}, tmp_path, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
