@@ -259,7 +259,7 @@ def summarise(results: Sequence[Mapping[str, Any]], bed: Bed) -> dict[str, Any]:
     """Summarise one case with one backbone over its seeds; accuracies are in %.
 
     Args:
-        results: Results kept by `do`, one per seed.
+        results: Results saved by `run_pieces`, one per seed.
     """
     tests = [result["test"] for result in results]
     groups = by_group(tests)

@@ -59,7 +59,7 @@ class Settings:
     epochs: int = 8
     batch: int = 64
     learning_rate: float = 3e-3
-    """Maximum of the cycle; `trained` replaces it by the family's own."""
+    """Maximum of the cycle; `load_or_train` replaces it by the family's own."""
     weight_decay: float = 0.03
     share: float = biased.SHARE
     hard: float = biased.HARD

@@ -18,7 +18,7 @@ All sets, including that of `TUNED_WITH`, are made from the same cut-outs and sc
 12 of each kind). Seeds differ in combinations, noise, and training, so intervals don't cover new objects or scenes.
 
 **Choice of the penalty.** It is chosen on `TUNED_WITH`, a seed that is not used for results. Of the penalties at which
-the accuracy of linear probes on both own labels is within `KEPT` of that of `none`, the one with the lowest MLP
+the accuracy of linear probes on both own labels is within `ALLOWED_LOSS` of that of `none`, the one with the lowest MLP
 accuracy on the other labels, relative to chance, is chosen; if there is none, the one that keeps the own labels best.
 The network is fine-tuned at that penalty only.
 
@@ -471,7 +471,7 @@ def make_rows(units: Sequence[Mapping[str, Any]], best: str) -> tuple[list[Row],
 
 
 def summarise_mean(values: Mapping[int, float]) -> dict[str, Any]:
-    """Return mean and interval of values by seed, in %, in the form of `paired`."""
+    """Return mean and interval of values by seed, in %, in the form of `summarise_difference`."""
     return summarise_difference(values, dict.fromkeys(values, 0.0))
 
 

@@ -581,7 +581,8 @@ def run_ladder(
 def compare_labels(
     judge: Judge, rungs: list[Rung], seed: int, images: int, selection: str
 ) -> dict[str, dict[str, Any]]:
-    """Return `compare`, on other images, of this build with itself and with each rung that changes settings or dtype.
+    """Compare right labels, on other images, of this build with its own and with those of each rung that changes
+    settings or dtype.
 
     Args:
         selection: `all`, or `fast` for that rung and those with the same settings.

@@ -47,7 +47,7 @@ def encode_bits(values: Iterable[Any]) -> str:
 
 
 def decode_bits(text: str) -> np.ndarray:
-    """Decode the output of `bits`, bool (n,)."""
+    """Decode the output of `encode_bits`, bool (n,)."""
     return np.array([letter == "1" for letter in text], bool)
 
 

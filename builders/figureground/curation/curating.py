@@ -167,7 +167,7 @@ def collect_names(source: FinishedDataset, scores: Mapping[str, Scores]) -> Know
 
 
 def _to_row(stored: Stored) -> dict[str, Any]:
-    """Return a sample in the form that `Source.rows` yields."""
+    """Return a sample in the form that `FinishedDataset.rows` yields."""
     return {
         "key": stored.key, "prompt": stored.prompt, "provenance": stored.provenance, **stored.labels, **stored.texts,
     }  # fmt: skip

@@ -37,7 +37,7 @@ def refuse_other_export(out: Path, identity: Mapping[str, Any]) -> None:
     """Check that a directory is new, empty or holds this export.
 
     Raises:
-        FiguregroundError: See `refuse_strangers`; or it holds another export, and how that differs.
+        FiguregroundError: See `refuse_other_files`; or it holds another export, and how that differs.
     """
     refuse_other_files(out)
     saved = read_state(out)
@@ -56,7 +56,7 @@ def refuse_other_export(out: Path, identity: Mapping[str, Any]) -> None:
 
 
 def claim(out: Path, identity: Mapping[str, Any]) -> None:
-    """Claim a directory for an export; raises as `refuse_other`."""
+    """Claim a directory for an export; raises as `refuse_other_export`."""
     refuse_other_export(out, identity)
     if read_state(out) is None:
         write_state(out, identity, finished=False)

@@ -19,7 +19,7 @@ LABEL_COLUMNS = {"foreground": "foreground", "background": "background", "label"
 
 
 def choose_rule(directory: Path, scorers: Sequence[str], target: float, votes: int | None = None) -> Choice:
-    """Choose thresholds of scorers that keep at most a share of wrong labels, by `verification.thresholds.choose`.
+    """Choose thresholds of scorers that keep at most a share of wrong labels; see `thresholds.choose_thresholds`.
 
     Args:
         directory: A finished dataset with scores of `verify` and people's answers.
