@@ -482,7 +482,7 @@ def draw_chart(path: Path, units: Sequence[Unit]) -> None:
             axis.set_yticklabels([])
         figure.suptitle("95 % intervals of paired differences; primary comparisons in red", fontsize=9)
 
-    draw_charts(path, (1.2 + 4.2 * len(places), 1.4 + 0.3 * len(names)), plot, across=len(places))
+    draw_charts(path, (1.2 + 4.2 * len(places), 1.4 + 0.3 * len(names)), plot, columns=len(places))
 
 
 def make_rows(units: Sequence[Unit]) -> list[Measured]:

@@ -380,7 +380,7 @@ def draw_chart(groups: Mapping[str, Final], samples: Path, out: Path) -> None:
         below.imshow(_montage([name for _, name in names], samples))
         below.axis("off")
 
-    draw_charts(out, (9.5, 9.0), plot, down=2, across=2)
+    draw_charts(out, (9.5, 9.0), plot, rows=2, columns=2)
 
 
 def _montage(names: Sequence[str], samples: Path, strip: tuple[int, int] = (192, 64)) -> Image.Image:

@@ -7,9 +7,9 @@ from PIL import Image
 
 from figureground.core import libraries
 
-libraries.quieten()
-libraries.prepare("diffusers", "transformers")
-with libraries.importing():
+libraries.silence_warnings()
+libraries.import_silently("diffusers", "transformers")
+with libraries.pause_garbage_collector():
     for name in (
         "datasets", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img",
         "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint", "matplotlib.figure", "scipy.stats",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from forked import Forked
 
-from figureground.core.resources import CHECKOUT, resource
+from figureground.core.resources import CHECKOUT, find_resource
 
 DOCS = CHECKOUT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -26,7 +26,7 @@ def lay_out_images(folder: Path) -> None:
                         ("backgrounds/sand", "scenes/beach"), ("backgrounds/road", "scenes/car park"),
                         ("photographs/bird/grass", "photos/bird"), ("photographs/car/grass", "photos/car"),
                         ):  # fmt: skip
-        shutil.copytree(resource("templates/pocket") / there, folder / here)
+        shutil.copytree(find_resource("templates/pocket") / there, folder / here)
 
 
 def commands(text: str):

@@ -94,7 +94,7 @@ def site(tmp_path):
     site = tmp_path / "site"
     install(site, "plainmethod", MODULE, "methods", "plain = plainmethod:Plain")
     yield site
-    METHODS.forget()
+    METHODS.reload_entry_points()
     sys.modules.pop("plainmethod", None)
 
 
@@ -108,7 +108,7 @@ def test_an_entry_point_is_enough_in_a_process_of_its_own(site, tmp_path):
 
 def test_a_method_of_another_package_goes_through_every_command(site, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(site)
-    METHODS.forget()
+    METHODS.reload_entry_points()
 
     def figureground(*arguments):
         assert main([str(each) for each in arguments]) == 0, capsys.readouterr().err

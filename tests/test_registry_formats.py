@@ -40,9 +40,9 @@ def installed(tmp_path, monkeypatch):
     environment = install(site, "zippedshards", text, "formats", "zip = zippedshards:Zip")
     with monkeypatch.context() as patched:
         patched.syspath_prepend(site)
-        FORMATS.forget()
+        FORMATS.reload_entry_points()
         yield environment
-    FORMATS.forget()
+    FORMATS.reload_entry_points()
     sys.modules.pop("zippedshards", None)
 
 
@@ -99,7 +99,7 @@ def test_a_format_of_another_package_goes_through_every_command(installed, tmp_p
         assert json.loads((directory / "_figureground/index.json").read_text())["samples"] == samples
 
     sys.path.remove(str(tmp_path / "site"))
-    FORMATS.forget()
+    FORMATS.reload_entry_points()
     assert "'zip'" in figureground("check", built, code=1)
     assert "'zip'" in figureground("curate", built, "--out", tmp_path / "none", "--keep", "True", code=1)
 

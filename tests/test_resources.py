@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import figureground
-from figureground.core.resources import CHECKOUT, PACKAGE, resource
+from figureground.core.resources import CHECKOUT, PACKAGE, find_resource
 
 ROOT = Path(__file__).resolve().parents[1]
 EDITABLE = Path(figureground.__file__).resolve().is_relative_to(ROOT / "builders")
@@ -14,13 +14,13 @@ EDITABLE = Path(figureground.__file__).resolve().is_relative_to(ROOT / "builders
 
 @pytest.mark.skipif(not EDITABLE, reason="the tests run against an installed wheel")
 def test_an_editable_install_reads_the_files_that_people_edit() -> None:
-    assert resource("prompts") == ROOT / "prompts"
-    assert resource("templates") == ROOT / "templates"
+    assert find_resource("prompts") == ROOT / "prompts"
+    assert find_resource("templates") == ROOT / "templates"
 
 
 def test_an_unknown_resource_names_both_places() -> None:
     with pytest.raises(FileNotFoundError) as error:
-        resource("prompts/nowhere.yaml")
+        find_resource("prompts/nowhere.yaml")
     for place in (PACKAGE, CHECKOUT):
         assert str(place / "prompts" / "nowhere.yaml") in str(error.value)
 

@@ -13,7 +13,7 @@ def main() -> int:
         signal.signal(signal.SIGINT, _stop)
     from figureground.core import libraries
 
-    libraries.quieten()
+    libraries.silence_warnings()
     from figureground.cli.main import main as run
 
     try:

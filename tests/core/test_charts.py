@@ -12,7 +12,7 @@ def draw(path):
         axes[0, 0].plot([0, 1], [0, 1], color="red")
         axes[1, 2].remove()
 
-    draw_charts(path, (6, 4), plot, down=2, across=3)
+    draw_charts(path, (6, 4), plot, rows=2, columns=3)
 
 
 def test_charts_are_drawn_into_one_image_that_replaces_the_last(tmp_path):

@@ -25,7 +25,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["", ".", "..", "../secret", "folder/../../secret", "/etc/passwd", "a\0b"])
 def test_a_name_that_is_no_place_below_the_directory_is_refused(root: Path, name: str) -> None:
     with pytest.raises(FileError, match="relative to"):
-        files.inside(root, name)
+        files.safe_join(root, name)
 
 
 @pytest.mark.parametrize(("link", "target", "name"), [
@@ -37,10 +37,10 @@ def test_a_link_that_leaves_is_neither_named_nor_read_nor_written_behind(
 ) -> None:
     (root / link).symlink_to(target)
     with pytest.raises(FileError, match="link"):
-        files.inside(root, name)
+        files.safe_join(root, name)
     with pytest.raises((FileError, FileNotFoundError)):
         files.read_bytes(root / name, root=root)
-    assert [found for found, _ in files.strange_entries(root)] == [link]
+    assert [found for found, _ in files.find_unsafe_entries(root)] == [link]
     if name != link:
         with pytest.raises(FileError, match="link"):
             files.replace_text(root / name, "new", root=root)
@@ -52,13 +52,13 @@ def test_a_link_that_stays_inside_is_read(root: Path) -> None:
     (root / "link").symlink_to("file")
     (root / "linked").symlink_to("folder")
     (root / "folder" / "other").symlink_to("../link")
-    assert files.read_text(files.inside(root, "linked/other"), root=root) == "text"
-    assert list(files.strange_entries(root)) == []
+    assert files.read_text(files.safe_join(root, "linked/other"), root=root) == "text"
+    assert list(files.find_unsafe_entries(root)) == []
 
 
 def test_a_directory_that_is_reached_through_a_link_is_a_root_like_another(root: Path) -> None:
     (root.parent / "latest").symlink_to("root")
-    assert files.read_text(files.inside(root.parent / "latest", "file"), root=root.parent / "latest") == "text"
+    assert files.read_text(files.safe_join(root.parent / "latest", "file"), root=root.parent / "latest") == "text"
 
 
 def test_links_into_the_blobs_of_a_snapshot_of_the_hub_cache_are_inside(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_links_into_the_blobs_of_a_snapshot_of_the_hub_cache_are_inside(tmp_path
     (snapshot / "data" / "file").symlink_to("../../../blobs/abc")
     (snapshot / "other").symlink_to("../../refs")
     assert files.read_text(snapshot / "data" / "file", root=snapshot) == "text"
-    assert [name for name, _ in files.strange_entries(snapshot)] == ["other"]
+    assert [name for name, _ in files.find_unsafe_entries(snapshot)] == ["other"]
     plain = tmp_path / "birds" / "snapshots" / "0123"
     plain.mkdir(parents=True)
     (plain / "file").symlink_to("../../../datasets--ada--birds/blobs/abc")
@@ -86,7 +86,7 @@ def test_blobs_that_are_a_link_of_their_own_are_outside(tmp_path: Path) -> None:
     (tmp_path / "home" / "key").write_text("secret")
     (tmp_path / "datasets--ada--birds" / "blobs").symlink_to("../home")
     (snapshot / "file").symlink_to("../../blobs/key")
-    assert files.leaves(snapshot / "file", snapshot)
+    assert files.leads_outside(snapshot / "file", snapshot)
 
 
 def test_what_is_no_regular_file_is_refused_at_once(root: Path) -> None:
@@ -99,16 +99,16 @@ def test_what_is_no_regular_file_is_refused_at_once(root: Path) -> None:
         for name, kind in (("fifo", "FIFO"), ("zero", "device"), ("socket", "socket"), ("folder", "directory")):
             with pytest.raises(FileError, match=kind):
                 files.read_bytes(root / name)
-        assert [name for name, _ in files.strange_entries(root)] == ["fifo", "socket", "zero"]
-        assert [name for name, _ in files.strange_entries(root, {"fifo", "file"})] == ["fifo"]
+        assert [name for name, _ in files.find_unsafe_entries(root)] == ["fifo", "socket", "zero"]
+        assert [name for name, _ in files.find_unsafe_entries(root, {"fifo", "file"})] == ["fifo"]
 
 
 def test_a_file_is_read_up_to_its_limit_and_no_further(root: Path) -> None:
     os.truncate(root / "file", 2**40)  # sparse
     with pytest.raises(FileError, match="1 KiB"):
-        files.read_bytes(root / "file", most=1024)
+        files.read_bytes(root / "file", max_bytes=1024)
     os.truncate(root / "file", 1024)
-    assert len(files.read_bytes(root / "file", most=1024)) == 1024
+    assert len(files.read_bytes(root / "file", max_bytes=1024)) == 1024
 
 
 @pytest.mark.parametrize(

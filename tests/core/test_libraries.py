@@ -80,10 +80,10 @@ def test_an_import_leaves_the_garbage_collector_as_it_was_also_when_it_fails(ena
     before = gc.isenabled()
     (gc.enable if enabled else gc.disable)()
     try:
-        with libraries.importing():
+        with libraries.pause_garbage_collector():
             assert not gc.isenabled()
         assert gc.isenabled() == enabled
-        with pytest.raises(ModuleNotFoundError), libraries.importing():
+        with pytest.raises(ModuleNotFoundError), libraries.pause_garbage_collector():
             importlib.import_module("figureground.absent")
         assert gc.isenabled() == enabled
     finally:

@@ -4,15 +4,15 @@ import pytest
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.names import (
-    LONGEST_SLUG,
+    MAX_SLUG_LENGTH,
     Lookup,
+    explain_unportable,
+    find_same_files,
+    find_same_names,
     folder_names,
     loosely,
-    same_files,
-    same_names,
     slug,
-    slugs,
-    unportable,
+    unique_slugs,
 )
 from figureground.recipe.classes import define, read_nouns
 from figureground.recipe.features import read_features
@@ -31,13 +31,13 @@ from figureground.sources.references import find_folders
 )  # fmt: skip
 def test_names_are_the_same_but_for_case_blanks_and_coding(one, other):
     assert loosely(one) == loosely(other)
-    assert same_names(["dog", one, other]) == [(one, other)]
+    assert find_same_names(["dog", one, other]) == [(one, other)]
     assert Lookup(["dog", other]).find("no such", one) == [other]
 
 
 @pytest.mark.parametrize(("one", "other"), [("cat", "cats"), ("sea-lion", "sea lion"), ("cafe", "café"), ("鸟", "鸡")])
 def test_other_names_are_others(one, other):
-    assert not same_names([one, other])
+    assert not find_same_names([one, other])
 
 
 @pytest.mark.parametrize("kind", ["classes", "backgrounds"])
@@ -90,17 +90,17 @@ def test_a_slug_is_ascii_and_says_what_it_can(name, wanted):
 def test_a_long_slug_is_cut_and_stays_one_of_its_own():
     one, other = slug("鸟" * 80), slug("鸟" * 81)
     assert one != other
-    assert len(one) <= LONGEST_SLUG
+    assert len(one) <= MAX_SLUG_LENGTH
     assert one.startswith("u9e1f_u9e1f")
 
 
 def test_slugs_differ_and_depend_on_no_order():
     names = ["C", "C++", "c#", "鸟", "bird"]
-    made = slugs(names)
+    made = unique_slugs(names)
     assert len(set(made.values())) == 5
     assert (made["鸟"], made["bird"]) == ("u9e1f", "bird")
     assert made["C"].startswith("c_")
-    assert slugs(names[::-1]) == made
+    assert unique_slugs(names[::-1]) == made
 
 
 def test_features_in_any_script_have_slugs_that_can_be_splits_and_keep_their_names():
@@ -119,24 +119,24 @@ def test_features_in_any_script_have_slugs_that_can_be_splits_and_keep_their_nam
      "LPT\u00b9.x", "\u00e9" * 128, "\ud800"],
 )  # fmt: skip
 def test_names_that_some_system_refuses(name):
-    assert unportable(name)
+    assert explain_unportable(name)
 
 
 @pytest.mark.parametrize(
     "name", ["cat", "potter's wheel", "crane, bird", "\u9e1f", "console", "com10", ".hidden", "a.b"]
 )
 def test_names_that_every_system_takes(name):
-    assert unportable(name) is None
+    assert explain_unportable(name) is None
 
 
 def test_files_are_the_same_but_for_case_and_normalisation():
-    assert same_files(["Cat", "cat", "sea_lion", "sea lion"]) == [("Cat", "cat")]
-    assert same_files(["caf\u00e9", "CAFE\u0301"]) == [("caf\u00e9", "CAFE\u0301")]
+    assert find_same_files(["Cat", "cat", "sea_lion", "sea lion"]) == [("Cat", "cat")]
+    assert find_same_files(["caf\u00e9", "CAFE\u0301"]) == [("caf\u00e9", "CAFE\u0301")]
 
 
 def test_folders_of_names_are_portable_and_unique():
     made = folder_names(["CON", "con.", "Cat", "C.A.T", "\u9e1f", "a/b"])
     assert len(set(made.values())) == 6
-    assert not any(map(unportable, made.values()))
-    assert not same_files(made.values())
+    assert not any(map(explain_unportable, made.values()))
+    assert not find_same_files(made.values())
     assert made["a/b"] == "a_b"

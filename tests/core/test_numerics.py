@@ -11,7 +11,7 @@ import torch
 
 from figureground.core.accelerator import processor_name
 from figureground.core.errors import FiguregroundError
-from figureground.core.numerics import cpu_model, refuse_other_numerics, settle_numerics
+from figureground.core.numerics import cpu_model, record_numerics, refuse_other_numerics
 
 MINE = {
     "device": "cpu", "dtype": "float32", "batch_size": 4, "threads": 1, "revision": None, "versions": {},
@@ -43,20 +43,20 @@ def test_fewer_instructions_are_another_processor():
 def test_two_cpus_are_not_mixed(tmp_path):
     path = recorded(tmp_path / "private" / "numerics.json", processor="Another CPU, AVX512")
     with pytest.raises(FiguregroundError, match=r'processor: "Another CPU, AVX512", now "A CPU, AVX2"'):
-        settle_numerics(path, MINE, False, started=True)
+        record_numerics(path, MINE, False, started=True)
 
 
 def test_the_architecture_that_earlier_releases_recorded_is_resumed_and_replaced(tmp_path, capsys):
     path = recorded(tmp_path / "private" / "numerics.json", processor=platform.machine())
     refuse_other_numerics(path, MINE, False)
-    settle_numerics(path, MINE, False, started=True)
+    record_numerics(path, MINE, False, started=True)
     assert json.loads(path.read_text()) == {**MINE, "mixed": []}
     assert platform.machine() in capsys.readouterr().err
     with pytest.raises(FiguregroundError, match="processor"):
-        settle_numerics(path, {**MINE, "processor": "Another CPU, AVX512"}, False, started=True)
+        record_numerics(path, {**MINE, "processor": "Another CPU, AVX512"}, False, started=True)
 
 
 def test_another_architecture_than_an_earlier_release_recorded_is_refused(tmp_path):
     path = recorded(tmp_path / "private" / "numerics.json", processor="sparc64")
     with pytest.raises(FiguregroundError, match="sparc64"):
-        settle_numerics(path, MINE, False, started=True)
+        record_numerics(path, MINE, False, started=True)

@@ -5,7 +5,7 @@ from PIL import Image
 
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
-from figureground.core.owned import encode_png, is_ours, refuse_strangers
+from figureground.core.owned import encode_png, is_ours, refuse_foreign_files
 
 COMMANDS = {
     "components": ["components", "--classifier", "pocket", "--class", "bird", "--images", "IN", "--out", "OUT"],
@@ -35,8 +35,8 @@ def test_only_marked_and_empty_files_may_be_replaced(tmp_path):
     empty.touch()
     Image.new("RGB", (4, 4)).save(theirs)
     link.symlink_to(ours)
-    refuse_strangers(ours, empty, tmp_path / "new.png")
+    refuse_foreign_files(ours, empty, tmp_path / "new.png")
     assert [is_ours(path) for path in (ours, empty, theirs, link, tmp_path)] == [True, False, False, False, False]
     for path in (theirs, link, tmp_path):
         with pytest.raises(FiguregroundError, match=path.name):
-            refuse_strangers(path)
+            refuse_foreign_files(path)

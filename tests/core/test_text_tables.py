@@ -6,7 +6,7 @@ import json
 import pytest
 
 from figureground.core.errors import RecipeError
-from figureground.core.tables import HEAD, TextTable, UnreadableText, read_header, read_text
+from figureground.core.tables import HEAD_BYTES, TextTable, UnreadableText, read_header, read_text
 from figureground.curation.scores import Scores
 from figureground.evaluation.counterparts import read_label_table
 from figureground.recipe.classes import define, read_nouns
@@ -80,10 +80,10 @@ def test_what_is_no_table_is_said_with_file_and_line(tmp_path, name, data, said)
 
 def test_of_a_header_alone_the_rest_is_not_read(tmp_path):
     with (tmp_path / "t.csv").open("wb") as file:
-        file.write(as_csv(ROWS).encode() + "é".encode() * HEAD + b"\xff")
+        file.write(as_csv(ROWS).encode() + "é".encode() * HEAD_BYTES + b"\xff")
     assert read_header(tmp_path / "t.csv") == ROWS[0]
     with (tmp_path / "t.jsonl").open("w") as file:
-        file.write('{"a": 1}\n' + json.dumps({"a": "b" * HEAD}))
+        file.write('{"a": 1}\n' + json.dumps({"a": "b" * HEAD_BYTES}))
     assert read_header(tmp_path / "t.jsonl") == ["a"]
 
 

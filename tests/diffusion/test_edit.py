@@ -17,7 +17,7 @@ from tiny_transformers import MAKERS, SIZE, VISION, make_transformer
 
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling
 from figureground.methods.d3s import D3S
@@ -346,7 +346,7 @@ def test_a_photograph_is_put_on_another_background_than_it_shows_if_there_is_one
     assert len({scene for _, scene in found}) > 5
     only = tmp_path / "photographs"
     for name in ("bird", "car"):
-        shutil.copytree(resource("templates/pocket/photographs") / name / "grass", only / name / "grass")
+        shutil.copytree(find_resource("templates/pocket/photographs") / name / "grass", only / name / "grass")
     method = edit(WEIGHTS, photographs=str(only))
     specs = list(method.plan().specs(method.plan().shards()[0]))
     assert {s.guide.cutout.split("/")[1] for s in specs} == {"grass"}

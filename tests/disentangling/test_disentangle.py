@@ -259,7 +259,7 @@ class Mean(Eraser):
 def test_an_entry_point_adds_a_separator_with_settings_of_its_own(drawn, backbone, tmp_path, monkeypatch, capsys):
     install(tmp_path / "site", "meanseparator", SEPARATOR, "separators", "mean = meanseparator:Mean")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    SEPARATORS.forget()
+    SEPARATORS.reload_entry_points()
     try:
         command = ["disentangle", str(drawn), "--method", "mean", "--backbone", str(backbone), "--seeds", "1"]
         command += ["--device", "cpu", "--out", str(tmp_path / "out")]
@@ -275,7 +275,7 @@ def test_an_entry_point_adds_a_separator_with_settings_of_its_own(drawn, backbon
         assert main([*command, "--penalty", "1"]) == 2
         assert "penalty: mean doesn't use it" in capsys.readouterr().err
     finally:
-        SEPARATORS.forget()
+        SEPARATORS.reload_entry_points()
         sys.modules.pop("meanseparator", None)
 
 

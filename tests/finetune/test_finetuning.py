@@ -8,7 +8,7 @@ import pytest
 
 from figureground.cli.flags import add_flags, read_flags
 from figureground.core.errors import RecipeError
-from figureground.core.values import kinds_of
+from figureground.core.values import field_types
 from figureground.finetune import similarity
 from figureground.finetune.settings import POCKET, Finetuning, fill, settings_for
 from figureground.recipe.settings import describe_fields, execution_names
@@ -96,7 +96,7 @@ def test_fields_that_are_off_do_not_decide_and_those_that_are_on_do():
 
 
 def test_names_are_those_that_the_parts_use():
-    hints = kinds_of(Finetuning)
+    hints = field_types(Finetuning)
     assert get_args(hints["features"]) == similarity.FEATURES
     assert get_args(hints["distance"]) == similarity.DISTANCES
     assert get_args(hints["weighting"]) == similarity.WEIGHTINGS

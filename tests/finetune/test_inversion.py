@@ -390,7 +390,7 @@ from figureground.core import signals
 from tiny_tokens import learn
 checkpoint, images, out, steps = sys.argv[1:]
 try:
-    with signals.handled():
+    with signals.handle_signals():
         learn(Path(checkpoint), Path(images), Path(out), max_train_steps=int(steps), save_seconds=0.0)
 except KeyboardInterrupt as error:
     sys.exit(f"stopped: {error.__notes__}")

@@ -20,7 +20,7 @@ from tiny_checkpoints import make_checkpoint, set_weights
 
 from figureground import D3S
 from figureground.core.errors import FiguregroundError
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 from figureground.methods.forecast import describe
 from figureground.running.directory import claim_directory
 from figureground.running.runner import Place
@@ -113,7 +113,7 @@ def test_panels_show_cutout_scene_and_mask_and_name_changed_files(built, checkpo
     banks = {}
     for name, folder in (("cutouts", "cutouts"), ("scenes", "backgrounds")):
         banks[name] = str(tmp_path / name)
-        shutil.copytree(resource(f"templates/pocket/{folder}"), banks[name])
+        shutil.copytree(find_resource(f"templates/pocket/{folder}"), banks[name])
     builder = D3S("pocket", checkpoint=checkpoint, keep=["guide", "mask"], **TINY, **banks)
     (panel,) = builder.panels(built, provenance)
     assert panel.title == "Cut-out and scene"

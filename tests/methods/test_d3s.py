@@ -9,9 +9,9 @@ from PIL import Image
 
 from figureground import D3S
 from figureground.core.errors import FiguregroundError, RecipeError
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 
-CUTOUTS, SCENES = resource("templates/pocket/cutouts"), resource("templates/pocket/backgrounds")
+CUTOUTS, SCENES = find_resource("templates/pocket/cutouts"), find_resource("templates/pocket/backgrounds")
 
 
 def specs(builder):

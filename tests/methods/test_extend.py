@@ -177,10 +177,10 @@ def test_what_cannot_be_extended_says_why(checkpoint, tmp_path):
 def test_a_changed_source_is_refused(checkpoint, tmp_path):
     import shutil
 
-    from figureground.core.resources import resource
+    from figureground.core.resources import find_resource
 
     mine = tmp_path / "cutouts"
-    shutil.copytree(resource("templates/pocket/cutouts"), mine)
+    shutil.copytree(find_resource("templates/pocket/cutouts"), mine)
     out = D3S("pocket", checkpoint=checkpoint, cutouts=str(mine), **TINY).build(tmp_path / "d3s", show_progress=False)
     next((mine / "bird").glob("*.png")).unlink()
     with pytest.raises(FiguregroundError, match=r"has changed since it was built.*\n.*cutouts"):

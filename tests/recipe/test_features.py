@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from figureground.core.errors import RecipeError
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 from figureground.pocket.biased import LOOKS_OF
 from figureground.recipe.classes import read_nouns
 from figureground.recipe.features import Feature, find_labels, read_features, slug
@@ -22,7 +22,7 @@ def test_the_shipped_list_has_the_hundred_features_of_spurious_imagenet_with_a_n
 
 
 def test_the_pocket_list_has_the_nouns_of_its_biased_world_and_a_look_in_words_for_each():
-    with (resource("prompts/features") / "pocket.csv").open(newline="") as file:
+    with (find_resource("prompts/features") / "pocket.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["class"]: row["noun"] for row in rows} == {k: look.partition(":")[0] for k, look in LOOKS_OF.items()}
     assert len({row["feature"] for row in rows}) == len(rows)

@@ -7,9 +7,9 @@ import pytest
 
 from figureground.cli.main import main
 from figureground.comparison.comparing import parse_overrides
-from figureground.core.differences import differences
+from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
-from figureground.core.values import kinds_of
+from figureground.core.values import field_types
 from figureground.methods.d3s import D3S
 from figureground.methods.d3s_settings import D3SConfig
 from figureground.methods.ddb import DDBConfig
@@ -26,7 +26,7 @@ from figureground.recipe.document import (
 )
 from figureground.recipe.settings import Names, marked
 
-KINDS, MARKED = kinds_of(D3SConfig), marked(D3SConfig, Names)
+KINDS, MARKED = field_types(D3SConfig), marked(D3SConfig, Names)
 BOMB = b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + b"".join(
     b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 10)) for i in range(1, 9)
 )
@@ -116,7 +116,7 @@ def test_a_saved_recipe_holds_no_absolute_path_and_reads_back(tmp_path, monkeypa
 def test_differences_name_the_fields():
     old = {"strength": 0.9, "per_cell": {"train": 5, "validation": 1}, "seed": 0}
     new = {"strength": 0.5, "per_cell": {"train": 4, "validation": 1}, "seed": 0, "eta": 1}
-    assert differences(old, new) == ["strength: 0.9, now 0.5", "per_cell.train: 5, now 4", "eta: null, now 1"]
+    assert describe_differences(old, new) == ["strength: 0.9, now 0.5", "per_cell.train: 5, now 4", "eta: null, now 1"]
 
 
 def test_differences_lead_with_what_was_set_and_hashes_that_follow_come_last():
@@ -135,7 +135,7 @@ def test_differences_lead_with_what_was_set_and_hashes_that_follow_come_last():
     fields = [line.partition(":")[0] for line in recipe_differences(old, new)]
     assert fields == ["cutouts", "num_inference_steps", "table.train"]  # the same checkpoint in another place is none
     assert recipe_differences(old, {**new, "builder": "ddb"})[0] == 'METHOD: "d3s", now "ddb"'
-    assert differences({"a": "0" * 64, "b": 1}, {"a": "1" * 64, "b": 2})[0] == "b: 1, now 2"
+    assert describe_differences({"a": "0" * 64, "b": 1}, {"a": "1" * 64, "b": 2})[0] == "b: 1, now 2"
 
 
 @pytest.mark.parametrize(
@@ -314,13 +314,13 @@ def test_what_a_field_does_not_take_is_refused_by_name(setting, field):
 def test_settings_of_trainings_and_learned_words_have_types_too():
     said = ["training.epochs=1e1", "training.backbone=007", "training.augment=false", "nouns.no=yes",
             "inversion={max_train_steps: 3, templates: ['no {token}', '7 {token}'], flip: true}"]  # fmt: skip
-    fields = apply_settings({}, said, {"training": {"epochs": 3}}, kinds_of(DDBConfig))
+    fields = apply_settings({}, said, {"training": {"epochs": 3}}, field_types(DDBConfig))
     assert fields == {
         "training": {"epochs": 10, "backbone": "007", "augment": False}, "nouns": {"no": "yes"},
         "inversion": {"max_train_steps": 3, "templates": ["no {token}", "7 {token}"], "flip": True},
     }  # fmt: skip
     fields = apply_settings({}, ["features.no={noun: on, component: [1, 2]}", "features.bee=no"], {},
-                            kinds_of(SpuriousConfig))  # fmt: skip
+                            field_types(SpuriousConfig))  # fmt: skip
     assert fields == {"features": {"no": {"noun": "on", "component": [1, 2]}, "bee": "no"}}
     assert parse_overrides(["jtt.upweight=1e1", "paste.masks=true", "paste.quantile=.5", "ddb.phrases.no=007"]) == {
         "jtt": {"upweight": 10}, "paste": {"masks": "true", "quantile": 0.5}, "ddb": {"phrases": {"no": "007"}},

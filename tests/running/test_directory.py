@@ -8,14 +8,14 @@ from tiny_checkpoints import make_checkpoint
 
 from figureground import D3S
 from figureground.core.errors import FiguregroundError
-from figureground.core.values import kinds_of
+from figureground.core.values import field_types
 from figureground.methods.d3s_settings import D3SConfig
 from figureground.methods.extend import extend
 from figureground.recipe.document import apply_settings
 from figureground.running.directory import RECIPE, claim_directory, describe_progress
 from figureground.shards.shard import MARKERS
 
-SETTINGS = apply_settings({}, [f"{name}={value}" for name, value in TINY.items()], {}, kinds_of(D3SConfig))
+SETTINGS = apply_settings({}, [f"{name}={value}" for name, value in TINY.items()], {}, field_types(D3SConfig))
 
 
 @pytest.fixture(scope="module")

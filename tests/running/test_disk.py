@@ -13,7 +13,7 @@ from tiny_checkpoints import make_checkpoint
 
 from figureground import D3S
 from figureground.cli.main import main
-from figureground.core.disk import explain, first_missing
+from figureground.core.disk import explain_disk_error, find_first_missing
 from figureground.core.errors import FiguregroundError
 from figureground.core.locks import lock
 from figureground.running import disk
@@ -161,14 +161,14 @@ def test_a_directory_of_somebody_else_stays_as_it_is(checkpoint, tmp_path, capsy
     ],
 )
 def test_errors_of_the_disk_are_explained(number, name, words):
-    assert words in explain(OSError(number, os.strerror(number), name), Path("sets/d3s"))
+    assert words in explain_disk_error(OSError(number, os.strerror(number), name), Path("sets/d3s"))
 
 
 @pytest.mark.parametrize(
     ("number", "name"), [(errno.EACCES, "photos/x.png"), (errno.ENOSPC, "elsewhere/x"), (errno.ENOENT, "sets/d3s/x")]
 )
 def test_errors_of_other_places_and_kinds_are_not(number, name):
-    assert explain(OSError(number, os.strerror(number), name), Path("sets/d3s")) is None
+    assert explain_disk_error(OSError(number, os.strerror(number), name), Path("sets/d3s")) is None
 
 
 # Leaving a directory as it was found
@@ -183,7 +183,7 @@ def begun(checkpoint, out: Path) -> D3S:
 
 def test_a_failed_beginning_is_withdrawn_with_the_directories_that_it_made(checkpoint, tmp_path):
     out = tmp_path / "a" / "b"
-    made = first_missing(out)
+    made = find_first_missing(out)
     begun(checkpoint, out)
     disk.withdraw(out, made)
     assert list(tmp_path.iterdir()) == []
@@ -192,7 +192,7 @@ def test_a_failed_beginning_is_withdrawn_with_the_directories_that_it_made(check
 def test_a_directory_that_was_there_stays(checkpoint, tmp_path):
     out = tmp_path / "b"
     out.mkdir()
-    made = first_missing(out)
+    made = find_first_missing(out)
     begun(checkpoint, out)
     disk.withdraw(out, made)
     assert list(tmp_path.rglob("*")) == [out]

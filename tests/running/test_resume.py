@@ -30,7 +30,7 @@ class Counting(D3S):
         os.close(log)
         return super().load_guide(spec)
 
-with signals.handled():
+with signals.handle_signals():
     Counting("pocket", **json.loads(sys.argv[1])).build(sys.argv[2], show_progress=False)
 """
 TINY = {

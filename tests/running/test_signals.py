@@ -230,7 +230,7 @@ def test_what_a_shell_told_to_ignore_stays_ignored():
         "import signal, os\n"
         "from figureground.core import signals\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "with signals.handled():\n"
+        "with signals.handle_signals():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    signals.check()\n"
     )
@@ -241,7 +241,7 @@ def test_handlers_are_put_back_when_nothing_came():
     from figureground.core import signals
 
     before = [signal.getsignal(number) for number in signals.SIGNALS]
-    with signals.handled():
+    with signals.handle_signals():
         assert [signal.getsignal(number) for number in signals.SIGNALS] != before
     assert [signal.getsignal(number) for number in signals.SIGNALS] == before
 
@@ -251,7 +251,7 @@ def test_a_process_that_does_not_come_to_a_check_ends_after_a_while():
         "import os, signal, time\n"
         "from figureground.core import signals\n"
         "signals.SECONDS_TO_STOP = 0.5\n"
-        "with signals.handled(), signals.at_checks():\n"
+        "with signals.handle_signals(), signals.delay_to_checks():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(600)\n"
     )
@@ -264,12 +264,12 @@ def test_ctrl_c_that_is_held_back_comes_afterwards():
     code = (
         "import os, signal, time\n"
         "from figureground.core import signals\n"
-        "with signals.handled(), signals.at_checks():\n"
-        "    with signals.held_back():\n"
+        "with signals.handle_signals(), signals.delay_to_checks():\n"
+        "    with signals.hold_back_interrupts():\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "        time.sleep(0.2)\n"  # for another thread to take it
-        "        print(signals.asked_to_stop())\n"
-        "    print(signals.asked_to_stop())\n"
+        "        print(signals.received_signal())\n"
+        "    print(signals.received_signal())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "None\n2\n"
@@ -285,7 +285,7 @@ def test_a_signal_while_a_finalizer_runs_takes_effect_after_it():
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "        time.sleep(0.01)\n"
         "        print('finalized')\n"
-        "with signals.handled():\n"
+        "with signals.handle_signals():\n"
         "    try:\n"
         "        Finalized()\n"
         "        time.sleep(600)\n"

@@ -12,7 +12,7 @@ import pytest
 from tiny_checkpoints import make_checkpoint
 
 from figureground import D3S
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 from figureground.sources.provenance import (
     NOT_STATED,
     Credit,
@@ -210,7 +210,7 @@ def test_no_path_of_this_machine_is_in_the_name(tmp_path):
 
 
 def test_a_built_dataset_names_its_sources_and_keeps_their_credits(tmp_path):
-    pocket = resource("templates/pocket")
+    pocket = find_resource("templates/pocket")
     for split in ("train", "validation"):
         for kind, folders in (("cutouts", ("bird", "mug")), ("backgrounds", ("grass", "snow"))):
             for folder in folders:

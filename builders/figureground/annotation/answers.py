@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError, printable
-from figureground.core.files import FileError, leaves, parse_json, read_bytes
-from figureground.core.text import steers
+from figureground.core.files import FileError, leads_outside, parse_json, read_bytes
+from figureground.core.text import has_control_characters
 from figureground.shards.finished import FinishedDataset
 
 ANNOTATIONS = "_figureground/annotations"
@@ -175,7 +175,7 @@ def check_name(name: str) -> str:
         FiguregroundError: It can't be the name of a file, or is longer than 64 characters.
     """
     name = " ".join(unicodedata.normalize("NFC", name).split())
-    if not _NAME.fullmatch(name) or steers(name):
+    if not _NAME.fullmatch(name) or has_control_characters(name):
         raise FiguregroundError(
             f"{printable(name)!r} can't be an annotator's name. Give 1 to 64 letters, digits, spaces or any of . @ + "
             "- _, beginning with a letter or digit."
@@ -195,7 +195,7 @@ def find_answer_file(directory: Path, annotator: str) -> Path:
 def list_annotation_files(directory: Path) -> list[Path]:
     """Return the files of all annotators, by name."""
     folder = directory / ANNOTATIONS
-    if not folder.is_dir() or leaves(folder, directory):
+    if not folder.is_dir() or leads_outside(folder, directory):
         return []
     return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX and not path.name.startswith("."))
 
@@ -271,7 +271,7 @@ def _check_header(header: Mapping[str, Any], path: Path, identity: Mapping[str, 
 
 def read_file(path: Path, directory: Path, identity: Mapping[str, Any]) -> Answers:
     """Read the answers of one annotator; raises as `parse_answers`, and OSError if the file can't be read."""
-    return parse_answers(read_bytes(path, root=directory, most=MOST_BYTES), path, identity)[0]
+    return parse_answers(read_bytes(path, root=directory, max_bytes=MOST_BYTES), path, identity)[0]
 
 
 def read_all(directory: Path, identity: Mapping[str, Any] | None = None) -> list[Answers]:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from figureground.core.intervals import LEVEL, Interval, student
+from figureground.core.intervals import LEVEL, Interval, student_quantile
 
 MISSING = -1
 """An image that an annotator didn't answer."""
@@ -174,7 +174,7 @@ def _find_interval_ends(shares: np.ndarray, likelihood: np.ndarray, quantile: fl
 
 def _normal_quantile(level: float) -> float:
     """Return the two-sided normal quantile of a level."""
-    return student(level, math.inf)
+    return student_quantile(level, math.inf)
 
 
 def _narrow_interval(interval: Interval, n: float, unlabelled: float, level: float) -> Interval:

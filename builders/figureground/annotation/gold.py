@@ -7,7 +7,7 @@ from pathlib import Path
 
 from figureground.annotation.answers import ANNOTATIONS, ANSWERS, FLAGS, QUESTIONS
 from figureground.core.errors import FiguregroundError, listed, nearest_or_all, printable
-from figureground.core.files import LEAVES, FileError, leaves
+from figureground.core.files import LEADS_OUTSIDE, FileError, leads_outside
 from figureground.core.tables import TextTable, UnreadableText
 
 GOLD = f"{ANNOTATIONS}/gold.csv"
@@ -28,8 +28,8 @@ def read_gold(directory: Path) -> Gold:
     path = directory / GOLD
     if not path.exists():
         return {}
-    if leaves(path, directory):
-        raise FileError(path, LEAVES)
+    if leads_outside(path, directory):
+        raise FileError(path, LEADS_OUTSIDE)
     try:
         table = TextTable(path)
         table.require("key", "question", "answer")

@@ -15,7 +15,7 @@ from figureground.annotation.answers import REFERENCE
 from figureground.annotation.questions import Item
 from figureground.annotation.sampling import reference_folder
 from figureground.core.errors import FiguregroundError
-from figureground.core.files import LEAVES, leaves, parse_json
+from figureground.core.files import LEADS_OUTSIDE, leads_outside, parse_json
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.samples import Stored
 from figureground.sources.images import UnreadableImage, center_square, encode, open_stored, read_image
@@ -74,8 +74,8 @@ class Images:
                 return open_stored(self._read_sample(item).image).convert("RGB")
             folder = reference_folder(self._dataset)
             path = folder / item.key.removeprefix(REFERENCE)
-            if leaves(path, folder):
-                raise FiguregroundError(LEAVES)
+            if leads_outside(path, folder):
+                raise FiguregroundError(LEADS_OUTSIDE)
             square = center_square(read_image(path, max_edge=2 * self._edge), self._edge)
             return open_stored(encode(square, self._dataset.image_format)).convert("RGB")
         except (UnreadableImage, FiguregroundError):

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from figureground.annotation.binomial import clopper_pearson
-from figureground.core.intervals import LEVEL, Interval, student, wilson
+from figureground.core.intervals import LEVEL, Interval, student_quantile, wilson
 
 SMALL_SAMPLE = 30
 """Samples of fewer images get exact binomial intervals."""
@@ -150,7 +150,7 @@ def _estimate_share(sample: LabelledImages, values: np.ndarray, value: float, we
     if variance <= 0:  # all answers within each stratum are equal
         return _exact_share(sample, value, level)
     n = value * (1 - value) / variance
-    n *= (student(level, math.inf) / student(level, freedom)) ** 2
+    n *= (student_quantile(level, math.inf) / student_quantile(level, freedom)) ** 2
     return Share(wilson(value, n, level), "wilson", weight)
 
 

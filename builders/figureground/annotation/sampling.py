@@ -18,7 +18,7 @@ from typing import Any
 from figureground.annotation.answers import ANNOTATIONS, REFERENCE
 from figureground.annotation.questions import Item
 from figureground.core.errors import RecipeError, UsageError, listed, nearest_or_all
-from figureground.core.files import FileError, leaves, read_object, replace_text
+from figureground.core.files import FileError, leads_outside, read_object, replace_text
 from figureground.core.intervals import wilson
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import PRIVATE
@@ -227,12 +227,12 @@ def reference_folder(dataset: FinishedDataset) -> Path:
 def reference_keys(dataset: FinishedDataset) -> list[str]:
     """Return the keys of the references that can be mixed in; only class-wise spurious sets have any."""
     folder = reference_folder(dataset)
-    if "spurious_for" not in dataset.columns.labels or not folder.is_dir() or leaves(folder, dataset.directory):
+    if "spurious_for" not in dataset.columns.labels or not folder.is_dir() or leads_outside(folder, dataset.directory):
         return []
     return [
         f"{REFERENCE}{path.relative_to(folder).as_posix()}"
-        for each in list_folders(folder) if each.name in dataset.index["splits"] and not leaves(each, folder)
-        for path in list_images(each) if not leaves(path, folder)
+        for each in list_folders(folder) if each.name in dataset.index["splits"] and not leads_outside(each, folder)
+        for path in list_images(each) if not leads_outside(path, folder)
     ]  # fmt: skip
 
 

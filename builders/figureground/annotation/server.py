@@ -23,7 +23,7 @@ from figureground.annotation.writing import NotSaved
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.files import FileError, parse_json
 from figureground.core.pages import render_page
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 from figureground.sources.images import UnreadableImage
 
 ADDRESS = "127.0.0.1"
@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not name:
             self._send(self.server.page, "text/html; charset=utf-8")
         elif name in _FILES:
-            self._send(resource(f"templates/{name}").read_bytes(), _FILES[name])
+            self._send(find_resource(f"templates/{name}").read_bytes(), _FILES[name])
         elif folder in ("image", "guide") and (key := self.server.turns.keys.get(rest)) is not None:
             item, images = self.server.turns.items[key], self.server.images
             try:

@@ -20,9 +20,9 @@ from figureground.annotation.answers import (
     parse_answers,
 )
 from figureground.core.errors import FiguregroundError, printable
-from figureground.core.files import LEAVES, FileError, check_regular, leaves, sync_directory
+from figureground.core.files import LEADS_OUTSIDE, FileError, check_regular, leads_outside, sync_directory
 from figureground.core.locks import lock
-from figureground.core.system import NO_LINK, PRIVATELY
+from figureground.core.system import OPEN_NO_LINK, OPEN_PRIVATE
 
 
 class NotSaved(FiguregroundError):
@@ -117,8 +117,8 @@ class AnswerWriter:
         """Number the lines, write and sync them, and only then take them in."""
         try:
             folder = self._directory / ANNOTATIONS
-            if leaves(folder, self._directory):
-                raise FileError(folder, LEAVES)
+            if leads_outside(folder, self._directory):
+                raise FileError(folder, LEADS_OUTSIDE)
             with contextlib.suppress(FileNotFoundError):
                 check_regular(self.path, root=self._directory)
             with lock(self.path, wait=True):
@@ -130,7 +130,7 @@ class AnswerWriter:
             ) from error
 
     def _append_locked(self, lines: Sequence[Mapping[str, Any]], together: bool) -> list[dict[str, Any]]:
-        handle = os.open(self.path, os.O_RDWR | os.O_APPEND | PRIVATELY | NO_LINK)
+        handle = os.open(self.path, os.O_RDWR | os.O_APPEND | OPEN_PRIVATE | OPEN_NO_LINK)
         try:
             size = os.fstat(handle).st_size
             if size != self._size or self.answers.notes:

@@ -74,7 +74,7 @@ def read_features(
             bar.update(len(batch))
             batch.clear()
 
-    with signals.at_checks(), bar:
+    with signals.delay_to_checks(), bar:
         for item in images:
             batch.append(item)
             if len(batch) == batch_size:

@@ -61,7 +61,7 @@ def scan_images(samples: Samples, show_progress: bool = True) -> ImageScan:
     boxes: list[Box | None] = []
     sizes = []
     bar = Progress(len(samples.keys), unit="image", desc=f"reading {samples.name}", show=show_progress)
-    with signals.at_checks(), bar:
+    with signals.delay_to_checks(), bar:
         for _, image, mask in samples.decode(np.arange(len(samples.keys))):
             signals.check()
             if hashes is not None:

@@ -19,7 +19,7 @@ import yaml
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError, listed
-from figureground.core.files import FileError, inside, open_regular, read_object, read_text
+from figureground.core.files import FileError, open_regular, read_object, read_text, safe_join
 from figureground.core.shapes import Optional, check_shape
 from figureground.core.yaml_documents import safe_load
 from figureground.shards.card import (
@@ -150,7 +150,7 @@ def _check_shown(directory: Path, body: str) -> Iterator[str]:
 def _cannot_show(directory: Path, name: str) -> str | None:
     """Return the reason why an image can't be shown, or None if it can."""
     try:
-        with open_regular(inside(directory, name), root=directory) as file:
+        with open_regular(safe_join(directory, name), root=directory) as file:
             if Path(name).suffix.lower() in Image.registered_extensions():
                 with Image.open(file) as image:
                     image.load()

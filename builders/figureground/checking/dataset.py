@@ -20,9 +20,9 @@ import numpy as np
 from figureground.checking import similar
 from figureground.checking.card import ANEW, check_card, check_croissant
 from figureground.checking.shard import Expected, Seen, check_shard
-from figureground.core.differences import differences
+from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, counted, listed, printable
-from figureground.core.files import FileError, check_regular, leaves, read_json, read_object
+from figureground.core.files import FileError, check_regular, leads_outside, read_json, read_object
 from figureground.core.hashing import digest
 from figureground.core.numerics import usable_cores
 from figureground.core.progress import Progress
@@ -305,7 +305,7 @@ class _Check:
     def _data_files(self) -> Iterator[str]:
         """Yield the names of all files in the data folders, temporary ones too, without entering linked directories."""
         for folder in (*folders(), PUBLISHED_REJECTS, REJECTS):
-            if leaves(self.directory / folder, self.directory):
+            if leads_outside(self.directory / folder, self.directory):
                 continue
             for path in sorted((self.directory / folder).rglob("*")):
                 if path.is_symlink() or not path.is_dir():
@@ -513,7 +513,7 @@ class _Check:
             return  # the markers' contradictions were already reported
         saved = {"format": 1, **self.index}
         saved = {name: saved.get(name) for name in summary}
-        where = [line.split(":")[0] for line in differences(saved, json.loads(json.dumps(summary)))]
+        where = [line.split(":")[0] for line in describe_differences(saved, json.loads(json.dumps(summary)))]
         known = self.index.get(index.RECIPE_SHA256)
         told = any(line.startswith(RECIPE) for line in self.findings)
         if known is not None and self.recipe and not told and known != self.recipe.get("sha256"):

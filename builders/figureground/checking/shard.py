@@ -24,7 +24,7 @@ from PIL import Image
 
 from figureground.checking import similar
 from figureground.core.errors import listed
-from figureground.core.files import MOST_TEXT, FileError, open_regular, parse_json
+from figureground.core.files import MAX_TEXT_BYTES, FileError, open_regular, parse_json
 from figureground.shards.columns import REASON, Columns
 from figureground.shards.formats.format import Reading, opened_formats
 from figureground.shards.formats.parquet import check_rows
@@ -219,7 +219,7 @@ class _Check:
     def _check_reject_lines(self, path: str) -> None:
         reasons: Counter[str] = Counter()
         with self._open(path) as file:
-            for number, line in enumerate(iter(lambda: file.readline(MOST_TEXT), b""), 1):
+            for number, line in enumerate(iter(lambda: file.readline(MAX_TEXT_BYTES), b""), 1):
                 try:
                     reject = parse_json(line, path)
                     reasons[str(reject["reason"])] += 1

@@ -8,7 +8,7 @@ import types
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from figureground.core.values import kinds_of
+from figureground.core.values import field_types
 from figureground.recipe.settings import describe_fields
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
@@ -24,7 +24,7 @@ def add_flags(
         defaults: Text of the default in a flag's help, by field; others show none.
         omit: Fields without a flag.
     """
-    texts, hints = describe_fields(kind), kinds_of(kind)
+    texts, hints = describe_fields(kind), field_types(kind)
     for field in dataclasses.fields(kind):
         if field.name in omit:
             continue
@@ -48,7 +48,7 @@ def add_flags(
 
 def read_flags(options: Mapping[str, Any], kind: type) -> dict[str, Any]:
     """Return the fields of a class of settings that the command line gave; `none` becomes None if a field allows it."""
-    hints = kinds_of(kind)
+    hints = field_types(kind)
     given = {name: value for name, value in options.items() if name in hints}
     return {name: None if v == "none" and type(None) in _members(hints[name]) else v for name, v in given.items()}
 

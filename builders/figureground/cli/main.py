@@ -31,7 +31,7 @@ from figureground.cli import (
 )
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, UsageError
-from figureground.core.terminal import Parser, complain, discard, prepare, unwritable
+from figureground.core.terminal import Parser, complain, discard_output, make_unwritable_error, prepare_streams
 from figureground.stores.urls import StoreUrl, how_to_copy, is_url, parse
 
 EXIT_CODES = (
@@ -49,13 +49,13 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    prepare()
+    prepare_streams()
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         _refuse_arguments(parser, unknown, options)
     try:
-        with signals.handled():
+        with signals.handle_signals():
             _check_place(options)
             code = options.run(options)
             try:
@@ -63,15 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except BrokenPipeError:
                 raise
             except OSError as error:
-                raise unwritable(error) from error
+                raise make_unwritable_error(error) from error
             return code
     except KeyboardInterrupt as stop:
         return _stopped(stop)
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
-        discard(sys.stdout)
+        discard_output(sys.stdout)
         return 0
     except Exception as error:
-        if signals.asked_to_stop() is not None:  # a library turned the interruption into another error
+        if signals.received_signal() is not None:  # a library turned the interruption into another error
             return _stopped(error)
         if options.debug:
             raise
@@ -124,7 +124,7 @@ def _local(path: Path) -> Path:
 
 def _stopped(error: BaseException) -> int:
     complain(" ".join(["figureground: stopped.", *getattr(error, "__notes__", [])]))
-    return 128 + (signals.asked_to_stop() or signal.SIGINT)
+    return 128 + (signals.received_signal() or signal.SIGINT)
 
 
 def _explain(error: Exception, options: argparse.Namespace) -> str:
@@ -133,7 +133,7 @@ def _explain(error: Exception, options: argparse.Namespace) -> str:
     if isinstance(error, FiguregroundError):
         return str(error)
     place = getattr(options, "out", None) or getattr(options, "directory", None)
-    trouble = disk.explain(error, place) if isinstance(error, OSError) and isinstance(place, Path) else None
+    trouble = disk.explain_disk_error(error, place) if isinstance(error, OSError) and isinstance(place, Path) else None
     return trouble or f"{type(error).__name__}: {error}\n(--debug shows where)"
 
 

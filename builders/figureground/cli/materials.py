@@ -152,8 +152,8 @@ def _one_or_several(names: list[str]) -> str | list[str] | dict[str, str | None]
 
 def _is_list(name: str) -> bool:
     """Whether a name is that of a file, or of a list that comes with the package."""
-    from figureground.core.resources import resource
+    from figureground.core.resources import find_resource
     from figureground.core.tables import TABLES
 
-    shipped = (resource(f"prompts/{kind}/{name}.csv") for kind in ("backgrounds", "classes"))
+    shipped = (find_resource(f"prompts/{kind}/{name}.csv") for kind in ("backgrounds", "classes"))
     return "/" in name or Path(name).suffix.lower() in TABLES or any(path.is_file() for path in shipped)

@@ -14,7 +14,7 @@ from figureground.comparison import tables
 from figureground.comparison.generators import Generators, PasteSettings
 from figureground.comparison.rows import PASTE, Row, list_generators, parse_methods
 from figureground.core.devices import check_device
-from figureground.core.differences import differences
+from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.core.files import replace_text
 from figureground.core.terminal import remark
@@ -283,10 +283,10 @@ def _record_inputs(out: Path, identity: dict[str, Any]) -> None:
     """Record the compared methods and data; raise FiguregroundError if an earlier record differs."""
     path = out / INPUTS
     recorded = read_inputs(path) if path.exists() else {"data": identity["data"], "methods": {}, "generators": {}}
-    changed = differences(recorded["data"], identity["data"], "data")
+    changed = describe_differences(recorded["data"], identity["data"], "data")
     for kind in ("methods", "generators"):
         for name, inputs in identity[kind].items():
-            changed += differences(recorded[kind].setdefault(name, inputs), inputs, name)
+            changed += describe_differences(recorded[kind].setdefault(name, inputs), inputs, name)
     refuse_changed_inputs(out, "comparison", changed)
     remove_drafts(out)
     replace_text(path, json.dumps(recorded, indent=2, ensure_ascii=False) + "\n")

@@ -82,10 +82,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_device_error(error: BaseException) -> bool:
     """Whether an error leaves the device unusable for this process, as CUDA's errors do; full memory doesn't."""
-    seen: BaseException | None = error
-    while seen is not None:
-        said = isinstance(seen, RuntimeError) and _DEVICE_ERROR.search(str(seen)) is not None
-        if (said or isinstance(seen, getattr(torch, "AcceleratorError", ()))) and not is_out_of_memory(seen):
+    cause: BaseException | None = error
+    while cause is not None:
+        matches = isinstance(cause, RuntimeError) and _DEVICE_ERROR.search(str(cause)) is not None
+        if (matches or isinstance(cause, getattr(torch, "AcceleratorError", ()))) and not is_out_of_memory(cause):
             return True
-        seen = seen.__cause__
+        cause = cause.__cause__
     return False

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from figureground.core.numerics import usable_cores
 
-MOST_THREADS = 8
+MAX_THREADS = 8
 """Maximum number of threads."""
-WAITING = 4
+RESULTS_PER_THREAD = 4
 """Number of results per thread that are computed ahead."""
 
 K = TypeVar("K")
@@ -24,18 +24,18 @@ def compute_ahead(jobs: Iterable[tuple[K, Callable[[], V]]]) -> Iterator[tuple[K
     Args:
         jobs: Pairs of a key and a function that decodes an image or does other work that releases Python's lock.
     """
-    threads = min(MOST_THREADS, usable_cores())
-    ahead: deque[tuple[K, Future[V]]] = deque()
+    threads = min(MAX_THREADS, usable_cores())
+    pending: deque[tuple[K, Future[V]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for key, job in jobs:
-                ahead.append((key, pool.submit(job)))
-                if len(ahead) > WAITING * threads:
-                    key, future = ahead.popleft()
+                pending.append((key, pool.submit(job)))
+                if len(pending) > RESULTS_PER_THREAD * threads:
+                    key, future = pending.popleft()
                     yield key, future.result()
-            while ahead:
-                key, future = ahead.popleft()
+            while pending:
+                key, future = pending.popleft()
                 yield key, future.result()
         finally:
-            for _, future in ahead:
+            for _, future in pending:
                 future.cancel()

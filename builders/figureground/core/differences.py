@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def differences(old: Any, new: Any, name: str = "") -> list[str]:
+def describe_differences(old: Any, new: Any, name: str = "") -> list[str]:
     """Return the differences of two JSON values, one line per field: `strength: 0.9, now 0.5`. Hashes come last."""
-    found = _differences(old, new, name)
-    found.sort(key=lambda each: _is_hash(each[1]) or _is_hash(each[2]))
-    return [f"{field}: {_short(before)}, now {_short(after)}" for field, before, after in found]
+    changes = _find_differences(old, new, name)
+    changes.sort(key=lambda change: _is_hash(change[1]) or _is_hash(change[2]))
+    return [f"{field}: {_shorten(before)}, now {_shorten(after)}" for field, before, after in changes]
 
 
-def _differences(old: Any, new: Any, name: str) -> list[tuple[str, Any, Any]]:
+def _find_differences(old: Any, new: Any, name: str) -> list[tuple[str, Any, Any]]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
-            each
-            for part in dict.fromkeys([*old, *new])
-            for each in _differences(old.get(part), new.get(part), f"{name}.{part}" if name else str(part))
+            change
+            for key in dict.fromkeys([*old, *new])
+            for change in _find_differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
         ]
     return [] if old == new else [(name, old, new)]
 
@@ -29,6 +29,6 @@ def _is_hash(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"(sha256:)?[0-9a-f]{32,}", value) is not None
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "…"

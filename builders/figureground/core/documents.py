@@ -17,11 +17,11 @@ MAX_JSON_BYTES = 2**26
 MAX_NODES = 200_000
 """Maximum values in a YAML document after expanding aliases; ImageNet with definitions has 2,000."""
 MAX_DEPTH = 50
-NO_TEXT = "an escape such as \\ud800 is not a character"
+NOT_TEXT = "an escape such as \\ud800 is not a character"
 _MERGE = "tag:yaml.org,2002:merge"
 _TEXT = "tag:yaml.org,2002:str"
 _PLAIN = "plain"
-_TYPED = [f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null", "timestamp")]
+_TYPED_TAGS = [f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null", "timestamp")]
 
 
 class Plain(str):
@@ -36,15 +36,15 @@ class _Loader(yaml.SafeLoader):
     def resolve(self, kind: type[yaml.Node], value: str | None, implicit: Any) -> str:
         if kind is not yaml.ScalarNode:
             return super().resolve(kind, value, implicit)
-        plain = implicit[0]
-        return _MERGE if plain and value == "<<" else _PLAIN if plain else _TEXT
+        is_plain = implicit[0]
+        return _MERGE if is_plain and value == "<<" else _PLAIN if is_plain else _TEXT
 
 
-def read_document(path: Path, what: str) -> Any:
+def read_document(path: Path, kind: str) -> Any:
     """Read a YAML file, or a JSON file if its name ends with `.json`.
 
     Args:
-        what: Name of the kind of file in errors, such as `Recipe`.
+        kind: Name of the kind of file in errors, such as `Recipe`.
 
     Returns:
         Nested dicts with text keys, lists, `Plain` for scalars without quotes and `str` for those in quotes.
@@ -52,15 +52,17 @@ def read_document(path: Path, what: str) -> Any:
     Raises:
         UsageError: The file is missing, too large, not text, or doesn't parse; names file, line and column.
     """
-    where, is_json = f"{what} {path}", path.suffix == ".json"
-    most = MAX_JSON_BYTES if is_json else MAX_YAML_BYTES
+    where, is_json = f"{kind} {path}", path.suffix == ".json"
+    max_bytes = MAX_JSON_BYTES if is_json else MAX_YAML_BYTES
     try:
         with path.open("rb") as file:
-            data = read_at_most(file, most + 1)
+            data = read_at_most(file, max_bytes + 1)
     except OSError as error:
         raise UsageError(f"{where}: {error.strerror or error}.") from None
-    if len(data) > most:
-        raise UsageError(f"{where}: it has more than {most:,} bytes. Move long lists into CSV files, and name those.")
+    if len(data) > max_bytes:
+        raise UsageError(
+            f"{where}: it has more than {max_bytes:,} bytes. Move long lists into CSV files, and name those."
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -69,15 +71,15 @@ def read_document(path: Path, what: str) -> Any:
         return parse_json(text) if is_json else parse_yaml(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UsageError(f"{where}{at}: {error.problem or 'not YAML'}.") from None
+        position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UsageError(f"{where}{position}: {error.problem or 'not YAML'}.") from None
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, line {error.lineno}, column {error.colno}: {error.msg}.") from None
     except RecursionError:
         raise UsageError(f"{where}: it is nested more than {MAX_DEPTH} deep.") from None
     except (yaml.YAMLError, ValueError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{where}: it doesn't parse: {said}.") from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{where}: it doesn't parse: {reason}.") from None
 
 
 def parse_yaml(text: str) -> Any:
@@ -93,55 +95,55 @@ def parse_yaml(text: str) -> Any:
         node = loader.get_single_node()
     finally:
         loader.dispose()
-    return Plain("") if node is None else _Expansion().build(node, 0)
+    return Plain("") if node is None else _Builder().build(node, 0)
 
 
-class _Expansion:
+class _Builder:
     """Converts a document's nodes to values, expanding aliases within limits."""
 
     def __init__(self) -> None:
-        self.left = MAX_NODES
+        self.nodes_left = MAX_NODES
 
     def build(self, node: yaml.Node, depth: int) -> Any:
-        self.left -= 1
-        if self.left < 0:
-            raise _error(node, f"its aliases expand to more than {MAX_NODES:,} values")
+        self.nodes_left -= 1
+        if self.nodes_left < 0:
+            raise _make_error(node, f"its aliases expand to more than {MAX_NODES:,} values")
         if depth > MAX_DEPTH:
-            raise _error(node, f"values are nested more than {MAX_DEPTH} deep, or an alias contains itself")
+            raise _make_error(node, f"values are nested more than {MAX_DEPTH} deep, or an alias contains itself")
         if isinstance(node, yaml.ScalarNode):
-            if node.tag not in (_TEXT, _PLAIN, _MERGE, *_TYPED):
-                raise _error(node, f"the tag {node.tag!r} is not supported")
+            if node.tag not in (_TEXT, _PLAIN, _MERGE, *_TYPED_TAGS):
+                raise _make_error(node, f"the tag {node.tag!r} is not supported")
             if not _is_text(node.value):
-                raise _error(node, NO_TEXT)
+                raise _make_error(node, NOT_TEXT)
             return str(node.value) if node.tag == _TEXT else Plain(node.value)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, depth + 1) for item in node.value]
         assert isinstance(node, yaml.MappingNode)
-        return self._mapping(node, depth)
+        return self._build_mapping(node, depth)
 
-    def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
+    def _build_mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
         own: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _error(key, "a key must be a word or text")
+                raise _make_error(key, "a key must be a word or text")
             if key.tag == _MERGE:
                 sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
                 for source in sources:
                     if not isinstance(source, yaml.MappingNode):
-                        raise _error(source, "'<<' merges mappings, but this is not a mapping")
+                        raise _make_error(source, "'<<' merges mappings, but this is not a mapping")
                     merged = {**self.build(source, depth + 1), **merged}
                 continue
             name = str(key.value)
             if not _is_text(name):
-                raise _error(key, NO_TEXT)
+                raise _make_error(key, NOT_TEXT)
             if name in own:
-                raise _error(key, f"{name!r} is given twice")
+                raise _make_error(key, f"{name!r} is given twice")
             own[name] = self.build(value, depth + 1)
         return {**merged, **own}
 
 
-def _error(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+def _make_error(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
@@ -152,31 +154,31 @@ def parse_json(text: str) -> Any:
         ValueError: It doesn't parse, or a key is given twice.
         RecursionError: It is nested deeper than `MAX_DEPTH`.
     """
-    return _plain_json(
-        json.loads(text, parse_int=Plain, parse_float=Plain, parse_constant=Plain, object_pairs_hook=_unique), 0
+    return _to_plain(
+        json.loads(text, parse_int=Plain, parse_float=Plain, parse_constant=Plain, object_pairs_hook=_build_fields), 0
     )
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+def _build_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
     for name, value in pairs:
-        if name in made:
+        if name in fields:
             raise ValueError(f"{name!r} is given twice")
         if not _is_text(name):
-            raise ValueError(NO_TEXT)
-        made[name] = value
-    return made
+            raise ValueError(NOT_TEXT)
+        fields[name] = value
+    return fields
 
 
-def _plain_json(value: Any, depth: int) -> Any:
+def _to_plain(value: Any, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise RecursionError
     if isinstance(value, Mapping):
-        return {name: _plain_json(item, depth + 1) for name, item in value.items()}
+        return {name: _to_plain(item, depth + 1) for name, item in value.items()}
     if isinstance(value, list):
-        return [_plain_json(item, depth + 1) for item in value]
+        return [_to_plain(item, depth + 1) for item in value]
     if isinstance(value, str) and not _is_text(value):
-        raise ValueError(NO_TEXT)
+        raise ValueError(NOT_TEXT)
     return value if isinstance(value, str) else Plain(json.dumps(value))
 
 

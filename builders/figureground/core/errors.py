@@ -36,16 +36,16 @@ class Stopped(KeyboardInterrupt):
         self.signal = signal
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, names: Iterable[str]) -> str:
     """Return a hint such as `, did you mean 'forest'?`; empty if no name is similar."""
-    found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return f", did you mean {found[0]!r}?" if found else ""
+    matches = difflib.get_close_matches(str(word), list(names), n=1, cutoff=0.6)
+    return f", did you mean {matches[0]!r}?" if matches else ""
 
 
-def nearest_or_all(word: str, known: Iterable[str]) -> str:
+def nearest_or_all(word: str, names: Iterable[str]) -> str:
     """Return the hint of `nearest`, or else the list of known names."""
-    known = list(known)
-    return nearest(word, known) or f"; available: {listed(known)}."
+    names = list(names)
+    return nearest(word, names) or f"; available: {listed(names)}."
 
 
 def counted(n: int, noun: str) -> str:
@@ -53,10 +53,10 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def listed(names: Iterable[object], most: int = 12) -> str:
-    """Join names for an error message, truncated to the first `most`."""
+def listed(names: Iterable[object], limit: int = 12) -> str:
+    """Join names for an error message, truncated to the first `limit`."""
     texts = [str(name) for name in names]
-    return ", ".join(texts[:most]) + (f", … ({len(texts)} in all)" if len(texts) > most else "")
+    return ", ".join(texts[:limit]) + (f", … ({len(texts)} in all)" if len(texts) > limit else "")
 
 
 def describe_error(error: BaseException) -> str:

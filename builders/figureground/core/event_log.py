@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import UsageError, printable
-from figureground.core.system import PRIVATELY, lock_file
+from figureground.core.system import OPEN_PRIVATE, lock_file
 from figureground.core.terminal import complain
 
 STDOUT = "-"
@@ -31,23 +31,23 @@ class EventLog:
     """Absolute path of a file; `-` for stdout; None for nowhere."""
     rank: int = 0
     """Position of this process among those that build together."""
-    kept: list[str] | None = None
-    """Where lines are kept instead, for another process to write them."""
+    buffer: list[str] | None = None
+    """List that lines are added to instead, for another process to write them."""
 
     def write(self, event: str, **facts: Any) -> None:
-        """Append an event with time, host, process and rank. A log that can't be written is said, and the work goes on.
+        """Append an event with time, host, process and rank; if the log can't be written, print a note and go on.
 
         Args:
             event: Its kind, such as `shard`.
-            facts: What else the line says, JSON-able.
+            facts: Further fields of the line, JSON-able.
         """
-        if self.kept is not None:
-            self.kept.append(to_line(self.record(event, **facts)))
+        if self.buffer is not None:
+            self.buffer.append(to_line(self.record(event, **facts)))
         elif self.target is not None:
             self.write_line(to_line(self.record(event, **facts)))
 
     def write_line(self, line: str) -> None:
-        """Append a line that `to_line` made. If it can't be written, that is said, and the work goes on."""
+        """Append a line that `to_line` made; if it can't be written, print a note and go on."""
         if self.target is None:
             return
         try:
@@ -67,7 +67,7 @@ class EventLog:
         Raises:
             OSError: It can't be written.
         """
-        with _opened(self.target or os.devnull) as handle:
+        with _open_locked(self.target or os.devnull) as handle:
             data = line.encode()
             while data:
                 data = data[os.write(handle, data) :]
@@ -101,12 +101,12 @@ def open_log(target: str | os.PathLike[str] | None, out: Path) -> EventLog:
 
 
 @contextlib.contextmanager
-def _opened(target: str) -> Iterator[int]:
+def _open_locked(target: str) -> Iterator[int]:
     """Yield a locked file descriptor that appends; stdout isn't locked, as it may be a terminal that others hold."""
     if target == STDOUT:
         yield 1
         return
-    handle = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | PRIVATELY, 0o666)
+    handle = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | OPEN_PRIVATE, 0o666)
     try:
         with contextlib.suppress(OSError):  # without locks, a short line is still written by one call
             lock_file(handle, wait=True)

@@ -20,19 +20,19 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from figureground.core.errors import FiguregroundError, printable
-from figureground.core.system import SAFELY
+from figureground.core.system import OPEN_NONBLOCKING
 
-MOST_TEXT = 16 * 2**20
+MAX_TEXT_BYTES = 16 * 2**20
 """Maximum size of user-written text such as a card or a licence, bytes."""
-MOST_JSON = 256 * 2**20
+MAX_JSON_BYTES = 256 * 2**20
 """Maximum size of a JSON document, bytes. The index of ten million images takes about ten MiB."""
-MOST_DEPTH = 100
+MAX_JSON_DEPTH = 100
 """Maximum nesting of a JSON document. Documents of this package need about ten levels."""
 
 _CHUNK = 2**20
 """Bytes read at a time."""
 
-LEAVES = "it is, or is reached through, a link out of the directory; such links are never followed"
+LEADS_OUTSIDE = "it is, or is reached through, a link out of the directory; such links are never followed"
 
 _NO_LINKS = {errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 _KINDS = {
@@ -68,7 +68,7 @@ class TooDeep(FileError):
 # Places of files
 
 
-def inside(root: Path, name: str | PurePosixPath) -> Path:
+def safe_join(root: Path, name: str | PurePosixPath) -> Path:
     """Return `root / name` if that is inside `root`, whether or not the file exists.
 
     Links that stay inside are allowed. In a snapshot of the Hugging Face cache, links into the `blobs` of the same
@@ -82,32 +82,32 @@ def inside(root: Path, name: str | PurePosixPath) -> Path:
     if not parts or "\0" in text or ".." in parts or PurePosixPath(text).is_absolute():
         raise FileError(text or "''", f"a file must be named relative to {printable(str(root))}, without '..'")
     path = root / text
-    if leaves(path, root):
-        raise FileError(path, LEAVES)
+    if leads_outside(path, root):
+        raise FileError(path, LEADS_OUTSIDE)
     return path
 
 
-def leaves(path: Path, root: Path) -> bool:
+def leads_outside(path: Path, root: Path) -> bool:
     """Whether a path leads out of a directory once links are followed; link loops count as leaving."""
     try:
         real = path.resolve()
     except (OSError, RuntimeError):  # a link loop
         return True
-    return not any(real == bound or bound in real.parents for bound in _bounds(os.path.realpath(root)))
+    return not any(real == folder or folder in real.parents for folder in _allowed_folders(os.path.realpath(root)))
 
 
 @lru_cache(maxsize=256)
-def _bounds(root: str) -> tuple[Path, ...]:
+def _allowed_folders(root: str) -> tuple[Path, ...]:
     """Return the directories allowed for files of `root`: itself and, for a Hub cache snapshot, its blobs."""
     real = Path(root)
-    for place in (real, *real.parents):
-        kind, separator, _ = place.parent.parent.name.partition("--")
-        if place.parent.name == "snapshots" and separator and kind in ("datasets", "models", "spaces"):
-            return real, place.parent.parent / "blobs"
+    for folder in (real, *real.parents):
+        repository_type, separator, _ = folder.parent.parent.name.partition("--")
+        if folder.parent.name == "snapshots" and separator and repository_type in ("datasets", "models", "spaces"):
+            return real, folder.parent.parent / "blobs"
     return (real,)
 
 
-def strange_entries(root: Path, names: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
+def find_unsafe_entries(root: Path, names: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
     """Find entries below a directory that must not be opened: links that leave it, FIFOs, devices and sockets.
 
     Linked directories that stay inside are searched too; each directory is searched once.
@@ -119,48 +119,48 @@ def strange_entries(root: Path, names: Collection[str] | None = None) -> Iterato
     Yields:
         The entry's name relative to `root`, in order, and what is wrong with it.
     """
-    seen: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()
     pending: list[str] = [""]
     while pending:
         folder = pending.pop()
         try:
             status = os.stat(root / folder)
-            if (status.st_dev, status.st_ino) in seen:
+            if (status.st_dev, status.st_ino) in visited:
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            visited.add((status.st_dev, status.st_ino))
             entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
         except OSError:  # gone meanwhile, or unreadable: reported when it is opened
             continue
-        below = []
+        subfolders = []
         for entry in entries:
             if not folder and names is not None and entry.name not in names:
                 continue
             name = f"{folder}/{entry.name}" if folder else entry.name
-            problem, directory = _look(entry, root)
+            problem, is_folder = _inspect_entry(entry, root)
             if problem:
                 yield name, problem
-            elif directory:
-                below.append(name)
-        pending += reversed(below)
+            elif is_folder:
+                subfolders.append(name)
+        pending += reversed(subfolders)
 
 
-def _look(entry: os.DirEntry[str], root: Path) -> tuple[str | None, bool]:
+def _inspect_entry(entry: os.DirEntry[str], root: Path) -> tuple[str | None, bool]:
     """Return the problem of an entry, if any, and whether it is a directory to search."""
     try:
         if not entry.is_symlink():
             if entry.is_file(follow_symlinks=False):
                 return None, False
-        elif leaves(Path(entry.path), root):
-            return LEAVES, False
+        elif leads_outside(Path(entry.path), root):
+            return LEADS_OUTSIDE, False
         mode = entry.stat().st_mode
     except OSError:  # gone meanwhile, or a broken link
         return None, False
     if stat.S_ISDIR(mode):
         return None, True
-    return (None if stat.S_ISREG(mode) else _not_regular(mode)), False
+    return (None if stat.S_ISREG(mode) else _describe_type(mode)), False
 
 
-def _not_regular(mode: int) -> str:
+def _describe_type(mode: int) -> str:
     return f"it is {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}, not a regular file, and isn't opened"
 
 
@@ -174,11 +174,11 @@ def check_regular(path: Path, *, root: Path | None = None) -> os.stat_result:
         FileError: It is a FIFO, device, socket or directory, or is outside `root`.
         OSError: It doesn't exist or can't be accessed.
     """
-    if root is not None and leaves(path, root):
-        raise FileError(path, LEAVES)
+    if root is not None and leads_outside(path, root):
+        raise FileError(path, LEADS_OUTSIDE)
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise FileError(path, _not_regular(status.st_mode))
+        raise FileError(path, _describe_type(status.st_mode))
     return status
 
 
@@ -189,11 +189,11 @@ def open_regular(path: Path, *, root: Path | None = None) -> BufferedReader:
         FileError: See `check_regular`.
         OSError: It doesn't exist or can't be opened.
     """
-    seen = check_regular(path, root=root)
-    # The file may have been replaced since the check; SAFELY keeps a FIFO from blocking even then.
-    handle = os.open(path, os.O_RDONLY | SAFELY)
+    status = check_regular(path, root=root)
+    # The file may have been replaced since the check; OPEN_NONBLOCKING keeps a FIFO from blocking even then.
+    handle = os.open(path, os.O_RDONLY | OPEN_NONBLOCKING)
     try:
-        if not os.path.samestat(seen, os.fstat(handle)):
+        if not os.path.samestat(status, os.fstat(handle)):
             raise FileError(path, "it was replaced while it was opened")
         return os.fdopen(handle, "rb")
     except BaseException:
@@ -202,45 +202,45 @@ def open_regular(path: Path, *, root: Path | None = None) -> BufferedReader:
         raise
 
 
-def read_at_most(file: IO[bytes], most: int) -> bytes:
-    """Read a file to its end, but at most `most` bytes.
+def read_at_most(file: IO[bytes], limit: int) -> bytes:
+    """Read a file to its end, but at most `limit` bytes.
 
-    `file.read(most)` would allocate `most` bytes, however small the file is.
+    `file.read(limit)` would allocate `limit` bytes, however small the file is.
     """
     parts = []
-    while most > 0 and (part := file.read(min(most, _CHUNK))):
+    while limit > 0 and (part := file.read(min(limit, _CHUNK))):
         parts.append(part)
-        most -= len(part)
+        limit -= len(part)
     return b"".join(parts)
 
 
-def read_bytes(path: Path, *, root: Path | None = None, most: int = MOST_TEXT) -> bytes:
+def read_bytes(path: Path, *, root: Path | None = None, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     """Read a whole regular file.
 
     Args:
         path: The file.
         root: The directory that must contain it once links are followed; default: no restriction.
-        most: The maximum size, bytes.
+        max_bytes: The maximum size, bytes.
 
     Raises:
-        FileError: It is not a regular file, is outside `root`, or is larger than `most`.
+        FileError: It is not a regular file, is outside `root`, or is larger than `max_bytes`.
         OSError: It doesn't exist or can't be read.
     """
     with open_regular(path, root=root) as file:
-        data = read_at_most(file, most + 1) if os.fstat(file.fileno()).st_size <= most else None
-    if data is None or len(data) > most:
-        raise FileError(path, f"it is larger than {_size(most)}, the limit for such a file")
+        data = read_at_most(file, max_bytes + 1) if os.fstat(file.fileno()).st_size <= max_bytes else None
+    if data is None or len(data) > max_bytes:
+        raise FileError(path, f"it is larger than {_format_size(max_bytes)}, the limit for such a file")
     return data
 
 
-def read_text(path: Path, *, root: Path | None = None, most: int = MOST_TEXT, encoding: str = "utf-8") -> str:
+def read_text(path: Path, *, root: Path | None = None, max_bytes: int = MAX_TEXT_BYTES, encoding: str = "utf-8") -> str:
     """Read a whole text file, with `\\n` for every line break.
 
     Raises:
         FileError: See `read_bytes`; or it is not text in this encoding.
         OSError: See `read_bytes`.
     """
-    data = read_bytes(path, root=root, most=most)
+    data = read_bytes(path, root=root, max_bytes=max_bytes)
     try:
         text = data.decode(encoding)
     except UnicodeError as error:
@@ -248,36 +248,38 @@ def read_text(path: Path, *, root: Path | None = None, most: int = MOST_TEXT, en
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: Path, *, root: Path | None = None, most: int = MOST_JSON, depth: int = MOST_DEPTH) -> Any:
+def read_json(
+    path: Path, *, root: Path | None = None, max_bytes: int = MAX_JSON_BYTES, max_depth: int = MAX_JSON_DEPTH
+) -> Any:
     """Read a JSON document.
 
     Raises:
-        FileError: See `read_text`; or it is not JSON, or nested more than `depth` levels deep.
+        FileError: See `read_text`; or it is not JSON, or nested more than `max_depth` levels deep.
         OSError: See `read_bytes`.
     """
-    return parse_json(read_text(path, root=root, most=most, encoding="utf-8-sig"), path, depth=depth)
+    return parse_json(read_text(path, root=root, max_bytes=max_bytes, encoding="utf-8-sig"), path, max_depth=max_depth)
 
 
-def read_object(path: Path, *, root: Path | None = None, most: int = MOST_JSON) -> dict[str, Any]:
+def read_object(path: Path, *, root: Path | None = None, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Read a JSON document that must be an object.
 
     Raises:
         FileError: See `read_json`; or it is not an object.
         OSError: See `read_bytes`.
     """
-    value = read_json(path, root=root, most=most)
+    value = read_json(path, root=root, max_bytes=max_bytes)
     if not isinstance(value, dict):
         raise FileError(path, "it is not a JSON object")
     return value
 
 
-def parse_json(text: str | bytes, where: Path | str, *, depth: int = MOST_DEPTH) -> Any:
+def parse_json(text: str | bytes, where: Path | str, *, max_depth: int = MAX_JSON_DEPTH) -> Any:
     """Parse JSON of bounded depth.
 
     Args:
         text: The document.
         where: Its name in errors.
-        depth: Maximum nesting of lists and objects.
+        max_depth: Maximum nesting of lists and objects.
 
     Raises:
         FileError: It is not JSON, or nested deeper.
@@ -285,25 +287,25 @@ def parse_json(text: str | bytes, where: Path | str, *, depth: int = MOST_DEPTH)
     try:
         value = json.loads(text)
     except RecursionError:
-        raise TooDeep(where, depth) from None
+        raise TooDeep(where, max_depth) from None
     except ValueError as error:
         raise FileError(where, f"it can't be read as JSON ({error})") from None
     # JSON that can be parsed may still be too deep to process: comparing and writing recurse too.
     level = [value]
-    for _ in range(depth):
+    for _ in range(max_depth):
         level = [
-            each
-            for some in level
-            if isinstance(some, dict | list)
-            for each in (some.values() if isinstance(some, dict) else some)
-            if isinstance(each, dict | list)
+            child
+            for container in level
+            if isinstance(container, dict | list)
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, dict | list)
         ]
         if not level:
             return value
-    raise TooDeep(where, depth)
+    raise TooDeep(where, max_depth)
 
 
-def _size(count: int) -> str:
+def _format_size(count: int) -> str:
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
             return f"{count / size:,.4g} {unit}"
@@ -313,7 +315,7 @@ def _size(count: int) -> str:
 # Writing
 
 
-def temporary(final: Path) -> Path:
+def temporary_path(final: Path) -> Path:
     """Return a path next to `final` that no other process uses and that `datasets` doesn't read."""
     return final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
 
@@ -330,7 +332,7 @@ def replace_bytes(path: Path, data: bytes, *, root: Path | None = None) -> None:
         FileError: A parent leads out of `root`, or `path` is a directory.
         OSError: It can't be written.
     """
-    with _written(path, data, root) as draft:
+    with _write_draft(path, data, root) as draft:
         os.replace(draft, path)
 
 
@@ -339,11 +341,11 @@ def replace_text(path: Path, text: str, *, root: Path | None = None) -> None:
     replace_bytes(path, text.encode(), root=root)
 
 
-def replace_changed(path: Path, text: str, *, root: Path | None = None) -> None:
+def replace_if_changed(path: Path, text: str, *, root: Path | None = None) -> None:
     """Write a text like `replace_text`, unless the file already contains it; then its modification time stays."""
     data = text.encode()
     with contextlib.suppress(OSError, FileError):
-        if not path.is_symlink() and read_bytes(path, root=root, most=len(data)) == data:
+        if not path.is_symlink() and read_bytes(path, root=root, max_bytes=len(data)) == data:
             return
     replace_bytes(path, data, root=root)
 
@@ -356,7 +358,7 @@ def create_bytes(path: Path, data: bytes, *, root: Path | None = None) -> None:
         FileError: See `replace_bytes`.
         OSError: It can't be written.
     """
-    with _written(path, data, root) as draft:
+    with _write_draft(path, data, root) as draft:
         try:
             os.link(draft, path)
         except (OSError, AttributeError) as error:  # AttributeError: a system without hard links
@@ -386,14 +388,14 @@ def sync_directory(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _written(path: Path, data: bytes, root: Path | None) -> Iterator[Path]:
+def _write_draft(path: Path, data: bytes, root: Path | None) -> Iterator[Path]:
     """Yield a synced temporary file with `data` next to `path`; remove it on exit if it still exists."""
-    if root is not None and leaves(path.parent, root):
-        raise FileError(path, LEAVES)
+    if root is not None and leads_outside(path.parent, root):
+        raise FileError(path, LEADS_OUTSIDE)
     if path.is_dir() and not path.is_symlink():
         raise FileError(path, "it is a directory, but a file is to be written there; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = temporary(path)
+    draft = temporary_path(path)
     try:
         with open(draft, "xb") as file:
             file.write(data)

@@ -13,7 +13,7 @@ _SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "NotoSans-Regular.
 """Fonts tried in turn for text that is not ASCII."""
 
 
-def font_for(text: str, size: int) -> tuple[Font, bool]:
+def choose_font(text: str, size: int) -> tuple[Font, bool]:
     """Return a font for a text, and whether it has more letters than ASCII."""
     for name in () if text.isascii() else _SYSTEM_FONTS:
         with contextlib.suppress(OSError):

@@ -54,7 +54,7 @@ def wilson(value: float, n: float, level: float = LEVEL) -> Interval:
     """
     if not 0 <= value <= 1 or not n > 0:
         raise ValueError(f"A share of {value} among {n} answers is impossible.")
-    z2 = _normal(level) ** 2
+    z2 = _normal_quantile(level) ** 2
     centre = (value + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 / n * (value * (1 - value) + z2 / (4 * n))) / (1 + z2 / n)
     # The ends are exact at 0 and 1, where rounding would leave 1e-17.
@@ -81,7 +81,7 @@ def mean(
     Raises:
         ValueError: There is no group, a group is empty, or a value is outside 0 to 1.
     """
-    return _Mean.of(groups, objects, level).interval
+    return _Mean.estimate(groups, objects, level).interval
 
 
 def difference(
@@ -105,14 +105,14 @@ def difference(
     Raises:
         ValueError: See `mean`.
     """
-    a, b = (_Mean.of(side, objects and objects[i], level) for i, side in enumerate((first, second)))
+    a, b = (_Mean.estimate(side, objects and objects[i], level) for i, side in enumerate((first, second)))
     r = a.correlation(b) if objects else 0.0
     (p, p_low, p_high), (q, q_low, q_high) = a.interval, b.interval
 
-    def joined(x: float, y: float) -> float:
+    def combine(x: float, y: float) -> float:
         return math.sqrt(max(0.0, x * x + y * y - 2 * r * x * y))
 
-    return Interval(p - q, p - q - joined(p - p_low, q_high - q), p - q + joined(p_high - p, q - q_low))
+    return Interval(p - q, p - q - combine(p - p_low, q_high - q), p - q + combine(p_high - p, q - q_low))
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Mean:
     """float64 (k,): influence of each object on the mean; the squares add up to the variance."""
 
     @classmethod
-    def of(cls, groups: Sequence[np.ndarray], objects: Sequence[np.ndarray] | None, level: float) -> _Mean:
+    def estimate(cls, groups: Sequence[np.ndarray], objects: Sequence[np.ndarray] | None, level: float) -> _Mean:
         values = [np.asarray(group, np.float64) for group in groups]
         if not values or not all(len(group) for group in values):
             raise ValueError("An interval needs at least one group, with at least one image in each.")
@@ -134,45 +134,53 @@ class _Mean:
         if not ((x >= -_ROUNDING) & (x <= 1 + _ROUNDING)).all():
             raise ValueError("An interval needs values from 0 to 1.")
         x = np.clip(x, 0, 1)
-        ids = np.arange(len(x)) if objects is None else np.concatenate([np.asarray(each, np.int64) for each in objects])
-        known, at = np.unique(ids, return_inverse=True)
-        group = np.repeat(np.arange(len(n)), n)
+        if objects is None:
+            ids = np.arange(len(x))
+        else:
+            ids = np.concatenate([np.asarray(numbers, np.int64) for numbers in objects])
+        object_ids, object_of_image = np.unique(ids, return_inverse=True)
+        group_of_image = np.repeat(np.arange(len(n)), n)
         weight = 1 / (len(n) * n)  # of an image in the mean
-        pairs, which, copies = np.unique(group * len(known) + at, return_inverse=True, return_counts=True)
-        pair_group = pairs // len(known)
-        k = np.bincount(pair_group, minlength=len(n))
-        means = np.bincount(group, weights=x) / n
+        pairs, pair_of_image, copies = np.unique(
+            group_of_image * len(object_ids) + object_of_image, return_inverse=True, return_counts=True
+        )
+        group_of_pair = pairs // len(object_ids)
+        k = np.bincount(group_of_pair, minlength=len(n))
+        means = np.bincount(group_of_image, weights=x) / n
         value = min(1.0, float(means.mean()))
-        deviations = (x - means[group]) * weight[group]
-        share = copies / n[pair_group]  # of an object in its group, whose mean it pulls towards itself
-        scaled = deviations / np.sqrt(np.where(share < 1, 1 - share, 1))[which]
-        scores = np.bincount(at, weights=scaled)
-        alone = float(np.square(deviations * np.sqrt(n / np.maximum(n - 1, 1))[group]).sum())
+        deviations = (x - means[group_of_image]) * weight[group_of_image]
+        share = copies / n[group_of_pair]  # of an object in its group, whose mean it pulls towards itself
+        scaled = deviations / np.sqrt(np.where(share < 1, 1 - share, 1))[pair_of_image]
+        scores = np.bincount(object_of_image, weights=scaled)
+        variance_of_images = float(np.square(deviations * np.sqrt(n / np.maximum(n - 1, 1))[group_of_image]).sum())
         # Objects on the same easy and hard scenes vary less than independent images; the interval must still not be
         # narrower than that of independent images.
-        variance = max(float(np.square(scores).sum()), alone)
-        shares = np.square(copies * weight[pair_group])
-        units = np.bincount(pair_group, weights=shares)  # a group's variance if its objects vary by 1
-        seen = np.bincount(pair_group, weights=np.square(np.bincount(which, weights=scaled)))
+        variance = max(float(np.square(scores).sum()), variance_of_images)
+        shares = np.square(copies * weight[group_of_pair])
+        unit_variance = np.bincount(group_of_pair, weights=shares)  # a group's variance if its objects vary by 1
+        observed = np.bincount(group_of_pair, weights=np.square(np.bincount(pair_of_image, weights=scaled)))
         prior = np.where(k == 1, 1.0, PRIOR if len(n) > 1 else 0.0)
-        variance += float((prior / (k - 1 + prior).clip(1) * (units * value * (1 - value) - seen)).sum())
+        variance += float((prior / (k - 1 + prior).clip(1) * (unit_variance * value * (1 - value) - observed)).sum())
         # An object in several groups counts once: its images are similar across groups too.
-        least = 1 / float(np.square(np.bincount(pairs % len(known), weights=copies * weight[pair_group])).sum())
-        equal = 1 / np.bincount(pair_group, weights=share**2)  # equivalent number of equal-sized objects (Kish)
-        freedom = min(_freedom(units, equal), len(known) - 1.0)
-        effective = _effective(value, variance, freedom, least, level)
+        min_size = 1 / float(
+            np.square(np.bincount(pairs % len(object_ids), weights=copies * weight[group_of_pair])).sum()
+        )
+        # Equivalent number of equal-sized objects of each group (Kish).
+        equal_objects = 1 / np.bincount(group_of_pair, weights=share**2)
+        freedom = min(_degrees_of_freedom(unit_variance, equal_objects), len(object_ids) - 1.0)
+        effective = _effective_size(value, variance, freedom, min_size, level)
         if len(n) == 1 and bool(np.isin(x, (0, 1)).all()):  # a share
-            effective = float(n[0]) if len(known) == n[0] else min(effective, float(n[0]))
-        return cls(wilson(value, effective, level), known, scores)
+            effective = float(n[0]) if len(object_ids) == n[0] else min(effective, float(n[0]))
+        return cls(wilson(value, effective, level), object_ids, scores)
 
     def correlation(self, other: _Mean) -> float:
         """Return the correlation of both means due to shared objects, −1 to 1."""
-        _, mine, theirs = np.intersect1d(self.ids, other.ids, assume_unique=True, return_indices=True)
+        _, own_rows, other_rows = np.intersect1d(self.ids, other.ids, assume_unique=True, return_indices=True)
         scale = math.sqrt(float(np.square(self.scores).sum()) * float(np.square(other.scores).sum()))
-        return float(self.scores[mine] @ other.scores[theirs]) / scale if scale > 0 else 0.0
+        return float(self.scores[own_rows] @ other.scores[other_rows]) / scale if scale > 0 else 0.0
 
 
-def _freedom(parts: np.ndarray, k: np.ndarray) -> float:
+def _degrees_of_freedom(parts: np.ndarray, k: np.ndarray) -> float:
     """Return the degrees of freedom of a variance (Satterthwaite 1946), if all values vary equally.
 
     The result is 0 if every group has one object.
@@ -181,13 +189,13 @@ def _freedom(parts: np.ndarray, k: np.ndarray) -> float:
         parts: float64 (groups,): contribution of each group to the variance.
         k: float64 (groups,): effective number of objects, lower if one object has most of a group's images.
     """
-    several = k > 1
-    if not several.any():
+    multiple = k > 1
+    if not multiple.any():
         return 0.0
-    return float(parts[several].sum() ** 2 / np.square(parts[several]).dot(1 / np.maximum(k[several] - 1, 1)))
+    return float(parts[multiple].sum() ** 2 / np.square(parts[multiple]).dot(1 / np.maximum(k[multiple] - 1, 1)))
 
 
-def _effective(value: float, variance: float, freedom: float, least: float, level: float) -> float:
+def _effective_size(value: float, variance: float, freedom: float, min_size: float, level: float) -> float:
     """Return the number of independent yes-or-no answers with a variance; less if it was estimated from few objects.
 
     Near 0 and 1 a sample may contain at most one object of the rarer answer, and its variance is then too small. The
@@ -196,28 +204,28 @@ def _effective(value: float, variance: float, freedom: float, least: float, leve
     reused objects near 0 and 1 cover 88 to 91 % in simulations; with it, 95 to 98 %.
 
     Args:
-        least: The number if all images of one object got the same answer and all groups had the same mean. It is used
-            if no variance was observed, and few degrees of freedom never lead below it.
+        min_size: The number if all images of one object got the same answer and all groups had the same mean. It is
+            used if no variance was observed, and few degrees of freedom never lead below it.
     """
     if variance <= 0:
-        return least
+        return min_size
     binomial = value * (1 - value)
-    variance += max(0.0, binomial / least - variance) * math.exp(-3 * least * min(value, 1 - value))
+    variance += max(0.0, binomial / min_size - variance) * math.exp(-3 * min_size * min(value, 1 - value))
     n = binomial / variance
     if freedom <= 0:
-        return max(n, least)
-    # Small groups may vary more than the mean of all, so n may already be below `least`.
-    return max(n * (_normal(level) / student(level, freedom)) ** 2, min(n, least))
+        return max(n, min_size)
+    # Small groups may vary more than the mean of all, so n may already be below `min_size`.
+    return max(n * (_normal_quantile(level) / student_quantile(level, freedom)) ** 2, min(n, min_size))
 
 
-def _normal(level: float) -> float:
+def _normal_quantile(level: float) -> float:
     """Return the two-sided normal quantile of a level, in standard deviations."""
     if not 0 < level < 1:
         raise ValueError(f"A level must be between 0 and 1, not {level}.")
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
-def student(level: float, freedom: float) -> float:
+def student_quantile(level: float, freedom: float) -> float:
     """Return the two-sided quantile of Student's t, within 0.5 % at the level 0.95.
 
     The approximation is Abramowitz and Stegun 26.7.5. It is exact for 1 and 2 degrees of freedom, to which other
@@ -227,7 +235,7 @@ def student(level: float, freedom: float) -> float:
         level: Nominal coverage, between 0 and 1.
         freedom: Degrees of freedom, 1 or more.
     """
-    z = _normal(level)
+    z = _normal_quantile(level)
     if freedom < 2:
         return math.tan(math.pi * level / 2)
     if freedom < 3:

@@ -17,7 +17,7 @@ from importlib import metadata
 
 from figureground.core.terminal import remark
 
-TALKING = (
+NOISY = (
     "accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "timm", "torchao", "torchvision", "transformers",
     "torch.utils._pytree",  # what it says of torchao, which diffusers imports wherever it is installed
 )  # fmt: skip
@@ -29,7 +29,7 @@ VERBOSITY = {
 """Environment variables for the logging level of libraries; the user's own settings are kept."""
 
 
-def quieten() -> None:
+def silence_warnings() -> None:
     """Suppress library warnings in a process that runs the command or one of its workers.
 
     Call it before the libraries are imported. Errors are still shown, and so are all warnings if requested from
@@ -37,17 +37,17 @@ def quieten() -> None:
     """
     for variable in VERBOSITY.values():
         os.environ.setdefault(variable, "error")
-    for name in TALKING:
+    for name in NOISY:
         if name not in VERBOSITY:
             logging.getLogger(name).setLevel(logging.ERROR)
     if not sys.warnoptions:
         for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
             warnings.filterwarnings("ignore", category=category)
-        warnings.filterwarnings("ignore", module=rf"({'|'.join(TALKING)})(\.|$)")
+        warnings.filterwarnings("ignore", module=rf"({'|'.join(NOISY)})(\.|$)")
 
 
 @contextlib.contextmanager
-def importing() -> Iterator[None]:
+def pause_garbage_collector() -> Iterator[None]:
     """Pause the cyclic garbage collector within the context, for imports of torch and what is built on it.
 
     They make half a million objects that stay. The collector would look through all of them several times, which takes
@@ -62,7 +62,7 @@ def importing() -> Iterator[None]:
             gc.enable()
 
 
-def prepare(*libraries: str) -> None:
+def import_silently(*libraries: str) -> None:
     """Import model libraries, and turn off their progress bars and warnings.
 
     A torchvision that doesn't fit torch is hidden from them, because they import it but don't need it.
@@ -71,42 +71,42 @@ def prepare(*libraries: str) -> None:
         libraries: `diffusers`, `transformers`. Their bars and warnings concern unused parts (image processors that
             need torchvision), files and steps, not images.
     """
-    with importing():
-        hide_misfit_torchvision()
-        utilities_of = {name: importlib.import_module(f"{name}.utils.logging") for name in libraries}
-    for name, utilities in utilities_of.items():
+    with pause_garbage_collector():
+        hide_mismatched_torchvision()
+        utilities_by_library = {name: importlib.import_module(f"{name}.utils.logging") for name in libraries}
+    for name, utilities in utilities_by_library.items():
         utilities.disable_progress_bar()
         if os.environ.get(VERBOSITY[name], "error") == "error":
             utilities.set_verbosity_error()
 
 
 @functools.cache
-def hide_misfit_torchvision() -> str | None:
+def hide_mismatched_torchvision() -> str | None:
     """Make an installed torchvision that can't be imported look absent; the main process says so once.
 
     Returns:
         The sentence that names the mismatch, with both versions; None if torchvision can be imported or is absent.
     """
-    said = misfit_torchvision()
-    if said is not None:
-        for name in [each for each in sys.modules if each.partition(".")[0] == "torchvision"]:
+    mismatch = find_torchvision_mismatch()
+    if mismatch is not None:
+        for name in [module for module in sys.modules if module.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
         sys.modules["torchvision"] = None  # type: ignore[assignment]  # Python's mark of a module that can't be imported
         if multiprocessing.parent_process() is None:
-            remark(f"{said} It is ignored.")
-    return said
+            remark(f"{mismatch} It is ignored.")
+    return mismatch
 
 
-def misfit_torchvision() -> str | None:
+def find_torchvision_mismatch() -> str | None:
     """Import torchvision if it is installed; if it can't be imported, return a sentence that names both versions."""
     if importlib.util.find_spec("torchvision") is None:
         return None
     try:
         importlib.import_module("torchvision")
     except Exception as error:  # its compiled operators fail in many ways
-        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         return (
-            f"torchvision {_version('torchvision')} doesn't fit torch {_version('torch')} ({first}): install matching "
+            f"torchvision {_version('torchvision')} doesn't fit torch {_version('torch')} ({reason}): install matching "
             "releases from the same source (pip install --upgrade torch torchvision), or remove it (pip uninstall "
             "torchvision), because only timm needs it."
         )

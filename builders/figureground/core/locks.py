@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from figureground.core.files import FileError
-from figureground.core.system import NO_LINK, SAFELY, lock_file
+from figureground.core.system import OPEN_NO_LINK, OPEN_NONBLOCKING, lock_file
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def is_held(path: Path) -> bool:
     Nothing is created or changed. For a moment, a process that tries to take the lock without waiting may not get it.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | SAFELY | NO_LINK)
+        handle = os.open(path, os.O_RDONLY | OPEN_NONBLOCKING | OPEN_NO_LINK)
     except FileNotFoundError:
         return False
     try:
@@ -51,8 +51,8 @@ def has_locks(folder: Path) -> bool:
     Args:
         folder: A directory, or a path of which only the upper part exists.
     """
-    there = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), None)
-    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=there) as file:
+    existing = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), None)
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=existing) as file:
         return lock_file(file.fileno(), wait=False) is not None
     return True
 
@@ -60,18 +60,18 @@ def has_locks(folder: Path) -> bool:
 def unlink_while_held(path: Path, target: Path) -> bool:
     """Remove `target` if the lock `path` is free, and also the lock file if this call created it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new, stays = not path.exists(), False
+    is_new, remains = not path.exists(), False
     handle = _open(path)
     try:
         if lock_file(handle, wait=False) is not True or not _same_file(handle, path):
             return False
         if target != path:
             target.unlink(missing_ok=True)
-        if new or target == path:
-            stays = not remove_held(path)
+        if is_new or target == path:
+            remains = not remove_held(path)
     finally:
         os.close(handle)
-    if stays:
+    if remains:
         remove_held(path)
     return True
 
@@ -88,9 +88,9 @@ def remove_held(path: Path) -> bool:
 def _open(path: Path) -> int:
     """Open a lock file; links aren't followed, because that could create a file elsewhere."""
     try:
-        if not NO_LINK and path.is_symlink():
+        if not OPEN_NO_LINK and path.is_symlink():
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-        return os.open(path, os.O_RDWR | os.O_CREAT | SAFELY | NO_LINK, 0o666)
+        return os.open(path, os.O_RDWR | os.O_CREAT | OPEN_NONBLOCKING | OPEN_NO_LINK, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise FileError(path, "this lock file is a link. Remove it") from None

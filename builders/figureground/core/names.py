@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterable, Sequence
 RULE = "Names that differ only in case, spaces, '_' or Unicode normalisation count as one"
 """Description of the rule, for errors."""
 
-MOST_SHOWN = 3
+MAX_PAIRS_SHOWN = 3
 """Maximum number of pairs of names in an error."""
-LONGEST_SLUG = 60
+MAX_SLUG_LENGTH = 60
 """Maximum characters of a slug. Slugs are parts of file names, which may have 255 bytes."""
-_HASH = 8
+_HASH_DIGITS = 8
 _LATIN = {"æ": "ae", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ł": "l", "ŋ": "n", "ø": "o", "œ": "oe", "þ": "th"}
 """Latin letters without a decomposition, and their ASCII spelling."""
 
@@ -28,60 +28,60 @@ def loosely(name: str) -> str:
     """
     # Casefolding may undo the normalisation, so it is done twice (Unicode 15, section 3.13, definition D146).
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    seen = "".join(character for character in plain if unicodedata.category(character) != "Cf")
-    return " ".join(seen.replace("_", " ").split())
+    visible = "".join(character for character in plain if unicodedata.category(character) != "Cf")
+    return " ".join(visible.replace("_", " ").split())
 
 
-def same_names(names: Iterable[str]) -> list[tuple[str, str]]:
+def find_same_names(names: Iterable[str]) -> list[tuple[str, str]]:
     """Return pairs of different spellings that are the same name by `loosely`, in order of the first spelling."""
     first: dict[str, str] = {}
-    found: dict[tuple[str, str], None] = {}
+    pairs: dict[tuple[str, str], None] = {}
     for name in names:
         if (other := first.setdefault(loosely(name), name)) != name:
-            found[other, name] = None
-    return list(found)
+            pairs[other, name] = None
+    return list(pairs)
 
 
-def describe_same(pairs: Sequence[tuple[str, str]]) -> str:
-    """Return pairs of `same_names` for an error: `'Cat' and 'cat'; …`."""
-    shown = "; ".join(f"{one!r} and {other!r}" for one, other in pairs[:MOST_SHOWN])
-    return f"{shown}; … ({len(pairs)} pairs)" if len(pairs) > MOST_SHOWN else shown
+def describe_same_names(pairs: Sequence[tuple[str, str]]) -> str:
+    """Return pairs of `find_same_names` for an error: `'Cat' and 'cat'; …`."""
+    examples = "; ".join(f"{one!r} and {other!r}" for one, other in pairs[:MAX_PAIRS_SHOWN])
+    return f"{examples}; … ({len(pairs)} pairs)" if len(pairs) > MAX_PAIRS_SHOWN else examples
 
 
 class Lookup:
     """Index of known names by `loosely`. Building takes time linear in the number of names; a search, constant time.
 
     Args:
-        known: The names, in the order in which `find` returns them.
+        names: The names, in the order in which `find` returns them.
     """
 
-    def __init__(self, known: Iterable[str]):
+    def __init__(self, names: Iterable[str]):
         self._by_name: dict[str, list[str]] = {}
-        for name in known:
+        for name in names:
             self._by_name.setdefault(loosely(name), []).append(name)
 
-    def find(self, *wanted: str) -> list[str]:
-        """Return the known names that match the first of `wanted` with a match."""
-        return next((found for name in wanted if (found := self._by_name.get(loosely(name)))), [])
+    def find(self, *names: str) -> list[str]:
+        """Return the known names that match the first of `names` with a match."""
+        return next((matches for name in names if (matches := self._by_name.get(loosely(name)))), [])
 
 
 def slug(text: str) -> str:
-    """Return a name for paths, splits and concepts: lower-case letters, digits and `_`, at most `LONGEST_SLUG` long.
+    """Return a name for paths, splits and concepts: lower-case letters, digits and `_`, at most `MAX_SLUG_LENGTH` long.
 
     `potter's wheel` becomes `potters_wheel`. A letter without an ASCII form becomes its code point: `鸟` is `u9e1f`.
     A name without letters or digits is spelled entirely in code points. A blank name gives an empty slug.
     """
     plain = unicodedata.normalize("NFKC", re.sub(r"['’]", "", text).casefold())
-    spelled = "".join(map(_spell, plain))
-    made = re.sub(r"[^a-z0-9]+", "_", spelled).strip("_")
-    if not made:
-        made = "_".join(f"u{ord(character):x}" for character in text if not character.isspace())
-    if len(made) > LONGEST_SLUG:
-        made = f"{made[: LONGEST_SLUG - _HASH - 1].rstrip('_')}_{short_hash(text)}"
-    return made
+    ascii_text = "".join(map(_spell_in_ascii, plain))
+    result = re.sub(r"[^a-z0-9]+", "_", ascii_text).strip("_")
+    if not result:
+        result = "_".join(f"u{ord(character):x}" for character in text if not character.isspace())
+    if len(result) > MAX_SLUG_LENGTH:
+        result = f"{result[: MAX_SLUG_LENGTH - _HASH_DIGITS - 1].rstrip('_')}_{short_hash(text)}"
+    return result
 
 
-def _spell(character: str) -> str:
+def _spell_in_ascii(character: str) -> str:
     """Return a character's ASCII letters and digits, else its code point if it is a letter, a mark or a number."""
     plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode().casefold()
     plain = plain or _LATIN.get(character, "")
@@ -90,16 +90,17 @@ def _spell(character: str) -> str:
     return f"_u{ord(character):x}_" if unicodedata.category(character)[0] in "LNM" else "_"
 
 
-def slugs(names: Collection[str]) -> dict[str, str]:
+def unique_slugs(names: Collection[str]) -> dict[str, str]:
     """Return a unique slug for each name: names that would share one get a hash of the name appended."""
-    made = {name: slug(name) for name in names}
-    times = Counter(made.values())
-    return {name: f"{each}_{short_hash(name)}" if times[each] > 1 else each for name, each in made.items()}
+    slugs = {name: slug(name) for name in names}
+    counts = Counter(slugs.values())
+    return {name: f"{made}_{short_hash(name)}" if counts[made] > 1 else made for name, made in slugs.items()}
 
 
 def short_hash(text: str) -> str:
     """Return eight hexadecimal digits of a name's SHA-256, independent of Unicode normalisation."""
-    return hashlib.sha256(unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")).hexdigest()[:_HASH]
+    data = unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(data).hexdigest()[:_HASH_DIGITS]
 
 
 RESERVED = frozenset(
@@ -107,12 +108,12 @@ RESERVED = frozenset(
     | {f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³"}
 )
 """Names of devices, in lower case, which Windows doesn't let a file have, with or without a suffix."""
-MOST_NAME_BYTES = 255
+MAX_NAME_BYTES = 255
 """Longest name of a file on Linux, bytes of UTF-8."""
 _REFUSED = '<>:"/\\|?*'
 
 
-def unportable(name: str) -> str | None:
+def explain_unportable(name: str) -> str | None:
     """Return why a name can't be that of a file on Linux, macOS and Windows alike; None if it can."""
     if not name or name in (".", ".."):
         return "names no file"
@@ -124,24 +125,25 @@ def unportable(name: str) -> str | None:
         return "begins with a space, or ends with a dot or a space"
     if name.partition(".")[0].rstrip().casefold() in RESERVED:
         return "is the name of a device on Windows"
-    if len(name.encode()) > MOST_NAME_BYTES:
-        return f"has more than {MOST_NAME_BYTES} bytes"
+    if len(name.encode()) > MAX_NAME_BYTES:
+        return f"has more than {MAX_NAME_BYTES} bytes"
     return None
 
 
-def same_files(names: Iterable[str]) -> list[tuple[str, str]]:
+def find_same_files(names: Iterable[str]) -> list[tuple[str, str]]:
     """Return pairs of different names that are one file where case or Unicode normalisation doesn't count."""
     first: dict[str, str] = {}
-    found: dict[tuple[str, str], None] = {}
+    pairs: dict[tuple[str, str], None] = {}
     for name in names:
         key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
         if (other := first.setdefault(key, name)) != name:
-            found[other, name] = None
-    return list(found)
+            pairs[other, name] = None
+    return list(pairs)
 
 
 def folder_names(names: Collection[str]) -> dict[str, str]:
     """Return a name for a folder of each name: its slug, unique, and portable to every system."""
     return {
-        name: f"{each}_{short_hash(name)}" if unportable(each) else each for name, each in slugs(names).items()
-    }  # fmt: skip
+        name: f"{folder}_{short_hash(name)}" if explain_unportable(folder) else folder
+        for name, folder in unique_slugs(names).items()
+    }

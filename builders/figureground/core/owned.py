@@ -32,12 +32,12 @@ def encode_png(image: Image.Image, *, smallest: bool = True, xmp: bytes | None =
         smallest: Whether to take the time for the smallest file; large photographs need seconds for a few per cent.
         xmp: XMP packet to store beside the pixels, UTF-8.
     """
-    made_by = PngInfo()
-    made_by.add_text("Software", GENERATOR)
+    info = PngInfo()
+    info.add_text("Software", GENERATOR)
     if xmp is not None:
-        made_by.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode())
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=smallest, pnginfo=made_by)
+    image.save(buffer, "PNG", optimize=smallest, pnginfo=info)
     return buffer.getvalue()
 
 
@@ -56,7 +56,7 @@ def is_ours(path: Path) -> bool:
     return any(mark in head for mark in _MARKS)
 
 
-def refuse_strangers(*paths: Path) -> None:
+def refuse_foreign_files(*paths: Path) -> None:
     """Check that only earlier results, or empty files, would be replaced.
 
     Raises:
@@ -108,12 +108,12 @@ def refuse_output(out: Path, dataset: Path, folder: str, *names: str) -> None:
     """
     if out.exists() and not out.is_dir():
         raise FiguregroundError(f"--out {printable(out)} is a file; give a directory.")
-    inside, own = out.resolve(), dataset.resolve()
-    if inside == own or (own in inside.parents and inside.relative_to(own).parts[0] != folder):
+    target, root = out.resolve(), dataset.resolve()
+    if target == root or (root in target.parents and target.relative_to(root).parts[0] != folder):
         raise FiguregroundError(
             f"--out {printable(out)} belongs to the dataset. Omit --out, or give a separate directory."
         )
-    refuse_strangers(*(out / name for name in names))
+    refuse_foreign_files(*(out / name for name in names))
 
 
 def refuse_within(out: Path, source: Path, option: str) -> None:
@@ -127,8 +127,8 @@ def refuse_within(out: Path, source: Path, option: str) -> None:
     Raises:
         UsageError: `out` is that directory or lies in it.
     """
-    inside, read = out.resolve(), source.resolve()
-    if source.is_dir() and (inside == read or read in inside.parents):
+    target, origin = out.resolve(), source.resolve()
+    if source.is_dir() and (target == origin or origin in target.parents):
         raise UsageError(
             f"--out {printable(out)} is inside {option} {printable(source)}: results there would be taken as "
             "input the next time. Give a directory outside it."

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 from figureground.core.text import printable
 
 
@@ -20,16 +20,16 @@ def render_page(template: str, filters: Mapping[str, Callable[..., Any]], /, **v
         values: Values for the template.
     """
     environment = Environment(
-        loader=FileSystemLoader(resource("templates")),
+        loader=FileSystemLoader(find_resource("templates")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_text,
+        finalize=_make_printable,
     )
     environment.filters.update(filters)
     return environment.get_template(template).render(**values)
 
 
-def _text(value: Any) -> Any:
+def _make_printable(value: Any) -> Any:
     return printable(value, lines=True) if isinstance(value, str) and not hasattr(value, "__html__") else value

@@ -14,13 +14,13 @@ from figureground.core.text import printable
 SECONDS_BETWEEN_LINES = 60.0
 
 
-def is_told(seconds: float) -> bool:
-    """Whether work of this length is told of by lines that aren't its results: on a terminal, or if it is long.
+def should_report(seconds: float) -> bool:
+    """Whether to print notes on work of this length, besides its results: on a terminal, or if it is long.
 
     `TQDM_DISABLE=1` turns them off, like progress.
     """
-    off = os.environ.get("TQDM_DISABLE", "").lower() in ("1", "true", "yes")
-    return not off and (sys.stderr.isatty() or seconds > SECONDS_BETWEEN_LINES)
+    disabled = os.environ.get("TQDM_DISABLE", "").lower() in ("1", "true", "yes")
+    return not disabled and (sys.stderr.isatty() or seconds > SECONDS_BETWEEN_LINES)
 
 
 class Progress(tqdm):
@@ -31,18 +31,23 @@ class Progress(tqdm):
     Args:
         total: Total amount of work.
         show: Whether anything is shown.
-        more: Further arguments of tqdm.
+        options: Further arguments of tqdm.
     """
 
-    def __init__(self, total: int, *, show: bool = True, **more: Any):
-        if "desc" in more:  # often a directory's name
-            more["desc"] = printable(more["desc"])
+    def __init__(self, total: int, *, show: bool = True, **options: Any):
+        if "desc" in options:  # often a directory's name
+            options["desc"] = printable(options["desc"])
         self._lines = not sys.stderr.isatty()
         if self._lines:
-            more |= {"mininterval": SECONDS_BETWEEN_LINES, "delay": SECONDS_BETWEEN_LINES, "leave": False, "ncols": 100}
+            options |= {
+                "mininterval": SECONDS_BETWEEN_LINES,
+                "delay": SECONDS_BETWEEN_LINES,
+                "leave": False,
+                "ncols": 100,
+            }
         if not show:
-            more["disable"] = True  # otherwise left to tqdm, which respects TQDM_DISABLE
-        super().__init__(total=total, file=sys.stderr, **more)
+            options["disable"] = True  # otherwise left to tqdm, which respects TQDM_DISABLE
+        super().__init__(total=total, file=sys.stderr, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if not self._lines:

@@ -11,7 +11,7 @@ CHECKOUT = PACKAGE.parents[1]
 """Root of a checkout, from which an editable install reads the resources."""
 
 
-def resource(name: str) -> Path:
+def find_resource(name: str) -> Path:
     """Return the file or folder `name`, such as `"prompts"` or `"templates/report.html.jinja"`.
 
     Searches the package first, then the checkout's root.
@@ -19,12 +19,12 @@ def resource(name: str) -> Path:
     Raises:
         FileNotFoundError: It is in neither; names both places.
     """
-    places = [PACKAGE / name, CHECKOUT / name]
-    for place in places:
-        if place.exists():
-            return place
-    looked = " nor ".join(f"'{place}'" for place in places)
+    paths = [PACKAGE / name, CHECKOUT / name]
+    for path in paths:
+        if path.exists():
+            return path
+    searched = " nor ".join(f"'{path}'" for path in paths)
     raise FileNotFoundError(
-        f"figureground's own {name!r} is neither {looked}. "
+        f"figureground's own {name!r} is neither {searched}. "
         "Reinstall figureground; in a checkout, restore the file with git."
     )

@@ -32,7 +32,7 @@ def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gener
         ValueError: The seed is out of range.
     """
     generator = torch.Generator(device)
-    _check(seed)
+    _check_seed(seed)
     if generator.device.type == "cpu":
         generator.set_state(_cpu_state(seed))
     else:
@@ -51,12 +51,12 @@ def seed_default_generators(seed: int) -> None:
     Raises:
         ValueError: The seed is out of range.
     """
-    _check(seed)
+    _check_seed(seed)
     torch.manual_seed(seed)  # also seeds accelerators, whose generators take all 64 bits
     torch.default_generator.set_state(_cpu_state(seed))
 
 
-def _check(seed: int) -> None:
+def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed {seed} is outside 0 to 2**63 - 1.")
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from figureground.core.text import printable
 
-MOST = 2**63 - 1
+MAX_COUNT = 2**63 - 1
 """Largest count: the maximum of signed 64-bit integers."""
 
 
 class Count:
-    """Shape of an integer from 0 to `MOST`, not a boolean."""
+    """Shape of an integer from 0 to `MAX_COUNT`, not a boolean."""
 
 
 class Number:
@@ -28,14 +28,14 @@ class Optional:
 
 
 @dataclass(frozen=True)
-class Each:
+class MapOf:
     """Shape of an object with arbitrary names, whose values all have one shape."""
 
     shape: Any
 
 
 @dataclass(frozen=True)
-class Fixed:
+class TupleOf:
     """Shape of a list with a fixed length, such as (foreground, background, count)."""
 
     shapes: tuple[Any, ...]
@@ -43,13 +43,13 @@ class Fixed:
 
 _NOUNS = {
     str: "text", dict: "object", list: "list", bool: "true or false", Number: "number",
-    Count: f"number from 0 to {MOST}",
+    Count: f"number from 0 to {MAX_COUNT}",
 }  # fmt: skip
 
 
 def is_count(value: Any) -> bool:
     """Whether a value is a non-negative integer that fits into signed 64 bits."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
 
 
 def check_shape(value: Any, shape: Any, name: str = "") -> None:
@@ -59,52 +59,52 @@ def check_shape(value: Any, shape: Any, name: str = "") -> None:
         value: Output of `json.loads`.
         shape: `str`, `bool`, `dict` (any object), `list` (any list), `Number` or `Count`; a list `[shape]` of values
             with one shape; a dict of shapes by field, in which further fields are allowed; `(shape, None)` for a
-            nullable value; `Each`, `Fixed` or `Optional`.
+            nullable value; `MapOf`, `TupleOf` or `Optional`.
         name: Name of the value in errors; empty for a whole document.
 
     Raises:
         ValueError: A field is missing or has the wrong type; names the first one, such as `shards[3].files`.
     """
     if isinstance(shape, dict):
-        _check_fields(_of(value, dict, name), shape, name)
+        _check_fields(_require(value, dict, name), shape, name)
     elif isinstance(shape, list):
-        for place, item in enumerate(_of(value, list, name)):
-            check_shape(item, shape[0], f"{name}[{place}]")
+        for index, item in enumerate(_require(value, list, name)):
+            check_shape(item, shape[0], f"{name}[{index}]")
     elif isinstance(shape, tuple):
         if value is not None:
             check_shape(value, shape[0], name)
-    elif isinstance(shape, Each):
-        for key, item in _of(value, dict, name).items():
-            check_shape(item, shape.shape, _join(name, key))
-    elif isinstance(shape, Fixed):
-        if len(_of(value, list, name)) != len(shape.shapes):
+    elif isinstance(shape, MapOf):
+        for key, item in _require(value, dict, name).items():
+            check_shape(item, shape.shape, _join_path(name, key))
+    elif isinstance(shape, TupleOf):
+        if len(_require(value, list, name)) != len(shape.shapes):
             raise ValueError(f"{name} has {len(value)} entries instead of {len(shape.shapes)}")
-        for place, part in enumerate(shape.shapes):
-            check_shape(value[place], part, f"{name}[{place}]")
-    elif not _is(value, shape):
+        for index, item_shape in enumerate(shape.shapes):
+            check_shape(value[index], item_shape, f"{name}[{index}]")
+    elif not _matches(value, shape):
         raise ValueError(f"{name or 'it'} isn't a {_NOUNS[shape]}")
 
 
-def _is(value: Any, shape: type) -> bool:
+def _matches(value: Any, shape: type) -> bool:
     if shape is Number:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return is_count(value) if shape is Count else isinstance(value, shape)
 
 
 def _check_fields(value: Mapping[str, Any], shape: Mapping[str, Any], name: str) -> None:
-    for field, part in shape.items():
-        at = _join(name, field)
+    for field, field_shape in shape.items():
+        path = _join_path(name, field)
         if field in value:
-            check_shape(value[field], part.shape if isinstance(part, Optional) else part, at)
-        elif not isinstance(part, Optional):
-            raise ValueError(f"{at} is missing")
+            check_shape(value[field], field_shape.shape if isinstance(field_shape, Optional) else field_shape, path)
+        elif not isinstance(field_shape, Optional):
+            raise ValueError(f"{path} is missing")
 
 
-def _of(value: Any, kind: type, name: str) -> Any:
+def _require(value: Any, kind: type, name: str) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"{name or 'it'} isn't a {_NOUNS[kind]}")
     return value
 
 
-def _join(name: str, field: str) -> str:
+def _join_path(name: str, field: str) -> str:
     return printable(f"{name}.{field}" if name else field)

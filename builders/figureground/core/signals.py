@@ -21,21 +21,21 @@ SECONDS_TO_STOP = 20.0
 class _State:
     """Stop requests and handling state, global because signals concern the whole process."""
 
-    asked: int | None = None
+    received: int | None = None
     """First signal received."""
-    waits_for_check = False
-    postponed = False
+    delayed_to_checks = False
+    is_postponed = False
     """Whether the signal arrived where an exception would be lost, and hasn't taken effect yet."""
-    reminded = False
-    holding_back = False
-    held_back = False
+    is_reminder = False
+    holds_interrupts_back = False
+    has_interrupt_pending = False
     """Whether Ctrl-C arrived while it was held back."""
-    worker = False
-    watched = False
-    before_leaving: Callable[[], None] | None = None
+    is_worker = False
+    has_watchdog = False
+    exit_action: Callable[[], None] | None = None
 
 
-_came = threading.Event()
+_arrival = threading.Event()
 
 
 def check() -> None:
@@ -44,106 +44,109 @@ def check() -> None:
     Raises:
         Stopped: A signal asked to stop.
     """
-    if _State.asked is not None:
-        raise Stopped(_State.asked)
+    if _State.received is not None:
+        raise Stopped(_State.received)
 
 
-def asked_to_stop() -> int | None:
+def received_signal() -> int | None:
     """Return the signal that asked this process to stop, or None."""
-    return _State.asked
+    return _State.received
 
 
 @contextlib.contextmanager
-def handled(worker: bool = False) -> Iterator[None]:
+def handle_signals(is_worker: bool = False) -> Iterator[None]:
     """Turn SIGINT and SIGTERM into `Stopped`, in the main thread of a command or of a worker.
 
-    The first signal raises `Stopped` at the current statement or, within `at_checks`, at the next check. A second
+    The first signal raises `Stopped` at the current statement or, within `delay_to_checks`, at the next check. A second
     Ctrl-C ends the process at once, and so does the timeout `SECONDS_TO_STOP`; finished shards are safe either way.
     Signals that are ignored, as with `nohup` and in background jobs, stay ignored. Handlers are restored at the end,
     unless a signal arrived: then the process is ending, and another Ctrl-C shouldn't print tracebacks.
 
     Args:
-        worker: Whether Ctrl-C is left to the parent process, which passes it on as SIGTERM.
+        is_worker: Whether Ctrl-C is left to the parent process, which passes it on as SIGTERM.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    if not _State.watched:
-        _State.watched = True
-        threading.Thread(target=_leave_in_time, name="stop in time", daemon=True).start()
-    _State.worker = worker
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
-        if worker and number == signal.SIGINT:
+    if not _State.has_watchdog:
+        _State.has_watchdog = True
+        threading.Thread(target=_enforce_stop, name="stop in time", daemon=True).start()
+    _State.is_worker = is_worker
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in previous.items():
+        if is_worker and number == signal.SIGINT:
             signal.signal(number, signal.SIG_IGN)
         elif handler != signal.SIG_IGN:
             signal.signal(number, _handle)
-    if worker:
-        unblock_signals(SIGNALS)  # what `held_back` blocked
+    if is_worker:
+        unblock_signals(SIGNALS)  # what `hold_back_interrupts` blocked
     try:
         yield
     finally:
-        if _State.asked is None:
-            for number, handler in before.items():
+        if _State.received is None:
+            for number, handler in previous.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextlib.contextmanager
-def at_checks() -> Iterator[None]:
+def delay_to_checks() -> Iterator[None]:
     """Delay signals until the next `check`, so that no library is interrupted midway."""
-    before, _State.waits_for_check = _State.waits_for_check, True
+    previous, _State.delayed_to_checks = _State.delayed_to_checks, True
     try:
         yield
     finally:
-        _State.waits_for_check = before
+        _State.delayed_to_checks = previous
 
 
 @contextlib.contextmanager
-def before_leaving(action: Callable[[], None]) -> Iterator[None]:
+def run_before_exit(action: Callable[[], None]) -> Iterator[None]:
     """Run `action`, such as killing workers, first if the process is ended by force within the context."""
-    before, _State.before_leaving = _State.before_leaving, action
+    previous, _State.exit_action = _State.exit_action, action
     try:
         yield
     finally:
-        _State.before_leaving = before
+        _State.exit_action = previous
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """Hold Ctrl-C back. A process started within the context holds it back too, until it enters `handled`."""
-    before = block_signals([signal.SIGINT])
-    _State.holding_back = True  # the mask applies to this thread; signals to other threads are still handled here
+def hold_back_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back. A process started within the context holds it back too, until it enters `handle_signals`."""
+    previous = block_signals([signal.SIGINT])
+    # The mask applies to this thread only; signals to other threads are still handled here.
+    _State.holds_interrupts_back = True
     try:
         yield
     finally:
-        _State.holding_back = False
-        restore_signals(before)
-        if _State.held_back:
-            _State.held_back = False
+        _State.holds_interrupts_back = False
+        restore_signals(previous)
+        if _State.has_interrupt_pending:
+            _State.has_interrupt_pending = False
             signal.raise_signal(signal.SIGINT)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    if number == signal.SIGINT and _State.holding_back:
-        _State.held_back = True
+    if number == signal.SIGINT and _State.holds_interrupts_back:
+        _State.has_interrupt_pending = True
         return
-    first, reminder = _State.asked is None, _State.reminded
-    _State.reminded = False
-    if first:
-        _State.asked = number
-        _came.set()
-        if _State.waits_for_check:
-            _say("figureground: stopping." + (" Ctrl-C again stops at once." if number == signal.SIGINT else ""))
-    elif number == signal.SIGINT and not reminder:
-        _leave(number)
+    is_first, is_reminder = _State.received is None, _State.is_reminder
+    _State.is_reminder = False
+    if is_first:
+        _State.received = number
+        _arrival.set()
+        if _State.delayed_to_checks:
+            _write_stderr(
+                "figureground: stopping." + (" Ctrl-C again stops at once." if number == signal.SIGINT else "")
+            )
+    elif number == signal.SIGINT and not is_reminder:
+        _exit_now(number)
     # A reminder may come after the signal took effect; a second exception would then interrupt the clean-up.
-    if (first or (reminder and _State.postponed)) and not _State.waits_for_check:
-        _State.postponed = _would_be_lost(frame)
-        if not _State.postponed:
+    if (is_first or (is_reminder and _State.is_postponed)) and not _State.delayed_to_checks:
+        _State.is_postponed = _is_swallowed(frame)
+        if not _State.is_postponed:
             raise Stopped(number)
 
 
-def _would_be_lost(frame: FrameType | None) -> bool:
+def _is_swallowed(frame: FrameType | None) -> bool:
     """Return whether an exception may be swallowed, or printed as uncatchable: in an import and in a finalizer."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib") or frame.f_code.co_name == "__del__":
@@ -152,30 +155,30 @@ def _would_be_lost(frame: FrameType | None) -> bool:
     return False
 
 
-def _leave_in_time() -> None:
+def _enforce_stop() -> None:
     """Make sure that a signal takes effect: resend it if it was postponed, and finally end the process by force."""
-    _came.wait()
-    latest = time.monotonic() + SECONDS_TO_STOP
-    while time.monotonic() < latest:
+    _arrival.wait()
+    deadline = time.monotonic() + SECONDS_TO_STOP
+    while time.monotonic() < deadline:
         time.sleep(0.1)
-        if _State.postponed and _State.asked is not None:
-            _State.reminded = True
-            send_to_self(_State.asked)
-    _leave(_State.asked or signal.SIGTERM)
+        if _State.is_postponed and _State.received is not None:
+            _State.is_reminder = True
+            send_to_self(_State.received)
+    _exit_now(_State.received or signal.SIGTERM)
 
 
-def _leave(number: int) -> None:
+def _exit_now(number: int) -> None:
     """End the process without unwinding; the next build removes its partial files."""
-    if _State.before_leaving is not None:
+    if _State.exit_action is not None:
         with contextlib.suppress(Exception):
-            _State.before_leaving()
-    _say("figureground: stopped at once. Saved results are kept; the same command resumes from there.")
+            _State.exit_action()
+    _write_stderr("figureground: stopped at once. Saved results are kept; the same command resumes from there.")
     os._exit(128 + number)
 
 
-def _say(text: str) -> None:
+def _write_stderr(text: str) -> None:
     """Write directly to stderr, because a handler may interrupt the use of Python's buffers."""
-    if not _State.worker:
+    if not _State.is_worker:
         start = "\n" if os.isatty(2) else ""  # the line may contain a progress bar
         with contextlib.suppress(OSError):
             os.write(2, f"{start}{text}\n".encode())

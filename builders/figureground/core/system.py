@@ -13,11 +13,11 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
-PRIVATELY = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
+OPEN_PRIVATE = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOCTTY", "O_BINARY"))
 """Flags of `os.open` by which a file isn't passed on, doesn't become the terminal, and has its bytes unchanged."""
-SAFELY = PRIVATELY | getattr(os, "O_NONBLOCK", 0)
+OPEN_NONBLOCKING = OPEN_PRIVATE | getattr(os, "O_NONBLOCK", 0)
 """The same for a file that others may have put there: opening a FIFO doesn't block."""
-NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+OPEN_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 """Flag of `os.open` that refuses a link; 0 on Windows, where making links takes a privilege."""
 
 HAS_MASKS = hasattr(signal, "pthread_sigmask")
@@ -26,13 +26,13 @@ _POSIX: Any = signal  # for mypy on Windows, it has no masks
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
-_SHARED, _NOW, _EXCLUSIVE = 0, 1, 2
+_SHARED, _IMMEDIATE, _EXCLUSIVE = 0, 1, 2
 """Windows' LOCKFILE_FAIL_IMMEDIATELY and LOCKFILE_EXCLUSIVE_LOCK."""
-_HELD, _PENDING = 33, 997
+_VIOLATION, _PENDING = 33, 997
 """Windows' ERROR_LOCK_VIOLATION and ERROR_IO_PENDING."""
 _UNSUPPORTED = (1, 50)
 """Windows' ERROR_INVALID_FUNCTION and ERROR_NOT_SUPPORTED."""
-_FAR = 2**30
+_LOCK_OFFSET = 2**30
 """High word of the place that is locked on Windows. No reader gets there, and locked bytes can't be read by others."""
 
 
@@ -86,12 +86,12 @@ def _lock_file_ex(handle: int, wait: bool, shared: bool) -> bool | None:
     lock = windows.WinDLL("kernel32", use_last_error=True).LockFileEx
     lock.argtypes = [wintypes.HANDLE, *[wintypes.DWORD] * 4, ctypes.POINTER(Overlapped)]
     lock.restype = wintypes.BOOL
-    flags = (_SHARED if shared else _EXCLUSIVE) | (0 if wait else _NOW)
+    flags = (_SHARED if shared else _EXCLUSIVE) | (0 if wait else _IMMEDIATE)
     runtime: Any = msvcrt
-    if lock(runtime.get_osfhandle(handle), flags, 0, 1, 0, ctypes.byref(Overlapped(offset_high=_FAR))):
+    if lock(runtime.get_osfhandle(handle), flags, 0, 1, 0, ctypes.byref(Overlapped(offset_high=_LOCK_OFFSET))):
         return True
     code = windows.get_last_error()
-    if code in (_HELD, _PENDING):
+    if code in (_VIOLATION, _PENDING):
         return False
     if code in _UNSUPPORTED:
         return None
@@ -103,10 +103,10 @@ def block_signals(numbers: Collection[int]) -> Any:
     return _POSIX.pthread_sigmask(_POSIX.SIG_BLOCK, numbers) if HAS_MASKS else None
 
 
-def restore_signals(before: Any) -> None:
+def restore_signals(mask: Any) -> None:
     """Undo `block_signals`."""
     if HAS_MASKS:
-        _POSIX.pthread_sigmask(_POSIX.SIG_SETMASK, before)
+        _POSIX.pthread_sigmask(_POSIX.SIG_SETMASK, mask)
 
 
 def unblock_signals(numbers: Collection[int]) -> None:
@@ -133,7 +133,7 @@ def peak_resident_memory() -> float:
     except ImportError:
         import psutil  # comes with accelerate
 
-        told = psutil.Process().memory_info()
-        return float(getattr(told, "peak_wset", told.rss))
+        memory = psutil.Process().memory_info()
+        return float(getattr(memory, "peak_wset", memory.rss))
     usage: Any = resource
     return float(usage.getrusage(usage.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))

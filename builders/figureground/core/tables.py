@@ -19,7 +19,7 @@ SEPARATORS = ",;\t"
 JSON_LINES = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv", *JSON_LINES)
 """Suffixes of tables."""
-HEAD = 65536
+HEAD_BYTES = 65536
 """Bytes read if only the header is needed."""
 
 _MARKS = (
@@ -48,32 +48,32 @@ def read_text(path: Path, *, lenient: bool = False) -> str:
     return decode(_read_bytes(path), printable(path.name), lenient=lenient)
 
 
-def _read_bytes(path: Path, most: int = -1) -> bytes:
+def _read_bytes(path: Path, max_bytes: int = -1) -> bytes:
     name = printable(path.name)
     try:
         with open_regular(path) as file:
-            return file.read(most)
+            return file.read(max_bytes)
     except FileError as error:
         raise UnreadableText(f"{name} can't be read: {error.reason}.") from None
     except OSError as error:
         raise UnreadableText(f"{name} can't be read: {error.strerror or error}.") from None
 
 
-def decode(data: bytes, name: str, *, lenient: bool = False, whole: bool = True) -> str:
+def decode(data: bytes, name: str, *, lenient: bool = False, is_complete: bool = True) -> str:
     """Decode the content of a text file; see `read_text`.
 
     Args:
         name: The file's name, for errors.
-        whole: False where `data` may end within a character.
+        is_complete: False where `data` may end within a character.
 
     Raises:
         UnreadableText: Neither UTF-8 nor UTF-16, or not text at all.
     """
-    coding, start = _coding(data)
+    encoding, start = _detect_encoding(data)
     try:
-        text = codecs.getincrementaldecoder(coding)().decode(data[start:], final=whole)
+        text = codecs.getincrementaldecoder(encoding)().decode(data[start:], final=is_complete)
     except UnicodeDecodeError as error:
-        if lenient and coding == "utf-8":
+        if lenient and encoding == "utf-8":
             return data.decode("cp1252", errors="replace")
         raise UnreadableText(
             f"{name} is not text in UTF-8 or UTF-16 ({error.reason} at byte {start + error.start:,}). Save it as "
@@ -84,11 +84,11 @@ def decode(data: bytes, name: str, *, lenient: bool = False, whole: bool = True)
     return text
 
 
-def _coding(data: bytes) -> tuple[str, int]:
+def _detect_encoding(data: bytes) -> tuple[str, int]:
     """Return the encoding of a text, and the length of its byte order mark."""
-    for mark, coding in _MARKS:
+    for mark, encoding in _MARKS:
         if data.startswith(mark):
-            return coding, len(mark)
+            return encoding, len(mark)
     # Without a mark, every other byte of Latin text in UTF-16 is zero.
     head = data[:1000]
     if len(head) >= 4 and head.count(0) * 3 > len(head):
@@ -124,23 +124,23 @@ class TextTable:
 
     def __init__(self, path: Path, *, head: bool = False, lenient: bool = False):
         self.name = printable(path.name)
-        data = _read_bytes(path, HEAD if head else -1)
-        text = decode(data, self.name, lenient=lenient, whole=not head or len(data) < HEAD)
-        self._cut = head and len(data) == HEAD
+        data = _read_bytes(path, HEAD_BYTES if head else -1)
+        text = decode(data, self.name, lenient=lenient, is_complete=not head or len(data) < HEAD_BYTES)
+        self._is_truncated = head and len(data) == HEAD_BYTES
         if path.suffix.lower() in JSON_LINES:
             self.is_json, self.separator, self.text = True, ",", text
             self._objects = list(self._read_objects(text))
-            self.header = list(dict.fromkeys(name for _, each in self._objects for name in each))
+            self.header = list(dict.fromkeys(name for _, fields in self._objects for name in fields))
         else:
             self.is_json, self._objects = False, []
-            self.text, self.separator, self._skipped = _find_separator(text)
+            self.text, self.separator, self._lines_skipped = _find_separator(text)
             self.header = [name.strip() for name in next(self._fields(), (0, []))[1]]
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the number and fields of each line; there may be more or fewer fields than in the header."""
         if self.is_json:
-            for line, each in self._objects:
-                yield line, [_as_text(each.get(name)) for name in self.header]
+            for line, values_by_name in self._objects:
+                yield line, [_to_csv_text(values_by_name.get(name)) for name in self.header]
             return
         fields = self._fields()
         next(fields, None)
@@ -178,7 +178,7 @@ class TextTable:
                 no line follows the header.
         """
         self.require(*names)
-        places = [self.header.index(name) for name in names]
+        positions = [self.header.index(name) for name in names]
         values: list[list[str]] = [[] for _ in names]
         lines: list[int] = []
         uneven: list[tuple[int, int]] = []
@@ -187,8 +187,8 @@ class TextTable:
                 uneven.append((line, len(fields)))
                 continue
             lines.append(line)
-            for column, place in zip(values, places, strict=True):
-                column.append(fields[place])
+            for column, position in zip(values, positions, strict=True):
+                column.append(fields[position])
         if uneven:
             line, count = uneven[0]
             raise UnreadableText(
@@ -207,32 +207,32 @@ class TextTable:
     def _fields(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the non-blank lines of a CSV, the header first."""
         # Strict, because otherwise an unclosed quote would swallow the rest of the file.
-        strict = not self._cut
+        strict = not self._is_truncated
         reader = csv.reader(io.StringIO(self.text, newline=""), delimiter=self.separator, strict=strict)
         try:
             for fields in reader:
                 if any(field.strip() for field in fields):
-                    yield reader.line_num + self._skipped, fields
+                    yield reader.line_num + self._lines_skipped, fields
         except csv.Error as error:
-            line = reader.line_num + self._skipped
+            line = reader.line_num + self._lines_skipped
             raise UnreadableText(f"{self.name}, line {line}: it can't be read as a CSV: {error}.") from None
 
     def _read_objects(self, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         lines = text.split("\n")
-        for number, line in enumerate(lines[:-1] if self._cut else lines, 1):
+        for number, line in enumerate(lines[:-1] if self._is_truncated else lines, 1):
             if not line.strip():
                 continue
             try:
-                said = json.loads(line)
+                values = json.loads(line)
             except (ValueError, RecursionError) as error:
-                told = getattr(error, "msg", None) or type(error).__name__
-                raise UnreadableText(f"{self.name}, line {number}: it is not JSON ({told}).") from None
-            if not isinstance(said, dict):
+                reason = getattr(error, "msg", None) or type(error).__name__
+                raise UnreadableText(f"{self.name}, line {number}: it is not JSON ({reason}).") from None
+            if not isinstance(values, dict):
                 raise UnreadableText(f'{self.name}, line {number}: it is not a JSON object such as {{"y": "cat"}}.')
-            yield number, {name.strip(): value for name, value in said.items()}
+            yield number, {name.strip(): value for name, value in values.items()}
 
 
-def _as_text(value: Any) -> str:
+def _to_csv_text(value: Any) -> str:
     """Return a JSON value in CSV notation."""
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False)
@@ -245,8 +245,8 @@ def _find_separator(text: str) -> tuple[str, str, int]:
     Excel may write `sep=;` into the first line.
     """
     first, _, rest = text.partition("\n")
-    if (said := first.strip().strip('"')).lower().startswith("sep=") and len(said) == len("sep=,"):
-        return rest, said[-1], 1
+    if (declaration := first.strip().strip('"')).lower().startswith("sep=") and len(declaration) == len("sep=,"):
+        return rest, declaration[-1], 1
     header = text.lstrip("\r\n").splitlines()[:1]
     outside = "".join((header or [""])[0].split('"')[::2])
     return text, max(SEPARATORS, key=outside.count), 0

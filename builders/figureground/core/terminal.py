@@ -15,7 +15,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.text import printable
 
 
-def prepare() -> None:
+def prepare_streams() -> None:
     """Make stdout and stderr accept any text: a closed stream discards it, and unencodable characters are escaped.
 
     A closed file descriptor is opened on the null device; otherwise the next file written would get its number.
@@ -45,7 +45,7 @@ def say(text: object = "") -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise unwritable(error) from error
+        raise make_unwritable_error(error) from error
 
 
 def say_json(value: Any) -> None:
@@ -54,13 +54,13 @@ def say_json(value: Any) -> None:
     say(json.dumps(value, indent=2, ensure_ascii=encoding != "utf8"))
 
 
-def unwritable(error: OSError) -> FiguregroundError:
+def make_unwritable_error(error: OSError) -> FiguregroundError:
     """Return the error for an unwritable stdout, and discard further output."""
-    discard(sys.stdout)
+    discard_output(sys.stdout)
     return FiguregroundError(f"the output can't be written: {error.strerror or error}. Results are kept.")
 
 
-def discard(stream: TextIO) -> None:
+def discard_output(stream: TextIO) -> None:
     """Discard a stream's buffered and further output, which Python would otherwise flush at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -71,7 +71,7 @@ def complain(text: object) -> None:
     try:
         print(printable(text, lines=True), file=sys.stderr, flush=True)
     except OSError:
-        discard(sys.stderr)
+        discard_output(sys.stderr)
 
 
 def break_line() -> None:
@@ -88,7 +88,7 @@ def remark(text: object) -> None:
     try:
         tqdm.write(f"figureground: {printable(text, lines=True)}", file=sys.stderr)
     except OSError:
-        discard(sys.stderr)
+        discard_output(sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):
@@ -99,15 +99,15 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
         """See `argparse.ArgumentParser.parse_known_args`."""
-        self._add()
+        self._add_deferred()
         return super().parse_known_args(*args, **kwargs)
 
     def format_help(self) -> str:
         """See `argparse.ArgumentParser.format_help`."""
-        self._add()
+        self._add_deferred()
         return super().format_help()
 
-    def _add(self) -> None:
+    def _add_deferred(self) -> None:
         if add := self.add_later:
             self.add_later = None
             add()

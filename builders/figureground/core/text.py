@@ -26,7 +26,7 @@ def printable(text: object, *, lines: bool = False) -> str:
         lines: Whether line breaks and tabs are kept; otherwise the result is one line.
     """
 
-    def code(match: re.Match[str]) -> str:
+    def escape(match: re.Match[str]) -> str:
         character = match[0]
         if lines and character in "\n\t":
             return character
@@ -34,10 +34,10 @@ def printable(text: object, *, lines: bool = False) -> str:
             return f"\\u{ord(character):04x}"  # as JSON writes it too
         return character.encode("unicode_escape").decode("ascii")
 
-    return _CONTROLS.sub(code, str(text))
+    return _CONTROLS.sub(escape, str(text))
 
 
-def steers(text: str) -> bool:
+def has_control_characters(text: str) -> bool:
     """Whether `printable` would escape anything in a text, besides line breaks and tabs."""
     return printable(text, lines=True) != text
 
@@ -50,15 +50,15 @@ def markdown(text: object) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", printable(" ".join(str(text).split())))
 
 
-def code(text: object, longest: int = 200) -> str:
+def code(text: object, max_length: int = 200) -> str:
     """Return text as code in one line of Markdown, also for a table cell; empty for empty text.
 
     Args:
         text: Any object; converted to text.
-        longest: Maximum number of characters; longer text is cut off with an ellipsis.
+        max_length: Maximum number of characters; longer text is cut off with an ellipsis.
     """
     line = printable(" ".join(str(text).split()))
-    line = f"{line[:longest]}…" if len(line) > longest else line
+    line = f"{line[:max_length]}…" if len(line) > max_length else line
     if not line:
         return ""
     # Code spans allow no escapes, so text that could end the cell or look like a comment is written as HTML.

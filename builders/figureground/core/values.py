@@ -22,7 +22,7 @@ _SWITCHES = ("yes", "no", "on", "off", "1", "0")
 """Texts that other YAML readers read as true or false."""
 _WHOLE = re.compile(r"[-+]?\d+(_\d+)*")
 _NUMBER = re.compile(r"[-+]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|nan)", re.IGNORECASE)
-_TOLD = {
+_TYPE_NAMES = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a mapping",
 }  # fmt: skip
 
@@ -42,22 +42,22 @@ class Setting(str):
     __slots__ = ()
 
 
-def kinds_of(cls: Any) -> dict[str, Any]:
+def field_types(cls: Any) -> dict[str, Any]:
     """Return the type of each field of a dataclass or TypedDict, by name."""
-    return _kinds_of(cls)
+    return _field_types(cls)
 
 
 @cache
-def _kinds_of(cls: Any) -> dict[str, Any]:
+def _field_types(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else hints
 
 
-def kind_at(kind: Any, keys: typing.Sequence[str]) -> Any:
+def type_at(kind: Any, keys: typing.Sequence[str]) -> Any:
     """Return the type at `keys` inside a value of type `kind`, or `Any` if it is unspecified."""
     for key in keys:
-        inside = [each for each in _members(kind) if _base(each) is dict]
-        kind = next((found for each in inside if (found := _entry(each, key)) is not Any), Any)
+        mappings = [mapping for mapping in _union_members(kind) if _base(mapping) is dict]
+        kind = next((entry for mapping in mappings if (entry := _entry_type(mapping, key)) is not Any), Any)
     return kind
 
 
@@ -77,29 +77,36 @@ def convert(value: Any, kind: Any, field: str) -> Any:
     Raises:
         RecipeError: The value doesn't fit the type.
     """
-    kinds = _members(kind)
+    kinds = _union_members(kind)
     if isinstance(value, Setting):
-        value = _parse(value, kinds, field)
+        value = _parse_setting(value, kinds, field)
     if isinstance(value, Mapping):
         inside = [each for each in kinds if _base(each) is dict]
         if not inside and Any not in kinds:
-            raise _unfit("a mapping", kinds, field)
-        chosen = next((each for each in inside if any(name in _names(each) for name in value)), (*inside[::-1], Any)[0])
-        return {_text(name, field): convert(v, _entry(chosen, name), f"{field}.{name}") for name, v in value.items()}
+            raise _make_error("a mapping", kinds, field)
+        mapping = next(
+            (each for each in inside if any(name in _fixed_keys(each) for name in value)), (*inside[::-1], Any)[0]
+        )
+        return {
+            _check_encoding(name, field): convert(v, _entry_type(mapping, name), f"{field}.{name}")
+            for name, v in value.items()
+        }
     if isinstance(value, list):
         inside = [each for each in kinds if _base(each) is list]
         if not inside and Any not in kinds:
-            raise _unfit("a list", kinds, field)
+            raise _make_error("a list", kinds, field)
         item = get_args(inside[0])[0] if inside else Any
-        names = str in _members(item)
+        is_list_of_names = str in _union_members(item)
         return [
-            _text(each, field) if names and isinstance(each, str) else convert(each, item, f"{field}[{i}]")
+            _check_encoding(each, field)
+            if is_list_of_names and isinstance(each, str)
+            else convert(each, item, f"{field}[{i}]")
             for i, each in enumerate(value)
         ]
-    return _scalar(value, kinds, field) if isinstance(value, str) else value
+    return _convert_scalar(value, kinds, field) if isinstance(value, str) else value
 
 
-def _scalar(value: str, kinds: list[Any], field: str) -> Any:
+def _convert_scalar(value: str, kinds: list[Any], field: str) -> Any:
     bases = {_base(each) for each in kinds}
     takes_text = str in bases or Any in bases
     if isinstance(value, Plain):
@@ -107,20 +114,21 @@ def _scalar(value: str, kinds: list[Any], field: str) -> Any:
             return None
         if bool in bases and value in _BOOLS:
             return _BOOLS[value]
-        if (number := _number(value, bases)) is not None:
+        if (number := _parse_number(value, bases)) is not None:
             return number
         if takes_text and value in NULLS[1:]:
             raise RecipeError(
-                field, f"{value} means no value, but this needs {_say(kinds)}. For the word itself, put it in quotes."
+                field,
+                f"{value} means no value, but this needs {_name_types(kinds)}. For the word itself, put it in quotes.",
             )
     elif not takes_text:
-        raise RecipeError(field, f"{_short(value)} is in quotes, which makes it text; this needs {_say(kinds)}.")
+        raise RecipeError(field, f"{_quote(value)} is in quotes, which makes it text; this needs {_name_types(kinds)}.")
     if takes_text:
-        return _text(value, field)
-    raise _unfit(_short(value), kinds, field)
+        return _check_encoding(value, field)
+    raise _make_error(_quote(value), kinds, field)
 
 
-def _number(text: str, bases: set[Any]) -> int | float | None:
+def _parse_number(text: str, bases: set[Any]) -> int | float | None:
     if not bases & {int, float} or not _NUMBER.fullmatch(text):
         return None
     try:
@@ -133,14 +141,16 @@ def _number(text: str, bases: set[Any]) -> int | float | None:
     return int(number) if int in bases and whole else number
 
 
-def _parse(text: Setting, kinds: list[Any], field: str) -> Any:
+def _parse_setting(text: Setting, kinds: list[Any], field: str) -> Any:
     """Parse a setting as YAML if it is in quotes, or if it looks like a list or mapping and the field accepts one."""
-    typed = _text(text, field).strip()
+    typed = _check_encoding(text, field).strip()
     bases = {_base(each) for each in kinds}
-    quoted = typed[:1] in ("'", '"') and len(typed) > 1 and typed[0] == typed[-1]
-    looks = typed[:1] in ("[", "{") or typed.startswith("- ") or ": " in typed or typed.endswith(":") or "\n" in typed
-    nested = bool(bases & {list, dict} or Any in bases) and looks
-    if not quoted and not nested:
+    is_quoted = typed[:1] in ("'", '"') and len(typed) > 1 and typed[0] == typed[-1]
+    looks_nested = (
+        typed[:1] in ("[", "{") or typed.startswith("- ") or ": " in typed or typed.endswith(":") or "\n" in typed
+    )
+    is_nested = bool(bases & {list, dict} or Any in bases) and looks_nested
+    if not is_quoted and not is_nested:
         return Plain(typed)
     try:
         parsed = parse_yaml(typed)
@@ -148,11 +158,11 @@ def _parse(text: Setting, kinds: list[Any], field: str) -> Any:
         if Any in bases or not bases & {list, dict}:
             return Plain(typed)
         problem = getattr(error, "problem", None) or "not YAML"
-        raise RecipeError(field, f"{_short(typed)} doesn't parse as YAML: {problem}.") from None
-    return parsed if nested or isinstance(parsed, str) else Plain(typed)
+        raise RecipeError(field, f"{_quote(typed)} doesn't parse as YAML: {problem}.") from None
+    return parsed if is_nested or isinstance(parsed, str) else Plain(typed)
 
 
-def _text(value: str, field: str) -> str:
+def _check_encoding(value: str, field: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -160,12 +170,12 @@ def _text(value: str, field: str) -> str:
     return str(value)
 
 
-def _members(kind: Any) -> list[Any]:
+def _union_members(kind: Any) -> list[Any]:
     """Return the types of a union, or the single type."""
-    if get_origin(kind) is Annotated and not _fields_of(kind):
-        return _members(kind.__origin__)
+    if get_origin(kind) is Annotated and not _find_mark(kind):
+        return _union_members(kind.__origin__)
     if get_origin(kind) in (Union, types.UnionType):
-        return [member for each in get_args(kind) for member in _members(each)]
+        return [member for each in get_args(kind) for member in _union_members(each)]
     return [kind]
 
 
@@ -177,46 +187,46 @@ def _base(kind: Any) -> Any:
     return str if origin is Literal else list if origin is tuple else origin or kind
 
 
-def _names(kind: Any) -> typing.Collection[str]:
+def _fixed_keys(kind: Any) -> typing.Collection[str]:
     """Return the keys of a mapping with fixed keys, else nothing."""
     if is_typeddict(kind):
-        return kinds_of(kind)
-    return kinds_of(mark.kind) if (mark := _fields_of(kind)) else ()
+        return field_types(kind)
+    return field_types(mark.kind) if (mark := _find_mark(kind)) else ()
 
 
-def _fields_of(kind: Any) -> FieldsOf | None:
+def _find_mark(kind: Any) -> FieldsOf | None:
     return next((each for each in getattr(kind, "__metadata__", ()) if isinstance(each, FieldsOf)), None)
 
 
-def _entry(kind: Any, key: str) -> Any:
+def _entry_type(kind: Any, key: str) -> Any:
     """Return the type of a mapping's entry."""
     if is_typeddict(kind):
-        return kinds_of(kind).get(key, Any)
-    if mark := _fields_of(kind):
-        return kinds_of(mark.kind).get(key, Any)
+        return field_types(kind).get(key, Any)
+    if mark := _find_mark(kind):
+        return field_types(mark.kind).get(key, Any)
     return (*get_args(kind), Any, Any)[1] if kind is not Any else Any
 
 
-def _say(kinds: list[Any]) -> str:
-    told = dict.fromkeys(_TOLD[base] for base in map(_base, kinds) if base in _TOLD)
-    return " or ".join(told)
+def _name_types(kinds: list[Any]) -> str:
+    names = dict.fromkeys(_TYPE_NAMES[base] for base in map(_base, kinds) if base in _TYPE_NAMES)
+    return " or ".join(names)
 
 
-def _short(text: str) -> str:
+def _quote(text: str) -> str:
     return repr(str(text)) if len(text) <= 80 else repr(text[:80] + "…")
 
 
-def _unfit(what: str, kinds: list[Any], field: str) -> RecipeError:
+def _make_error(shown: str, kinds: list[Any], field: str) -> RecipeError:
     bases = [_base(each) for each in kinds if each is not type(None)]
     if bases == [list]:
-        return RecipeError(field, f"{what} is not a list; write it in brackets, as in [a, b].")
+        return RecipeError(field, f"{shown} is not a list; write it in brackets, as in [a, b].")
     if bases == [dict]:
-        known = list(_names(kinds[0]))[:1] or ["name"]
+        keys = list(_fixed_keys(kinds[0]))[:1] or ["name"]
         return RecipeError(
             field,
-            f"{what} is not a mapping; write it in braces, as in {{{known[0]}: …}}, or set one entry with a dot: "
-            f"{field}.{known[0]}=….",
+            f"{shown} is not a mapping; write it in braces, as in {{{keys[0]}: …}}, or set one entry with a dot: "
+            f"{field}.{keys[0]}=….",
         )
-    word = what.strip("'").lower()
+    word = shown.strip("'").lower()
     hint = f" Write {'true' if word in ('yes', 'on', '1') else 'false'}." if bool in kinds and word in _SWITCHES else ""
-    return RecipeError(field, f"{what} is not {_say(kinds)}.{hint}")
+    return RecipeError(field, f"{shown} is not {_name_types(kinds)}.{hint}")

@@ -6,11 +6,11 @@ from typing import Any
 
 import yaml
 
-MOST_VALUES = 1_000_000
+MAX_VALUES = 1_000_000
 """Maximum values of a document after expanding aliases; a card with 20,000 classes has about 100,000."""
-MOST_DEPTH = 100
+MAX_DEPTH = 100
 """Maximum nesting of lists and mappings after expanding aliases."""
-MOST_CHARACTERS = 4 * 2**20
+MAX_CHARACTERS = 4 * 2**20
 """Maximum length of a document; it takes about half a minute to parse."""
 
 
@@ -23,10 +23,10 @@ def safe_load(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any
 
     Raises:
         yaml.YAMLError: It is not YAML, contains an impossible value (a date such as 2024-02-30) or more than
-            `MOST_VALUES` values, is nested deeper than `MOST_DEPTH`, or is longer than `MOST_CHARACTERS`.
+            `MAX_VALUES` values, is nested deeper than `MAX_DEPTH`, or is longer than `MAX_CHARACTERS`.
     """
-    if len(text) > MOST_CHARACTERS:
-        raise yaml.YAMLError(f"it has {len(text):,} characters; at most {MOST_CHARACTERS:,} are read")
+    if len(text) > MAX_CHARACTERS:
+        raise yaml.YAMLError(f"it has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read")
     try:
         parser = loader(text)  # checks for characters that YAML doesn't allow
         try:
@@ -38,7 +38,7 @@ def safe_load(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any
         finally:
             parser.dispose()
     except RecursionError:
-        raise yaml.YAMLError(f"it is nested more than {MOST_DEPTH} levels deep") from None
+        raise yaml.YAMLError(f"it is nested more than {MAX_DEPTH} levels deep") from None
     except yaml.YAMLError:
         raise
     except (ValueError, OverflowError) as error:
@@ -47,13 +47,13 @@ def safe_load(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any
 
 def _refuse_large(root: yaml.Node) -> None:
     """Refuse a document that is too large or deep after expanding aliases, or that contains itself."""
-    done: dict[int, tuple[int, int]] = {}
+    measured: dict[int, tuple[int, int]] = {}
     """By node: number of values, and of levels."""
     open_nodes: set[int] = set()
     stack = [root]
     while stack:
         node = stack[-1]
-        if id(node) in done:
+        if id(node) in measured:
             stack.pop()
             continue
         children = _children(node)
@@ -61,30 +61,32 @@ def _refuse_large(root: yaml.Node) -> None:
             open_nodes.add(id(node))
             for child in children:
                 if id(child) in open_nodes:
-                    raise yaml.MarkedYAMLError(problem="an alias is within its own anchor", problem_mark=_at(child))
-                if id(child) not in done:
+                    raise yaml.MarkedYAMLError(
+                        problem="an alias is within its own anchor", problem_mark=_start_mark(child)
+                    )
+                if id(child) not in measured:
                     stack.append(child)
             if stack[-1] is not node:
                 continue
-        size = 1 + sum(done[id(child)][0] for child in children)
-        depth = 1 + max((done[id(child)][1] for child in children), default=0)
-        if size > MOST_VALUES:
-            problem = f"its aliases expand to more than {MOST_VALUES:,} values"
-        elif depth > MOST_DEPTH:
-            problem = f"it is nested more than {MOST_DEPTH} levels deep"
+        size = 1 + sum(measured[id(child)][0] for child in children)
+        depth = 1 + max((measured[id(child)][1] for child in children), default=0)
+        if size > MAX_VALUES:
+            problem = f"its aliases expand to more than {MAX_VALUES:,} values"
+        elif depth > MAX_DEPTH:
+            problem = f"it is nested more than {MAX_DEPTH} levels deep"
         else:
-            done[id(node)] = (size, depth)
+            measured[id(node)] = (size, depth)
             open_nodes.discard(id(node))
             stack.pop()
             continue
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=_at(node))
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=_start_mark(node))
 
 
 def _children(node: yaml.Node) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
-        return [each for pair in node.value for each in pair]
+        return [child for pair in node.value for child in pair]
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
-def _at(node: yaml.Node) -> Any:
+def _start_mark(node: yaml.Node) -> Any:
     return node.start_mark

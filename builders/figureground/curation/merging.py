@@ -12,7 +12,7 @@ from typing import Any
 
 from figureground.core.errors import FiguregroundError, UsageError, counted, listed
 from figureground.core.files import parse_json
-from figureground.core.names import RULE, same_names
+from figureground.core.names import RULE, find_same_names
 from figureground.curation import copying
 from figureground.curation.scores import read_scores
 from figureground.recipe import document as recipes
@@ -205,7 +205,7 @@ def _refuse_near_names(what: str, sources: Sequence[FinishedDataset]) -> None:
     owners = {name: source for source in reversed(sources) for name in source.names[what]}
     near = [
         f"{one!r} in {owners[one].name} and {other!r} in {owners[other].name}"
-        for one, other in same_names(name for source in sources for name in source.names[what])
+        for one, other in find_same_names(name for source in sources for name in source.names[what])
         if not any({one, other} <= set(source.names[what]) for source in sources)
     ]
     if near:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, RecipeError, listed, nearest_or_all, printable
 from figureground.core.files import parse_json
-from figureground.core.names import RULE, describe_same, loosely, same_names, slug, slugs
+from figureground.core.names import RULE, describe_same_names, find_same_names, loosely, slug, unique_slugs
 from figureground.data.objects import as_number, is_matched, object_of, scene_of
 from figureground.recipe.classes import read_nouns
 from figureground.shards.finished import FinishedDataset
@@ -182,8 +182,10 @@ class FolderImages:
         self.labels = tuple(labels)
         wanted = list(labels if wanted is None else wanted)
         folders = list_folders(directory)
-        if same := same_names(folder.name for folder in folders):
-            raise FiguregroundError(f"{directory}: folders {describe_same(same)}. {RULE}: keep one folder of each.")
+        if same := find_same_names(folder.name for folder in folders):
+            raise FiguregroundError(
+                f"{directory}: folders {describe_same_names(same)}. {RULE}: keep one folder of each."
+            )
         found = _match_folders([folder.name for folder in folders], self.labels, wanted)
         chosen = {folder: found[folder.name] for folder in folders if folder.name in found}
         self.unknown = [folder.name for folder in folders if folder not in chosen]
@@ -288,7 +290,7 @@ def _match_folders(names: Sequence[str], labels: Sequence[str], wanted: Sequence
     lacking = [name for name, position in found.items() if position < 0]
     if lacking:
         known = _imagenet_folders(labels)
-        by_slug = {each: labels.index(label) for label, each in slugs(labels).items()}
+        by_slug = {each: labels.index(label) for label, each in unique_slugs(labels).items()}
         for name in lacking:
             found[name] = next((k[n] for k, n in ((by_slug, slug(name)), (known, name), (known, _class_number(name)))
                                 if n in k), -1)  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from figureground.core.errors import FiguregroundError, counted
-from figureground.core.names import RULE, describe_same, same_names
+from figureground.core.names import RULE, describe_same_names, find_same_names
 from figureground.data.groups import Files, GroupedImages, Store, empty_groups
 from figureground.data.splits import SPLITS
 from figureground.data.tables import Labels
@@ -83,8 +83,10 @@ def make_record(
     """
     for what, labels in (("classes", y), ("attributes", a)):
         # Datasets of this package were checked when they were built.
-        if labels is not None and layout != DATASET and (same := same_names(labels[1])):
-            raise FiguregroundError(f"{asked.path}: {what} {describe_same(same)}. {RULE}: use one spelling of each.")
+        if labels is not None and layout != DATASET and (same := find_same_names(labels[1])):
+            raise FiguregroundError(
+                f"{asked.path}: {what} {describe_same_names(same)}. {RULE}: use one spelling of each."
+            )
     there = np.unique(y[0])
     if len(there) < 2 and layout != DATASET:  # generated images may be of one class, because they are added to others
         raise FiguregroundError(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from figureground.core.errors import FiguregroundError, counted, nearest, printable
-from figureground.core.names import RULE, Lookup, describe_same, same_names
+from figureground.core.names import RULE, Lookup, describe_same_names, find_same_names
 from figureground.core.tables import Column
 from figureground.data.groups import Files
 from figureground.data.splits import KNOWN, SPLITS, conflicts, split_number
@@ -102,9 +102,9 @@ def read_labels(column: Column, problems: Problems) -> tuple[np.ndarray, tuple[s
         )
         return nothing
     names = sorted(set(values))
-    if same := same_names(names):
+    if same := find_same_names(names):
         one, other = (some(column, [values.index(name)]) for name in same[0])
-        problems.add(f"{column.name}: {describe_same(same)} ({one}; {other}). {RULE}: use one spelling of each.")
+        problems.add(f"{column.name}: {describe_same_names(same)} ({one}; {other}). {RULE}: use one spelling of each.")
         return nothing
     place = {name: label for label, name in enumerate(names)}
     return np.array([place[value] for value in values], np.int64), tuple(names)

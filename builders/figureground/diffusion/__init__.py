@@ -5,4 +5,4 @@ The libraries' own progress bars and warnings are turned off here, before any pi
 
 from figureground.core import libraries
 
-libraries.prepare("diffusers", "transformers")
+libraries.import_silently("diffusers", "transformers")

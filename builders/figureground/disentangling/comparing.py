@@ -11,7 +11,7 @@ from typing import Any
 from figureground.core.charts import draw_charts
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.files import FileError, read_object, replace_text
-from figureground.core.owned import refuse_strangers
+from figureground.core.owned import refuse_foreign_files
 from figureground.disentangling.correlation import PARTS
 from figureground.disentangling.probes import KINDS
 from figureground.disentangling.reporting import CROSSINGS, NAMES, OWN, REPORT, TESTS, format_percent
@@ -107,7 +107,7 @@ def compare_runs(runs: Sequence[Path | str], out: Path | str) -> dict[str, Any]:
                     f"({finished[0].report['data']}) in its {noun}, so their numbers can't be compared. Give runs on "
                     "the same data."
                 )
-    refuse_strangers(paths[0])
+    refuse_foreign_files(paths[0])
     _refuse_markdown(paths[1])
     _refuse_png(paths[2])
     finished.sort(key=lambda run: (run.method, run.is_fine_tuned, run.penalty or 0.0))
@@ -240,7 +240,7 @@ def draw_comparison(path: Path, runs: Sequence[Run], kind: str = "mlp") -> None:
         figure.legend(*axes.flat[0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=len(lines),
                       loc="outside lower center")  # fmt: skip
 
-    draw_charts(path, (13, 4), plot, across=3)
+    draw_charts(path, (13, 4), plot, columns=3)
 
 
 def _choose_styles(runs: Mapping[str, Run]) -> dict[str, dict[str, Any]]:

@@ -169,4 +169,4 @@ def _draw(path: Path, report: Mapping[str, Any]) -> None:
         right.set_ylim(0, 105)
         right.legend(fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
-    draw_charts(path, (10.5, 3.8), plot, across=2)
+    draw_charts(path, (10.5, 3.8), plot, columns=2)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from figureground.core.registry import Registry, subclasses
+from figureground.core.registry import Registry, check_subclass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,6 +97,6 @@ SEPARATORS: Registry[type[Separator]] = Registry(
         "leace": "figureground.disentangling.separators.leace:LEACE",
         "none": "figureground.disentangling.separators.none:Untouched",
     },
-    subclasses(Separator, "NAME"),
+    check_subclass(Separator, "NAME"),
 )  # fmt: skip
 """Separators by the name that `--method` gives."""

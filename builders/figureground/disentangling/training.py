@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from figureground.core.accelerator import choose_device
-from figureground.core.differences import differences
+from figureground.core.differences import describe_differences
 from figureground.core.errors import counted
 from figureground.core.files import read_json, replace_text
 from figureground.core.hashing import digest
@@ -184,7 +184,7 @@ class _Session:
         }))  # fmt: skip
         path = self.out / INPUTS
         if path.exists():
-            refuse_changed_inputs(self.out, "run", differences(read_inputs(path), self.identity))
+            refuse_changed_inputs(self.out, "run", describe_differences(read_inputs(path), self.identity))
             remove_drafts(self.out)
         else:
             replace_text(path, json.dumps(self.identity, indent=2, ensure_ascii=False) + "\n")

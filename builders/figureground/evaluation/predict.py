@@ -82,7 +82,7 @@ def predict(
     has_class = members.sum(axis=1) > 0
     rows = np.flatnonzero((images.label >= 0) & has_class[images.label])
     bar = Progress(len(rows), unit="image", desc=f"{classifier.name} on {images.name}", show=show_progress)
-    with signals.at_checks(), bar:
+    with signals.delay_to_checks(), bar:
         for batch in _batches(_keep_readable(_decode_ahead(images.read(rows)), images), batch_size):
             batch_rows = np.array([row for row, _ in batch])
             logits = _compute_in_halves(classifier, [image for _, image in batch])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from figureground.core.errors import UsageError
 from figureground.core.names import loosely
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 from figureground.data.images import DatasetImages, match
 from figureground.data.words import noun_of, read_words, with_article
 from figureground.models.needs import ZERO_SHOT
@@ -22,7 +22,7 @@ def read_prompts(file: Path | str | None) -> tuple[Template, ...]:
         UsageError: The file doesn't exist or has no template, or a line has no {class}, or another placeholder than
             {class} and {definition}.
     """
-    path = resource("prompts/zero_shot/default.txt") if file is None else Path(file)
+    path = find_resource("prompts/zero_shot/default.txt") if file is None else Path(file)
     if path.suffix != ".txt":
         raise UsageError(f"--prompts {path}: give a .txt file with one text a line, such as: a photo of a {{class}}")
     try:
@@ -68,4 +68,4 @@ def write_texts(classes: Sequence[ClassEntry], templates: Sequence[Template]) ->
 def default_prompts(name: str, prompts: Path | str | None) -> Path | str | None:
     """Return the file of templates for a classifier: the pocket's model knows few words, so it has its own."""
     pocket = name == f"{ZERO_SHOT}pocket" and prompts is None
-    return resource("prompts/scorers/pocket-foreground.txt") if pocket else prompts
+    return find_resource("prompts/scorers/pocket-foreground.txt") if pocket else prompts

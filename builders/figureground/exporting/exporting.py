@@ -11,9 +11,16 @@ from typing import Any
 
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
-from figureground.core.files import LEAVES, FileError, inside, leaves, replace_changed, sync_directory
+from figureground.core.files import (
+    LEADS_OUTSIDE,
+    FileError,
+    leads_outside,
+    replace_if_changed,
+    safe_join,
+    sync_directory,
+)
 from figureground.core.locks import lock, remove_held
-from figureground.core.names import same_files, unportable
+from figureground.core.names import explain_unportable, find_same_files
 from figureground.core.progress import Progress
 from figureground.curation.copying import print_note
 from figureground.exporting import state
@@ -114,7 +121,7 @@ def export(
             state.claim(out, identity)
             linked = _place_images(out, selection, files, links, signer, show_progress)
             for name, text in export_layout.tables(selection).items():
-                replace_changed(inside(out, name), text, root=out)
+                replace_if_changed(safe_join(out, name), text, root=out)
             state.write_state(out, identity, finished=True)
         finally:
             remove_held(out / state.LOCK)
@@ -147,13 +154,13 @@ def _refuse_unportable(files: Sequence[str]) -> None:
         FiguregroundError: Names the first ones.
     """
     parts = dict.fromkeys(part for file in files for part in file.split("/"))
-    unusable = [f"{part!r} {why}" for part in parts if (why := unportable(part))]
+    unusable = [f"{part!r} {why}" for part in parts if (why := explain_unportable(part))]
     if unusable:
         raise FiguregroundError(
             f"these file names aren't allowed on every system: {listed(unusable, 3)}. Export the splits under other "
             "names: --split OLD=NEW."
         )
-    if clashes := same_files(files):
+    if clashes := find_same_files(files):
         first, other = clashes[0]
         raise FiguregroundError(
             f"{first!r} and {other!r} would be one file on macOS and Windows ({len(clashes)} such pairs). Export the "
@@ -173,8 +180,8 @@ def _place_images(
     dataset, num_linked = selection.dataset, 0
     folders = [out / name for name in sorted({os.path.dirname(file) for file in files})]
     for folder in folders:
-        if leaves(folder, out):
-            raise FileError(folder, LEAVES)
+        if leads_outside(folder, out):
+            raise FileError(folder, LEADS_OUTSIDE)
         folder.mkdir(parents=True, exist_ok=True)
         remove_drafts(folder)
     by_shard: dict[int, list[tuple[Row, str]]] = defaultdict(list)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError, printable
-from figureground.core.files import open_regular, temporary
+from figureground.core.files import open_regular, temporary_path
 from figureground.exporting.state import STATE, read_state
 
 
@@ -34,7 +34,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
     Unlike `core.files.replace_bytes`, it doesn't sync the folder: `export` does so once for all its files.
     """
-    draft = temporary(path)
+    draft = temporary_path(path)
     try:
         with open(draft, "xb") as file:
             file.write(data)
@@ -99,7 +99,7 @@ class Links:
         target = target.resolve()
         if path.exists() and os.path.samefile(path, target) and path.is_symlink() == self.symbolic:
             return True
-        draft = temporary(path)
+        draft = temporary_path(path)
         try:
             if self.symbolic:
                 os.symlink(os.path.relpath(target, path.parent.resolve()), draft)

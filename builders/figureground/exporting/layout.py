@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from figureground.core.errors import RecipeError, counted, listed
-from figureground.core.registry import Registry, subclasses
+from figureground.core.registry import Registry, check_subclass
 from figureground.data.splits import SPLITS, choose_splits
 from figureground.exporting.selection import Row, Selection
 
@@ -54,7 +54,7 @@ EXPORTS: Registry[type[ExportLayout]] = Registry(
             ("subpopbench", "SubpopBench"),
         )
     },
-    subclasses(ExportLayout, "NAME"),
+    check_subclass(ExportLayout, "NAME"),
 )  # fmt: skip
 """Layouts that `export` writes. Another package adds one with an entry point in `figureground.exports`."""
 

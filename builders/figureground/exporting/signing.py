@@ -128,7 +128,7 @@ def source_type_of(data: bytes, guided: bool) -> str:
 
 def _read_pem(path: Path) -> bytes:
     try:
-        return read_bytes(path, most=MOST_PEM)
+        return read_bytes(path, max_bytes=MOST_PEM)
     except FileError as error:
         raise SigningError(str(error)) from None
     except OSError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground import __version__
-from figureground.core.differences import differences
+from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, listed, printable
 from figureground.core.files import read_object, replace_text
 from figureground.core.owned import GENERATOR, is_ours
@@ -46,7 +46,7 @@ def refuse_other_export(out: Path, identity: Mapping[str, Any]) -> None:
     earlier = {name: value for name, value in saved.items() if name not in ("made_by", "finished")}
     changes = [
         line for name in dict.fromkeys([*earlier, *identity])
-        for line in differences(earlier.get(name), identity.get(name), name)
+        for line in describe_differences(earlier.get(name), identity.get(name), name)
     ]  # fmt: skip
     if changes:
         raise FiguregroundError(

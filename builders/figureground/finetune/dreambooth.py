@@ -164,7 +164,7 @@ def _finetune(asked: Request, device: str, kept: SavedProgress) -> None:
         processes.wait()
         if resume_threads(out / STATE, processes.device):  # another process saved a state meanwhile
             similarity = set_up_similarity(asked, checkpoint, found, network, processes)
-        with signals.at_checks():
+        with signals.delay_to_checks():
             ConceptRun(asked, found, identity, checkpoint, network, similarity, processes, size, dtype, kept).run()
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from figureground.core.differences import differences
+from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.files import read_json, replace_text
 from figureground.diffusion.checkpoint import download
@@ -71,7 +71,7 @@ def compare(out: Path, identity: dict[str, Any]) -> None:
     """Raise FiguregroundError if a directory's concept has other inputs."""
     try:
         theirs = read_json(out / INPUTS)
-        changed = differences(_by_file(theirs), _by_file(identity))
+        changed = describe_differences(_by_file(theirs), _by_file(identity))
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(f"{out / INPUTS} is damaged ({error}). Give another directory.") from None
     if changed:

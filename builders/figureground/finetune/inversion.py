@@ -20,7 +20,7 @@ from torch import Tensor
 
 from figureground.core import signals
 from figureground.core.accelerator import choose_device, processor_name
-from figureground.core.differences import differences
+from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.files import read_json, replace_text
 from figureground.core.locks import lock, remove_held
@@ -171,7 +171,7 @@ def _invert(asked: _Request, device_name: str, kept: SavedRun) -> None:
             path.unlink()
         for note in left_out.notes():
             remark(note)
-        with signals.at_checks():
+        with signals.delay_to_checks():
             _Session(asked, images, identity, made_with, checkpoint, size, dtype, device, kept).run()
 
 
@@ -225,7 +225,7 @@ def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
     facts = _read_facts(out)
     if facts is None:
         return False
-    if changed := differences(facts["inputs"], identity):
+    if changed := describe_differences(facts["inputs"], identity):
         raise FiguregroundError(
             f"{out} holds a token from other inputs:\n  " + "\n  ".join(changed[:12])
             + "\nGive another directory, or the same inputs again."

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from figureground.core.differences import differences
+from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, listed, printable
 from figureground.core.files import read_json, replace_bytes, replace_text
 from figureground.core.locks import lock, remove_held
@@ -150,7 +150,7 @@ def forget_other(folder: Path, recipe: dict[str, Any], flag: str = FLAG) -> None
     if not (folder / RECIPE).exists():
         return
     with _alone(folder):
-        if (folder / RECIPE).exists() and differences(_read(folder, flag)[0], recipe):
+        if (folder / RECIPE).exists() and describe_differences(_read(folder, flag)[0], recipe):
             for image in folder.glob("[0-9]*.png"):
                 image.unlink()
             (folder / RECIPE).unlink()
@@ -173,7 +173,7 @@ def _begin(folder: Path, recipe: dict[str, Any], flag: str) -> dict[int, str]:
         _save(folder, recipe, {})
         return {}
     saved, rejected = _read(folder, flag)
-    if changed := differences(saved, recipe):
+    if changed := describe_differences(saved, recipe):
         raise FiguregroundError(
             f"{flag} {folder} holds images drawn with other settings:\n  " + "\n  ".join(changed)
             + "\nGive another directory."

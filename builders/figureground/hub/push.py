@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.core.errors import RecipeError, listed
-from figureground.core.files import MOST_JSON, parse_json, read_bytes, read_object, read_text
+from figureground.core.files import MAX_JSON_BYTES, parse_json, read_bytes, read_object, read_text
 from figureground.hub import card as hub_card
 from figureground.hub.errors import AGAIN, HubError, explained, transient
 from figureground.hub.manifest import Item, finished, pack
@@ -138,7 +138,7 @@ def _refuse_wrong_use(repo_id: str, revision: str | None, create_pr: bool, forma
 
 def _described(directory: Path) -> list[bytes]:
     """Return the bytes of index and recipe, which change if an extension finishes meanwhile."""
-    return [read_bytes(directory / name, root=directory, most=MOST_JSON) for name in (INDEX, RECIPE)]
+    return [read_bytes(directory / name, root=directory, max_bytes=MAX_JSON_BYTES) for name in (INDEX, RECIPE)]
 
 
 def _check(directory: Path, show_progress: bool) -> None:

@@ -79,7 +79,7 @@ def run_classifier(classifier: Classifier, images: GroupedImages, *, show_progre
     features = [torch.empty(0, classifier.weight.shape[1])]
     batches = album.batches(batch_rows, as_array, default_workers())
     bar = Progress(n, unit="image", desc=f"{classifier.name} on {images.name}", show=show_progress)
-    with signals.at_checks(), bar:
+    with signals.delay_to_checks(), bar:
         for rows, batch in zip(batch_rows, batches, strict=True):
             signals.check()
             same_size = len({pixels.shape for pixels in batch}) == 1

@@ -46,7 +46,7 @@ def lock_directory(out: Path, marker: str, work: str, option: str = "--out ") ->
             finally:
                 lock_path.unlink(missing_ok=True)
     except OSError as error:
-        if problem := disk.explain(error, out):
+        if problem := disk.explain_disk_error(error, out):
             raise FiguregroundError(problem) from error
         raise
     finally:

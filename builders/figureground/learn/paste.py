@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from figureground.core import signals
-from figureground.core.differences import differences
+from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
 from figureground.core.files import read_json, replace_bytes, replace_text
 from figureground.core.hashing import digest
@@ -197,7 +197,7 @@ def _record_inputs(marker: Path, inputs: Mapping[str, Any]) -> None:
     """Record the inputs of the images, or check that they are the same as before."""
     if not marker.exists():
         _write_marker(marker, inputs, {"done": False, "passed_over": {}})
-    elif changed := differences(_read_marker(marker)["inputs"], inputs):
+    elif changed := describe_differences(_read_marker(marker)["inputs"], inputs):
         raise FiguregroundError(
             f"{marker.parent} holds other pasted images:\n  " + "\n  ".join(changed)
             + "\nGive another directory, or the same data and settings again."

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from figureground.core.files import replace_bytes
-from figureground.core.fonts import Font, font_for, to_ascii
+from figureground.core.fonts import Font, choose_font, to_ascii
 from figureground.sources.images import encode
 
 MARGIN, GAP, LINE, EDGE = 16, 4, 28, 96
@@ -49,5 +49,5 @@ def _fit(image: Image.Image) -> Image.Image:
 
 def _choose_font(text: str, size: int) -> tuple[str, Font]:
     """Return a text and a font that has its letters; without such a font, the text in ASCII."""
-    font, all_letters = font_for(text, size)
+    font, all_letters = choose_font(text, size)
     return text if all_letters else to_ascii(text), font

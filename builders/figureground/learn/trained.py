@@ -253,4 +253,4 @@ def _draw(out: Path, report: Mapping[str, Any], results: Sequence[Result]) -> No
             axis.set_title(title, fontsize=9)
         figure.supxlabel("epoch", fontsize=9)
 
-    draw_charts(out / PNG, (11.2, 2.6), plot, across=len(titles))
+    draw_charts(out / PNG, (11.2, 2.6), plot, columns=len(titles))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from figureground.core.accelerator import choose_device
-from figureground.core.differences import differences
+from figureground.core.differences import describe_differences
 from figureground.core.errors import counted
 from figureground.core.files import read_json, replace_text
 from figureground.core.numerics import library_versions
@@ -129,7 +129,7 @@ def record_inputs(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if not path.exists():
         replace_text(path, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
         return identity
-    refuse_changed_inputs(out, "training", differences(read_inputs(path), identity))
+    refuse_changed_inputs(out, "training", describe_differences(read_inputs(path), identity))
     remove_drafts(out)
     return identity
 

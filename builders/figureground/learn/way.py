@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from figureground.core.registry import Registry, subclasses
+from figureground.core.registry import Registry, check_subclass
 
 if TYPE_CHECKING:
     from figureground.data.groups import GroupedImages
@@ -117,5 +117,5 @@ WAYS: Registry[type[Way]] = Registry(
         "dfr": "figureground.learn.ways.dfr:DFR",
         "two-stage": "figureground.learn.ways.two_stage:TwoStage",
     },
-    subclasses(Way, "NAME"),
+    check_subclass(Way, "NAME"),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from figureground.core.errors import FiguregroundError, UsageError, nearest_or_all, printable
-from figureground.core.names import RULE, describe_same, same_names
+from figureground.core.names import RULE, describe_same_names, find_same_names
 from figureground.core.tables import TextTable
 from figureground.sources.companions import why_shared
 from figureground.sources.images import MASK_SUFFIX, list_folders, list_images, list_odd
@@ -53,8 +53,8 @@ def list_photographs(
     if not directory.is_dir():
         raise FiguregroundError(f"there is no directory {str(directory)!r} with photographs.")
     there = list_folders(directory)
-    if same := same_names(path.name for path in there):
-        raise FiguregroundError(f"{directory}: folders {describe_same(same)}. {RULE}: keep one spelling.")
+    if same := find_same_names(path.name for path in there):
+        raise FiguregroundError(f"{directory}: folders {describe_same_names(same)}. {RULE}: keep one spelling.")
     entries: list[Entry] = []
     odd: list[tuple[str, str]] = []
     for folder in there:

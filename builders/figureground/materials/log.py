@@ -19,7 +19,7 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         FileError: It isn't a regular file, or too large.
     """
     try:
-        lines = read_text(path, most=2**31).split("\n")[:-1]  # whatever follows the last line break was cut off
+        lines = read_text(path, max_bytes=2**31).split("\n")[:-1]  # whatever follows the last line break was cut off
     except FileNotFoundError:
         return {}, []
     head, *rows = [parse_json(line, path) for line in lines] or [{}]

@@ -17,12 +17,12 @@ import numpy as np
 
 from figureground.core import signals
 from figureground.core.devices import check_device
-from figureground.core.disk import explain
+from figureground.core.disk import explain_disk_error
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.files import replace_bytes
 from figureground.core.hashing import digest
 from figureground.core.locks import lock
-from figureground.core.owned import encode_png, is_ours, refuse_occupied, refuse_strangers, refuse_within
+from figureground.core.owned import encode_png, is_ours, refuse_foreign_files, refuse_occupied, refuse_within
 from figureground.core.progress import Progress
 from figureground.materials.cutting import cut, read_photograph
 from figureground.materials.deciding import Decision, count, decide
@@ -134,7 +134,7 @@ def cutouts(
             replace_bytes(place / SHEET, encode_png(draw_sheet(place / PRIVATE, decisions)))
             write_page(place, place / PRIVATE, decisions, done.counts)
     except OSError as error:
-        if trouble := explain(error, place):
+        if trouble := explain_disk_error(error, place):
             raise FiguregroundError(trouble) from error
         raise
     return done
@@ -201,7 +201,7 @@ def _cut_all(
         journal.rows.pop(row.file, None)
         _remove(place, row)
     journal.start()
-    with signals.at_checks(), Progress(len(entries), unit="photograph", desc="cut-outs", show=show) as bar:
+    with signals.delay_to_checks(), Progress(len(entries), unit="photograph", desc="cut-outs", show=show) as bar:
         for entry in entries:
             signals.check()
             _cut_one(place, journal, entry, settings, finder)
@@ -256,7 +256,7 @@ def _settle(place: Path, decision: Decision) -> None:
         return
     kept, left = _places(place, row.cutout)
     if decision.kept and left.is_file():
-        refuse_strangers(kept)
+        refuse_foreign_files(kept)
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.replace(left, kept)
     elif not decision.kept and os.path.lexists(kept):

@@ -14,12 +14,12 @@ from pydantic import Field
 
 from figureground.core import signals
 from figureground.core.devices import check_device
-from figureground.core.disk import explain
+from figureground.core.disk import explain_disk_error
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.core.files import replace_bytes, replace_text
 from figureground.core.hashing import digest
 from figureground.core.locks import lock
-from figureground.core.names import slugs
+from figureground.core.names import unique_slugs
 from figureground.core.owned import encode_png, refuse_occupied
 from figureground.core.progress import Progress
 from figureground.core.terminal import remark
@@ -172,7 +172,7 @@ def draw_scenes(
             facts["avoid"], facts["judge"] = [each.name for each in avoided], judge_identity
             replace_text(place / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        if trouble := explain(error, place):
+        if trouble := explain_disk_error(error, place):
             raise FiguregroundError(trouble) from error
         raise
     return done
@@ -194,14 +194,14 @@ class _Drawer:
     ):  # fmt: skip
         self._place, self._grounds, self._avoided, self._templates = place, grounds, avoided, templates
         self._chosen, self._judge, self._state = chosen, judge, state
-        self._folders = slugs([ground.name for ground in grounds])
+        self._folders = unique_slugs([ground.name for ground in grounds])
         self._renderer: Renderer | None = None
 
     def draw_all(self, show: bool) -> None:
         chosen, state = self._chosen, self._state
         total = len(self._grounds) * chosen.images
         there = sum(len(_wanted(state, ground, chosen.images)) for ground in self._grounds)
-        with signals.at_checks(), Progress(total, initial=there, unit="scene", desc="scenes", show=show) as bar:
+        with signals.delay_to_checks(), Progress(total, initial=there, unit="scene", desc="scenes", show=show) as bar:
             while open_ := self._open():
                 for start in range(0, len(open_), chosen.batch_size):
                     signals.check()

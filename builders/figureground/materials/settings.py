@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from figureground.core.errors import RecipeError
-from figureground.core.values import kinds_of
+from figureground.core.values import field_types
 from figureground.materials.gates import Gates
 from figureground.recipe.settings import Share, field_names, name_nearest, settings
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 else:
     FromPhotographs = with_config(ConfigDict(extra="allow", strict=True, allow_inf_nan=False))(
         TypedDict(
-            "FromPhotographs", {FROM: str, "segmenter": str, "marks": str, **kinds_of(Cutting)}, total=False,
+            "FromPhotographs", {FROM: str, "segmenter": str, "marks": str, **field_types(Cutting)}, total=False,
         )
     )  # fmt: skip
 """A recipe's `cutouts` that are cut out of photographs: `{from: DIR, segmenter: NAME, …}`, with fields of `Cutting`."""

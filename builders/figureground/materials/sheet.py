@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from figureground.core.errors import counted, printable
-from figureground.core.fonts import Font, font_for, to_ascii
+from figureground.core.fonts import Font, choose_font, to_ascii
 from figureground.materials.deciding import Decision
 
 EDGE = 160
@@ -115,7 +115,7 @@ def _squares(edge: int) -> Image.Image:
 def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, width: float, colour: str) -> None:
     """Write one line of text, shortened to a width."""
     text = printable(text)
-    font, letters = font_for(text, size)
+    font, letters = choose_font(text, size)
     pen.text(place, _shortened(text if letters else to_ascii(text), font, width), colour, font)
 
 

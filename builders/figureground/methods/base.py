@@ -22,7 +22,7 @@ from figureground.core.event_log import EventLog
 from figureground.core.hashing import digest
 from figureground.core.numerics import library_versions, read_numerics
 from figureground.core.shares import steps_between, whole_part
-from figureground.core.values import kinds_of
+from figureground.core.values import field_types
 from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.family import OWN, Family
@@ -221,7 +221,7 @@ class Method(ABC):
     @classmethod
     def _convert_fields(cls, name: str, fields: recipes.Fields, settings: list[str]) -> recipes.Fields:
         base = cls.CONFIGS[name]
-        kinds = kinds_of(type(base))
+        kinds = field_types(type(base))
         fields = {n: v for n, v in recipes.relocate(fields, type(base)).items() if n not in recipes.HEAD}
         fields = recipes.convert_fields(fields, kinds)
         return recipes.apply_settings(fields, settings, dataclasses.asdict(base), kinds)

@@ -17,8 +17,8 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, RecipeError, listed, printable
 from figureground.core.hashing import digest
-from figureground.core.names import RULE, Lookup, describe_same, same_names
-from figureground.core.resources import resource
+from figureground.core.names import RULE, Lookup, describe_same_names, find_same_names
+from figureground.core.resources import find_resource
 from figureground.materials.settings import is_from_photographs
 from figureground.methods import citations
 from figureground.methods.base import Method
@@ -229,8 +229,8 @@ class D3S(Method):
         names = sorted({path.name for directory in roots for path in list_folders(directory)})
         if not names:
             raise RecipeError(field, f"it is 'folders', but {source} contains no folder.")
-        if same := same_names(names):
-            raise RecipeError(field, f"folders {describe_same(same)} in {source}. {RULE}: keep one spelling.")
+        if same := find_same_names(names):
+            raise RecipeError(field, f"folders {describe_same_names(same)} in {source}. {RULE}: keep one spelling.")
         return names
 
     def _find_directories(self, name: str) -> dict[str, Path]:
@@ -249,7 +249,7 @@ class D3S(Method):
                 f"{'background' if name == 'scenes' else 'class'}.",
             )
         if value == POCKET:
-            return {"": resource(f"templates/pocket/{'backgrounds' if name == 'scenes' else name}")}
+            return {"": find_resource(f"templates/pocket/{'backgrounds' if name == 'scenes' else name}")}
         directories = value if isinstance(value, Mapping) else {"": value}
         if isinstance(value, Mapping):
             recipes.check_names(value, self.config.per_cell, f"{name}, given by split,")
@@ -488,7 +488,7 @@ class D3S(Method):
                 source, new_credits = read_source(
                     name, directory, paths,
                     name=POCKET if is_bundled else None, splits=[split] if split else [],
-                    skipped=len(pools[0].skipped), license_in=resource("templates/pocket") if is_bundled else None,
+                    skipped=len(pools[0].skipped), license_in=find_resource("templates/pocket") if is_bundled else None,
                 )  # fmt: skip
                 sources.append(source)
                 credits += new_credits

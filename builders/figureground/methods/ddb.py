@@ -24,7 +24,7 @@ from tqdm import tqdm
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, RecipeError, counted
 from figureground.core.files import replace_text
-from figureground.core.names import slugs
+from figureground.core.names import unique_slugs
 from figureground.core.text import code, markdown
 from figureground.core.values import FieldsOf
 from figureground.finetune.inversion_settings import Inversion, settings_for
@@ -235,7 +235,7 @@ class DDB(Repaint):
 
     @cached_property
     def _words(self) -> list[str]:
-        unique = slugs(self.data.classes)
+        unique = unique_slugs(self.data.classes)
         return [f"<{unique[name].replace('_', '-')}>" for name in self.data.classes]
 
     def prompt_of(self, label: int, token: str = "") -> str:
@@ -337,7 +337,7 @@ class DDB(Repaint):
         regions: dict[int, np.ndarray | str] = {}
         total = sum(map(len, sources.values()))
         bar = tqdm(total=total, desc="masks", unit="image", disable=None if self.show_progress else True)
-        with signals.at_checks(), bar:
+        with signals.delay_to_checks(), bar:
             for label, rows in sources.items():
                 for start in range(0, len(rows), 16):
                     signals.check()
@@ -486,7 +486,7 @@ class DDB(Repaint):
         table = csv.writer(text, lineterminator="\n")
         table.writerow(SCORE_COLUMNS)
         bar = tqdm(total=len(dataset.keys), desc="scores", unit="image", disable=None if self.show_progress else True)
-        with signals.at_checks(), bar:
+        with signals.delay_to_checks(), bar:
             for start in range(0, len(dataset.keys), SCORE_BATCH):
                 signals.check()
                 rows = np.arange(start, min(start + SCORE_BATCH, len(dataset.keys)))

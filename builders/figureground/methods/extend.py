@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, listed
-from figureground.core.files import MOST_JSON, read_text, replace_text
+from figureground.core.files import MAX_JSON_BYTES, read_text, replace_text
 from figureground.core.hashing import digest
 from figureground.core.locks import lock
-from figureground.core.values import kinds_of
+from figureground.core.values import field_types
 from figureground.methods.base import Method
 from figureground.methods.registry import METHODS, method_class
 from figureground.recipe import document as recipes
@@ -56,14 +56,14 @@ def extend(
     if not saved.exists():
         raise FiguregroundError(f"{directory} holds no dataset: {RECIPE} is missing. Build one first.")
     while True:
-        old_text = read_text(saved, root=directory, most=MOST_JSON)
+        old_text = read_text(saved, root=directory, max_bytes=MAX_JSON_BYTES)
         method, recipe = _plan(directory, recipes.read_saved(saved), per_cell, settings)
         if recipe is None:
             return method.build(directory, show_progress)
         new_text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
         with lock(directory / STAGES_LOCK, wait=True):
             # If another process has extended it since it was read, start over.
-            if same := read_text(saved, root=directory, most=MOST_JSON) == old_text:
+            if same := read_text(saved, root=directory, max_bytes=MAX_JSON_BYTES) == old_text:
                 replace_text(saved, new_text)
         if same:
             return _build(method, directory, old_text, new_text, show_progress)
@@ -85,7 +85,7 @@ def _plan(
     recipes.refuse_older(saved, directory, "extend")
     kind = method_class(saved["builder"])
     config = kind.CONFIGS[kind.DEFAULT]
-    execution, kinds = config.execution_names(), kinds_of(type(config))
+    execution, kinds = config.execution_names(), field_types(type(config))
     fields = recipes.relocate(recipes.read_recipe(directory / RECIPE), type(config))
     fields = recipes.convert_fields(fields, kinds)
     new_fields = {**fields, **recipes.apply_settings({}, settings, fields, kinds)}
@@ -143,7 +143,7 @@ def _restore_recipe(method: Method, directory: Path, old_text: str, new_text: st
         lock(directory / WORKING_LOCK) as workers_idle,
     ):
         is_unchanged = (
-            read_text(saved, root=directory, most=MOST_JSON) == new_text
+            read_text(saved, root=directory, max_bytes=MAX_JSON_BYTES) == new_text
         )  # otherwise another process has restored or extended it
         rendered, samples = journal.count_kept(directory)
         is_empty = missing(directory, added) == added and not (samples if failed else rendered)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from figureground.core.errors import FiguregroundError, RecipeError, nearest_or_all
 from figureground.core.hashing import digest
-from figureground.core.registry import Registry, subclasses
+from figureground.core.registry import Registry, check_subclass
 from figureground.methods.base import Method
 from figureground.recipe import document as recipes
 from figureground.shards.directory import refuse_strange
@@ -24,7 +24,7 @@ METHODS: Registry[type[Method]] = Registry(
         "scgs": "figureground.methods.scgs:SCGS",
         "ddb": "figureground.methods.ddb:DDB",
     },
-    subclasses(Method, "METHOD"),
+    check_subclass(Method, "METHOD"),
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from figureground.core import signals
 from figureground.core.errors import RecipeError, counted, listed
-from figureground.core.names import slugs
+from figureground.core.names import unique_slugs
 from figureground.core.text import code, markdown
 from figureground.methods import citations
 from figureground.methods.panels import scgs as scgs_panels
@@ -296,7 +296,7 @@ class SCGS(Repaint):
             texts = [f"{self.data.classes[k]} {counts[k]}" for k in np.argsort(-counts, kind="stable") if counts[k]]
             images = [self.image(row) for row in part[:SHOWN]]
             rows.append((f"cluster {c}: {counted(len(part), 'image')}, called {listed(texts, 3)}", images))
-        save_cluster_sheet(folder / f"{slugs(self.data.classes)[name]}.png", f"errors of the class {name}", rows)
+        save_cluster_sheet(folder / f"{unique_slugs(self.data.classes)[name]}.png", f"errors of the class {name}", rows)
 
     def _select_members(self, label: int, clusters: Sequence[Sequence[int]]) -> list[list[int]]:
         """Return the members of a class's clusters that are repainted: at most as many as images to make."""
@@ -332,7 +332,7 @@ class SCGS(Repaint):
 
         config, masks = self.config, {}
         bar = tqdm(total=len(rows), desc="attention", unit="image", disable=None if self.show_progress else True)
-        with signals.at_checks(), bar:
+        with signals.delay_to_checks(), bar:
             for fold in np.unique(errors.fold[list(rows)]).tolist():
                 classifier = self.open_classifier(errors, fold)
                 positions = match_classes(classifier, self.data.classes)

@@ -30,7 +30,7 @@ from figureground.core.errors import (
 from figureground.core.files import read_json
 from figureground.core.hashing import digest
 from figureground.core.names import RULE, Lookup, slug
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 from figureground.core.text import markdown
 from figureground.finetune.concept_store import ConceptStore
 from figureground.finetune.settings import fill, fingerprint_network
@@ -527,7 +527,7 @@ class Spurious(Method):
             return [], []
         images = [image for references in self.references.values() for image in references.images]
         if location == POCKET:
-            license, file = read_license(resource("templates/pocket"))
+            license, file = read_license(find_resource("templates/pocket"))
             return [Source("references", POCKET, len(images), license=license, license_file=file)], []
         paths = [image.path for image in images if image.path is not None]
         source, credits = read_source("references", Path(location), paths, skipped=len(self.skipped()))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from figureground.core.errors import FiguregroundError, RecipeError, listed
-from figureground.core.registry import Registry, subclasses
+from figureground.core.registry import Registry, check_subclass
 from figureground.core.shares import strength_of, whole_part
 from figureground.models.family_records import Embedding, Pipelines, Route, SingleFile, Size, Start
 from figureground.models.parts import pixels_a_latent, read_token_limit
@@ -453,7 +453,7 @@ FAMILIES: Registry[type[Family]] = Registry(
         "qwen-image-edit": "figureground.models.families.qwen_image_edit:QwenImageEdit",
         "qwen-image-edit-plus": "figureground.models.families.qwen_image_edit:QwenImageEditPlus",
     },
-    subclasses(Family, "NAME"),
+    check_subclass(Family, "NAME"),
 )  # fmt: skip
 """Model families. Another package adds a `Family` with an entry point in `figureground.families`."""
 

@@ -88,12 +88,12 @@ def _find_devices(problems: list[Problem]) -> list[dict[str, Any]]:
         import torch
 
         from figureground.core.accelerator import has_bfloat16, processor_name
-        from figureground.core.libraries import misfit_torchvision
+        from figureground.core.libraries import find_torchvision_mismatch
     except Exception as error:  # a damaged installation fails in many ways
         first = (str(error).splitlines() or [type(error).__name__])[0]
         problems.append(Problem(f"torch can't be imported: {first}", "pip install --upgrade torch", True))
         return []
-    if problem := misfit_torchvision():
+    if problem := find_torchvision_mismatch():
         problems.append(Problem(problem, "Until then it is ignored, and timm's networks can't be used.", False))
     devices = []
     for number in range(torch.cuda.device_count()):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from figureground.core.errors import FiguregroundError, printable
-from figureground.core.files import check_regular, leaves
+from figureground.core.files import check_regular, leads_outside
 from figureground.core.numerics import usable_cores
 
 MOST_BYTES = 2 * 2**30
@@ -159,7 +159,7 @@ def check_onnx(path: Path, what: str) -> list[Path]:
     files = [path]
     for location in sorted(locations):
         place = path.parent / location
-        if not location or "\\" in location or ".." in place.parts or leaves(place, path.parent):
+        if not location or "\\" in location or ".." in place.parts or leads_outside(place, path.parent):
             raise FiguregroundError(
                 f"{what}: its weights lie outside its folder, in {printable(location)!r}, and aren't opened. Save the "
                 "network as one file: onnx.save(onnx.load('it.onnx'), 'whole.onnx')."

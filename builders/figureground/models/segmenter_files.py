@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from figureground.core.registry import Registry, subclasses
+from figureground.core.registry import Registry, check_subclass
 from figureground.models.weights import fingerprint_files
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ SEGMENTERS: Registry[type[SegmenterKind]] = Registry(
         "grounding-dino": "figureground.vision.segmenters.grounded_sam:GroundedSamKind",
         "onnx": "figureground.vision.segmenters.onnx:OnnxKind",
     },
-    subclasses(SegmenterKind, "KIND"),
+    check_subclass(SegmenterKind, "KIND"),
 )  # fmt: skip
 """Kinds of segmenters by name."""
 

@@ -198,9 +198,9 @@ class _Watch(Hooks):
 def run_command(main: Callable[[], None]) -> int:
     """Run a command that trains; return its exit code. A signal to stop takes effect after a step, which is saved."""
     try:
-        with signals.handled():
+        with signals.handle_signals():
             main()
     except KeyboardInterrupt as stop:
         complain(" ".join(["stopped.", *getattr(stop, "__notes__", [])]))
-        return 128 + (signals.asked_to_stop() or signal.SIGINT)
+        return 128 + (signals.received_signal() or signal.SIGINT)
     return 0

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from figureground.core.errors import RecipeError, listed, nearest, nearest_or_all
-from figureground.core.names import RULE, describe_same, loosely, same_names
-from figureground.core.resources import resource
+from figureground.core.names import RULE, describe_same_names, find_same_names, loosely
+from figureground.core.resources import find_resource
 from figureground.core.tables import TABLES, TextTable, UnreadableText
 
 PHRASED = "backgrounds"
@@ -60,8 +60,8 @@ def read_nouns(field: str, value: object, kind: str, default: str) -> list[Class
     if twice:
         raise RecipeError(field, f"named twice: {listed(twice)}.")
     # A classifier's labels are distinguished by their numbers, and their list isn't the user's to correct.
-    if field != "labels" and (same := same_names(noun.name for noun in nouns)):
-        raise RecipeError(field, f"{describe_same(same)}. {RULE}: use one of each.")
+    if field != "labels" and (same := find_same_names(noun.name for noun in nouns)):
+        raise RecipeError(field, f"{describe_same_names(same)}. {RULE}: use one of each.")
     return nouns
 
 
@@ -79,8 +79,8 @@ def _select(field: str, names: list[str], known: list[ClassEntry], source: str) 
             f"{nearest_or_all(unknown[0], [alias for noun in known for alias in (noun.name, *noun.aliases)])} "
             "For names of your own, give a CSV file, or a mapping of names to texts.",
         )
-    if same := same_names(names):
-        raise RecipeError(field, f"{describe_same(same)}. {RULE}: use one of each.")
+    if same := find_same_names(names):
+        raise RecipeError(field, f"{describe_same_names(same)}. {RULE}: use one of each.")
     return [by_name[loosely(name)] for name in names]
 
 
@@ -95,7 +95,7 @@ def find_list(field: str, name: str, kind: str) -> Path:
         if not given.is_file():
             raise RecipeError(field, f"there is no file {name!r}.")
         return given
-    folder = resource(f"prompts/{kind}")
+    folder = find_resource(f"prompts/{kind}")
     if not (folder / f"{name}.csv").is_file():
         known = sorted(p.stem for p in folder.glob("*.csv"))
         raise RecipeError(

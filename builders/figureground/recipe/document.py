@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from figureground.core.differences import differences
+from figureground.core.differences import describe_differences
 from figureground.core.documents import Plain, read_document
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError, printable
 from figureground.core.files import read_object
 from figureground.core.hashing import digest
 from figureground.core.tables import TABLES
-from figureground.core.values import NULLS, Setting, convert, kind_at
+from figureground.core.values import NULLS, Setting, convert, type_at
 from figureground.recipe.settings import Names, marked, name_nearest, with_new_names
 
 Fields = dict[str, Any]
@@ -261,7 +261,7 @@ def apply_settings(fields: Fields, settings: Iterable[str], defaults: Fields, ki
     out = copy.deepcopy(fields)
     for text in settings:
         keys, typed = parse_setting(text)
-        value = convert(typed, kind_at(kinds.get(keys[0], Any), keys[1:]), ".".join(keys))
+        value = convert(typed, type_at(kinds.get(keys[0], Any), keys[1:]), ".".join(keys))
         if len(keys) == 1:
             out[keys[0]] = value
             continue
@@ -313,14 +313,14 @@ def recipe_differences(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> lis
     Differences in settings come first. A field that names files differs if their content does. It is shown with its
     settings, or with its content if the settings are equal.
     """
-    first: list[str] = differences(saved["builder"], mine["builder"], "METHOD")
-    first += differences(saved.get("format"), mine.get("format"), "format")
+    first: list[str] = describe_differences(saved["builder"], mine["builder"], "METHOD")
+    first += describe_differences(saved.get("format"), mine.get("format"), "format")
     last: list[str] = []
     for field in dict.fromkeys([*saved["identity"], *mine["identity"], *saved["content"], *mine["content"]]):
-        contents = differences(saved["content"].get(field), mine["content"].get(field), field)
+        contents = describe_differences(saved["content"].get(field), mine["content"].get(field), field)
         if not contents and (field in saved["content"] or field in mine["content"]):
             continue
-        set_anew = differences(saved["identity"].get(field), mine["identity"].get(field), field)
+        set_anew = describe_differences(saved["identity"].get(field), mine["identity"].get(field), field)
         if set_anew:
             first += set_anew
         else:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from figureground.core.errors import RecipeError, listed, nearest, nearest_or_all
-from figureground.core.names import RULE, describe_same, loosely, same_names, short_hash, slug
+from figureground.core.names import RULE, describe_same_names, find_same_names, loosely, short_hash, slug
 from figureground.recipe.classes import ClassEntry, find_list, open_table
 
 KIND = "features"
@@ -130,8 +130,8 @@ def _tell_apart(found: Sequence[Feature]) -> list[Feature]:
     twice = [name for name, n in Counter(feature.name for feature in found).items() if n > 1]
     if twice:
         raise RecipeError(KIND, f"named twice: {listed(twice)}. A class has one feature.")
-    if same := same_names(feature.name for feature in found):
-        raise RecipeError(KIND, f"{describe_same(same)}. {RULE}. A class has one feature.")
+    if same := find_same_names(feature.name for feature in found):
+        raise RecipeError(KIND, f"{describe_same_names(same)}. {RULE}. A class has one feature.")
     plain = [replace(feature, apart="") for feature in found]
     # The first synonym gives the slug; if two classes share it, a hash of the whole name distinguishes them.
     shared = {each for each, n in Counter(feature.slug for feature in plain).items() if n > 1}
@@ -156,8 +156,8 @@ def _select(found: Sequence[Feature], classes: Any, source: str) -> list[Feature
             f"{nearest_or_all(unknown[0], known)} For features of your own, give features: a CSV, or a mapping of "
             "classes to nouns.",
         )
-    if same := same_names(names):
-        raise RecipeError("classes", f"{describe_same(same)}. {RULE}: use one of each.")
+    if same := find_same_names(names):
+        raise RecipeError("classes", f"{describe_same_names(same)}. {RULE}: use one of each.")
     chosen = [by_name[loosely(name)] for name in names]
     twice = [name for name, n in Counter(feature.name for feature in chosen).items() if n > 1]
     if twice:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from figureground.core.registry import Registry, subclasses
+from figureground.core.registry import Registry, check_subclass
 
 if TYPE_CHECKING:
     from figureground.shards.formats.format import Format
@@ -19,7 +19,7 @@ FORMATS: Registry[type[Format]] = Registry(
         "parquet": "figureground.shards.formats.parquet:Parquet",
         "webdataset": "figureground.shards.formats.tar:Tar",
     },
-    subclasses("figureground.shards.formats.format:Format", "NAME"),
+    check_subclass("figureground.shards.formats.format:Format", "NAME"),
 )  # fmt: skip
 """Where several formats would do, the first one is used."""
 

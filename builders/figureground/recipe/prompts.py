@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from figureground.core.errors import RecipeError, listed, nearest
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 from figureground.core.tables import UnreadableText, read_text
 from figureground.recipe.classes import ClassEntry
 
@@ -35,9 +35,9 @@ def read_templates(value: str) -> tuple[Template, ...]:
     if not isinstance(value, str) or not value.strip():
         raise RecipeError("prompt", f"{value!r} is not a template or the name of a file of templates.")
     if value.endswith(".txt") or re.fullmatch(r"[\w-]+", value):
-        path = Path(value) if value.endswith(".txt") else resource("prompts/templates") / f"{value}.txt"
+        path = Path(value) if value.endswith(".txt") else find_resource("prompts/templates") / f"{value}.txt"
         if not path.is_file():
-            known = sorted(p.stem for p in resource("prompts/templates").glob("*.txt"))
+            known = sorted(p.stem for p in find_resource("prompts/templates").glob("*.txt"))
             raise RecipeError(
                 "prompt", f"there is no file {path.name!r}{nearest(value, known) or '.'} Available: {listed(known)}."
             )

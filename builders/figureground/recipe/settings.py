@@ -23,7 +23,7 @@ from typing_extensions import is_typeddict
 
 from figureground.core.errors import RecipeError, nearest, nearest_or_all
 from figureground.core.registry import Registry
-from figureground.core.values import FieldsOf, kinds_of
+from figureground.core.values import FieldsOf, field_types
 
 MOST = 2**63 - 1
 """Largest whole number that a setting may be: the largest signed 64-bit integer."""
@@ -160,7 +160,7 @@ def describe_fields(kind: type) -> dict[str, str]:
 def marked(kind: type, mark: type[C]) -> dict[str, C]:
     """Return the marks of one type in the annotations of fields, by name; fields without one are left out."""
     found = {}
-    for name, hint in kinds_of(kind).items():
+    for name, hint in field_types(kind).items():
         for each in getattr(hint, "__metadata__", ()):
             if isinstance(each, mark):
                 found[name] = each
@@ -174,7 +174,7 @@ def execution_names(kind: type) -> list[str]:
 
 def accepted(kind: type, name: str) -> str:
     """Return what a field accepts, for people: `one of jpg, webp, png`, or `a number from 0 to 1, or none`."""
-    members = _members(kinds_of(kind)[name])
+    members = _members(field_types(kind)[name])
     told: dict[str, None] = {}
     for each in members:
         inside = _literals(_inside(each, 0)) if _base(each) is list else ()
@@ -229,7 +229,7 @@ def _refusal(error: ValidationError, kind: type) -> Exception:
         ([p for p in each["loc"][1:] if not _is_member(p)], each["input"]) for each in errors if each["loc"][0] == name
     ]
     inside, value = max(places, key=lambda place: len(place[0]))
-    hint = kinds_of(kind)[name]
+    hint = field_types(kind)[name]
     for part in inside:
         name, hint = f"{name}.{part}" if isinstance(part, str) else name, _inside(hint, part)
     return _unfit(value, hint, name)
@@ -302,7 +302,7 @@ def _inside(hint: Any, part: Any) -> Any:
         if isinstance(part, int) and base is list:
             return get_args(bare)[0]
         if isinstance(part, str) and base is dict:
-            return kinds_of(bare).get(part, Any) if is_typeddict(bare) else (*get_args(bare), Any, Any)[1]
+            return field_types(bare).get(part, Any) if is_typeddict(bare) else (*get_args(bare), Any, Any)[1]
     return Any
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError, UsageError, nearest_or_all
-from figureground.core.files import inside, read_object, replace_text
+from figureground.core.files import read_object, replace_text, safe_join
 from figureground.core.names import slug
-from figureground.core.shapes import Each, check_shape
+from figureground.core.shapes import MapOf, check_shape
 from figureground.core.values import Setting, convert
 
 FILE = "severity.json"
@@ -28,7 +28,7 @@ PRESETS: dict[str, tuple[str, tuple[float, ...]]] = {
     "strength": ("strength", (0.3, 0.45, 0.6, 0.75, 0.9)),
 }
 """By axis: the setting, and its values from mild to severe."""
-_SHAPE = {"made_by": str, "axes": Each({"field": str, "values": list, "datasets": list})}
+_SHAPE = {"made_by": str, "axes": MapOf({"field": str, "values": list, "datasets": list})}
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def load_axes(directory: Path) -> list[Axis]:
             if list(axis.folders) != said["axes"][axis.name]["datasets"] or len(axis.values) < 2:
                 raise ValueError(f"the datasets of {axis.name} don't fit its values")
             for folder in axis.folders:
-                inside(directory, folder)
+                safe_join(directory, folder)
         if not axes:
             raise ValueError("it names no axis")
     except (ValueError, TypeError) as error:

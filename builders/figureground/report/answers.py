@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from figureground.annotation.answers import list_annotation_files
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, read_object
-from figureground.core.shapes import Count, Each, Number, Optional, check_shape
+from figureground.core.shapes import Count, MapOf, Number, Optional, check_shape
 from figureground.shards.card import ASKED
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import LABELS
@@ -26,18 +26,18 @@ _SHAPE = {
     "dataset": dict,
     "people": ({
         "annotators": Count, "images": Count, "answers": Count, "splits": [str],
-        "questions": Each({
+        "questions": MapOf({
             "images": Count, "answers": Count, "unsure": Count, "agreement": _AGREEMENT,
             "corrected": Optional(_INTERVAL), "not_corrected": Optional(str),
-            "rules": Optional({"images": Count, **_RULES, "expected": Optional(Each(_RULES))}),
+            "rules": Optional({"images": Count, **_RULES, "expected": Optional(MapOf(_RULES))}),
         }),
-        "flags": Each(Count),
+        "flags": MapOf(Count),
     }, None),
     "shares": [{
         "question": str, "by": str, "split": Optional(str), "foreground": Optional(str), "background": Optional(str),
         "images": Count, "labels": Count, "wrong": Count, "people": _INTERVAL, "with_scorers": Optional(_INTERVAL),
     }],
-    "scorers": Each(Each({"images": Count, "left_out": Count, "right": Number, "p": Number})),
+    "scorers": MapOf(MapOf({"images": Count, "left_out": Count, "right": Number, "p": Number})),
 }  # fmt: skip
 
 

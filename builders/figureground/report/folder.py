@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from figureground.core.errors import FiguregroundError, printable
-from figureground.core.files import temporary
+from figureground.core.files import temporary_path
 from figureground.core.locks import lock, remove_held
 from figureground.core.numerics import library_versions
 from figureground.core.owned import GENERATOR, is_ours
@@ -65,9 +65,9 @@ class Draft:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self.path = temporary(folder)
+        self.path = temporary_path(folder)
         """Path until it is published."""
-        self._earlier = temporary(folder)
+        self._earlier = temporary_path(folder)
 
     def publish(self) -> None:
         """Put the draft in the place of the folder; raises as `refuse_folder`."""

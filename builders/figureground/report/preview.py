@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from figureground.core.fonts import Font, font_for, to_ascii
+from figureground.core.fonts import Font, choose_font, to_ascii
 from figureground.report.contents import (
     Contents,
     Example,
@@ -67,7 +67,7 @@ def draw_preview(contents: Contents) -> Image.Image:
     edge = max((max(image.size) for image in images.values()), default=SMALLEST_CELL)
 
     names = [row.name for row in down], [contents.backgrounds[label] for label in across]
-    font, all_letters = font_for("".join([*names[0], *names[1]]), 16)
+    font, all_letters = choose_font("".join([*names[0], *names[1]]), 16)
     small = ImageFont.load_default(size=13)
     drawn_names = names if all_letters else [[to_ascii(name) for name in name_list] for name_list in names]
     rows = [_wrap(name, font, _NAME_WIDTH, lines=3) for name in drawn_names[0]]

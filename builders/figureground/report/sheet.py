@@ -10,11 +10,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from figureground.core.disk import explain
+from figureground.core.disk import explain_disk_error
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import replace_bytes
-from figureground.core.owned import encode_png, refuse_strangers
-from figureground.core.resources import resource
+from figureground.core.owned import encode_png, refuse_foreign_files
+from figureground.core.resources import find_resource
 from figureground.core.terminal import remark
 from figureground.methods.panels.panel import Panel
 from figureground.report.contents import read_contents
@@ -64,7 +64,7 @@ def write_sheet(
     preview, report, folder = out / PREVIEW, out / REPORT, out / FOLDER
     try:
         out.mkdir(parents=True, exist_ok=True)
-        refuse_strangers(preview, report)
+        refuse_foreign_files(preview, report)
         refuse_folder(folder)
         sheet = draw_preview(contents)
         with open_draft(folder) as draft:
@@ -78,7 +78,7 @@ def write_sheet(
                 (draft.path / "images").mkdir(exist_ok=True)
             overview = save_panels(draft.path, "images/overview", panels)
             for name in SCRIPTS:
-                shutil.copyfile(resource(f"templates/{name}"), draft.path / name)
+                shutil.copyfile(find_resource(f"templates/{name}"), draft.path / name)
             page = render_report(directory, contents, sheet, write_result, overview)
             draft.publish()
             with writing_beside(directory) if out == directory else contextlib.nullcontext():
@@ -87,7 +87,7 @@ def write_sheet(
         for note in write_result.notes:
             remark(note)
     except OSError as error:
-        if message := explain(error, out):
+        if message := explain_disk_error(error, out):
             raise FiguregroundError(message) from error
         raise
     return [preview, report]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from figureground.core.errors import counted
-from figureground.core.progress import is_told
+from figureground.core.progress import should_report
 from figureground.core.terminal import break_line, remark
 from figureground.core.text import human_time
 
@@ -46,7 +46,7 @@ class Announcer:
         threads = f" ({counted(numerics['threads'], 'thread')})" if numerics.get("threads") else ""
         batch = numerics["batch_size"]
         self._setup = f"{numerics['device']}{threads}, {numerics['dtype']}, batches of {counted(batch, 'image')}"
-        if is_told(0):
+        if should_report(0):
             _print_line(self._setup)
             self._printed_setup = True
         if numerics["device"] == "cpu" and size >= LARGE_ON_CPU:
@@ -68,7 +68,7 @@ class Announcer:
         if not self._show:
             return
         expected = seconds / batch * remaining / workers
-        if is_told(expected):
+        if should_report(expected):
             setup = "" if self._printed_setup else f"{self._setup}: "
             by = f" by {workers} workers" if workers > 1 else ""
             images = counted(remaining, "image")

@@ -122,7 +122,7 @@ def _log_build(method: Method, location: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        number = signals.asked_to_stop() or (error.signal if isinstance(error, Stopped) else signal.SIGINT)
+        number = signals.received_signal() or (error.signal if isinstance(error, Stopped) else signal.SIGINT)
         log.write("stop", out=location, reason=signal.Signals(number).name)
         raise
     except BaseException as error:

@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from figureground.core.disk import explain, first_missing
+from figureground.core.disk import explain_disk_error, find_first_missing
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
-from figureground.core.files import MOST_JSON, read_text, replace_text
+from figureground.core.files import MAX_JSON_BYTES, read_text, replace_text
 from figureground.core.locks import lock
 from figureground.core.numerics import create_once
 from figureground.core.shapes import is_count
@@ -39,7 +39,7 @@ def claim_directory(out: Path, recipe: Mapping[str, Any], describe: Callable[[],
     Raises:
         FiguregroundError: The directory holds something else or another recipe, or can't be written.
     """
-    created, existing, is_claimed = first_missing(out), disk.list_existing(out), False
+    created, existing, is_claimed = find_first_missing(out), disk.list_existing(out), False
     try:
         _claim(out, recipe)
         is_claimed = True
@@ -51,7 +51,7 @@ def claim_directory(out: Path, recipe: Mapping[str, Any], describe: Callable[[],
             disk.withdraw(out, created, existing, failed=isinstance(error, Exception))
         if is_claimed and isinstance(error, KeyboardInterrupt):
             error.add_note(f"{describe()} The same command resumes from there.")
-        elif isinstance(error, OSError) and (problem := explain(error, out)):
+        elif isinstance(error, OSError) and (problem := explain_disk_error(error, out)):
             raise FiguregroundError(f"{problem} {describe()}" if disk.has_rendered(out) else problem) from error
         raise
 
@@ -179,7 +179,7 @@ def record_execution(out: Path, recipe: Mapping[str, Any]) -> None:
     failed, for example because of a missing device.
     """
     text = _to_text(recipe)
-    if read_text(out / RECIPE, root=out, most=MOST_JSON) != text:
+    if read_text(out / RECIPE, root=out, max_bytes=MAX_JSON_BYTES) != text:
         replace_text(out / RECIPE, text)
 
 

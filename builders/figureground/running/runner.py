@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from figureground.core.errors import RecipeError, nearest_or_all
 from figureground.core.event_log import EventLog
-from figureground.core.registry import Registry, subclasses
+from figureground.core.registry import Registry, check_subclass
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -115,7 +115,7 @@ _PACKAGE = "figureground.running.runners"
 RUNNERS: Registry[type[Runner]] = Registry(
     "figureground.runners", "runner",
     {"local": f"{_PACKAGE}.local:Local", "rank": f"{_PACKAGE}.rank:Rank", "ray": f"{_PACKAGE}.ray:Ray"},
-    subclasses(Runner, "NAME"),
+    check_subclass(Runner, "NAME"),
 )  # fmt: skip
 """Runners. Another package adds a `Runner` with an entry point in `figureground.runners`."""
 

@@ -26,8 +26,8 @@ from figureground.core.locks import lock
 from figureground.core.numerics import (
     library_versions,
     read_numerics,
+    record_numerics,
     refuse_other_numerics,
-    settle_numerics,
     usable_cores,
 )
 from figureground.core.terminal import remark
@@ -387,7 +387,7 @@ def begin(method: Method, out: Path, place: Place, model: OpenModel | None = Non
     """
     checkpoint, sampling, numerics, started = open_checked_model(method, out, place, model)
     method.prepare(out / PRIVATE / "stages", checkpoint)
-    settle_numerics(out / PRIVATE / "numerics.json", numerics, method.config.allow_mixed_numerics, started)
+    record_numerics(out / PRIVATE / "numerics.json", numerics, method.config.allow_mixed_numerics, started)
     if not started:
         directory.record_execution(out, method.recipe(out / PRIVATE))
     return checkpoint, sampling, numerics
@@ -448,7 +448,7 @@ def rejoin(method: Method, out: Path, sampling: Sampling, numerics: dict[str, An
     """
     sampling, numerics = adopt_smaller_batch(out, sampling, numerics)
     path = out / PRIVATE / "numerics.json"
-    settle_numerics(path, numerics, method.config.allow_mixed_numerics, directory.has_started(out))
+    record_numerics(path, numerics, method.config.allow_mixed_numerics, directory.has_started(out))
     return sampling, numerics
 
 

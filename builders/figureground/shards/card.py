@@ -21,9 +21,9 @@ import yaml
 from figureground import __version__
 from figureground.core import text as text_module
 from figureground.core.errors import listed
-from figureground.core.files import FileError, read_text, replace_changed, replace_text
-from figureground.core.resources import resource
-from figureground.core.text import code, fence, markdown, printable, steers
+from figureground.core.files import FileError, read_text, replace_if_changed, replace_text
+from figureground.core.resources import find_resource
+from figureground.core.text import code, fence, has_control_characters, markdown, printable
 from figureground.core.yaml_documents import safe_load
 from figureground.recipe import table as table_module
 from figureground.recipe.document import MARKS
@@ -123,7 +123,7 @@ def write(directory: Path, header: Mapping[str, Any], body: str) -> None:
     text = f"---\n{dump(header)}---\n{body}"
     if path.exists():
         text = rewrite(_read(path), header, body)
-    replace_changed(path, text, root=directory)
+    replace_if_changed(path, text, root=directory)
 
 
 @functools.cache
@@ -133,7 +133,7 @@ def renderer(formats: tuple[str, ...]) -> str:
     """
     of_formats = [sys.modules[FORMATS[name].__module__] for name in formats]
     modules = (sys.modules[__name__], text_module, table_module, *of_formats)
-    templates = sorted(resource("templates").glob("*.md.jinja"))
+    templates = sorted(find_resource("templates").glob("*.md.jinja"))
     content = b"".join(path.read_bytes() for path in (*templates, *(Path(each.__file__ or "") for each in modules)))
     return f"{__version__} {hashlib.sha256(content).hexdigest()[:16]}"
 
@@ -294,7 +294,7 @@ def render(
     preview: str | None = None,
 ) -> str:
     """Render the card's Markdown from `templates/card.md.jinja`: a heading, and a generated part between two marks."""
-    template = resource("templates/card.md.jinja")
+    template = find_resource("templates/card.md.jinja")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -491,7 +491,7 @@ def dump(values: Mapping[Any, Any]) -> str:
     if not values:
         return ""
     text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120)
-    return yaml.safe_dump(dict(values), sort_keys=False, width=120) if steers(text) else text
+    return yaml.safe_dump(dict(values), sort_keys=False, width=120) if has_control_characters(text) else text
 
 
 def _merge_yaml(written: str, theirs: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> str:

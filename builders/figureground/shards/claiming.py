@@ -16,7 +16,7 @@ from figureground.core.errors import describe_error
 from figureground.core.files import read_object
 from figureground.core.locks import is_held, lock, remove_held, unlink_while_held
 from figureground.core.shapes import Count, Optional, check_shape
-from figureground.core.system import NO_LINK, SAFELY
+from figureground.core.system import OPEN_NO_LINK, OPEN_NONBLOCKING
 from figureground.recipe.formats import FORMATS
 from figureground.shards import journal
 from figureground.shards.formats.format import folders
@@ -113,7 +113,7 @@ def read_holder(path: Path, directory: Path) -> dict[str, Any] | None:
         was killed doesn't. On a file system without locks that can't be seen, so such a process still counts.
     """
     try:
-        said = read_object(path, root=directory, most=MOST_SAID)
+        said = read_object(path, root=directory, max_bytes=MOST_SAID)
         check_shape(said, _HOLDER)
     except (OSError, ValueError):  # gone meanwhile, or being written
         return None
@@ -136,7 +136,7 @@ def _forget_holder(path: Path) -> None:
 def _overwrite(path: Path, data: bytes) -> None:
     """Replace a lock file's content in place, as a new file would be another lock. Nothing depends on its success."""
     with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_WRONLY | SAFELY | NO_LINK)
+        handle = os.open(path, os.O_WRONLY | OPEN_NONBLOCKING | OPEN_NO_LINK)
         try:
             os.truncate(handle, 0)
             os.write(handle, data)

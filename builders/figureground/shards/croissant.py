@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from figureground.core.files import replace_changed
+from figureground.core.files import replace_if_changed
 from figureground.recipe.formats import DEFAULT_FORMATS
 from figureground.shards import card, croissant_annotations, croissant_origin
 from figureground.shards.card import CardContext
@@ -69,7 +69,7 @@ def write(
     license = card.license_of(directory)
     document = describe(columns, index, facts, formats=formats, license=license, scores=find_scores(directory))
     path, text = directory / CROISSANT, json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    replace_changed(path, text, root=directory)
+    replace_if_changed(path, text, root=directory)
 
 
 def describe(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from figureground.core.files import FileError, leaves, strange_entries
+from figureground.core.files import FileError, find_unsafe_entries, leads_outside
 from figureground.shards.formats.format import folders
 
 FOLDERS = ("rejects", "_figureground", "_evaluation", "_audit")
@@ -31,7 +31,7 @@ def strange(directory: Path) -> list[tuple[str, str]]:
     skipped because nothing reads them.
     """
     names = {name for name in _names(directory) if not name.startswith(".")}
-    return list(strange_entries(directory, names))
+    return list(find_unsafe_entries(directory, names))
 
 
 def refuse_strange(directory: Path) -> None:
@@ -41,7 +41,7 @@ def refuse_strange(directory: Path) -> None:
         FileError: There is such an entry; names the first. The target of a link is neither opened nor named.
     """
     names = {name for name in _names(directory) if belongs(name)}
-    found = list(strange_entries(directory, names))
+    found = list(find_unsafe_entries(directory, names))
     if found:
         name, problem = found[0]
         more = f" (there are {len(found):,} such entries in all)" if found[1:] else ""
@@ -52,7 +52,7 @@ def beside(directory: Path) -> Iterator[Path]:
     """Yield the files that people added to a dataset (licence, notice, attribution, citation), sorted by name."""
     for name in sorted(_names(directory)):
         path = directory / name
-        if name.upper().startswith(BESIDE) and not leaves(path, directory) and path.is_file():
+        if name.upper().startswith(BESIDE) and not leads_outside(path, directory) and path.is_file():
             yield path
 
 
@@ -63,7 +63,7 @@ def score_files(directory: Path) -> Iterator[Path]:
         path = folder / name
         if path.suffix not in (".csv", ".parquet") or name.startswith("."):
             continue
-        if not leaves(path, directory) and path.is_file():
+        if not leads_outside(path, directory) and path.is_file():
             yield path
 
 

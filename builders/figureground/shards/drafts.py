@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from figureground.core.files import sync_directory, temporary
+from figureground.core.files import sync_directory, temporary_path
 from figureground.shards.shard import Shard
 
 
@@ -19,7 +19,7 @@ class Draft:
     def __init__(self, directory: Path, shard: Shard, kind: str) -> None:
         self._final = directory / shard.path(kind)
         self._final.parent.mkdir(parents=True, exist_ok=True)
-        self.path = temporary(self._final)
+        self.path = temporary_path(self._final)
         """Path until the file is published."""
         self.file = self.path.open("xb", buffering=2**20)
 

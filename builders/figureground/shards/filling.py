@@ -36,7 +36,7 @@ def fill(out: Path, shards: Sequence[Shard], write: Callable[[Shard, tqdm], None
     done = total - sum(shard.count for shard in missing(out, shards))
     home = home_of(out)
     bar = Progress(total, initial=done, unit="image", desc=home.title, show=show_progress)
-    with signals.at_checks(), bar:
+    with signals.delay_to_checks(), bar:
         while todo := missing(out, shards):
             home.look()
             for shard in missing(out, todo):

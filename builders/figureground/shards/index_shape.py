@@ -7,25 +7,25 @@ from typing import Any
 
 from figureground.core.errors import listed
 from figureground.core.files import FileError, read_object
-from figureground.core.shapes import Count, Each, Fixed, Number, Optional, check_shape
+from figureground.core.shapes import Count, MapOf, Number, Optional, TupleOf, check_shape
 from figureground.recipe.formats import FORMATS
 from figureground.recipe.sample import IMAGE_FORMATS
 
 INDEX = "_figureground/index.json"
 
-CELL = Fixed((Count, Count, Count))
+CELL = TupleOf((Count, Count, Count))
 """Foreground, background, and number of images."""
-FILES = Each({"bytes": Count, "sha256": str})
+FILES = MapOf({"bytes": Count, "sha256": str})
 """Files of a shard, by path in the dataset."""
 
-_COUNTS = {"planned": Count, "samples": Count, "rejects": Each(Count)}
+_COUNTS = {"planned": Count, "samples": Count, "rejects": MapOf(Count)}
 _SOURCE = {
     "what": str, "name": str, "images": Count, "splits": [str], "skipped": Count, "license": str,
     "license_file": str, "credited": Count, "problem": str,
 }  # fmt: skip
 _CONCEPT = {
     "class": str, "noun": str, "feature": str, "references": Count, "identifier": str, "kind": str, "sha256": str,
-    "losses": Each(Number),
+    "losses": MapOf(Number),
 }  # fmt: skip
 _SHARE = {"value": Number, "low": Number, "high": Number}
 LABELS = {
@@ -42,21 +42,23 @@ the share of images whose own label each scorer finds most probable."""
 _FACTS = {
     "title": str, "builder": str, "summary": str, "citation": str, "numerics": Optional(dict),
     "limits": Optional([str]), "uses": Optional([str]), "misuses": Optional([str]),
-    "checkpoint": Optional(Each(str)), "sources": Optional([_SOURCE]), "credits": Optional([Each(str)]),
+    "checkpoint": Optional(MapOf(str)), "sources": Optional([_SOURCE]), "credits": Optional([MapOf(str)]),
     "lineage": Optional([{"did": str}]), "concepts": Optional([_CONCEPT]),
     "labels": Optional(LABELS),
 }  # fmt: skip
 COLUMNS = {
-    "foregrounds": [str], "backgrounds": [str], "labels": Optional(Each([str])), "texts": Optional([str]),
+    "foregrounds": [str], "backgrounds": [str], "labels": Optional(MapOf([str])), "texts": Optional([str]),
     "guide": Optional(bool), "mask": Optional(bool),
 }  # fmt: skip
 """Shape of the output of `Columns.to_json`."""
 _SHAPE = {
     **_COUNTS,
-    "splits": Each({**_COUNTS, "shards": Count, "bytes": Each(Count), "arrow_bytes": Optional(Count), "cells": [CELL]}),
+    "splits": MapOf(
+        {**_COUNTS, "shards": Count, "bytes": MapOf(Count), "arrow_bytes": Optional(Count), "cells": [CELL]}
+    ),
     "shards": [{**_COUNTS, "part": Optional(Count), "shard": str, "split": str, "files": FILES}],
-    "shardlists": Each([{"url": str, "nsamples": Count, "filesize": Count}]),
-    "published_rejects": Optional(Each({"files": [str], "samples": Count, "bytes": Count})),
+    "shardlists": MapOf([{"url": str, "nsamples": Count, "filesize": Count}]),
+    "published_rejects": Optional(MapOf({"files": [str], "samples": Count, "bytes": Count})),
     "columns": COLUMNS,
     "formats": [str],
     "image_format": str,

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import printable
-from figureground.core.files import MOST_JSON, read_json, read_text
-from figureground.core.shapes import Count, Each, Optional, check_shape
+from figureground.core.files import MAX_JSON_BYTES, read_json, read_text
+from figureground.core.shapes import Count, MapOf, Optional, check_shape
 from figureground.recipe.formats import FORMATS
 from figureground.shards.index_shape import CELL, FILES
 from figureground.shards.shard import MARKERS, Shard, ShardError, paths
 
 _MARKER = {
     "shard": str, "split": str, "index": Count, "of": Count, "part": Optional(Count), "planned": Count,
-    "samples": Count, "arrow_bytes": Optional(Count), "rejects": Each(Count), "cells": [CELL], "files": FILES,
+    "samples": Count, "arrow_bytes": Optional(Count), "rejects": MapOf(Count), "cells": [CELL], "files": FILES,
 }  # fmt: skip
 
 KEPT = f"{MARKERS}/.kept"
@@ -85,7 +85,7 @@ def kept_elsewhere(directory: Path) -> frozenset[str] | None:
 @lru_cache(maxsize=4)
 def _read_names(path: Path, modified: int, size: int, number: int) -> frozenset[str]:
     """Read names, one a line; what changes with the file is part of the cache's key."""
-    return frozenset(read_text(path, most=MOST_JSON).split())
+    return frozenset(read_text(path, max_bytes=MAX_JSON_BYTES).split())
 
 
 def formats_of(marker: Mapping[str, Any]) -> list[str]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError
-from figureground.core.files import FileError, read_object, replace_changed
-from figureground.core.shapes import Count, Each, check_shape
+from figureground.core.files import FileError, read_object, replace_if_changed
+from figureground.core.shapes import Count, MapOf, check_shape
 from figureground.shards.claiming import read_holder
 from figureground.shards.index_shape import read_index
 from figureground.shards.markers import read_marker
@@ -26,7 +26,7 @@ PLANNED = f"{PRIVATE}/.planned.json"
 SECONDS_RECENT = 600.0
 """Age of the shards by which the present speed is measured, before the last finished one, seconds."""
 
-_SHAPE = {"splits": Each({"shards": Count, "images": Count})}
+_SHAPE = {"splits": MapOf({"shards": Count, "images": Count})}
 _CLAIM = re.compile(r"\.(?P<shard>(?P<split>\w+?)(-e\d+)?-\d{5,}-of-\d{5,})\.lock")
 
 
@@ -37,7 +37,7 @@ def record_plan(directory: Path, shards: Iterable[Shard]) -> None:
         counts = splits.setdefault(shard.split, {"shards": 0, "images": 0})
         counts["shards"] += 1
         counts["images"] += shard.count
-    replace_changed(directory / PLANNED, json.dumps({"splits": splits}, indent=1) + "\n")
+    replace_if_changed(directory / PLANNED, json.dumps({"splits": splits}, indent=1) + "\n")
 
 
 def forget_plan(directory: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from figureground.core.files import FileError, parse_json, read_at_most
-from figureground.core.shapes import Count, Each, Fixed, Optional, check_shape
+from figureground.core.shapes import Count, MapOf, Optional, TupleOf, check_shape
 from figureground.recipe.sample import Reject, Spec
 from figureground.shards.samples import Encoded
 
@@ -25,7 +25,7 @@ MOST_IMAGES = 4 * 2**30
 
 _MAGIC = b"fgbatch1"
 _PREFIX = struct.Struct(">8sQQ32s")
-_FILES = Each(Fixed((Count, str)))
+_FILES = MapOf(TupleOf((Count, str)))
 _RESULT = {"key": str, "reason": Optional(str), "provenance": Optional(str), "files": Optional(_FILES)}
 _HEAD = {"origin": dict, "batch": Count, "results": [_RESULT]}
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from figureground.core.files import MOST_JSON, parse_json, read_text
+from figureground.core.files import MAX_JSON_BYTES, parse_json, read_text
 from figureground.recipe.sample import Reject, Spec
 from figureground.shards.columns import REASON, Columns
 from figureground.shards.drafts import Draft
@@ -77,7 +77,7 @@ def _published(reject: Reject) -> Encoded:
 def read_rejects(directory: Path, shard: Shard) -> Iterator[Reject]:
     """Yield the rejects of a shard, in order, without images."""
     path = shard.path("rejects")
-    for line in read_text(directory / path, root=directory, most=MOST_JSON).splitlines():
+    for line in read_text(directory / path, root=directory, max_bytes=MAX_JSON_BYTES).splitlines():
         said = parse_json(line, path)
         yield Reject(Spec.from_json(said["spec"]), said["reason"])
 

@@ -282,7 +282,7 @@ def _head(path: Path) -> str:
     try:
         with open_regular(path) as file:
             data = file.read(_MOST)
-        return decode(data, path.name, lenient=True, whole=len(data) < _MOST).replace("\r\n", "\n")
+        return decode(data, path.name, lenient=True, is_complete=len(data) < _MOST).replace("\r\n", "\n")
     except (OSError, FiguregroundError):
         return ""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError
-from figureground.core.files import FileError, inside, read_object, replace_text
+from figureground.core.files import FileError, read_object, replace_text, safe_join
 from figureground.core.locks import lock
 from figureground.core.progress import Progress
 from figureground.shards.directory import belongs
@@ -75,9 +75,9 @@ def update(url: StoreUrl, directory: Path, show_progress: bool = True) -> None:
     hashes: dict[str, str] = {}
 
     def fetch(path: str) -> None:
-        sha256 = store.fetch(path, inside(directory, path))
+        sha256 = store.fetch(path, safe_join(directory, path))
         if sha256 != hashes.get(path, sha256):
-            store.fetch(path, inside(directory, path))
+            store.fetch(path, safe_join(directory, path))
         bar.update(there[path].size)
 
     try:
@@ -102,7 +102,7 @@ def _is_known(known: list[Any] | None, directory: Path, path: str, entry: Entry)
 def _version(directory: Path, path: str, entry: Entry) -> list[Any] | None:
     """Return what identifies an object and its copy; None if there is no whole copy."""
     with contextlib.suppress(OSError):
-        status = inside(directory, path).stat()
+        status = safe_join(directory, path).stat()
         if status.st_size == entry.size:
             return [entry.version, entry.size, status.st_mtime_ns]
     return None

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError, listed
-from figureground.core.files import FileError, inside, parse_json, read_bytes, read_object, replace_bytes, replace_text
+from figureground.core.files import (
+    FileError,
+    parse_json,
+    read_bytes,
+    read_object,
+    replace_bytes,
+    replace_text,
+    safe_join,
+)
 from figureground.core.locks import lock
 from figureground.core.terminal import remark
 from figureground.recipe.sample import Spec
@@ -266,12 +274,12 @@ class Remote(Home):
             folder = proof.removesuffix(f"/{DONE}")
             if self._stages.get(folder) == there[proof].version:
                 continue
-            text, local = self.store.read(proof), inside(self.directory, proof)
+            text, local = self.store.read(proof), safe_join(self.directory, proof)
             if not local.exists() or read_bytes(local) != text:
                 local.unlink(missing_ok=True)
                 own = [path for path in there if path.startswith(f"{folder}/") and path != proof]
                 for path in [*own, *_companions(there, text)]:
-                    target = inside(self.directory, path)
+                    target = safe_join(self.directory, path)
                     if not target.exists() or target.stat().st_size != there[path].size or path in own:
                         self.store.fetch(path, target)
                 replace_bytes(local, text)
@@ -419,7 +427,7 @@ class Remote(Home):
 
         def fetch(name: str) -> None:
             path = f"{MARKERS}/{name}.json"
-            replace_bytes(inside(self.directory, path), self.store.read(path))
+            replace_bytes(safe_join(self.directory, path), self.store.read(path))
 
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch") as pool:
             list(pool.map(fetch, [name for name in names if name not in there]))
@@ -444,7 +452,7 @@ class Remote(Home):
     def _fetch_images(self) -> None:
         for marker in markers(self.directory).values():
             for name, file in marker["files"].items():
-                path = inside(self.directory, name)
+                path = safe_join(self.directory, name)
                 if path.exists() and path.stat().st_size == file["bytes"] and _sha256(path) == file["sha256"]:
                     continue
                 if self.store.fetch(name, path) != file["sha256"] and self.store.fetch(name, path) != file["sha256"]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from figureground.core.errors import FiguregroundError
-from figureground.core.files import inside, parse_json, replace_bytes
+from figureground.core.files import parse_json, replace_bytes, safe_join
 from figureground.shards.index_shape import INDEX
 from figureground.shards.progress import PLANNED, Claimed, Progress, Watch
 from figureground.shards.shard import MARKERS, RECIPE
@@ -65,7 +65,7 @@ class StoreWatch(Watch):
                 gone.unlink()
         for name, entry in markers.items():
             if self._versions.get(name) != entry.version:
-                copy = inside(directory, name)
+                copy = safe_join(directory, name)
                 replace_bytes(copy, self._store.read(name))
                 os.utime(copy, (entry.modified, entry.modified))
                 self._versions[name] = entry.version

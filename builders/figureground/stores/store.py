@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from figureground.core import signals
-from figureground.core.files import temporary
+from figureground.core.files import temporary_path
 from figureground.core.terminal import remark
 from figureground.stores.faults import Fault, StoreError, judge, told
 from figureground.stores.urls import StoreUrl, check_installed
@@ -142,7 +142,7 @@ class Store:
             FileNotFoundError: There is none.
         """
         to.parent.mkdir(parents=True, exist_ok=True)
-        draft = temporary(to)
+        draft = temporary_path(to)
         try:
             self._ask("get", path, lambda: self._open().get_file(self._place(path), str(draft)))
             with draft.open("rb") as file:
@@ -189,7 +189,7 @@ class Store:
         with contextlib.suppress(FileNotFoundError):
             if isinstance(data, bytes):
                 return self.read(path) == data
-            draft = temporary(data)
+            draft = temporary_path(data)
             try:
                 with data.open("rb") as file:
                     return self.fetch(path, draft) == hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from figureground.core.errors import FiguregroundError, RecipeError, nearest_or_all
-from figureground.core.registry import Registry, subclasses
+from figureground.core.registry import Registry, check_subclass
 
 PROJECT = "figureground"
 """Name of the project that holds all runs, where a tracker has projects."""
@@ -84,7 +84,7 @@ TRACKERS: Registry[type[Tracker]] = Registry(
         "tensorboard": "figureground.tracking.trackers.tensorboard:TensorBoard",
         "wandb": "figureground.tracking.trackers.wandb:WeightsAndBiases",
     },
-    subclasses(Tracker, "NAME"),
+    check_subclass(Tracker, "NAME"),
 )  # fmt: skip
 """Trackers. Another package adds a `Tracker` with an entry point in `figureground.trackers`."""
 

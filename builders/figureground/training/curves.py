@@ -116,7 +116,7 @@ class Curves:
                 axis.set_title(name.replace("_", " "), fontsize=9)
             figure.supxlabel("step", fontsize=9)
 
-        draw_charts(folder / PNG, (3.2 * columns, 2.6 * rows_down), plot, down=rows_down, across=columns)
+        draw_charts(folder / PNG, (3.2 * columns, 2.6 * rows_down), plot, rows=rows_down, columns=columns)
 
 
 class NotFinite(FiguregroundError):

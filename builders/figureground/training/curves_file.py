@@ -7,7 +7,7 @@ import io
 import math
 from pathlib import Path
 
-from figureground.core.files import MOST_JSON, FileError, read_text
+from figureground.core.files import MAX_JSON_BYTES, FileError, read_text
 
 CSV = "curves.csv"
 """Name of the file: one line per step."""
@@ -20,7 +20,7 @@ def read_curves(path: Path) -> dict[str, list[float]]:
         FileError: The file is damaged; or see `core.files.read_text`.
         OSError: It doesn't exist or can't be read.
     """
-    lines = csv.reader(io.StringIO(read_text(path, most=MOST_JSON)))
+    lines = csv.reader(io.StringIO(read_text(path, max_bytes=MAX_JSON_BYTES)))
     try:
         names = next(lines)[1:]
         rows = [[float(value) for value in line[1:]] for line in lines]

@@ -147,7 +147,7 @@ class Loop:
             config = {name: value for name, value in self.made_with.items() if isinstance(value, str | int | float)}
             self.report = begin_training(Path(self.title).name, config, self.saved_run.tracker_run, self.step)
             self.saved_run.tracker_run = self.report.mark or self.saved_run.tracker_run
-        with signals.at_checks():
+        with signals.delay_to_checks():
             try:
                 try:
                     self._run()
@@ -178,7 +178,7 @@ class Loop:
         show_bar = self.show_progress and is_main
         with Progress(steps, initial=self.step, unit="step", desc=self.title, show=show_bar) as bar:
             while self.step < steps and not self.hooks.is_done(self.step):
-                if self.processes.any(signals.asked_to_stop() is not None):
+                if self.processes.any(signals.received_signal() is not None):
                     self._stop()
                 self.curves.add(self.learner.step(self.step))
                 self.step += 1

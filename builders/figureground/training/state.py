@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from figureground.core.differences import differences
+from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError
 
 STATE = "state.pt"
@@ -83,7 +83,7 @@ def read_state(path: Path, made_with: dict[str, Any], device: torch.device) -> d
     except Exception as error:  # torch can raise any exception for damaged data
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FiguregroundError(f"{path} is damaged ({reason}). Remove it to start over.") from None
-    if changed := differences(saved_inputs, json.loads(json.dumps(made_with))):
+    if changed := describe_differences(saved_inputs, json.loads(json.dumps(made_with))):
         raise FiguregroundError(
             f"{path.parent} was begun with other settings, so it can't resume exactly:\n  " + "\n  ".join(changed)
             + f"\nUse the same settings, or remove {path.name} to start over."

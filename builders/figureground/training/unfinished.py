@@ -132,7 +132,7 @@ def explain_errors(out: Path, describe_saved: Callable[[], str], not_finite: str
     except NotFinite as error:
         raise FiguregroundError(" ".join(filter(None, [str(error), describe_saved(), not_finite]))) from error
     except (OSError, SafetensorError) as error:
-        if problem := disk.explain(_as_os_error(error), out):
+        if problem := disk.explain_disk_error(_as_os_error(error), out):
             raise FiguregroundError(f"{problem} {describe_saved()}".strip()) from error
         raise
     except (RuntimeError, MemoryError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from figureground.core.files import check_regular, inside
+from figureground.core.files import check_regular, safe_join
 from figureground.shards.shard import PRIVATE
 
 FOLDER = f"{PRIVATE}/verify"
@@ -30,7 +30,7 @@ class Journal:
     """
 
     def __init__(self, directory: Path, name: str, fingerprint: str, columns: Sequence[str]):
-        self.path = inside(directory, f"{FOLDER}/{name}.jsonl")
+        self.path = safe_join(directory, f"{FOLDER}/{name}.jsonl")
         self._columns = list(columns)
         self._header = {
             "figureground": "verify", "version": _VERSION, "scorer": name, "fingerprint": fingerprint,

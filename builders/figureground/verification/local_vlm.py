@@ -17,7 +17,7 @@ from figureground.core.errors import FiguregroundError, listed
 from figureground.models.opening import open_network, open_part
 from figureground.verification.answers import read_yes_or_no
 
-libraries.prepare("transformers")
+libraries.import_silently("transformers")
 
 PAIRS_AT_A_TIME = 16
 """Number of images with questions that are read in one batch; each may take a thousand tokens."""

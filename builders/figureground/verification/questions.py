@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from figureground.core.names import loosely
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 from figureground.data.words import noun_of, read_words, with_article
 from figureground.recipe.classes import ClassEntry, read_csv
 from figureground.recipe.prompts import fill, read_templates
@@ -36,7 +36,7 @@ class Question:
         Args:
             file: Name of a file of templates in `prompts/scorers/`, without the column and the suffix: `question-`.
         """
-        templates = read_templates(str(resource("prompts/scorers") / f"{file}{self.what}.txt"))
+        templates = read_templates(str(find_resource("prompts/scorers") / f"{file}{self.what}.txt"))
         no_foreground = ClassEntry("", "")
         texts: list[list[str]] = []
         for entry in self.entries:
@@ -55,7 +55,7 @@ def read_questions(source: FinishedDataset) -> tuple[Question, ...]:
     knows has the phrase of the same name in `prompts/backgrounds`, or else no words.
     """
     nouns, phrases = (read_words(source.recipe, field) for field in ("classes", "backgrounds"))
-    for path in sorted(resource("prompts/backgrounds").glob("*.csv")):
+    for path in sorted(find_resource("prompts/backgrounds").glob("*.csv")):
         for entry in read_csv(path, "backgrounds"):
             phrases.setdefault(loosely(entry.name), entry)
     foregrounds, backgrounds = source.columns.foregrounds, source.columns.backgrounds

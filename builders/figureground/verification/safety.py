@@ -126,7 +126,7 @@ def _open_checker(folder: Path, flag: str) -> tuple[Any, Any]:
 
     from figureground.core import libraries
 
-    libraries.prepare("diffusers", "transformers")
+    libraries.import_silently("diffusers", "transformers")
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from diffusers.utils import logging
     from safetensors import SafetensorError

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError
-from figureground.core.registry import Registry, subclasses
+from figureground.core.registry import Registry, check_subclass
 from figureground.verification.judging import judge
 from figureground.verification.questions import Question
 
@@ -208,6 +208,6 @@ SCORERS: Registry[type[Scorer]] = Registry(
         "vlm": "figureground.verification.scorers.vlm:VlmScorer",
         "source": "figureground.verification.scorers.source:SourceScorer",
     },
-    subclasses(Scorer, "KIND"),
+    check_subclass(Scorer, "KIND"),
 )  # fmt: skip
 """Scorers by the kind that `--scorer` names."""

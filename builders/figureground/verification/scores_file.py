@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError
-from figureground.core.files import check_regular, inside, replace_bytes
+from figureground.core.files import check_regular, replace_bytes, safe_join
 from figureground.shards.shard import SCORES
 from figureground.verification.scorer import Kind
 
@@ -62,7 +62,7 @@ def read_saved(directory: Path) -> SavedScores:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = inside(directory, FILE)
+    path = safe_join(directory, FILE)
     if not path.exists():
         return SavedScores()
     check_regular(path, root=directory)

@@ -124,7 +124,7 @@ def verify(
     with _exclusive_access(directory):
         run = _Run(source, read_saved(directory), batch_size, show_progress)
         run.prepare(scorers_by_name)
-        with signals.at_checks():
+        with signals.delay_to_checks():
             for name, scorer in scorers_by_name.items():
                 run.score(name, scorer)
         if run.unreadable and len(run.unreadable) == len(run.inventory.keys):

@@ -25,7 +25,7 @@ from figureground.core.errors import FiguregroundError, listed
 from figureground.core.files import FileError, read_object
 from figureground.core.names import loosely
 from figureground.core.registry import Registry
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 from figureground.core.seeding import make_generator
 from figureground.models.bundled import ROBUST
 from figureground.models.needs import LOCAL, ONNX, ZERO_SHOT, timm_directory
@@ -43,7 +43,7 @@ from figureground.vision.preprocessing import (
     to_pixels,
 )
 
-libraries.prepare("transformers")
+libraries.import_silently("transformers")
 
 POCKET = "pocket"
 TIMM = "timm:"
@@ -301,7 +301,7 @@ def _normalise(text: str) -> str:
 @functools.cache
 def imagenet_nouns() -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Return ImageNet's 1,000 classes in logit order: a unique name, and other names (WordNet id, name)."""
-    path = resource("prompts/classes/imagenet.csv")
+    path = find_resource("prompts/classes/imagenet.csv")
     return tuple((noun.name, (*noun.aliases, noun.text)) for noun in read_csv(path, "classes"))
 
 
@@ -443,7 +443,7 @@ def _make_labels(classes: int) -> list[str]:
 
 def _open_timm(name: str) -> Classifier:
     """Open a timm network: `timm:NAME`, or `timm:local-dir:PATH` for a directory that timm saved."""
-    if problem := libraries.hide_misfit_torchvision():
+    if problem := libraries.hide_mismatched_torchvision():
         raise FiguregroundError(f"classifier {name!r} needs torchvision: {problem}")
     try:
         import timm.data

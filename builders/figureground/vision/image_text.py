@@ -13,7 +13,7 @@ from figureground.core import libraries
 from figureground.core.errors import FiguregroundError, listed
 from figureground.models.opening import open_network, open_part
 
-libraries.prepare("transformers")
+libraries.import_silently("transformers")
 
 FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 """Files of a model: settings, vocabulary, weights."""

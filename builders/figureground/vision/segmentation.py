@@ -31,7 +31,7 @@ from figureground.vision.preprocessing import Preprocessing, read_preprocessing,
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-libraries.prepare("transformers")
+libraries.import_silently("transformers")
 
 NOTHING, EVERYTHING = "nothing found", "covers everything"
 """Reasons for having no mask."""

@@ -18,7 +18,7 @@ from figureground.annotation.writing import AnswerWriter
 from figureground.core.errors import FiguregroundError, UsageError, listed, nearest_or_all, printable
 from figureground.core.files import replace_bytes, replace_text
 from figureground.core.hashing import digest
-from figureground.core.registry import Registry, subclasses
+from figureground.core.registry import Registry, check_subclass
 from figureground.shards.finished import FinishedDataset, refuse_overlap
 
 FOLDER = "images"
@@ -107,7 +107,7 @@ EXCHANGES: Registry[type[Exchange]] = Registry(
         "mturk": "figureground.annotation.exchange.mturk:MechanicalTurk",
         "label-studio": "figureground.annotation.exchange.label_studio:LabelStudio",
     },
-    subclasses(Exchange, "NAME"),
+    check_subclass(Exchange, "NAME"),
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from figureground.core.errors import RecipeError, counted, listed
-from figureground.core.names import same_files, unportable
+from figureground.core.names import explain_unportable, find_same_files
 from figureground.exporting.layout import ExportLayout
 from figureground.exporting.selection import Row, Selection
 from figureground.sources.images import SYSTEM_FOLDERS
@@ -19,7 +19,9 @@ class Folders(ExportLayout):
     def check(self, selection: Selection) -> list[str]:
         names = selection.names("foreground")
         problems = [f"{name!r} {why}" for name in names if (why := _explain_unusable(name))]
-        problems += [f"{one!r} and {other!r} are one folder on macOS and Windows" for one, other in same_files(names)]
+        problems += [
+            f"{one!r} and {other!r} are one folder on macOS and Windows" for one, other in find_same_files(names)
+        ]
         if problems:
             raise RecipeError(
                 "layout",
@@ -45,4 +47,4 @@ def _explain_unusable(name: str) -> str | None:
     """Return why a class can't name its folder; None if it can."""
     if name.startswith((".", "_")) or name in SYSTEM_FOLDERS:
         return "would be ignored by programs that read folders"
-    return unportable(name)
+    return explain_unportable(name)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError, counted
-from figureground.core.files import MOST_JSON, FileError, read_text
+from figureground.core.files import MAX_JSON_BYTES, FileError, read_text
 from figureground.methods.panels.drawing import colour, draw_histogram, tint
 from figureground.methods.panels.maps import ATTRIBUTION_MAPS, read_map
 from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, missing_stage_fact
@@ -162,7 +162,7 @@ def _read_unchanged(path: Path, modified: int, size: int) -> dict[str, Score]:
     """Read scores; the file's time of modification and size are part of the cache's key."""
     scores = {}
     try:
-        for row in csv.DictReader(io.StringIO(read_text(path, most=MOST_JSON))):
+        for row in csv.DictReader(io.StringIO(read_text(path, max_bytes=MAX_JSON_BYTES))):
             probability, attribution, area, ratio = (float(row[name]) for name in Score._fields[:-1])
             scores[row["key"]] = Score(probability, attribution, area, ratio, row["predicted"])
     except (KeyError, TypeError, ValueError, csv.Error) as error:

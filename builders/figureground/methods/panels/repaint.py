@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError
-from figureground.core.files import FileError, inside
+from figureground.core.files import FileError, safe_join
 from figureground.learn.errors import ARRAYS, read_errors
 from figureground.methods.panels.panel import Missing, missing_stage_error
 from figureground.shards.shard import PRIVATE
@@ -69,7 +69,7 @@ def read_region(method: Repaint, directory: Path, key: str) -> Image.Image:
     if key not in jobs["masks"]:
         raise Missing(f"the stage {JOBS} lists no region of {key}")
     try:
-        path = inside(stages_of(directory), jobs["masks"][key])
+        path = safe_join(stages_of(directory), jobs["masks"][key])
     except FileError as error:
         raise Missing(error.reason) from None
     return read_image(path).convert("L")

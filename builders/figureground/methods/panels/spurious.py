@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError, printable
-from figureground.core.files import FileError, inside, read_object
+from figureground.core.files import FileError, read_object, safe_join
 from figureground.core.shapes import Count, check_shape
 from figureground.methods.concept_stages import read_concept_facts
 from figureground.methods.panels.drawing import draw_curve
@@ -89,7 +89,7 @@ def _read_concept(store: Path, concept_facts: Mapping[str, Any]) -> tuple[Path, 
     """
     name = str(concept_facts["folder"])
     try:
-        folder = inside(store, name)
+        folder = safe_join(store, name)
         concept = read_object(folder / CONCEPT)
         check_shape(concept, {"sha256": str, "steps": Count, "references": {"used": [{"file": str, "sha256": str}]}})
     except (OSError, ValueError):
@@ -107,7 +107,7 @@ def _draw_reference(method: Spurious, stages: Path, feature: Feature, name: str,
         UnreadableImage: It can't be decoded.
     """
     try:
-        path = inside(stages / COPIES / feature.slug, name)
+        path = safe_join(stages / COPIES / feature.slug, name)
         if not path.is_file():
             path = _reference_paths(method, feature)[name]
         unchanged = content_hash(path) == sha256

@@ -92,7 +92,7 @@ class Flux(FlowMatching):
         return reasons
 
     def pipelines(self) -> Pipelines:
-        with libraries.importing():
+        with libraries.pause_garbage_collector():
             from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline, FluxPipeline
 
         return Pipelines(FluxPipeline, FluxImg2ImgPipeline, FluxInpaintPipeline)
@@ -174,7 +174,7 @@ class FluxFill(Flux):
         return 2 * super().channels(vae) + (self.PATCH * factor) ** 2
 
     def pipelines(self) -> Pipelines:
-        with libraries.importing():
+        with libraries.pause_garbage_collector():
             from diffusers import FluxFillPipeline
 
         # The other two only hold the parts: without a mask, such a checkpoint draws nothing.
@@ -195,7 +195,7 @@ class FluxKontext(Flux):
     SINGLE_FILE = None
 
     def pipelines(self) -> Pipelines:
-        with libraries.importing():
+        with libraries.pause_garbage_collector():
             from diffusers import FluxKontextInpaintPipeline, FluxKontextPipeline, FluxPipeline
 
         return Pipelines(FluxPipeline, None, FluxKontextInpaintPipeline, FluxKontextPipeline)

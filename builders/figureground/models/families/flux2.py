@@ -66,7 +66,7 @@ class Flux2Klein(FlowMatching):
         return reasons
 
     def pipelines(self) -> Pipelines:
-        with libraries.importing():
+        with libraries.pause_garbage_collector():
             from diffusers import Flux2KleinInpaintPipeline, Flux2KleinPipeline
 
         return Pipelines(Flux2KleinPipeline, None, Flux2KleinInpaintPipeline, _make_edit_pipeline())

@@ -53,7 +53,7 @@ class QwenImage(FlowMatching):
         return 2 ** len(read_json(folder / "vae" / "config.json").get("temperal_downsample", [0] * 3))
 
     def pipelines(self) -> Pipelines:
-        with libraries.importing():
+        with libraries.pause_garbage_collector():
             from diffusers import QwenImageImg2ImgPipeline, QwenImageInpaintPipeline, QwenImagePipeline
 
         return Pipelines(QwenImagePipeline, QwenImageImg2ImgPipeline, QwenImageInpaintPipeline)

@@ -40,7 +40,7 @@ class QwenImageEdit(QwenImage):
     """Text between the beginning of the user's turn and the instruction, if the pipelines' template lacks it."""
 
     def pipelines(self) -> Pipelines:
-        with libraries.importing():
+        with libraries.pause_garbage_collector():
             from diffusers import QwenImageEditPipeline
 
         return Pipelines(QwenImageEditPipeline, None, None, QwenImageEditPipeline)
@@ -97,7 +97,7 @@ class QwenImageEditPlus(QwenImageEdit):
     PREFIX = f"Picture 1: <|vision_start|>{IMAGE}<|vision_end|>"
 
     def pipelines(self) -> Pipelines:
-        with libraries.importing():
+        with libraries.pause_garbage_collector():
             from diffusers import QwenImageEditPlusPipeline
 
         return Pipelines(QwenImageEditPlusPipeline, None, None, QwenImageEditPlusPipeline)

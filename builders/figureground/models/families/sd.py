@@ -86,7 +86,7 @@ class StableDiffusion(Family):
         return SD2 if re.search(r"diffusion-(v)?2", name) else None
 
     def pipelines(self) -> Pipelines:
-        with libraries.importing():
+        with libraries.pause_garbage_collector():
             from diffusers import (
                 StableDiffusionImg2ImgPipeline,
                 StableDiffusionInpaintPipeline,

@@ -114,7 +114,7 @@ class StableDiffusion3(FlowMatching):
         return SD3_MEDIUM
 
     def pipelines(self) -> Pipelines:
-        with libraries.importing():
+        with libraries.pause_garbage_collector():
             from diffusers import (
                 StableDiffusion3Img2ImgPipeline,
                 StableDiffusion3InpaintPipeline,

@@ -80,7 +80,7 @@ class StableDiffusionXL(StableDiffusion):
         return SDXL if "xl" in name else None
 
     def pipelines(self) -> Pipelines:
-        with libraries.importing():
+        with libraries.pause_garbage_collector():
             from diffusers import (
                 StableDiffusionXLImg2ImgPipeline,
                 StableDiffusionXLInpaintPipeline,

@@ -36,7 +36,7 @@ class ZImage(FlowMatching):
         check_equal(what, denoiser.get("cap_feat_dim"), "cap_feat_dim", width, "text_encoder")
 
     def pipelines(self) -> Pipelines:
-        with libraries.importing():
+        with libraries.pause_garbage_collector():
             from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline
 
         return Pipelines(ZImagePipeline, ZImageImg2ImgPipeline, ZImageInpaintPipeline)

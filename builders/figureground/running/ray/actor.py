@@ -65,7 +65,7 @@ class Actor:
     """
 
     def __init__(self, job: Job, out: Path | StoreUrl, lease: float, place: Place):
-        libraries.quieten()
+        libraries.silence_warnings()
         self._attached = contextlib.ExitStack()  # for as long as the actor lives
         self._sees_dataset = isinstance(out, StoreUrl)
         if isinstance(out, StoreUrl):
@@ -87,7 +87,7 @@ class Actor:
         events: list[str] = []
         try:
             if self._worker is None:
-                with libraries.importing():
+                with libraries.pause_garbage_collector():
                     from figureground.running import worker
 
                 self._worker = worker.Worker(self._job.open(), self._out, self._place)

@@ -74,7 +74,7 @@ def join_cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise Ray reports its use to its makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # otherwise it warns that this will change
-    with libraries.importing():
+    with libraries.pause_garbage_collector():
         import ray
     if ray.is_initialized():  # by the program that builds
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -86,7 +86,7 @@ def join_cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
         _check_address(address)
         options = {"address": address, "logging_level": "error", "log_to_driver": False}
     try:
-        with signals.held_back():
+        with signals.hold_back_interrupts():
             ray.init(**options)
     except (RuntimeError, ConnectionError, ValueError) as error:
         message = " ".join(str(error).split())

@@ -77,7 +77,7 @@ def run_workers(method: Method, out: Path, parts: Sequence[tuple[list[int], Plac
     if len(parts) > 1:
         _run_in_processes(method, out, parts, show_progress)
         return
-    with libraries.importing():
+    with libraries.pause_garbage_collector():
         from figureground.running import worker  # needs torch
 
     worker.work(method, out, *parts[0], show_progress=show_progress)
@@ -95,7 +95,7 @@ def run_planning_parts(method: Method, out: Path, places: Sequence[Place]) -> No
         tasks = [_Task(Job.from_method(method), out, None, place) for place in places[: len(names)]]
         _run_tasks(tasks, lambda: None, lambda: not method.planning_parts(out / PRIVATE / "stages"))
         return
-    with libraries.importing():
+    with libraries.pause_garbage_collector():
         from figureground.running import worker  # needs torch
 
     worker.make_planning_parts(method, out, places[0])
@@ -146,10 +146,10 @@ def _run_tasks(tasks: Sequence[_Task], poll: Callable[[], object], is_finished: 
         resource_tracker.ensure_running()  # if started later, it would receive the Ctrl-C that is held back
     workers: list[BaseProcess] = []
     reports: list[Any] = []
-    with signals.before_leaving(lambda: _kill_workers(workers)):  # until they have stopped: see `_stop_workers`
+    with signals.run_before_exit(lambda: _kill_workers(workers)):  # until they have stopped: see `_stop_workers`
         try:
-            with signals.at_checks():
-                with signals.held_back():
+            with signals.delay_to_checks():
+                with signals.hold_back_interrupts():
                     for task in tasks:
                         receive, send = context.Pipe(duplex=False)
                         worker = context.Process(
@@ -240,11 +240,11 @@ def _kill_workers(workers: list[BaseProcess]) -> None:
 
 
 def _run_worker(task: _Task, connection: Any) -> None:
-    libraries.quieten()
-    with signals.handled(worker=True):
+    libraries.silence_warnings()
+    with signals.handle_signals(is_worker=True):
         threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
         try:
-            with libraries.importing():
+            with libraries.pause_garbage_collector():
                 from figureground.running import worker
 
             method = task.job.open()
@@ -253,7 +253,7 @@ def _run_worker(task: _Task, connection: Any) -> None:
             else:
                 worker.work(method, task.out, task.shards, task.place, show_progress=False)
         except BaseException as error:
-            number = signals.asked_to_stop()
+            number = signals.received_signal()
             if number is not None or isinstance(error, KeyboardInterrupt):
                 raise SystemExit(128 + (number or signal.SIGINT)) from None
             with suppress(OSError):

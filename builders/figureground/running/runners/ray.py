@@ -101,7 +101,7 @@ class Ray(Runner):
             with Progress(total, initial=count_finished(), unit="image", desc=home.title, show=show_progress) as bar:
                 dispatcher = Dispatcher(starter, shards, todo, method.log)
                 try:
-                    with signals.at_checks():
+                    with signals.delay_to_checks():
                         for _ in dispatcher.steps():
                             bar.update(count_finished() - bar.n)
                 finally:

@@ -13,7 +13,7 @@ import jinja2
 
 from figureground.core.errors import FiguregroundError, listed
 from figureground.core.files import FileError, open_regular
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 from figureground.recipe.sample import IMAGE_FORMATS
 from figureground.shards.columns import Columns
 from figureground.shards.drafts import Draft
@@ -98,7 +98,7 @@ class Tar(Format):
         )
 
     def section(self, columns: Columns, image_format: str, split: str, files: Sequence[str]) -> str:
-        template = resource("templates/webdataset.md.jinja").read_text(encoding="utf-8")
+        template = find_resource("templates/webdataset.md.jinja").read_text(encoding="utf-8")
         environment = jinja2.Environment(
             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
         )

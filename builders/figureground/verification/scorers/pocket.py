@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.names import loosely
-from figureground.core.resources import resource
+from figureground.core.resources import find_resource
 from figureground.models.bundled import MATCHER
 from figureground.recipe.classes import read_csv
 from figureground.recipe.prompts import read_templates
@@ -45,12 +45,12 @@ class PocketScorer(ClipScorer):
         return str(MATCHER)
 
     def other_texts(self, question: Question) -> list[list[str]]:
-        none_texts = read_templates(str(resource("prompts/scorers") / f"{self.TEXTS}{question.what}-none.txt"))
+        none_texts = read_templates(str(find_resource("prompts/scorers") / f"{self.TEXTS}{question.what}-none.txt"))
         list_kind, name = ("classes", "pocket") if question.what == FOREGROUND else ("backgrounds", "d3s")
         labels = set(map(loosely, question.labels))
         entries = [
             entry
-            for entry in read_csv(resource(f"prompts/{list_kind}/{name}.csv"), list_kind)
+            for entry in read_csv(find_resource(f"prompts/{list_kind}/{name}.csv"), list_kind)
             if loosely(entry.name) not in labels
         ]
         world = dataclasses.replace(question, labels=tuple(entry.name for entry in entries), entries=tuple(entries))
