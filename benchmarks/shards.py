@@ -23,7 +23,7 @@ from PIL import Image
 from results import Row, make_parser, make_scratch, median, median_ratio, report
 
 from figureground.core.numerics import library_versions
-from figureground.recipe.sample import Spec, derive_seed, key
+from figureground.recipe.sample import Spec, derive_seed, make_key
 from figureground.shards import index
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
@@ -58,7 +58,7 @@ def make_samples(count: int, size: int, seed: int = 0) -> list[Encoded]:
     for number in rng.permutation(count).tolist():
         i, cell = divmod(number, len(FOREGROUNDS) * len(BACKGROUNDS))
         f, b = divmod(cell, len(BACKGROUNDS))
-        name = key("train", f, b, i)
+        name = make_key("train", f, b, i)
         prompt = f"a photo of a {FOREGROUNDS[f]}, {BACKGROUNDS[b]}"
         spec = Spec(name, "train", f, b, FOREGROUNDS[f], BACKGROUNDS[b], prompt, number)
         record = {

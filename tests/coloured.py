@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification
 
 from figureground.core.hashing import digest
 from figureground.recipe.formats import DEFAULT_FORMATS
-from figureground.recipe.sample import Sample, Spec, key
+from figureground.recipe.sample import Sample, Spec, make_key
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.index import finish
@@ -93,7 +93,7 @@ def make_coloured(
 def _samples(drawn: list[Drawn], columns: Columns):
     for split, foreground, background, i, colour in drawn:
         f, b = columns.foregrounds.index(foreground), columns.backgrounds.index(background)
-        yield Sample(Spec(key(split, f, b, i), split, f, b, foreground, background, "", i), image(colour, i))
+        yield Sample(Spec(make_key(split, f, b, i), split, f, b, foreground, background, "", i), image(colour, i))
 
 
 def make_folders(directory: Path, counts: dict[str, int], colours: dict[str, str] | None = None) -> Path:

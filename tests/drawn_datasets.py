@@ -11,7 +11,7 @@ from PIL import Image
 from figureground.core.hashing import digest
 from figureground.pocket import world
 from figureground.recipe.formats import DEFAULT_FORMATS
-from figureground.recipe.sample import Guide, Sample, Spec, key
+from figureground.recipe.sample import Guide, Sample, Spec, make_key
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.index import finish
@@ -82,7 +82,7 @@ def make_drawn(
             drawn = Drawn(split, f, b, i, scene_drawn.image, scene_drawn.foreground)
             at = foregrounds.index(f), backgrounds.index(b)
             guide = Guide("paste", cutout(drawn), scene(drawn), (0, 0, 9, 9), False)
-            spec = Spec(key(split, *at, n), split, *at, f, b, f"a {f}", n, guide)
+            spec = Spec(make_key(split, *at, n), split, *at, f, b, f"a {f}", n, guide)
             samples.append(Sample(spec, change(drawn), None, drawn.mask))
         shard = Shard(split, 0, 1, len(samples))
         write_shard(directory, shard, columns, iter(samples), _said, formats=DEFAULT_FORMATS, image_format="png")

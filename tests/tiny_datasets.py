@@ -9,7 +9,7 @@ from PIL import Image
 
 from figureground.core.hashing import digest
 from figureground.recipe.formats import DEFAULT_FORMATS
-from figureground.recipe.sample import Guide, Reject, Sample, Spec, key
+from figureground.recipe.sample import Guide, Reject, Sample, Spec, make_key
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.index import finish
@@ -41,7 +41,7 @@ def make_dataset(
             n = shard.part * 1000 + shard.index * max(100, shard.count) + i
             foreground, background = i % len(columns.foregrounds), i % len(columns.backgrounds)
             spec = Spec(
-                key(shard.split, foreground, background, n), shard.split, foreground, background,
+                make_key(shard.split, foreground, background, n), shard.split, foreground, background,
                 columns.foregrounds[foreground], columns.backgrounds[background], f"a photo, {n}", n,
             )  # fmt: skip
             guide = Guide("paste", cutouts(spec), f"t/t.png@t-{spec.split}", (1, 2, 9, 10), bool(i % 2))

@@ -14,7 +14,7 @@ from figureground.core.names import (
     slug,
     unique_slugs,
 )
-from figureground.recipe.classes import define, read_nouns
+from figureground.recipe.classes import add_definitions, read_nouns
 from figureground.recipe.features import read_features
 from figureground.recipe.table import read_pairing
 from figureground.shards.shard import Shard
@@ -59,7 +59,7 @@ def test_two_spellings_in_features_and_definitions_are_refused(tmp_path):
         read_features({"bee": "flower", "Bee": "leaf"}, None)
     (tmp_path / "mine.csv").write_text("name,definition\ncat,x\nCat,y\n")
     with pytest.raises(RecipeError, match=r"line 3: 'Cat' is defined twice"):
-        define(read_nouns("classes", {"cat": ""}, "classes", ""), tmp_path / "mine.csv")
+        add_definitions(read_nouns("classes", {"cat": ""}, "classes", ""), tmp_path / "mine.csv")
 
 
 def test_two_folders_of_a_class_are_refused_even_if_one_is_spelled_exactly(tmp_path):

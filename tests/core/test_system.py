@@ -28,7 +28,7 @@ for module in pkgutil.walk_packages(figureground.__path__, "figureground."):
 LOCK = """
 from pathlib import Path
 from figureground.core.locks import is_held, lock, unlink_while_held
-from figureground.core.system import NO_LINK, lock_file
+from figureground.core.system import OPEN_NO_LINK, lock_file
 
 def opened():
     return os.open("file", os.O_RDWR | os.O_CREAT)
@@ -40,7 +40,7 @@ print(lock_file(two, wait=True, shared=True), lock_file(three, wait=True, shared
 path = Path("lock")
 with lock(path) as held, lock(path) as again:
     print(held, again, is_held(path), unlink_while_held(path, path))
-print(is_held(path), unlink_while_held(path, path), path.exists(), NO_LINK)
+print(is_held(path), unlink_while_held(path, path), path.exists(), OPEN_NO_LINK)
 path.symlink_to("elsewhere")
 try:
     with lock(path):

@@ -9,7 +9,7 @@ from figureground.core.errors import RecipeError
 from figureground.core.tables import HEAD_BYTES, TextTable, UnreadableText, read_header, read_text
 from figureground.curation.scores import Scores
 from figureground.evaluation.counterparts import read_label_table
-from figureground.recipe.classes import define, read_nouns
+from figureground.recipe.classes import add_definitions, read_nouns
 from figureground.recipe.features import read_features
 from figureground.recipe.prompts import read_templates
 from figureground.recipe.table import read_counts_csv
@@ -101,7 +101,7 @@ def test_every_reader_of_a_table_takes_what_excel_saves(tmp_path):
     (noun,) = classes = read_nouns("classes", names, "classes", "")
     assert (noun.name, noun.definition) == ("鸟", "a bird")
     assert read_nouns("backgrounds", names, "backgrounds", "")[0].text == "with a 鸟"
-    assert define(classes, write(tmp_path, "d.csv", "name,definition", "鸟,other"))[0].definition == "other"
+    assert add_definitions(classes, write(tmp_path, "d.csv", "name,definition", "鸟,other"))[0].definition == "other"
     features = read_features(str(write(tmp_path, "f.csv", "class,noun", "鸟,花")), None)
     assert [(feature.name, feature.noun) for feature in features] == [("鸟", "花")]
     counts = read_counts_csv(

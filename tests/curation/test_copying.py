@@ -14,7 +14,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.curation.copying import copy_card_text, copy_files, make_recipe, print_note, read_all, write_shards
 from figureground.curation.curating import curate
 from figureground.recipe.document import is_sealed
-from figureground.recipe.sample import Reject, key
+from figureground.recipe.sample import Reject, make_key
 from figureground.shards import filling
 from figureground.shards.card import BEGIN, END
 from figureground.shards.claiming import claim
@@ -29,7 +29,9 @@ STEP = {"did": "curate", "rule": "True"}
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A dataset of three shards; no test changes it."""
-    return FinishedDataset(make_dataset(tmp_path_factory.mktemp("source") / "in", rejected=(key("train", 0, 0, 0),)))
+    return FinishedDataset(
+        make_dataset(tmp_path_factory.mktemp("source") / "in", rejected=(make_key("train", 0, 0, 0),))
+    )
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.locks import lock
 from figureground.curation.curating import DROPPED, curate
 from figureground.curation.rule import RuleError
-from figureground.recipe.sample import key
+from figureground.recipe.sample import make_key
 from figureground.shards.claiming import INDEX_LOCK
 from figureground.shards.finished import saved_index
 from figureground.shards.formats.parquet import Parquet
@@ -36,7 +36,7 @@ RULE = "background != 'night' and foreground == 'bird'"
 
 @pytest.fixture
 def source(tmp_path):
-    return make_dataset(tmp_path / "in", rejected=(key("train", 0, 0, 0), key("validation", 1, 1, 1)))
+    return make_dataset(tmp_path / "in", rejected=(make_key("train", 0, 0, 0), make_key("validation", 1, 1, 1)))
 
 
 def stored(directory):
@@ -94,7 +94,7 @@ def test_what_is_dropped_is_a_reject_and_earlier_rejects_keep_their_reason(sourc
     assert index["rejects"] == {DROPPED: 20 - index["samples"], "flat": 2}
     lines = (out / "_figureground/rejects/train-00000-of-00002.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
-    assert (first["key"], first["reason"]) == (key("train", 0, 0, 0), "flat")
+    assert (first["key"], first["reason"]) == (make_key("train", 0, 0, 0), "flat")
     assert first["spec"]["guide"]["box"] == [1, 2, 9, 10]
     assert first == json.loads((source / "_figureground/rejects/train-00000-of-00002.jsonl").read_text())
 
@@ -243,7 +243,7 @@ def test_a_rule_reads_every_kind_of_name(tmp_path):
 def test_one_format_alone_is_copied_as_it_is(tmp_path, formats):
     columns = replace(COLUMNS, texts=("feature",), guide=True, mask=True)
     source = make_dataset(
-        tmp_path / "in", columns=columns, formats=formats, image_format="jpg", rejected=(key("train", 0, 0, 0),),
+        tmp_path / "in", columns=columns, formats=formats, image_format="jpg", rejected=(make_key("train", 0, 0, 0),),
         provenance=lambda s: {"feature": "x"},
     )  # fmt: skip
     out = curate(source, tmp_path / "out", "feature == 'x' and foreground == 'cat'", show_progress=False)
@@ -289,7 +289,7 @@ def test_scores_that_some_samples_lack_are_counted_unless_the_rule_says_what_bec
 
 
 def test_scores_of_unknown_keys_are_refused_even_when_the_rule_needs_none(source, tmp_path):
-    write_scores(source, [["key", "margin"], ["train-0009-00-00000", 1], [key("train", 1, 1, 1), 1]])
+    write_scores(source, [["key", "margin"], ["train-0009-00-00000", 1], [make_key("train", 1, 1, 1), 1]])
     with pytest.raises(FiguregroundError, match=r"clip\.csv has 1 keys that .* doesn't have: train-0009-00-00000"):
         curate(source, tmp_path / "out", RULE, show_progress=False)
 
@@ -326,7 +326,7 @@ def test_published_rejects_load_as_a_config_of_their_own(source, tmp_path):
     assert sum(len(rows) for rows in (*rejects.values(), *kept.values())) == 22
     before = stored(source)
     for row in rejects["train"]:
-        assert row["reason"] == ("flat" if row["key"] == key("train", 0, 0, 0) else DROPPED)
+        assert row["reason"] == ("flat" if row["key"] == make_key("train", 0, 0, 0) else DROPPED)
         assert (row["image"] is None) == (row["reason"] == "flat")
         if row["image"] is not None:
             assert row["provenance"] == before[row["key"]].provenance
@@ -338,7 +338,7 @@ def test_published_rejects_load_as_a_config_of_their_own(source, tmp_path):
 def test_rejects_published_once_keep_their_images_in_a_copy_of_the_copy(tmp_path):
     columns = replace(COLUMNS, labels={"spurious_for": ("a", "b")}, texts=("feature",), guide=True)
     source = make_dataset(
-        tmp_path / "in", columns=columns, rejected=(key("train", 0, 0, 0),),
+        tmp_path / "in", columns=columns, rejected=(make_key("train", 0, 0, 0),),
         provenance=lambda s: {"spurious_for": "b", "feature": "x"},
     )  # fmt: skip
     once = curate(source, tmp_path / "once", "foreground == 'bird'", publish_rejects=True, show_progress=False)

@@ -16,7 +16,7 @@ from figureground.checking.dataset import check
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.curation.curating import curate
 from figureground.curation.merging import MergeError, merge
-from figureground.recipe.sample import key
+from figureground.recipe.sample import make_key
 from figureground.shards.columns import Columns
 from figureground.shards.finished import saved_index
 from figureground.shards.formats.parquet import Parquet
@@ -29,9 +29,9 @@ OTHER = Columns(("dog", "bird"), ("snow", "cave"))
 @pytest.fixture
 def sources(tmp_path):
     return (
-        make_dataset(tmp_path / "a", rejected=(key("train", 0, 0, 0),)),
+        make_dataset(tmp_path / "a", rejected=(make_key("train", 0, 0, 0),)),
         make_dataset(
-            tmp_path / "b", columns=OTHER, seed=1, title="Dogs", rejected=(key("test", 0, 0, 0),),
+            tmp_path / "b", columns=OTHER, seed=1, title="Dogs", rejected=(make_key("test", 0, 0, 0),),
             shards=(Shard("train", 0, 1, 6), Shard("test", 0, 1, 4)), cutouts=lambda spec: "x/x.png@x" + spec.split,
         ),
     )  # fmt: skip
@@ -101,7 +101,7 @@ def test_rejects_are_carried_over_with_new_labels(sources, tmp_path):
     assert (saved_index(out)["planned"], saved_index(out)["rejects"]) == (32, {"flat": 2})
     line = json.loads((out / "_figureground/rejects/test-00000-of-00001.jsonl").read_text())
     assert (line["spec"]["foreground"], line["spec"]["background"]) == (2, 2)
-    assert line["key"] == line["spec"]["key"] == key("test", 2, 2, 0)
+    assert line["key"] == line["spec"]["key"] == make_key("test", 2, 2, 0)
 
 
 def test_shards_of_the_datasets_take_turns(tmp_path):
@@ -189,7 +189,9 @@ def test_one_dataset_and_the_same_one_twice_are_wrong_use(sources, tmp_path):
 def test_the_same_image_in_two_datasets_is_refused_and_counted(sources, tmp_path):
     birds = curate(sources[0], tmp_path / "birds", "foreground == 'bird'", show_progress=False)
     refused(
-        tmp_path, [sources[0], birds], rf"10 images are in two datasets: {key('train', 0, 2, 2)} of a is .* of birds"
+        tmp_path,
+        [sources[0], birds],
+        rf"10 images are in two datasets: {make_key('train', 0, 2, 2)} of a is .* of birds",
     )
 
 

@@ -16,7 +16,7 @@ from figureground.evaluation.evaluating_severity import evaluate_severity
 from figureground.evaluation.severity import failure_point, first_wrong
 from figureground.evaluation.severity_page import summarise
 from figureground.methods.d3s import D3S
-from figureground.recipe.severity import Axis, load_axes, points, read_axes, save_axes
+from figureground.recipe.severity import Axis, list_points, load_axes, read_axes, save_axes
 from figureground.shards.finished import FinishedDataset
 from figureground.sources.guide import place
 
@@ -38,8 +38,8 @@ def test_axes_are_presets_or_values_and_nonsense_is_refused():
     scale, strength = read_axes(["scale", "strength=0.2,0.5"])
     assert (scale.field, scale.values[0]) == ("cutout_scale", max(scale.values))
     assert strength == Axis("strength", "strength", (0.2, 0.5))
-    assert points([scale, strength])["strength-1"] == {"cutout_scale": scale.values[0], "strength": 0.5}
-    assert len(points([scale, strength])) == len(scale.values) + 1
+    assert list_points([scale, strength])["strength-1"] == {"cutout_scale": scale.values[0], "strength": 0.5}
+    assert len(list_points([scale, strength])) == len(scale.values) + 1
     for given in (["size"], ["scale", "scale"], ["scale=0.5"], ["scale=0.5,0.5"], ["scale=0.5,x"]):
         with pytest.raises(UsageError, match=given[0].partition("=")[0]):
             read_axes(given)

@@ -15,7 +15,7 @@ from figureground.curation.curating import curate
 from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
 from figureground.recipe.document import seal
-from figureground.recipe.sample import IMAGE_FORMATS, Guide, Sample, Spec, key
+from figureground.recipe.sample import IMAGE_FORMATS, Guide, Sample, Spec, make_key
 from figureground.shards.card import CARD
 from figureground.shards.columns import Columns
 from figureground.shards.finished import FinishedDataset
@@ -83,7 +83,8 @@ def test_images_with_a_guide_are_composites_and_others_are_generated(tmp_path):
     guide = Guide("paste", "a/b@c", "d/e@f", (0, 0, 4, 4))
     samples = [
         Sample(
-            Spec(key("train", 0, 0, n), "train", 0, 0, "bird", "grass", "a bird", n, given), Image.new("RGB", (8, 8))
+            Spec(make_key("train", 0, 0, n), "train", 0, 0, "bird", "grass", "a bird", n, given),
+            Image.new("RGB", (8, 8)),
         )
         for n, given in enumerate((None, guide))
     ]

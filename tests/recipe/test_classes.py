@@ -3,7 +3,7 @@
 import pytest
 
 from figureground.core.errors import RecipeError
-from figureground.recipe.classes import define, read_nouns
+from figureground.recipe.classes import add_definitions, read_nouns
 
 
 def read(value, kind="classes", default="pocket"):
@@ -60,7 +60,7 @@ def test_a_mapping_gives_names_of_ones_own():
 def test_definitions_come_from_a_csv_by_name_or_wordnet_id(tmp_path):
     path = tmp_path / "definitions.csv"
     path.write_text('name,definition\ntench,"a fish, freshwater"\nn02012849,a wading bird\n')
-    by_name = {noun.name: noun.definition for noun in define(read("imagenet"), path)}
+    by_name = {noun.name: noun.definition for noun in add_definitions(read("imagenet"), path)}
     assert by_name["tench"] == "a fish, freshwater"
     assert by_name["crane (n02012849)"] == "a wading bird"
     assert by_name["crane (n03126707)"] == ""

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from figureground.recipe.plan import Permutation, Plan, pick
-from figureground.recipe.sample import key, labels_of
-from figureground.recipe.table import uniform
+from figureground.recipe.sample import make_key, parse_labels
+from figureground.recipe.table import uniform_counts
 
 
 def make_plan(per_cell=3, shard_size=7, limit=None, seed=0, match=False, f=4, b=3):
     return Plan(
-        {"train": uniform(f, b, per_cell), "validation": uniform(f, b, 1)},
+        {"train": uniform_counts(f, b, per_cell), "validation": uniform_counts(f, b, 1)},
         [f"f{i}" for i in range(f)],
         [f"b{i}" for i in range(b)],
         seed,
@@ -144,7 +144,7 @@ def test_one_shard_in_the_middle_of_ten_million_is_planned_alone():
 
 
 def test_labels_are_read_back_from_keys():
-    assert labels_of(key("train", 12, 3, 45)) == (12, 3)
-    assert labels_of(key("a-split", 12345, 123, 0)) == (12345, 123)
+    assert parse_labels(make_key("train", 12, 3, 45)) == (12, 3)
+    assert parse_labels(make_key("a-split", 12345, 123, 0)) == (12345, 123)
     for other in ("", "train", "0001-02-00003", "train-1-x-2", "train-1--2"):
-        assert labels_of(other) is None
+        assert parse_labels(other) is None

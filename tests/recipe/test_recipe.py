@@ -19,14 +19,14 @@ from figureground.recipe.document import (
     apply_settings,
     check_names,
     convert_fields,
-    for_file,
+    describe_recipe_differences,
+    make_paths_relative,
     read_recipe,
-    recipe_differences,
-    relocate,
+    resolve_paths,
 )
-from figureground.recipe.settings import Names, marked
+from figureground.recipe.settings import Names, find_marks
 
-KINDS, MARKED = field_types(D3SConfig), marked(D3SConfig, Names)
+KINDS, MARKED = field_types(D3SConfig), find_marks(D3SConfig, Names)
 BOMB = b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + b"".join(
     b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 10)) for i in range(1, 9)
 )
@@ -81,7 +81,7 @@ def test_paths_in_a_recipe_are_relative_to_it(tmp_path, monkeypatch):
     path = tmp_path / "recipes" / "mine.yaml"
     path.write_text("cutouts: {train: ../photos/train, validation: ../nowhere}\nprompt: a photo of a {class}\n")
     monkeypatch.chdir(tmp_path)
-    assert relocate(read_recipe(path), D3SConfig) == {
+    assert resolve_paths(read_recipe(path), D3SConfig) == {
         "cutouts": {"train": "photos/train", "validation": "../nowhere"},
         "prompt": "a photo of a {class}",
     }
@@ -92,7 +92,7 @@ def test_a_saved_recipe_holds_no_absolute_path_and_reads_back(tmp_path, monkeypa
     (tmp_path / "photos").mkdir()
     folder = tmp_path / "out" / "_figureground"
     folder.mkdir(parents=True)
-    saved = for_file(MARKED["cutouts"], str(tmp_path / "photos"), folder)
+    saved = make_paths_relative(MARKED["cutouts"], str(tmp_path / "photos"), folder)
     assert saved == "../../photos"
     (folder / "recipe.json").write_text(
         json.dumps(
@@ -104,7 +104,7 @@ def test_a_saved_recipe_holds_no_absolute_path_and_reads_back(tmp_path, monkeypa
             }
         )
     )
-    assert relocate(read_recipe(folder / "recipe.json"), D3SConfig) == {
+    assert resolve_paths(read_recipe(folder / "recipe.json"), D3SConfig) == {
         "builder": "d3s",
         "config": "pocket",
         "cutouts": "photos",
@@ -132,9 +132,9 @@ def test_differences_lead_with_what_was_set_and_hashes_that_follow_come_last():
         {"cutouts": "b", "table": "uniform", "num_inference_steps": 4, "size": 32, "checkpoint": "y"},
         {"table": {"train": "3" * 64}, "cutouts": {"train": "4" * 64}, **same},
     )
-    fields = [line.partition(":")[0] for line in recipe_differences(old, new)]
+    fields = [line.partition(":")[0] for line in describe_recipe_differences(old, new)]
     assert fields == ["cutouts", "num_inference_steps", "table.train"]  # the same checkpoint in another place is none
-    assert recipe_differences(old, {**new, "builder": "ddb"})[0] == 'METHOD: "d3s", now "ddb"'
+    assert describe_recipe_differences(old, {**new, "builder": "ddb"})[0] == 'METHOD: "d3s", now "ddb"'
     assert describe_differences({"a": "0" * 64, "b": 1}, {"a": "1" * 64, "b": 2})[0] == "b: 1, now 2"
 
 
@@ -169,9 +169,9 @@ def test_names_of_shipped_lists_stay_names_even_where_a_folder_is_called_so(tmp_
     monkeypatch.chdir(tmp_path)
     for name in ("imagenet", "pocket", "d3s"):
         (tmp_path / name).mkdir()
-    assert for_file(MARKED["classes"], "imagenet", tmp_path / "out") == "imagenet"
-    assert for_file(MARKED["cutouts"], "pocket", tmp_path / "out") == "pocket"
-    assert for_file(MARKED["prompt"], "d3s", tmp_path / "out") == "d3s"
+    assert make_paths_relative(MARKED["classes"], "imagenet", tmp_path / "out") == "imagenet"
+    assert make_paths_relative(MARKED["cutouts"], "pocket", tmp_path / "out") == "pocket"
+    assert make_paths_relative(MARKED["prompt"], "d3s", tmp_path / "out") == "d3s"
 
 
 @pytest.mark.parametrize("prefix", ["timm:local-dir:", "onnx:", "clipseg:"])
@@ -179,16 +179,16 @@ def test_paths_behind_the_prefix_of_a_model_are_relative_to_the_recipe(tmp_path,
     (tmp_path / "there" / "mine").mkdir(parents=True)
     (tmp_path / "there" / "my.yaml").write_text(f"builder: ddb\nclassifier: '{prefix}mine'\n")
     monkeypatch.chdir(tmp_path)
-    assert relocate(read_recipe(Path("there/my.yaml")), DDBConfig)["classifier"] == f"{prefix}there/mine"
-    assert for_file(Names("file"), f"{prefix}there/mine", tmp_path / "there") == f"{prefix}mine"
-    assert for_file(Names("file"), f"{prefix}user/name", tmp_path / "there") == f"{prefix}user/name"
+    assert resolve_paths(read_recipe(Path("there/my.yaml")), DDBConfig)["classifier"] == f"{prefix}there/mine"
+    assert make_paths_relative(Names("file"), f"{prefix}there/mine", tmp_path / "there") == f"{prefix}mine"
+    assert make_paths_relative(Names("file"), f"{prefix}user/name", tmp_path / "there") == f"{prefix}user/name"
 
 
 def test_a_bare_directory_in_a_recipe_is_beside_it(tmp_path, monkeypatch):
     (tmp_path / "recipes" / "photos").mkdir(parents=True)
     (tmp_path / "recipes" / "mine.yaml").write_text("cutouts: photos\n")
     monkeypatch.chdir(tmp_path)
-    fields = relocate(read_recipe(tmp_path / "recipes" / "mine.yaml"), D3SConfig)
+    fields = resolve_paths(read_recipe(tmp_path / "recipes" / "mine.yaml"), D3SConfig)
     assert fields == {"cutouts": "recipes/photos"}
 
 

@@ -9,7 +9,7 @@ from tiny_checkpoints import make_checkpoint
 from figureground import D3S
 from figureground.methods.forecast import idle_notes, plan
 from figureground.methods.scgs import SCGS
-from figureground.recipe.shard_size import STEP, bytes_an_image, default_shard_size
+from figureground.recipe.shard_size import STEP, bytes_per_image, default_shard_size
 
 TINY = {
     "classes": ["bird", "car"], "backgrounds": ["grass", "snow"], "num_inference_steps": 2, "size": 32, "threads": 1,
@@ -26,7 +26,7 @@ def shards(images, size):
     "totals", [{"train": 30}, {"train": 1024}, {"train": 120_000, "validation": 10_000}, {"train": 10**7}]
 )
 def test_a_shard_is_of_whole_batches_about_250_mb_and_a_split_has_16(size, image_format, totals):
-    each = bytes_an_image(size, image_format)
+    each = bytes_per_image(size, image_format)
     chosen = default_shard_size(totals, each)
     assert chosen % STEP == 0
     assert chosen * each <= 250e6 or chosen == STEP
@@ -36,8 +36,8 @@ def test_a_shard_is_of_whole_batches_about_250_mb_and_a_split_has_16(size, image
 
 
 def test_a_kept_guide_makes_shards_smaller():
-    assert default_shard_size({"train": 10**6}, bytes_an_image(512, "jpg", ["guide"])) < default_shard_size(
-        {"train": 10**6}, bytes_an_image(512, "jpg")
+    assert default_shard_size({"train": 10**6}, bytes_per_image(512, "jpg", ["guide"])) < default_shard_size(
+        {"train": 10**6}, bytes_per_image(512, "jpg")
     )
 
 

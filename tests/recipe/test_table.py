@@ -8,7 +8,7 @@ import pytest
 from figureground.core.errors import RecipeError
 from figureground.recipe.table import (
     bias_aligned_share,
-    correlated,
+    correlated_counts,
     cramers_v,
     largest_remainder,
     read_pairing,
@@ -29,7 +29,7 @@ def test_uniform_fills_every_cell_alike_and_is_independent():
 @pytest.mark.parametrize("correlation", [0, 0.25, 0.5, 0.9, 1])
 def test_correlated_counts_are_between_uniform_and_paired_and_keep_each_class_total(correlation):
     paired = read_pairing("diagonal", F, B)
-    counts = correlated(paired, 10, correlation)
+    counts = correlated_counts(paired, 10, correlation)
     assert (counts.sum(1) == 30).all()
     exact = (1 - correlation) * 10 + correlation * 30 * paired
     assert (np.abs(counts - exact) < 1).all()
@@ -37,7 +37,7 @@ def test_correlated_counts_are_between_uniform_and_paired_and_keep_each_class_to
 
 
 def test_what_is_left_over_favours_no_background():
-    totals = correlated(np.eye(10, dtype=bool), 4, 0.93).sum(0)
+    totals = correlated_counts(np.eye(10, dtype=bool), 4, 0.93).sum(0)
     assert totals.max() - totals.min() <= 1
 
 
@@ -63,10 +63,10 @@ def test_ties_of_rounding_are_settled_by_the_seed():
 @pytest.mark.parametrize("paired", [np.eye(6, dtype=bool), np.eye(6, dtype=bool) | np.eye(6, k=1, dtype=bool)])
 @pytest.mark.parametrize("correlation", [0.5, 0.9, 0.95, 1.0])
 def test_a_larger_table_takes_no_image_from_a_cell_of_a_smaller_one(paired, correlation):
-    tables = [correlated(paired, n, correlation) for n in range(1, 11)]
+    tables = [correlated_counts(paired, n, correlation) for n in range(1, 11)]
     for i, small in enumerate(tables):
         for n, once in enumerate(tables[i + 1 :], i + 2):
-            grown = correlated(paired, n, correlation, before=small)
+            grown = correlated_counts(paired, n, correlation, existing=small)
             assert (grown >= small).all()
             assert (grown.sum(1) == once.sum(1)).all()
             assert np.abs(grown - once).max() <= 1

@@ -11,7 +11,7 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError
 from figureground.pocket import world
-from figureground.recipe.sample import Reject, Sample, Spec, key
+from figureground.recipe.sample import Reject, Sample, Spec, make_key
 from figureground.report.contents import choose_evenly, read_contents
 from figureground.report.preview import draw_preview
 from figureground.report.sheet import license_note, write_sheet
@@ -31,7 +31,7 @@ def results(shard: Shard, size: int = 64) -> Iterator[Sample | Reject]:
     for i in range(shard.count):
         foreground, background = i % 6 // 2, i % 2
         names = FOREGROUNDS[foreground], BACKGROUNDS[background]
-        name = key(shard.split, foreground, background, shard.index * 10 + i // 6)
+        name = make_key(shard.split, foreground, background, shard.index * 10 + i // 6)
         spec = Spec(name, shard.split, foreground, background, *names, f"a {names[0]} <at> {names[1]}", seed=i)
         if i == 6:
             yield Reject(spec, "flat")

@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 
 from figureground.recipe.formats import DEFAULT_FORMATS
-from figureground.recipe.sample import Sample, Spec, key
+from figureground.recipe.sample import Sample, Spec, make_key
 from figureground.shards import card
 from figureground.shards.card import BEGIN, END, CardContext
 from figureground.shards.columns import Columns
@@ -447,7 +447,7 @@ def build(out, formats=("parquet", "webdataset"), shards=SHARDS):
         samples = []
         for i in range(shard.count):
             n = shard.part * 1000 + shard.index * 100 + i
-            name = key(shard.split, n % 2, n // 2 % 2, n)
+            name = make_key(shard.split, n % 2, n // 2 % 2, n)
             spec = Spec(name, shard.split, n % 2, n // 2 % 2, "bird", "grass", f"a bird, {n}", n)
             samples.append(Sample(spec, Image.fromarray(np.full((32, 32, 3), n % 255, np.uint8))))
         write_shard(out, shard, COLUMNS, samples, lambda sample: {"seed": sample.spec.seed}, formats=formats)

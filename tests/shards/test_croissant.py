@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_datasets import make_dataset
 
 from figureground.curation.curating import curate
-from figureground.recipe.sample import Sample, Spec, key
+from figureground.recipe.sample import Sample, Spec, make_key
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.croissant import CROISSANT
@@ -34,7 +34,7 @@ def results(shard):
         n = shard.part * 1000 + shard.index * 100 + i
         foreground, background = n % 2, n % 3
         spec = Spec(
-            key(shard.split, foreground, background, n), shard.split, foreground, background, "x", "y", f"é {n}", n
+            make_key(shard.split, foreground, background, n), shard.split, foreground, background, "x", "y", f"é {n}", n
         )
         pixels = np.random.default_rng(n).integers(0, 255, (4, 4, 3), dtype=np.uint8)
         image = Image.fromarray(pixels).resize((16, 16))

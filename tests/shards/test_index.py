@@ -14,7 +14,7 @@ import yaml
 from datasets import ClassLabel, load_dataset
 from PIL import Image
 
-from figureground.recipe.sample import Reject, Sample, Spec, key
+from figureground.recipe.sample import Reject, Sample, Spec, make_key
 from figureground.shards.card import CardContext
 from figureground.shards.claiming import claim
 from figureground.shards.columns import Columns
@@ -33,7 +33,7 @@ def results(shard, rejected=()):
     for i in range(shard.count):
         n = shard.index * 100 + i
         foreground, background = n % 2, n // 2 % 2
-        name = key(shard.split, foreground, background, n)
+        name = make_key(shard.split, foreground, background, n)
         spec = Spec(name, shard.split, foreground, background, "bird", "grass", f"a bird, {n}", seed=n)
         pixels = np.random.default_rng(n).integers(0, 255, (4, 4, 3), dtype=np.uint8)
         yield Reject(spec, "flat") if i in rejected else Sample(spec, Image.fromarray(pixels).resize((32, 32)))

@@ -25,7 +25,7 @@ from figureground.core import locks
 from figureground.core.files import create_text
 from figureground.core.locks import lock
 from figureground.pocket import world
-from figureground.recipe.sample import Guide, Reject, Sample, Spec, key
+from figureground.recipe.sample import Guide, Reject, Sample, Spec, make_key
 from figureground.shards import writer
 from figureground.shards.claiming import claim, clean_stale, remove_locks
 from figureground.shards.columns import Columns
@@ -40,7 +40,7 @@ SHARD = Shard("train", 0, 2, 8)
 def make_spec(i, split="train", foreground=None, background=None):
     foreground = i % 2 if foreground is None else foreground
     background = i % 3 if background is None else background
-    name = key(split, foreground, background, i)
+    name = make_key(split, foreground, background, i)
     where = ["on grass", "in water", "in snow"][background % 3]
     return Spec(name, split, foreground, background, "bird", "grass", f"a photo of a bird, {where}", seed=i)
 

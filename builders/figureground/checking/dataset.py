@@ -362,7 +362,7 @@ class _Check:
         found: dict[int, list[str]] = {}
         for name, saved in said:
             try:
-                found.setdefault(recipes.format_of(saved, name), []).append(name)
+                found.setdefault(recipes.read_format(saved, name), []).append(name)
             except FiguregroundError as error:
                 self.findings.append(str(error))
         if len(found) > 1:

@@ -57,12 +57,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     from figureground.cli.flags import add_flags, show_default
     from figureground.disentangling.separator import SEPARATORS
     from figureground.disentangling.settings import Disentangling
-    from figureground.recipe.own_settings import owners
+    from figureground.recipe.own_settings import find_users
 
     texts = "; ".join(f"{name}: {separator.TEXT}" for name, separator in SEPARATORS.items())
     parser.add_argument("--method", metavar="|".join(SEPARATORS.names()), help=texts.replace("%", "%%"))
     defaults = {each.name: each.default for each in dataclasses.fields(Disentangling) if each.name != "method"}
-    for name, users in owners(Disentangling, SEPARATORS).items():  # defaults that differ are in the field's text
+    for name, users in find_users(Disentangling, SEPARATORS).items():  # defaults that differ are in the field's text
         own = {SEPARATORS[user].OWN[name] for user in users}
         defaults[name] = own.pop() if len(own) == 1 else None
     shown = {name: show_default(value) for name, value in defaults.items() if value is not None}

@@ -85,13 +85,13 @@ def _add_settings(parser: argparse.ArgumentParser, method: bool) -> None:
     from figureground.cli.flags import add_flags, show_default
     from figureground.learn.settings import Training
     from figureground.learn.way import WAYS
-    from figureground.recipe.own_settings import owners
+    from figureground.recipe.own_settings import find_users
 
     if method:
         texts = "; ".join(f"{name}: {way.TEXT}" for name, way in WAYS.items())
         parser.add_argument("method", metavar="|".join(WAYS.names()), help=texts)
     defaults = {each.name: each.default for each in dataclasses.fields(Training) if each.name != "method"}
-    own = owners(Training, WAYS)
+    own = find_users(Training, WAYS)
     defaults |= {name: WAYS[users[0]].OWN[name] for name, users in own.items()}
     shown = {name: show_default(value) for name, value in defaults.items() if value is not None}
     add_flags(parser, Training, shown, omit=["method", "options"] if method else ["method", "options", *own])

@@ -329,7 +329,7 @@ def _make_renumbering(labels: tuple[list[int], list[int]], numbers: Counter[Cell
     def renumber(spec: Spec) -> Spec:
         foreground, background = labels[0][spec.foreground], labels[1][spec.background]
         cell = (spec.split, foreground, background)
-        key = samples.key(*cell, numbers[cell])
+        key = samples.make_key(*cell, numbers[cell])
         numbers[cell] += 1
         return dataclasses.replace(spec, key=key, foreground=foreground, background=background)
 

@@ -91,7 +91,7 @@ class Disentangling:
     """Settings of a separator from another package."""
 
     def __post_init__(self) -> None:
-        own_settings.settle(self, SEPARATORS)
+        own_settings.apply_defaults(self, SEPARATORS)
         separator = SEPARATORS[self.method]
         if "label_steps" in separator.OWN:
             self._check_steps()
@@ -142,4 +142,4 @@ class Disentangling:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that the method uses."""
-        return own_settings.used(self, SEPARATORS)
+        return own_settings.used_settings(self, SEPARATORS)

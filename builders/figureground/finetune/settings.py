@@ -15,14 +15,14 @@ from figureground.core.files import read_json
 from figureground.models.family import OWN
 from figureground.models.weights import find_family, fingerprint_classifier
 from figureground.recipe.config import Scheduler
-from figureground.recipe.settings import EXECUTION, MOST, Count, Names, Share, Text, execution_names, settings
+from figureground.recipe.settings import EXECUTION, MAX_INTEGER, Count, Names, Share, Text, execution_names, settings
 
 PLACEHOLDERS = ("{V}", "{noun}")
 LORA_RANK = 16
 """Default rank of adapters where only adapters are trained."""
 
 
-Whole = Annotated[int, Field(ge=0, le=MOST)]
+Whole = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Small = Annotated[int, Field(ge=1, le=4096)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Positive = Annotated[float, Field(ge=1e-9)]

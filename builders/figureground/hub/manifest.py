@@ -16,7 +16,7 @@ from figureground.core.files import open_regular, read_object
 from figureground.methods.registry import METHODS
 from figureground.recipe import document as recipes
 from figureground.recipe.formats import FORMATS
-from figureground.recipe.settings import Names, marked
+from figureground.recipe.settings import Names, find_marks
 from figureground.shards import card, croissant
 from figureground.shards.directory import beside, score_files
 from figureground.shards.finished import FinishedDataset, saved_index
@@ -145,7 +145,7 @@ def _public_recipe(directory: Path, formats: Sequence[str]) -> str:
     paths = None
     if recipe["builder"] in METHODS:
         method = METHODS[recipe["builder"]]
-        paths = marked(type(method.CONFIGS[method.DEFAULT]), Names)
+        paths = find_marks(type(method.CONFIGS[method.DEFAULT]), Names)
     for section in (recipe["identity"], recipe["execution"]):
         section |= {name: card.public(value) for name, value in section.items() if paths is None or name in paths}
     if "formats" in recipe["execution"]:

@@ -93,7 +93,7 @@ class Training:
     """Settings of a way of training from another package."""
 
     def __post_init__(self) -> None:
-        own_settings.settle(self, WAYS)
+        own_settings.apply_defaults(self, WAYS)
         self._check_select()
         WAYS[self.method]().check(self)
 
@@ -140,7 +140,7 @@ class Training:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that the method uses, without the values in `_OMITTED_DEFAULTS`."""
-        used = own_settings.used(self, WAYS)
+        used = own_settings.used_settings(self, WAYS)
         return {
             name: value
             for name, value in used.items()

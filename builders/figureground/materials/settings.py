@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from figureground.core.errors import RecipeError
 from figureground.core.values import field_types
 from figureground.materials.gates import Gates
-from figureground.recipe.settings import Share, field_names, name_nearest, settings
+from figureground.recipe.settings import Share, field_names, settings, suggest_setting
 
 
 @settings(frozen=True)
@@ -55,7 +55,7 @@ def read_cutting(field: str, value: FromPhotographs) -> tuple[str, str, str | No
     known = (FROM, "segmenter", "marks", *field_names(Cutting))
     for name in value:
         if name not in known:
-            raise RecipeError(f"{field}.{name}", f"there is no such setting{name_nearest(name, known)}")
+            raise RecipeError(f"{field}.{name}", f"there is no such setting{suggest_setting(name, known)}")
     for name in (FROM, "segmenter"):
         if not isinstance(value.get(name), str) or not value[name].strip():
             raise RecipeError(f"{field}.{name}", "give the photographs and a segmenter: {from: DIR, segmenter: NAME}.")

@@ -43,8 +43,8 @@ from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING, Config
 from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
-from figureground.recipe.settings import Names, json_schema, marked
-from figureground.recipe.shard_size import bytes_an_image, default_shard_size
+from figureground.recipe.settings import Names, find_marks, json_schema
+from figureground.recipe.shard_size import bytes_per_image, default_shard_size
 from figureground.recipe.starter import write_starter
 from figureground.running import building
 from figureground.shards.card import CardContext
@@ -222,7 +222,7 @@ class Method(ABC):
     def _convert_fields(cls, name: str, fields: recipes.Fields, settings: list[str]) -> recipes.Fields:
         base = cls.CONFIGS[name]
         kinds = field_types(type(base))
-        fields = {n: v for n, v in recipes.relocate(fields, type(base)).items() if n not in recipes.HEAD}
+        fields = {n: v for n, v in recipes.resolve_paths(fields, type(base)).items() if n not in recipes.HEAD}
         fields = recipes.convert_fields(fields, kinds)
         return recipes.apply_settings(fields, settings, dataclasses.asdict(base), kinds)
 
@@ -321,7 +321,7 @@ class Method(ABC):
             totals = self.plan().totals()
         except FiguregroundError:
             return  # `plan` raises it again where it is due
-        bytes_per_image = bytes_an_image(self.config.size, self.config.image_format, self.config.keep)
+        bytes_per_image = bytes_per_image(self.config.size, self.config.image_format, self.config.keep)
         self.config = dataclasses.replace(self.config, shard_size=default_shard_size(totals, bytes_per_image))
         self.has_default_shard_size = True
 
@@ -547,9 +547,9 @@ class Method(ABC):
 
     def recipe(self, folder: Path) -> dict[str, Any]:
         """Return the recipe as saved in `folder`. It describes the dataset and can rebuild it."""
-        file_fields = marked(type(self.config), Names)
+        file_fields = find_marks(type(self.config), Names)
         values = {name: getattr(self.config, name) for name in self.config.field_names()}
-        saved = {n: recipes.for_file(file_fields.get(n), v, folder) for n, v in values.items()}
+        saved = {n: recipes.make_paths_relative(file_fields.get(n), v, folder) for n, v in values.items()}
         recipe = {
             "format": recipes.FORMAT,
             "builder": self.METHOD,

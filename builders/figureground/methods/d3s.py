@@ -28,11 +28,11 @@ from figureground.methods.panels import d3s as d3s_panels
 from figureground.methods.panels.panel import Panel
 from figureground.models.needs import Need, missing_segmenter, refuse_absent_segmenter
 from figureground.recipe import document as recipes
-from figureground.recipe.classes import ClassEntry, define, find_list, read_nouns
+from figureground.recipe.classes import ClassEntry, add_definitions, find_list, read_nouns
 from figureground.recipe.plan import Plan, pick
 from figureground.recipe.prompts import fill, read_templates, shorten
 from figureground.recipe.sample import Guide, Spec, derive_seed
-from figureground.recipe.table import empty_by_design, read_table
+from figureground.recipe.table import find_planned_gaps, read_table
 from figureground.running.directory import claim_directory, settle_recipe
 from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE
@@ -138,7 +138,7 @@ class D3S(Method):
             default = str(self.CONFIGS[config.name].classes)
             self.classes = read_nouns("classes", config.classes, "classes", default)
         if config.definitions:
-            self.classes = define(self.classes, find_list("definitions", config.definitions, "classes"))
+            self.classes = add_definitions(self.classes, find_list("definitions", config.definitions, "classes"))
         if config.backgrounds == "folders":
             names = self._list_folder_names("backgrounds", "scenes")
             preposition = "on a " if config.edit else ""  # an instruction says where to
@@ -190,7 +190,7 @@ class D3S(Method):
 
     def _refuse_empty(self, names: list[str], grounds: list[str]) -> None:
         for split, counts in self.counts.items():
-            by_design = empty_by_design(self.config.table, split, self.pairings.get(split))
+            by_design = find_planned_gaps(self.config.table, split, self.pairings.get(split))
             empty = np.argwhere((counts == 0) & (True if by_design is None else ~by_design))
             if counts.sum() == 0:
                 raise RecipeError(

@@ -16,7 +16,7 @@ from figureground.materials.settings import FromPhotographs, is_from_photographs
 from figureground.methods.cut_stage import CutStage
 from figureground.recipe.config import Config
 from figureground.recipe.settings import Names, Share, Text, settings
-from figureground.recipe.table import MOST_A_CELL, Correlation
+from figureground.recipe.table import MAX_PER_CELL, Correlation
 
 POCKET = "pocket"
 EDIT_STARTS_FROM_NOISE = (
@@ -24,7 +24,7 @@ EDIT_STARTS_FROM_NOISE = (
 )
 
 Scale = Annotated[float, Field(ge=0.05, le=1)]
-PerCell = dict[str, Annotated[int, Field(ge=0, le=MOST_A_CELL)]]
+PerCell = dict[str, Annotated[int, Field(ge=0, le=MAX_PER_CELL)]]
 """Images per cell, by split."""
 
 

@@ -57,7 +57,7 @@ def extend(
         raise FiguregroundError(f"{directory} holds no dataset: {RECIPE} is missing. Build one first.")
     while True:
         old_text = read_text(saved, root=directory, max_bytes=MAX_JSON_BYTES)
-        method, recipe = _plan(directory, recipes.read_saved(saved), per_cell, settings)
+        method, recipe = _plan(directory, recipes.read_saved_recipe(saved), per_cell, settings)
         if recipe is None:
             return method.build(directory, show_progress)
         new_text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
@@ -86,7 +86,7 @@ def _plan(
     kind = method_class(saved["builder"])
     config = kind.CONFIGS[kind.DEFAULT]
     execution, kinds = config.execution_names(), field_types(type(config))
-    fields = recipes.relocate(recipes.read_recipe(directory / RECIPE), type(config))
+    fields = recipes.resolve_paths(recipes.read_recipe(directory / RECIPE), type(config))
     fields = recipes.convert_fields(fields, kinds)
     new_fields = {**fields, **recipes.apply_settings({}, settings, fields, kinds)}
     identity = [name for name in new_fields if name not in execution and new_fields[name] != fields.get(name)]
@@ -162,6 +162,6 @@ def _refuse_changed(method: Method, saved: Mapping[str, Any], directory: Path) -
     current = json.loads(json.dumps(method.recipe(directory / PRIVATE)))
     raise FiguregroundError(
         f"{directory}: input of its recipe has changed since it was built, so new images would differ in kind:\n  "
-        + "\n  ".join(recipes.recipe_differences(saved, current))
+        + "\n  ".join(recipes.describe_recipe_differences(saved, current))
         + "\nRestore them, or build a new dataset."
     )

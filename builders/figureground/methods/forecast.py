@@ -11,7 +11,7 @@ from figureground.core.columns import pad, text_width
 from figureground.core.errors import FiguregroundError, UsageError, counted
 from figureground.core.text import human_time
 from figureground.methods.measured import Measured
-from figureground.recipe.shard_size import STEP, bytes_an_image
+from figureground.recipe.shard_size import STEP, bytes_per_image
 from figureground.recipe.table import Counts, bias_aligned_share, cramers_v
 from figureground.running.runner import open_runner
 
@@ -75,7 +75,7 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
         "shards": len(planned.shards()), "foregrounds": list(planned.foregrounds),
         "backgrounds": list(planned.backgrounds),
         "splits": splits, "formats": list(config.formats),
-        "bytes": round(images * bytes_an_image(config.size, config.image_format) * len(config.formats)),
+        "bytes": round(images * bytes_per_image(config.size, config.image_format) * len(config.formats)),
         "denoiser_evaluations": images * evaluations,
         "seconds": None if speed is None else images / speed,
         "images_per_second": speed, "measured": measured and measured.to_json(),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from figureground.core.errors import RecipeError, counted
 from figureground.core.numerics import read_numerics
 from figureground.recipe.config import SAMPLING
-from figureground.recipe.document import read_saved
+from figureground.recipe.document import read_saved_recipe
 from figureground.shards.progress import Watch
 from figureground.shards.shard import PRIVATE, RECIPE
 
@@ -66,7 +66,7 @@ def read_measured(directory: Path, method: Method) -> Measured | None:
         FiguregroundError: It isn't a dataset's directory, or its files can't be read.
     """
     watch = Watch(directory)
-    saved = read_saved(directory / RECIPE)
+    saved = read_saved_recipe(directory / RECIPE)
     fields = method.init_fields()
     own_settings = {"METHOD": method.METHOD, "checkpoint": method.checkpoint_fingerprint}
     saved_settings = {"METHOD": saved["builder"], "checkpoint": saved["content"].get("checkpoint")}

@@ -55,7 +55,7 @@ def open_dataset(directory: Path) -> Method | None:
     try:
         fields = recipes.read_recipe(saved)
         method = method_class(fields["builder"]).from_recipe(fields)
-        unchanged = digest(method.identity()) == recipes.read_saved(saved)["sha256"]
+        unchanged = digest(method.identity()) == recipes.read_saved_recipe(saved)["sha256"]
     except (FiguregroundError, KeyError):
         return None
     method.read_stages(directory / PRIVATE / "stages")

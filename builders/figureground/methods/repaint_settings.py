@@ -12,7 +12,7 @@ from figureground.core.values import FieldsOf
 from figureground.finetune.settings import unfilled
 from figureground.learn.settings import Training
 from figureground.recipe.config import Config
-from figureground.recipe.settings import Names, Share, Text, name_nearest, settings
+from figureground.recipe.settings import Names, Share, Text, settings, suggest_setting
 
 TRAIN = "train"
 """The split that is read and written; as `classifier`, one to be trained on the data."""
@@ -90,7 +90,7 @@ class RepaintConfig(Config):
         known = {each.name for each in dataclasses.fields(Training)} - {"method"}
         for name in self.training:
             if name not in known:
-                raise RecipeError(f"training.{name}", f"there is no such setting{name_nearest(str(name), known)}")
+                raise RecipeError(f"training.{name}", f"there is no such setting{suggest_setting(str(name), known)}")
         try:
             return Training("erm", **self.training)
         except RecipeError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from figureground.core.errors import UsageError
 from figureground.methods.base import Method
 from figureground.methods.d3s import D3S
-from figureground.recipe.severity import Axis, points, save_axes
+from figureground.recipe.severity import Axis, list_points, save_axes
 
 
 def plan_severity(make: Callable[[Sequence[str]], Method], axes: Sequence[Axis]) -> dict[str, Method]:
@@ -23,7 +23,7 @@ def plan_severity(make: Callable[[Sequence[str]], Method], axes: Sequence[Axis])
     """
     methods = {
         folder: make([f"{field}={value}" for field, value in changed.items()])
-        for folder, changed in points(axes).items()
+        for folder, changed in list_points(axes).items()
     }
     for method in methods.values():
         if not isinstance(method, D3S):

@@ -15,15 +15,15 @@ from figureground.methods.concept_stages import GIVEN_ELSEWHERE
 from figureground.models.footprint import SMALL, estimate_footprint
 from figureground.recipe.config import Config
 from figureground.recipe.features import FeatureEntry
-from figureground.recipe.settings import EXECUTION, MOST, Names, Text, field_names, name_nearest, settings
-from figureground.recipe.table import MOST_A_CELL
+from figureground.recipe.settings import EXECUTION, MAX_INTEGER, Names, Text, field_names, settings, suggest_setting
+from figureground.recipe.table import MAX_PER_CELL
 
 POCKET = "pocket"
 MANY = 10
 """More concepts of a full-size checkpoint than this are kept as adapters, unless the recipe sets `lora_rank`."""
 NOT_GIVEN = "not given"
 
-Images = Annotated[int, Field(ge=0, le=MOST_A_CELL)]
+Images = Annotated[int, Field(ge=0, le=MAX_PER_CELL)]
 """Images per cell."""
 
 
@@ -43,7 +43,7 @@ class SpuriousConfig(Config):
     references: Annotated[Text | None, Names("directory", source=True)] = None
     """Images of each feature without its class: a directory with one folder per class, or with the folders of
     Spurious ImageNet; `pocket` draws them."""
-    reference_count: Annotated[int, Field(ge=3, le=MOST)] | None = None
+    reference_count: Annotated[int, Field(ge=3, le=MAX_INTEGER)] | None = None
     """References per class: the number that `pocket` draws (16 if none), or the most to take from a directory (all if
     none)."""
     backgrounds: Annotated[str | list[str] | dict[str, str | None], Names("file")] = "spurious"
@@ -85,7 +85,7 @@ class SpuriousConfig(Config):
                 raise RecipeError(f"finetuning.{name}", f"{name} is a setting of the recipe itself: --set {name}=….")
             if name not in field_names(Finetuning):
                 known = set(field_names(Finetuning)) - {*GIVEN_ELSEWHERE}
-                raise RecipeError(f"finetuning.{name}", f"there is no such setting{name_nearest(str(name), known)}")
+                raise RecipeError(f"finetuning.{name}", f"there is no such setting{suggest_setting(str(name), known)}")
         self.settings(1)
 
     def settings(self, concepts: int) -> Finetuning:

@@ -45,31 +45,33 @@ def read_nouns(field: str, value: object, kind: str, default: str) -> list[Class
             in another spelling (`core.names`).
     """
     if isinstance(value, Mapping):
-        nouns = [_noun(str(name), str(text or ""), kind) for name, text in value.items()]
+        nouns = [_make_entry(str(name), str(text or ""), kind) for name, text in value.items()]
     elif isinstance(value, str):
         nouns = read_csv(find_list(field, value, kind), kind)
     elif isinstance(value, Sequence):
-        nouns = _select(field, [str(v) for v in value], read_csv(find_list(field, default, kind), kind), default)
+        nouns = _select_entries(
+            field, [str(v) for v in value], read_csv(find_list(field, default, kind), kind), default
+        )
     else:
         raise RecipeError(field, f"{value!r} is not a file, a list of names or a mapping of names to texts.")
     if not nouns:
         raise RecipeError(field, "the list is empty.")
     if not all(noun.name.strip() for noun in nouns):
         raise RecipeError(field, "a name is empty.")
-    twice = [name for name, n in Counter(noun.name for noun in nouns).items() if n > 1]
-    if twice:
-        raise RecipeError(field, f"named twice: {listed(twice)}.")
+    duplicates = [name for name, n in Counter(noun.name for noun in nouns).items() if n > 1]
+    if duplicates:
+        raise RecipeError(field, f"named twice: {listed(duplicates)}.")
     # A classifier's labels are distinguished by their numbers, and their list isn't the user's to correct.
     if field != "labels" and (same := find_same_names(noun.name for noun in nouns)):
         raise RecipeError(field, f"{describe_same_names(same)}. {RULE}: use one of each.")
     return nouns
 
 
-def _noun(name: str, text: str, kind: str) -> ClassEntry:
+def _make_entry(name: str, text: str, kind: str) -> ClassEntry:
     return ClassEntry(name, text or name) if kind == PHRASED else ClassEntry(name, name, text)
 
 
-def _select(field: str, names: list[str], known: list[ClassEntry], source: str) -> list[ClassEntry]:
+def _select_entries(field: str, names: list[str], known: list[ClassEntry], source: str) -> list[ClassEntry]:
     by_name = {loosely(alias): noun for noun in reversed(known) for alias in (*noun.aliases, noun.name)}
     unknown = [name for name in names if loosely(name) not in by_name]
     if unknown:
@@ -90,18 +92,18 @@ def find_list(field: str, name: str, kind: str) -> Path:
     Raises:
         RecipeError: The file doesn't exist.
     """
-    given = Path(name)
-    if given.suffix.lower() in TABLES or "/" in name:
-        if not given.is_file():
+    path = Path(name)
+    if path.suffix.lower() in TABLES or "/" in name:
+        if not path.is_file():
             raise RecipeError(field, f"there is no file {name!r}.")
-        return given
+        return path
     folder = find_resource(f"prompts/{kind}")
     if not (folder / f"{name}.csv").is_file():
-        known = sorted(p.stem for p in folder.glob("*.csv"))
+        available = sorted(p.stem for p in folder.glob("*.csv"))
         raise RecipeError(
             field,
-            f"there is no list {name!r}{nearest(name, known) or '.'} Available: {listed(known)}. Or give the path of "
-            "a CSV.",
+            f"there is no list {name!r}{nearest(name, available) or '.'} Available: {listed(available)}. Or give the "
+            "path of a CSV.",
         )
     return folder / f"{name}.csv"
 
@@ -148,7 +150,7 @@ def read_csv(path: Path, kind: str) -> list[ClassEntry]:
     return nouns
 
 
-def define(nouns: Sequence[ClassEntry], path: Path) -> list[ClassEntry]:
+def add_definitions(nouns: Sequence[ClassEntry], path: Path) -> list[ClassEntry]:
     """Return classes with definitions from a CSV `name,definition`, where `name` may be a WordNet id.
 
     Raises:
@@ -156,25 +158,26 @@ def define(nouns: Sequence[ClassEntry], path: Path) -> list[ClassEntry]:
             is defined twice.
     """
     with open_table(path, "definitions", "name", "definition") as table:
-        found: dict[str, str] = {}
+        definitions: dict[str, str] = {}
         for line, row in table.records():
-            if (name := loosely(row["name"])) in found:
+            if (name := loosely(row["name"])) in definitions:
                 raise RecipeError(
                     "definitions", f"{table.name}, line {line}: {row['name']!r} is defined twice. {RULE}."
                 )
             if name:
-                found[name] = row["definition"]
+                definitions[name] = row["definition"]
     known = {loosely(alias) for noun in nouns for alias in (noun.name, *noun.aliases)}
-    if found and not known & set(found):
+    if definitions and not known & set(definitions):
         raise RecipeError(
             "definitions",
-            f"{table.name} defines none of the recipe's classes; its first name is {next(iter(found))!r}.",
+            f"{table.name} defines none of the recipe's classes; its first name is {next(iter(definitions))!r}.",
         )
     return [
         replace(
             noun,
             definition=next(
-                (found[loosely(a)] for a in (noun.name, *noun.aliases) if loosely(a) in found), noun.definition
+                (definitions[loosely(a)] for a in (noun.name, *noun.aliases) if loosely(a) in definitions),
+                noun.definition,
             ),
         )
         for noun in nouns

@@ -171,8 +171,8 @@ class Config:
             if len(set(values)) < len(values):
                 raise RecipeError(name, f"{listed(values)} names the same one twice. Name each once.")
         if not self.formats:
-            known = ", ".join(FORMATS.names())
-            raise RecipeError("formats", f"the list is empty; a dataset needs one or several of {known}.")
+            formats = ", ".join(FORMATS.names())
+            raise RecipeError("formats", f"the list is empty; a dataset needs one or several of {formats}.")
         check_device(self.device)
         if self.offload != "none" and self.device == "cpu":
             raise RecipeError(

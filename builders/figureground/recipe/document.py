@@ -17,7 +17,7 @@ from figureground.core.files import read_object
 from figureground.core.hashing import digest
 from figureground.core.tables import TABLES
 from figureground.core.values import NULLS, Setting, convert, type_at
-from figureground.recipe.settings import Names, marked, name_nearest, with_new_names
+from figureground.recipe.settings import Names, find_marks, suggest_setting, with_current_names
 
 Fields = dict[str, Any]
 """Settings by name."""
@@ -27,7 +27,7 @@ def read_recipe(path: Path) -> RecipeFields:
     """Read a recipe file, YAML or the `recipe.json` of a dataset.
 
     Scalars are returned as typed, for `convert_fields`. Relative paths are relative to the file and returned unchanged,
-    for `relocate`.
+    for `resolve_paths`.
 
     Raises:
         UsageError: The file is missing, too large, not text, doesn't parse, or isn't a recipe; with file, line and
@@ -63,7 +63,7 @@ HEAD = ("builder", "config")
 FORMAT = 2
 """Version of the dataset format. It increases whenever a recipe gives other pixels, keys or order. docs/format.md lists
 the versions and their changes."""
-_FIRST = 1
+_FIRST_FORMAT = 1
 """Version of datasets that state none."""
 
 
@@ -77,7 +77,7 @@ def is_marked(saved: Mapping[str, Any]) -> bool:
     return MARKS in saved
 
 
-def format_of(saved: Mapping[str, Any], name: str) -> int:
+def read_format(saved: Mapping[str, Any], name: str) -> int:
     """Return the format version of a recipe, an index or a marker.
 
     Args:
@@ -87,51 +87,51 @@ def format_of(saved: Mapping[str, Any], name: str) -> int:
     Raises:
         FiguregroundError: This release doesn't know the version.
     """
-    version = saved.get("format", _FIRST)
-    if isinstance(version, bool) or not isinstance(version, int) or not _FIRST <= version <= FORMAT:
+    version = saved.get("format", _FIRST_FORMAT)
+    if isinstance(version, bool) or not isinstance(version, int) or not _FIRST_FORMAT <= version <= FORMAT:
         raise FiguregroundError(
-            f"{name}: format {printable(str(version)[:40])} is not one that this release knows ({_FIRST} to {FORMAT}). "
-            "Install the release of figureground that wrote it."
+            f"{name}: format {printable(str(version)[:40])} is not one that this release knows ({_FIRST_FORMAT} to "
+            f"{FORMAT}). Install the release of figureground that wrote it."
         )
     return version
 
 
-def refuse_older(saved: Mapping[str, Any], directory: Path, doing: str) -> None:
+def refuse_older(saved: Mapping[str, Any], directory: Path, command: str) -> None:
     """Refuse to add images to a dataset of an older format, as they would differ in kind from the existing ones.
 
     Args:
         saved: The dataset's recipe.json.
         directory: The dataset.
-        doing: The command, `build` or `extend`.
+        command: The command, `build` or `extend`.
 
     Raises:
         FiguregroundError: The dataset's format isn't the one that this release writes.
     """
-    version = format_of(saved, str(directory))
+    version = read_format(saved, str(directory))
     if version != FORMAT:
         raise FiguregroundError(
             f"{directory} is of format {version}, and this release draws format {FORMAT}: the same recipe gives other "
-            f"noise, order and counts, and {doing} would mix the two. Build a new dataset in another directory, "
+            f"noise, order and counts, and {command} would mix the two. Build a new dataset in another directory, "
             f"with --recipe {directory / '_figureground' / 'recipe.json'}, or use the release that started it. "
             "check, curate, merge, evaluate, show and push accept it unchanged."
         )
 
 
-def read_saved(path: Path) -> dict[str, Any]:
+def read_saved_recipe(path: Path) -> dict[str, Any]:
     """Read the `recipe.json` of a dataset, as `Method.recipe` returns it.
 
     Raises:
         FiguregroundError: The file is missing, can't be read, or isn't a dataset's recipe.
     """
-    what = f"{path} can't be read"
+    problem = f"{path} can't be read"
     try:
         saved = read_object(path, root=path.parent.parent)
     except OSError as error:
-        raise FiguregroundError(f"{what}: {error.strerror or error}.") from None
+        raise FiguregroundError(f"{problem}: {error.strerror or error}.") from None
     for name, kind in (("builder", str), ("sha256", str), ("identity", dict), ("execution", dict), ("content", dict)):
         if not isinstance(saved.get(name), kind):
             raise FiguregroundError(
-                f"{what}: its {name!r} is missing or of another type, so it isn't a recipe of this package. Restore "
+                f"{problem}: its {name!r} is missing or of another type, so it isn't a recipe of this package. Restore "
                 "the file from a copy, or build into another directory."
             )
     return saved
@@ -145,14 +145,14 @@ _SUFFIXES = (*TABLES, ".txt", ".safetensors", ".pt", ".pth", ".onnx")
 
 
 class RecipeFields(dict[str, Any]):
-    """Fields of a recipe file, and the folder that relative paths in it start from; see `relocate`."""
+    """Fields of a recipe file, and the folder that relative paths in it start from; see `resolve_paths`."""
 
     folder: Path
     saved: bool = False
     """Whether it is a dataset's recipe, in which fields may have the names of an earlier version."""
 
 
-def relocate(fields: Fields, kind: type) -> Fields:
+def resolve_paths(fields: Fields, kind: type) -> Fields:
     """Return a recipe file's fields under their present names, with relative paths made relative to the working
     directory.
 
@@ -162,28 +162,28 @@ def relocate(fields: Fields, kind: type) -> Fields:
     """
     if not isinstance(fields, RecipeFields):
         return fields
-    names = marked(kind, Names)
-    given = with_new_names(fields, kind) if fields.saved else fields
-    return {n: _from_file(names[n], v, fields.folder) if n in names else v for n, v in given.items()}
+    marks = find_marks(kind, Names)
+    renamed = with_current_names(fields, kind) if fields.saved else fields
+    return {n: _resolve_value(marks[n], v, fields.folder) if n in marks else v for n, v in renamed.items()}
 
 
-def _from_file(names: Names, value: Any, folder: Path) -> Any:
+def _resolve_value(names: Names, value: Any, folder: Path) -> Any:
     """Return a value from a file in `folder`, with existing paths made relative to the working directory."""
     if isinstance(value, Mapping):
-        return {k: _from_file(names, v, folder) for k, v in value.items()}
+        return {k: _resolve_value(names, v, folder) for k, v in value.items()}
     if isinstance(value, list):
-        return [_from_file(names, v, folder) if isinstance(v, Mapping) else v for v in value]
+        return [_resolve_value(names, v, folder) if isinstance(v, Mapping) else v for v in value]
     if isinstance(value, Plain) and value in NULLS:
         return value
-    if parts := _models(value):
-        return "".join(_from_file(Names("path"), part, folder) for part in parts)
+    if parts := _split_model_name(value):
+        return "".join(_resolve_value(Names("path"), part, folder) for part in parts)
     if _may_be_path(names, value) and not Path(value).is_absolute() and _exists(names, folder / value):
         return os.path.relpath(folder / value)
     return value
 
 
-def for_file(names: Names | None, value: Any, folder: Path) -> Any:
-    """Return a field's value for a recipe in `folder`, with paths relative to the folder. The inverse of `relocate`.
+def make_paths_relative(names: Names | None, value: Any, folder: Path) -> Any:
+    """Return a field's value for a recipe in `folder`, with paths relative to it. The inverse of `resolve_paths`.
 
     Args:
         names: The field's mark; None for a field that names no files.
@@ -193,22 +193,22 @@ def for_file(names: Names | None, value: Any, folder: Path) -> Any:
     if names is None:
         return value
     if isinstance(value, Mapping):
-        return {k: for_file(names, v, folder) for k, v in value.items()}
+        return {k: make_paths_relative(names, v, folder) for k, v in value.items()}
     if isinstance(value, list):
-        return [for_file(names, v, folder) if isinstance(v, Mapping) else v for v in value]
-    if parts := _models(value):
-        return "".join(for_file(Names("path"), part, folder) for part in parts)
+        return [make_paths_relative(names, v, folder) if isinstance(v, Mapping) else v for v in value]
+    if parts := _split_model_name(value):
+        return "".join(make_paths_relative(Names("path"), part, folder) for part in parts)
     if _may_be_path(names, value) and _exists(names, Path(value)):
         return os.path.relpath(value, folder)
     return value
 
 
-def _models(value: Any) -> Sequence[str]:
+def _split_model_name(value: Any) -> Sequence[str]:
     """Return the parts of a model's name with a prefix, of which some may be paths; empty for other values."""
     if not isinstance(value, str):
         return ()
-    found = re.fullmatch(_TWO_MODELS, value) or re.fullmatch(_ONE_MODEL, value)
-    return found.groups() if found else ()
+    match = re.fullmatch(_TWO_MODELS, value) or re.fullmatch(_ONE_MODEL, value)
+    return match.groups() if match else ()
 
 
 def _exists(names: Names, path: Path) -> bool:
@@ -222,9 +222,9 @@ def _may_be_path(names: Names, value: Any) -> bool:
     """Return whether a value may be a path. Long texts, such as prompts, would fail as file names and are excluded."""
     if not isinstance(value, str) or value == "pocket":
         return False
-    looks = "/" in value or value.startswith(".") or Path(value).suffix.lower() in _SUFFIXES
-    short = len(value.encode()) < 1000 and all(len(part.encode()) < 256 for part in value.split("/"))
-    return short and (looks or names.kind != "file")
+    looks_like_path = "/" in value or value.startswith(".") or Path(value).suffix.lower() in _SUFFIXES
+    is_short = len(value.encode()) < 1000 and all(len(part.encode()) < 256 for part in value.split("/"))
+    return is_short and (looks_like_path or names.kind != "file")
 
 
 def parse_setting(text: str) -> tuple[list[str], Setting]:
@@ -258,30 +258,30 @@ def apply_settings(fields: Fields, settings: Iterable[str], defaults: Fields, ki
         UsageError: A setting isn't written as key=value.
         RecipeError: A value doesn't fit the field's type.
     """
-    out = copy.deepcopy(fields)
+    updated = copy.deepcopy(fields)
     for text in settings:
         keys, typed = parse_setting(text)
         value = convert(typed, type_at(kinds.get(keys[0], Any), keys[1:]), ".".join(keys))
         if len(keys) == 1:
-            out[keys[0]] = value
+            updated[keys[0]] = value
             continue
-        at = out.setdefault(keys[0], copy.deepcopy(defaults.get(keys[0])))
-        if not isinstance(at, dict):
-            at = out[keys[0]] = {}
+        entry = updated.setdefault(keys[0], copy.deepcopy(defaults.get(keys[0])))
+        if not isinstance(entry, dict):
+            entry = updated[keys[0]] = {}
         for name in keys[1:-1]:
-            if not isinstance(at.get(name), dict):
-                at[name] = {}
-            at = at[name]
-        at[keys[-1]] = value
-    return out
+            if not isinstance(entry.get(name), dict):
+                entry[name] = {}
+            entry = entry[name]
+        entry[keys[-1]] = value
+    return updated
 
 
-def check_names(fields: Iterable[str], known: Iterable[str], what: str) -> None:
+def check_names(fields: Iterable[str], known: Iterable[str], owner: str) -> None:
     """Raise RecipeError for the first unknown field, with the nearest known one."""
     known = sorted(known)
     for name in fields:
         if name not in known:
-            raise RecipeError(name, f"{what} has no such field{name_nearest(name, known)}")
+            raise RecipeError(name, f"{owner} has no such field{suggest_setting(name, known)}")
 
 
 SEAL = "saved_sha256"
@@ -294,35 +294,35 @@ reveals any edit of a recipe.json, even one that leaves that content unchanged.
 
 def seal(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe with the field `SEAL` added: the SHA-256 of its content without execution settings."""
-    return {**recipe, SEAL: _sealed(recipe)}
+    return {**recipe, SEAL: _hash_content(recipe)}
 
 
 def is_sealed(recipe: Mapping[str, Any]) -> bool | None:
     """Return whether a saved recipe is unchanged since it was sealed; None for older releases, which have no seal."""
-    return recipe[SEAL] == _sealed(recipe) if SEAL in recipe else None
+    return recipe[SEAL] == _hash_content(recipe) if SEAL in recipe else None
 
 
-def _sealed(recipe: Mapping[str, Any]) -> str:
-    said = {name: value for name, value in recipe.items() if name not in (SEAL, "execution")}
-    return digest(json.loads(json.dumps(said)))  # saving turns numeric keys into text
+def _hash_content(recipe: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in recipe.items() if name not in (SEAL, "execution")}
+    return digest(json.loads(json.dumps(content)))  # saving turns numeric keys into text
 
 
-def recipe_differences(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+def describe_recipe_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Return the differences between two recipes from `Method.recipe`, both as JSON, one line per field.
 
     Differences in settings come first. A field that names files differs if their content does. It is shown with its
     settings, or with its content if the settings are equal.
     """
-    first: list[str] = describe_differences(saved["builder"], mine["builder"], "METHOD")
-    first += describe_differences(saved.get("format"), mine.get("format"), "format")
+    first: list[str] = describe_differences(saved["builder"], current["builder"], "METHOD")
+    first += describe_differences(saved.get("format"), current.get("format"), "format")
     last: list[str] = []
-    for field in dict.fromkeys([*saved["identity"], *mine["identity"], *saved["content"], *mine["content"]]):
-        contents = describe_differences(saved["content"].get(field), mine["content"].get(field), field)
-        if not contents and (field in saved["content"] or field in mine["content"]):
+    for field in dict.fromkeys([*saved["identity"], *current["identity"], *saved["content"], *current["content"]]):
+        contents = describe_differences(saved["content"].get(field), current["content"].get(field), field)
+        if not contents and (field in saved["content"] or field in current["content"]):
             continue
-        set_anew = describe_differences(saved["identity"].get(field), mine["identity"].get(field), field)
-        if set_anew:
-            first += set_anew
+        settings = describe_differences(saved["identity"].get(field), current["identity"].get(field), field)
+        if settings:
+            first += settings
         else:
             last += contents
     return first + last

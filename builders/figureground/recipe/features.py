@@ -47,13 +47,13 @@ class Feature:
     aliases: tuple[str, ...] = ()
     """Other names that its folder may have."""
 
-    apart: str = ""
+    slug_suffix: str = ""
     """Suffix of the slug that distinguishes it from another class's in the list."""
 
     @property
     def slug(self) -> str:
         """Name of the class's split, folder and concept, from its first synonym: `great_white_shark`."""
-        return f"{slug(self._first_name)}{self.apart}"
+        return f"{slug(self._first_name)}{self.slug_suffix}"
 
     @property
     def _first_name(self) -> str:
@@ -73,34 +73,34 @@ def read_features(value: Any, classes: Any) -> list[Feature]:
             named twice or isn't in the list; with file and line.
     """
     if isinstance(value, Mapping):
-        found = [_from_mapping(str(name), said) for name, said in value.items()]
+        features = [_from_mapping(str(name), entry) for name, entry in value.items()]
         source = "the recipe"
     elif isinstance(value, str):
         path = find_list(KIND, value, KIND)
-        found, source = _read_csv(path), path.name
+        features, source = _read_csv(path), path.name
     else:
         raise RecipeError(KIND, f"{value!r} is neither a file nor a mapping of classes to nouns.")
-    if not found:
+    if not features:
         raise RecipeError(KIND, "the list is empty.")
-    found = _tell_apart(found)
-    return found if classes is None else _select(found, classes, source)
+    features = _make_slugs_unique(features)
+    return features if classes is None else _select_features(features, classes, source)
 
 
-def _from_mapping(name: str, said: Any) -> Feature:
-    if isinstance(said, str):
-        said = {"noun": said}
-    if not isinstance(said, Mapping):
-        raise RecipeError(f"{KIND}.{name}", f"{said!r} is not a noun, such as flower.")
-    for key in said:
+def _from_mapping(name: str, entry: Any) -> Feature:
+    if isinstance(entry, str):
+        entry = {"noun": entry}
+    if not isinstance(entry, Mapping):
+        raise RecipeError(f"{KIND}.{name}", f"{entry!r} is not a noun, such as flower.")
+    for key in entry:
         if key not in COLUMNS[1:]:
             raise RecipeError(f"{KIND}.{name}", f"there is no {key!r}{nearest_or_all(str(key), COLUMNS[1:])}")
-    components = said.get("component", "")
+    components = entry.get("component", "")
     if isinstance(components, Sequence) and not isinstance(components, str):
         components = " ".join(map(str, components))
-    return _feature(name, said.get("noun"), said.get("feature"), components, f"{KIND}.{name}")
+    return _make_feature(name, entry.get("noun"), entry.get("feature"), components, f"{KIND}.{name}")
 
 
-def _feature(name: Any, noun: Any, text: Any, components: Any, where: str) -> Feature:
+def _make_feature(name: Any, noun: Any, text: Any, components: Any, where: str) -> Feature:
     """Create a feature from a row; raise RecipeError for missing or invalid values."""
     name, noun, text = (" ".join(str(part or "").split()) for part in (name, noun, text))
     if not name:
@@ -116,40 +116,42 @@ def _feature(name: Any, noun: Any, text: Any, components: Any, where: str) -> Fe
 def _read_csv(path: Path) -> list[Feature]:
     with open_table(path, KIND, *COLUMNS[:2]) as table:
         return [
-            _feature(row["class"], row["noun"], row.get("feature"), row.get("component"), f"{table.name}, line {line}")
+            _make_feature(
+                row["class"], row["noun"], row.get("feature"), row.get("component"), f"{table.name}, line {line}"
+            )
             for line, row in table.records()
         ]
 
 
-def _tell_apart(found: Sequence[Feature]) -> list[Feature]:
+def _make_slugs_unique(features: Sequence[Feature]) -> list[Feature]:
     """Return the features with unique slugs.
 
     Raises:
         RecipeError: Two features have the same name.
     """
-    twice = [name for name, n in Counter(feature.name for feature in found).items() if n > 1]
-    if twice:
-        raise RecipeError(KIND, f"named twice: {listed(twice)}. A class has one feature.")
-    if same := find_same_names(feature.name for feature in found):
+    duplicates = [name for name, n in Counter(feature.name for feature in features).items() if n > 1]
+    if duplicates:
+        raise RecipeError(KIND, f"named twice: {listed(duplicates)}. A class has one feature.")
+    if same := find_same_names(feature.name for feature in features):
         raise RecipeError(KIND, f"{describe_same_names(same)}. {RULE}. A class has one feature.")
-    plain = [replace(feature, apart="") for feature in found]
+    plain = [replace(feature, slug_suffix="") for feature in features]
     # The first synonym gives the slug; if two classes share it, a hash of the whole name distinguishes them.
-    shared = {each for each, n in Counter(feature.slug for feature in plain).items() if n > 1}
-    several = [feature.name for feature in plain if feature.slug in shared]
+    shared = {slug_text for slug_text, n in Counter(feature.slug for feature in plain).items() if n > 1}
+    ambiguous = [feature.name for feature in plain if feature.slug in shared]
     return [
-        replace(feature, apart=f"_{short_hash(feature.name)}") if feature.name in several else feature
+        replace(feature, slug_suffix=f"_{short_hash(feature.name)}") if feature.name in ambiguous else feature
         for feature in plain
     ]
 
 
-def _select(found: Sequence[Feature], classes: Any, source: str) -> list[Feature]:
+def _select_features(features: Sequence[Feature], classes: Any, source: str) -> list[Feature]:
     if not isinstance(classes, list | tuple) or not classes:
         raise RecipeError("classes", f"{classes!r} is not a list of names, such as [hummingbird, bee].")
-    by_name = {loosely(feature.name): feature for feature in found} | {feature.slug: feature for feature in found}
+    by_name = {loosely(feature.name): feature for feature in features} | {feature.slug: feature for feature in features}
     names = [str(name) for name in classes]
     unknown = [name for name in names if loosely(name) not in by_name]
     if unknown:
-        known = [feature.name for feature in found]
+        known = [feature.name for feature in features]
         raise RecipeError(
             "classes",
             f"{len(unknown)} of {len(names)} have no feature in {source}: {listed(unknown, 5)}"
@@ -158,11 +160,11 @@ def _select(found: Sequence[Feature], classes: Any, source: str) -> list[Feature
         )
     if same := find_same_names(names):
         raise RecipeError("classes", f"{describe_same_names(same)}. {RULE}: use one of each.")
-    chosen = [by_name[loosely(name)] for name in names]
-    twice = [name for name, n in Counter(feature.name for feature in chosen).items() if n > 1]
-    if twice:
-        raise RecipeError("classes", f"named twice: {listed(twice)}.")
-    return chosen
+    selected = [by_name[loosely(name)] for name in names]
+    duplicates = [name for name, n in Counter(feature.name for feature in selected).items() if n > 1]
+    if duplicates:
+        raise RecipeError("classes", f"named twice: {listed(duplicates)}.")
+    return selected
 
 
 def find_labels(features: Sequence[Feature], labels: Sequence[ClassEntry]) -> list[Feature]:
@@ -178,9 +180,9 @@ def find_labels(features: Sequence[Feature], labels: Sequence[ClassEntry]) -> li
         RecipeError: Classes are missing from the classifier's.
     """
     places: dict[str, int] = {}
-    for tell in (_whole, _parts):
+    for get_names in (_full_names, _synonyms):
         for i, label in enumerate(labels):
-            for name in tell(label):
+            for name in get_names(label):
                 places.setdefault(loosely(name), i)
     unknown = [feature.name for feature in features if loosely(feature.name) not in places]
     if unknown:
@@ -190,20 +192,20 @@ def find_labels(features: Sequence[Feature], labels: Sequence[ClassEntry]) -> li
             f"{len(unknown)} of {len(features)} classes are none of the classifier's {len(labels):,}: "
             f"{listed(unknown, 5)}{near or '.'} Give the labels of the classifier to be fooled.",
         )
-    found = []
+    labelled = []
     for feature in features:
-        at = places[loosely(feature.name)]
-        aliases = tuple(dict.fromkeys([feature.name, *labels[at].aliases]))
-        found.append(replace(feature, name=labels[at].name, label=at, aliases=aliases))
-    return _tell_apart(found)
+        place = places[loosely(feature.name)]
+        aliases = tuple(dict.fromkeys([feature.name, *labels[place].aliases]))
+        labelled.append(replace(feature, name=labels[place].name, label=place, aliases=aliases))
+    return _make_slugs_unique(labelled)
 
 
-_Tell = Callable[[ClassEntry], Sequence[str]]
+_GetNames = Callable[[ClassEntry], Sequence[str]]
 
 
-def _whole(label: ClassEntry) -> Sequence[str]:
+def _full_names(label: ClassEntry) -> Sequence[str]:
     return label.name, *label.aliases
 
 
-def _parts(label: ClassEntry) -> Sequence[str]:
+def _synonyms(label: ClassEntry) -> Sequence[str]:
     return [part for part in label.name.split(",") if part.strip()]

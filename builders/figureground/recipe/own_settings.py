@@ -24,17 +24,17 @@ class Entry(Protocol):
     """Its settings that not every entry uses, with their defaults."""
 
 
-def owners(kind: type, entries: Registry[Any]) -> dict[str, list[str]]:
+def find_users(kind: type, entries: Registry[Any]) -> dict[str, list[str]]:
     """Return, for each field of a class of settings that not every entry uses, the names of the entries that do."""
-    found: dict[str, list[str]] = {}
+    users: dict[str, list[str]] = {}
     names = set(field_names(kind))
     for name, entry in entries.items():
-        for each in names & set(entry.OWN):
-            found.setdefault(each, []).append(name)
-    return found
+        for field in names & set(entry.OWN):
+            users.setdefault(field, []).append(name)
+    return users
 
 
-def settle(settings: Any, entries: Registry[Any]) -> None:
+def apply_defaults(settings: Any, entries: Registry[Any]) -> None:
     """Set the entry's own settings to its defaults where none are given; called by `__post_init__`.
 
     Args:
@@ -48,21 +48,19 @@ def settle(settings: Any, entries: Registry[Any]) -> None:
     if method not in entries:
         raise RecipeError("method", f"there is no {method!r}{nearest_or_all(method, entries.names())}")
     own: Mapping[str, Any] = entries[method].OWN
-    users = owners(type(settings), entries)
-    for name, some in users.items():
-        if method in some and getattr(settings, name) is None:
+    users = find_users(type(settings), entries)
+    for name, methods in users.items():
+        if method in methods and getattr(settings, name) is None:
             object.__setattr__(settings, name, own[name])
-        elif method not in some and getattr(settings, name) is not None:
-            raise RecipeError(
-                name,
-                f"{method} doesn't use it; only {listed(some)} {'does' if len(some) == 1 else 'do'}. Leave it out.",
-            )
-    object.__setattr__(settings, "options", _options(settings.options, own, set(own) - set(users), method))
+        elif method not in methods and getattr(settings, name) is not None:
+            verb = "does" if len(methods) == 1 else "do"
+            raise RecipeError(name, f"{method} doesn't use it; only {listed(methods)} {verb}. Leave it out.")
+    object.__setattr__(settings, "options", _fill_options(settings.options, own, set(own) - set(users), method))
 
 
-def used(settings: Any, entries: Registry[Any]) -> dict[str, Any]:
+def used_settings(settings: Any, entries: Registry[Any]) -> dict[str, Any]:
     """Return the fields that the method uses, with their values."""
-    users = owners(type(settings), entries)
+    users = find_users(type(settings), entries)
     return {
         name: value
         for name, value in dataclasses.asdict(settings).items()
@@ -70,15 +68,21 @@ def used(settings: Any, entries: Registry[Any]) -> dict[str, Any]:
     }
 
 
-def _options(given: Mapping[str, Any], own: Mapping[str, Any], known: Collection[str], method: str) -> dict[str, Any]:
-    for name in given:
+def _fill_options(
+    options: Mapping[str, Any], own: Mapping[str, Any], known: Collection[str], method: str
+) -> dict[str, Any]:
+    for name in options:
         if name not in known:
-            others = nearest_or_all(name, known) if known else ": it has none."
-            raise RecipeError(f"options.{name}", f"{method} has no such option{others}")
-    return {n: _like(default, given[n], n) if n in given else default for n, default in own.items() if n in known}
+            hint = nearest_or_all(name, known) if known else ": it has none."
+            raise RecipeError(f"options.{name}", f"{method} has no such option{hint}")
+    return {
+        n: _convert_option(default, options[n], n) if n in options else default
+        for n, default in own.items()
+        if n in known
+    }
 
 
-def _like(default: Any, value: Any, name: str) -> Any:
+def _convert_option(default: Any, value: Any, name: str) -> Any:
     """Return an option as its default's type, if it was given as text."""
     typed = isinstance(value, str) and default is not None
     return convert(Setting(value), type(default), f"options.{name}") if typed else value

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from figureground.core.errors import RecipeError
-from figureground.recipe.sample import Guide, Spec, derive_seed, key
+from figureground.recipe.sample import Guide, Spec, derive_seed, make_key
 from figureground.recipe.table import Counts, largest_remainder
 
 DrawGuide = Callable[[str, int, int, int], Guide | None]
@@ -23,7 +23,7 @@ WritePrompt = Callable[[str, int, int, int], str]
 """Decides an image's prompt from the same."""
 
 
-MOST_SHARDS = 1_000_000
+MAX_SHARDS = 1_000_000
 """Largest number of shards in a dataset."""
 
 
@@ -48,9 +48,9 @@ class Permutation:
         self._list: np.ndarray | None = None
         stem = f"{seed}\x1f{name}"
         if n <= self.LISTED:
-            drawn = hashlib.shake_256(f"{stem}\x1flist".encode()).digest(8 * n)
+            digest = hashlib.shake_256(f"{stem}\x1flist".encode()).digest(8 * n)
             # Position breaks ties between 64-bit numbers, which occur in one of 10 ** 12 orders.
-            self._list = np.argsort(np.frombuffer(drawn, "<u8"), kind="stable").astype(np.uint16)
+            self._list = np.argsort(np.frombuffer(digest, "<u8"), kind="stable").astype(np.uint16)
             return
         self._half = (n - 1).bit_length() // 2 + (n - 1).bit_length() % 2
         self._low = (1 << self._half) - 1
@@ -114,35 +114,35 @@ class Plan:
 
     def totals(self) -> dict[str, int]:
         """Return the number of images by split."""
-        full = {split: int(counts.sum()) for split, counts in self.counts.items()}
-        if self.limit is None or self.limit >= sum(full.values()):
-            return full
-        shares = largest_remainder(np.array(list(full.values()), float), self.limit)
-        return dict(zip(full, shares.tolist(), strict=True))
+        totals = {split: int(counts.sum()) for split, counts in self.counts.items()}
+        if self.limit is None or self.limit >= sum(totals.values()):
+            return totals
+        shares = largest_remainder(np.array(list(totals.values()), float), self.limit)
+        return dict(zip(totals, shares.tolist(), strict=True))
 
     def shards(self) -> list[PlannedShard]:
         """Return all shards, split by split and part by part; all but the last of a part have equal size.
 
         Raises:
-            RecipeError: There are more than `MOST_SHARDS`.
+            RecipeError: There are more than `MAX_SHARDS`.
         """
         size = self.shard_size
         assert size is not None, "a method has chosen it"
-        made: list[PlannedShard] = []
+        shards: list[PlannedShard] = []
         for split, total in self.totals().items():
             for part in range(len(self.earlier) + 1):
-                images = int(self._added(split, part).sum()) if self.earlier else total
-                of = -(-images // size)
-                if len(made) + of > MOST_SHARDS:
+                images = int(self._count_added(split, part).sum()) if self.earlier else total
+                shard_count = -(-images // size)
+                if len(shards) + shard_count > MAX_SHARDS:
                     raise RecipeError(
                         "shard_size",
                         f"{images:,} images of {split} in shards of {size:,} are too many files: a dataset "
-                        f"has at most {MOST_SHARDS:,} shards. Give larger shards, or fewer images per cell.",
+                        f"has at most {MAX_SHARDS:,} shards. Give larger shards, or fewer images per cell.",
                     )
-                for index in range(of):
+                for index in range(shard_count):
                     start = index * size
-                    made.append(PlannedShard(split, index, of, start, min(size, images - start), part))
-        return made
+                    shards.append(PlannedShard(split, index, shard_count, start, min(size, images - start), part))
+        return shards
 
     def specs(self, shard: PlannedShard) -> Iterator[Spec]:
         """Yield the images of one shard, in order."""
@@ -151,16 +151,16 @@ class Plan:
 
     def spec(self, split: str, position: int, part: int = 0) -> Spec:
         """Return the image at a position in the order of a split's part."""
-        order, ends = self._order(split, part)
+        order, ends = self._find_order(split, part)
         number = order[position]
         cell = int(np.searchsorted(ends, number, side="right"))
         f, b = divmod(cell, len(self.backgrounds))
         i = number - (int(ends[cell - 1]) if cell else 0)
         if part:
             i += int(self.earlier[part - 1][split][f, b])
-        noise = f"{split}-{f:04d}-{i:05d}" if self.match_foreground else key(split, f, b, i)
+        noise = f"{split}-{f:04d}-{i:05d}" if self.match_foreground else make_key(split, f, b, i)
         return Spec(
-            key=key(split, f, b, i),
+            key=make_key(split, f, b, i),
             split=split,
             foreground=f,
             background=b,
@@ -177,20 +177,20 @@ class Plan:
         total = self.totals()[split]
         if total == int(self.counts[split].sum()):
             return self.counts[split]
-        order, ends = self._order(split, 0)
-        made = np.zeros(self.counts[split].size, np.int64)
+        order, ends = self._find_order(split, 0)
+        counts = np.zeros(self.counts[split].size, np.int64)
         for position in range(total):
-            made[np.searchsorted(ends, order[position], side="right")] += 1
-        return made.reshape(self.counts[split].shape)
+            counts[np.searchsorted(ends, order[position], side="right")] += 1
+        return counts.reshape(self.counts[split].shape)
 
-    def _added(self, split: str, part: int) -> Counts:
+    def _count_added(self, split: str, part: int) -> Counts:
         """Return the images per cell that a part adds."""
-        upto = [*self.earlier, self.counts][part][split]
-        return upto - self.earlier[part - 1][split] if part else upto
+        counts = [*self.earlier, self.counts][part][split]
+        return counts - self.earlier[part - 1][split] if part else counts
 
-    def _order(self, split: str, part: int) -> tuple[Permutation, np.ndarray]:
+    def _find_order(self, split: str, part: int) -> tuple[Permutation, np.ndarray]:
         if (split, part) not in self._orders:
-            ends = np.cumsum(self._added(split, part).ravel())
+            ends = np.cumsum(self._count_added(split, part).ravel())
             name = f"{split}\x1f{part}" if part else split
             self._orders[split, part] = (Permutation(int(ends[-1]) if len(ends) else 0, self.seed, name), ends)
         return self._orders[split, part]
@@ -199,10 +199,10 @@ class Plan:
 def pick(seed: int, parts: Sequence[str], count: int, i: int) -> int:
     """Return the index of the i-th draw from `count` items: each item once before any repeats, in an order given by
     `seed` and `parts`."""
-    turn, place = divmod(i, count)
-    return _order_of(count, seed, "\x1f".join([*parts, str(turn)]))[place]
+    round_number, position = divmod(i, count)
+    return _cached_order(count, seed, "\x1f".join([*parts, str(round_number)]))[position]
 
 
 @lru_cache(maxsize=1024)
-def _order_of(count: int, seed: int, name: str) -> Permutation:
+def _cached_order(count: int, seed: int, name: str) -> Permutation:
     return Permutation(count, seed, name)

@@ -45,14 +45,14 @@ def read_templates(value: str) -> tuple[Template, ...]:
             lines = enumerate(read_text(path).splitlines(), 1)
         except UnreadableText as error:
             raise RecipeError("prompt", str(error)) from None
-        made = tuple(
+        templates = tuple(
             Template(t.strip(), f"{path.name}, line {n}") for n, t in lines if t.strip() and not t.startswith("#")
         )
-        if not made:
+        if not templates:
             raise RecipeError("prompt", f"{path.name} contains no template.")
     else:
-        made = (Template(value, "the recipe's prompt"),)
-    for template in made:
+        templates = (Template(value, "the recipe's prompt"),)
+    for template in templates:
         for name in _PLACEHOLDER.findall(template.text):
             if name not in PLACEHOLDERS:
                 raise RecipeError(
@@ -62,7 +62,7 @@ def read_templates(value: str) -> tuple[Template, ...]:
                 )
         if set("{}") & set(_PLACEHOLDER.sub("", template.text)):
             raise RecipeError("prompt", f"{template.where}: a brace has no partner in {template.text!r}.")
-    return made
+    return templates
 
 
 def fill(template: Template, foreground: ClassEntry, background: ClassEntry | None) -> str:
@@ -84,13 +84,13 @@ def shorten(
     template: Template,
     foreground: ClassEntry,
     background: ClassEntry | None,
-    tokens: Callable[[str], Sequence[tuple[int, int]]],
+    count_tokens: Callable[[str], Sequence[tuple[int, int]]],
 ) -> str:
     """Return the class's definition, cut after the last word with which all text encoders read the whole prompt.
 
     Args:
-        tokens: Returns, for each text encoder, a prompt's number of tokens, including begin and end, and the largest
-            number that it reads; 77 for CLIP.
+        count_tokens: Returns, for each text encoder, a prompt's number of tokens, including begin and end, and the
+            largest number that it reads; 77 for CLIP.
 
     Raises:
         RecipeError: Even without a definition the prompt is too long, so its background would be lost.
@@ -99,14 +99,14 @@ def shorten(
     while True:
         definition = " ".join(words).rstrip(",;:")
         prompt = fill(template, ClassEntry(foreground.name, foreground.text, definition), background)
-        too_long = [(count, most) for count, most in tokens(prompt) if count > most]
+        too_long = [(count, limit) for count, limit in count_tokens(prompt) if count > limit]
         if not too_long:
             return definition
         if not words:
-            count, most = too_long[0]
+            count, limit = too_long[0]
             raise RecipeError(
                 "prompt",
                 f"{template.where}: for the class {foreground.name!r} the prompt has {count} tokens even "
-                f"without a definition, and the text encoder reads {most}; shorten the template: {prompt!r}",
+                f"without a definition, and the text encoder reads {limit}; shorten the template: {prompt!r}",
             )
         words.pop()

@@ -93,13 +93,13 @@ class Reject:
     """`non-finite`, `flat` or `safety-flagged`."""
 
 
-def key(split: str, foreground: int, background: int, i: int) -> str:
+def make_key(split: str, foreground: int, background: int, i: int) -> str:
     """Return the key of the i-th image of a cell."""
     return f"{split}-{foreground:04d}-{background:02d}-{i:05d}"
 
 
-def labels_of(key: str) -> tuple[int, int] | None:
-    """Return foreground and background label in a key that `key` made; None for another text."""
+def parse_labels(key: str) -> tuple[int, int] | None:
+    """Return foreground and background label in a key that `make_key` made; None for another text."""
     parts = key.rsplit("-", 3)
     numbers = parts[1:]
     if len(numbers) != 3 or not all(part.isascii() and part.isdecimal() for part in numbers):

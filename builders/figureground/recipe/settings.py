@@ -25,14 +25,14 @@ from figureground.core.errors import RecipeError, nearest, nearest_or_all
 from figureground.core.registry import Registry
 from figureground.core.values import FieldsOf, field_types
 
-MOST = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
 """Largest whole number that a setting may be: the largest signed 64-bit integer."""
 
 CONFIG = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
-Count = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 """A whole number of at least 1."""
 Text = Annotated[str, Field(pattern=r"\S")]
 """Text that isn't blank."""
@@ -68,7 +68,7 @@ class OneOf:
 
     def _check(self, name: str) -> str:
         if name not in self.registry:
-            raise ValueError  # `_refusal` lists the known names
+            raise ValueError  # `_to_recipe_error` lists the known names
         return name
 
 
@@ -83,26 +83,26 @@ RENAMED: dict[str, tuple[str, ...]] = {
 """Earlier names of settings, each with its new name; where it had several meanings, the first that is known holds."""
 
 
-def new_name(name: str, known: Collection[str]) -> str:
+def current_name(name: str, names: Collection[str]) -> str:
     """Return the present name of a setting: its own if it is known, or else the known one that it had earlier."""
-    return name if name in known else next((new for new in RENAMED.get(name, ()) if new in known), name)
+    return name if name in names else next((new for new in RENAMED.get(name, ()) if new in names), name)
 
 
-def with_new_names(fields: Mapping[str, Any], kind: type) -> dict[str, Any]:
+def with_current_names(fields: Mapping[str, Any], kind: type) -> dict[str, Any]:
     """Return fields that an earlier version may have written, with their present names, also inside mappings."""
-    known, inside = field_names(kind), marked(kind, FieldsOf)
-    renamed = {new_name(name, known): value for name, value in fields.items()}
+    names, marks = field_names(kind), find_marks(kind, FieldsOf)
+    renamed = {current_name(name, names): value for name, value in fields.items()}
     return {
-        name: with_new_names(value, inside[name].kind) if name in inside and isinstance(value, Mapping) else value
+        name: with_current_names(value, marks[name].kind) if name in marks and isinstance(value, Mapping) else value
         for name, value in renamed.items()
     }
 
 
-def name_nearest(name: str, known: Collection[str]) -> str:
+def suggest_setting(name: str, names: Collection[str]) -> str:
     """Return the end of an error about an unknown setting: its new name, or the nearest known one."""
-    if (new := new_name(name, known)) != name:
+    if (new := current_name(name, names)) != name:
         return f": it is called {new} now."
-    return nearest_or_all(name, known)
+    return nearest_or_all(name, names)
 
 
 class _Execution:
@@ -126,67 +126,67 @@ def settings(*, frozen: bool = False) -> typing.Callable[[type[C]], type[C]]:
     """
 
     def make(cls: type[C]) -> type[C]:
-        made: Any = pydantic_dataclass(config=CONFIG, frozen=frozen)(cls)
-        checked = made.__init__
+        decorated: Any = pydantic_dataclass(config=CONFIG, frozen=frozen)(cls)
+        checked_init = decorated.__init__
 
-        @functools.wraps(checked)
+        @functools.wraps(checked_init)
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             try:
-                checked(self, *args, **kwargs)
+                checked_init(self, *args, **kwargs)
             except ValidationError as error:
-                raise _refusal(error, type(self)) from None
+                raise _to_recipe_error(error, type(self)) from None
 
-        made.__init__ = __init__
-        return made
+        decorated.__init__ = __init__
+        return decorated
 
     return make
 
 
 def field_names(kind: type) -> list[str]:
     """Return the names of the fields, in order."""
-    return [each.name for each in dataclasses.fields(kind)]
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def describe_fields(kind: type) -> dict[str, str]:
     """Return the text below each field, in one line, by the field's name."""
     texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        for name, found in getattr(base, "__pydantic_fields__", {}).items():
-            if found.description:
-                texts[name] = " ".join(found.description.split())
+        for name, field in getattr(base, "__pydantic_fields__", {}).items():
+            if field.description:
+                texts[name] = " ".join(field.description.split())
     return {name: texts.get(name, "") for name in field_names(kind)}
 
 
-def marked(kind: type, mark: type[C]) -> dict[str, C]:
+def find_marks(kind: type, mark: type[C]) -> dict[str, C]:
     """Return the marks of one type in the annotations of fields, by name; fields without one are left out."""
-    found = {}
+    marks = {}
     for name, hint in field_types(kind).items():
-        for each in getattr(hint, "__metadata__", ()):
-            if isinstance(each, mark):
-                found[name] = each
-    return found
+        for annotation in getattr(hint, "__metadata__", ()):
+            if isinstance(annotation, mark):
+                marks[name] = annotation
+    return marks
 
 
 def execution_names(kind: type) -> list[str]:
     """Return the names of the fields that affect no image."""
-    return list(marked(kind, _Execution))
+    return list(find_marks(kind, _Execution))
 
 
-def accepted(kind: type, name: str) -> str:
+def describe_accepted(kind: type, name: str) -> str:
     """Return what a field accepts, for people: `one of jpg, webp, png`, or `a number from 0 to 1, or none`."""
-    members = _members(field_types(kind)[name])
-    told: dict[str, None] = {}
-    for each in members:
-        inside = _literals(_inside(each, 0)) if _base(each) is list else ()
-        if choices := _literals(each):
-            told[f"one of {', '.join(map(str, choices))}"] = None
-        elif inside:
-            told[f"a list of {', '.join(map(str, inside))}"] = None
-        elif _base(each) is not type(None):
-            told[_describe(each)] = None
-    if any(_base(each) is type(None) for each in members):
-        told["none"] = None
-    *first, last = told
+    members = _union_members(field_types(kind)[name])
+    texts: dict[str, None] = {}
+    for member in members:
+        item_choices = _find_choices(_inner_type(member, 0)) if _base(member) is list else ()
+        if choices := _find_choices(member):
+            texts[f"one of {', '.join(map(str, choices))}"] = None
+        elif item_choices:
+            texts[f"a list of {', '.join(map(str, item_choices))}"] = None
+        elif _base(member) is not type(None):
+            texts[_describe_type(member)] = None
+    if any(_base(member) is type(None) for member in members):
+        texts["none"] = None
+    *first, last = texts
     return f"{', '.join(first)}, or {last}" if first else last
 
 
@@ -195,12 +195,12 @@ def json_schema(kind: type) -> dict[str, Any]:
     schema = pydantic.TypeAdapter(kind).json_schema()
     for name, text in describe_fields(kind).items():
         schema["properties"][name]["description"] = text
-    for name, mark in marked(kind, FieldsOf).items():
+    for name, mark in find_marks(kind, FieldsOf).items():
         inside = json_schema(mark.kind)
         schema.setdefault("$defs", {}).update(inside.pop("$defs", {}))
         inside.pop("required", None)
-        for given_elsewhere in mark.without:
-            inside["properties"].pop(given_elsewhere, None)
+        for omitted in mark.without:
+            inside["properties"].pop(omitted, None)
         for prop in inside["properties"].values():
             prop.pop("default", None)  # they depend on the checkpoint
         schema["properties"][name] |= {"properties": inside["properties"], "additionalProperties": False}
@@ -210,9 +210,9 @@ def json_schema(kind: type) -> dict[str, Any]:
 # Errors
 
 
-def _refusal(error: ValidationError, kind: type) -> Exception:
+def _to_recipe_error(error: ValidationError, kind: type) -> Exception:
     """Return the error for the first invalid field."""
-    errors: list[dict[str, Any]] = [{**each, "loc": _by_name(each["loc"], kind)} for each in error.errors()]
+    errors: list[dict[str, Any]] = [{**each, "loc": _name_field(each["loc"], kind)} for each in error.errors()]
     if not errors[0]["loc"]:  # from `__post_init__`
         cause: Exception = errors[0]["ctx"]["error"]
         return cause
@@ -221,84 +221,88 @@ def _refusal(error: ValidationError, kind: type) -> Exception:
         if each["loc"][-1] == "[key]":
             return RecipeError(name, f"{each['input']!r} is not a text; put it in quotes.")
     if errors[0]["type"] == "unexpected_keyword_argument":
-        return RecipeError(name, f"there is no such setting{name_nearest(name, field_names(kind))}")
+        return RecipeError(name, f"there is no such setting{suggest_setting(name, field_names(kind))}")
     if errors[0]["type"] == "missing_argument":
         return RecipeError(name, "it is required.")
     # Each member of a union has its own errors. The deepest error belongs to the member that the user meant.
-    places = [
-        ([p for p in each["loc"][1:] if not _is_member(p)], each["input"]) for each in errors if each["loc"][0] == name
+    locations = [
+        ([p for p in each["loc"][1:] if not _is_union_member(p)], each["input"])
+        for each in errors
+        if each["loc"][0] == name
     ]
-    inside, value = max(places, key=lambda place: len(place[0]))
+    path, value = max(locations, key=lambda location: len(location[0]))
     hint = field_types(kind)[name]
-    for part in inside:
-        name, hint = f"{name}.{part}" if isinstance(part, str) else name, _inside(hint, part)
-    return _unfit(value, hint, name)
+    for part in path:
+        name, hint = f"{name}.{part}" if isinstance(part, str) else name, _inner_type(hint, part)
+    return _make_error(value, hint, name)
 
 
-def _by_name(place: tuple[Any, ...], kind: type) -> tuple[Any, ...]:
+def _name_field(location: tuple[Any, ...], kind: type) -> tuple[Any, ...]:
     """Return an error's location with the name of its field, which is a number if the field was given by position."""
-    return (field_names(kind)[place[0]], *place[1:]) if place and isinstance(place[0], int) else place
+    return (field_names(kind)[location[0]], *location[1:]) if location and isinstance(location[0], int) else location
 
 
-def _is_member(part: Any) -> bool:
+def _is_union_member(part: Any) -> bool:
     """Return whether a part of an error's location names a member of a union, rather than a key or index."""
-    return isinstance(part, str) and (part in _MEMBERS or "[" in part or part.startswith("literal"))
+    return isinstance(part, str) and (part in _UNION_MEMBERS or "[" in part or part.startswith("literal"))
 
 
-_MEMBERS = (
+_UNION_MEMBERS = (
     "str", "int", "float", "bool", "constrained-str", "constrained-int", "constrained-float", "Correlation",
     "FeatureEntry", "FromPhotographs",
 )  # fmt: skip
 
 
-def _unfit(value: Any, hint: Any, name: str) -> RecipeError:
-    members = [each for each in _members(hint) if _base(each) is not type(None)]
+def _make_error(value: Any, hint: Any, name: str) -> RecipeError:
+    members = [each for each in _union_members(hint) if _base(each) is not type(None)]
     bases = {_base(each) for each in members}
-    choices = [str(choice) for each in members for choice in _literals(each)]
+    choices = [str(choice) for each in members for choice in _find_choices(each)]
     if choices:
-        others = [_describe(each) for each in members if not _literals(each)]
-        told = f"{', '.join(choices)}{''.join(f' or {other}' for other in others)}"
-        return RecipeError(name, f"{value!r} is not one of {told}{nearest(str(value), choices)}")
-    told = f"{value!r} is not {' or '.join(dict.fromkeys(map(_describe, members)))}"
+        others = [_describe_type(each) for each in members if not _find_choices(each)]
+        message = f"{', '.join(choices)}{''.join(f' or {other}' for other in others)}"
+        return RecipeError(name, f"{value!r} is not one of {message}{nearest(str(value), choices)}")
+    message = f"{value!r} is not {' or '.join(dict.fromkeys(map(_describe_type, members)))}"
     if bases == {str} and value is not None and not isinstance(value, str | list | tuple | Mapping):
-        return RecipeError(name, f"{told}; put it in quotes.")
+        return RecipeError(name, f"{message}; put it in quotes.")
     if bases == {list}:
-        inside = [str(choice) for each in members for choice in _literals(_inside(each, 0))]
-        return RecipeError(name, f"{told}; write it as [{', '.join(inside) or '…'}].")
-    return RecipeError(name, f"{told}.")
+        item_choices = [str(choice) for each in members for choice in _find_choices(_inner_type(each, 0))]
+        return RecipeError(name, f"{message}; write it as [{', '.join(item_choices) or '…'}].")
+    return RecipeError(name, f"{message}.")
 
 
-def _literals(hint: Any) -> Sequence[Any]:
+def _find_choices(hint: Any) -> Sequence[Any]:
     for mark in getattr(hint, "__metadata__", ()):
         if isinstance(mark, OneOf):
             return mark.registry.names()
-    return get_args(_bare(hint)) if get_origin(_bare(hint)) is Literal else ()
+    return get_args(_strip_marks(hint)) if get_origin(_strip_marks(hint)) is Literal else ()
 
 
-def _members(hint: Any) -> list[Any]:
+def _union_members(hint: Any) -> list[Any]:
     """Return the types of a union, each with the union's ranges."""
-    bare, marks = _bare(hint), getattr(hint, "__metadata__", ())
+    bare, marks = _strip_marks(hint), getattr(hint, "__metadata__", ())
     if get_origin(bare) in (Union, types.UnionType):
-        return [Annotated[(each, *marks)] if marks else each for every in get_args(bare) for each in _members(every)]
+        return [
+            Annotated[(each, *marks)] if marks else each for member in get_args(bare) for each in _union_members(member)
+        ]
     return [hint]
 
 
-def _bare(hint: Any) -> Any:
+def _strip_marks(hint: Any) -> Any:
     return hint.__origin__ if get_origin(hint) is Annotated else hint
 
 
 def _base(hint: Any) -> Any:
-    bare = _bare(hint)
+    bare = _strip_marks(hint)
     if is_typeddict(bare):
         return dict
     origin = get_origin(bare)
     return str if origin is Literal else list if origin is tuple else origin or bare
 
 
-def _inside(hint: Any, part: Any) -> Any:
+def _inner_type(hint: Any, part: Any) -> Any:
     """Return the type of the value at a key or index."""
-    for each in _members(hint):
-        bare, base = _bare(each), _base(each)
+    for member in _union_members(hint):
+        bare, base = _strip_marks(member), _base(member)
         if isinstance(part, int) and base is list:
             return get_args(bare)[0]
         if isinstance(part, str) and base is dict:
@@ -306,26 +310,26 @@ def _inside(hint: Any, part: Any) -> Any:
     return Any
 
 
-def _describe(hint: Any) -> str:
+def _describe_type(hint: Any) -> str:
     base = _base(hint)
-    low, high = _range(hint)
+    low, high = _find_range(hint)
     if base in (int, float):
         noun = "a whole number" if base is int else "a number"
-        if high is None or high == MOST:
+        if high is None or high == MAX_INTEGER:
             return f"{noun} of at least {low:g}" if low is not None else noun
         return f"{noun} from {low} to {high}" if base is int else f"{noun} from {low:g} to {high:g}"
-    if base is list and _base(_inside(hint, 0)) in (int, float):
-        return f"a list of {_describe(_inside(hint, 0)).removeprefix('a ').replace('number', 'numbers', 1)}"
-    told = {bool: "true or false", str: "a text", list: "a list", dict: "a mapping", type(None): "none"}
-    return told.get(base, str(base))
+    if base is list and _base(_inner_type(hint, 0)) in (int, float):
+        return f"a list of {_describe_type(_inner_type(hint, 0)).removeprefix('a ').replace('number', 'numbers', 1)}"
+    nouns = {bool: "true or false", str: "a text", list: "a list", dict: "a mapping", type(None): "none"}
+    return nouns.get(base, str(base))
 
 
-def _range(hint: Any) -> tuple[Any, Any]:
+def _find_range(hint: Any) -> tuple[Any, Any]:
     low = high = None
     for mark in getattr(hint, "__metadata__", ()):
-        for each in getattr(mark, "metadata", None) or [mark]:
-            if isinstance(each, annotated_types.Ge):
-                low = each.ge
-            if isinstance(each, annotated_types.Le):
-                high = each.le
+        for constraint in getattr(mark, "metadata", None) or [mark]:
+            if isinstance(constraint, annotated_types.Ge):
+                low = constraint.ge
+            if isinstance(constraint, annotated_types.Le):
+                high = constraint.le
     return low, high

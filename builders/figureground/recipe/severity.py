@@ -67,14 +67,14 @@ def read_axes(texts: Sequence[str]) -> list[Axis]:
     return axes
 
 
-def points(axes: Sequence[Axis]) -> dict[str, dict[str, float]]:
+def list_points(axes: Sequence[Axis]) -> dict[str, dict[str, float]]:
     """Return the settings of each dataset, by its folder: one axis varies, the others have their mildest value."""
     mildest = {axis.field: axis.values[0] for axis in axes}
-    found = {MILDEST: mildest}
+    settings_by_folder = {MILDEST: mildest}
     for axis in axes:
         for folder, value in zip(axis.folders[1:], axis.values[1:], strict=True):
-            found[folder] = {**mildest, axis.field: value}
-    return found
+            settings_by_folder[folder] = {**mildest, axis.field: value}
+    return settings_by_folder
 
 
 def save_axes(directory: Path, axes: Sequence[Axis]) -> None:
@@ -83,7 +83,7 @@ def save_axes(directory: Path, axes: Sequence[Axis]) -> None:
     Raises:
         UsageError: The directory holds other axes, or something else.
     """
-    said: dict[str, Any] = {
+    saved: dict[str, Any] = {
         axis.name: {"field": axis.field, "values": list(axis.values), "datasets": list(axis.folders)} for axis in axes
     }
     if (directory / FILE).exists():
@@ -92,7 +92,7 @@ def save_axes(directory: Path, axes: Sequence[Axis]) -> None:
         return
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"--out {directory} holds something else. Give a new directory.")
-    replace_text(directory / FILE, json.dumps({"made_by": MADE_BY, "axes": said}, indent=1) + "\n")
+    replace_text(directory / FILE, json.dumps({"made_by": MADE_BY, "axes": saved}, indent=1) + "\n")
 
 
 def load_axes(directory: Path) -> list[Axis]:
@@ -102,12 +102,12 @@ def load_axes(directory: Path) -> list[Axis]:
         FiguregroundError: The file is damaged.
     """
     path = directory / FILE
-    said = read_object(path, root=directory)
+    saved = read_object(path, root=directory)
     try:
-        check_shape(said, _SHAPE)
-        axes = [Axis(name, each["field"], tuple(map(float, each["values"]))) for name, each in said["axes"].items()]
+        check_shape(saved, _SHAPE)
+        axes = [Axis(name, axis["field"], tuple(map(float, axis["values"]))) for name, axis in saved["axes"].items()]
         for axis in axes:
-            if list(axis.folders) != said["axes"][axis.name]["datasets"] or len(axis.values) < 2:
+            if list(axis.folders) != saved["axes"][axis.name]["datasets"] or len(axis.values) < 2:
                 raise ValueError(f"the datasets of {axis.name} don't fit its values")
             for folder in axis.folders:
                 safe_join(directory, folder)

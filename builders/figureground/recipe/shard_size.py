@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 BYTES_PER_PIXEL = {"jpg": 0.7, "webp": 0.4, "png": 1.8}
 """Approximate bytes per pixel of the image formats, measured on images of diffusion models."""
 SHARD_BYTES = 250_000_000
-"""Wanted size of a shard."""
-LEAST_SHARDS = 16
-"""Wanted number of shards of a split, so that as many workers can render it."""
+"""Intended size of a shard, bytes."""
+MIN_SHARDS = 16
+"""Intended number of shards of a split, so that as many workers can render it."""
 STEP = 64
 """Shard sizes are multiples of this. Every batch size that is chosen automatically divides it, so that no batch is
 padded."""
 
 
-def bytes_an_image(size: int, image_format: str, keep: Sequence[str] = ()) -> float:
+def bytes_per_image(size: int, image_format: str, keep: Sequence[str] = ()) -> float:
     """Return the approximate bytes of a sample.
 
     Args:
@@ -27,15 +27,15 @@ def bytes_an_image(size: int, image_format: str, keep: Sequence[str] = ()) -> fl
     return size**2 * (BYTES_PER_PIXEL[image_format] + guide)
 
 
-def default_shard_size(totals: Mapping[str, int], bytes_each: float) -> int:
-    """Return the images a shard: about `SHARD_BYTES`, but at least `LEAST_SHARDS` shards a split.
+def default_shard_size(totals: Mapping[str, int], image_bytes: float) -> int:
+    """Return the images a shard: about `SHARD_BYTES`, but at least `MIN_SHARDS` shards a split.
 
     Splits with fewer than `LEAST_SHARDS * STEP` images get fewer, since their shards would be smaller than a batch.
 
     Args:
         totals: Images by split.
-        bytes_each: Bytes a sample; see `bytes_an_image`.
+        image_bytes: Bytes a sample; see `bytes_per_image`.
     """
-    wanted = int(SHARD_BYTES // max(1.0, bytes_each))
-    wanted = min([wanted, *(n // LEAST_SHARDS for n in totals.values() if n >= LEAST_SHARDS * STEP)])
-    return max(STEP, wanted // STEP * STEP)
+    size = int(SHARD_BYTES // max(1.0, image_bytes))
+    size = min([size, *(n // MIN_SHARDS for n in totals.values() if n >= MIN_SHARDS * STEP)])
+    return max(STEP, size // STEP * STEP)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from figureground.recipe.config import Config
-from figureground.recipe.settings import Names, accepted, describe_fields, execution_names, marked
+from figureground.recipe.settings import Names, describe_accepted, describe_fields, execution_names, find_marks
 
 WIDTH = 100
 """Columns of a comment."""
@@ -38,26 +38,31 @@ def write_starter(
         examples: Value and remark of settings that a build needs and the config lacks.
     """
     kind = type(config)
-    texts, places, run = describe_fields(kind), marked(kind, Names), execution_names(kind)
+    texts, places, execution = describe_fields(kind), find_marks(kind, Names), execution_names(kind)
     lines = [*(f"# {line}".rstrip() for line in head), "", f"builder: {builder}"]
-    lines += _comment(f"The other settings have this config's values: {', '.join(configs)}.")
-    lines += [_entry("config", config.name)]
-    chosen = list(dict.fromkeys(fields))
-    for name in [*(n for n in chosen if n not in run), *(n for n in chosen if n in run)]:
+    lines += _format_comment(f"The other settings have this config's values: {', '.join(configs)}.")
+    lines += [_format_entry("config", config.name)]
+    names = list(dict.fromkeys(fields))
+    for name in [*(n for n in names if n not in execution), *(n for n in names if n in execution)]:
         value, remark = getattr(config, name), ""
         if value is None and name in examples:
             value, remark = examples[name]
-        takes = accepted(kind, name)
-        lines += ["", *_comment(texts[name]), *_comment(f"[{takes}]"), *(_comment(remark) if remark else [])]
+        accepted = describe_accepted(kind, name)
+        lines += [
+            "",
+            *_format_comment(texts[name]),
+            *_format_comment(f"[{accepted}]"),
+            *(_format_comment(remark) if remark else []),
+        ]
         if value is None:
             lines.append(f"# {name}: {_PLACES[places[name].kind] if name in places else '…'}")
         else:
-            lines.append(_entry(name, value))
+            lines.append(_format_entry(name, value))
     return "\n".join(lines) + "\n"
 
 
-def _entry(name: str, value: Any) -> str:
-    plain = _plain(value)
+def _format_entry(name: str, value: Any) -> str:
+    plain = _to_plain(value)
     if isinstance(plain, list | dict):
         text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, sort_keys=False, width=10**6)
     else:
@@ -65,13 +70,13 @@ def _entry(name: str, value: Any) -> str:
     return f"{name}: {text.strip()}"
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+        return {str(key): _to_plain(item) for key, item in value.items()}
+    return [_to_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _comment(text: str) -> list[str]:
+def _format_comment(text: str) -> list[str]:
     return textwrap.wrap(
         text, WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False, break_on_hyphens=False
     )

@@ -35,9 +35,9 @@ RENAMED = {"strength": "correlation", "paired_share": "bias_aligned_share"}
 """Earlier names of settings."""
 CORRELATED, ANTI_CORRELATED = "correlated", "anti_correlated"
 """Splits of a split pair: each class on its own backgrounds only, and on all others only."""
-MOST_A_CELL = 1_000_000_000
+MAX_PER_CELL = 1_000_000_000
 """Largest number of images in a cell; the total of all cells then fits into 64 bits."""
-MOST_CELLS = 10_000_000
+MAX_CELLS = 10_000_000
 """Largest number of cells in a table: enough for 21,000 classes on 400 backgrounds."""
 
 Counts = np.ndarray
@@ -47,26 +47,26 @@ _EPSILON = 1e-9
 """Tolerance for floating-point errors, so that they don't change counts."""
 
 
-def uniform(foregrounds: int, backgrounds: int, per_cell: int) -> Counts:
+def uniform_counts(foregrounds: int, backgrounds: int, per_cell: int) -> Counts:
     return np.full((foregrounds, backgrounds), per_cell, np.int64)
 
 
 def largest_remainder(weights: np.ndarray, total: int) -> np.ndarray:
     """Return whole numbers in proportion to `weights` that sum to `total`; ties go to the first."""
-    counts, remainders = _split(weights / weights.sum() * total)
+    counts, remainders = _split_quota(weights / weights.sum() * total)
     order = np.argsort(-remainders, kind="stable")
     counts[order[: total - int(counts.sum())]] += 1
     return counts
 
 
-def _split(quota: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _split_quota(quota: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return whole parts and remainders, rounded so that floating-point errors don't break ties."""
     counts = np.floor(quota + _EPSILON).astype(np.int64)
     return counts, np.round(quota - counts, 9)
 
 
-def correlated(
-    paired: np.ndarray, per_cell: int, correlation: float, seed: int = 0, before: Counts | None = None
+def correlated_counts(
+    paired: np.ndarray, per_cell: int, correlation: float, seed: int = 0, existing: Counts | None = None
 ) -> Counts:
     """Return counts between uniform (`correlation` 0) and paired cells only (1); every class keeps its total.
 
@@ -79,7 +79,7 @@ def correlated(
         per_cell: Images per cell of the uniform table; a class has `per_cell * backgrounds`.
         correlation: From 0 to 1.
         seed: Breaks ties among classes and among backgrounds.
-        before: Existing images per cell, from a smaller `per_cell`; no cell gets fewer. Without it, a cell that was
+        existing: Existing images per cell, from a smaller `per_cell`; no cell gets fewer. Without it, a cell that was
             rounded up before could be rounded down in a larger table.
 
     Returns:
@@ -92,46 +92,46 @@ def correlated(
     )
     quota = ((1 - correlation) / backgrounds + correlation * favoured) * total
     class_ties, background_ties = (
-        np.array([derive_seed(seed, "table", what, str(i)) for i in range(n)])
-        for what, n in zip(("class", "background"), paired.shape, strict=True)
+        np.array([derive_seed(seed, "table", axis, str(i)) for i in range(n)])
+        for axis, n in zip(("class", "background"), paired.shape, strict=True)
     )
-    of_class = (quota * paired).sum(1)
-    in_pairs, remainders = _split(of_class)
-    left = math.floor(of_class.sum() + 0.5 + _EPSILON) - int(in_pairs.sum())
-    in_pairs[np.lexsort((class_ties, -remainders))[:left]] += 1
+    paired_quota = (quota * paired).sum(1)
+    in_pairs, remainders = _split_quota(paired_quota)
+    remaining = math.floor(paired_quota.sum() + 0.5 + _EPSILON) - int(in_pairs.sum())
+    in_pairs[np.lexsort((class_ties, -remainders))[:remaining]] += 1
 
-    counts, wanted = np.zeros(paired.shape, np.int64), quota.sum(0)
+    counts, expected = np.zeros(paired.shape, np.int64), quota.sum(0)
     for cells, images in ((paired, in_pairs), (~paired, total - in_pairs)):
-        whole, remainders = _split(np.where(cells, quota, 0))
-        counts += whole
-        lacking = wanted - counts.sum(0)
+        whole_parts, remainders = _split_quota(np.where(cells, quota, 0))
+        counts += whole_parts
+        deficit = expected - counts.sum(0)
         for f in np.argsort(class_ties):
-            order = np.lexsort((background_ties, -np.round(lacking, 9), -remainders[f], ~cells[f]))
-            given = order[: int(images[f] - whole[f].sum())]
-            counts[f, given] += 1
-            lacking[given] -= 1
-    if before is not None:
-        _keep(counts, before, quota, paired, background_ties)
+            order = np.lexsort((background_ties, -np.round(deficit, 9), -remainders[f], ~cells[f]))
+            chosen = order[: int(images[f] - whole_parts[f].sum())]
+            counts[f, chosen] += 1
+            deficit[chosen] -= 1
+    if existing is not None:
+        _keep_existing(counts, existing, quota, paired, background_ties)
     return counts
 
 
-def _keep(counts: Counts, before: Counts, quota: np.ndarray, paired: np.ndarray, ties: np.ndarray) -> None:
-    """Raise counts to at least `before`, in place, and take as many images from other cells of the same class.
+def _keep_existing(counts: Counts, existing: Counts, quota: np.ndarray, paired: np.ndarray, ties: np.ndarray) -> None:
+    """Raise counts to at least `existing`, in place, and take as many images from other cells of the same class.
 
     Images are taken from the cells furthest above their exact count: first from paired cells for a paired cell, and
     from unpaired ones for an unpaired cell. A class with fewer images in total than before stays unchanged.
     """
-    for f in np.flatnonzero((counts < before).any(1) & (counts.sum(1) >= before.sum(1))):
-        for b in np.flatnonzero(counts[f] < before[f]):
-            for _ in range(int(before[f, b] - counts[f, b])):
-                above = np.round(counts[f] - quota[f], 9)
-                order = np.lexsort((ties, -above, paired[f] != paired[f, b], counts[f] <= before[f]))
+    for f in np.flatnonzero((counts < existing).any(1) & (counts.sum(1) >= existing.sum(1))):
+        for b in np.flatnonzero(counts[f] < existing[f]):
+            for _ in range(int(existing[f, b] - counts[f, b])):
+                excess = np.round(counts[f] - quota[f], 9)
+                order = np.lexsort((ties, -excess, paired[f] != paired[f, b], counts[f] <= existing[f]))
                 counts[f, order[0]] -= 1
                 counts[f, b] += 1
 
 
-def split_pair(paired: np.ndarray, per_cell: Mapping[str, int], seed: int = 0,
-               before: Mapping[str, Counts] | None = None) -> dict[str, Counts]:  # fmt: skip
+def split_pair_counts(paired: np.ndarray, per_cell: Mapping[str, int], seed: int = 0,
+               existing: Mapping[str, Counts] | None = None) -> dict[str, Counts]:  # fmt: skip
     """Return counts of the splits of D3S's task with a broken correlation (Kattakinda et al. 2022); others are uniform.
 
     `CORRELATED` has images in paired cells only, `ANTI_CORRELATED` in the others only. Every class keeps its total.
@@ -140,7 +140,7 @@ def split_pair(paired: np.ndarray, per_cell: Mapping[str, int], seed: int = 0,
         paired: bool (foregrounds, backgrounds).
         per_cell: Images per cell of the uniform table, by split.
         seed: Breaks ties.
-        before: Existing images per cell, by split; see `correlated`.
+        existing: Existing images per cell, by split; see `correlated_counts`.
 
     Raises:
         RecipeError: A split of the pair is missing, or a class is paired with every background.
@@ -157,14 +157,14 @@ def split_pair(paired: np.ndarray, per_cell: Mapping[str, int], seed: int = 0,
         )
     cells = {CORRELATED: paired, ANTI_CORRELATED: ~paired}
     return {
-        split: correlated(
-            cells[split], n, 1.0, derive_seed(seed, "split", split), before[split] if before else None
-        ) if split in cells else uniform(paired.shape[0], paired.shape[1], n)
+        split: correlated_counts(
+            cells[split], n, 1.0, derive_seed(seed, "split", split), existing[split] if existing else None
+        ) if split in cells else uniform_counts(paired.shape[0], paired.shape[1], n)
         for split, n in per_cell.items()
     }  # fmt: skip
 
 
-def empty_by_design(value: Any, split: str, paired: np.ndarray | None) -> np.ndarray | None:
+def find_planned_gaps(value: Any, split: str, paired: np.ndarray | None) -> np.ndarray | None:
     """Return the cells of a split that a recipe's `table` leaves empty on purpose, bool; None if there are none."""
     if not (isinstance(value, Mapping) and value.get("split_pair")) or paired is None:
         return None
@@ -202,22 +202,24 @@ def read_pairing(value: Any, foregrounds: Sequence[str], backgrounds: Sequence[s
     if not isinstance(value, Mapping):
         raise RecipeError("table.pairing", f"{value!r} is neither 'diagonal' nor a mapping of classes to backgrounds.")
     classes, scenes = Lookup(foregrounds), Lookup(backgrounds)
-    for name, grounds in value.items():
-        own = classes.find(str(name))
-        if not own:
+    for name, partners in value.items():
+        matches = classes.find(str(name))
+        if not matches:
             raise RecipeError("table.pairing", f"there is no class {name!r}{nearest(name, foregrounds)}")
-        if not isinstance(grounds, str | Sequence):
-            raise RecipeError("table.pairing", f"{name}: {grounds!r} is neither a background nor a list of them.")
-        for ground in [grounds] if isinstance(grounds, str) else grounds:
-            its = scenes.find(str(ground))
-            if not its:
+        if not isinstance(partners, str | Sequence):
+            raise RecipeError("table.pairing", f"{name}: {partners!r} is neither a background nor a list of them.")
+        for partner in [partners] if isinstance(partners, str) else partners:
+            background_matches = scenes.find(str(partner))
+            if not background_matches:
                 raise RecipeError(
-                    "table.pairing", f"{name}: there is no background {ground!r}{nearest(ground, backgrounds)}"
+                    "table.pairing", f"{name}: there is no background {partner!r}{nearest(partner, backgrounds)}"
                 )
-            paired[foregrounds.index(own[0]), backgrounds.index(its[0])] = True
-    bare = [f for f, row in zip(foregrounds, paired, strict=True) if not row.any()]
-    if bare:
-        raise RecipeError("table.pairing", f"{len(bare)} classes are paired with no background: {listed(bare, 5)}.")
+            paired[foregrounds.index(matches[0]), backgrounds.index(background_matches[0])] = True
+    unpaired = [f for f, row in zip(foregrounds, paired, strict=True) if not row.any()]
+    if unpaired:
+        raise RecipeError(
+            "table.pairing", f"{len(unpaired)} classes are paired with no background: {listed(unpaired, 5)}."
+        )
     return paired
 
 
@@ -232,26 +234,26 @@ def read_counts_csv(
     if not path.is_file():
         raise RecipeError("table", f"{path.name!r} is neither 'uniform', 'correlated' nor the path of a CSV.")
     tables = {s: np.zeros((len(foregrounds), len(backgrounds)), np.int64) for s in splits}
-    seen: dict[tuple[str, int, int], int] = {}
+    line_of_cell: dict[tuple[str, int, int], int] = {}
     axes = [_Axis("foreground", foregrounds), _Axis("background", backgrounds)]
     with open_table(path, "table", "foreground", "background", "count") as table:
         for line, row in table.records():
             where = f"{table.name}, line {line}"
             f, b = (axis.position(where, row[axis.column]) for axis in axes)
             count = row["count"]
-            if not re.fullmatch(r"[0-9]{1,18}", count) or int(count) > MOST_A_CELL:
+            if not re.fullmatch(r"[0-9]{1,18}", count) or int(count) > MAX_PER_CELL:
                 raise RecipeError(
-                    "table", f"{where}: count {count[:30]!r} is not a whole number of images, 0 to {MOST_A_CELL:,}."
+                    "table", f"{where}: count {count[:30]!r} is not a whole number of images, 0 to {MAX_PER_CELL:,}."
                 )
             split = row.get("split", "")
             if split and split not in splits:
                 raise RecipeError("table", f"{where}: there is no split {split!r}{nearest(split, splits)}")
             for name in [split] if split else splits:
-                if (name, f, b) in seen:
+                if (name, f, b) in line_of_cell:
                     raise RecipeError(
-                        "table", f"{where}: this cell of {name} was given in line {seen[name, f, b]} already."
+                        "table", f"{where}: this cell of {name} was given in line {line_of_cell[name, f, b]} already."
                     )
-                seen[name, f, b] = line
+                line_of_cell[name, f, b] = line
                 tables[name][f, b] = int(row["count"])
     return tables
 
@@ -259,17 +261,17 @@ def read_counts_csv(
 class _Axis:
     """Names of a table's rows or columns, compared by `core.names.loosely`."""
 
-    def __init__(self, column: str, known: Sequence[str]):
+    def __init__(self, column: str, names: Sequence[str]):
         self.column = column
-        self._known = known
-        self._lookup = Lookup(known)
-        self._places = {name: place for place, name in enumerate(known)}
+        self._names = names
+        self._lookup = Lookup(names)
+        self._places = {name: place for place, name in enumerate(names)}
 
     def position(self, where: str, name: str) -> int:
         """Return the position of a name; raise RecipeError with `where` if it is unknown."""
-        if not (found := self._lookup.find(name)):
-            raise RecipeError("table", f"{where}: there is no {self.column} {name!r}{nearest(name, self._known)}")
-        return self._places[found[0]]
+        if not (matches := self._lookup.find(name)):
+            raise RecipeError("table", f"{where}: there is no {self.column} {name!r}{nearest(name, self._names)}")
+        return self._places[matches[0]]
 
 
 def read_table(
@@ -278,7 +280,7 @@ def read_table(
     foregrounds: Sequence[str],
     backgrounds: Sequence[str],
     seed: int = 0,
-    before: Mapping[str, Counts] | None = None,
+    existing: Mapping[str, Counts] | None = None,
 ) -> tuple[dict[str, Counts], dict[str, np.ndarray]]:
     """Resolve a recipe's `table` into counts by split, and the pairings of correlated splits.
 
@@ -289,7 +291,7 @@ def read_table(
         foregrounds: Names of the classes.
         backgrounds: Names of the backgrounds.
         seed: Breaks ties in rounding.
-        before: Counts of a dataset to extend, by split; no cell gets fewer by rounding.
+        existing: Counts of a dataset to extend, by split; no cell gets fewer by rounding.
 
     Returns:
         Counts by split, and pairings, bool (foregrounds, backgrounds), by split.
@@ -298,22 +300,22 @@ def read_table(
         RecipeError: A part of `value` is invalid; the error names it.
     """
     splits = list(per_cell)
-    if len(foregrounds) * len(backgrounds) > MOST_CELLS:
+    if len(foregrounds) * len(backgrounds) > MAX_CELLS:
         raise RecipeError(
             "backgrounds",
-            f"{len(foregrounds):,} classes on {len(backgrounds):,} backgrounds are more than {MOST_CELLS:,} cells.",
+            f"{len(foregrounds):,} classes on {len(backgrounds):,} backgrounds are more than {MAX_CELLS:,} cells.",
         )
     if isinstance(value, Mapping) and value and set(value) <= set(splits):
         counts, pairings = {}, {}
         for split in splits:
-            one, pairing = read_table(
-                value.get(split, "uniform"), {split: per_cell[split]}, foregrounds, backgrounds, seed, before
+            split_counts, pairing = read_table(
+                value.get(split, "uniform"), {split: per_cell[split]}, foregrounds, backgrounds, seed, existing
             )
-            counts.update(one)
+            counts.update(split_counts)
             pairings.update(pairing)
         return counts, pairings
     if value == "uniform":
-        return {s: uniform(len(foregrounds), len(backgrounds), n) for s, n in per_cell.items()}, {}
+        return {s: uniform_counts(len(foregrounds), len(backgrounds), n) for s, n in per_cell.items()}, {}
     if value == "correlated":
         value = {"kind": "correlated"}
     if isinstance(value, str):
@@ -338,36 +340,38 @@ def read_table(
     if kind != "correlated":
         raise RecipeError("table.kind", f"{kind!r} is not one of uniform, correlated, csv.")
     paired = read_pairing(value.get("pairing"), foregrounds, backgrounds)
-    if (pair := value.get("split_pair", False)) is not False:
-        return _read_split_pair(pair, value, paired, per_cell, seed, before)
+    if (is_pair := value.get("split_pair", False)) is not False:
+        return _read_split_pair(is_pair, value, paired, per_cell, seed, existing)
     if "correlation" in value and "bias_aligned_share" in value:
         raise RecipeError("table", "give correlation or bias_aligned_share, not both.")
     if "bias_aligned_share" in value:
-        correlation = correlation_for_share(paired, _share("table.bias_aligned_share", value["bias_aligned_share"]))
+        correlation = correlation_for_share(
+            paired, _read_share("table.bias_aligned_share", value["bias_aligned_share"])
+        )
     else:
-        correlation = _share("table.correlation", value.get("correlation", 0.9))
+        correlation = _read_share("table.correlation", value.get("correlation", 0.9))
     counts = {
-        s: correlated(paired, n, correlation, derive_seed(seed, "split", s), before[s] if before else None)
+        s: correlated_counts(paired, n, correlation, derive_seed(seed, "split", s), existing[s] if existing else None)
         for s, n in per_cell.items()
     }
     return counts, {s: paired for s in splits}
 
 
 def _read_split_pair(
-    pair: Any, value: Mapping[str, Any], paired: np.ndarray, per_cell: Mapping[str, int], seed: int,
-    before: Mapping[str, Counts] | None,
+    is_pair: Any, value: Mapping[str, Any], paired: np.ndarray, per_cell: Mapping[str, int], seed: int,
+    existing: Mapping[str, Counts] | None,
 ) -> tuple[dict[str, Counts], dict[str, np.ndarray]]:  # fmt: skip
-    if pair is not True:
-        raise RecipeError("table.split_pair", f"{pair!r} is not true or false.")
+    if is_pair is not True:
+        raise RecipeError("table.split_pair", f"{is_pair!r} is not true or false.")
     for name in ("correlation", "bias_aligned_share"):
         if name in value:
             raise RecipeError(
                 f"table.{name}", f"split_pair sets it: all images of {CORRELATED} are in paired cells. Leave it out."
             )
-    return split_pair(paired, per_cell, seed, before), {CORRELATED: paired, ANTI_CORRELATED: paired}
+    return split_pair_counts(paired, per_cell, seed, existing), {CORRELATED: paired, ANTI_CORRELATED: paired}
 
 
-def _share(field: str, value: Any) -> float:
+def _read_share(field: str, value: Any) -> float:
     if isinstance(value, str) and value.rstrip().endswith("%"):
         with suppress(ValueError):
             value = float(value.rstrip().rstrip("%")) / 100

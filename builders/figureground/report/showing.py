@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from figureground.methods.registry import open_dataset
-from figureground.recipe.document import FORMAT, format_of
+from figureground.recipe.document import FORMAT, read_format
 from figureground.report.samples import MOST_FULL
 from figureground.report.sheet import license_note, write_sheet
 from figureground.running import building
@@ -69,7 +69,7 @@ def _show(directory: Path, full: int | None) -> Shown:
     finish_again(directory)
     if made_from_others(directory):
         return Shown(files, license, None)
-    version = format_of(next(iter(markers(directory).values())), str(directory))
+    version = read_format(next(iter(markers(directory).values())), str(directory))
     reason = "the recipe's cut-outs, lists or checkpoint are missing or have changed since the build"
     if version != FORMAT:
         reason = f"{directory} has format {version}, whose guides this release can't draw"

@@ -27,7 +27,7 @@ from figureground.models.loras import check_loras, select_active
 from figureground.models.weights import check_files, check_size, edge_multiple, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
-from figureground.recipe.settings import Names, marked
+from figureground.recipe.settings import Names, find_marks
 from figureground.running import directory
 from figureground.running.reporting import report_progress
 from figureground.running.runner import Runner, open_runner
@@ -247,7 +247,7 @@ def _check_checkpoint(method: Method) -> None:
 
 def _refuse_within_sources(method: Method, out: Path) -> None:
     """Raise UsageError if the dataset would lie among the files that it is made from."""
-    for field, names in marked(type(method.config), Names).items():
+    for field, names in find_marks(type(method.config), Names).items():
         value = getattr(method.config, field) if names.source else None
         for source in value.values() if isinstance(value, Mapping) else [value]:
             if isinstance(source, str | os.PathLike) and source != "pocket":

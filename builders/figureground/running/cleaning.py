@@ -15,7 +15,7 @@ from pathlib import Path
 
 from figureground.core.errors import FiguregroundError, counted, listed
 from figureground.core.locks import has_locks, lock
-from figureground.recipe.document import read_saved
+from figureground.recipe.document import read_saved_recipe
 from figureground.shards import journal
 from figureground.shards.claiming import (
     PARTS_LOCK,
@@ -75,7 +75,7 @@ def clean(directory: Path, *, dry_run: bool = False, unfinished: bool = False) -
         FiguregroundError: It is no dataset, or the scratch of one at a URL; a build is running there, or that can't be
             seen; or it is unfinished and would lose work.
     """
-    read_saved(directory / RECIPE)
+    read_saved_recipe(directory / RECIPE)
     refuse_strange(directory)
     if (url := url_of(directory)) is not None:
         raise FiguregroundError(

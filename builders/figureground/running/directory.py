@@ -66,14 +66,14 @@ def refuse_older(out: Path) -> None:
         exists = (out / RECIPE).exists()
     except OSError:
         return  # `claim_directory` reports it
-    if exists and (saved := recipes.read_saved(out / RECIPE))["builder"] not in recipes.COPIES:
+    if exists and (saved := recipes.read_saved_recipe(out / RECIPE))["builder"] not in recipes.COPIES:
         recipes.refuse_older(saved, out, "build")
 
 
 def read_shard_size(out: Path) -> int | None:
     """Return the shard size in a dataset's recipe; None if there is no dataset."""
     try:
-        size = recipes.read_saved(out / RECIPE)["identity"].get("shard_size")
+        size = recipes.read_saved_recipe(out / RECIPE)["identity"].get("shard_size")
     except FiguregroundError:
         return None  # `claim_directory` reports a recipe that can't be read
     return size if is_count(size) and size > 0 else None
@@ -85,7 +85,7 @@ def marks_images(out: Path) -> bool:
     They are, unless images there don't: then those that are added don't either, so that all are alike.
     """
     try:
-        saved = recipes.read_saved(out / RECIPE)
+        saved = recipes.read_saved_recipe(out / RECIPE)
     except FiguregroundError:
         return True  # there is none, or `claim_directory` reports it
     return recipes.is_marked(saved) or not markers(out)
@@ -142,7 +142,7 @@ def check_formats(out: Path, formats: Collection[str], started: bool = False) ->
         FORMATS[kind]
     finished = markers(out)
     if started and not finished:
-        saved = recipes.read_saved(out / RECIPE)["execution"]["formats"]
+        saved = recipes.read_saved_recipe(out / RECIPE)["execution"]["formats"]
         if set(saved) != set(formats):
             raise RecipeError(
                 "formats",
@@ -203,11 +203,11 @@ def register_worker(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _refuse_other_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
-    saved = recipes.read_saved(out / RECIPE)
+    saved = recipes.read_saved_recipe(out / RECIPE)
     if saved["sha256"] == recipe["sha256"]:
         return
     saved_fields = {**saved["identity"], **saved["content"]}
-    differences = recipes.recipe_differences(saved, json.loads(json.dumps(recipe)))
+    differences = recipes.describe_recipe_differences(saved, json.loads(json.dumps(recipe)))
     if differences and all(line.startswith("extended:") for line in differences):
         if not saved_fields.get("extended"):
             raise FiguregroundError(

@@ -227,7 +227,7 @@ class Worker:
         checkpoint, sampling, numerics = self._model
         self._announcer.report_setup(numerics, method.config.size)
         plan, columns, recipe = method.plan(), method.columns(), method.recipe(out / PRIVATE)["sha256"]
-        marked = recipes.is_marked(recipes.read_saved(out / RECIPE))
+        marked = recipes.is_marked(recipes.read_saved_recipe(out / RECIPE))
         device = str(checkpoint.device)
         common = {
             **checkpoint.facts,

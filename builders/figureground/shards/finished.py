@@ -52,7 +52,7 @@ class FinishedDataset:
         self.image_format: str = self.index["image_format"]
         self.facts = CardContext(**self.index["card"]["facts"])
         self.recipe: dict[str, Any] = self._read_recipe()
-        self.version: int = recipes.format_of(self.recipe, str(directory / RECIPE))
+        self.version: int = recipes.read_format(self.recipe, str(directory / RECIPE))
         """Version of the format in which its images were drawn."""
         self._markers = markers(directory)
         listed_there = [shard["shard"] for shard in self.index["shards"]]

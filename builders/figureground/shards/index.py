@@ -12,7 +12,7 @@ from typing import Any
 from figureground.core.errors import listed
 from figureground.core.files import FileError, read_object, replace_text
 from figureground.core.locks import lock, remove_held
-from figureground.recipe.document import FORMAT, SEAL, format_of
+from figureground.recipe.document import FORMAT, SEAL, read_format
 from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
 from figureground.shards import card, croissant
 from figureground.shards.claiming import INDEX_LOCK, clean_stale, remove_locks
@@ -275,7 +275,7 @@ def _version(directory: Path, shards: Sequence[Shard], done: Mapping[str, Mappin
     """
     found: dict[int, str] = {}
     for shard in shards:
-        found.setdefault(format_of(done[shard.name], shard.path("marker")), shard.name)
+        found.setdefault(read_format(done[shard.name], shard.path("marker")), shard.name)
     if len(found) > 1:
         each = listed(f"shard {name} of format {version}" for version, name in sorted(found.items()))
         raise ShardError(

@@ -29,7 +29,7 @@ from figureground.methods.panels.repaint import (
     source_facts,
     stages_of,
 )
-from figureground.recipe.sample import labels_of
+from figureground.recipe.sample import parse_labels
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import SCORES
 from figureground.sources.images import open_stored
@@ -184,7 +184,7 @@ def overview(method: DDB, directory: Path) -> list[Panel]:
     foregrounds, backgrounds = method.data.classes, method.backgrounds()
     names = {}
     for key in scores:
-        labels = labels_of(key)
+        labels = parse_labels(key)
         if labels and labels[0] < len(foregrounds) and labels[1] < len(backgrounds):
             names[key] = (foregrounds[labels[0]], backgrounds[labels[1]])
     failed_scores = {key: find_failed_scores(method, scores[key], name) for key, (name, _) in names.items()}
