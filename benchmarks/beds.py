@@ -43,7 +43,7 @@ import scipy.stats
 from results import ROOT, Row, make_parser, read_commit, report
 from tqdm import tqdm
 
-from figureground.data.groups import align
+from figureground.data.groups import align_columns
 from figureground.learn.backbones import open_backbone
 from figureground.learn.settings import Training
 from figureground.learn.sheets import save_cluster_sheet
@@ -351,7 +351,7 @@ def format_table(table: Table) -> list[str]:
                 f"{np.median(summary['epochs_chosen']):.0f}/{summary['epochs']}",
                 f"{np.median(summary['seconds']):.0f}",
             ])  # fmt: skip
-    return align(rows)
+    return align_columns(rows)
 
 
 def make_rows(table: Table, cases: Sequence[Case], drawings: Mapping[str, Mapping[str, float]]) -> list[Row]:

@@ -36,7 +36,8 @@ def test_a_wheel_carries_prompts_templates_weights_and_nothing_of_the_tests(tmp_
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
 
     code = (
-        "from figureground.core.resources import resource; print(resource('prompts'), resource('templates'), sep='\\n')"
+        "from figureground.core.resources import find_resource as find\n"
+        "print(find('prompts'), find('templates'), sep='\\n')"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}
     found = subprocess.run(

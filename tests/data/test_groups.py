@@ -13,9 +13,9 @@ from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
 from figureground.data.groups import (
     accuracy_by_group,
+    format_summary,
     reweighted_accuracy,
-    summarise,
-    told,
+    summarise_groups,
     worst_class_accuracy,
     worst_group_accuracy,
 )
@@ -61,9 +61,9 @@ def test_without_an_attribute_there_are_classes_and_no_groups(tmp_path):
     assert groups.counts(0).tolist() == [[5], [5]]
     with pytest.raises(FiguregroundError, match=r"has no attribute"):
         _ = groups.group
-    assert told(groups)["splits"]["train"]["cramers_v"] is None
-    assert "Cramér" not in summarise(groups)
-    assert "smallest class: 0 (5)" in summarise(groups)
+    assert summarise_groups(groups)["splits"]["train"]["cramers_v"] is None
+    assert "Cramér" not in format_summary(groups)
+    assert "smallest class: 0 (5)" in format_summary(groups)
 
 
 def test_a_part_is_the_same_kind_of_record(tmp_path):
@@ -217,7 +217,7 @@ def test_average_accuracy_is_reweighted_by_training_counts():
 
 def test_the_summary_has_a_table_with_totals_for_each_split(tmp_path):
     make_waterbirds(tmp_path / "birds")
-    assert summarise(read_groups(tmp_path / "birds")).split("\n\n")[:2] == [
+    assert format_summary(read_groups(tmp_path / "birds")).split("\n\n")[:2] == [
         "birds (waterbirds): 19 images, 2 classes, 2 attributes",
         "train: 11 images, Cramér's V 0.449\n"
         "             land  water  total\n"
@@ -230,7 +230,7 @@ def test_the_summary_has_a_table_with_totals_for_each_split(tmp_path):
 
 def test_of_many_classes_a_line_is_enough(tmp_path):
     make_folders(tmp_path / "many", {f"class{i:02d}": 1 + i % 2 for i in range(61)})
-    said = summarise(read_groups(tmp_path / "many"))
+    said = format_summary(read_groups(tmp_path / "many"))
     assert "61 classes, no attribute" in said
     assert "61 groups of 61, of 1 to 2 images" in said
     assert "class07  " not in said

@@ -11,10 +11,10 @@ from tiny_layouts import FACES, TABLE, make_celeba, make_folders, make_image, ma
 
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
-from figureground.data.groups import align
+from figureground.data.groups import align_columns
 from figureground.data.layouts import read_groups
-from figureground.data.splits import choose_splits, conflicts, folder_split, split_number
-from figureground.data.tables import cross
+from figureground.data.splits import choose_splits, find_conflicts, folder_split, split_number
+from figureground.data.tables import cross_labels
 
 NAMED = [(name, split, ("cat", "dog")[y], ("day", "night")[a]) for name, split, y, a in TABLE]
 
@@ -71,7 +71,7 @@ def test_splits_go_by_their_usual_names(name, split):
 
 
 def test_parts_that_would_be_one_split_are_found():
-    assert conflicts(["train", "val", "valid", "id_val", "test"]) == [(1, ["val", "id_val"])]
+    assert find_conflicts(["train", "val", "valid", "id_val", "test"]) == [(1, ["val", "id_val"])]
     assert choose_splits(["train", "val", "id_val", "id_test", "ood_test"]) == [0, 1, None, None, None]
 
 
@@ -214,7 +214,7 @@ def test_attributes_are_crossed(others, tmp_path):
 
 def test_values_that_say_little_are_crossed_with_their_column():
     each = [(np.array([0, 1]), ("False", "True")), (np.array([1, 0]), ("day", "night")), (np.array([0, 1]), ("0", "1"))]
-    assert cross(each, ["Male", "light", "wet"])[1] == ("Male=False + night + wet=0", "Male=True + day + wet=1")
+    assert cross_labels(each, ["Male", "light", "wet"])[1] == ("Male=False + night + wet=0", "Male=True + day + wet=1")
 
 
 def test_a_table_without_a_split_takes_that_of_its_folders_or_draws_it(tmp_path):
@@ -291,5 +291,5 @@ def test_images_of_phones_that_cannot_be_read_are_passed_over_and_named(tmp_path
 
 
 def test_wide_letters_stand_in_columns():
-    lines = align([["", "鸟", "a"], ["鸟 bird", "1", "2"], ["caf\u0065\u0301", "10", "20"]])
+    lines = align_columns([["", "鸟", "a"], ["鸟 bird", "1", "2"], ["caf\u0065\u0301", "10", "20"]])
     assert lines == ["         鸟   a", "鸟 bird   1   2", "caf\u0065\u0301     10  20"]

@@ -5,7 +5,7 @@ import pytest
 from coloured import make_coloured
 
 from figureground.data.images import DatasetImages
-from figureground.data.objects import settings
+from figureground.data.objects import iterate_identities
 from figureground.evaluation.accuracy import compare_accuracy, measure_by_group, measure_consistency
 from figureground.evaluation.predict import Predictions
 
@@ -89,6 +89,6 @@ def test_objects_are_followed_over_their_backgrounds():
 
 def test_settings_of_a_copy_are_those_of_what_it_was_made_from():
     source = {"builder": "d3s", "config": "pocket", "identity": {"match": "foreground"}}
-    assert list(settings(source)) == [("pocket", {"match": "foreground"})]
+    assert list(iterate_identities(source)) == [("pocket", {"match": "foreground"})]
     copy = {"builder": "curate", "identity": {}, "sources": [source, {"builder": "merge", "sources": [source]}]}
-    assert list(settings(copy)) == [("pocket", {"match": "foreground"})] * 2
+    assert list(iterate_identities(copy)) == [("pocket", {"match": "foreground"})] * 2

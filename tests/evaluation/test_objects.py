@@ -8,7 +8,7 @@ from coloured import make_coloured
 
 from figureground.core.errors import FiguregroundError
 from figureground.data.images import DatasetImages
-from figureground.data.objects import as_number, object_of, scene_of
+from figureground.data.objects import hash_to_number, identify_object, identify_scene
 
 KEYS = ("train-0000-00-00001", "train-0000-03-00001")
 
@@ -18,27 +18,31 @@ def pasted(cutout, template=None):
 
 
 def test_a_cutout_is_one_object_by_its_content_in_every_dataset():
-    assert object_of(KEYS[0], pasted("bird/1.png@abc"), False) == object_of("x", pasted("birds/copy.png@abc"), True)
-    assert object_of(KEYS[0], pasted("bird/1.png@abc"), False) != object_of(KEYS[0], pasted("bird/1.png@abd"), False)
-    assert scene_of(pasted("a@b", "grass/2.jpg@def")) == "def"
-    assert scene_of(pasted("a@b")) is scene_of({}) is None
+    assert identify_object(KEYS[0], pasted("bird/1.png@abc"), False) == identify_object(
+        "x", pasted("birds/copy.png@abc"), True
+    )
+    assert identify_object(KEYS[0], pasted("bird/1.png@abc"), False) != identify_object(
+        KEYS[0], pasted("bird/1.png@abd"), False
+    )
+    assert identify_scene(pasted("a@b", "grass/2.jpg@def")) == "def"
+    assert identify_scene(pasted("a@b")) is identify_scene({}) is None
 
 
 def test_a_source_that_was_repainted_several_times_is_one_object():
     source = {"guide": {"kind": "inpaint", "cutout": "train/001.png", "template": None}}
-    assert object_of(KEYS[0], source, False) == object_of("other", source, False) == "train/001.png"
+    assert identify_object(KEYS[0], source, False) == identify_object("other", source, False) == "train/001.png"
 
 
 def test_without_a_guide_only_matched_sets_share_an_object_over_backgrounds():
-    one, other = (object_of(key, {"guide": None}, True) for key in KEYS)
+    one, other = (identify_object(key, {"guide": None}, True) for key in KEYS)
     assert one == other
-    one, other = (object_of(key, {}, False) for key in KEYS)
+    one, other = (identify_object(key, {}, False) for key in KEYS)
     assert (one, other) == KEYS
 
 
 def test_numbers_of_names_are_the_same_everywhere():
-    assert as_number("abc") == 0xBA7816BF8F01CFEA >> 1  # the first bytes of SHA-256
-    assert as_number("abc") != as_number("abd")
+    assert hash_to_number("abc") == 0xBA7816BF8F01CFEA >> 1  # the first bytes of SHA-256
+    assert hash_to_number("abc") != hash_to_number("abd")
 
 
 def test_a_dataset_whose_provenance_is_damaged_is_named(tmp_path):

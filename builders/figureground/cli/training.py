@@ -40,14 +40,14 @@ def add_groups(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _groups(options: argparse.Namespace) -> int:
-    from figureground.data.groups import summarise, told
+    from figureground.data.groups import format_summary, summarise_groups
     from figureground.data.layouts import read_groups
 
     groups = read_groups(
         options.data, options.layout, root=options.root, y=options.y, a=options.a, file=options.file,
         split_column=options.split_column,
     )  # fmt: skip
-    say_json(told(groups)) if options.json else say(summarise(groups))
+    say_json(summarise_groups(groups)) if options.json else say(format_summary(groups))
     return 0
 
 

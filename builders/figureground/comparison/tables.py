@@ -15,7 +15,7 @@ from figureground.core.errors import counted, listed
 from figureground.core.files import replace_text
 from figureground.core.intervals import wilson
 from figureground.core.text import markdown, printable
-from figureground.data.groups import align
+from figureground.data.groups import align_columns
 from figureground.learn.trained import (
     STAGES,
     average_over_seeds,
@@ -163,7 +163,7 @@ def _format_heading(comparison: Mapping[str, Any]) -> str:
 def tabulate(comparison: Mapping[str, Any]) -> str:
     """Return the comparison as text: test accuracies in %."""
     blocks = [_format_heading(comparison)]
-    blocks += ["\n".join(align(table)) for table in _make_tables(comparison)]
+    blocks += ["\n".join(align_columns(table)) for table in _make_tables(comparison)]
     if comparison["notes"]:
         blocks.append("\n".join(f"note: {note}" for note in comparison["notes"]))
     return "\n\n".join(blocks)

@@ -11,44 +11,52 @@ from figureground.core.errors import FiguregroundError, RecipeError, counted, ne
 from figureground.core.tables import Column, TextTable, read_header, read_text
 from figureground.data.groups import GroupedImages
 from figureground.data.record import CELEBA, Request, make_record
-from figureground.data.tables import Problems, column_names, cross, find_files, read_bits, read_splits, some
+from figureground.data.tables import (
+    Problems,
+    cross_labels,
+    find_files,
+    parse_names,
+    quote_examples,
+    read_bits,
+    read_splits,
+)
 
 _ALIGNED = Path("img_align_celeba")
 
 
-def find_celeba(asked: Request) -> list[Path]:
-    path = asked.path
+def find_celeba(request: Request) -> list[Path]:
+    path = request.path
     if path.is_dir():
         return [folder / name for folder in (path, path / "Anno") for name in CELEBA if (folder / name).is_file()]
     return [path] if path.name in CELEBA else []
 
 
-def read_celeba(asked: Request) -> GroupedImages:
+def read_celeba(request: Request) -> GroupedImages:
     """Read `list_attr_celeba`, `list_eval_partition` and `img_align_celeba/`."""
-    y, a = asked.y or "Blond_Hair", asked.a or "Male"
-    names = read_header(asked.at)[1:] if asked.at.suffix == ".csv" else _read_promise(asked.at)[1]
-    chosen = column_names(a, names)
-    if y in chosen:
+    y, a = request.y or "Blond_Hair", request.a or "Male"
+    names = read_header(request.at)[1:] if request.at.suffix == ".csv" else _read_head(request.at)[1]
+    attributes = parse_names(a, names)
+    if y in attributes:
         raise RecipeError("a", f"{y!r} is already the class; choose another attribute.")
-    for option, name in (("y", y), *(("a", name) for name in chosen)):
+    for option, name in (("y", y), *(("a", name) for name in attributes)):
         if name not in names:
-            raise RecipeError(option, f"{asked.at.name} has no attribute {name!r}{nearest_or_all(name, names)}")
-    if len(set(chosen)) < len(chosen):
+            raise RecipeError(option, f"{request.at.name} has no attribute {name!r}{nearest_or_all(name, names)}")
+    if len(set(attributes)) < len(attributes):
         raise RecipeError("a", f"{a!r} names an attribute twice.")
-    problems = Problems(asked.at.name)
-    if asked.at.suffix == ".csv":
-        images, *columns = TextTable(asked.at).columns([read_header(asked.at)[0], y, *chosen]).values()
+    problems = Problems(request.at.name)
+    if request.at.suffix == ".csv":
+        images, *columns = TextTable(request.at).columns([read_header(request.at)[0], y, *attributes]).values()
     else:
-        images, *columns = _read_attributes(asked.at, names, (y, *chosen), problems)
+        images, *columns = _read_attributes(request.at, names, (y, *attributes), problems)
     labels = [read_bits(column, {"-1": 0, "1": 1}, problems) for column in columns]
-    split = _read_partition(asked.at, images, problems)
-    files, keys, notes = find_files(_celeba_root(asked, images.values[0]), images, split, problems)
+    split = _read_partition(request.at, images, problems)
+    files, keys, notes = find_files(_find_image_folder(request, images.values[0]), images, split, problems)
     problems.refuse()
-    of_y, *of_a = ((found, (f"not {name}", name)) for found, name in zip(labels, (y, *chosen), strict=True))
-    return make_record(asked, "celeba", keys, split, of_y, cross(of_a, chosen), files, notes)
+    of_y, *of_a = ((values, (f"not {name}", name)) for values, name in zip(labels, (y, *attributes), strict=True))
+    return make_record(request, "celeba", keys, split, of_y, cross_labels(of_a, attributes), files, notes)
 
 
-def _read_promise(path: Path) -> tuple[int, list[str]]:
+def _read_head(path: Path) -> tuple[int, list[str]]:
     """Return the first two lines of the original list: number of images, and attribute names."""
     count, names = [*read_text(path).splitlines()[:2], "", ""][:2]
     if not count.strip().isdecimal():
@@ -59,16 +67,16 @@ def _read_promise(path: Path) -> tuple[int, list[str]]:
     return int(count), names.split()
 
 
-def _read_attributes(path: Path, names: Sequence[str], wanted: Sequence[str], problems: Problems) -> list[Column]:
+def _read_attributes(path: Path, names: Sequence[str], attributes: Sequence[str], problems: Problems) -> list[Column]:
     """Return file names and the values of the wanted attributes, from the original list."""
-    found = _read_spaced(path, 2, ["image_id", *names])
-    promised, images = _read_promise(path)[0], found["image_id"]
-    if promised != len(images.values):
-        problems.add(f"its first line states {counted(promised, 'image')}, but it lists {len(images.values):,}.")
-    return [images, *(found[name] for name in wanted)]
+    columns = _read_columns(path, 2, ["image_id", *names])
+    stated, images = _read_head(path)[0], columns["image_id"]
+    if stated != len(images.values):
+        problems.add(f"its first line states {counted(stated, 'image')}, but it lists {len(images.values):,}.")
+    return [images, *(columns[name] for name in attributes)]
 
 
-def _read_spaced(path: Path, skip: int, names: Sequence[str]) -> dict[str, Column]:
+def _read_columns(path: Path, skip: int, names: Sequence[str]) -> dict[str, Column]:
     """Read the columns of a space-separated text, below the first `skip` lines.
 
     Raises:
@@ -97,37 +105,37 @@ def _read_partition(attributes: Path, images: Column, problems: Problems) -> np.
     """
     folders = (attributes.parent, attributes.parent / "Eval", attributes.parent.parent / "Eval")
     suffixes = dict.fromkeys([attributes.suffix, ".csv", ".txt"])
-    places = [folder / f"list_eval_partition{suffix}" for suffix in suffixes for folder in folders]
-    path = next((place for place in places if place.is_file()), None)
+    candidates = [folder / f"list_eval_partition{suffix}" for suffix in suffixes for folder in folders]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         raise FiguregroundError(
             f"{attributes.parent} has no list_eval_partition.csv or .txt next to {attributes.name}. This file assigns "
             "the images to train, validation and test."
         )
     if path.suffix == ".csv":
-        found = TextTable(path).columns([read_header(path)[0], "partition"])
+        columns = TextTable(path).columns([read_header(path)[0], "partition"])
     else:
-        found = _read_spaced(path, 0, ["image_id", "partition"])
-    named, partition = found.values()
-    own = Problems(path.name)
-    splits = dict(zip(named.values, read_splits(partition, own).tolist(), strict=True))
-    own.refuse()
-    lacking = [row for row, image in enumerate(images.values) if image not in splits]
-    if lacking:
-        problems.add(f"{counted(len(lacking), 'image')} not in {path.name}: {some(images, lacking)}.")
+        columns = _read_columns(path, 0, ["image_id", "partition"])
+    files, partition = columns.values()
+    own_problems = Problems(path.name)
+    splits = dict(zip(files.values, read_splits(partition, own_problems).tolist(), strict=True))
+    own_problems.refuse()
+    missing = [row for row, image in enumerate(images.values) if image not in splits]
+    if missing:
+        problems.add(f"{counted(len(missing), 'image')} not in {path.name}: {quote_examples(images, missing)}.")
     return np.array([splits.get(image, 0) for image in images.values], np.int64)
 
 
-def _celeba_root(asked: Request, first: str) -> Path:
+def _find_image_folder(request: Request, first: str) -> Path:
     """Return the folder of the images: `img_align_celeba`, nested twice in some archives, or the given root."""
-    base = asked.at.parent
-    tops = [asked.root] if asked.root else [base, base / "Img", base.parent / "Img"]
-    places = [top / folder for top in tops for folder in (_ALIGNED / _ALIGNED, _ALIGNED)]
-    places += [asked.root] if asked.root else []
-    there = next((place for place in places if (place / first).exists()), None)
-    there = there or next((place for place in places if place.is_dir()), None)
-    if there is None:
+    base = request.at.parent
+    parents = [request.root] if request.root else [base, base / "Img", base.parent / "Img"]
+    candidates = [parent / nested for parent in parents for nested in (_ALIGNED / _ALIGNED, _ALIGNED)]
+    candidates += [request.root] if request.root else []
+    folder = next((candidate for candidate in candidates if (candidate / first).exists()), None)
+    folder = folder or next((candidate for candidate in candidates if candidate.is_dir()), None)
+    if folder is None:
         raise FiguregroundError(
             f"{base} has no folder {_ALIGNED} with the images. If they are elsewhere, give --root DIR."
         )
-    return there
+    return folder

@@ -15,7 +15,7 @@ from figureground.core.tables import Column
 from figureground.data.groups import GroupedImages
 from figureground.data.record import Request, complete_splits, make_record
 from figureground.data.splits import SPLITS, folder_split
-from figureground.data.tables import FIRST, Labels, Problems, find_files, why_unreadable
+from figureground.data.tables import MAX_EXAMPLES, Labels, Problems, explain_unreadable, find_files
 from figureground.sources.images import FOREIGN_SUFFIXES, list_folders, list_images, list_odd
 
 _IN_CONTEXT = re.compile(r"(?P<name>.+?)\s*\((?P<context>[^()]+)\)")
@@ -23,7 +23,7 @@ _IN_CONTEXT = re.compile(r"(?P<name>.+?)\s*\((?P<context>[^()]+)\)")
 
 def _subfolders(path: Path) -> list[Path]:
     """List visible folders by name; folders that begin with `_` are private."""
-    return [each for each in list_folders(path) if not each.name.startswith("_")]
+    return [folder for folder in list_folders(path) if not folder.name.startswith("_")]
 
 
 def _split_folders(path: Path) -> list[Path]:
@@ -32,7 +32,7 @@ def _split_folders(path: Path) -> list[Path]:
     Raises:
         FiguregroundError: Two of them are the same split.
     """
-    folders = [each for each in _subfolders(path) if folder_split(each.name) is not None and _subfolders(each)]
+    folders = [folder for folder in _subfolders(path) if folder_split(folder.name) is not None and _subfolders(folder)]
     for number, split in enumerate(SPLITS):
         same = [f"{folder.name}/" for folder in folders if folder_split(folder.name) == number]
         if len(same) > 1:
@@ -44,13 +44,13 @@ def _split_folders(path: Path) -> list[Path]:
 
 
 def _split_of(folder: Path) -> int:
-    number = folder_split(folder.name)
-    assert number is not None
-    return number
+    split = folder_split(folder.name)
+    assert split is not None
+    return split
 
 
 @dataclass
-class Gathered:
+class FolderRecord:
     """Images labelled by folders."""
 
     path: Path
@@ -58,132 +58,142 @@ class Gathered:
     split: list[int] = field(default_factory=list)
     y: list[str] = field(default_factory=list)
     a: list[str] = field(default_factory=list)
-    odd: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     """Descriptions of skipped entries."""
 
-    def take(self, folder: Path, split: int, y: str, a: str = "") -> None:
+    def add_folder(self, folder: Path, split: int, y: str, a: str = "") -> None:
         """Add the images of a folder, all with the same labels."""
-        shown, images = self.shown(folder), []
+        name, images = self.display_path(folder), []
         for path in list_images(folder):
             # Images from phones would otherwise be counted here, and stop a training later.
-            if path.suffix.lower() in FOREIGN_SUFFIXES and (reason := why_unreadable(path)):
-                self.odd.append(f"{shown}{printable(path.name)}, {reason}")
+            if path.suffix.lower() in FOREIGN_SUFFIXES and (reason := explain_unreadable(path)):
+                self.skipped.append(f"{name}{printable(path.name)}, {reason}")
             else:
                 images.append(path)
         self.names += [path.relative_to(self.path).as_posix() for path in images]
         self.split += [split] * len(images)
         self.y += [y] * len(images)
         self.a += [a] * len(images)
-        self.odd += [f"{shown}{printable(path.name)}, {kind}" for path, kind in list_odd(folder)]
+        self.skipped += [f"{name}{printable(path.name)}, {kind}" for path, kind in list_odd(folder)]
         if not images:
-            self.odd.append(f"{shown}, which contains no image")
+            self.skipped.append(f"{name}, which contains no image")
 
-    def pass_over(self, folder: Path) -> None:
+    def note_loose_images(self, folder: Path) -> None:
         """Record images that are in a folder of folders."""
-        if loose := len(list_images(folder)):
-            self.odd.append(f"{counted(loose, 'image')} in {self.shown(folder)} itself")
+        if count := len(list_images(folder)):
+            self.skipped.append(f"{counted(count, 'image')} in {self.display_path(folder)} itself")
 
-    def shown(self, folder: Path) -> str:
+    def display_path(self, folder: Path) -> str:
         """Return a folder's path for messages, relative to the directory."""
         return f"{printable((self.path.name / folder.relative_to(self.path)).as_posix())}/"
 
-    def record(self, asked: Request, layout: str, has_splits: bool) -> GroupedImages:
+    def to_groups(self, request: Request, layout: str, has_splits: bool) -> GroupedImages:
         """Make the record. Missing validation, or all missing splits, are taken from training, with a note."""
         problems = Problems(str(self.path))
         split = np.array(self.split, np.int64)
         files, keys, _ = find_files(self.path, Column("file", self.names, [0] * len(self.names)), split, problems)
         problems.refuse()
-        y, a = _number(self.y), _number(self.a) if any(self.a) else None
-        split, notes = complete_splits(keys, y, a, split, has_splits, asked.seed)
-        if self.odd:
-            notes.append(f"Skipped: {'; '.join(self.odd[:FIRST])}{'; …' if len(self.odd) > FIRST else ''}.")
-        return make_record(asked, layout, keys, split, y, a, files, notes)
+        y, a = _number_names(self.y), _number_names(self.a) if any(self.a) else None
+        split, notes = complete_splits(keys, y, a, split, has_splits, request.seed)
+        if self.skipped:
+            notes.append(
+                f"Skipped: {'; '.join(self.skipped[:MAX_EXAMPLES])}{'; …' if len(self.skipped) > MAX_EXAMPLES else ''}."
+            )
+        return make_record(request, layout, keys, split, y, a, files, notes)
 
 
-def _number(values: Sequence[str]) -> Labels:
+def _number_names(values: Sequence[str]) -> Labels:
     """Return labels of names, in alphabetical order."""
     names = sorted(set(values))
-    place = {name: label for label, name in enumerate(names)}
-    return np.array([place[value] for value in values], np.int64), names
+    label_of = {name: label for label, name in enumerate(names)}
+    return np.array([label_of[value] for value in values], np.int64), names
 
 
 def _refuse_unknown_splits(path: Path, splits: Sequence[Path], others: Sequence[Path]) -> None:
     """Raise FiguregroundError if a folder next to the splits has the same classes but isn't named like a split."""
-    classes = {loosely(each.name) for split in splits for each in _subfolders(split)}
+    classes = {loosely(subfolder.name) for split in splits for subfolder in _subfolders(split)}
     for folder in others:
-        same = [each.name for each in _subfolders(folder) if loosely(each.name) in classes]
+        same = [subfolder.name for subfolder in _subfolders(folder) if loosely(subfolder.name) in classes]
         if same:
             raise FiguregroundError(
                 f"{path}: {printable(folder.name)}/ contains folders of the same classes as "
-                f"{listed(f'{split.name}/' for split in splits)} ({listed(map(repr, same), FIRST)}), but is not a "
-                "known name of a split. Rename it to train, validation (val, dev, eval) or test, or move it out of the "
+                f"{listed(f'{split.name}/' for split in splits)} ({listed(map(repr, same), MAX_EXAMPLES)}), but is not "
+                "a known name of a split. Rename it to train, validation (val, dev, eval) or test, or move it out of the "
                 "directory."
             )
 
 
-def find_metashift(asked: Request) -> list[Path]:
-    path = asked.path
+def find_metashift(request: Request) -> list[Path]:
+    path = request.path
     if not path.is_dir():
         return []
-    inner = (each for split in _split_folders(path) for folder in _subfolders(split) for each in _subfolders(folder))
-    return [path] if any(_IN_CONTEXT.fullmatch(each.name) for each in inner) else []
+    subfolders = (
+        subfolder
+        for split in _split_folders(path)
+        for folder in _subfolders(split)
+        for subfolder in _subfolders(folder)
+    )
+    return [path] if any(_IN_CONTEXT.fullmatch(subfolder.name) for subfolder in subfolders) else []
 
 
-def read_metashift(asked: Request) -> GroupedImages:
+def read_metashift(request: Request) -> GroupedImages:
     """Read `SPLIT/CLASS/CLASS(CONTEXT)/*` (Liang and Zou 2022, arXiv 2202.06523)."""
-    path, gathered, problems = asked.at, Gathered(asked.at), Problems(str(asked.at))
+    path, images, problems = request.at, FolderRecord(request.at), Problems(str(request.at))
     splits = _split_folders(path)
-    others = [each for each in _subfolders(path) if each not in splits]
+    others = [subfolder for subfolder in _subfolders(path) if subfolder not in splits]
     _refuse_unknown_splits(path, splits, others)
-    gathered.odd += [gathered.shown(each) for each in others]
+    images.skipped += [images.display_path(subfolder) for subfolder in others]
     for split in splits:
         for folder in _subfolders(split):
-            gathered.pass_over(folder)
-            for each in _subfolders(folder):
-                named = _IN_CONTEXT.fullmatch(each.name)
-                if named is None:
-                    gathered.odd.append(gathered.shown(each))
-                elif loosely(named["name"]) != loosely(folder.name):
-                    shown, own = gathered.shown(each), folder.name
-                    problems.add(f"{shown} is named {named['name']!r} but is in the folder of {own!r}.")
+            images.note_loose_images(folder)
+            for subfolder in _subfolders(folder):
+                match = _IN_CONTEXT.fullmatch(subfolder.name)
+                if match is None:
+                    images.skipped.append(images.display_path(subfolder))
+                elif loosely(match["name"]) != loosely(folder.name):
+                    name, class_name = images.display_path(subfolder), folder.name
+                    problems.add(f"{name} is named {match['name']!r} but is in the folder of {class_name!r}.")
                 else:
-                    gathered.take(each, _split_of(split), folder.name.strip(), named["context"].strip())
+                    images.add_folder(subfolder, _split_of(split), folder.name.strip(), match["context"].strip())
     problems.refuse()
-    if not gathered.names:
+    if not images.names:
         raise FiguregroundError(f"{path}: its folders SPLIT/CLASS/CLASS(CONTEXT) contain no image.")
-    return gathered.record(asked, "metashift", True)
+    return images.to_groups(request, "metashift", True)
 
 
-def find_folders(asked: Request) -> list[Path]:
-    path = asked.path
+def find_folders(request: Request) -> list[Path]:
+    path = request.path
     if not path.is_dir():
         return []
-    tops = _split_folders(path) or [path]
-    return [path] if any(list_images(folder) for top in tops for folder in _subfolders(top)) else []
+    parents = _split_folders(path) or [path]
+    return [path] if any(list_images(folder) for parent in parents for folder in _subfolders(parent)) else []
 
 
-def read_folders(asked: Request) -> GroupedImages:
+def read_folders(request: Request) -> GroupedImages:
     """Read `[SPLIT/]CLASS/*`."""
-    path, gathered = asked.at, Gathered(asked.at)
+    path, images = request.at, FolderRecord(request.at)
     splits = _split_folders(path)
-    bare = [f"{each.name}/" for each in _subfolders(path) if not splits and folder_split(each.name) is not None]
-    if len(bare) > 1:
+    flat_splits = [
+        f"{folder.name}/" for folder in _subfolders(path) if not splits and folder_split(folder.name) is not None
+    ]
+    if len(flat_splits) > 1:
         raise FiguregroundError(
-            f"{path}: {listed(bare)} are named like splits and contain images, but no class folders. Put the images "
-            "into one folder per class, or name the class column of a table metadata.csv or metadata.jsonl: "
+            f"{path}: {listed(flat_splits)} are named like splits and contain images, but no class folders. Put the "
+            "images into one folder per class, or name the class column of a table metadata.csv or metadata.jsonl: "
             "--y NAME."
         )
-    others = [each for each in _subfolders(path) if splits and each not in splits]
-    classes = [f"{each.name}/" for each in others if list_images(each)]
+    others = [folder for folder in _subfolders(path) if splits and folder not in splits]
+    classes = [f"{folder.name}/" for folder in others if list_images(folder)]
     if classes:
         raise FiguregroundError(
-            f"{path} contains the splits {listed(f'{each.name}/' for each in splits)} and also folders of images, "
-            f"{listed(classes, FIRST)}. Move one kind out of the directory, or write a table filename,split,y[,a]."
+            f"{path} contains the splits {listed(f'{folder.name}/' for folder in splits)} and also folders of images, "
+            f"{listed(classes, MAX_EXAMPLES)}. Move one kind out of the directory, or write a table "
+            "filename,split,y[,a]."
         )
     _refuse_unknown_splits(path, splits, others)
-    gathered.odd += [gathered.shown(each) for each in others]
+    images.skipped += [images.display_path(folder) for folder in others]
     for top in splits or [path]:
-        gathered.pass_over(top)
+        images.note_loose_images(top)
         for folder in _subfolders(top):
-            gathered.take(folder, _split_of(top) if splits else 0, folder.name.strip())
-    return gathered.record(asked, "folders", bool(splits))
+            images.add_folder(folder, _split_of(top) if splits else 0, folder.name.strip())
+    return images.to_groups(request, "folders", bool(splits))

@@ -23,7 +23,7 @@ from figureground.sources.mask import mask_path, mask_values, read_mask, where_b
 if TYPE_CHECKING:
     from figureground.data.images import DatasetImages, Draw
 
-MOST_CLASSES, MOST_ATTRIBUTES = 60, 12
+MAX_CLASSES_SHOWN, MAX_ATTRIBUTES_SHOWN = 60, 12
 """Maximum classes and attributes of a printed table; larger ones are summarised in one line."""
 
 DrawMask = Callable[[], np.ndarray]
@@ -119,8 +119,8 @@ class GroupedImages:
         """Count the images of a split, int64 (classes, attributes); (classes, 1) if the data have no attribute."""
         attributes = 1 if self.attributes is None else len(self.attributes)
         cells = self.y if self.a is None else attributes * self.y + self.a
-        found = np.bincount(cells[self.split == split], minlength=len(self.classes) * attributes)
-        return found.astype(np.int64).reshape(len(self.classes), attributes)
+        counts = np.bincount(cells[self.split == split], minlength=len(self.classes) * attributes)
+        return counts.astype(np.int64).reshape(len(self.classes), attributes)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> GroupedImages:
         """Return a part of the data set, in the same order and with the same classes and attributes.
@@ -128,15 +128,15 @@ class GroupedImages:
         Args:
             rows: Positions, in any order, or bool (n,).
         """
-        given = np.asarray(rows)
-        if given.dtype != bool:
-            chosen = np.zeros(len(self), bool)
-            chosen[given.astype(np.int64)] = True
-            given = chosen
-        at = np.flatnonzero(given)
+        chosen = np.asarray(rows)
+        if chosen.dtype != bool:
+            mask = np.zeros(len(self), bool)
+            mask[chosen.astype(np.int64)] = True
+            chosen = mask
+        positions = np.flatnonzero(chosen)
         return replace(
-            self, keys=tuple(self.keys[row] for row in at), split=self.split[at], y=self.y[at],
-            a=None if self.a is None else self.a[at], rows=self.rows[at], notes=(),
+            self, keys=tuple(self.keys[row] for row in positions), split=self.split[positions], y=self.y[positions],
+            a=None if self.a is None else self.a[positions], rows=self.rows[positions], notes=(),
         )  # fmt: skip
 
     def without_attribute(self) -> GroupedImages:
@@ -159,8 +159,8 @@ class GroupedImages:
 
         An image that can't be decoded raises a FiguregroundError that names it.
         """
-        wanted = np.sort(np.asarray(rows, np.int64))
-        for row, (_, draw) in zip(wanted.tolist(), self.store.read(self.rows[wanted]), strict=True):
+        positions = np.sort(np.asarray(rows, np.int64))
+        for row, (_, draw) in zip(positions.tolist(), self.store.read(self.rows[positions]), strict=True):
             yield row, draw
 
     def read_masks(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, DrawMask]]:
@@ -169,14 +169,15 @@ class GroupedImages:
         Raises:
             FiguregroundError: A row has no mask.
         """
-        wanted = np.sort(np.asarray(rows, np.int64))
-        bare = wanted[~self.masked[wanted]]
-        if len(bare):
+        positions = np.sort(np.asarray(rows, np.int64))
+        unmasked = positions[~self.masked[positions]]
+        if len(unmasked):
             raise FiguregroundError(
-                f"{self.name}: {counted(len(bare), 'image')} of {len(wanted):,} have no mask, such as "
-                f"{self.keys[bare[0]]}. A mask is a file *{MASK_SUFFIX} next to the image, or a column of the dataset."
+                f"{self.name}: {counted(len(unmasked), 'image')} of {len(positions):,} have no mask, such as "
+                f"{self.keys[unmasked[0]]}. A mask is a file *{MASK_SUFFIX} next to the image, or a column of the "
+                "dataset."
             )
-        for row, (_, draw) in zip(wanted.tolist(), self.store.read_masks(self.rows[wanted]), strict=True):
+        for row, (_, draw) in zip(positions.tolist(), self.store.read_masks(self.rows[positions]), strict=True):
             yield row, draw
 
     @cached_property
@@ -209,11 +210,11 @@ class Files:
         return self.mask_sizes >= 0
 
     def read(self, rows: np.ndarray) -> Iterator[tuple[int, Draw]]:
-        from figureground.data.images import MOST_PIXELS
+        from figureground.data.images import MAX_EDGE
 
         for row in rows.tolist():
-            most = None if self.mask_sizes[row] >= 0 else MOST_PIXELS
-            yield row, functools.partial(_read_image, self.root / self.names[row], most)
+            max_edge = None if self.mask_sizes[row] >= 0 else MAX_EDGE
+            yield row, functools.partial(_read_image, self.root / self.names[row], max_edge)
 
     def read_masks(self, rows: np.ndarray) -> Iterator[tuple[int, DrawMask]]:
         for row in rows.tolist():
@@ -226,24 +227,24 @@ class Files:
         return {"bytes": self.sizes[rows].tolist(), "masks": self.mask_sizes[rows].tolist()}
 
 
-def _read_image(path: Path, most: int | None) -> Image.Image:
+def _read_image(path: Path, max_edge: int | None) -> Image.Image:
     try:
-        return read_image(path, max_edge=most)
+        return read_image(path, max_edge=max_edge)
     except UnreadableImage as error:
-        raise _unusable(path, error.reason) from error
+        raise _make_unusable_error(path, error.reason) from error
 
 
-def _unusable(path: Path, reason: str) -> FiguregroundError:
-    shown = f"{printable(path.parent.name)}/{printable(path.name)}"
-    return FiguregroundError(f"{shown}: {reason}. Replace the file, or remove it from the data set.")
+def _make_unusable_error(path: Path, reason: str) -> FiguregroundError:
+    name = f"{printable(path.parent.name)}/{printable(path.name)}"
+    return FiguregroundError(f"{name}: {reason}. Replace the file, or remove it from the data set.")
 
 
 def _read_mask(path: Path) -> np.ndarray:
-    beside, size = mask_path(path), _read_image(path, None).size
+    mask_file, size = mask_path(path), _read_image(path, None).size
     try:
-        bright = Image.fromarray(where_bright(read_mask(beside, path, size)))
+        bright = Image.fromarray(where_bright(read_mask(mask_file, path, size)))
     except UnreadableImage as error:
-        raise _unusable(beside, error.reason) from error
+        raise _make_unusable_error(mask_file, error.reason) from error
     return np.asarray(bright if bright.size == size else bright.resize(size, Image.Resampling.NEAREST))
 
 
@@ -266,9 +267,9 @@ class Shards:
             stop = start + source.marker(shard)["samples"]
             inside = rows[(rows >= start) & (rows < stop)]
             if len(inside):
-                found = source.stored(shard, (inside - start).tolist())
-                for row, stored in zip(inside.tolist(), found, strict=True):
-                    yield row, functools.partial(_decode_mask, stored.images["mask"], stored.key)
+                samples = source.stored(shard, (inside - start).tolist())
+                for row, sample in zip(inside.tolist(), samples, strict=True):
+                    yield row, functools.partial(_decode_mask, sample.images["mask"], sample.key)
             start = stop
 
     def objects(self, rows: np.ndarray) -> np.ndarray:
@@ -314,10 +315,10 @@ def worst_group_accuracy(accuracy: np.ndarray) -> float:
     Raises:
         ValueError: No group has an image.
     """
-    there = accuracy[~np.isnan(accuracy)]
-    if not len(there):
+    present = accuracy[~np.isnan(accuracy)]
+    if not len(present):
         raise ValueError("No group has an image.")
-    return float(there.min())
+    return float(present.min())
 
 
 def worst_class_accuracy(correct: np.ndarray, y: np.ndarray, classes: int) -> float:
@@ -350,16 +351,16 @@ def reweighted_accuracy(accuracy: np.ndarray, train_counts: np.ndarray) -> float
     counts = np.asarray(train_counts, np.float64).ravel()
     if counts.shape != np.shape(accuracy):
         raise ValueError(f"There are {np.size(accuracy)} accuracies and {counts.size} counts.")
-    judged = ~np.isnan(accuracy)
-    if not counts[judged].sum():
+    evaluated = ~np.isnan(accuracy)
+    if not counts[evaluated].sum():
         raise ValueError("No group has both training images and evaluated images.")
-    return float((counts[judged] * accuracy[judged]).sum() / counts[judged].sum())
+    return float((counts[evaluated] * accuracy[evaluated]).sum() / counts[evaluated].sum())
 
 
 # Summaries
 
 
-def told(groups: GroupedImages) -> dict[str, Any]:
+def summarise_groups(groups: GroupedImages) -> dict[str, Any]:
     """Return names, counts and notes, JSON-able.
 
     For each split that has images: `images`, `counts` (classes × attributes), `cramers_v` (0 if class and attribute
@@ -374,7 +375,7 @@ def told(groups: GroupedImages) -> dict[str, Any]:
                 "images": int(counts.sum()),
                 "counts": counts.tolist(),
                 "cramers_v": None if groups.attributes is None else cramers_v(counts),
-                "smallest_group": _smallest(groups, counts),
+                "smallest_group": _find_smallest(groups, counts),
             }
     return {
         "name": groups.name, "layout": groups.layout, "images": len(groups), "masks": int(groups.masked.sum()),
@@ -383,27 +384,27 @@ def told(groups: GroupedImages) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _smallest(groups: GroupedImages, counts: Counts) -> dict[str, Any]:
+def _find_smallest(groups: GroupedImages, counts: Counts) -> dict[str, Any]:
     flat = counts.ravel()
-    there = np.flatnonzero(flat)
-    least = int(there[flat[there].argmin()])
-    return {"group": least, "name": groups.group_names[least], "images": int(flat[least])}
+    present = np.flatnonzero(flat)
+    smallest = int(present[flat[present].argmin()])
+    return {"group": smallest, "name": groups.group_names[smallest], "images": int(flat[smallest])}
 
 
-def summarise(groups: GroupedImages) -> str:
-    """Return the contents of `told` as text: one table per split, then the notes."""
-    said = told(groups)
+def format_summary(groups: GroupedImages) -> str:
+    """Return the contents of `summarise_groups` as text: one table per split, then the notes."""
+    summary = summarise_groups(groups)
     attributes = "no attribute" if groups.attributes is None else counted(len(groups.attributes), "attribute")
     classes = f"{len(groups.classes):,} class{'' if len(groups.classes) == 1 else 'es'}"
-    masks = f", {counted(said['masks'], 'mask')}" if said["masks"] else ""
+    masks = f", {counted(summary['masks'], 'mask')}" if summary["masks"] else ""
     blocks = [f"{groups.name} ({groups.layout}): {counted(len(groups), 'image')}, {classes}, {attributes}{masks}"]
-    for name, split in said["splits"].items():
-        bound = "" if split["cramers_v"] is None else f", Cramér's V {split['cramers_v']:.3f}"
+    for name, split in summary["splits"].items():
+        association = "" if split["cramers_v"] is None else f", Cramér's V {split['cramers_v']:.3f}"
         smallest = split["smallest_group"]
         kind = "class" if groups.attributes is None else "group"
         blocks.append("\n".join([
-            f"{name}: {counted(split['images'], 'image')}{bound}",
-            *_table(groups, np.array(split["counts"])),
+            f"{name}: {counted(split['images'], 'image')}{association}",
+            *_format_table(groups, np.array(split["counts"])),
             f"  smallest {kind}: {smallest['name']} ({smallest['images']:,})",
         ]))  # fmt: skip
     if groups.notes:
@@ -411,11 +412,13 @@ def summarise(groups: GroupedImages) -> str:
     return "\n\n".join(blocks)
 
 
-def _table(groups: GroupedImages, counts: Counts) -> list[str]:
+def _format_table(groups: GroupedImages, counts: Counts) -> list[str]:
     """Return lines of counts with totals; a single line if there are too many."""
-    if len(groups.classes) > MOST_CLASSES or len(groups.attributes or ()) > MOST_ATTRIBUTES:
-        there = counts[counts > 0]
-        return [f"  {counted(there.size, 'group')} of {counts.size:,}, of {there.min():,} to {there.max():,} images"]
+    if len(groups.classes) > MAX_CLASSES_SHOWN or len(groups.attributes or ()) > MAX_ATTRIBUTES_SHOWN:
+        present = counts[counts > 0]
+        return [
+            f"  {counted(present.size, 'group')} of {counts.size:,}, of {present.min():,} to {present.max():,} images"
+        ]
     head, body = [""], [[name] for name in groups.classes]
     if groups.attributes is not None:
         head += groups.attributes
@@ -423,10 +426,10 @@ def _table(groups: GroupedImages, counts: Counts) -> list[str]:
     rows = [[*head, "total"], *([*row, f"{n:,}"] for row, n in zip(body, counts.sum(1).tolist(), strict=True))]
     columns = counts.sum(0).tolist() if groups.attributes is not None else []
     rows.append(["total", *(f"{n:,}" for n in columns), f"{int(counts.sum()):,}"])
-    return [f"  {line}" for line in align(rows)]
+    return [f"  {line}" for line in align_columns(rows)]
 
 
-def align(rows: Sequence[Sequence[str]]) -> list[str]:
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Align cells in columns, the first flush left, the others flush right."""
     widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
     return [
@@ -435,16 +438,16 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def empty_groups(groups: GroupedImages) -> Iterator[str]:
+def describe_empty_groups(groups: GroupedImages) -> Iterator[str]:
     """Yield a sentence for each split that has images, but none of some group."""
     for number, split in enumerate(SPLITS):
         counts = groups.counts(number).ravel()
-        bare = np.flatnonzero(counts == 0)
-        if not len(bare) or not counts.any():
+        empty = np.flatnonzero(counts == 0)
+        if not len(empty) or not counts.any():
             continue
-        names = listed((groups.group_names[group] for group in bare), 5)
+        names = listed((groups.group_names[group] for group in empty), 5)
         if groups.attributes is None:
             yield f"{split} has no image of {names}."
         else:
-            there = f"the {counts.size - len(bare)} groups" if counts.size - len(bare) > 1 else "the one group"
-            yield f"{split} has no image of {names}: its worst group is computed over {there} that it has."
+            others = f"the {counts.size - len(empty)} groups" if counts.size - len(empty) > 1 else "the one group"
+            yield f"{split} has no image of {names}: its worst group is computed over {others} that it has."

@@ -15,14 +15,14 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError, RecipeError, listed, nearest_or_all, printable
 from figureground.core.files import parse_json
 from figureground.core.names import RULE, describe_same_names, find_same_names, loosely, slug, unique_slugs
-from figureground.data.objects import as_number, is_matched, object_of, scene_of
+from figureground.data.objects import hash_to_number, identify_object, identify_scene, is_matched
 from figureground.recipe.classes import read_nouns
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.index import INDEX
 from figureground.shards.shard import RECIPE
 from figureground.sources.images import UnreadableImage, list_folders, list_images, list_odd, open_stored, read_image
 
-MOST_PIXELS = 1024
+MAX_EDGE = 1024
 """Edge, pixels, at which photographs are read if the format allows it: more than any classifier uses."""
 
 SPURIOUS_FOR = "spurious_for"
@@ -63,7 +63,7 @@ class DatasetImages:
     Args:
         directory: Output directory of `build`, `curate` or `merge`.
         labels: List of labels that positions refer to; default: the names of `column`.
-        wanted: Subset of `labels` to use; samples of others have the label -1. Default: all.
+        subset: Subset of `labels` to use; samples of others have the label -1. Default: all.
         column: The label column; default: `spurious_for` if it exists, else `foreground`.
         splits: Splits to read; default: all.
 
@@ -76,7 +76,7 @@ class DatasetImages:
         self,
         directory: Path,
         labels: Sequence[str] | None = None,
-        wanted: Sequence[str] | None = None,
+        subset: Sequence[str] | None = None,
         *,
         column: str | None = None,
         splits: Sequence[str] = (),
@@ -85,28 +85,28 @@ class DatasetImages:
         self.name = self.source.name
         names = self.source.columns.labels
         self.column = column or (SPURIOUS_FOR if SPURIOUS_FOR in names else "foreground")
-        there = list(dict.fromkeys(shard.split for shard in self.source.shards))
+        available = list(dict.fromkeys(shard.split for shard in self.source.shards))
         for split in splits:
-            if split not in there:
-                raise RecipeError("--split", f"{self.name} has no split {split!r}{nearest_or_all(split, there)}")
+            if split not in available:
+                raise RecipeError("--split", f"{self.name} has no split {split!r}{nearest_or_all(split, available)}")
         self._shards = [shard for shard in self.source.shards if not splits or shard.split in splits]
-        self.splits = tuple(split for split in there if not splits or split in splits)
+        self.splits = tuple(split for split in available if not splits or split in splits)
         """Names of the selected splits."""
-        own = list(self.source.names[self.column])
-        self.labels: tuple[str, ...] = tuple(labels) if labels is not None else tuple(own)
+        own_labels = list(self.source.names[self.column])
+        self.labels: tuple[str, ...] = tuple(labels) if labels is not None else tuple(own_labels)
         keys, columns, starts = [], [], [0]
         objects, scenes = [], []
-        matched, own_keys = is_matched(self.source.recipe), self.source.recipe["sha256"]
+        is_matched_set, dataset_hash = is_matched(self.source.recipe), self.source.recipe["sha256"]
         features: dict[int, str] = {}
         for shard in self._shards:
-            place = self.splits.index(shard.split)
+            split_number = self.splits.index(shard.split)
             for row in self.source.rows(shard):
                 keys.append(row["key"])
-                columns.append((row[self.column], row["foreground"], row["background"], place))
+                columns.append((row[self.column], row["foreground"], row["background"], split_number))
                 provenance = _provenance(row, directory)
-                name, scene = object_of(row["key"], provenance, matched), scene_of(provenance)
-                objects.append(as_number(name if provenance.get("guide") else f"{own_keys}/{name}"))
-                scenes.append(-1 if scene is None else as_number(scene))
+                name, scene = identify_object(row["key"], provenance, is_matched_set), identify_scene(provenance)
+                objects.append(hash_to_number(name if provenance.get("guide") else f"{dataset_hash}/{name}"))
+                scenes.append(-1 if scene is None else hash_to_number(scene))
                 if FEATURE in row:
                     features.setdefault(row[self.column], row[FEATURE])
             starts.append(len(keys))
@@ -117,24 +117,24 @@ class DatasetImages:
         self.scenes = np.array(scenes, np.int64)
         """int64 (n,): images with equal numbers were guided by one scene; -1 without a scene."""
         self._starts = np.array(starts)
-        given, self.foreground, self.background, self.split = np.array(columns, np.int64).T
-        to_labels = np.arange(len(own)) if labels is None else match(own, self.labels)
-        if wanted is not None:
-            to_labels[~np.isin(to_labels, [self.labels.index(name) for name in wanted])] = -1
-        self.label = to_labels[given]
-        self.features = {own[label]: features[label] for label in sorted(features)}
+        own_label, self.foreground, self.background, self.split = np.array(columns, np.int64).T
+        to_labels = np.arange(len(own_labels)) if labels is None else match_labels(own_labels, self.labels)
+        if subset is not None:
+            to_labels[~np.isin(to_labels, [self.labels.index(name) for name in subset])] = -1
+        self.label = to_labels[own_label]
+        self.features = {own_labels[label]: features[label] for label in sorted(features)}
         """Value of the column `feature` by class."""
-        self.unknown = sorted({own[label] for label in np.unique(given[self.label < 0])})
+        self.unknown = sorted({own_labels[label] for label in np.unique(own_label[self.label < 0])})
         """Classes of the dataset that aren't wanted."""
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
-        wanted = np.sort(np.asarray(rows, np.int64))
+        positions = np.sort(np.asarray(rows, np.int64))
         for shard, start, stop in zip(self._shards, self._starts[:-1], self._starts[1:], strict=True):
-            inside = wanted[(wanted >= start) & (wanted < stop)]
+            inside = positions[(positions >= start) & (positions < stop)]
             if len(inside):
-                found = self.source.stored(shard, (inside - start).tolist())
-                for row, stored in zip(inside.tolist(), found, strict=True):
-                    yield row, functools.partial(_decode, stored.image, stored.key)
+                samples = self.source.stored(shard, (inside - start).tolist())
+                for row, sample in zip(inside.tolist(), samples, strict=True):
+                    yield row, functools.partial(_decode, sample.image, sample.key)
 
 
 def _provenance(row: Mapping[str, Any], directory: Path) -> Mapping[str, Any]:
@@ -169,49 +169,49 @@ class FolderImages:
     Args:
         directory: Directory of the class folders.
         labels: Names that positions refer to.
-        wanted: Subset of the labels to use, for errors and for images without a folder; default: all.
+        subset: Subset of the labels to use, for errors and for images without a folder; default: all.
 
     Raises:
         FiguregroundError: The directory is missing, has no folder for a label, or those folders contain no image.
     """
 
-    def __init__(self, directory: Path, labels: Sequence[str], wanted: Sequence[str] | None = None):
+    def __init__(self, directory: Path, labels: Sequence[str], subset: Sequence[str] | None = None):
         if not directory.is_dir():
             raise FiguregroundError(f"{directory}: no such directory.")
         self.name = directory.resolve().name
         self.labels = tuple(labels)
-        wanted = list(labels if wanted is None else wanted)
+        subset = list(labels if subset is None else subset)
         folders = list_folders(directory)
         if same := find_same_names(folder.name for folder in folders):
             raise FiguregroundError(
                 f"{directory}: folders {describe_same_names(same)}. {RULE}: keep one folder of each."
             )
-        found = _match_folders([folder.name for folder in folders], self.labels, wanted)
-        chosen = {folder: found[folder.name] for folder in folders if folder.name in found}
-        self.unknown = [folder.name for folder in folders if folder not in chosen]
+        label_of_folder = _match_folders([folder.name for folder in folders], self.labels, subset)
+        selected = {folder: label_of_folder[folder.name] for folder in folders if folder.name in label_of_folder}
+        self.unknown = [folder.name for folder in folders if folder not in selected]
         """Folders that belong to no label."""
-        if not chosen and len(wanted) == 1 and list_images(directory):
-            chosen = {directory: self.labels.index(wanted[0])}
-        if not chosen:
-            there = listed([folder.name for folder in folders], 5) if folders else "none at all"
+        if not selected and len(subset) == 1 and list_images(directory):
+            selected = {directory: self.labels.index(subset[0])}
+        if not selected:
+            existing = listed([folder.name for folder in folders], 5) if folders else "none at all"
             raise FiguregroundError(
-                f"{directory} has no folder named like a class of the dataset. Its folders: {there}; the "
-                f"classes: {listed(wanted, 5)}."
+                f"{directory} has no folder named like a class of the dataset. Its folders: {existing}; the "
+                f"classes: {listed(subset, 5)}."
             )
         self._paths: list[Path] = []
         self.unreadable: dict[str, str] = {}
         """Unreadable files, as `folder/name`, with reasons; grows during reading."""
         label: list[int] = []
-        for folder, position in chosen.items():
+        for folder, position in selected.items():
             images = list_images(folder)
             self._paths += images
             label += [position] * len(images)
-            self.unreadable |= {_shown(path): reason for path, reason in list_odd(folder)}
+            self.unreadable |= {_display_name(path): reason for path, reason in list_odd(folder)}
         if not self._paths:
-            raise FiguregroundError(f"{directory}: the folders of {listed(wanted, 3)} contain no image.")
-        self.keys: list[str] = [_shown(path) for path in self._paths]
+            raise FiguregroundError(f"{directory}: the folders of {listed(subset, 3)} contain no image.")
+        self.keys: list[str] = [_display_name(path) for path in self._paths]
         self.label = np.array(label, np.int64)
-        self.objects = np.array([as_number(f"{directory.resolve()}/{key}") for key in self.keys], np.int64)
+        self.objects = np.array([hash_to_number(f"{directory.resolve()}/{key}") for key in self.keys], np.int64)
 
     @property
     def paths(self) -> Sequence[Path]:
@@ -220,39 +220,39 @@ class FolderImages:
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
         for row in np.sort(np.asarray(rows, np.int64)).tolist():
-            yield row, functools.partial(read_image, self._paths[row], max_edge=MOST_PIXELS)
+            yield row, functools.partial(read_image, self._paths[row], max_edge=MAX_EDGE)
 
     def skip(self, row: int, error: UnreadableImage) -> None:
         """Record an image that couldn't be read."""
         self.unreadable[self.keys[row]] = error.reason
 
 
-def _shown(path: Path) -> str:
+def _display_name(path: Path) -> str:
     return f"{printable(path.parent.name)}/{printable(path.name)}"
 
 
 def open_images(
-    directory: Path, labels: Sequence[str], wanted: Sequence[str], column: str | None = "foreground"
+    directory: Path, labels: Sequence[str], subset: Sequence[str], column: str | None = "foreground"
 ) -> DatasetImages | FolderImages:
     """Open a finished dataset, or photographs in one folder per class.
 
     Args:
         labels: Names that positions refer to.
-        wanted: Subset of the labels to use.
+        subset: Subset of the labels to use.
         column: Label column of a dataset; None for the default of `DatasetImages`.
 
     Raises:
-        FiguregroundError: See `DatasetImages` and `FolderImages`; or a dataset has none of the `wanted` labels.
+        FiguregroundError: See `DatasetImages` and `FolderImages`; or a dataset has none of the `subset` labels.
     """
     if not (directory / INDEX).exists():
         if (directory / RECIPE).exists():
             raise FiguregroundError(f"{directory} isn't finished: run the command that builds it again.")
-        return FolderImages(directory, labels, wanted)
-    images = DatasetImages(directory, labels, wanted, column=column)
+        return FolderImages(directory, labels, subset)
+    images = DatasetImages(directory, labels, subset, column=column)
     if not (images.label >= 0).any():
         raise FiguregroundError(
             f"{directory} has none of the dataset's classes. Its classes: {listed(images.unknown, 5)}; the dataset's "
-            f"classes: {listed(wanted, 5)}."
+            f"classes: {listed(subset, 5)}."
         )
     return images
 
@@ -260,10 +260,10 @@ def open_images(
 # Names
 
 
-def match(names: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+def match_labels(names: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     """Return the position of each name's label, int (names,); -1 without a match."""
-    known = _positions(labels)
-    return np.array([next((known[n] for n in synonyms(name) if n in known), -1) for name in names], np.int64)
+    positions = _positions(labels)
+    return np.array([next((positions[n] for n in synonyms(name) if n in positions), -1) for name in names], np.int64)
 
 
 def synonyms(label: str) -> list[str]:
@@ -273,42 +273,42 @@ def synonyms(label: str) -> list[str]:
 
 def _positions(labels: Sequence[str]) -> dict[str, int]:
     """Return label positions by name; whole names take precedence, and synonyms shared by two labels are left out."""
-    known: dict[str, int] = {}
+    positions: dict[str, int] = {}
     shared = Counter(name for label in labels for name in synonyms(label))
     for position, label in enumerate(labels):
-        known.setdefault(loosely(label), position)
+        positions.setdefault(loosely(label), position)
     for position, label in enumerate(labels):
         for name in synonyms(label):
             if shared[name] == 1:
-                known.setdefault(name, position)
-    return known
+                positions.setdefault(name, position)
+    return positions
 
 
-def _match_folders(names: Sequence[str], labels: Sequence[str], wanted: Sequence[str]) -> Mapping[str, int]:
+def _match_folders(names: Sequence[str], labels: Sequence[str], subset: Sequence[str]) -> Mapping[str, int]:
     """Return labels by folder name. A label may have several folders; a folder belongs to one label."""
-    found = dict(zip(names, match(names, labels).tolist(), strict=True))
-    lacking = [name for name, position in found.items() if position < 0]
-    if lacking:
-        known = _imagenet_folders(labels)
-        by_slug = {each: labels.index(label) for label, each in unique_slugs(labels).items()}
-        for name in lacking:
-            found[name] = next((k[n] for k, n in ((by_slug, slug(name)), (known, name), (known, _class_number(name)))
-                                if n in k), -1)  # fmt: skip
-    needed = {labels.index(name) for name in wanted}
-    return {name: position for name, position in found.items() if position in needed}
+    label_of_folder = dict(zip(names, match_labels(names, labels).tolist(), strict=True))
+    unmatched = [name for name, position in label_of_folder.items() if position < 0]
+    if unmatched:
+        imagenet = _imagenet_folders(labels)
+        by_slug = {slug_text: labels.index(label) for label, slug_text in unique_slugs(labels).items()}
+        for name in unmatched:
+            candidates = ((by_slug, slug(name)), (imagenet, name), (imagenet, _class_number(name)))
+            label_of_folder[name] = next((table[key] for table, key in candidates if key in table), -1)
+    needed = {labels.index(name) for name in subset}
+    return {name: position for name, position in label_of_folder.items() if position in needed}
 
 
 def _imagenet_folders(labels: Sequence[str]) -> dict[str, int]:
     """Return labels by the WordNet ids and numbers of ImageNet's classes."""
     nouns = read_nouns("classes", "imagenet", "classes", "imagenet")
-    known: dict[str, int] = {}
-    for number, position in enumerate(match([noun.name for noun in nouns], labels).tolist()):
+    positions: dict[str, int] = {}
+    for number, position in enumerate(match_labels([noun.name for noun in nouns], labels).tolist()):
         if position >= 0:
-            known |= dict.fromkeys([str(number), *nouns[number].aliases], position)
-    return known
+            positions |= dict.fromkeys([str(number), *nouns[number].aliases], position)
+    return positions
 
 
 def _class_number(folder: str) -> str:
     """Return the class in a Spurious ImageNet folder name, `…_…_{class}_…_{component}`; empty for others."""
-    found = re.fullmatch(r"[^_]+_[^_]+_(\d+)_(.*_)?\d+", folder)
-    return str(int(found[1])) if found else ""
+    match = re.fullmatch(r"[^_]+_[^_]+_(\d+)_(.*_)?\d+", folder)
+    return str(int(match[1])) if match else ""

@@ -25,7 +25,7 @@ from figureground.data.metadata import (
     read_waterbirds,
 )
 from figureground.data.record import DATASET, Request, make_record
-from figureground.data.splits import KNOWN, choose_splits, folder_split
+from figureground.data.splits import SPLIT_NAMES, choose_splits, folder_split
 from figureground.sources.images import list_folders, list_images
 
 UNKNOWN = "unknown"
@@ -85,114 +85,116 @@ def read_groups(
         raise RecipeError("root", f"no such directory: {root}.")
     if not path.exists():
         raise FiguregroundError(f"{path}: no such file or directory.")
-    asked = Request(path, path, root, y, a, file, split_column, seed)
+    request = Request(path, path, root, y, a, file, split_column, seed)
     # Given column names decide between tables; other options are refused if the layout doesn't accept them.
     columns = [name for name, value in (("file", file), ("split_column", split_column)) if value is not None]
-    name, at = _find_layout(asked, layout, columns)
+    name, at = _find_layout(request, layout, columns)
     for option, value in (("root", root), ("y", y), ("a", a), ("file", file), ("split_column", split_column)):
         if value is not None and option not in LAYOUTS[name].takes:
             raise RecipeError(option, f"the layout {name} doesn't accept it.")
-    return LAYOUTS[name].read(replace(asked, at=at))
+    return LAYOUTS[name].read(replace(request, at=at))
 
 
-def _find_layout(asked: Request, layout: str | None, columns: Sequence[str]) -> tuple[str, Path]:
+def _find_layout(request: Request, layout: str | None, columns: Sequence[str]) -> tuple[str, Path]:
     """Return the layout of the data set, and the table or directory that has it.
 
     Args:
         columns: Given options among file and split_column; layouts that don't accept them aren't considered.
     """
-    path = asked.path
+    path = request.path
     if layout is not None:
-        found = [(layout, at) for at in LAYOUTS[layout].find(asked)]
-        if not found:
-            _refuse_columns(asked)
-            raise FiguregroundError(f"{path} doesn't have the layout {layout}: {LAYOUTS[layout].tree}. {_seen(path)}")
+        matches = [(layout, at) for at in LAYOUTS[layout].find(request)]
+        if not matches:
+            _refuse_columns(request)
+            raise FiguregroundError(
+                f"{path} doesn't have the layout {layout}: {LAYOUTS[layout].tree}. {_describe_contents(path)}"
+            )
     else:
         # Waterbirds and others have class folders next to their tables, so tables are tried first.
-        usable = {name: each for name, each in LAYOUTS.items() if set(columns) <= set(each.takes)}
-        found = [(n, at) for n, each in usable.items() if n not in _BY_FOLDER for at in each.find(asked)]
+        usable = {name: candidate for name, candidate in LAYOUTS.items() if set(columns) <= set(candidate.takes)}
+        matches = [(n, at) for n, candidate in usable.items() if n not in _BY_FOLDER for at in candidate.find(request)]
         table = next((path / name for name in IMAGE_FOLDER if (path / name).is_file()), None)
-        if not found and table is not None:
-            _refuse_columns(asked)
+        if not matches and table is not None:
+            _refuse_columns(request)
             raise FiguregroundError(
-                f"{table} is not a table of a known layout. {_seen(table)} Give the columns of the files and of the "
-                "class: --file NAME --y NAME. To ignore the table, give the layout: --layout folders."
+                f"{table} is not a table of a known layout. {_describe_contents(table)} Give the columns of the "
+                "files and of the class: --file NAME --y NAME. To ignore the table, give the layout: --layout folders."
             )
         for name in _BY_FOLDER:
-            found = found or [(name, at) for at in usable[name].find(asked)] if name in usable else found
-    if not found:
-        _refuse_columns(asked)
-        known = "".join(f"\n  {name}: {each.tree}" for name, each in LAYOUTS.items())
+            matches = matches or [(name, at) for at in usable[name].find(request)] if name in usable else matches
+    if not matches:
+        _refuse_columns(request)
+        trees = "".join(f"\n  {name}: {candidate.tree}" for name, candidate in LAYOUTS.items())
         raise FiguregroundError(
-            f"{path} has no known layout. {_seen(path)}{_unknown_splits(path)} Known layouts:{known}"
+            f"{path} has no known layout. {_describe_contents(path)}{_suggest_splits(path)} Known layouts:{trees}"
         )
-    if len(found) > 1:
-        told = listed((f"{at.relative_to(path)} ({name})" if at != path else name for name, at in found), 5)
-        names = dict.fromkeys(name for name, _ in found)
+    if len(matches) > 1:
+        examples = listed((f"{at.relative_to(path)} ({name})" if at != path else name for name, at in matches), 5)
+        names = dict.fromkeys(name for name, _ in matches)
         layouts = f", or give the layout: {' or '.join(f'--layout {name}' for name in names)}"
         layouts = layouts if len(names) > 1 else ""
-        raise FiguregroundError(f"{path} can be read in several ways: {told}. Give the intended file{layouts}.")
-    return found[0]
+        raise FiguregroundError(f"{path} can be read in several ways: {examples}. Give the intended file{layouts}.")
+    return matches[0]
 
 
-def _refuse_columns(asked: Request) -> None:
+def _refuse_columns(request: Request) -> None:
     """Refuse a requested column that the table lacks, if it is clear which table is meant.
 
     Raises:
         RecipeError: The table lacks a requested column.
     """
-    path = asked.path
+    path = request.path
     table = path if path.is_file() else next((path / name for name in IMAGE_FOLDER if (path / name).is_file()), None)
     header = read_header(table) if table is not None else []
     if table is None or len(header) < 2:
         return
-    for option, column in (("file", asked.file), ("y", asked.y), ("split_column", asked.split)):
+    for option, column in (("file", request.file), ("y", request.y), ("split_column", request.split)):
         if column is not None and column not in header:
             raise RecipeError(option, f"{table.name} has no column {column!r}{nearest_or_all(column, header)}")
 
 
-def _seen(path: Path) -> str:
+def _describe_contents(path: Path) -> str:
     """Describe the entries of a directory, or the first line of a file, as a sentence."""
     if path.is_file():
         return describe_header(read_header(path))
-    there = sorted(printable(each.name) for each in path.iterdir() if not each.name.startswith("."))
-    return f"It contains: {listed(there, 6) or 'nothing'}."
+    names = sorted(printable(entry.name) for entry in path.iterdir() if not entry.name.startswith("."))
+    return f"It contains: {listed(names, 6) or 'nothing'}."
 
 
-def _unknown_splits(path: Path) -> str:
+def _suggest_splits(path: Path) -> str:
     """Return a hint if class folders are in folders not named like splits, as a sentence after a space."""
     if not path.is_dir():
         return ""
-    tops = [each for each in list_folders(path) if folder_split(each.name) is None]
-    odd = [f"{top.name}/" for top in tops if any(list_images(folder) for folder in list_folders(top))]
-    return f" If {listed(odd, 3)} are splits, rename them to one of: {listed(KNOWN, 30)}." if odd else ""
+    parents = [parent for parent in list_folders(path) if folder_split(parent.name) is None]
+    names = [f"{parent.name}/" for parent in parents if any(list_images(folder) for folder in list_folders(parent))]
+    return f" If {listed(names, 3)} are splits, rename them to one of: {listed(SPLIT_NAMES, 30)}." if names else ""
 
 
 # Datasets of this package
 
 
-def _find_dataset(asked: Request) -> list[Path]:
-    return [asked.path] if (asked.path / _PRIVATE).is_dir() else []
+def _find_dataset(request: Request) -> list[Path]:
+    return [request.path] if (request.path / _PRIVATE).is_dir() else []
 
 
-def _read_dataset(asked: Request) -> GroupedImages:
+def _read_dataset(request: Request) -> GroupedImages:
     """Read a dataset of `build`, `curate` or `merge`: y is the foreground, a the background."""
     from figureground.data.images import DatasetImages
 
-    images = DatasetImages(asked.at, column="foreground")
+    images = DatasetImages(request.at, column="foreground")
     numbers = np.array([-1 if n is None else n for n in choose_splits(images.splits)], np.int64)
     split = numbers[images.split]
     rows = np.flatnonzero(split >= 0)
-    strange = listed((name for name, n in zip(images.splits, numbers, strict=True) if n < 0), 5)
+    unknown = listed((name for name, n in zip(images.splits, numbers, strict=True) if n < 0), 5)
     if not len(rows):
-        raise FiguregroundError(f"{asked.at} has the splits {strange}, but no train, validation or test.")
-    notes = [f"Left out the splits {strange}, which are not train, validation or test."] if strange else []
+        raise FiguregroundError(f"{request.at} has the splits {unknown}, but no train, validation or test.")
+    notes = [f"Left out the splits {unknown}, which are not train, validation or test."] if unknown else []
     backgrounds = tuple(images.source.columns.backgrounds)
-    said = {backgrounds[label] for label in np.unique(images.background[rows])}
+    background_names = {backgrounds[label] for label in np.unique(images.background[rows])}
     return make_record(
-        asked, DATASET, [images.keys[row] for row in rows.tolist()], split[rows],
+        request, DATASET, [images.keys[row] for row in rows.tolist()], split[rows],
         (images.foreground[rows], tuple(images.source.columns.foregrounds)),
-        None if said == {UNKNOWN} else (images.background[rows], backgrounds), Shards(images), notes, rows,
+        None if background_names == {UNKNOWN} else (images.background[rows], backgrounds), Shards(images), notes, rows,
     )  # fmt: skip
 
 
@@ -216,8 +218,8 @@ METASHIFT = Layout(find_metashift, read_metashift, (), "folders SPLIT/CLASS/CLAS
 FOLDERS = Layout(find_folders, read_folders, (), "folders [SPLIT/]CLASS")  # fmt: skip
 
 
-def _check(name: str, found: Any) -> str | None:
-    return None if isinstance(found, Layout) else "is no Layout"
+def _check(name: str, entry: Any) -> str | None:
+    return None if isinstance(entry, Layout) else "is no Layout"
 
 
 LAYOUTS: Registry[Layout] = Registry(

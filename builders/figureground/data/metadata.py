@@ -14,7 +14,15 @@ from figureground.core.tables import TABLES, Column, TextTable, read_header
 from figureground.data.groups import Files, GroupedImages
 from figureground.data.record import METADATA, Request, complete_splits, make_record
 from figureground.data.splits import SPLITS, folder_split
-from figureground.data.tables import Problems, column_names, cross, find_files, read_bits, read_labels, read_splits
+from figureground.data.tables import (
+    Problems,
+    cross_labels,
+    find_files,
+    parse_names,
+    read_bits,
+    read_labels,
+    read_splits,
+)
 from figureground.sources.images import list_folders
 
 FILE, SPLIT, Y, A = "filename", "split", "y", "a"
@@ -34,129 +42,133 @@ WATERBIRDS_TRAIN = ((3498, 184), (56, 1057))
 """Number of training images of Waterbirds, class × place (Sagawa et al. 2020, arXiv 1911.08731)."""
 
 
-def find_table(asked: Request) -> list[Path]:
-    return _find(asked, [asked.file or FILE, asked.y or Y, *([asked.split] if asked.split else [])])
+def find_table(request: Request) -> list[Path]:
+    return _find_tables(request, [request.file or FILE, request.y or Y, *([request.split] if request.split else [])])
 
 
-def find_waterbirds(asked: Request) -> list[Path]:
-    return _find(asked, WATERBIRDS)
+def find_waterbirds(request: Request) -> list[Path]:
+    return _find_tables(request, WATERBIRDS)
 
 
-def _find(asked: Request, columns: Sequence[str]) -> list[Path]:
+def _find_tables(request: Request, columns: Sequence[str]) -> list[Path]:
     """Find the tables that have the given columns."""
-    path = asked.path
-    files = sorted(each for each in path.iterdir() if _is_table(each)) if path.is_dir() else [path]
-    return [file for file in files if file.is_file() and {*columns} <= set(_header_of_any(file, path))]
+    path = request.path
+    files = sorted(entry for entry in path.iterdir() if _is_table(entry)) if path.is_dir() else [path]
+    return [file for file in files if file.is_file() and {*columns} <= set(_read_any_header(file, path))]
 
 
 def _is_table(path: Path) -> bool:
     return path.suffix.lower() in TABLES and not path.name.startswith(".")
 
 
-def _header_of_any(file: Path, given: Path) -> list[str]:
+def _read_any_header(file: Path, requested: Path) -> list[str]:
     """Read a header like `read_header`; return none for an unreadable file that wasn't requested."""
     try:
         return read_header(file)
     except FiguregroundError:
-        if file == given or file.name == METADATA:
+        if file == requested or file.name == METADATA:
             raise
         return []
 
 
-def read_table(asked: Request) -> GroupedImages:
+def read_table(request: Request) -> GroupedImages:
     """Read `filename[,split],y[,a]`, or the same columns under other names."""
-    return _read(asked, "table", {"": asked.at}, asked.file or FILE, asked.y or Y, asked.root or asked.at.parent)
+    return _read_tables(
+        request, "table", {"": request.at}, request.file or FILE, request.y or Y, request.root or request.at.parent
+    )
 
 
-def find_image_folder(asked: Request) -> list[Path]:
-    path = asked.path
+def find_image_folder(request: Request) -> list[Path]:
+    path = request.path
     if path.is_file():
-        is_one = path.name in IMAGE_FOLDER and _has_class(asked, read_header(path))
-        return [path] if is_one else []
-    found = any(_has_class(asked, _header_of_any(file, path)) for file in _tables_of(path).values())
-    return [path] if found else []
+        has_class = path.name in IMAGE_FOLDER and _has_class(request, read_header(path))
+        return [path] if has_class else []
+    has_class_in_any = any(
+        _has_class(request, _read_any_header(file, path)) for file in _find_folder_tables(path).values()
+    )
+    return [path] if has_class_in_any else []
 
 
-def _has_class(asked: Request, header: Sequence[str]) -> bool:
-    return FILE_NAME in header and (asked.y in header if asked.y else any(name in header for name in CLASS_COLUMNS))
+def _has_class(request: Request, header: Sequence[str]) -> bool:
+    return FILE_NAME in header and (request.y in header if request.y else any(name in header for name in CLASS_COLUMNS))
 
 
-def _tables_of(path: Path) -> dict[str, Path]:
+def _find_folder_tables(path: Path) -> dict[str, Path]:
     """Return ImageFolder's tables by folder: the directory itself and its splits."""
-    folders = [path, *(each for each in list_folders(path) if folder_split(each.name) is not None)]
+    folders = [path, *(subfolder for subfolder in list_folders(path) if folder_split(subfolder.name) is not None)]
     return {
         "" if folder == path else folder.name: folder / name
         for folder in folders for name in IMAGE_FOLDER if (folder / name).is_file()
     }  # fmt: skip
 
 
-def read_image_folder(asked: Request) -> GroupedImages:
+def read_image_folder(request: Request) -> GroupedImages:
     """Read ImageFolder of `datasets`: `metadata.csv` or `.jsonl` with `file_name`, once or in each split."""
-    if asked.at.is_file():
-        tables, root = {"": asked.at}, asked.at.parent
+    if request.at.is_file():
+        tables, root = {"": request.at}, request.at.parent
     else:
-        tables, root = _tables_of(asked.at), asked.at
+        tables, root = _find_folder_tables(request.at), request.at
     header = read_header(next(iter(tables.values())))
-    y = asked.y or next((name for name in CLASS_COLUMNS if name in header), Y)
-    return _read(asked, "imagefolder", tables, FILE_NAME, y, root)
+    y = request.y or next((name for name in CLASS_COLUMNS if name in header), Y)
+    return _read_tables(request, "imagefolder", tables, FILE_NAME, y, root)
 
 
-def _read(
-    asked: Request, layout: str, tables: dict[str, Path], file: str, y: str, root: Path
+def _read_tables(
+    request: Request, layout: str, tables: dict[str, Path], file: str, y: str, root: Path
 ) -> GroupedImages:  # fmt: skip
     """Read the labels of files from tables, given by the folder (relative to the root) that each describes."""
     opened = {folder: TextTable(path) for folder, path in tables.items()}
     header = next(iter(opened.values())).header
-    attributes = _attributes(asked, y, header, next(iter(opened.values())).name)
-    split = asked.split or (SPLIT if all(SPLIT in table.header for table in opened.values()) else None)
-    wanted = list(dict.fromkeys([file, y, *attributes, *([split] if split else [])]))
-    columns = _join({folder: table.columns(wanted) for folder, table in opened.items()}, file)
-    attributes = [name for name in attributes if name not in (A, BACKGROUND) or any(columns[name].values) or asked.a]
+    attributes = _choose_attributes(request, y, header, next(iter(opened.values())).name)
+    split = request.split or (SPLIT if all(SPLIT in table.header for table in opened.values()) else None)
+    names = list(dict.fromkeys([file, y, *attributes, *([split] if split else [])]))
+    columns = _join_tables({folder: table.columns(names) for folder, table in opened.items()}, file)
+    attributes = [name for name in attributes if name not in (A, BACKGROUND) or any(columns[name].values) or request.a]
 
     problems = Problems(listed([table.name for table in opened.values()], 1))
     by_folder = None
     if split is None:
-        by_folder = _splits_of_folders(columns[file].values)
+        by_folder = _read_folder_splits(columns[file].values)
     numbers = read_splits(columns[split], problems) if split else np.array(by_folder or [0] * len(columns[file].values))
     labels = read_labels(columns[y], problems)
-    crossed = [read_labels(columns[name], problems) for name in attributes]
-    files, keys, notes = _files_of(asked, columns[file], numbers, problems, root)
-    a = cross(crossed, attributes) if crossed else None
+    attribute_labels = [read_labels(columns[name], problems) for name in attributes]
+    files, keys, notes = _find_listed_files(request, columns[file], numbers, problems, root)
+    a = cross_labels(attribute_labels, attributes) if attribute_labels else None
     if split is None:
-        numbers, more = complete_splits(keys, labels, a, numbers, by_folder is not None, asked.seed)
-        notes = [*more, *notes]
-    return make_record(asked, layout, keys, numbers, labels, a, files, notes)
+        numbers, split_notes = complete_splits(keys, labels, a, numbers, by_folder is not None, request.seed)
+        notes = [*split_notes, *notes]
+    return make_record(request, layout, keys, numbers, labels, a, files, notes)
 
 
-def _attributes(asked: Request, y: str, header: Sequence[str], table: str) -> list[str]:
+def _choose_attributes(request: Request, y: str, header: Sequence[str], table: str) -> list[str]:
     """Return the columns of the attribute.
 
     Raises:
         RecipeError: A column doesn't exist, is the class, or is named twice.
     """
-    if asked.a is None:
-        own = BACKGROUND if y == FOREGROUND else A
-        return [own] if own in header and y != own else []
-    chosen = column_names(asked.a, header)
-    for name in chosen:
+    if request.a is None:
+        default = BACKGROUND if y == FOREGROUND else A
+        return [default] if default in header and y != default else []
+    names = parse_names(request.a, header)
+    for name in names:
         if name not in header:
             raise RecipeError("a", f"{table} has no column {name!r}{nearest_or_all(name, header)}")
-    if y in chosen:
+    if y in names:
         raise RecipeError("a", f"{y!r} is already the class; choose another column.")
-    if len(set(chosen)) < len(chosen):
-        raise RecipeError("a", f"{asked.a!r} names a column twice.")
-    return chosen
+    if len(set(names)) < len(names):
+        raise RecipeError("a", f"{request.a!r} names a column twice.")
+    return names
 
 
-def _join(each: dict[str, dict[str, Column]], file: str) -> dict[str, Column]:
+def _join_tables(columns_by_folder: dict[str, dict[str, Column]], file: str) -> dict[str, Column]:
     """Join the columns of several tables, with file names relative to their common directory."""
-    if list(each) == [""]:
-        return each[""]
+    if list(columns_by_folder) == [""]:
+        return columns_by_folder[""]
     joined = {}
-    for name in next(iter(each.values())):
+    for name in next(iter(columns_by_folder.values())):
         values: list[str] = []
         lines: list[int | str] = []
-        for folder, columns in each.items():
+        for folder, columns in columns_by_folder.items():
             prefix = f"{folder}/" if name == file and folder else ""
             values += [prefix + value if value else value for value in columns[name].values]
             lines += [f"{line} of {folder or '.'}/" for line in columns[name].lines]
@@ -164,61 +176,63 @@ def _join(each: dict[str, dict[str, Column]], file: str) -> dict[str, Column]:
     return joined
 
 
-def _splits_of_folders(files: Sequence[str]) -> list[int] | None:
+def _read_folder_splits(files: Sequence[str]) -> list[int] | None:
     """Return the split of each file if all are in folders named like splits; None otherwise.
 
     Raises:
         FiguregroundError: Two of the folders are the same split.
     """
-    tops = [posixpath.normpath(name.replace("\\", "/")).partition("/") for name in files]
-    found = {top: folder_split(top) if rest else None for top, _, rest in tops}
-    if None in found.values():
+    parts = [posixpath.normpath(name.replace("\\", "/")).partition("/") for name in files]
+    split_of = {top: folder_split(top) if rest else None for top, _, rest in parts}
+    if None in split_of.values():
         return None
     for number, split in enumerate(SPLITS):
-        same = [f"{top}/" for top, each in found.items() if each == number]
+        same = [f"{top}/" for top, number_of_folder in split_of.items() if number_of_folder == number]
         if len(same) > 1:
             raise FiguregroundError(
                 f"{listed(same)} would all be the split {split}. Give the split of each file in a column: "
                 "--split-column NAME."
             )
-    known = {top: each for top, each in found.items() if each is not None}
-    return [known[top] for top, _, _ in tops]
+    splits = {top: number_of_folder for top, number_of_folder in split_of.items() if number_of_folder is not None}
+    return [splits[top] for top, _, _ in parts]
 
 
-def _files_of(
-    asked: Request, column: Column, split: np.ndarray, problems: Problems, root: Path
+def _find_listed_files(
+    request: Request, column: Column, split: np.ndarray, problems: Problems, root: Path
 ) -> tuple[Files, tuple[str, ...], list[str]]:
     """Find the files of a table; raise FiguregroundError with all its problems."""
-    hint = " If the images are elsewhere, give --root DIR." if asked.root is None else ""
-    found = find_files(root, column, split, problems, hint)
+    hint = " If the images are elsewhere, give --root DIR." if request.root is None else ""
+    files = find_files(root, column, split, problems, hint)
     problems.refuse()
-    return found
+    return files
 
 
-def read_waterbirds(asked: Request) -> GroupedImages:
+def read_waterbirds(request: Request) -> GroupedImages:
     """Read `img_id,img_filename,y,split,place,place_filename` (Sagawa et al. 2020, arXiv 1911.08731)."""
-    table = TextTable(asked.at)
-    named = [name for name in (FOREGROUND, BACKGROUND) if name in table.header]
-    columns = table.columns([*WATERBIRDS, *named])
-    problems = Problems(asked.at.name)
+    table = TextTable(request.at)
+    name_columns = [name for name in (FOREGROUND, BACKGROUND) if name in table.header]
+    columns = table.columns([*WATERBIRDS, *name_columns])
+    problems = Problems(request.at.name)
     split = read_splits(columns["split"], problems)
     y, place = (read_bits(columns[name], {"0": 0, "1": 1}, problems) for name in ("y", "place"))
-    files, keys, notes = _files_of(asked, columns["img_filename"], split, problems, asked.root or asked.at.parent)
-    if len(named) == 2:  # an export says which classes and places these are
-        classes, places = (_names_of_bits(columns[n], b) for n, b in ((FOREGROUND, y), (BACKGROUND, place)))
-        return make_record(asked, "waterbirds", keys, split, (y, classes), (place, places), files, notes)
-    groups = make_record(
-        asked, "waterbirds", keys, split, (y, ("landbird", "waterbird")), (place, ("land", "water")), files, notes
+    files, keys, notes = _find_listed_files(
+        request, columns["img_filename"], split, problems, request.root or request.at.parent
     )
-    known = ", ".join(f"{n:,}" for row in WATERBIRDS_TRAIN for n in row)
+    if len(name_columns) == 2:  # an export says which classes and places these are
+        classes, places = (_name_bits(columns[n], b) for n, b in ((FOREGROUND, y), (BACKGROUND, place)))
+        return make_record(request, "waterbirds", keys, split, (y, classes), (place, places), files, notes)
+    groups = make_record(
+        request, "waterbirds", keys, split, (y, ("landbird", "waterbird")), (place, ("land", "water")), files, notes
+    )
+    sizes = ", ".join(f"{n:,}" for row in WATERBIRDS_TRAIN for n in row)
     if groups.counts(0).tolist() == [list(row) for row in WATERBIRDS_TRAIN]:
-        said = f"The training group sizes match those of Waterbirds: {known}."
+        note = f"The training group sizes match those of Waterbirds: {sizes}."
     else:
-        said = f"The training group sizes differ from Waterbirds ({known}): this is a subset or another draw."
-    return replace(groups, notes=(said, *groups.notes))
+        note = f"The training group sizes differ from Waterbirds ({sizes}): this is a subset or another draw."
+    return replace(groups, notes=(note, *groups.notes))
 
 
-def _names_of_bits(column: Column, bits: np.ndarray) -> tuple[str, str]:
+def _name_bits(column: Column, bits: np.ndarray) -> tuple[str, str]:
     """Return the names of 0 and 1 in a column beside them; a number that doesn't occur names itself."""
-    found = {int(bit): value for bit, value in zip(bits[::-1], column.values[::-1], strict=True)}
-    return found.get(0, "0"), found.get(1, "1")
+    names = {int(bit): value for bit, value in zip(bits[::-1], column.values[::-1], strict=True)}
+    return names.get(0, "0"), names.get(1, "1")

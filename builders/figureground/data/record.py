@@ -12,7 +12,7 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, counted
 from figureground.core.names import RULE, describe_same_names, find_same_names
-from figureground.data.groups import Files, GroupedImages, Store, empty_groups
+from figureground.data.groups import Files, GroupedImages, Store, describe_empty_groups
 from figureground.data.splits import SPLITS
 from figureground.data.tables import Labels
 from figureground.recipe.sample import derive_seed
@@ -24,7 +24,7 @@ METADATA = "metadata.csv"
 CELEBA = ("list_attr_celeba.csv", "list_attr_celeba.txt")
 """File names of CelebA's attribute table."""
 
-COMPARED = 8
+MAX_COMPARED = 8
 """Maximum pairs of files compared by content when two splits look the same."""
 
 
@@ -60,7 +60,7 @@ DATASET = "dataset"
 
 
 def make_record(
-    asked: Request,
+    request: Request,
     layout: str,
     keys: Sequence[str],
     split: np.ndarray,
@@ -81,36 +81,38 @@ def make_record(
         FiguregroundError: Data from elsewhere have only one class or two spellings of a name; or two images have the
             same key.
     """
-    for what, labels in (("classes", y), ("attributes", a)):
+    for kind, labels in (("classes", y), ("attributes", a)):
         # Datasets of this package were checked when they were built.
         if labels is not None and layout != DATASET and (same := find_same_names(labels[1])):
             raise FiguregroundError(
-                f"{asked.path}: {what} {describe_same_names(same)}. {RULE}: use one spelling of each."
+                f"{request.path}: {kind} {describe_same_names(same)}. {RULE}: use one spelling of each."
             )
-    there = np.unique(y[0])
-    if len(there) < 2 and layout != DATASET:  # generated images may be of one class, because they are added to others
+    classes = np.unique(y[0])
+    if len(classes) < 2 and layout != DATASET:  # generated images may be of one class, because they are added to others
         raise FiguregroundError(
-            f"{asked.path}: only one class, {y[1][there[0]]!r}, in all {counted(len(keys), 'image')}. At least two "
+            f"{request.path}: only one class, {y[1][classes[0]]!r}, in all {counted(len(keys), 'image')}. At least two "
             "classes are needed."
         )
     if len(set(keys)) < len(keys):
-        raise FiguregroundError(f"{asked.path}: two images have the same name; for a dataset, see figureground check.")
+        raise FiguregroundError(
+            f"{request.path}: two images have the same name; for a dataset, see figureground check."
+        )
     groups = GroupedImages(
-        asked.name, layout, tuple(y[1]), None if a is None else tuple(a[1]), tuple(keys), split, y[0],
+        request.name, layout, tuple(y[1]), None if a is None else tuple(a[1]), tuple(keys), split, y[0],
         None if a is None else a[0], store, np.arange(len(keys)) if rows is None else rows,
     )  # fmt: skip
-    told = [*notes, *(f"The {name} split is missing." for n, name in enumerate(SPLITS) if not (split == n).any())]
-    told += empty_groups(groups)
+    all_notes = [*notes, *(f"The {name} split is missing." for n, name in enumerate(SPLITS) if not (split == n).any())]
+    all_notes += describe_empty_groups(groups)
     if a is not None and len(np.unique(a[0])) == 1:
-        told.append(f"All images have the same attribute, {a[1][a[0][0]]!r}, so groups equal classes.")
+        all_notes.append(f"All images have the same attribute, {a[1][a[0][0]]!r}, so groups equal classes.")
     if isinstance(store, Files):
-        told += _same_splits(store, split)
-    return replace(groups, notes=tuple(told))
+        all_notes += _note_same_splits(store, split)
+    return replace(groups, notes=tuple(all_notes))
 
 
-def _same_splits(files: Files, split: np.ndarray) -> Iterator[str]:
+def _note_same_splits(files: Files, split: np.ndarray) -> Iterator[str]:
     """Yield notes on splits with the same images under other paths, by names, sizes, and contents of some files."""
-    order = [
+    files_by_split = [
         sorted(
             (posixpath.basename(files.names[row]), int(files.sizes[row]), row)
             for row in np.flatnonzero(split == n).tolist()
@@ -118,15 +120,16 @@ def _same_splits(files: Files, split: np.ndarray) -> Iterator[str]:
         for n in range(len(SPLITS))
     ]
 
-    def same(pair: tuple[tuple[str, int, int], tuple[str, int, int]]) -> bool:
+    def have_same_content(pair: tuple[tuple[str, int, int], tuple[str, int, int]]) -> bool:
         one, other = (content_hash(files.root / files.names[row]) for _, _, row in pair)
         return one == other
 
     for a, b in itertools.combinations(range(len(SPLITS)), 2):
-        if not order[a] or [each[:2] for each in order[a]] != [each[:2] for each in order[b]]:
+        first, second = files_by_split[a], files_by_split[b]
+        if not first or [file[:2] for file in first] != [file[:2] for file in second]:
             continue
-        pairs = list(zip(order[a], order[b], strict=True))
-        if all(map(same, pairs[:: -(-len(pairs) // COMPARED)])):
+        pairs = list(zip(first, second, strict=True))
+        if all(map(have_same_content, pairs[:: -(-len(pairs) // MAX_COMPARED)])):
             yield f"{SPLITS[a]} and {SPLITS[b]} contain the same images under other paths."
 
 
@@ -136,19 +139,19 @@ share is taken from training."""
 
 
 def complete_splits(
-    keys: Sequence[str], y: Labels, a: Labels | None, split: np.ndarray, said: bool, seed: int
+    keys: Sequence[str], y: Labels, a: Labels | None, split: np.ndarray, has_splits: bool, seed: int
 ) -> tuple[np.ndarray, list[str]]:
     """Complete missing splits with training images; return the splits, and a note about the images moved.
 
     Args:
         keys: Names of the images.
         split: int64 (n,).
-        said: Whether folders define splits; otherwise all splits are drawn.
+        has_splits: Whether folders define splits; otherwise all splits are drawn.
     """
     cells, kind = (y[0], "class") if a is None else (len(a[1]) * y[0] + a[0], "group")
-    if not said:
-        told = ", ".join(f"{share:.0%} {name}" for share, name in zip(SHARES, SPLITS, strict=True))
-        note = f"No splits are given: each {kind} is divided into {told}, with the seed {seed}."
+    if not has_splits:
+        shares = ", ".join(f"{share:.0%} {name}" for share, name in zip(SHARES, SPLITS, strict=True))
+        note = f"No splits are given: each {kind} is divided into {shares}, with the seed {seed}."
         return split_off(keys, cells, split, SHARES, seed), [note]
     if (split == 0).any() and not (split == 1).any():
         note = (

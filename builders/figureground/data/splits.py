@@ -24,14 +24,14 @@ _NAMES: tuple[tuple[int, str], ...] = (
 )
 """Names in one line mean the same part; lines with the same number are different parts of the same split."""
 _PART = {loosely(name): part for part, (_, names) in enumerate(_NAMES) for name in names.split()}
-_PLAIN = (0, 2, 7)
+_PLAIN_PARTS = (0, 2, 7)
 """Parts whose names mean only the split."""
 
-KNOWN = tuple(name for _, names in _NAMES for name in names.split() if not name.isdecimal())
+SPLIT_NAMES = tuple(name for _, names in _NAMES for name in names.split() if not name.isdecimal())
 """All names, for hints."""
 
 
-def _part_of(name: str) -> int | None:
+def _find_part(name: str) -> int | None:
     return _PART.get(loosely(name.replace("-", "_").removesuffix(".0")))
 
 
@@ -40,7 +40,7 @@ def split_number(name: str) -> int | None:
 
     Names are compared by `core.names.loosely`, with `-` as `_`. Numbers are names too: `0`, `1.0`.
     """
-    part = _part_of(name)
+    part = _find_part(name)
     return None if part is None else _NAMES[part][0]
 
 
@@ -49,16 +49,16 @@ def folder_split(name: str) -> int | None:
     return None if name.strip().isdecimal() else split_number(name)
 
 
-def conflicts(names: Iterable[str]) -> list[tuple[int, list[str]]]:
+def find_conflicts(names: Iterable[str]) -> list[tuple[int, list[str]]]:
     """Return the splits that names of different parts would share, such as `val` and `id_val`, with one name each."""
     parts: dict[int, str] = {}
     for name in names:
-        if (part := _part_of(name)) is not None:
+        if (part := _find_part(name)) is not None:
             parts.setdefault(part, name)
     by_split: dict[int, list[str]] = {}
     for part, name in parts.items():
         by_split.setdefault(_NAMES[part][0], []).append(name)
-    return [(number, each) for number, each in sorted(by_split.items()) if len(each) > 1]
+    return [(number, names_of_split) for number, names_of_split in sorted(by_split.items()) if len(names_of_split) > 1]
 
 
 def choose_splits(names: Sequence[str]) -> list[int | None]:
@@ -66,6 +66,9 @@ def choose_splits(names: Sequence[str]) -> list[int | None]:
 
     If none of them is plain, none gets it.
     """
-    shared = {name for _, each in conflicts(names) for name in each}
-    clash = {_part_of(name) for name in shared}
-    return [None if (part := _part_of(name)) in clash and part not in _PLAIN else split_number(name) for name in names]
+    conflicting = {name for _, names_of_split in find_conflicts(names) for name in names_of_split}
+    parts = {_find_part(name) for name in conflicting}
+    return [
+        None if (part := _find_part(name)) in parts and part not in _PLAIN_PARTS else split_number(name)
+        for name in names
+    ]

@@ -16,14 +16,14 @@ def read_words(recipe: Mapping[str, Any], field: str) -> dict[str, ClassEntry]:
     Args:
         field: `classes` or `backgrounds`.
     """
-    found: dict[str, ClassEntry] = {}
-    for content in _contents(recipe):
-        for row in _rows(content.get(field)):
-            found.setdefault(loosely(row[0]), ClassEntry(row[0], row[1], row[2] if len(row) > 2 else ""))
-    return found
+    words: dict[str, ClassEntry] = {}
+    for content in _iterate_contents(recipe):
+        for row in _iterate_rows(content.get(field)):
+            words.setdefault(loosely(row[0]), ClassEntry(row[0], row[1], row[2] if len(row) > 2 else ""))
+    return words
 
 
-def noun_of(name: str) -> ClassEntry:
+def make_words(name: str) -> ClassEntry:
     """Return the words for a class that no recipe describes: the first of its comma-separated synonyms."""
     return ClassEntry(name, name.split(",")[0].replace("_", " ").strip())
 
@@ -33,16 +33,16 @@ def with_article(text: str) -> str:
     return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])", r"\1n ", text)
 
 
-def _contents(recipe: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _iterate_contents(recipe: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the `content` of a recipe, or of the recipes that it was made from."""
     if isinstance(content := recipe.get("content"), Mapping):
         yield content
     for source in recipe.get("sources", ()):
         if isinstance(source, Mapping):
-            yield from _contents(source)
+            yield from _iterate_contents(source)
 
 
-def _rows(value: Any) -> Iterator[Sequence[str]]:
+def _iterate_rows(value: Any) -> Iterator[Sequence[str]]:
     """Yield the rows of a list of names and texts; other values, such as hashes, have none."""
     for row in value if isinstance(value, list) else ():
         if isinstance(row, list) and len(row) >= 2 and all(isinstance(part, str) for part in row):

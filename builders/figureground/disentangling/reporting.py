@@ -12,7 +12,7 @@ from figureground.core.charts import draw_charts
 from figureground.core.errors import counted
 from figureground.core.files import replace_text
 from figureground.core.text import printable
-from figureground.data.groups import align
+from figureground.data.groups import align_columns
 from figureground.disentangling.correlation import PARTS
 from figureground.disentangling.crossing import SIDES
 from figureground.disentangling.probes import KINDS
@@ -96,7 +96,7 @@ def tabulate(report: Mapping[str, Any]) -> str:
             name, *(format_percent(probe["accuracy"][kind]) for kind in KINDS), format_percent(probe["chance"]),
             format_percent(probe["majority"]), format_percent(probe["on_fitted"]),
         ])  # fmt: skip
-    blocks = ["\n".join(head), "\n".join(align(rows)), format_task(means["task"])]
+    blocks = ["\n".join(head), "\n".join(align_columns(rows)), format_task(means["task"])]
     blocks += ["\n".join(f"note: {note}" for note in report["notes"])] if report["notes"] else []
     return "\n\n".join(blocks)
 
@@ -121,7 +121,7 @@ def format_task(task: Mapping[str, Any] | None) -> str:
         f"heads: {images['heads']:,} images; tests: {images['correlated']:,} and {images['anti_correlated']:,}; "
         f"chance {format_percent(task['chance'])}"
     )
-    return "\n".join([*align(rows), counts])
+    return "\n".join([*align_columns(rows), counts])
 
 
 def write(out: Path, report: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, listed, nearest_or_all
 from figureground.core.tables import TextTable, UnreadableText
-from figureground.data.images import match
+from figureground.data.images import match_labels
 
 if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier
@@ -72,7 +72,7 @@ def read_label_table(path: Path, labels: Sequence[str]) -> LabelTable:
             )
             if not label or not class_name:
                 raise FiguregroundError(f"--labels {path}, line {line}: give a label and one classifier_label.")
-            position = int(match([label], labels)[0])
+            position = int(match_labels([label], labels)[0])
             if position < 0:
                 hint = nearest_or_all(label, labels)
                 raise FiguregroundError(f"--labels {path}, line {line}: the dataset has no label {label!r}{hint}")

@@ -18,7 +18,7 @@ from figureground.core.intervals import LEVEL, METHOD
 from figureground.core.locks import lock
 from figureground.core.owned import refuse_output
 from figureground.data.images import SPURIOUS_FOR, DatasetImages, FolderImages, open_images
-from figureground.data.objects import is_matched, settings
+from figureground.data.objects import is_matched, iterate_identities
 from figureground.evaluation import accuracy, robustness, spuriousness
 from figureground.evaluation.counterparts import Counterparts, LabelTable, find_counterparts, read_label_table
 from figureground.evaluation.page import write_page
@@ -229,7 +229,7 @@ def _open_control(
 
 def _name_config(images: DatasetImages) -> str:
     """Return the config that a dataset was built with, or those of its source datasets."""
-    return " and ".join(dict.fromkeys(name for name, _ in settings(images.source.recipe) if name))
+    return " and ".join(dict.fromkeys(name for name, _ in iterate_identities(images.source.recipe) if name))
 
 
 CONTROLLED_FIELDS = (
@@ -253,7 +253,7 @@ def _find_differences(images: DatasetImages, control: DatasetImages | FolderImag
 
 def _collect_values(images: DatasetImages, field: str) -> list[Any]:
     """Return the distinct values of a field in the recipes of a dataset and its sources."""
-    values = [identity.get(field) for _, identity in settings(images.source.recipe)]
+    values = [identity.get(field) for _, identity in iterate_identities(images.source.recipe)]
     return [json.loads(text) for text in sorted({json.dumps(value) for value in values})]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from figureground.core.errors import UsageError
 from figureground.core.names import loosely
 from figureground.core.resources import find_resource
-from figureground.data.images import DatasetImages, match
-from figureground.data.words import noun_of, read_words, with_article
+from figureground.data.images import DatasetImages, match_labels
+from figureground.data.words import make_words, read_words, with_article
 from figureground.models.needs import ZERO_SHOT
 from figureground.recipe.classes import ClassEntry, read_nouns
 from figureground.recipe.prompts import Template, fill, read_templates
@@ -49,12 +49,12 @@ def list_classes(images: DatasetImages, candidates: str | None) -> list[ClassEnt
         UsageError: The list doesn't exist.
     """
     words = read_words(images.source.recipe, "classes")
-    classes = [words.get(loosely(label)) or noun_of(label) for label in images.labels]
+    classes = [words.get(loosely(label)) or make_words(label) for label in images.labels]
     own = [ClassEntry(label, entry.text, entry.definition) for label, entry in zip(images.labels, classes, strict=True)]
     if candidates is None:
         return own
     extra = read_nouns("--candidates", candidates, "classes", candidates)
-    positions = match([entry.name for entry in extra], images.labels)
+    positions = match_labels([entry.name for entry in extra], images.labels)
     return own + [entry for entry, position in zip(extra, positions.tolist(), strict=True) if position < 0]
 
 

@@ -16,7 +16,7 @@ from figureground.core.errors import counted
 from figureground.core.files import replace_text
 from figureground.core.intervals import mean
 from figureground.core.text import printable
-from figureground.data.groups import accuracy_by_group, align, reweighted_accuracy, worst_group_accuracy
+from figureground.data.groups import accuracy_by_group, align_columns, reweighted_accuracy, worst_group_accuracy
 from figureground.learn.settings import LAST, RULES
 
 REPORT, TABLE, CONFUSION = "report.json", "report.txt", "confusion.json"
@@ -176,7 +176,9 @@ def tabulate(report: Mapping[str, Any]) -> str:
         f"{report['method']} on {report['data']}, {report['backbone']}, {counted(len(seeds), 'seed')}; "
         f"{describe_selection(report['selection'])}"
     )
-    return "\n".join([head, "", *align(rows), *_format_errors(seeds), *(f"note: {note}" for note in report["notes"])])
+    return "\n".join(
+        [head, "", *align_columns(rows), *_format_errors(seeds), *(f"note: {note}" for note in report["notes"])]
+    )
 
 
 def _format_interval(test: Mapping[str, Any]) -> str:

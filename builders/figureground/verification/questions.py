@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from figureground.core.names import loosely
 from figureground.core.resources import find_resource
-from figureground.data.words import noun_of, read_words, with_article
+from figureground.data.words import make_words, read_words, with_article
 from figureground.recipe.classes import ClassEntry, read_csv
 from figureground.recipe.prompts import fill, read_templates
 from figureground.shards.finished import FinishedDataset
@@ -61,7 +61,7 @@ def read_questions(source: FinishedDataset) -> tuple[Question, ...]:
     foregrounds, backgrounds = source.columns.foregrounds, source.columns.backgrounds
     return (
         Question(
-            FOREGROUND, tuple(foregrounds), tuple(nouns.get(loosely(name), noun_of(name)) for name in foregrounds)
+            FOREGROUND, tuple(foregrounds), tuple(nouns.get(loosely(name), make_words(name)) for name in foregrounds)
         ),
         Question(BACKGROUND, tuple(backgrounds), tuple(_find_phrase(name, phrases) for name in backgrounds)),
     )  # fmt: skip

@@ -19,7 +19,7 @@ from figureground.core.hashing import digest
 from figureground.core.locks import lock, remove_held
 from figureground.core.progress import Progress
 from figureground.core.terminal import remark
-from figureground.data.objects import settings
+from figureground.data.objects import iterate_identities
 from figureground.shards.card import public
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import PRIVATE
@@ -139,7 +139,7 @@ def verify(
 
 def _choose_default(source: FinishedDataset) -> list[str]:
     """Return the scorer of a pocket dataset, which needs no download."""
-    if all(identity.get("checkpoint") == POCKET for _, identity in settings(source.recipe)):
+    if all(identity.get("checkpoint") == POCKET for _, identity in iterate_identities(source.recipe)):
         return [POCKET]
     raise UsageError(
         f"--scorer: name one for {source.directory}: {listed(f'{name}' for name in SCORERS.names())}; the scorer "
