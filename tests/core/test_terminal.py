@@ -10,14 +10,14 @@ from tiny_datasets import make_dataset
 import figureground
 from figureground.cli.main import main
 from figureground.core.progress import Progress
-from figureground.core.terminal import complain, remark, say
+from figureground.core.terminal import print_error, print_note, print_result
 from figureground.shards.columns import Columns
 
 PACKAGE = Path(figureground.__file__).parent
 HOSTILE = "a\x1b]0;owned\x07\u202eb"
 
 
-@pytest.mark.parametrize("show", [say, complain, remark])
+@pytest.mark.parametrize("show", [print_result, print_error, print_note])
 def test_every_way_to_print_shows_names_and_keeps_lines(show, capfd):
     show(f"{HOSTILE}\nsecond line")
     printed = "".join(capfd.readouterr())

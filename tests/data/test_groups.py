@@ -23,9 +23,9 @@ from figureground.data.layouts import read_groups
 
 HEAVY = """
 import sys
-from figureground.data.groups import told
+from figureground.data.groups import summarise_groups
 from figureground.data.layouts import read_groups
-told(read_groups(sys.argv[1]))
+summarise_groups(read_groups(sys.argv[1]))
 print(*sorted({"torch", "datasets", "transformers", "pyarrow"} & set(sys.modules)))
 """
 

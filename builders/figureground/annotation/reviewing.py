@@ -17,7 +17,7 @@ from figureground.annotation.labels import summarise
 from figureground.annotation.sampling import Sample, Wanted, draw, load, reference_keys, save
 from figureground.core import signals
 from figureground.core.errors import Stopped, counted
-from figureground.core.terminal import say
+from figureground.core.terminal import print_result
 from figureground.shards.finished import FinishedDataset
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ def describe(dataset: FinishedDataset, sample: Sample) -> str:
 
 
 def _print_address(url: str) -> None:
-    say(f"Open {url}")
-    say("Everybody who knows this address can answer, on this machine only. Ctrl-C ends the review.")
+    print_result(f"Open {url}")
+    print_result("Everybody who knows this address can answer, on this machine only. Ctrl-C ends the review.")
     sys.stdout.flush()
 
 

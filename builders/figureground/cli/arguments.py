@@ -15,7 +15,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """The subparsers that each command's parser is added to."""
 
 
-def place(text: str) -> Path | StoreUrl:
+def parse_place(text: str) -> Path | StoreUrl:
     """Read a dataset's place: a directory, or a URL in an object store."""
     try:
         return parse(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from figureground.cli.arguments import Commands, add_device
 from figureground.core.owned import refuse_within
-from figureground.core.terminal import say
+from figureground.core.terminal import print_result
 
 
 def add_audit(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -48,13 +48,13 @@ def _audit(options: argparse.Namespace) -> int:
     references = options.references
     if options.out is not None and references is not None and not (references / PRIVATE).is_dir():
         refuse_within(options.out, references, "--references")
-    done = audit(
+    result = audit(
         options.directory, references=references, features=options.features, classifiers=options.classifier,
         splits=options.split, small=options.small, out=options.out, device=options.device,
         batch_size=options.batch_size,
     )  # fmt: skip
-    say(summarise(done.report))
-    say()
-    for path in (done.out / JSON, done.out / PAGE):
-        say(path)
+    print_result(summarise(result.report))
+    print_result()
+    for path in (result.out / JSON, result.out / PAGE):
+        print_result(path)
     return 0

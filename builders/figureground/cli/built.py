@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from figureground.cli.arguments import Commands, add_device, place
+from figureground.cli.arguments import Commands, add_device, parse_place
 from figureground.core.errors import RecipeError, UsageError, counted, listed
 from figureground.core.owned import refuse_within
-from figureground.core.terminal import complain, say
+from figureground.core.terminal import print_error, print_result
 from figureground.recipe.formats import FORMATS
 
 
@@ -18,7 +18,7 @@ def add_show(commands: Commands, common: argparse.ArgumentParser) -> None:
         description="Draws preview.png and report.html. The page shows all images, by label, score, answer and reject "
         "reason; it needs the folder report/ beside it, with thumbnails and data, and neither a server nor a network.",
     )  # fmt: skip
-    parser.add_argument("directory", type=place, metavar="DIR|URL")
+    parser.add_argument("directory", type=parse_place, metavar="DIR|URL")
     parser.add_argument(
         "--full", metavar="N|all", default="2000",
         help="number of images at full size, with guide, mask and panels, spread evenly over the cells; or all (2000)",
@@ -33,17 +33,17 @@ def _show(options: argparse.Namespace) -> int:
         raise UsageError(f"--full {options.full}: give a number of images, or all.")
     shown = show(str(options.directory), full=None if options.full == "all" else int(options.full))
     for path in shown.files:
-        say(path)
+        print_result(path)
     if shown.license:
-        say(shown.license)
+        print_result(shown.license)
     if shown.missing:
-        complain(f"figureground: {shown.missing}")
+        print_error(f"figureground: {shown.missing}")
     return 0
 
 
 def add_check(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("check", parents=[common], help="check every file, hash, label and image of a dataset")
-    parser.add_argument("directory", type=place, metavar="DIR|URL")
+    parser.add_argument("directory", type=parse_place, metavar="DIR|URL")
     parser.set_defaults(run=_check)
 
 
@@ -52,8 +52,10 @@ def _check(options: argparse.Namespace) -> int:
 
     report = check(str(options.directory))
     for line in [*report.findings, *report.notes]:
-        say(line)
-    say(f"{options.directory}: {counted(len(report.findings), 'finding') if report.findings else 'no findings'}.")
+        print_result(line)
+    print_result(
+        f"{options.directory}: {counted(len(report.findings), 'finding') if report.findings else 'no findings'}."
+    )
     return 1 if report.findings else 0
 
 
@@ -125,10 +127,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         splits=options.split, out=options.out,
         save_scores=options.save_scores, device=options.device, batch_size=options.batch_size,
     )  # fmt: skip
-    say(summarise(done.report))
-    say()
+    print_result(summarise(done.report))
+    print_result()
     for path in (done.out / JSON, done.out / PAGE, *done.scores):
-        say(path)
+        print_result(path)
     return 0
 
 
@@ -145,10 +147,10 @@ def _evaluate_severity(options: argparse.Namespace) -> int:
         prompts=options.prompts, candidates=options.candidates, splits=options.split, out=options.out,
         device=options.device, batch_size=options.batch_size,
     )  # fmt: skip
-    say(summarise(done.report))
-    say()
+    print_result(summarise(done.report))
+    print_result()
     for path in (done.out / JSON, done.out / PAGE):
-        say(path)
+        print_result(path)
     return 0
 
 
@@ -205,8 +207,8 @@ def _curate(options: argparse.Namespace) -> int:
         choice = choose_rule(options.directory, options.scorer, options.target, options.votes)
         rule, evidence, found = choice.format_rule(), choice.summarise_evidence(), choice.reported
         share, low, high = (100 * each for each in found.interval)
-        say(f"rule: {rule}")
-        say(
+        print_result(f"rule: {rule}")
+        print_result(
             f"of {counted(found.labelled, 'reviewed image')} that were not used for the choice, it keeps "
             f"{found.kept:,}; {found.wrong:,} of them wrong: {share:.1f} % ({low:.1f} to {high:.1f})"
         )
@@ -266,7 +268,7 @@ def add_push(commands: Commands, common: argparse.ArgumentParser) -> None:
         description="Checks a dataset and uploads the files that the Hub lacks: data first, the card last. Login, "
         "token and endpoint are those of huggingface_hub (hf auth login).",
     )  # fmt: skip
-    parser.add_argument("directory", type=place, metavar="DIR|URL")
+    parser.add_argument("directory", type=parse_place, metavar="DIR|URL")
     parser.add_argument("repository", metavar="USER/NAME")
     parser.add_argument(
         "--private", action="store_true", help="make the repository private; an existing public one is refused"
@@ -287,7 +289,7 @@ def _push(options: argparse.Namespace) -> int:
     from figureground.hub.push import push
 
     formats = None if options.formats is None else [name.strip() for name in options.formats.split(",")]
-    say(
+    print_result(
         push(
             str(options.directory), options.repository, private=options.private, revision=options.revision,
             create_pr=options.create_pr, formats=formats,
@@ -304,11 +306,11 @@ def _say_samples(out: Path, table: bool = False) -> int:
     from figureground.shards.finished import saved_index
 
     index = saved_index(out)
-    say(f"{out}: {counted(index['samples'], 'sample')}. figureground show {out} draws it.")
+    print_result(f"{out}: {counted(index['samples'], 'sample')}. figureground show {out} draws it.")
     for name, split in index["splits"].items() if table else ():
         counts = np.zeros((len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])), np.int64)
         for foreground, background, samples in split["cells"]:
             counts[foreground, background] = samples
         cells = f"{np.count_nonzero(counts):,} of {counts.size:,} cells"
-        say(f"  {name}: {counted(int(counts.sum()), 'image')} in {cells}, Cramér's V {cramers_v(counts):.3f}")
+        print_result(f"  {name}: {counted(int(counts.sum()), 'image')} in {cells}, Cramér's V {cramers_v(counts):.3f}")
     return 0

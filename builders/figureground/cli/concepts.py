@@ -11,7 +11,7 @@ from figureground.cli.arguments import Commands, add_device, add_later, add_trac
 from figureground.core.devices import check_device
 from figureground.core.errors import RecipeError
 from figureground.core.owned import refuse_within
-from figureground.core.terminal import complain, say
+from figureground.core.terminal import print_error, print_result
 
 
 def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -51,11 +51,11 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     from figureground.cli.flags import add_flags, show_default
     from figureground.finetune.settings import POCKET, Finetuning
 
-    usual, defaults = Finetuning("-", feature_model="-"), {}
+    general, defaults = Finetuning("-", feature_model="-"), {}
     for field in dataclasses.fields(Finetuning):
         if field.name not in ("checkpoint", "feature_model", "preview_prompts"):
-            here, elsewhere = (show_default(getattr(each, field.name)) for each in (POCKET, usual))
-            defaults[field.name] = here if here == elsewhere else f"{here}; else {elsewhere}"
+            pocket, other = (show_default(getattr(settings, field.name)) for settings in (POCKET, general))
+            defaults[field.name] = pocket if pocket == other else f"{pocket}; else {other}"
     add_flags(parser, Finetuning, defaults)
 
 
@@ -65,8 +65,8 @@ def _finetune(options: argparse.Namespace) -> int:
     from figureground.finetune.settings import POCKET, Finetuning, done_message, settings_for
     from figureground.tracking.tracker import check_tracker
 
-    given = read_flags(vars(options), Finetuning)
-    settings = settings_for(given.pop("checkpoint", POCKET.checkpoint), **given)
+    values = read_flags(vars(options), Finetuning)
+    settings = settings_for(values.pop("checkpoint", POCKET.checkpoint), **values)
     refuse_within(options.out, options.references, "--references")
     for flag, folder in (("--prior", options.prior), ("--class-folder", options.class_folder)):
         if folder is not None:
@@ -78,18 +78,18 @@ def _finetune(options: argparse.Namespace) -> int:
     )  # fmt: skip
     from figureground.models.distilled import checkpoint_notes
 
-    speaks = os.environ.get("RANK", "0") == "0"  # one of the processes launched together
-    how = (settings.checkpoint, settings.revision, settings.num_inference_steps, settings.guidance_scale)
-    for note in checkpoint_notes(*how) if speaks else ():
-        complain(f"figureground: {note}")
+    is_first = os.environ.get("RANK", "0") == "0"  # one of the processes launched together
+    sampling = (settings.checkpoint, settings.revision, settings.num_inference_steps, settings.guidance_scale)
+    for note in checkpoint_notes(*sampling) if is_first else ():
+        print_error(f"figureground: {note}")
     from figureground.finetune.dreambooth import finetune
 
     out = finetune(
         options.references, options.noun, options.label, options.out, settings, prior=options.prior,
         class_folder=options.class_folder, components=options.components, device=options.device, track=options.track,
     )  # fmt: skip
-    if speaks:
-        say(done_message(out))
+    if is_first:
+        print_result(done_message(out))
     return 0
 
 
@@ -137,5 +137,5 @@ def _components(options: argparse.Namespace) -> int:
 
     device = choose_device(options.device)
     classifier = open_classifier(options.classifier, revision=options.revision, device=device)
-    say(analyse(classifier, options.label, options.images, options.out, count=options.count, top=options.top))
+    print_result(analyse(classifier, options.label, options.images, options.out, count=options.count, top=options.top))
     return 0

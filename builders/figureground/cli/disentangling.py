@@ -9,7 +9,7 @@ from pathlib import Path
 from figureground.cli.arguments import Commands, add_device, add_later, add_track
 from figureground.core.errors import UsageError
 from figureground.core.owned import refuse_within
-from figureground.core.terminal import say
+from figureground.core.terminal import print_result
 
 OF_RUN = ("directory", "method")
 """Arguments that a comparison of runs doesn't take, and a run needs."""
@@ -76,7 +76,7 @@ def _disentangle(options: argparse.Namespace) -> int:
         from figureground.disentangling.comparing import compare_runs, format_files
 
         compare_runs(options.compare, options.out)
-        say(format_files(options.out))
+        print_result(format_files(options.out))
         return 0
     for name in OF_RUN:
         if getattr(options, name) is None:
@@ -104,7 +104,7 @@ def _disentangle(options: argparse.Namespace) -> int:
     from figureground.disentangling.training import disentangle_request
 
     report = disentangle_request(asked, track=options.track)
-    say(f"{tabulate(report)}\n\n{options.out / TABLE}")
+    print_result(f"{tabulate(report)}\n\n{options.out / TABLE}")
     return 0
 
 

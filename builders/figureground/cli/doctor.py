@@ -8,7 +8,7 @@ from typing import Any
 
 from figureground.cli.arguments import Commands
 from figureground.core.errors import listed
-from figureground.core.terminal import say, say_json
+from figureground.core.terminal import print_json, print_result
 
 
 def add_doctor(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -22,12 +22,12 @@ def add_doctor(commands: Commands, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--timeout", type=_seconds, default=3.0, metavar="S", help="seconds to wait for the Hub's answer (3)"
+        "--timeout", type=_parse_seconds, default=3.0, metavar="S", help="seconds to wait for the Hub's answer (3)"
     )
     parser.set_defaults(run=_doctor)
 
 
-def _seconds(text: str) -> float:
+def _parse_seconds(text: str) -> float:
     value = float(text)
     if not 0 < value <= 600:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds; give a number above 0 and at most 600")
@@ -37,53 +37,53 @@ def _seconds(text: str) -> float:
 def _doctor(options: argparse.Namespace) -> int:
     from figureground.models.machine import examine
 
-    found = examine(options.timeout)
+    report = examine(options.timeout)
     if options.json:
-        say_json(found)
+        print_json(report)
     else:
-        say("\n".join(describe(found)))
-    return int(any(problem["breaks"] for problem in found["problems"]))
+        print_result("\n".join(describe(report)))
+    return int(any(problem["breaks"] for problem in report["problems"]))
 
 
-def describe(found: Mapping[str, Any]) -> list[str]:
+def describe(report: Mapping[str, Any]) -> list[str]:
     """Return lines for people.
 
     Args:
-        found: Result of `models.machine.examine`.
+        report: Result of `models.machine.examine`.
     """
     from figureground.methods.forecast import human_bytes
 
-    memory, hub = found["memory"], found["hub"]
+    memory, hub = report["memory"], report["hub"]
     sizes = [f"{human_bytes(memory[name])} {name}" for name in ("total", "available") if memory[name] is not None]
-    versions = [f"{name} {version}" for name, version in found["versions"].items() if version is not None]
+    versions = [f"{name} {version}" for name, version in report["versions"].items() if version is not None]
     lines = [
-        f"figureground {found['version'] or '(not installed)'}, Python {found['python']}, {found['system']}",
+        f"figureground {report['version'] or '(not installed)'}, Python {report['python']}, {report['system']}",
         "",
-        f"cores      {found['cores']}, {found['cpu']}",
+        f"cores      {report['cores']}, {report['cpu']}",
         f"memory     {', '.join(sizes) or 'unknown'}",
     ]
-    for name, disk in found["disk"].items():
-        lines.append(f"disk       {human_bytes(disk['free'])} free in {disk['path']} ({_PLACES[name]})")
-    for device in found["devices"]:
+    for name, disk in report["disk"].items():
+        lines.append(f"disk       {human_bytes(disk['free'])} free in {disk['path']} ({_DISK_USES[name]})")
+    for device in report["devices"]:
         free = f", {human_bytes(device['free'])} of {human_bytes(device['memory'])} free" if "free" in device else ""
         lines.append(f"device     {device['name']}: {device['kind']}; {', '.join(device['dtypes'])}{free}")
     lines.append(f"packages   {', '.join(versions)}")
-    for name, extra in found["extras"].items():
+    for name, extra in report["extras"].items():
         state = "installed" if extra["installed"] else f"missing: pip install 'figureground[{name}]'"
         lines.append(f"extra      {name} ({extra['for']}): {state}")
-    lines.append(f"bundled    the pocket model: {listed(found['bundled']) or 'nothing'}")
+    lines.append(f"bundled    the pocket model: {listed(report['bundled']) or 'nothing'}")
     lines += [
         f"cached     {model['id']} at {model['revision'][:12]}, {human_bytes(model['bytes'])}"
-        for model in found["models"]
+        for model in report["models"]
     ] or ["cached     no model in the Hub's cache"]
     lines.append(f"Hub        {'reachable' if hub['reachable'] else hub['reason']}")
-    lines += ["", *(_warn(problem) for problem in found["problems"])] if found["problems"] else []
-    breaking = sum(problem["breaks"] for problem in found["problems"])
+    lines += ["", *(_format_problem(problem) for problem in report["problems"])] if report["problems"] else []
+    breaking = sum(problem["breaks"] for problem in report["problems"])
     return [*lines, "", f"{breaking} of these break builds." if breaking else "Builds with the pocket model can run."]
 
 
-_PLACES = {"here": "this directory", "cache": "the Hub's cache", "temporary": "temporary files"}
+_DISK_USES = {"here": "this directory", "cache": "the Hub's cache", "temporary": "temporary files"}
 
 
-def _warn(problem: Mapping[str, Any]) -> str:
+def _format_problem(problem: Mapping[str, Any]) -> str:
     return f"{'problem' if problem['breaks'] else 'note':<10} {problem['what']} {problem['fix']}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from figureground.cli.arguments import Commands
 from figureground.core.errors import RecipeError, UsageError, counted
-from figureground.core.terminal import say
+from figureground.core.terminal import print_result
 
 
 def add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -63,12 +63,12 @@ def _export(options: argparse.Namespace) -> int:
         if not split or (equals and not name) or split in splits:
             raise RecipeError("split", f"{text!r}: give each split once, as SPLIT or SPLIT=AS.")
         splits[split] = name or split
-    done = export(
+    result = export(
         options.directory, options.out, options.layout, splits=splits, keep=options.keep,
         columns=[name for name in (part.strip() for part in options.columns.split(",")) if name],
         link=options.link or options.symlink, symbolic=options.symlink is not None,
         sign=tuple(options.sign) if options.sign else None, timestamp_url=options.timestamp_url,
     )  # fmt: skip
-    linked = f", {done.linked:,} of them links" if done.linked else ""
-    say(f"{done.out}: {counted(done.images, 'image')}{linked}. {done.readers}")
+    links = f", {result.linked:,} of them links" if result.linked else ""
+    print_result(f"{result.out}: {counted(result.images, 'image')}{links}. {result.readers}")
     return 0

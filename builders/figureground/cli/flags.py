@@ -28,29 +28,31 @@ def add_flags(
     for field in dataclasses.fields(kind):
         if field.name in omit:
             continue
-        members, flag = _members(hints[field.name]), "--" + field.name.replace("_", "-")
+        members, flag = _union_members(hints[field.name]), "--" + field.name.replace("_", "-")
         text = texts[field.name].replace("`", "")
         if field.name in defaults:
             text = f"{text.removesuffix('.')} ({defaults[field.name]})"
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
         optional = type(None) in members
-        first = next(each for each in members if each is not type(None))
-        if first is bool:
+        member = next(candidate for candidate in members if candidate is not type(None))
+        if member is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
-        elif get_origin(first) is tuple:
+        elif get_origin(member) is tuple:
             parser.add_argument(flag.removesuffix("s"), action="append", metavar="TEXT", **options)
-        elif get_origin(first) is Literal:
-            parser.add_argument(flag, choices=[*get_args(first), *(["none"] if optional else [])], **options)
+        elif get_origin(member) is Literal:
+            parser.add_argument(flag, choices=[*get_args(member), *(["none"] if optional else [])], **options)
         else:
-            metavar = "NAME" if first is str and optional else _METAVARS[first]
-            parser.add_argument(flag, type=_optional(first) if optional else first, metavar=metavar, **options)
+            metavar = "NAME" if member is str and optional else _METAVARS[member]
+            parser.add_argument(flag, type=_parse_optional(member) if optional else member, metavar=metavar, **options)
 
 
 def read_flags(options: Mapping[str, Any], kind: type) -> dict[str, Any]:
     """Return the fields of a class of settings that the command line gave; `none` becomes None if a field allows it."""
     hints = field_types(kind)
-    given = {name: value for name, value in options.items() if name in hints}
-    return {name: None if v == "none" and type(None) in _members(hints[name]) else v for name, v in given.items()}
+    values = {name: value for name, value in options.items() if name in hints}
+    return {
+        name: None if v == "none" and type(None) in _union_members(hints[name]) else v for name, v in values.items()
+    }
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: type) -> None:
@@ -63,16 +65,16 @@ def show_default(value: Any) -> str:
     return "off" if value is False else "on" if value is True else str(value).lower() if value is None else str(value)
 
 
-def _members(hint: Any) -> list[Any]:
+def _union_members(hint: Any) -> list[Any]:
     """Return the types of a union, without their marks."""
     if get_origin(hint) is Annotated:
-        return _members(hint.__origin__)
+        return _union_members(hint.__origin__)
     if get_origin(hint) in (Union, types.UnionType):
-        return [member for each in get_args(hint) for member in _members(each)]
+        return [member for argument in get_args(hint) for member in _union_members(argument)]
     return [hint]
 
 
-def _optional(kind: type) -> Any:
+def _parse_optional(kind: type) -> Any:
     def read(text: str) -> Any:
         return None if text.lower() == "none" else kind(text)
 

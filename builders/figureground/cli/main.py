@@ -31,7 +31,7 @@ from figureground.cli import (
 )
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, UsageError
-from figureground.core.terminal import Parser, complain, discard_output, make_unwritable_error, prepare_streams
+from figureground.core.terminal import Parser, discard_output, make_unwritable_error, prepare_streams, print_error
 from figureground.stores.urls import StoreUrl, how_to_copy, is_url, parse
 
 EXIT_CODES = (
@@ -50,7 +50,7 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     prepare_streams()
-    parser = _parser()
+    parser = _make_parser()
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         _refuse_arguments(parser, unknown, options)
@@ -66,22 +66,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise make_unwritable_error(error) from error
             return code
     except KeyboardInterrupt as stop:
-        return _stopped(stop)
+        return _report_stop(stop)
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         discard_output(sys.stdout)
         return 0
     except Exception as error:
         if signals.received_signal() is not None:  # a library turned the interruption into another error
-            return _stopped(error)
+            return _report_stop(error)
         if options.debug:
             raise
-        complain(f"figureground: {_explain(error, options)}")
+        print_error(f"figureground: {_explain_error(error, options)}")
         return 2 if isinstance(error, UsageError) else 1
 
 
 def _refuse_arguments(parser: argparse.ArgumentParser, unknown: Sequence[str], options: argparse.Namespace) -> NoReturn:
     """Exit, naming the unrecognized arguments; suggest `--set` for those that look like settings."""
-    settings = [each for each in unknown if "=" in each and not each.startswith("-")]
+    settings = [argument for argument in unknown if "=" in argument and not argument.startswith("-")]
     hint = f". Each setting needs its own --set: --set {settings[0]}" if settings and hasattr(options, "set") else ""
     parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
@@ -98,19 +98,19 @@ def _check_place(options: argparse.Namespace) -> None:
         raise UsageError("the working directory no longer exists. Change to another one.") from None
     for name, value in vars(options).items():
         if isinstance(value, Path):
-            setattr(options, name, _local(value))
-        for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, str | os.PathLike):
+            setattr(options, name, _to_local_path(value))
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str | os.PathLike):
                 try:
-                    os.fspath(each).encode()
+                    os.fspath(item).encode()
                 except UnicodeEncodeError:
                     raise UsageError(
-                        f"--{name.replace('_', '-')}: {os.fspath(each)!a} isn't valid UTF-8. Rename the file or the "
+                        f"--{name.replace('_', '-')}: {os.fspath(item)!a} isn't valid UTF-8. Rename the file or the "
                         "directory, or retype the name."
                     ) from None
 
 
-def _local(path: Path) -> Path:
+def _to_local_path(path: Path) -> Path:
     """Return the path that a `file://` URL names, or the path as it is.
 
     Raises:
@@ -122,22 +122,24 @@ def _local(path: Path) -> Path:
     return place
 
 
-def _stopped(error: BaseException) -> int:
-    complain(" ".join(["figureground: stopped.", *getattr(error, "__notes__", [])]))
+def _report_stop(error: BaseException) -> int:
+    print_error(" ".join(["figureground: stopped.", *getattr(error, "__notes__", [])]))
     return 128 + (signals.received_signal() or signal.SIGINT)
 
 
-def _explain(error: Exception, options: argparse.Namespace) -> str:
+def _explain_error(error: Exception, options: argparse.Namespace) -> str:
     from figureground.core import disk
 
     if isinstance(error, FiguregroundError):
         return str(error)
-    place = getattr(options, "out", None) or getattr(options, "directory", None)
-    trouble = disk.explain_disk_error(error, place) if isinstance(error, OSError) and isinstance(place, Path) else None
-    return trouble or f"{type(error).__name__}: {error}\n(--debug shows where)"
+    directory = getattr(options, "out", None) or getattr(options, "directory", None)
+    explanation = None
+    if isinstance(error, OSError) and isinstance(directory, Path):
+        explanation = disk.explain_disk_error(error, directory)
+    return explanation or f"{type(error).__name__}: {error}\n(--debug shows where)"
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = Parser(
         prog="figureground",
         description="Build image-classification datasets with a chosen dependence between foreground and background.",

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from figureground.cli.arguments import Commands, add_device, add_later
 from figureground.core.errors import counted
-from figureground.core.terminal import complain, say
+from figureground.core.terminal import print_error, print_result
 
 if TYPE_CHECKING:
     from figureground.materials.making import Cutouts
 
-MOST_NAMED = 20
+MAX_NAMED = 20
 """Classes that a summary names."""
 
 
@@ -59,31 +59,35 @@ def _cutouts(options: argparse.Namespace) -> int:
     from figureground.materials.making import cutouts
     from figureground.materials.settings import Cutting
 
-    given: dict[str, Any] = read_flags(vars(options), Cutting)
-    done = cutouts(
-        options.photographs, options.out, options.segmenter, settings=Cutting(**given), phrases=options.phrases,
+    values: dict[str, Any] = read_flags(vars(options), Cutting)
+    result = cutouts(
+        options.photographs, options.out, options.segmenter, settings=Cutting(**values), phrases=options.phrases,
         marks=options.marks, device=options.device,
     )  # fmt: skip
-    _report(done)
-    if not done.kept:
-        complain(f"figureground: no photograph became a cut-out. Look at {done.out / 'cutouts.html'}.")
+    _print_report(result)
+    if not result.kept:
+        print_error(f"figureground: no photograph became a cut-out. Look at {result.out / 'cutouts.html'}.")
         return 1
     return 0
 
 
-def _report(done: Cutouts) -> None:
+def _print_report(result: Cutouts) -> None:
     from figureground.materials.deciding import reasons_of
 
-    say(f"{done.out}: {done.kept:,} of {counted(len(done.decisions), 'photograph')} became cut-outs.")
-    for folder, counts in list(done.counts.items())[:MOST_NAMED]:
-        others = ", ".join(f"{n} {kind}" for kind, n in counts.items() if kind not in ("photographs", "kept"))
-        say(f"  {folder}: {counts['kept']} of {counts['photographs']}" + (f"; left out: {others}" if others else ""))
-    if len(done.counts) > MOST_NAMED:
-        others = ", ".join(f"{n:,} {kind}" for kind, n in reasons_of(done.counts).items())
-        say(f"  … and {len(done.counts) - MOST_NAMED:,} further classes; left out in all: {others or 'none'}")
-    say(f"Look through {done.out / 'cutouts.html'}, and mark what the limits got wrong: --marks marks.csv")
-    if done.kept:
-        say(f"Then: figureground build d3s --set cutouts={done.out} --set paste=mask")
+    print_result(f"{result.out}: {result.kept:,} of {counted(len(result.decisions), 'photograph')} became cut-outs.")
+    for folder, counts in list(result.counts.items())[:MAX_NAMED]:
+        reasons = ", ".join(f"{n} {kind}" for kind, n in counts.items() if kind not in ("photographs", "kept"))
+        print_result(
+            f"  {folder}: {counts['kept']} of {counts['photographs']}" + (f"; left out: {reasons}" if reasons else "")
+        )
+    if len(result.counts) > MAX_NAMED:
+        reasons = ", ".join(f"{n:,} {kind}" for kind, n in reasons_of(result.counts).items())
+        print_result(
+            f"  … and {len(result.counts) - MAX_NAMED:,} further classes; left out in all: {reasons or 'none'}"
+        )
+    print_result(f"Look through {result.out / 'cutouts.html'}, and mark what the limits got wrong: --marks marks.csv")
+    if result.kept:
+        print_result(f"Then: figureground build d3s --set cutouts={result.out} --set paste=mask")
 
 
 def add_scenes(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -124,36 +128,36 @@ def _scenes(options: argparse.Namespace) -> int:
     from figureground.materials.scenes import Drawing
     from figureground.verification.scenes import scenes
 
-    given: dict[str, Any] = read_flags(vars(options), Drawing)
-    chosen = Drawing(**given)
+    values: dict[str, Any] = read_flags(vars(options), Drawing)
+    settings = Drawing(**values)
     avoid = _one_or_several(options.avoid) if options.avoid else None
-    done = scenes(
+    result = scenes(
         _one_or_several(options.backgrounds), options.out, avoid=avoid,
-        scorer=options.scorer, endpoint=options.endpoint, settings=chosen,
+        scorer=options.scorer, endpoint=options.endpoint, settings=settings,
     )  # fmt: skip
-    say(f"{done.out}: {sum(done.kept.values()):,} scenes of {len(done.kept):,} backgrounds.")
-    if done.rejected:
-        say("  drawn again: " + ", ".join(f"{n:,} {reason}" for reason, n in done.rejected.items()))
-    short = {name: n for name, n in done.kept.items() if n < done.wanted}
-    for name, n in list(short.items())[:MOST_NAMED]:
-        complain(
-            f"figureground: {name} has {n} of {done.wanted} scenes; the others were rejected {chosen.tries} times."
+    print_result(f"{result.out}: {sum(result.kept.values()):,} scenes of {len(result.kept):,} backgrounds.")
+    if result.rejected:
+        print_result("  drawn again: " + ", ".join(f"{n:,} {reason}" for reason, n in result.rejected.items()))
+    incomplete = {name: n for name, n in result.kept.items() if n < result.wanted}
+    for name, n in list(incomplete.items())[:MAX_NAMED]:
+        print_error(
+            f"figureground: {name} has {n} of {result.wanted} scenes; the others were rejected {settings.tries} times."
         )
-    say(f"Then: figureground build d3s --set scenes={done.out} --set backgrounds=folders")
-    return 1 if short else 0
+    print_result(f"Then: figureground build d3s --set scenes={result.out} --set backgrounds=folders")
+    return 1 if incomplete else 0
 
 
 def _one_or_several(names: list[str]) -> str | list[str] | dict[str, str | None]:
     """Return one file or list as its name, and several names as a list."""
-    if len(names) == 1 and _is_list(names[0]):
+    if len(names) == 1 and _is_list_name(names[0]):
         return names[0]
     return names
 
 
-def _is_list(name: str) -> bool:
+def _is_list_name(name: str) -> bool:
     """Whether a name is that of a file, or of a list that comes with the package."""
     from figureground.core.resources import find_resource
     from figureground.core.tables import TABLES
 
-    shipped = (find_resource(f"prompts/{kind}/{name}.csv") for kind in ("backgrounds", "classes"))
-    return "/" in name or Path(name).suffix.lower() in TABLES or any(path.is_file() for path in shipped)
+    bundled = (find_resource(f"prompts/{kind}/{name}.csv") for kind in ("backgrounds", "classes"))
+    return "/" in name or Path(name).suffix.lower() in TABLES or any(path.is_file() for path in bundled)

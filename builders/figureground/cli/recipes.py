@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from figureground.cli.arguments import Commands, add_track, place
+from figureground.cli.arguments import Commands, add_track, parse_place
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError, listed
 from figureground.core.event_log import STDOUT
-from figureground.core.terminal import complain, say, say_json
+from figureground.core.terminal import print_error, print_json, print_result
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -38,7 +38,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _recipe() -> argparse.ArgumentParser:
+def _make_recipe_parser() -> argparse.ArgumentParser:
     """Return a parser with the arguments that define a recipe."""
     parser = argparse.ArgumentParser(add_help=False)
     _add_method(parser)
@@ -75,7 +75,9 @@ def _recipe() -> argparse.ArgumentParser:
 
 def add_plan(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "plan", parents=[_recipe(), common], help="forecast a build: images, size and work; needs no weights"
+        "plan",
+        parents=[_make_recipe_parser(), common],
+        help="forecast a build: images, size and work; needs no weights",
     )
     parser.add_argument(
         "--images-per-second", metavar="R|DIR",
@@ -95,16 +97,16 @@ def add_plan(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _plan(options: argparse.Namespace) -> int:
     from figureground.methods import forecast
 
-    method = _method(options)
-    speed = _speed(options, method)
+    method = _make_method(options)
+    speed = _read_speed(options, method)
     if options.json:
-        say_json(forecast.plan(method, speed))
+        print_json(forecast.plan(method, speed))
     else:
-        say(forecast.describe(method, speed))
+        print_result(forecast.describe(method, speed))
     return 0
 
 
-def _speed(options: argparse.Namespace, method: Method) -> float | Measured | None:
+def _read_speed(options: argparse.Namespace, method: Method) -> float | Measured | None:
     """Return the speed that is given, or that of the dataset that is given or that the recipe is of.
 
     Raises:
@@ -112,27 +114,27 @@ def _speed(options: argparse.Namespace, method: Method) -> float | Measured | No
     """
     from figureground.methods.measured import dataset_of, read_measured
 
-    given = options.images_per_second
-    if given is None:
+    value = options.images_per_second
+    if value is None:
         directory = dataset_of(options.recipe) if options.recipe else None
         with contextlib.suppress(FiguregroundError):  # a recipe that was changed says nothing about its speed
             return read_measured(directory, method) if directory else None
         return None
     number = None
     with contextlib.suppress(ValueError):
-        number = float(given)
+        number = float(value)
     if number is not None:
         if not 0 < number < math.inf:
             raise RecipeError("--images-per-second", "give a number above 0, or the directory of a dataset.")
         return number
-    if not Path(given).is_dir():
+    if not Path(value).is_dir():
         raise RecipeError(
             "--images-per-second",
-            f"{given!r} is neither a number nor a directory. Give images per second, or the directory of a dataset.",
+            f"{value!r} is neither a number nor a directory. Give images per second, or the directory of a dataset.",
         )
-    measured = read_measured(Path(given), method)
+    measured = read_measured(Path(value), method)
     if measured is None:
-        raise RecipeError("--images-per-second", f"{given} has no finished shard yet, so its speed isn't known.")
+        raise RecipeError("--images-per-second", f"{value} has no finished shard yet, so its speed isn't known.")
     return measured
 
 
@@ -149,19 +151,19 @@ def add_settings(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _settings(options: argparse.Namespace) -> int:
     from figureground.core.errors import nearest_or_all
 
-    kind, recipe = _kind(options)
+    kind, recipe = _read_method(options)
     name = str(options.config or recipe.get("config") or kind.DEFAULT)
     if name not in kind.CONFIGS:
         raise RecipeError("config", f"{kind.METHOD} has no config {name!r}{nearest_or_all(name, kind.CONFIGS)}")
     if options.schema:
-        say_json(kind.recipe_schema())
+        print_json(kind.recipe_schema())
         return 0
     config = kind.make_config(name, recipe)
     for field, text in config.field_help().items():
         value = json.dumps(getattr(config, field), ensure_ascii=False).strip('"')
-        told = textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
-        say(f"{field}: {value}\n{told}")
-    say("\nThese don't affect the images: " + ", ".join(config.execution_names()) + ".")
+        description = textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
+        print_result(f"{field}: {value}\n{description}")
+    print_result("\nThese don't affect the images: " + ", ".join(config.execution_names()) + ".")
     return 0
 
 
@@ -188,22 +190,22 @@ def _init(options: argparse.Namespace) -> int:
     file = f"{kind.METHOD}.yaml" if str(out) == STDOUT else out.name
     text = kind.starter(options.config or kind.DEFAULT, shlex.quote(file))
     if str(out) == STDOUT:
-        say(text.removesuffix("\n"))
+        print_result(text.removesuffix("\n"))
         return 0
     try:
         create_text(out, text)
     except FileExistsError:
         raise UsageError(f"--out {out} exists already, and was left as it is. Give another name.") from None
-    say(f"{out}. Forecast it: figureground plan --recipe {out}")
+    print_result(f"{out}. Forecast it: figureground plan --recipe {out}")
     return 0
 
 
 def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "build", parents=[_recipe(), common], help="build a dataset, or resume a stopped build"
+        "build", parents=[_make_recipe_parser(), common], help="build a dataset, or resume a stopped build"
     )
     parser.add_argument(
-        "--out", type=place, required=True, metavar="DIR|URL",
+        "--out", type=parse_place, required=True, metavar="DIR|URL",
         help="directory of the dataset, or its place in an object store: s3://bucket/name, gs://…, hf://buckets/…",
     )  # fmt: skip
     parser.add_argument(
@@ -251,9 +253,9 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _build(options: argparse.Namespace) -> int:
     if options.severity:
         return _build_severity(options)
-    method = _method(options)
+    method = _make_method(options)
     for note in method.checkpoint_notes():
-        complain(f"figureground: {note}")
+        print_error(f"figureground: {note}")
     _build_one(options, method, options.out)
     return 0
 
@@ -262,14 +264,14 @@ def _build_one(options: argparse.Namespace, method: Method, out: Path | StoreUrl
     """Build a dataset, and say so if it is finished."""
     from figureground.shards.progress import is_unfinished
 
-    made = method.build(
-        str(out), runner=_runner(options), scratch=options.scratch, lease=options.lease,
+    directory = method.build(
+        str(out), runner=_make_runner(options), scratch=options.scratch, lease=options.lease,
         log_json=options.log_json, track=options.track,
     )  # fmt: skip
-    if not is_unfinished(made):
-        tell = complain if options.log_json == STDOUT else say  # stdout holds nothing but the log
-        tell(method.done_message(made).replace(str(made), str(out)))
-    return made
+    if not is_unfinished(directory):
+        report = print_error if options.log_json == STDOUT else print_result  # stdout holds nothing but the log
+        report(method.done_message(directory).replace(str(directory), str(out)))
+    return directory
 
 
 def _build_severity(options: argparse.Namespace) -> int:
@@ -279,33 +281,37 @@ def _build_severity(options: argparse.Namespace) -> int:
     if not isinstance(options.out, Path):
         raise UsageError(f"--severity: {options.out} is a URL, and evaluate reads directories. Give a directory.")
     axes = read_axes(options.severity)
-    given = list(options.set)
+    common = list(options.set)
 
     def make(settings: Sequence[str]) -> Method:
-        options.set = [*given, *settings]
-        return _method(options)
+        options.set = [*common, *settings]
+        return _make_method(options)
 
     methods = plan_severity(make, axes)
     for note in next(iter(methods.values())).checkpoint_notes():
-        complain(f"figureground: {note}")
-    made = list(build_severity(methods, axes, options.out, lambda method, out: _build_one(options, method, out)))
-    tell = complain if options.log_json == STDOUT else say
-    tell(f"{options.out}: {len(made)} datasets. figureground evaluate {options.out} --classifier … compares them.")
+        print_error(f"figureground: {note}")
+    directories = list(build_severity(methods, axes, options.out, lambda method, out: _build_one(options, method, out)))
+    report = print_error if options.log_json == STDOUT else print_result
+    report(
+        f"{options.out}: {len(directories)} datasets. figureground evaluate {options.out} --classifier … compares them."
+    )
     return 0
 
 
-def _runner(options: argparse.Namespace) -> str | Runner | None:
+def _make_runner(options: argparse.Namespace) -> str | Runner | None:
     """Return the runner with its options; each option belongs to one runner and chooses it.
 
     Raises:
         UsageError: Options of several runners are given, or one doesn't fit.
     """
     options_of = {"rank": ("rank", "world"), "ray": ("ray_address", "gpus_per_worker")}
-    given = {name: [o for o in own if getattr(options, o) is not None] for name, own in options_of.items()}
-    chosen = options.runner or next((name for name, found in given.items() if found), None)
-    for name, found in given.items():
-        if found and name != chosen:
-            flag = found[0].replace("_", "-")
+    options_by_runner = {
+        name: [o for o in names if getattr(options, o) is not None] for name, names in options_of.items()
+    }
+    chosen = options.runner or next((name for name, used in options_by_runner.items() if used), None)
+    for name, used in options_by_runner.items():
+        if used and name != chosen:
+            flag = used[0].replace("_", "-")
             raise UsageError(f"--{flag} is an option of the runner {name}, not of {chosen}.")
     if chosen == "rank":
         from figureground.running.runners.rank import Rank
@@ -318,8 +324,8 @@ def _runner(options: argparse.Namespace) -> str | Runner | None:
     return options.runner
 
 
-def _method(options: argparse.Namespace) -> Method:
-    kind, fields = _kind(options)
+def _make_method(options: argparse.Namespace) -> Method:
+    kind, fields = _read_method(options)
     settings = list(options.set)
     for name in ("limit", "workers"):
         if (number := getattr(options, name, None)) is not None:
@@ -330,21 +336,22 @@ def _method(options: argparse.Namespace) -> Method:
     return kind.from_recipe(fields, settings, options.config)
 
 
-def _kind(options: argparse.Namespace) -> tuple[type[Method], dict[str, Any]]:
+def _read_method(options: argparse.Namespace) -> tuple[type[Method], dict[str, Any]]:
     """Return the class of the method that the command or the recipe names, and the recipe file's fields."""
     from figureground.methods.registry import METHODS, method_class
     from figureground.recipe.document import COPIES, read_recipe
 
     fields = read_recipe(options.recipe) if options.recipe else {}
-    named = fields.get("builder")
-    if named in COPIES:
+    builder = fields.get("builder")
+    if builder in COPIES:
         raise RecipeError(
-            "METHOD", f"{options.recipe} belongs to a dataset that {named} made from others, so it can't be built. Use "
-            "the recipe of one that it was made from."
-        )  # fmt: skip
-    if options.method and named and options.method != named:
-        raise RecipeError("METHOD", f"{options.method!r} is given, but {options.recipe} is a recipe of {named!r}.")
-    if not options.method and not named:
+            "METHOD",
+            f"{options.recipe} belongs to a dataset that {builder} made from others, so it can't be built. Use the "
+            "recipe of one that it was made from.",
+        )
+    if options.method and builder and options.method != builder:
+        raise RecipeError("METHOD", f"{options.method!r} is given, but {options.recipe} is a recipe of {builder!r}.")
+    if not options.method and not builder:
         where = f"{options.recipe} names no method, as in builder: d3s" if options.recipe else "none is given"
         raise RecipeError("METHOD", f"{where}. Name one of {listed(METHODS.names())}.")
-    return method_class(options.method or str(named)), fields
+    return method_class(options.method or str(builder)), fields

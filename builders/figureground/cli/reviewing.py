@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from figureground.cli.arguments import Commands
 from figureground.core.errors import UsageError, counted
-from figureground.core.terminal import complain, say
+from figureground.core.terminal import print_error, print_result
 
 if TYPE_CHECKING:
     from figureground.shards.finished import FinishedDataset
@@ -84,21 +84,21 @@ def _review(options: argparse.Namespace) -> int:
         return _import(dataset, options.results)
     given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
     sample = load_or_draw_sample(dataset, given)
-    say(describe(dataset, sample))
+    print_result(describe(dataset, sample))
     if options.export is not None:
         from figureground.annotation.exchange.exchange import export
 
         for path in export(dataset, sample, options.export, options.out, options.image_url):
-            say(path)
+            print_result(path)
         return 0
     done = review(options.directory, port=options.port)
     for note in done.notes:
-        complain(f"figureground: {note}")
-    say(f"{options.directory}: {counted(done.saved, 'answer')} saved.")
+        print_error(f"figureground: {note}")
+    print_result(f"{options.directory}: {counted(done.saved, 'answer')} saved.")
     for name, answers in done.annotators.items():
-        say(f"  {name}: {counted(answers, 'answer')} in all")
+        print_result(f"  {name}: {counted(answers, 'answer')} in all")
     if done.replaced:
-        say(f"  {counted(done.replaced, 'answer')} replaced by a later one about the same image")
+        print_result(f"  {counted(done.replaced, 'answer')} replaced by a later one about the same image")
     return _summarise(options.directory)
 
 
@@ -109,9 +109,9 @@ def _summarise(directory: Path) -> int:
     from figureground.shards.shard import LABELS
 
     said = summarise(directory)
-    say(describe(said))
+    print_result(describe(said))
     if said["people"] is not None or said["scorers"]:
-        say(directory / LABELS)
+        print_result(directory / LABELS)
     return 0
 
 
@@ -119,9 +119,9 @@ def _import(dataset: FinishedDataset, path: Path) -> int:
     from figureground.annotation.exchange.exchange import import_results
 
     done = import_results(dataset, path)
-    say(f"{path}: {counted(done.saved, 'answer')} of {counted(len(done.annotators), 'annotator')} saved.")
+    print_result(f"{path}: {counted(done.saved, 'answer')} of {counted(len(done.annotators), 'annotator')} saved.")
     if done.duplicates:
-        say(f"  {counted(done.duplicates, 'answer')} had been imported before")
+        print_result(f"  {counted(done.duplicates, 'answer')} had been imported before")
     for reason, count in done.left_out.items():
-        say(f"  {count:,} left out: {reason}")
+        print_result(f"  {count:,} left out: {reason}")
     return _summarise(dataset.directory)

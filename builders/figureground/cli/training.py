@@ -10,7 +10,7 @@ from typing import Any
 from figureground.cli.arguments import Commands, add_device, add_later, add_track
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.owned import refuse_within
-from figureground.core.terminal import say, say_json
+from figureground.core.terminal import print_json, print_result
 
 
 def add_groups(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def _groups(options: argparse.Namespace) -> int:
         options.data, options.layout, root=options.root, y=options.y, a=options.a, file=options.file,
         split_column=options.split_column,
     )  # fmt: skip
-    say_json(summarise_groups(groups)) if options.json else say(format_summary(groups))
+    print_json(summarise_groups(groups)) if options.json else print_result(format_summary(groups))
     return 0
 
 
@@ -121,7 +121,7 @@ def _train(options: argparse.Namespace) -> int:
     from figureground.learn.training import train_request
 
     report = train_request(asked, track=options.track)
-    say(f"{tabulate(report)}\n\n{options.out / TABLE}")
+    print_result(f"{tabulate(report)}\n\n{options.out / TABLE}")
     return 0
 
 
@@ -172,11 +172,11 @@ def _compare(options: argparse.Namespace) -> int:
     except Exception as error:
         if not done:
             raise
-        say(f"{tabulate(done)}\n")
+        print_result(f"{tabulate(done)}\n")
         if isinstance(error, UsageError):  # wrong use is reported before the first row, so this is a failure
             raise FiguregroundError(str(error)) from error
         raise
-    say(f"{tabulate(done)}\n\n{options.out / TABLE}")
+    print_result(f"{tabulate(done)}\n\n{options.out / TABLE}")
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from figureground.cli.arguments import Commands, add_device
-from figureground.core.terminal import say
+from figureground.core.terminal import print_result
 
 
 def add_verify(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -51,10 +51,10 @@ def _verify(options: argparse.Namespace) -> int:
     from figureground.verification.summary import summarise
     from figureground.verification.verifying import verify
 
-    done = verify(
+    result = verify(
         options.directory, options.scorer, labels=options.labels, endpoint=options.endpoint, ask_all=options.ask_all,
         safety=options.safety, unsafe=options.unsafe, device=options.device, batch_size=options.batch_size,
     )  # fmt: skip
-    say(summarise(done))
-    say(done.path)
-    return 1 if done.unreadable else 0
+    print_result(summarise(result))
+    print_result(result.path)
+    return 1 if result.unreadable else 0

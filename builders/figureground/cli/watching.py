@@ -8,9 +8,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from figureground.cli.arguments import Commands, place
+from figureground.cli.arguments import Commands, parse_place
 from figureground.core.errors import UsageError, counted, listed
-from figureground.core.terminal import say, say_json
+from figureground.core.terminal import print_json, print_result
 from figureground.core.text import human_time
 from figureground.stores.urls import StoreUrl
 
@@ -30,7 +30,7 @@ def add_status(commands: Commands, common: argparse.ArgumentParser) -> None:
         epilog="exit codes: 0 finished, or going on without failures; 1 a shard failed, or the directory holds no "
         "dataset; 2 wrong use; 130 stopped with Ctrl-C",
     )  # fmt: skip
-    parser.add_argument("directory", type=place, metavar="DIR|URL")
+    parser.add_argument("directory", type=parse_place, metavar="DIR|URL")
     parser.add_argument("--json", action="store_true", help="print JSON; with --watch, one line each time")
     parser.add_argument(
         "--watch", action="store_true",
@@ -47,9 +47,9 @@ def _status(options: argparse.Namespace) -> int:
     while True:
         progress = watch.read()
         if options.json:
-            say(json.dumps(progress.to_json())) if options.watch else say_json(progress.to_json())
+            print_result(json.dumps(progress.to_json())) if options.watch else print_json(progress.to_json())
         else:
-            say("\n".join(describe(progress, str(options.directory))))
+            print_result("\n".join(describe(progress, str(options.directory))))
         ended = progress.finished or (progress.failed and not progress.working)
         if ended or not options.watch:
             return 1 if progress.failed else 0
@@ -93,7 +93,7 @@ def add_clean(commands: Commands, common: argparse.ArgumentParser) -> None:
         "concepts, the journals of unfinished shards, and what killed processes left. Shards, scores and people's "
         "answers stay. extend makes the stages again that it needs. Refused while a build is running.",
     )  # fmt: skip
-    parser.add_argument("directory", type=place, metavar="DIR")
+    parser.add_argument("directory", type=parse_place, metavar="DIR")
     parser.add_argument("--dry-run", action="store_true", help="remove nothing; report what would be freed")
     parser.add_argument(
         "--unfinished", action="store_true", help="also clean an unfinished build, which then repeats that work"
@@ -110,7 +110,7 @@ def _clean(options: argparse.Namespace) -> int:
     from figureground.running.cleaning import clean
 
     found = clean(options.directory, dry_run=options.dry_run, unfinished=options.unfinished)
-    say("\n".join(describe_cleaned(found, str(options.directory), options.dry_run)))
+    print_result("\n".join(describe_cleaned(found, str(options.directory), options.dry_run)))
     return 0
 
 

@@ -17,7 +17,7 @@ from figureground.core.devices import check_device
 from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.core.files import replace_text
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.core.values import FieldsOf
 from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
@@ -337,7 +337,7 @@ class _Runner:
 
     def _show_remark(self, text: str) -> None:
         if self.show_progress:
-            remark(text)
+            print_note(text)
 
     def _run_row(self, row: Row, notes: list[str]) -> dict[str, Any]:
         if row.generator is None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from figureground.core.errors import UsageError, printable
 from figureground.core.system import OPEN_PRIVATE, lock_file
-from figureground.core.terminal import complain
+from figureground.core.terminal import print_error
 
 STDOUT = "-"
 
@@ -53,7 +53,9 @@ class EventLog:
         try:
             self.append(line)
         except OSError as error:
-            complain(f"figureground: --log-json {self.target}: {error.strerror or error}; this event is lost: {line}")
+            print_error(
+                f"figureground: --log-json {self.target}: {error.strerror or error}; this event is lost: {line}"
+            )
 
     def record(self, event: str, **facts: Any) -> dict[str, Any]:
         """Return an event as it is written."""

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from importlib import metadata
 
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 
 NOISY = (
     "accelerate", "datasets", "diffusers", "huggingface_hub", "peft", "timm", "torchao", "torchvision", "transformers",
@@ -93,7 +93,7 @@ def hide_mismatched_torchvision() -> str | None:
             del sys.modules[name]
         sys.modules["torchvision"] = None  # type: ignore[assignment]  # Python's mark of a module that can't be imported
         if multiprocessing.parent_process() is None:
-            remark(f"{mismatch} It is ignored.")
+            print_note(f"{mismatch} It is ignored.")
     return mismatch
 
 

@@ -15,7 +15,7 @@ from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, create_text, read_object, replace_text
 from figureground.core.shapes import Count, MapOf, Optional, check_shape
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 
 VERSIONED = ("figureground", "torch", "diffusers", "transformers", "pillow", "numpy", "pyarrow", "webdataset")
 """Libraries whose versions can change pixels or file bytes."""
@@ -114,7 +114,7 @@ def record_numerics(path: Path, current: dict[str, Any], allow_mixed: bool, star
     recorded = read_numerics(path)
     mixed = recorded.pop("mixed", [])
     if _lacks_cpu(recorded, current):
-        remark(
+        print_note(
             f"{path}: an earlier release recorded only {recorded['processor']!r} as the processor of the first shards. "
             f"They are taken to be of this one, {current['processor']!r}, which is required from now on."
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from figureground.core.terminal import complain
+from figureground.core.terminal import print_error
 from figureground.core.text import printable
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -53,4 +53,4 @@ class Progress(tqdm):
         if not self._lines:
             super().display(msg, pos)
         elif msg is None:  # an empty message would erase the bar
-            complain(self)
+            print_error(self)

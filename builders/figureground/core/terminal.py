@@ -33,7 +33,7 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def say(text: object = "") -> None:
+def print_result(text: object = "") -> None:
     """Print a result, one line or several, to stdout.
 
     Raises:
@@ -48,10 +48,10 @@ def say(text: object = "") -> None:
         raise make_unwritable_error(error) from error
 
 
-def say_json(value: Any) -> None:
-    """Print JSON to stdout, in ASCII unless stdout is UTF-8; raises like `say`."""
+def print_json(value: Any) -> None:
+    """Print JSON to stdout, in ASCII unless stdout is UTF-8; raises like `print_result`."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
-    say(json.dumps(value, indent=2, ensure_ascii=encoding != "utf8"))
+    print_result(json.dumps(value, indent=2, ensure_ascii=encoding != "utf8"))
 
 
 def make_unwritable_error(error: OSError) -> FiguregroundError:
@@ -66,7 +66,7 @@ def discard_output(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def complain(text: object) -> None:
+def print_error(text: object) -> None:
     """Print an error or a note to stderr; if stderr can't be written, it is lost."""
     try:
         print(printable(text, lines=True), file=sys.stderr, flush=True)
@@ -81,7 +81,7 @@ def break_line() -> None:
             print(file=sys.stderr, flush=True)
 
 
-def remark(text: object) -> None:
+def print_note(text: object) -> None:
     """Print a note to stderr during work, above a progress bar if there is one."""
     from tqdm import tqdm
 

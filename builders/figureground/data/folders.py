@@ -118,8 +118,8 @@ def _refuse_unknown_splits(path: Path, splits: Sequence[Path], others: Sequence[
             raise FiguregroundError(
                 f"{path}: {printable(folder.name)}/ contains folders of the same classes as "
                 f"{listed(f'{split.name}/' for split in splits)} ({listed(map(repr, same), MAX_EXAMPLES)}), but is not "
-                "a known name of a split. Rename it to train, validation (val, dev, eval) or test, or move it out of the "
-                "directory."
+                "a known name of a split. Rename it to train, validation (val, dev, eval) or test, or move it out of "
+                "the directory."
             )
 
 

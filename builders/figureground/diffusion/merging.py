@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from figureground.core.errors import FiguregroundError
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.models.loras import FIELD, Lora
 from figureground.models.opening import load_adapters, read_adapters
 
@@ -40,7 +40,7 @@ def merge_loras(pipeline: Any, loras: Sequence[Lora]) -> None:
                 f"{FIELD}: none of the {num_layers:,} layers of {name!r} is in the checkpoint. It is for another model."
             )
         if num_placed < num_layers:
-            remark(
+            print_note(
                 f"{FIELD}: {num_layers - num_placed:,} of the {num_layers:,} layers of {name!r} aren't in the "
                 "checkpoint."
             )

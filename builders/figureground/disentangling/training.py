@@ -19,7 +19,7 @@ from figureground.core.errors import counted
 from figureground.core.files import read_json, replace_text
 from figureground.core.hashing import digest
 from figureground.core.seeding import seed_default_generators
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.disentangling import reporting
 from figureground.disentangling.cache import cached_features
 from figureground.disentangling.correlation import judge_task
@@ -190,7 +190,7 @@ class _Session:
             replace_text(path, json.dumps(self.identity, indent=2, ensure_ascii=False) + "\n")
         self.notes = [*self.division.notes, *backbone.notes, *self._note_dependence()]
         for note in self.notes:
-            remark(note)
+            print_note(note)
         about = self._describe_run(backbone.name, trunk.dimensions)
         results = []
         for seed in self.request.seeds:

@@ -17,7 +17,7 @@ import torch
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.locks import lock, remove_held
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.finetune import concept, identifier, inputs
 from figureground.finetune.base import choose_dtype, open_base
@@ -160,7 +160,7 @@ def _finetune(asked: Request, device: str, kept: SavedProgress) -> None:
             _clean(out)
             inputs.remember(out, identity)
             for note in found.left_out.notes():
-                remark(note)
+                print_note(note)
         processes.wait()
         if resume_threads(out / STATE, processes.device):  # another process saved a state meanwhile
             similarity = set_up_similarity(asked, checkpoint, found, network, processes)

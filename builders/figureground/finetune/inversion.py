@@ -25,7 +25,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, listed
 from figureground.core.files import read_json, replace_text
 from figureground.core.locks import lock, remove_held
 from figureground.core.numerics import library_versions
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.render import MARGIN
 from figureground.finetune.base import choose_dtype, open_base
@@ -170,7 +170,7 @@ def _invert(asked: _Request, device_name: str, kept: SavedRun) -> None:
         for path in [*out.glob(".*.part"), *out.glob(".*.tmp")]:  # left by a killed run
             path.unlink()
         for note in left_out.notes():
-            remark(note)
+            print_note(note)
         with signals.delay_to_checks():
             _Session(asked, images, identity, made_with, checkpoint, size, dtype, device, kept).run()
 

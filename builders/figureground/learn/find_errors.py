@@ -23,7 +23,7 @@ from figureground.core.accelerator import choose_device
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
 from figureground.core.files import replace_bytes, replace_text
 from figureground.core.hashing import digest
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.data.groups import GroupedImages
 from figureground.learn.backbones import open_backbone, save_backbone
 from figureground.learn.directory import lock_directory
@@ -266,7 +266,7 @@ def _open_session(
             "transformers directory or Hub id."
         )  # fmt: skip
     for note in backbone.notes:
-        remark(note)
+        print_note(note)
     with (
         explain_errors(out, describe_saved, "", advise_memory(settings, torch_device)),
         lock_directory(out, INPUTS, "train"),

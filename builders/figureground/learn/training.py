@@ -19,7 +19,7 @@ from figureground.core.differences import describe_differences
 from figureground.core.errors import counted
 from figureground.core.files import read_json, replace_text
 from figureground.core.numerics import library_versions
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.learn import trained
 from figureground.learn.backbones import Backbone, check_saving, open_backbone, save_backbone
 from figureground.learn.directory import lock_directory, read_inputs, refuse_changed_inputs, remove_drafts
@@ -196,7 +196,7 @@ class Session:
         if not hasattr(backbone.network, "save_pretrained"):
             self.notes.append("The classifiers are saved as timm states, which figureground evaluate can't open.")
         for note in self.notes:
-            remark(note)
+            print_note(note)
         results = []
         for num_finished, seed in enumerate(seeds):
             progress.seeds, progress.seed, progress.curve, progress.in_first_model = num_finished, seed, (), False

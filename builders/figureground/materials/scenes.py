@@ -22,7 +22,7 @@ from figureground.core.locks import lock
 from figureground.core.names import unique_slugs
 from figureground.core.owned import encode_png, refuse_occupied
 from figureground.core.progress import Progress
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.materials.log import append, read_log, start_log
 from figureground.models.weights import check_files, check_size, edge_multiple, fingerprint, local_directory
 from figureground.recipe.classes import ClassEntry, read_nouns
@@ -278,16 +278,18 @@ def negative_prompt(checkpoint: Checkpoint, nouns: Sequence[str], guidance_scale
     try:
         checkpoint.family.check_sampling("", 0.0, nouns[0])
     except FiguregroundError:
-        remark("This checkpoint takes no negative prompt, so only a scorer can keep objects out: --scorer NAME.")
+        print_note("This checkpoint takes no negative prompt, so only a scorer can keep objects out: --scorer NAME.")
         return ""
     if guidance_scale <= 1:
-        remark("Without guidance, the negative prompt has no effect: give a guidance scale above 1, or a scorer.")
+        print_note("Without guidance, the negative prompt has no effect: give a guidance scale above 1, or a scorer.")
         return ""
     used = list(nouns)
     while used and any(count > most for count, most in checkpoint.count_tokens(", ".join(used))):
         used.pop()
     if len(used) < len(nouns):
-        remark(f"The negative prompt names {len(used):,} of {len(nouns):,} classes, as many as the checkpoint reads.")
+        print_note(
+            f"The negative prompt names {len(used):,} of {len(nouns):,} classes, as many as the checkpoint reads."
+        )
     return ", ".join(used)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.core.names import slug
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.finetune.concept_store import ConceptStore
 from figureground.finetune.settings import Finetuning, fill
 from figureground.models.concept_files import CONCEPT
@@ -125,7 +125,7 @@ class Concepts:
     def print_progress(self, text: str) -> None:
         """Report progress, if requested."""
         if self.show_progress:
-            remark(text)
+            print_note(text)
 
     def _run(self, inputs: Inputs, make: Callable[[], dict[str, Any]]) -> None:
         feature = inputs.feature

@@ -17,7 +17,7 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
 from figureground.core.hashing import digest
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.data.groups import Files, GroupedImages
 from figureground.data.layouts import read_groups
 from figureground.finetune.settings import fill
@@ -351,7 +351,7 @@ class Repaint(Method):
 
     def print_progress(self, text: str) -> None:
         if self.show_progress:
-            remark(text)
+            print_note(text)
 
     def prepare(self, stages: Path, checkpoint: Checkpoint) -> None:
         """Refuse prompts that a text encoder would truncate silently."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError
 from figureground.core.progress import Progress
-from figureground.core.terminal import complain
+from figureground.core.terminal import print_error
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import single_process
 from figureground.training.unfinished import SavedRun
@@ -201,6 +201,6 @@ def run_command(main: Callable[[], None]) -> int:
         with signals.handle_signals():
             main()
     except KeyboardInterrupt as stop:
-        complain(" ".join(["stopped.", *getattr(stop, "__notes__", [])]))
+        print_error(" ".join(["stopped.", *getattr(stop, "__notes__", [])]))
         return 128 + (signals.received_signal() or signal.SIGINT)
     return 0

@@ -15,7 +15,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.files import replace_bytes
 from figureground.core.owned import encode_png, refuse_foreign_files
 from figureground.core.resources import find_resource
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.methods.panels.panel import Panel
 from figureground.report.contents import read_contents
 from figureground.report.folder import FOLDER, open_draft, refuse_folder
@@ -85,7 +85,7 @@ def write_sheet(
                 for path, data in {preview: encode_png(sheet), report: page.encode()}.items():
                     replace_bytes(path, data, root=out)
         for note in write_result.notes:
-            remark(note)
+            print_note(note)
     except OSError as error:
         if message := explain_disk_error(error, out):
             raise FiguregroundError(message) from error

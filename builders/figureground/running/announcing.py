@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from figureground.core.errors import counted
 from figureground.core.progress import should_report
-from figureground.core.terminal import break_line, remark
+from figureground.core.terminal import break_line, print_note
 from figureground.core.text import human_time
 
 LARGE_ON_CPU = 512
@@ -88,4 +88,4 @@ def _print_line(text: str) -> None:
     # A worker's line would continue the progress bar of the process that started it.
     if multiprocessing.parent_process() is not None:
         break_line()
-    remark(text)
+    print_note(text)

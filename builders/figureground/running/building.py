@@ -22,7 +22,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, Stopped, Us
 from figureground.core.event_log import open_log
 from figureground.core.locks import lock
 from figureground.core.owned import refuse_within
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.models.loras import check_loras, select_active
 from figureground.models.weights import check_files, check_size, edge_multiple, local_directory
 from figureground.recipe import document as recipes
@@ -183,7 +183,7 @@ def _run(method: Method, out: Path, runner: Runner, shards: Sequence[Shard], sho
     if not missing(out, shards):
         return True
     if reason := runner.explain_unfinished(out):
-        remark(f"{reason} {directory.describe_progress(out, shards)}")
+        print_note(f"{reason} {directory.describe_progress(out, shards)}")
         return False
     raise FiguregroundError(
         f"the runner {method.config.runner!r} ended before the work was done. "

@@ -30,7 +30,7 @@ from figureground.core.numerics import (
     refuse_other_numerics,
     usable_cores,
 )
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
 from figureground.diffusion.render import (
     Renderer,
@@ -418,7 +418,7 @@ def open_checked_model(
                 raise
             started = False
     elif rendered and path.exists() and numerics != {n: v for n, v in read_numerics(path).items() if n != "mixed"}:
-        remark(
+        print_note(
             f"{out}: its unfinished shards are rendered again from the beginning, because the numerics have changed."
         )
     return checkpoint, sampling, numerics, started
@@ -497,7 +497,7 @@ def _halve_batch(
                 "batch_size_asked": saved.get("batch_size_asked", size),
             }
             replace_text(path, json.dumps({**saved, "mixed": []}, indent=2) + "\n")
-    remark(f"{memory_error} Continuing with batches of {saved['batch_size']}.")
+    print_note(f"{memory_error} Continuing with batches of {saved['batch_size']}.")
     return dataclasses.replace(sampling, batch_size=saved["batch_size"]), saved
 
 

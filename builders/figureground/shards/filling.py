@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from figureground.core import signals
 from figureground.core.progress import Progress
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.shards.home import ClaimLost, home_of
 from figureground.shards.markers import missing
 from figureground.shards.shard import Shard
@@ -59,7 +59,7 @@ def _going_on() -> Iterator[None]:
     try:
         yield
     except ClaimLost as lost:
-        remark(lost)
+        print_note(lost)
 
 
 def counted(results: Iterable[T], bar: tqdm) -> Iterator[T]:

@@ -27,7 +27,7 @@ from figureground.core.files import (
     safe_join,
 )
 from figureground.core.locks import lock
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.recipe.sample import Spec
 from figureground.shards.card import ATTRIBUTION, CARD
 from figureground.shards.croissant import CROISSANT
@@ -352,7 +352,7 @@ class Remote(Home):
     def is_deserted(self) -> bool:
         if self._kept() or super().has_started():
             return False
-        remark(f"{self.title} was begun with other numerics; checking whether another process is working there.")
+        print_note(f"{self.title} was begun with other numerics; checking whether another process is working there.")
         before = self.leases.entries("")
         while any(not name.startswith(".") for name in self.leases.others()):
             self.store.sleep(self.leases.seconds / BEATS)

@@ -15,7 +15,7 @@ from typing import Any
 
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.files import read_object, replace_text
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.shards.home import Home, home_of, registered
 from figureground.shards.shard import PRIVATE
 from figureground.stores.faults import StoreError
@@ -127,7 +127,7 @@ def _opened(directory: Path, store: Store, saved: Mapping[str, Any]) -> Iterator
         seconds = max(time.monotonic() - begun, 1.0)
         each = ", ".join(f"{n:,} {kind}" for kind, n in sorted(store.requests.items()))
         total = store.requests.total()
-        remark(f"{store.url}: {total:,} requests of this process ({each}), {total / seconds:.3g} a second.")
+        print_note(f"{store.url}: {total:,} requests of this process ({each}), {total / seconds:.3g} a second.")
 
 
 @contextlib.contextmanager
@@ -154,7 +154,7 @@ def _only_build(remote: Remote) -> Iterator[None]:
     while any(each.startswith(BUILDING) and each != name for each in leases.others()):
         if not said:
             said = True
-            remark(
+            print_note(
                 f"{remote.title}: another build was working there; checking for {leases.seconds:g} s whether it still "
                 "is."
             )

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from figureground.core import signals
 from figureground.core.files import temporary_path
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.stores.faults import Fault, StoreError, judge, told
 from figureground.stores.urls import StoreUrl, check_installed
 
@@ -263,7 +263,7 @@ class Store:
             found, error = self._waited_for(call)
             if error is None:
                 if paused:
-                    remark(f"{self.url} answers again; the work continues.")
+                    print_note(f"{self.url} answers again; the work continues.")
                 return cast("T", found)
             fault = judge(error)
             if fault is Fault.ABSENT:
@@ -279,7 +279,7 @@ class Store:
                 paused = True
                 what = "have been renewed" if renewed else "answers again"
                 subject = "once credentials" if renewed else "once the store"
-                remark(
+                print_note(
                     f"{self.url}: {fault.value} ({told(error)}). The work pauses, and continues {subject} {what}. "
                     "Ctrl-C stops it; the same command resumes."
                 )

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.tracking.config import sanitise
 from figureground.tracking.tracker import TRACKERS, Run, Tracker
 
@@ -42,7 +42,7 @@ class _Connection:
                 call()
             except Exception as error:  # whatever a tracker raises: a full disk, a lost server, a bug
                 self.broken = True
-                remark(
+                print_note(
                     f"{self.tracker.NAME} failed ({type(error).__name__}: {error}). The work continues, and nothing "
                     "more is reported."
                 )

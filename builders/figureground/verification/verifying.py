@@ -18,7 +18,7 @@ from figureground.core.errors import FiguregroundError, OutOfMemory, RecipeError
 from figureground.core.hashing import digest
 from figureground.core.locks import lock, remove_held
 from figureground.core.progress import Progress
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.data.objects import iterate_identities
 from figureground.shards.card import public
 from figureground.shards.finished import FinishedDataset
@@ -332,7 +332,7 @@ class _Run:
 
     def _print_note(self, text: str) -> None:
         if self._show:
-            remark(f"{self._source.name}: {text}")
+            print_note(f"{self._source.name}: {text}")
 
 
 def score_in_halves(scorer: Scorer, batch: Batch) -> Values:

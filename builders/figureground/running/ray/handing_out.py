@@ -15,7 +15,7 @@ from typing import Any
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, counted
 from figureground.core.event_log import EventLog
-from figureground.core.terminal import complain, remark
+from figureground.core.terminal import print_error, print_note
 from figureground.running.failure import raise_failure
 from figureground.running.ray.actor import Actor, ActorInfo, RenderResult, check_actor, read_versions
 from figureground.running.ray.cluster import Resources
@@ -216,11 +216,13 @@ class Dispatcher:
             self._deaths[handle.number] += 1
             self.log.write("failure", shard=shard.name, error=cause, on=host)
             if self._deaths[handle.number] < MOST_DEATHS:
-                complain(f"figureground: a worker on {host} died, and {shard.name} goes to another one: {cause[:500]}")
+                print_error(
+                    f"figureground: a worker on {host} died, and {shard.name} goes to another one: {cause[:500]}"
+                )
                 self._queue.appendleft(handle.number)
             else:
                 reason = f"{self._deaths[handle.number]} workers died while rendering it; the last on {host}: {cause}"
-                complain(f"figureground: {shard.name} has failed: {reason[:1000]}")
+                print_error(f"figureground: {shard.name} has failed: {reason[:1000]}")
                 self.failed[handle.number] = reason
                 assert handle.info is not None
                 note_failure(self.starter.out, shard, reason, host, handle.info.pid)
@@ -241,7 +243,7 @@ class Dispatcher:
         """
         self._failed_starts.append(time.monotonic())
         if len(self._failed_starts) == 1:
-            complain(f"figureground: a worker died as it started, and another one is started: {cause[:500]}")
+            print_error(f"figureground: a worker died as it started, and another one is started: {cause[:500]}")
         duration = self._failed_starts[-1] - self._failed_starts[0]
         if len(self._failed_starts) >= MOST_DEATHS * max(2, len(self.handles)) and duration > SECONDS_OF_FAILED_STARTS:
             raise FiguregroundError(f"{len(self._failed_starts)} workers died as they started; the last error: {cause}")
@@ -258,5 +260,5 @@ class Dispatcher:
                 f"no machine of the cluster had {request} for a worker in {waited / 60:.0f} minutes."
             )
         if waited > SECONDS_TO_REMARK and not self._warned:
-            remark(f"no worker has started yet; the build waits for a machine that has {request} left.")
+            print_note(f"no worker has started yet; the build waits for a machine that has {request} left.")
             self._warned = True

@@ -22,7 +22,7 @@ from figureground.core import libraries, signals
 from figureground.core.errors import FiguregroundError, listed
 from figureground.core.progress import Progress
 from figureground.core.system import HAS_MASKS
-from figureground.core.terminal import complain
+from figureground.core.terminal import print_error
 from figureground.recipe.sample import derive_seed
 from figureground.running.failure import Failure, describe_failure, raise_failure
 from figureground.running.runner import Job, Place, Runner
@@ -188,7 +188,7 @@ def _raise_failures(failures: dict[str, Failure], killed: list[BaseProcess], is_
         return
     if is_finished:  # the other workers took over the rest
         for line in lines:
-            complain(f"figureground, {line}")
+            print_error(f"figureground, {line}")
         return
     texts = {failure.text for failure in failures.values()}
     text = "\n".join(lines) if killed or len(texts) > 1 else texts.pop()

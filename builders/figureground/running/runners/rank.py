@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from figureground.core import signals
 from figureground.core.errors import RecipeError, UsageError
 from figureground.core.locks import has_locks
-from figureground.core.terminal import remark
+from figureground.core.terminal import print_note
 from figureground.running.runner import Place, Runner
 from figureground.running.runners.local import order_shards, run_workers
 from figureground.shards.shard import PRIVATE
@@ -83,10 +83,10 @@ class Rank(Runner):
                     f"--runner rank: {out} has no file locks, so it isn't known which part of the work is this "
                     "process's. Give --rank I --world N, or start it with srun, torchrun or mpirun."
                 )
-            remark("no launcher's variables are set, so this is rank 0 of 1.")
+            print_note("no launcher's variables are set, so this is rank 0 of 1.")
         numerics = out / PRIVATE / "numerics.json"
         if self._lacks_locks and info.rank and not numerics.exists():
-            remark(f"{out} has no file locks: rank {info.rank} waits until rank 0 has prepared the build.")
+            print_note(f"{out} has no file locks: rank {info.rank} waits until rank 0 has prepared the build.")
             while not numerics.exists():
                 signals.check()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
