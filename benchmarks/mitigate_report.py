@@ -33,7 +33,7 @@ from results import Row as Measured
 from results import report, strip_location
 
 from figureground.core.charts import draw_charts
-from figureground.core.errors import FiguregroundError, counted
+from figureground.core.errors import FiguregroundError, plural
 from figureground.learn.settings import RULES
 
 Unit = Mapping[str, Any]
@@ -387,7 +387,7 @@ def to_markdown(units: Sequence[Unit], kept: Path) -> str:
     weights = ", ".join(f"{name} {sha.removeprefix('sha256:')[:12]}" for name, sha in origins[0]["weights"].items())
     blocks = [
         "# Worst-group accuracy of mitigation methods",
-        f"{counted(len(units), 'unit')} of `benchmarks/mitigate.py`, dataset format {origins[0]['format']}, weights "
+        f"{plural(len(units), 'unit')} of `benchmarks/mitigate.py`, dataset format {origins[0]['format']}, weights "
         f"{weights}, commits {', '.join(commits)}. All rows take as many optimiser steps as {plan['epochs']} passes "
         f"over the real images. The {plan['trainings']} classifiers of a pipeline seed are averaged first, so n counts "
         "pipeline seeds. Numbers are test accuracies in %, mean ± sample standard deviation, with 95 % intervals of "

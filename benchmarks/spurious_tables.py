@@ -18,7 +18,7 @@ from scipy import stats
 
 from figureground.core import intervals
 from figureground.core.charts import draw_charts
-from figureground.core.errors import FiguregroundError, counted
+from figureground.core.errors import FiguregroundError, plural
 
 Reading = Mapping[str, Any]
 REFERENCES, UNTOUCHED, DREAMBOOTH, SFSL = "references", "untouched", "dreambooth", "sfsl"
@@ -321,7 +321,7 @@ def format_selection(chosen: Mapping[str, Any], readings: Sequence[Reading]) -> 
             ])  # fmt: skip
         head = [
             _SHORT[family],
-            *(f"score, {counted(len(round_['seeds']), 'seed')}" for round_ in rounds),
+            *(f"score, {plural(len(round_['seeds']), 'seed')}" for round_ in rounds),
             "says k",
             "object",
         ]

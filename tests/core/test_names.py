@@ -10,7 +10,7 @@ from figureground.core.names import (
     find_same_files,
     find_same_names,
     folder_names,
-    loosely,
+    name_key,
     slug,
     unique_slugs,
 )
@@ -30,7 +30,7 @@ from figureground.sources.references import find_folders
     ],
 )  # fmt: skip
 def test_names_are_the_same_but_for_case_blanks_and_coding(one, other):
-    assert loosely(one) == loosely(other)
+    assert name_key(one) == name_key(other)
     assert find_same_names(["dog", one, other]) == [(one, other)]
     assert Lookup(["dog", other]).find("no such", one) == [other]
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from figureground.annotation.answers import ANNOTATIONS, ANSWERS, FLAGS, QUESTIONS
-from figureground.core.errors import FiguregroundError, listed, nearest_or_all, printable
+from figureground.core.errors import FiguregroundError, join_names, printable, suggest_or_list
 from figureground.core.files import LEADS_OUTSIDE, FileError, leads_outside
 from figureground.core.tables import TextTable, UnreadableText
 
@@ -41,7 +41,7 @@ def read_gold(directory: Path) -> Gold:
         where = f"{GOLD}, line {line}"
         for column, allowed in (("question", QUESTIONS), ("answer", ANSWERS)):
             if row[column] not in allowed:
-                hint = nearest_or_all(row[column], allowed)
+                hint = suggest_or_list(row[column], allowed)
                 raise FiguregroundError(f"{where}: {column} can't be {printable(row[column])!r}{hint}")
         item = (row["key"], row["question"])
         if gold.setdefault(item, row["answer"]) != row["answer"]:
@@ -63,12 +63,12 @@ def check_gold(gold: Gold, keys: Collection[str], names: Collection[str]) -> Non
     no_image = sorted({key for key, _ in gold} - set(keys))
     if no_image:
         raise FiguregroundError(
-            f"{GOLD}: the dataset has no image {listed(map(printable, no_image), 3)}. Remove these rows, or copy keys "
+            f"{GOLD}: the dataset has no image {join_names(map(printable, no_image), 3)}. Remove these rows, or copy keys "
             "from the column `key` of the dataset."
         )
     no_question = sorted({question for _, question in gold} - {*names, *FLAGS})
     if no_question:
         raise FiguregroundError(
-            f"{GOLD}: this dataset has no question {listed(no_question)}. Remove these rows; its questions are "
-            f"{listed([*names, *FLAGS])}."
+            f"{GOLD}: this dataset has no question {join_names(no_question)}. Remove these rows; its questions are "
+            f"{join_names([*names, *FLAGS])}."
         )

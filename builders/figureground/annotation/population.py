@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from figureground.annotation.correction import MISSING
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import check_regular
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import SCORES
@@ -103,7 +103,7 @@ def read_scorers(directory: Path, population: Population) -> list[Scorer]:
     except (pa.ArrowException, OSError) as error:
         raise FiguregroundError(f"{VERIFIED} can't be read: {error}. Remove it and run verify again.") from None
     if "key" not in table.column_names:
-        raise FiguregroundError(f"{VERIFIED} has no column 'key', only {listed(table.column_names)}.")
+        raise FiguregroundError(f"{VERIFIED} has no column 'key', only {join_names(table.column_names)}.")
     rows = {key: row for row, key in enumerate(table["key"].to_pylist())}
     order = np.array([rows.get(key, -1) for key in population.keys], np.int64)
     scorers = []

@@ -16,7 +16,7 @@ from figureground.annotation.answers import read_all
 from figureground.annotation.labels import summarise
 from figureground.annotation.sampling import Sample, Wanted, draw, load, reference_keys, save
 from figureground.core import signals
-from figureground.core.errors import Stopped, counted
+from figureground.core.errors import Stopped, plural
 from figureground.core.terminal import print_result
 from figureground.shards.finished import FinishedDataset
 
@@ -127,13 +127,13 @@ def load_or_draw_sample(dataset: FinishedDataset, changes: Mapping[str, Any]) ->
 def describe(dataset: FinishedDataset, sample: Sample) -> str:
     """Return a line about a sample and the interval that it is for."""
     settings, num_references = sample.settings, len(sample.keys) - sample.num_generated
-    text = f"{sample.num_generated:,} of {counted(dataset.samples, 'image')}"
+    text = f"{sample.num_generated:,} of {plural(dataset.samples, 'image')}"
     if settings.images is None:
         per = "" if settings.per == "dataset" else f" of each {settings.per}"
         margin, expected = f"{settings.margin:.1%}", f"{settings.expected:.0%}"
         text += f", for an interval of ±{margin} about the share of right labels{per} at {expected}"
     if num_references:
-        text += f"; {counted(num_references, 'reference')} mixed in"
+        text += f"; {plural(num_references, 'reference')} mixed in"
     return f"{text}; {settings.overlap:.0%} of them asked of every annotator."
 
 
@@ -147,12 +147,12 @@ def _summarise_review(dataset: FinishedDataset, turns: Turns) -> Reviewed:
     all_answers = read_all(dataset.directory, dataset.identity())
     notes = [note for answers in all_answers for note in answers.notes]
     notes += [
-        f"{answers.annotator}: the clock was set back {counted(answers.clock_ran_back, 'time')}; answers count in the "
+        f"{answers.annotator}: the clock was set back {plural(answers.clock_ran_back, 'time')}; answers count in the "
         "order in which they were given."
         for answers in all_answers if answers.clock_ran_back
     ]  # fmt: skip
     if turns.missing:
-        notes.append(f"{counted(turns.missing, 'image')} of the sample can't be shown, because the files are missing.")
+        notes.append(f"{plural(turns.missing, 'image')} of the sample can't be shown, because the files are missing.")
     return Reviewed(
         turns.saved, {answers.annotator: len(list(answers.iter_current())) for answers in all_answers},
         sum(answers.replaced for answers in all_answers), notes,

@@ -17,7 +17,7 @@ from typing import Any
 
 from figureground.annotation.answers import ANNOTATIONS, REFERENCE
 from figureground.annotation.questions import Item
-from figureground.core.errors import RecipeError, UsageError, listed, nearest_or_all
+from figureground.core.errors import RecipeError, UsageError, join_names, suggest_or_list
 from figureground.core.files import FileError, leads_outside, read_object, replace_text
 from figureground.core.intervals import wilson
 from figureground.shards.finished import FinishedDataset
@@ -67,11 +67,11 @@ class Wanted:
             if not low <= value <= high:
                 raise RecipeError(name, f"must be from {low:g} to {high:g}, not {value:g}.")
         if self.per not in GROUPS:
-            raise RecipeError("--per", f"can be {listed(GROUPS)}, not {self.per!r}.")
+            raise RecipeError("--per", f"can be {join_names(GROUPS)}, not {self.per!r}.")
         for split in self.splits:
             if split not in dataset.index["splits"]:
                 raise RecipeError(
-                    "--split", f"there is no split {split!r}{nearest_or_all(split, dataset.index['splits'])}"
+                    "--split", f"there is no split {split!r}{suggest_or_list(split, dataset.index['splits'])}"
                 )
 
 
@@ -172,7 +172,7 @@ def draw(dataset: FinishedDataset, settings: Wanted, references: Sequence[str] =
     settings.check(dataset)
     quotas = plan(settings, count_cells(dataset, settings.splits))
     if not quotas:
-        raise UsageError(f"{dataset.directory}: the splits {listed(settings.splits)} have no image to review.")
+        raise UsageError(f"{dataset.directory}: the splits {join_names(settings.splits)} have no image to review.")
     best: dict[Cell, list[tuple[float, str]]] = {cell: [] for cell in quotas}
     for shard in dataset.shards:
         if settings.splits and shard.split not in settings.splits:

@@ -20,7 +20,7 @@ import numpy as np
 
 from figureground.annotation.binomial import clopper_pearson, student_tail
 from figureground.annotation.correction import MISSING
-from figureground.core.errors import counted
+from figureground.core.errors import plural
 from figureground.core.intervals import Interval
 
 EPSILON = 0.15
@@ -68,7 +68,7 @@ def alternative_annotator(answers: np.ndarray, scorer_answers: np.ndarray, epsil
     images, wrong_found = len(scorer_answers), _measure_wrong_found(answers, answered, scorer_answers)
     if len(annotators) < LEAST_ANNOTATORS:
         reason = (
-            f"{counted(len(annotators), 'annotator')} with {LEAST_IMAGES} images that another one answered too; needs "
+            f"{plural(len(annotators), 'annotator')} with {LEAST_IMAGES} images that another one answered too; needs "
             f"{LEAST_ANNOTATORS}"
         )
         return StandIn(reason, len(annotators), images, wrong_found=wrong_found)

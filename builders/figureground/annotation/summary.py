@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from figureground.core.errors import counted
+from figureground.core.errors import plural
 from figureground.core.text import printable
 from figureground.shards.card import ASKED
 
@@ -23,10 +23,10 @@ def _summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     if people is None:
         yield "No person has looked at these images."
     else:
-        gold = f", {counted(people['gold'], 'answer')} to gold items" if people["gold"] else ""
+        gold = f", {plural(people['gold'], 'answer')} to gold items" if people["gold"] else ""
         yield (
-            f"{counted(people['annotators'], 'annotator')}, {counted(people['images'], 'image')}, "
-            f"{counted(people['answers'], 'answer')}{gold}; splits: {', '.join(people['splits']) or 'none'}"
+            f"{plural(people['annotators'], 'annotator')}, {plural(people['images'], 'image')}, "
+            f"{plural(people['answers'], 'answer')}{gold}; splits: {', '.join(people['splits']) or 'none'}"
         )
         for name, question in people["questions"].items():
             yield ""
@@ -35,22 +35,22 @@ def _summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
             )
         for flag, images in people["flags"].items():
             if images:
-                yield f"{counted(images, 'image')} flagged: {flag}"
+                yield f"{plural(images, 'image')} flagged: {flag}"
         for kind, facts in people.get("photograph", {}).items():
-            answers = counted(facts["answers"], "answer")
+            answers = plural(facts["answers"], "answer")
             yield f"called photographs, of {answers} about {kind}: {_format_interval(facts)}"
     for name, scorer in summary["scorers"].items():
         for label, facts in scorer.items():
             left_out = f", {facts['left_out']:,} left out" if facts["left_out"] else ""
             yield (
                 f"{name}: own {label} is the most probable for {_format_percent(facts['right'])} of "
-                f"{counted(facts['images'], 'image')}{left_out}"
+                f"{plural(facts['images'], 'image')}{left_out}"
             )
 
 
 def _question_lines(name: str, question: Mapping[str, Any], shares: list[Mapping[str, Any]]) -> Iterator[str]:
     unsure = f", {question['unsure']:,} can't tell" if question["unsure"] else ""
-    answers, images = counted(question["answers"], "answer"), counted(question["images"], "image")
+    answers, images = plural(question["answers"], "answer"), plural(question["images"], "image")
     yield f"{ASKED[name]}: {answers} about {images}{unsure}"
     for share in shares:
         if share["by"] == "all":
@@ -65,7 +65,7 @@ def _question_lines(name: str, question: Mapping[str, Any], shares: list[Mapping
     agreement = question["agreement"]
     if agreement["images"]:
         yield (
-            f"  agreement on {counted(agreement['images'], 'image')}: raw {_format_percent(agreement['raw'])}, "
+            f"  agreement on {plural(agreement['images'], 'image')}: raw {_format_percent(agreement['raw'])}, "
             f"Krippendorff's alpha {_format_coefficient(agreement['alpha'])}, "
             f"Gwet's AC1 {_format_coefficient(agreement['ac1'])}"
         )
@@ -85,7 +85,7 @@ def _format_share(share: Mapping[str, Any]) -> str:
 def _rule_lines(rules: Mapping[str, Any] | None) -> Iterator[str]:
     if rules is None:
         return
-    yield f"  rules, on {counted(rules['images'], 'image')} with several answers:"
+    yield f"  rules, on {plural(rules['images'], 'image')} with several answers:"
     yield from (f"    {name}: {_format_outcome(rules[name])}" for name in ("unanimous", "majority"))
     for people, expected in rules.get("expected", {}).items():
         yield from (
@@ -110,7 +110,7 @@ def _format_stand_in(test: Mapping[str, Any]) -> str:
         return f"not computable ({test['reason']}){wrong_found}"
     return (
         f"{'yes' if test['passes'] else 'no'} (winning rate {test['winning_rate']:.2f} over "
-        f"{counted(test['annotators'], 'annotator')}, advantage {test['advantage']:.2f}){wrong_found}"
+        f"{plural(test['annotators'], 'annotator')}, advantage {test['advantage']:.2f}){wrong_found}"
     )
 
 

@@ -13,7 +13,7 @@ from figureground.auditing.probe import MOST_IMAGES, TooFew, assign_folds, probe
 from figureground.auditing.samples import Samples
 from figureground.auditing.transfer import auc_interval, fit_and_predict, sign_test
 from figureground.core import intervals
-from figureground.core.errors import FiguregroundError, counted
+from figureground.core.errors import FiguregroundError, plural
 from figureground.data.images import DatasetImages, FolderImages
 from figureground.recipe.sample import derive_seed
 from figureground.sources.images import UnreadableImage
@@ -122,7 +122,7 @@ def _read_references(
     if not read:
         first = next(iter(getattr(references, "unreadable", {}).items()), ("", ""))
         raise FiguregroundError(
-            f"--references {references.name}: none of its {counted(len(rows), 'image')} can be read; the first is "
+            f"--references {references.name}: none of its {plural(len(rows), 'image')} can be read; the first is "
             f"{': '.join(first)}."
         )
     return np.array(read), features
@@ -132,7 +132,7 @@ def _measure_frechet(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> 
     """Return the Fréchet distance, and what random divisions of all images into two halves give."""
     if len(x) <= x.shape[1]:
         return {
-            "reason": f"Not measured: each side has only {counted(len(x), 'image')} of the shared classes, and needs "
+            "reason": f"Not measured: each side has only {plural(len(x), 'image')} of the shared classes, and needs "
             f"more than the network's {x.shape[1]} features."
         }
     pooled, by_chance = np.concatenate([x, y]), []

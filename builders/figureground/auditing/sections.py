@@ -13,7 +13,7 @@ from figureground.auditing.findings import LEVEL, MOST_KEYS, Finding
 from figureground.auditing.probe import TooFew
 from figureground.auditing.samples import Samples
 from figureground.checking import similar
-from figureground.core.errors import counted, listed
+from figureground.core.errors import join_names, plural
 
 MOST_GROUPS = 200
 """Maximum number of small groups, or of groups of near-duplicates, in the report."""
@@ -65,7 +65,7 @@ def _describe_dependence(samples: Samples, split: str, rows: np.ndarray, depende
     cells = [divmod(int(cell), dependence.counts.shape[1]) for cell in order[:NAMED]]
     cells = [cell for i, cell in enumerate(cells) if i == 0 or dependence.cell_p[cell] <= LEVEL / 2]
     examples = [
-        f"{samples.foregrounds[f]} on {samples.backgrounds[b]}, {counted(int(dependence.counts[f, b]), 'image')} "
+        f"{samples.foregrounds[f]} on {samples.backgrounds[b]}, {plural(int(dependence.counts[f, b]), 'image')} "
         f"instead of {dependence.expected[f, b]:.1f}"
         for f, b in cells
     ]
@@ -121,7 +121,7 @@ def _describe_duplicates(samples: Samples, groups: Sequence[DuplicateGroup], acr
     smallest = min(int((samples.split == number).sum()) for number in np.unique(samples.split[rows]))
     return Finding(
         "near_duplicates",
-        f"{counted(len(rows), 'image')} of {listed(classes, NAMED)} look alike {where}, so that {why}: {examples}.",
+        f"{plural(len(rows), 'image')} of {join_names(classes, NAMED)} look alike {where}, so that {why}: {examples}.",
         effect=min(1.0, len(rows) / (2 if across else 1) / smallest), classes=tuple(classes),
         keys=_list_keys(samples, np.array(rows)),
         numbers={"groups": len(groups), "images": len(rows), "across": across},
@@ -156,14 +156,14 @@ def _describe_reuse(samples: Samples, name: str, noun: str, shared: dict[str, tu
         classes = [samples.foregrounds[k] for k in np.unique(samples.foreground[rows])]
     else:
         classes = [samples.backgrounds[k] for k in np.unique(samples.background[rows])]
-    examples = listed([id.partition("@")[0] for id in shared], NAMED)
+    examples = join_names([id.partition("@")[0] for id in shared], NAMED)
     split_shares = [
         int((samples.split[rows] == number).sum()) / int((samples.split == number).sum())
         for number in np.unique(samples.split[rows])
     ]
     return Finding(
         "reuse",
-        f"{counted(len(shared), noun)} of {listed(classes, NAMED)} {'is' if len(shared) == 1 else 'are'} used in "
+        f"{plural(len(shared), noun)} of {join_names(classes, NAMED)} {'is' if len(shared) == 1 else 'are'} used in "
         f"{' and in '.join(_name_splits(samples, rows))}, so these splits aren't independent: {examples}.",
         effect=min(split_shares), classes=tuple(classes), keys=_choose_examples(samples, shared),
         numbers={"what": name, "shared": len(shared)},

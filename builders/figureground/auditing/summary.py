@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from figureground.core.errors import counted
+from figureground.core.errors import plural
 
 _NAMED = 3
 
@@ -13,12 +13,12 @@ def summarise(report: dict[str, Any]) -> str:
     """Return the findings, worst first, then what couldn't be measured and which groups are small."""
     dataset, tests = report["dataset"], report["tests"]
     splits = ", ".join(f"{split} {n:,}" for split, n in dataset["splits"].items())
-    lines = [f"{dataset['name']}: {counted(dataset['samples'], 'image')} ({splits})", ""]
+    lines = [f"{dataset['name']}: {plural(dataset['samples'], 'image')} ({splits})", ""]
     findings = report["findings"]
     if findings:
         lines += [f"{i}. {finding['text']}" for i, finding in enumerate(findings, 1)]
     else:
-        lines.append(f"No finding beyond chance in {counted(tests['count'], 'test')}.")
+        lines.append(f"No finding beyond chance in {plural(tests['count'], 'test')}.")
     lines += ["", *list_notes(report)] if list_notes(report) else []
     return "\n".join(lines)
 

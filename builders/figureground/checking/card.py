@@ -18,7 +18,7 @@ import jinja2
 import yaml
 from PIL import Image
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import FileError, open_regular, read_object, read_text, safe_join
 from figureground.core.shapes import Optional, check_shape
 from figureground.core.yaml_documents import safe_load
@@ -195,7 +195,7 @@ def _check_configs(
         return
     names = [config["config_name"] for config in configs]
     if "default" not in names and kind.FOLDER in files:
-        yield f"its configs are {listed(names)}; none is named default"
+        yield f"its configs are {join_names(names)}; none is named default"
     if "rejects" in files and "rejects" not in names:
         yield "it has no config for the published rejects"
     for config in configs:
@@ -210,14 +210,14 @@ def _check_configs(
         rejects = folder == "rejects"
         wanted = {s: paths for s, paths in files.get(folder, {}).items() if rejects or s in samples}
         if folder not in files:
-            yield f"the config {name} lists files that no shard has ({listed(entry['path'] for entry in entries)})"
+            yield f"the config {name} lists files that no shard has ({join_names(entry['path'] for entry in entries)})"
             continue
         if set(matched) != set(wanted):
-            yield f"the config {name} has the splits {listed(matched)}; the data has {listed(wanted)}"
+            yield f"the config {name} has the splits {join_names(matched)}; the data has {join_names(wanted)}"
         for split in sorted(set(matched) & set(wanted)):
             if matched[split] != wanted[split]:
                 lost, more = sorted(wanted[split] - matched[split]), sorted(matched[split] - wanted[split])
-                what = f"miss {listed(lost, 3)}" if lost else f"also match {listed(more, 3)}"
+                what = f"miss {join_names(lost, 3)}" if lost else f"also match {join_names(more, 3)}"
                 yield f"the config {name}, split {split}: its data_files {what}"
 
 
@@ -272,7 +272,8 @@ def _check_info(
 def _compare_features(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     if set(given) != set(wanted):
         lost, more = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
-        yield f"its features {f'lack {listed(lost)}' if lost else f'include {listed(more)}, which the data lacks'}"
+        difference = f"lack {join_names(lost)}" if lost else f"include {join_names(more)}, which the data lacks"
+        yield f"its features {difference}"
     for name in (name for name in wanted if name in given and given[name] != wanted[name]):
         here, there = (getattr(feature, "names", None) for feature in (given[name], wanted[name]))
         if here and there:
@@ -302,7 +303,7 @@ def _check_splits(
     given = {split["name"]: split for split in info.get("splits") or []}
     wanted = [split for split in examples if examples[split]]
     if set(given) != set(wanted):
-        yield f"dataset_info has the splits {listed(given)}; the data has {listed(wanted)}"
+        yield f"dataset_info has the splits {join_names(given)}; the data has {join_names(wanted)}"
     for split in (split for split in wanted if split in given):
         if given[split].get("num_examples") != examples[split]:
             said = given[split].get("num_examples")
@@ -326,7 +327,7 @@ def _rows(path: Path) -> int:
 def _check_size(given: Any, samples: int) -> Iterator[str]:
     given = [given] if isinstance(given, str) else given
     if given and not any(_covers(str(category), samples) for category in given):
-        yield f"its size_categories {listed(given)} don't cover {samples} images"
+        yield f"its size_categories {join_names(given)} don't cover {samples} images"
 
 
 def _covers(category: str, samples: int) -> bool:

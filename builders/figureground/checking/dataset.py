@@ -21,7 +21,7 @@ from figureground.checking import similar
 from figureground.checking.card import ANEW, check_card, check_croissant
 from figureground.checking.shard import Expected, Seen, check_shard
 from figureground.core.differences import describe_differences
-from figureground.core.errors import FiguregroundError, counted, listed, printable
+from figureground.core.errors import FiguregroundError, join_names, plural, printable
 from figureground.core.files import FileError, check_regular, leads_outside, read_json, read_object
 from figureground.core.hashing import digest
 from figureground.core.numerics import usable_cores
@@ -123,7 +123,7 @@ class _Check:
         read = sum(each.read for each in seen)
         splits = sorted({shard.split for shard in self.markers})
         self.notes.insert(
-            0, f"{read:,} samples read in {len(self.markers)} shards of {listed(splits)}: {' and '.join(formats)}."
+            0, f"{read:,} samples read in {len(self.markers)} shards of {join_names(splits)}: {' and '.join(formats)}."
         )
         return Report(list(dict.fromkeys(map(_line, self.findings))), list(map(_line, self.notes)))
 
@@ -182,8 +182,8 @@ class _Check:
             if not (unknown := [kind for kind in said if kind not in FORMATS]):
                 return tuple(in_order(said))
             self.findings.append(
-                f"{index.INDEX}: it names the format {listed(map(repr, unknown), 3)}; known here are "
-                f"{listed(FORMATS.names())}. Install the package that adds it."
+                f"{index.INDEX}: it names the format {join_names(map(repr, unknown), 3)}; known here are "
+                f"{join_names(FORMATS.names())}. Install the package that adds it."
             )
         return tuple(in_order({kind for marker in self.markers.values() for kind in formats_of(marker)}))
 
@@ -245,19 +245,19 @@ class _Check:
             splits = list(per_cell) if isinstance(per_cell, dict) else []
             by_split = begun <= set(splits)  # some methods key it by background
             absent = [split for split in splits if split not in begun] if by_split else []
-            parts = [f"{total - lacking:,} of {counted(total, 'shard')} in the started splits are finished"]
-            parts += [f"missing: {listed(missing)}"] if missing else []
-            parts += [f"not started: {listed(absent)}"] if absent else []
+            parts = [f"{total - lacking:,} of {plural(total, 'shard')} in the started splits are finished"]
+            parts += [f"missing: {join_names(missing)}"] if missing else []
+            parts += [f"not started: {join_names(absent)}"] if absent else []
             self.findings.append(f"The dataset isn't finished: {'; '.join(parts)}. {go_on}.")
         elif missing:
             self.findings.append(
-                f"{lacking:,} of {total:,} shards have no marker: {listed(missing)}; "
+                f"{lacking:,} of {total:,} shards have no marker: {join_names(missing)}; "
                 f"{self._files_of_missing()}. {go_on}."
             )
         untold = sorted({shard.part for shard in self.markers if shard.part > extensions})
         if untold and self.recipe and self.made_by not in recipes.COPIES:
             self.findings.append(
-                f"{RECIPE} lists {extensions or 'no'} extensions, but shards of extension {listed(untold)} exist. "
+                f"{RECIPE} lists {extensions or 'no'} extensions, but shards of extension {join_names(untold)} exist. "
                 "Restore it from a copy, or rerun the command that extended the dataset."
             )
         if unbuilt:
@@ -300,7 +300,7 @@ class _Check:
 
     def _files_of_missing(self) -> str:
         there = [name for name in self._data_files() if self._is_missing(PurePosixPath(name).stem) and "/." not in name]
-        return f"their files exist ({listed(there, 2)})" if there else "their files are missing too"
+        return f"their files exist ({join_names(there, 2)})" if there else "their files are missing too"
 
     def _data_files(self) -> Iterator[str]:
         """Yield the names of all files in the data folders, temporary ones too, without entering linked directories."""
@@ -366,7 +366,9 @@ class _Check:
             except FiguregroundError as error:
                 self.findings.append(str(error))
         if len(found) > 1:
-            each = "; ".join(f"format {version}: {listed(names, _NAMED)}" for version, names in sorted(found.items()))
+            each = "; ".join(
+                f"format {version}: {join_names(names, _NAMED)}" for version, names in sorted(found.items())
+            )
             self.findings.append(f"The dataset mixes several format versions: {each}. Rebuild it.")
         elif found and (version := next(iter(found))) != recipes.FORMAT:
             self.notes.append(
@@ -434,7 +436,7 @@ class _Check:
             twice.setdefault((keys.shard(one), keys.shard(other)), []).append(keys.key(one))
         for (first, second), names in twice.items():
             what = f"The key {names[0]} occurs" if len(names) == 1 else f"{len(names)} keys occur"
-            such = f": {listed(names, _NAMED)}" if len(names) > 1 else ""
+            such = f": {join_names(names, _NAMED)}" if len(names) > 1 else ""
             self.findings.append(f"{what} twice, in {first.name} and in {second.name}{such}. {self._again(second)}")
 
     def _check_images(self, seen: Sequence[Seen]) -> None:
@@ -449,7 +451,7 @@ class _Check:
                 across.setdefault(splits, []).append(f"{images.key(one)} and {images.key(other)}")
         for (a, b), pairs in across.items():
             self.findings.append(
-                f"{len(pairs)} images of {b} have the same pixels as one of {a}: {listed(pairs, _NAMED)}. "
+                f"{len(pairs)} images of {b} have the same pixels as one of {a}: {join_names(pairs, _NAMED)}. "
                 "Remove them from one of the two splits with `figureground curate`."
             )
         if within:
@@ -468,7 +470,7 @@ class _Check:
         for splits, names in sorted(shared.items()):
             self.findings.append(
                 f"{len(names)} cut-outs, scenes or photographs are used in {' and in '.join(splits)}, so the splits "
-                f"aren't independent: {listed(sorted(names), _NAMED)}. Give each split its own."
+                f"aren't independent: {join_names(sorted(names), _NAMED)}. Give each split its own."
             )
 
     def _note_similar(self, seen: Sequence[Seen]) -> None:
@@ -522,7 +524,9 @@ class _Check:
                 "extension. Restore it, or rerun the command that made the dataset."
             )
         if where:
-            self.findings.append(f"{index.INDEX}: it disagrees with the markers in {listed(where, _NAMED)}. {ANEW}.")
+            self.findings.append(
+                f"{index.INDEX}: it disagrees with the markers in {join_names(where, _NAMED)}. {ANEW}."
+            )
         findings, notes = check_card(self.directory, columns, summary, self.markers, self.index, self._image_format())
         self.findings += findings
         self.notes += notes
@@ -577,8 +581,8 @@ def _contradictions(shard: Shard, marker: Mapping[str, Any], formats: Iterable[s
             f"{name}: {marker['samples']} samples and {rejected} rejects don't add up to the {marker['planned']} "
             "planned images."
         )
-    if (counted := sum(n for *_, n in marker["cells"])) != marker["samples"]:
-        yield f"{name}: its cells add up to {counted}, not to its {marker['samples']} samples."
+    if (samples := sum(n for *_, n in marker["cells"])) != marker["samples"]:
+        yield f"{name}: its cells add up to {samples}, not to its {marker['samples']} samples."
     for kind in formats:
         if shard.path(kind) not in marker["files"]:
             yield f"{name}: {shard.path(kind)} isn't listed, though the dataset has that format."

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.checking import similar
-from figureground.core.errors import listed
+from figureground.core.errors import join_names
 from figureground.core.files import MAX_TEXT_BYTES, FileError, open_regular, parse_json
 from figureground.shards.columns import REASON, Columns
 from figureground.shards.formats.format import Reading, opened_formats
@@ -450,4 +450,4 @@ def _digests(digests: list[bytes]) -> np.ndarray:
 
 
 def _counts(reasons: Mapping[str, int]) -> str:
-    return listed(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "none"
+    return join_names(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "none"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from figureground.cli.arguments import Commands, add_device, parse_place
-from figureground.core.errors import RecipeError, UsageError, counted, listed
+from figureground.core.errors import RecipeError, UsageError, join_names, plural
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import print_error, print_result
 from figureground.recipe.formats import FORMATS
@@ -54,7 +54,7 @@ def _check(options: argparse.Namespace) -> int:
     for line in [*report.findings, *report.notes]:
         print_result(line)
     print_result(
-        f"{options.directory}: {counted(len(report.findings), 'finding') if report.findings else 'no findings'}."
+        f"{options.directory}: {plural(len(report.findings), 'finding') if report.findings else 'no findings'}."
     )
     return 1 if report.findings else 0
 
@@ -209,7 +209,7 @@ def _curate(options: argparse.Namespace) -> int:
         share, low, high = (100 * each for each in found.interval)
         print_result(f"rule: {rule}")
         print_result(
-            f"of {counted(found.labelled, 'reviewed image')} that were not used for the choice, it keeps "
+            f"of {plural(found.labelled, 'reviewed image')} that were not used for the choice, it keeps "
             f"{found.kept:,}; {found.wrong:,} of them wrong: {share:.1f} % ({low:.1f} to {high:.1f})"
         )
     out = curate(
@@ -280,7 +280,9 @@ def add_push(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--create-pr", action="store_true", help="open a pull request instead, or continue the open one"
     )
     parser.add_argument(
-        "--formats", metavar="FORMAT[,FORMAT]", help=f"{listed(FORMATS.names())}; default: all formats of the dataset"
+        "--formats",
+        metavar="FORMAT[,FORMAT]",
+        help=f"{join_names(FORMATS.names())}; default: all formats of the dataset",
     )
     parser.set_defaults(run=_push)
 
@@ -306,11 +308,11 @@ def _say_samples(out: Path, table: bool = False) -> int:
     from figureground.shards.finished import saved_index
 
     index = saved_index(out)
-    print_result(f"{out}: {counted(index['samples'], 'sample')}. figureground show {out} draws it.")
+    print_result(f"{out}: {plural(index['samples'], 'sample')}. figureground show {out} draws it.")
     for name, split in index["splits"].items() if table else ():
         counts = np.zeros((len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])), np.int64)
         for foreground, background, samples in split["cells"]:
             counts[foreground, background] = samples
         cells = f"{np.count_nonzero(counts):,} of {counts.size:,} cells"
-        print_result(f"  {name}: {counted(int(counts.sum()), 'image')} in {cells}, Cramér's V {cramers_v(counts):.3f}")
+        print_result(f"  {name}: {plural(int(counts.sum()), 'image')} in {cells}, Cramér's V {cramers_v(counts):.3f}")
     return 0

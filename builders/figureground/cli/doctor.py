@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from figureground.cli.arguments import Commands
-from figureground.core.errors import listed
+from figureground.core.errors import join_names
 from figureground.core.terminal import print_json, print_result
 
 
@@ -71,7 +71,7 @@ def describe(report: Mapping[str, Any]) -> list[str]:
     for name, extra in report["extras"].items():
         state = "installed" if extra["installed"] else f"missing: pip install 'figureground[{name}]'"
         lines.append(f"extra      {name} ({extra['for']}): {state}")
-    lines.append(f"bundled    the pocket model: {listed(report['bundled']) or 'nothing'}")
+    lines.append(f"bundled    the pocket model: {join_names(report['bundled']) or 'nothing'}")
     lines += [
         f"cached     {model['id']} at {model['revision'][:12]}, {human_bytes(model['bytes'])}"
         for model in report["models"]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from figureground.cli.arguments import Commands
-from figureground.core.errors import RecipeError, UsageError, counted
+from figureground.core.errors import RecipeError, UsageError, plural
 from figureground.core.terminal import print_result
 
 
@@ -70,5 +70,5 @@ def _export(options: argparse.Namespace) -> int:
         sign=tuple(options.sign) if options.sign else None, timestamp_url=options.timestamp_url,
     )  # fmt: skip
     links = f", {result.linked:,} of them links" if result.linked else ""
-    print_result(f"{result.out}: {counted(result.images, 'image')}{links}. {result.readers}")
+    print_result(f"{result.out}: {plural(result.images, 'image')}{links}. {result.readers}")
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.cli.arguments import Commands, add_device, add_later
-from figureground.core.errors import counted
+from figureground.core.errors import plural
 from figureground.core.terminal import print_error, print_result
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _cutouts(options: argparse.Namespace) -> int:
 def _print_report(result: Cutouts) -> None:
     from figureground.materials.deciding import reasons_of
 
-    print_result(f"{result.out}: {result.kept:,} of {counted(len(result.decisions), 'photograph')} became cut-outs.")
+    print_result(f"{result.out}: {result.kept:,} of {plural(len(result.decisions), 'photograph')} became cut-outs.")
     for folder, counts in list(result.counts.items())[:MAX_NAMED]:
         reasons = ", ".join(f"{n} {kind}" for kind, n in counts.items() if kind not in ("photographs", "kept"))
         print_result(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.cli.arguments import Commands, add_track, parse_place
-from figureground.core.errors import FiguregroundError, RecipeError, UsageError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, UsageError, join_names
 from figureground.core.event_log import STDOUT
 from figureground.core.terminal import print_error, print_json, print_result
 
@@ -149,12 +149,12 @@ def add_settings(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _settings(options: argparse.Namespace) -> int:
-    from figureground.core.errors import nearest_or_all
+    from figureground.core.errors import suggest_or_list
 
     kind, recipe = _read_method(options)
     name = str(options.config or recipe.get("config") or kind.DEFAULT)
     if name not in kind.CONFIGS:
-        raise RecipeError("config", f"{kind.METHOD} has no config {name!r}{nearest_or_all(name, kind.CONFIGS)}")
+        raise RecipeError("config", f"{kind.METHOD} has no config {name!r}{suggest_or_list(name, kind.CONFIGS)}")
     if options.schema:
         print_json(kind.recipe_schema())
         return 0
@@ -353,5 +353,5 @@ def _read_method(options: argparse.Namespace) -> tuple[type[Method], dict[str, A
         raise RecipeError("METHOD", f"{options.method!r} is given, but {options.recipe} is a recipe of {builder!r}.")
     if not options.method and not builder:
         where = f"{options.recipe} names no method, as in builder: d3s" if options.recipe else "none is given"
-        raise RecipeError("METHOD", f"{where}. Name one of {listed(METHODS.names())}.")
+        raise RecipeError("METHOD", f"{where}. Name one of {join_names(METHODS.names())}.")
     return method_class(options.method or str(builder)), fields

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from figureground.cli.arguments import Commands
-from figureground.core.errors import UsageError, counted
+from figureground.core.errors import UsageError, plural
 from figureground.core.terminal import print_error, print_result
 
 if TYPE_CHECKING:
@@ -94,11 +94,11 @@ def _review(options: argparse.Namespace) -> int:
     done = review(options.directory, port=options.port)
     for note in done.notes:
         print_error(f"figureground: {note}")
-    print_result(f"{options.directory}: {counted(done.saved, 'answer')} saved.")
+    print_result(f"{options.directory}: {plural(done.saved, 'answer')} saved.")
     for name, answers in done.annotators.items():
-        print_result(f"  {name}: {counted(answers, 'answer')} in all")
+        print_result(f"  {name}: {plural(answers, 'answer')} in all")
     if done.replaced:
-        print_result(f"  {counted(done.replaced, 'answer')} replaced by a later one about the same image")
+        print_result(f"  {plural(done.replaced, 'answer')} replaced by a later one about the same image")
     return _summarise(options.directory)
 
 
@@ -119,9 +119,9 @@ def _import(dataset: FinishedDataset, path: Path) -> int:
     from figureground.annotation.exchange.exchange import import_results
 
     done = import_results(dataset, path)
-    print_result(f"{path}: {counted(done.saved, 'answer')} of {counted(len(done.annotators), 'annotator')} saved.")
+    print_result(f"{path}: {plural(done.saved, 'answer')} of {plural(len(done.annotators), 'annotator')} saved.")
     if done.duplicates:
-        print_result(f"  {counted(done.duplicates, 'answer')} had been imported before")
+        print_result(f"  {plural(done.duplicates, 'answer')} had been imported before")
     for reason, count in done.left_out.items():
         print_result(f"  {count:,} left out: {reason}")
     return _summarise(dataset.directory)

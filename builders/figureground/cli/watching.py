@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from figureground.cli.arguments import Commands, parse_place
-from figureground.core.errors import UsageError, counted, listed
+from figureground.core.errors import UsageError, join_names, plural
 from figureground.core.terminal import print_json, print_result
 from figureground.core.text import human_time
 from figureground.stores.urls import StoreUrl
@@ -126,10 +126,10 @@ def describe_cleaned(found: Cleanup, name: str, dry_run: bool) -> list[str]:
     lines = [f"{name}: {'would free' if dry_run else 'freed'} {human_bytes(found.bytes)}."]
     lines += [f"  stage {stage}: {human_bytes(size)}" for stage, size in found.stages.items()]
     if found.journals:
-        lines.append(f"  journals: {human_bytes(found.journals)}, {counted(found.images, 'rendered image')}")
+        lines.append(f"  journals: {human_bytes(found.journals)}, {plural(found.images, 'rendered image')}")
     if found.drafts:
         lines.append(f"  drafts: {human_bytes(found.drafts)}")
     if found.unfinished and found.describe_cost():
-        again = f"the next build has to make {listed(found.describe_cost(), 8)} again"
+        again = f"the next build has to make {join_names(found.describe_cost(), 8)} again"
         lines.append(f"It isn't finished: {again}{'; --unfinished allows that' if dry_run else ''}.")
     return lines

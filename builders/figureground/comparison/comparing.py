@@ -15,7 +15,7 @@ from figureground.comparison.generators import Generators, PasteSettings
 from figureground.comparison.rows import PASTE, Row, list_generators, parse_methods
 from figureground.core.devices import check_device
 from figureground.core.differences import describe_differences
-from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, suggest_or_list
 from figureground.core.files import replace_text
 from figureground.core.terminal import print_note
 from figureground.core.values import FieldsOf
@@ -190,7 +190,7 @@ class _Preflight:
         for name in self.training:
             if name not in SHARED:
                 raise RecipeError(
-                    name, f"not a setting that all methods share{nearest_or_all(name, SHARED)} "
+                    name, f"not a setting that all methods share{suggest_or_list(name, SHARED)} "
                     "Set a method's own settings as METHOD.KEY, such as jtt.upweight."
                 )  # fmt: skip
 
@@ -206,7 +206,7 @@ class _Preflight:
             used.add("erm")
         for name in self.overrides:
             if name not in used:
-                raise RecipeError(name, f"not one of the compared methods{nearest_or_all(name, used)}")
+                raise RecipeError(name, f"not one of the compared methods{suggest_or_list(name, used)}")
         settings = {
             method: Training(method, **{**self.training, **self._read_overrides(method)})
             for method in WAYS.names()
@@ -219,7 +219,7 @@ class _Preflight:
         has_attributes = self.groups.attributes is not None
         rules = {training.rules(has_attributes)[0] for training in settings.values()}
         if len(rules) > 1:
-            by_method = listed(
+            by_method = join_names(
                 f"{method} by {RULES[training.rules(has_attributes)[0]]}" for method, training in settings.items()
             )
             raise RecipeError(
@@ -329,7 +329,7 @@ class _Runner:
                     self.on_row(comparison)
         except KeyboardInterrupt as stop:
             stop.add_note(
-                f"{len(finished)} of {counted(len(self.rows), 'row')} of the comparison are finished. The same command "
+                f"{len(finished)} of {plural(len(self.rows), 'row')} of the comparison are finished. The same command "
                 "resumes it."
             )
             raise
@@ -396,7 +396,7 @@ class _Runner:
         if len(self.seeds) == 1:
             yield "With one seed, the spread over seeds is unknown."
         if remaining:
-            yield f"Not done yet: {listed(remaining)}."
+            yield f"Not done yet: {join_names(remaining)}."
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from typing_extensions import TypedDict
 
-from figureground.core.errors import FiguregroundError, RecipeError, counted, nearest_or_all
+from figureground.core.errors import FiguregroundError, RecipeError, plural, suggest_or_list
 from figureground.core.files import read_json, replace_text
 from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
@@ -128,14 +128,14 @@ class Generators:
         recipes.check_names((f"paste.{n}" for n in self._paste), [f"paste.{n}" for n in PASTE_FIELDS], "paste")
         masks, train = self._masks, self.train
         if masks not in (ATTENDED, TRUE):
-            raise RecipeError("paste.masks", f"unknown value {masks!r}{nearest_or_all(str(masks), (ATTENDED, TRUE))}")
+            raise RecipeError("paste.masks", f"unknown value {masks!r}{suggest_or_list(str(masks), (ATTENDED, TRUE))}")
         if masks == TRUE and "quantile" in self._paste:
             raise RecipeError("paste.quantile", f"it has no effect with masks={TRUE}.")
         if masks == TRUE and not train.masked.all():
             without_mask = np.flatnonzero(~train.masked)
             raise RecipeError(
                 "paste.masks",
-                f"{counted(len(without_mask), 'training image')} of {train.name} have no true mask, such as "
+                f"{plural(len(without_mask), 'training image')} of {train.name} have no true mask, such as "
                 f"{train.keys[without_mask[0]]}; {ATTENDED} needs none.",
             )
         quantile, count = self._quantile, self._count_per_class

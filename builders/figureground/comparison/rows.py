@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from figureground.core.errors import RecipeError, listed, nearest
+from figureground.core.errors import RecipeError, join_names, suggest
 from figureground.learn.settings import TWO_STAGE
 from figureground.learn.way import WAYS
 from figureground.methods.registry import methods_from_data
@@ -40,8 +40,8 @@ def parse_methods(names: Sequence[str]) -> list[Row]:
     for name in names:
         first, plus, second = name.partition("+")
         if name not in known:
-            hint = nearest(name, known) or (
-                f"; known are {listed([*WAYS.names(), *generators])}, and a generator with a training: scgs+jtt."
+            hint = suggest(name, known) or (
+                f"; known are {join_names([*WAYS.names(), *generators])}, and a generator with a training: scgs+jtt."
             )
             raise RecipeError("methods", f"unknown method {name!r}{hint}")
         if name == TWO_STAGE:
@@ -54,6 +54,6 @@ def parse_methods(names: Sequence[str]) -> list[Row]:
         rows.append(row)
     if not rows:
         raise RecipeError(
-            "methods", f"none given; choose from {listed([*WAYS.names(), *generators])}, as in erm,jtt,ddb."
+            "methods", f"none given; choose from {join_names([*WAYS.names(), *generators])}, as in erm,jtt,ddb."
         )
     return rows

@@ -11,7 +11,7 @@ import numpy as np
 
 from figureground.comparison.rows import Row
 from figureground.core.charts import draw_charts
-from figureground.core.errors import counted, listed
+from figureground.core.errors import join_names, plural
 from figureground.core.files import replace_text
 from figureground.core.intervals import wilson
 from figureground.core.text import markdown, printable
@@ -100,7 +100,7 @@ def notes_on_small_groups(rows: Sequence[Mapping[str, Any]], kind: str) -> list[
         return []
     low = format_percent(wilson(1.0, smallest["images"]).low)
     return [
-        f"The smallest test {kind}, {smallest['name']}, has {counted(smallest['images'], 'image')}: if all are "
+        f"The smallest test {kind}, {smallest['name']}, has {plural(smallest['images'], 'image')}: if all are "
         f"correct, the interval is 100.0 % ({low} to 100.0). The deviation over seeds doesn't include this uncertainty."
     ]
 
@@ -115,7 +115,7 @@ def notes_on_steps(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = []
     main = {row["method"]: row["budget"]["mean"] for row in rows}
     if len(set(main.values())) > 1:
-        methods = listed([f"{name} {steps:,.0f}" for name, steps in main.items()], len(main))
+        methods = join_names([f"{name} {steps:,.0f}" for name, steps in main.items()], len(main))
         notes.append(
             f"The rows were trained for different numbers of optimiser steps ({methods}). Longer training changes "
             "accuracy by itself, so the rows aren't directly comparable."
@@ -155,7 +155,7 @@ def _format_heading(comparison: Mapping[str, Any]) -> str:
     seeds = comparison["seeds"]
     spreads = ", mean ± sample standard deviation" if len(seeds) > 1 else ""
     return (
-        f"{comparison['data']}, {comparison['backbone']}, {counted(len(seeds), 'seed')}{spreads}; "
+        f"{comparison['data']}, {comparison['backbone']}, {plural(len(seeds), 'seed')}{spreads}; "
         f"{describe_selection(comparison['selection'])}"
     )
 

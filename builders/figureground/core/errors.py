@@ -36,24 +36,24 @@ class Stopped(KeyboardInterrupt):
         self.signal = signal
 
 
-def nearest(word: str, names: Iterable[str]) -> str:
+def suggest(word: str, names: Iterable[str]) -> str:
     """Return a hint such as `, did you mean 'forest'?`; empty if no name is similar."""
     matches = difflib.get_close_matches(str(word), list(names), n=1, cutoff=0.6)
     return f", did you mean {matches[0]!r}?" if matches else ""
 
 
-def nearest_or_all(word: str, names: Iterable[str]) -> str:
-    """Return the hint of `nearest`, or else the list of known names."""
+def suggest_or_list(word: str, names: Iterable[str]) -> str:
+    """Return the hint of `suggest`, or else the list of known names."""
     names = list(names)
-    return nearest(word, names) or f"; available: {listed(names)}."
+    return suggest(word, names) or f"; available: {join_names(names)}."
 
 
-def counted(n: int, noun: str) -> str:
+def plural(n: int, noun: str) -> str:
     """Format a count with its noun: `1 shard`, `1,200 shards`."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def listed(names: Iterable[object], limit: int = 12) -> str:
+def join_names(names: Iterable[object], limit: int = 12) -> str:
     """Join names for an error message, truncated to the first `limit`."""
     texts = [str(name) for name in names]
     return ", ".join(texts[:limit]) + (f", … ({len(texts)} in all)" if len(texts) > limit else "")

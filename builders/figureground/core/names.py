@@ -20,7 +20,7 @@ _LATIN = {"æ": "ae", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ł": "l", "ŋ
 """Latin letters without a decomposition, and their ASCII spelling."""
 
 
-def loosely(name: str) -> str:
+def name_key(name: str) -> str:
     """Return a name's comparison key: case, `_` for a space, blanks, and Unicode normalisation don't matter.
 
     Invisible characters, such as a byte order mark or a soft hyphen, don't matter either. Throughout the package, two
@@ -33,11 +33,11 @@ def loosely(name: str) -> str:
 
 
 def find_same_names(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return pairs of different spellings that are the same name by `loosely`, in order of the first spelling."""
+    """Return pairs of different spellings that are the same name by `name_key`, in order of the first spelling."""
     first: dict[str, str] = {}
     pairs: dict[tuple[str, str], None] = {}
     for name in names:
-        if (other := first.setdefault(loosely(name), name)) != name:
+        if (other := first.setdefault(name_key(name), name)) != name:
             pairs[other, name] = None
     return list(pairs)
 
@@ -49,7 +49,7 @@ def describe_same_names(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 class Lookup:
-    """Index of known names by `loosely`. Building takes time linear in the number of names; a search, constant time.
+    """Index of known names by `name_key`. Building takes time linear in the number of names; a search, constant time.
 
     Args:
         names: The names, in the order in which `find` returns them.
@@ -58,11 +58,11 @@ class Lookup:
     def __init__(self, names: Iterable[str]):
         self._by_name: dict[str, list[str]] = {}
         for name in names:
-            self._by_name.setdefault(loosely(name), []).append(name)
+            self._by_name.setdefault(name_key(name), []).append(name)
 
     def find(self, *names: str) -> list[str]:
         """Return the known names that match the first of `names` with a match."""
-        return next((matches for name in names if (matches := self._by_name.get(loosely(name)))), [])
+        return next((matches for name in names if (matches := self._by_name.get(name_key(name)))), [])
 
 
 def slug(text: str) -> str:

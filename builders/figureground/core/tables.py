@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import FiguregroundError, counted, listed, nearest, printable
+from figureground.core.errors import FiguregroundError, join_names, plural, printable, suggest
 from figureground.core.files import FileError, open_regular
 
 SEPARATORS = ",;\t"
@@ -167,7 +167,7 @@ class TextTable:
             if self.header.count(name) > 1:
                 raise UnreadableText(f"{self.name} has two columns {name!r}. {describe_header(self.header)}")
             if name not in self.header:
-                near = nearest(name, self.header) or f". {describe_header(self.header)}"
+                near = suggest(name, self.header) or f". {describe_header(self.header)}"
                 raise UnreadableText(f"{self.name} has no column {name!r}{near}")
 
     def columns(self, names: Sequence[str]) -> dict[str, Column]:
@@ -192,7 +192,7 @@ class TextTable:
         if uneven:
             line, count = uneven[0]
             raise UnreadableText(
-                f"{self.name}: {counted(len(uneven), 'row')} whose number of fields differs from the "
+                f"{self.name}: {plural(len(uneven), 'row')} whose number of fields differs from the "
                 f"{len(self.header)} of the first line, such as line {line} with {count}. {self.quoting_hint()}"
             )
         if not lines:
@@ -263,4 +263,4 @@ def read_header(path: Path) -> list[str]:
 
 def describe_header(header: Sequence[str]) -> str:
     """Describe the first line of a table, as a sentence."""
-    return f"Its first line reads: {printable(listed(header, 8)) or 'nothing'}."
+    return f"Its first line reads: {printable(join_names(header, 8)) or 'nothing'}."

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.files import parse_json, read_text
 from figureground.core.locks import lock
 from figureground.core.numerics import create_once
@@ -92,7 +92,7 @@ def curate(
         if kind is None or not kind.PUBLISHES_REJECTS:
             raise RecipeError(
                 "--publish-rejects",
-                f"{directory} has only {listed(FORMATS[name].TITLE for name in source.formats)} files. Rejects are "
+                f"{directory} has only {join_names(FORMATS[name].TITLE for name in source.formats)} files. Rejects are "
                 "published as Parquet, and `load_dataset` reads all configs of a dataset in one format. Omit the flag; "
                 "dropped samples are still counted.",
             )
@@ -293,7 +293,7 @@ def apply_rule(
         if not has_sample[name].all():
             raise FiguregroundError(
                 f"{file_scores.path_in_dataset} has {(~has_sample[name]).sum():,} keys that {source.directory} doesn't "
-                f"have: {listed(file_scores.keys(~has_sample[name]), 3)}. Remove the file or those rows."
+                f"have: {join_names(file_scores.keys(~has_sample[name]), 3)}. Remove the file or those rows."
             )
     if unmatched:
         path = min(unmatched, key=spell_name)
@@ -306,7 +306,7 @@ def apply_rule(
         ]
         complete = f"; or complete {files[0]}" if files else ""
         raise RuleError(
-            f"{name} is missing for {len(keys):,} of {source.samples:,} samples ({listed(keys, 3)}). Handle them in "
+            f"{name} is missing for {len(keys):,} of {source.samples:,} samples ({join_names(keys, 3)}). Handle them in "
             f"the rule: '{name} is None or …' keeps them, '{name} is not None and …' drops them{complete}."
         )
     if not scan.kept and kept_by_set:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import FiguregroundError, UsageError, counted, listed
+from figureground.core.errors import FiguregroundError, UsageError, join_names, plural
 from figureground.core.files import parse_json
 from figureground.core.names import RULE, find_same_names
 from figureground.curation import copying
@@ -75,12 +75,12 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
     dropped_formats = {kind for source in sources for kind in source.formats} - set(formats)
     if dropped_formats:
         copying.print_note(
-            f"only {' and '.join(formats)}: not all datasets have {listed(dropped_formats)}.", show_progress
+            f"only {' and '.join(formats)}: not all datasets have {join_names(dropped_formats)}.", show_progress
         )
     for source in sources:
         if names := list(read_scores(source.directory)):
             copying.print_note(
-                f"scores of {source.name} ({listed(names)}) aren't copied, because keys change.", show_progress
+                f"scores of {source.name} ({join_names(names)}) aren't copied, because keys change.", show_progress
             )
     _refuse_shared(sources, show_progress)
 
@@ -90,7 +90,7 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
     step = {"did": "merge", "from": [source.told() for source in sources], "samples": total}
     marked = [source for source in sources if recipes.is_marked(source.recipe)]
     if 0 < len(marked) < len(sources):
-        unmarked = listed(source.name for source in sources if source not in marked)
+        unmarked = join_names(source.name for source in sources if source not in marked)
         copying.print_note(f"images of {unmarked} don't state that they are generated; the others do.", show_progress)
     recipe = copying.make_recipe("merge", {}, step, sources)
 
@@ -210,7 +210,7 @@ def _refuse_near_names(what: str, sources: Sequence[FinishedDataset]) -> None:
     ]
     if near:
         raise MergeError(
-            f"{counted(len(near), f'{what} name')} in two spellings: {'; '.join(near[:5])}. {RULE}. Rebuild one of "
+            f"{plural(len(near), f'{what} name')} in two spellings: {'; '.join(near[:5])}. {RULE}. Rebuild one of "
             "the datasets with the other's names."
         )
 
@@ -281,7 +281,7 @@ def _format_splits(splits: Sequence[set[str]], sources: Sequence[FinishedDataset
 
 
 def _format_sizes(sizes: Mapping[tuple[int, int], int]) -> str:
-    return listed((f"{width}×{height}" for width, height in sorted(sizes)), 3) or "no size"
+    return join_names((f"{width}×{height}" for width, height in sorted(sizes)), 3) or "no size"
 
 
 # The new dataset

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from figureground.core.errors import RecipeError, listed, nearest, nearest_or_all
+from figureground.core.errors import RecipeError, join_names, suggest, suggest_or_list
 
 MAX_LENGTH = 20_000
 """Maximum number of characters in a rule; a list of a thousand class names fits."""
@@ -333,7 +333,7 @@ class _Compiler:
         if name == VOTES:
             return self._compile_votes(node)
         if name not in functions:
-            raise self.make_error(node.func, f"unknown function {name!r}{nearest_or_all(name, [*functions, VOTES])}")
+            raise self.make_error(node.func, f"unknown function {name!r}{suggest_or_list(name, [*functions, VOTES])}")
         function, kinds = functions[name]
         if node.keywords or len(node.args) != len(kinds):
             raise self.make_error(
@@ -412,13 +412,13 @@ class _Compiler:
             raise self.make_error(node, "the dataset has no scores: _figureground/scores/ has no file.")
         if not rest or rest[0] not in files:
             problem = f"unknown scores {rest[0]!r}" if rest else "name the scores, as scores.NAME.COLUMN"
-            raise self.make_error(node, f"{problem}{nearest_or_all(str(rest[0]) if rest else '', files)}")
+            raise self.make_error(node, f"{problem}{suggest_or_list(str(rest[0]) if rest else '', files)}")
         name, columns = str(rest[0]), files[str(rest[0])]
         if len(rest) != 2 or rest[1] not in columns:
             problem = (
                 f"scores {name!r} have no column {'.'.join(map(str, rest[1:]))!r}" if rest[1:] else "name the column"
             )
-            raise self.make_error(node, f"{problem}{nearest_or_all('.'.join(map(str, rest[1:])), columns)}")
+            raise self.make_error(node, f"{problem}{suggest_or_list('.'.join(map(str, rest[1:])), columns)}")
         return ("scores", name, str(rest[1]))
 
     # --- comparisons ----------------------------------------------------------------------------
@@ -539,7 +539,7 @@ class _Compiler:
                 if isinstance(item.value, str) and isinstance(op, ast.Eq | ast.NotEq | ast.In | ast.NotIn):
                     if item.value not in names:
                         raise self.make_error(
-                            item, f"{column} is never {item.value!r}{nearest_or_all(item.value, names)}"
+                            item, f"{column} is never {item.value!r}{suggest_or_list(item.value, names)}"
                         )
                 elif item.value is not None and not isinstance(item.value, str):
                     raise self.make_error(item, f"{column} is text, compared with {describe_kind(item.value)}.")
@@ -556,4 +556,4 @@ def hint_nearest(path: Name, known_names: KnownNames, fields: Sequence[str]) -> 
     """Return a hint at the closest known name, or list the known names."""
     scores = [f"scores.{name}.{column}" for name, columns in known_names.scores.items() for column in columns]
     names = [*known_names.classes, *known_names.texts, *fields, *scores]
-    return nearest(spell_name(path), names) or f"; known names are {listed(names, 30)}."
+    return suggest(spell_name(path), names) or f"; known names are {join_names(names, 30)}."

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import create_bytes
 from figureground.core.tables import TextTable, UnreadableText
 from figureground.shards.directory import score_files
@@ -53,11 +53,13 @@ class Scores:
         self.path_in_dataset = f"{SCORES}/{path.name}"
         table = _read_table(path, self.path_in_dataset)
         if KEY not in table.column_names:
-            raise FiguregroundError(f"{self.path_in_dataset} has no column {KEY!r}, only {listed(table.column_names)}.")
+            raise FiguregroundError(
+                f"{self.path_in_dataset} has no column {KEY!r}, only {join_names(table.column_names)}."
+            )
         self.columns: tuple[str, ...] = tuple(name for name in table.column_names if name != KEY)
         if len(set(table.column_names)) < len(table.column_names):
             raise FiguregroundError(
-                f"{self.path_in_dataset} has two columns with the same name: {listed(table.column_names)}."
+                f"{self.path_in_dataset} has two columns with the same name: {join_names(table.column_names)}."
             )
         self._values = {name: _normalise_column(table[name], name, self.path_in_dataset) for name in table.column_names}
         keys = self._values.pop(KEY).to_pylist()
@@ -70,7 +72,7 @@ class Scores:
         self._keys = unsorted[self._order]
         duplicates = np.flatnonzero(self._keys[1:] == self._keys[:-1])
         if len(duplicates):
-            names = listed((self._keys[i].decode() for i in duplicates), 3)
+            names = join_names((self._keys[i].decode() for i in duplicates), 3)
             raise FiguregroundError(
                 f"{self.path_in_dataset}: {len(duplicates)} keys occur twice: {names}. Keep one row per key."
             )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, RecipeError, counted, nearest_or_all, printable
+from figureground.core.errors import FiguregroundError, RecipeError, plural, printable, suggest_or_list
 from figureground.core.tables import Column, TextTable, read_header, read_text
 from figureground.data.groups import GroupedImages
 from figureground.data.record import CELEBA, Request, make_record
@@ -40,7 +40,7 @@ def read_celeba(request: Request) -> GroupedImages:
         raise RecipeError("a", f"{y!r} is already the class; choose another attribute.")
     for option, name in (("y", y), *(("a", name) for name in attributes)):
         if name not in names:
-            raise RecipeError(option, f"{request.at.name} has no attribute {name!r}{nearest_or_all(name, names)}")
+            raise RecipeError(option, f"{request.at.name} has no attribute {name!r}{suggest_or_list(name, names)}")
     if len(set(attributes)) < len(attributes):
         raise RecipeError("a", f"{a!r} names an attribute twice.")
     problems = Problems(request.at.name)
@@ -72,7 +72,7 @@ def _read_attributes(path: Path, names: Sequence[str], attributes: Sequence[str]
     columns = _read_columns(path, 2, ["image_id", *names])
     stated, images = _read_head(path)[0], columns["image_id"]
     if stated != len(images.values):
-        problems.add(f"its first line states {counted(stated, 'image')}, but it lists {len(images.values):,}.")
+        problems.add(f"its first line states {plural(stated, 'image')}, but it lists {len(images.values):,}.")
     return [images, *(columns[name] for name in attributes)]
 
 
@@ -122,7 +122,7 @@ def _read_partition(attributes: Path, images: Column, problems: Problems) -> np.
     own_problems.refuse()
     missing = [row for row, image in enumerate(images.values) if image not in splits]
     if missing:
-        problems.add(f"{counted(len(missing), 'image')} not in {path.name}: {quote_examples(images, missing)}.")
+        problems.add(f"{plural(len(missing), 'image')} not in {path.name}: {quote_examples(images, missing)}.")
     return np.array([splits.get(image, 0) for image in images.values], np.int64)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, counted, listed, printable
-from figureground.core.names import loosely
+from figureground.core.errors import FiguregroundError, join_names, plural, printable
+from figureground.core.names import name_key
 from figureground.core.tables import Column
 from figureground.data.groups import GroupedImages
 from figureground.data.record import Request, complete_splits, make_record
@@ -37,7 +37,7 @@ def _split_folders(path: Path) -> list[Path]:
         same = [f"{folder.name}/" for folder in folders if folder_split(folder.name) == number]
         if len(same) > 1:
             raise FiguregroundError(
-                f"{path}: {listed(same)} would all be the split {split}. Move all but one out of the directory, or "
+                f"{path}: {join_names(same)} would all be the split {split}. Move all but one out of the directory, or "
                 "write a table filename,split,y[,a]."
             )
     return folders
@@ -81,7 +81,7 @@ class FolderRecord:
     def note_loose_images(self, folder: Path) -> None:
         """Record images that are in a folder of folders."""
         if count := len(list_images(folder)):
-            self.skipped.append(f"{counted(count, 'image')} in {self.display_path(folder)} itself")
+            self.skipped.append(f"{plural(count, 'image')} in {self.display_path(folder)} itself")
 
     def display_path(self, folder: Path) -> str:
         """Return a folder's path for messages, relative to the directory."""
@@ -111,13 +111,14 @@ def _number_names(values: Sequence[str]) -> Labels:
 
 def _refuse_unknown_splits(path: Path, splits: Sequence[Path], others: Sequence[Path]) -> None:
     """Raise FiguregroundError if a folder next to the splits has the same classes but isn't named like a split."""
-    classes = {loosely(subfolder.name) for split in splits for subfolder in _subfolders(split)}
+    classes = {name_key(subfolder.name) for split in splits for subfolder in _subfolders(split)}
     for folder in others:
-        same = [subfolder.name for subfolder in _subfolders(folder) if loosely(subfolder.name) in classes]
+        same = [subfolder.name for subfolder in _subfolders(folder) if name_key(subfolder.name) in classes]
         if same:
             raise FiguregroundError(
                 f"{path}: {printable(folder.name)}/ contains folders of the same classes as "
-                f"{listed(f'{split.name}/' for split in splits)} ({listed(map(repr, same), MAX_EXAMPLES)}), but is not "
+                f"{join_names(f'{split.name}/' for split in splits)} ({join_names(map(repr, same), MAX_EXAMPLES)}), "
+                "but is not "
                 "a known name of a split. Rename it to train, validation (val, dev, eval) or test, or move it out of "
                 "the directory."
             )
@@ -150,7 +151,7 @@ def read_metashift(request: Request) -> GroupedImages:
                 match = _IN_CONTEXT.fullmatch(subfolder.name)
                 if match is None:
                     images.skipped.append(images.display_path(subfolder))
-                elif loosely(match["name"]) != loosely(folder.name):
+                elif name_key(match["name"]) != name_key(folder.name):
                     name, class_name = images.display_path(subfolder), folder.name
                     problems.add(f"{name} is named {match['name']!r} but is in the folder of {class_name!r}.")
                 else:
@@ -178,7 +179,8 @@ def read_folders(request: Request) -> GroupedImages:
     ]
     if len(flat_splits) > 1:
         raise FiguregroundError(
-            f"{path}: {listed(flat_splits)} are named like splits and contain images, but no class folders. Put the "
+            f"{path}: {join_names(flat_splits)} are named like splits and contain images, but no class folders. Put "
+            "the "
             "images into one folder per class, or name the class column of a table metadata.csv or metadata.jsonl: "
             "--y NAME."
         )
@@ -186,8 +188,8 @@ def read_folders(request: Request) -> GroupedImages:
     classes = [f"{folder.name}/" for folder in others if list_images(folder)]
     if classes:
         raise FiguregroundError(
-            f"{path} contains the splits {listed(f'{folder.name}/' for folder in splits)} and also folders of images, "
-            f"{listed(classes, MAX_EXAMPLES)}. Move one kind out of the directory, or write a table "
+            f"{path} contains the splits {join_names(f'{folder.name}/' for folder in splits)} and also folders of "
+            f"images, {join_names(classes, MAX_EXAMPLES)}. Move one kind out of the directory, or write a table "
             "filename,split,y[,a]."
         )
     _refuse_unknown_splits(path, splits, others)

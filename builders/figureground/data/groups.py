@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.columns import pad, text_width
-from figureground.core.errors import FiguregroundError, counted, listed, printable
+from figureground.core.errors import FiguregroundError, join_names, plural, printable
 from figureground.core.hashing import digest
 from figureground.data.splits import SPLITS
 from figureground.recipe.table import Counts, cramers_v
@@ -173,7 +173,7 @@ class GroupedImages:
         unmasked = positions[~self.masked[positions]]
         if len(unmasked):
             raise FiguregroundError(
-                f"{self.name}: {counted(len(unmasked), 'image')} of {len(positions):,} have no mask, such as "
+                f"{self.name}: {plural(len(unmasked), 'image')} of {len(positions):,} have no mask, such as "
                 f"{self.keys[unmasked[0]]}. A mask is a file *{MASK_SUFFIX} next to the image, or a column of the "
                 "dataset."
             )
@@ -394,16 +394,16 @@ def _find_smallest(groups: GroupedImages, counts: Counts) -> dict[str, Any]:
 def format_summary(groups: GroupedImages) -> str:
     """Return the contents of `summarise_groups` as text: one table per split, then the notes."""
     summary = summarise_groups(groups)
-    attributes = "no attribute" if groups.attributes is None else counted(len(groups.attributes), "attribute")
+    attributes = "no attribute" if groups.attributes is None else plural(len(groups.attributes), "attribute")
     classes = f"{len(groups.classes):,} class{'' if len(groups.classes) == 1 else 'es'}"
-    masks = f", {counted(summary['masks'], 'mask')}" if summary["masks"] else ""
-    blocks = [f"{groups.name} ({groups.layout}): {counted(len(groups), 'image')}, {classes}, {attributes}{masks}"]
+    masks = f", {plural(summary['masks'], 'mask')}" if summary["masks"] else ""
+    blocks = [f"{groups.name} ({groups.layout}): {plural(len(groups), 'image')}, {classes}, {attributes}{masks}"]
     for name, split in summary["splits"].items():
         association = "" if split["cramers_v"] is None else f", Cramér's V {split['cramers_v']:.3f}"
         smallest = split["smallest_group"]
         kind = "class" if groups.attributes is None else "group"
         blocks.append("\n".join([
-            f"{name}: {counted(split['images'], 'image')}{association}",
+            f"{name}: {plural(split['images'], 'image')}{association}",
             *_format_table(groups, np.array(split["counts"])),
             f"  smallest {kind}: {smallest['name']} ({smallest['images']:,})",
         ]))  # fmt: skip
@@ -417,7 +417,7 @@ def _format_table(groups: GroupedImages, counts: Counts) -> list[str]:
     if len(groups.classes) > MAX_CLASSES_SHOWN or len(groups.attributes or ()) > MAX_ATTRIBUTES_SHOWN:
         present = counts[counts > 0]
         return [
-            f"  {counted(present.size, 'group')} of {counts.size:,}, of {present.min():,} to {present.max():,} images"
+            f"  {plural(present.size, 'group')} of {counts.size:,}, of {present.min():,} to {present.max():,} images"
         ]
     head, body = [""], [[name] for name in groups.classes]
     if groups.attributes is not None:
@@ -445,7 +445,7 @@ def describe_empty_groups(groups: GroupedImages) -> Iterator[str]:
         empty = np.flatnonzero(counts == 0)
         if not len(empty) or not counts.any():
             continue
-        names = listed((groups.group_names[group] for group in empty), 5)
+        names = join_names((groups.group_names[group] for group in empty), 5)
         if groups.attributes is None:
             yield f"{split} has no image of {names}."
         else:

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed, nearest_or_all, printable
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, printable, suggest_or_list
 from figureground.core.files import parse_json
-from figureground.core.names import RULE, describe_same_names, find_same_names, loosely, slug, unique_slugs
+from figureground.core.names import RULE, describe_same_names, find_same_names, name_key, slug, unique_slugs
 from figureground.data.objects import hash_to_number, identify_object, identify_scene, is_matched
 from figureground.recipe.classes import read_nouns
 from figureground.shards.finished import FinishedDataset
@@ -88,7 +88,7 @@ class DatasetImages:
         available = list(dict.fromkeys(shard.split for shard in self.source.shards))
         for split in splits:
             if split not in available:
-                raise RecipeError("--split", f"{self.name} has no split {split!r}{nearest_or_all(split, available)}")
+                raise RecipeError("--split", f"{self.name} has no split {split!r}{suggest_or_list(split, available)}")
         self._shards = [shard for shard in self.source.shards if not splits or shard.split in splits]
         self.splits = tuple(split for split in available if not splits or split in splits)
         """Names of the selected splits."""
@@ -111,7 +111,7 @@ class DatasetImages:
                     features.setdefault(row[self.column], row[FEATURE])
             starts.append(len(keys))
         if not keys:
-            raise FiguregroundError(f"{directory} has no sample{f' in {listed(self.splits)}' if splits else ''}.")
+            raise FiguregroundError(f"{directory} has no sample{f' in {join_names(self.splits)}' if splits else ''}.")
         self.keys: list[str] = keys
         self.objects = np.array(objects, np.int64)
         self.scenes = np.array(scenes, np.int64)
@@ -193,10 +193,10 @@ class FolderImages:
         if not selected and len(subset) == 1 and list_images(directory):
             selected = {directory: self.labels.index(subset[0])}
         if not selected:
-            existing = listed([folder.name for folder in folders], 5) if folders else "none at all"
+            existing = join_names([folder.name for folder in folders], 5) if folders else "none at all"
             raise FiguregroundError(
                 f"{directory} has no folder named like a class of the dataset. Its folders: {existing}; the "
-                f"classes: {listed(subset, 5)}."
+                f"classes: {join_names(subset, 5)}."
             )
         self._paths: list[Path] = []
         self.unreadable: dict[str, str] = {}
@@ -208,7 +208,7 @@ class FolderImages:
             label += [position] * len(images)
             self.unreadable |= {_display_name(path): reason for path, reason in list_odd(folder)}
         if not self._paths:
-            raise FiguregroundError(f"{directory}: the folders of {listed(subset, 3)} contain no image.")
+            raise FiguregroundError(f"{directory}: the folders of {join_names(subset, 3)} contain no image.")
         self.keys: list[str] = [_display_name(path) for path in self._paths]
         self.label = np.array(label, np.int64)
         self.objects = np.array([hash_to_number(f"{directory.resolve()}/{key}") for key in self.keys], np.int64)
@@ -251,8 +251,8 @@ def open_images(
     images = DatasetImages(directory, labels, subset, column=column)
     if not (images.label >= 0).any():
         raise FiguregroundError(
-            f"{directory} has none of the dataset's classes. Its classes: {listed(images.unknown, 5)}; the dataset's "
-            f"classes: {listed(subset, 5)}."
+            f"{directory} has none of the dataset's classes. Its classes: {join_names(images.unknown, 5)}; the "
+            f"dataset's classes: {join_names(subset, 5)}."
         )
     return images
 
@@ -267,8 +267,8 @@ def match_labels(names: Sequence[str], labels: Sequence[str]) -> np.ndarray:
 
 
 def synonyms(label: str) -> list[str]:
-    """Return a label's names by `loosely`: itself, then each comma-separated part, as in ImageNet's labels."""
-    return list(dict.fromkeys(loosely(part) for part in [label, *label.split(",")] if part.strip()))
+    """Return a label's names by `name_key`: itself, then each comma-separated part, as in ImageNet's labels."""
+    return list(dict.fromkeys(name_key(part) for part in [label, *label.split(",")] if part.strip()))
 
 
 def _positions(labels: Sequence[str]) -> dict[str, int]:
@@ -276,7 +276,7 @@ def _positions(labels: Sequence[str]) -> dict[str, int]:
     positions: dict[str, int] = {}
     shared = Counter(name for label in labels for name in synonyms(label))
     for position, label in enumerate(labels):
-        positions.setdefault(loosely(label), position)
+        positions.setdefault(name_key(label), position)
     for position, label in enumerate(labels):
         for name in synonyms(label):
             if shared[name] == 1:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed, nearest_or_all, printable
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, printable, suggest_or_list
 from figureground.core.registry import Registry
 from figureground.core.tables import describe_header, read_header
 from figureground.data.celeba import find_celeba, read_celeba
@@ -80,7 +80,7 @@ def read_groups(
     """
     path, root = Path(path), None if root is None else Path(root)
     if layout is not None and layout not in LAYOUTS:
-        raise RecipeError("layout", f"{layout!r} is unknown{nearest_or_all(layout, LAYOUTS.names())}")
+        raise RecipeError("layout", f"{layout!r} is unknown{suggest_or_list(layout, LAYOUTS.names())}")
     if root is not None and not root.is_dir():
         raise RecipeError("root", f"no such directory: {root}.")
     if not path.exists():
@@ -129,7 +129,7 @@ def _find_layout(request: Request, layout: str | None, columns: Sequence[str]) -
             f"{path} has no known layout. {_describe_contents(path)}{_suggest_splits(path)} Known layouts:{trees}"
         )
     if len(matches) > 1:
-        examples = listed((f"{at.relative_to(path)} ({name})" if at != path else name for name, at in matches), 5)
+        examples = join_names((f"{at.relative_to(path)} ({name})" if at != path else name for name, at in matches), 5)
         names = dict.fromkeys(name for name, _ in matches)
         layouts = f", or give the layout: {' or '.join(f'--layout {name}' for name in names)}"
         layouts = layouts if len(names) > 1 else ""
@@ -150,7 +150,7 @@ def _refuse_columns(request: Request) -> None:
         return
     for option, column in (("file", request.file), ("y", request.y), ("split_column", request.split)):
         if column is not None and column not in header:
-            raise RecipeError(option, f"{table.name} has no column {column!r}{nearest_or_all(column, header)}")
+            raise RecipeError(option, f"{table.name} has no column {column!r}{suggest_or_list(column, header)}")
 
 
 def _describe_contents(path: Path) -> str:
@@ -158,7 +158,7 @@ def _describe_contents(path: Path) -> str:
     if path.is_file():
         return describe_header(read_header(path))
     names = sorted(printable(entry.name) for entry in path.iterdir() if not entry.name.startswith("."))
-    return f"It contains: {listed(names, 6) or 'nothing'}."
+    return f"It contains: {join_names(names, 6) or 'nothing'}."
 
 
 def _suggest_splits(path: Path) -> str:
@@ -167,7 +167,9 @@ def _suggest_splits(path: Path) -> str:
         return ""
     parents = [parent for parent in list_folders(path) if folder_split(parent.name) is None]
     names = [f"{parent.name}/" for parent in parents if any(list_images(folder) for folder in list_folders(parent))]
-    return f" If {listed(names, 3)} are splits, rename them to one of: {listed(SPLIT_NAMES, 30)}." if names else ""
+    return (
+        f" If {join_names(names, 3)} are splits, rename them to one of: {join_names(SPLIT_NAMES, 30)}." if names else ""
+    )
 
 
 # Datasets of this package
@@ -185,7 +187,7 @@ def _read_dataset(request: Request) -> GroupedImages:
     numbers = np.array([-1 if n is None else n for n in choose_splits(images.splits)], np.int64)
     split = numbers[images.split]
     rows = np.flatnonzero(split >= 0)
-    unknown = listed((name for name, n in zip(images.splits, numbers, strict=True) if n < 0), 5)
+    unknown = join_names((name for name, n in zip(images.splits, numbers, strict=True) if n < 0), 5)
     if not len(rows):
         raise FiguregroundError(f"{request.at} has the splits {unknown}, but no train, validation or test.")
     notes = [f"Left out the splits {unknown}, which are not train, validation or test."] if unknown else []

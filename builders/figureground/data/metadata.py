@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed, nearest_or_all
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, suggest_or_list
 from figureground.core.tables import TABLES, Column, TextTable, read_header
 from figureground.data.groups import Files, GroupedImages
 from figureground.data.record import METADATA, Request, complete_splits, make_record
@@ -125,7 +125,7 @@ def _read_tables(
     columns = _join_tables({folder: table.columns(names) for folder, table in opened.items()}, file)
     attributes = [name for name in attributes if name not in (A, BACKGROUND) or any(columns[name].values) or request.a]
 
-    problems = Problems(listed([table.name for table in opened.values()], 1))
+    problems = Problems(join_names([table.name for table in opened.values()], 1))
     by_folder = None
     if split is None:
         by_folder = _read_folder_splits(columns[file].values)
@@ -152,7 +152,7 @@ def _choose_attributes(request: Request, y: str, header: Sequence[str], table: s
     names = parse_names(request.a, header)
     for name in names:
         if name not in header:
-            raise RecipeError("a", f"{table} has no column {name!r}{nearest_or_all(name, header)}")
+            raise RecipeError("a", f"{table} has no column {name!r}{suggest_or_list(name, header)}")
     if y in names:
         raise RecipeError("a", f"{y!r} is already the class; choose another column.")
     if len(set(names)) < len(names):
@@ -190,7 +190,7 @@ def _read_folder_splits(files: Sequence[str]) -> list[int] | None:
         same = [f"{top}/" for top, number_of_folder in split_of.items() if number_of_folder == number]
         if len(same) > 1:
             raise FiguregroundError(
-                f"{listed(same)} would all be the split {split}. Give the split of each file in a column: "
+                f"{join_names(same)} would all be the split {split}. Give the split of each file in a column: "
                 "--split-column NAME."
             )
     splits = {top: number_of_folder for top, number_of_folder in split_of.items() if number_of_folder is not None}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, counted
+from figureground.core.errors import FiguregroundError, plural
 from figureground.core.names import RULE, describe_same_names, find_same_names
 from figureground.data.groups import Files, GroupedImages, Store, describe_empty_groups
 from figureground.data.splits import SPLITS
@@ -90,7 +90,7 @@ def make_record(
     classes = np.unique(y[0])
     if len(classes) < 2 and layout != DATASET:  # generated images may be of one class, because they are added to others
         raise FiguregroundError(
-            f"{request.path}: only one class, {y[1][classes[0]]!r}, in all {counted(len(keys), 'image')}. At least two "
+            f"{request.path}: only one class, {y[1][classes[0]]!r}, in all {plural(len(keys), 'image')}. At least two "
             "classes are needed."
         )
     if len(set(keys)) < len(keys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from figureground.core.names import loosely
+from figureground.core.names import name_key
 
 SPLITS = ("train", "validation", "test")
 """Names of the splits 0, 1 and 2."""
@@ -23,7 +23,7 @@ _NAMES: tuple[tuple[int, str], ...] = (
     (2, "holdout hold_out held_out"),
 )
 """Names in one line mean the same part; lines with the same number are different parts of the same split."""
-_PART = {loosely(name): part for part, (_, names) in enumerate(_NAMES) for name in names.split()}
+_PART = {name_key(name): part for part, (_, names) in enumerate(_NAMES) for name in names.split()}
 _PLAIN_PARTS = (0, 2, 7)
 """Parts whose names mean only the split."""
 
@@ -32,13 +32,13 @@ SPLIT_NAMES = tuple(name for _, names in _NAMES for name in names.split() if not
 
 
 def _find_part(name: str) -> int | None:
-    return _PART.get(loosely(name.replace("-", "_").removesuffix(".0")))
+    return _PART.get(name_key(name.replace("-", "_").removesuffix(".0")))
 
 
 def split_number(name: str) -> int | None:
     """Return 0 for a name of train, 1 for one of validation, 2 for one of test, None for others.
 
-    Names are compared by `core.names.loosely`, with `-` as `_`. Numbers are names too: `0`, `1.0`.
+    Names are compared by `core.names.name_key`, with `-` as `_`. Numbers are names too: `0`, `1.0`.
     """
     part = _find_part(name)
     return None if part is None else _NAMES[part][0]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, counted, nearest, printable
+from figureground.core.errors import FiguregroundError, plural, printable, suggest
 from figureground.core.names import RULE, Lookup, describe_same_names, find_same_names
 from figureground.core.tables import Column
 from figureground.data.groups import Files
@@ -65,7 +65,7 @@ def _join_examples(texts: Sequence[str]) -> str:
 
 
 def _count_rows(n: int) -> str:
-    return counted(n, "row")
+    return plural(n, "row")
 
 
 # Labels and splits
@@ -150,7 +150,7 @@ def read_splits(column: Column, problems: Problems) -> np.ndarray:
     splits = [-1 if split_of[value] is None else split_of[value] for value in column.values]
     invalid = [row for row, split in enumerate(splits) if split == -1]
     if invalid:
-        near = nearest(column.values[invalid[0]], SPLIT_NAMES)
+        near = suggest(column.values[invalid[0]], SPLIT_NAMES)
         problems.add(
             f"{column.name}: {_count_rows(len(invalid))} with none of 0, 1, 2, train, validation (val, dev), test: "
             f"{quote_examples(column, invalid)}{near or '.'}"
@@ -251,12 +251,10 @@ def find_files(
             unreadable.append(f"{printable(names[row])}: {reason}")
     if missing:
         problems.add(
-            f"{counted(len(missing), 'file')} of {len(names):,} missing in {root}: {_join_examples(missing)}.{hint}"
+            f"{plural(len(missing), 'file')} of {len(names):,} missing in {root}: {_join_examples(missing)}.{hint}"
         )
     if unreadable:
-        problems.add(
-            f"{counted(len(unreadable), 'file')} that can't be read as an image: {_join_examples(unreadable)}."
-        )
+        problems.add(f"{plural(len(unreadable), 'file')} that can't be read as an image: {_join_examples(unreadable)}.")
     masked = (root / names[row] for row in np.flatnonzero(mask_sizes >= 0))
     if problem := why_shared(masked, MASK_SUFFIX, "mask"):
         problems.add(problem)
@@ -346,14 +344,14 @@ def _refuse_duplicates(names: Sequence[str], column: Column, split: np.ndarray, 
             description = f"{printable(name)} (lines {column.lines[earlier]} and {column.lines[row]})"
             (within if split[earlier] == split[row] else across).append(description)
     if within:
-        problems.add(f"{counted(len(within), 'file')} listed twice: {_join_examples(within)}. Keep one row of each.")
+        problems.add(f"{plural(len(within), 'file')} listed twice: {_join_examples(within)}. Keep one row of each.")
     if across:
         members = [{name for name, number in zip(names, split, strict=True) if number == n} for n in range(len(SPLITS))]
         pairs = itertools.combinations(range(len(SPLITS)), 2)
         same_pair = next(((a, b) for a, b in pairs if members[a] and members[a] == members[b]), None)
         same = f" {SPLITS[same_pair[0]]} and {SPLITS[same_pair[1]]} are the same files." if same_pair else ""
         problems.add(
-            f"{counted(len(across), 'file')} listed in two splits: {_join_examples(across)}.{same} Training "
+            f"{plural(len(across), 'file')} listed in two splits: {_join_examples(across)}.{same} Training "
             "images can't be used for evaluation."
         )
 
@@ -368,4 +366,4 @@ def _note_unlisted(root: Path, listing: Mapping[str, Mapping[str, int]], known: 
     ]  # fmt: skip
     if unlisted:
         examples = _join_examples(unlisted)
-        yield f"{counted(len(unlisted), 'image')} in the folders of the table but not listed: {examples}."
+        yield f"{plural(len(unlisted), 'image')} in the folders of the table but not listed: {examples}."

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from figureground.core.names import loosely
+from figureground.core.names import name_key
 from figureground.recipe.classes import ClassEntry
 
 
 def read_words(recipe: Mapping[str, Any], field: str) -> dict[str, ClassEntry]:
-    """Return the words of a dataset's recipe, or of those that it was made from, by `loosely` of the label's name.
+    """Return the words of a dataset's recipe, or of those that it was made from, by `name_key` of the label's name.
 
     Args:
         field: `classes` or `backgrounds`.
@@ -19,7 +19,7 @@ def read_words(recipe: Mapping[str, Any], field: str) -> dict[str, ClassEntry]:
     words: dict[str, ClassEntry] = {}
     for content in _iterate_contents(recipe):
         for row in _iterate_rows(content.get(field)):
-            words.setdefault(loosely(row[0]), ClassEntry(row[0], row[1], row[2] if len(row) > 2 else ""))
+            words.setdefault(name_key(row[0]), ClassEntry(row[0], row[1], row[2] if len(row) > 2 else ""))
     return words
 
 

@@ -21,7 +21,7 @@ from diffusers import (
 from safetensors import safe_open
 
 from figureground.core.accelerator import choose_dtype, is_out_of_memory
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.diffusion.autoencoder import autoencoder_dtype, compute_in_own_dtype
 from figureground.diffusion.merging import merge_loras
 from figureground.diffusion.placing import Offload, check_offload, place
@@ -295,7 +295,7 @@ def _open_networks(
         if missing:
             raise FiguregroundError(
                 f"checkpoint {checkpoint!r} is incomplete: the weights of {part} lack "
-                f"{listed(sorted(missing), 2)}. Download or write it again."
+                f"{join_names(sorted(missing), 2)}. Download or write it again."
             )
     return networks
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, suggest_or_list
 from figureground.data.splits import choose_splits
 from figureground.disentangling.data import LabelledImages
 from figureground.recipe.sample import derive_seed
@@ -181,12 +181,13 @@ def _use_named_splits(
         option = f"--{part}-split"
         if part not in split_names:
             raise RecipeError(
-                option, f"this split is missing; name all of {listed(f'--{name}-split' for name in PARTS)}, or none."
+                option,
+                f"this split is missing; name all of {join_names(f'--{name}-split' for name in PARTS)}, or none.",
             )
         if split_names[part] not in data.splits:
             raise RecipeError(
                 option,
-                f"{data.name} has no split {split_names[part]!r}{nearest_or_all(split_names[part], data.splits)}",
+                f"{data.name} has no split {split_names[part]!r}{suggest_or_list(split_names[part], data.splits)}",
             )
         if list(split_names.values()).count(split_names[part]) > 1:
             raise RecipeError(
@@ -205,7 +206,7 @@ def _derive_parts(data: LabelledImages, usable: Sequence[str], seed: int, notes:
         return {part: _find_rows(data, names_by_number[number]) for part, number in zip(PARTS, (0, 1, 2), strict=True)}
     if not names_by_number:
         raise RecipeError(
-            "--features-split", f"{data.name} has the splits {listed(usable)}; name the one that trains the features, "
+            "--features-split", f"{data.name} has the splits {join_names(usable)}; name the one that trains the features, "
             "and give --probes-split and --test-split."
         )  # fmt: skip
     first = names_by_number.get(0, next(iter(names_by_number.values())))
@@ -240,14 +241,14 @@ def _check_part(data: LabelledImages, part: str, rows: np.ndarray, allow_empty: 
         if missing := sorted(set(labels_in_data.tolist()) - set(labels_in_part.tolist())):
             raise FiguregroundError(
                 f"{data.name}: of the images that {role}, none has the {side} "
-                f"{listed((names[k] for k in missing), 3)}. Build more images of it, or choose other splits "
+                f"{join_names((names[k] for k in missing), 3)}. Build more images of it, or choose other splits "
                 f"(--{part}-split)."
             )
     cells = sorted(set(data.cell.tolist()) - set(data.cell[rows].tolist()))
     if cells:
-        cell_names = listed((_cell_name(data, number) for number in cells), 3)
+        cell_names = join_names((_cell_name(data, number) for number in cells), 3)
         problem = (
-            f"of the images that {role} ({len(rows):,}), there is none of {counted(len(cells), 'cell')}: {cell_names}"
+            f"of the images that {role} ({len(rows):,}), there is none of {plural(len(cells), 'cell')}: {cell_names}"
         )
         if not allow_empty:
             raise FiguregroundError(

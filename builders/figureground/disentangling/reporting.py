@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.charts import draw_charts
-from figureground.core.errors import counted
+from figureground.core.errors import plural
 from figureground.core.files import replace_text
 from figureground.core.text import printable
 from figureground.data.groups import align_columns
@@ -84,10 +84,10 @@ def tabulate(report: Mapping[str, Any]) -> str:
     widths = " + ".join(f"{width:,}" for width in seeds[0]["widths"])
     head = [
         f"{report['method']} on {report['data']}, {report['backbone']}, {training_note}{penalty}, "
-        f"{counted(len(seeds), 'seed')}",
-        f"features: {widths} of {report['dimensions']:,} dimensions; {counted(images['features'], 'image')} trained "
+        f"{plural(len(seeds), 'seed')}",
+        f"features: {widths} of {report['dimensions']:,} dimensions; {plural(images['features'], 'image')} trained "
         f"them, {images['probes']:,} train probes, {images['test']:,} test"
-        + (f"; {counted(images['photographs'], 'photograph')}" if images["photographs"] else ""),
+        + (f"; {plural(images['photographs'], 'photograph')}" if images["photographs"] else ""),
     ]
     rows = [["probe accuracy, %", "linear", "MLP", "kNN", "chance", "majority", "linear, on fitted"]]
     for name in CROSSINGS:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from figureground.core.accelerator import choose_device
 from figureground.core.differences import describe_differences
-from figureground.core.errors import counted
+from figureground.core.errors import plural
 from figureground.core.files import read_json, replace_text
 from figureground.core.hashing import digest
 from figureground.core.seeding import seed_default_generators
@@ -111,7 +111,7 @@ def disentangle_request(request: Request, show_progress: bool = True, track: str
     device = choose_device(request.device)
     session = _Session(request, device, show_progress)
     memory = (
-        f"{counted(request.settings.batch_size, 'image')} a step don't fit into the memory of {device}. Lower "
+        f"{plural(request.settings.batch_size, 'image')} a step don't fit into the memory of {device}. Lower "
         "--batch-size in a new --out, or choose a smaller backbone."
     )
     advice = (
@@ -156,7 +156,7 @@ class _Session:
     def describe(self) -> str:
         """Describe what is saved, for the message after a stop."""
         saved = "" if self._saved_run is None else self._saved_run.describe()
-        seeds = f"{counted(self._num_finished, 'seed')} done and kept." if self._num_finished else ""
+        seeds = f"{plural(self._num_finished, 'seed')} done and kept." if self._num_finished else ""
         return " ".join(filter(None, [seeds, saved]))
 
     def _gather_images(self) -> _Images:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, listed, nearest_or_all
+from figureground.core.errors import FiguregroundError, join_names, suggest_or_list
 from figureground.core.tables import TextTable, UnreadableText
 from figureground.data.images import match_labels
 
@@ -64,7 +64,7 @@ def read_label_table(path: Path, labels: Sequence[str]) -> LabelTable:
     try:
         table = TextTable(path)
         if sorted(table.header) != sorted(COLUMNS):
-            columns = listed(table.header) if table.header else "nothing"
+            columns = join_names(table.header) if table.header else "nothing"
             raise FiguregroundError(f"--labels {path}: its first line is {columns}; it must be {','.join(COLUMNS)}.")
         for line, fields in table:
             label, class_name = (
@@ -74,7 +74,7 @@ def read_label_table(path: Path, labels: Sequence[str]) -> LabelTable:
                 raise FiguregroundError(f"--labels {path}, line {line}: give a label and one classifier_label.")
             position = int(match_labels([label], labels)[0])
             if position < 0:
-                hint = nearest_or_all(label, labels)
+                hint = suggest_or_list(label, labels)
                 raise FiguregroundError(f"--labels {path}, line {line}: the dataset has no label {label!r}{hint}")
             rows.setdefault(labels[position], []).append((line, class_name))
     except UnreadableText as error:
@@ -102,7 +102,7 @@ def find_counterparts(
                 class_names = dict.fromkeys(label for classifier in classifiers for label in classifier.labels)
                 raise FiguregroundError(
                     f"--labels {table.path}, line {line}: no classifier has a class {class_name!r}"
-                    f"{nearest_or_all(class_name, class_names)}"
+                    f"{suggest_or_list(class_name, class_names)}"
                 )
     counterparts = []
     for classifier in classifiers:
@@ -110,7 +110,7 @@ def find_counterparts(
         if not any(groups):
             raise FiguregroundError(
                 f"The classifier {classifier.name} has no class named like a label of the dataset. Its classes: "
-                f"{listed(classifier.labels, 5)}; the dataset's labels: {listed(occurring, 5)}. Map them in a CSV with "
+                f"{join_names(classifier.labels, 5)}; the dataset's labels: {join_names(occurring, 5)}. Map them in a CSV with "
                 f"the columns {','.join(COLUMNS)}, and give it as --labels."
             )
         counterparts.append(Counterparts(tuple(labels), groups, len(classifier.labels)))

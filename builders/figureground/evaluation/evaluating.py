@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, UsageError, listed
+from figureground.core.errors import FiguregroundError, UsageError, join_names
 from figureground.core.files import replace_bytes
 from figureground.core.intervals import LEVEL, METHOD
 from figureground.core.locks import lock
@@ -221,7 +221,7 @@ def _open_control(
         )
     if not (control.label >= 0).any():
         raise FiguregroundError(
-            f"--control {directory} has none of the classes of {images.name}, only {listed(control.unknown, 5)}."
+            f"--control {directory} has none of the classes of {images.name}, only {join_names(control.unknown, 5)}."
         )
     shared_splits = [split for split in splits if split in control.splits]
     return DatasetImages(directory, images.labels, occurring, splits=shared_splits) if shared_splits else control

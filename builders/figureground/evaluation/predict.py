@@ -13,7 +13,7 @@ from PIL import Image
 
 from figureground.core import signals
 from figureground.core.ahead import compute_ahead
-from figureground.core.errors import FiguregroundError, OutOfMemory, counted
+from figureground.core.errors import FiguregroundError, OutOfMemory, plural
 from figureground.core.progress import Progress
 from figureground.data.images import Draw, FolderImages, Images
 from figureground.evaluation.counterparts import Counterparts
@@ -103,7 +103,7 @@ def predict(
     if len(rows) and not predictions.judged.any():
         first = next(iter(images.unreadable.items())) if isinstance(images, FolderImages) else ("", "")
         raise FiguregroundError(
-            f"{images.name}: none of its {counted(len(rows), 'image')} can be read; the first is {': '.join(first)}."
+            f"{images.name}: none of its {plural(len(rows), 'image')} can be read; the first is {': '.join(first)}."
         )
     return predictions
 

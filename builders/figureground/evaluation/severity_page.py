@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figureground.core.columns import pad, text_width
-from figureground.core.errors import listed
+from figureground.core.errors import join_names
 from figureground.core.pages import render_page
 from figureground.evaluation.page import encode_data_url
 from figureground.evaluation.plots import plot_severity
@@ -54,7 +54,7 @@ def list_notes(report: JsonMapping) -> list[str]:
     low = [name for name, entry in report["classifiers"].items() if entry["half"] <= report["chance"]]
     if low:
         lines.append(
-            f"Half of the reference accuracy of {listed(low, 8)} is below chance ({format_percent(report['chance'])}), "
+            f"Half of the reference accuracy of {join_names(low, 8)} is below chance ({format_percent(report['chance'])}), "
             "so by this measure failure is hardly possible."
         )
     if report["references"] is None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from figureground.core.columns import pad, text_width
-from figureground.core.errors import counted, listed
+from figureground.core.errors import join_names, plural
 from figureground.evaluation import robustness
 from figureground.evaluation.spuriousness import METRICS
 
@@ -38,8 +38,8 @@ def format_drop(interval: JsonMapping) -> str:
 
 def format_sample_size(entry: JsonMapping) -> str:
     """Return the sample size of a number: `12 images`, or `12 images of 3 objects`."""
-    return counted(entry["samples"], "image") + (
-        f" of {counted(entry['objects'], 'object')}" if "objects" in entry else ""
+    return plural(entry["samples"], "image") + (
+        f" of {plural(entry['objects'], 'object')}" if "objects" in entry else ""
     )
 
 
@@ -49,32 +49,32 @@ def list_notes(report: JsonMapping) -> list[str]:
     for name, entry in report["classifiers"].items():
         if missing := entry["without_counterpart"]:
             lines.append(
-                f"{name} has no class for {counted(len(missing), 'label')}: {listed(missing, 8)}. "
-                f"Left out: {counted(entry['left_out'], 'sample')}."
+                f"{name} has no class for {plural(len(missing), 'label')}: {join_names(missing, 8)}. "
+                f"Left out: {plural(entry['left_out'], 'sample')}."
             )
     if steered := [name for name, entry in report["classifiers"].items() if entry.get("steered")]:
         alone = len(steered) == len(report["classifiers"])
         lines.append(
-            f"These images were generated towards the features of {listed(steered)} (SFSL), so its predictions for "
+            f"These images were generated towards the features of {join_names(steered)} (SFSL), so its predictions for "
             + ("them prove nothing. Use other classifiers." if alone else "them prove nothing; means exclude it.")
         )
     for kind, entry in _iter_other_images(report):
         if unreadable := entry["unreadable"]:
             first = f"{unreadable[0]['file']}: {unreadable[0]['reason']}"
-            lines.append(f"{kind}: {counted(len(unreadable), 'file')} can't be read, such as {first}.")
+            lines.append(f"{kind}: {plural(len(unreadable), 'file')} can't be read, such as {first}.")
         if missing := entry["without_images"]:
-            lines.append(f"{kind}: no images of {_format_class_count(len(missing))}: {listed(missing, 8)}.")
+            lines.append(f"{kind}: no images of {_format_class_count(len(missing))}: {join_names(missing, 8)}.")
         if differs := entry.get("differs"):
             fields = [
                 f"{field['field']} ({_format_values(field['dataset'])}, here {_format_values(field['control'])})"
                 for field in differs
             ]
             lines.append(
-                f"{kind} differs from {report['dataset']['name']} in {listed(fields, len(fields))}. So a difference "
+                f"{kind} differs from {report['dataset']['name']} in {join_names(fields, len(fields))}. So a difference "
                 "between the two may have other causes than the one that it controls for."
             )
         if ignored := entry["other_classes"]:
-            lines.append(f"{kind}: ignored {listed(ignored, 5)}, which the dataset doesn't have.")
+            lines.append(f"{kind}: ignored {join_names(ignored, 5)}, which the dataset doesn't have.")
     lines += _note_zero_shot(report)
     lines += robustness.list_notes(report.get("robustness"))
     lines += _note_intervals(report)
@@ -93,7 +93,7 @@ def _note_zero_shot(report: JsonMapping) -> Iterator[str]:
     if zero_shot and len(set(choices.values())) > 1:
         counts = [f"{name} {n:,}" for name, n in choices.items() if n]
         yield (
-            f"The classifiers choose among different numbers of classes ({listed(counts, 8)}), and fewer are easier. "
+            f"The classifiers choose among different numbers of classes ({join_names(counts, 8)}), and fewer are easier. "
             "--candidates gives zero-shot classifiers more."
         )
 
@@ -113,12 +113,12 @@ def _note_intervals(report: JsonMapping) -> Iterator[str]:
     images, reuse = report["dataset"]["samples"], report["intervals"]
     if reuse.get("objects", images) < images:
         yield (
-            f"The {counted(images, 'image')} show {counted(reuse['objects'], 'object')}. Intervals count objects, "
+            f"The {plural(images, 'image')} show {plural(reuse['objects'], 'object')}. Intervals count objects, "
             "because images of one cut-out or source aren't independent."
         )
     if reuse.get("scenes", images) < images:
         yield (
-            f"They were generated from {counted(reuse['scenes'], 'background image')}. Intervals treat these as fixed "
+            f"They were generated from {plural(reuse['scenes'], 'background image')}. Intervals treat these as fixed "
             "and don't cover the variation over other scenes."
         )
     if report["kind"] != "foreground":
@@ -151,7 +151,7 @@ def summarise(report: JsonMapping) -> str:
     dataset = report["dataset"]
     splits = ", ".join(f"{split} {n:,}" for split, n in dataset["splits"].items())
     lines = [
-        f"{dataset['name']}: {counted(dataset['samples'], 'image')}"
+        f"{dataset['name']}: {plural(dataset['samples'], 'image')}"
         + (f" ({splits})" if len(dataset["splits"]) < 6 else "")
     ]
     make_lines = _spurious_lines if report["kind"] == "spurious" else _foreground_lines
@@ -166,7 +166,7 @@ def _foreground_lines(report: JsonMapping) -> Iterator[str]:
         if entry.get("matched"):
             matched = entry["matched"]
             yield (
-                f"  {counted(matched['objects'], 'object')} on several backgrounds: same prediction on all "
+                f"  {plural(matched['objects'], 'object')} on several backgrounds: same prediction on all "
                 f"{format_share(matched['alike'])}, correct on all {format_share(matched['right'])}"
             )
         for kind, comparison in entry.get("compared", {}).items():

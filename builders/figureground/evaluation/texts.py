@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from figureground.core.errors import UsageError
-from figureground.core.names import loosely
+from figureground.core.names import name_key
 from figureground.core.resources import find_resource
 from figureground.data.images import DatasetImages, match_labels
 from figureground.data.words import make_words, read_words, with_article
@@ -49,7 +49,7 @@ def list_classes(images: DatasetImages, candidates: str | None) -> list[ClassEnt
         UsageError: The list doesn't exist.
     """
     words = read_words(images.source.recipe, "classes")
-    classes = [words.get(loosely(label)) or make_words(label) for label in images.labels]
+    classes = [words.get(name_key(label)) or make_words(label) for label in images.labels]
     own = [ClassEntry(label, entry.text, entry.definition) for label, entry in zip(images.labels, classes, strict=True)]
     if candidates is None:
         return own

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core import signals
-from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, suggest_or_list
 from figureground.core.files import (
     LEADS_OUTSIDE,
     FileError,
@@ -91,7 +91,7 @@ def export(
     """
     directory, out = Path(directory), Path(out)
     if layout not in EXPORTS:
-        raise RecipeError("layout", f"{layout!r} is unknown{nearest_or_all(layout, EXPORTS.names())}")
+        raise RecipeError("layout", f"{layout!r} is unknown{suggest_or_list(layout, EXPORTS.names())}")
     if sign is not None and link is not None:
         raise RecipeError("sign", "signing changes the bytes of the images, so they can't be links to others.")
     dataset = FinishedDataset(directory)
@@ -157,7 +157,7 @@ def _refuse_unportable(files: Sequence[str]) -> None:
     unusable = [f"{part!r} {why}" for part in parts if (why := explain_unportable(part))]
     if unusable:
         raise FiguregroundError(
-            f"these file names aren't allowed on every system: {listed(unusable, 3)}. Export the splits under other "
+            f"these file names aren't allowed on every system: {join_names(unusable, 3)}. Export the splits under other "
             "names: --split OLD=NEW."
         )
     if clashes := find_same_files(files):
@@ -208,7 +208,5 @@ def _place_images(
     for folder in folders:
         sync_directory(folder)
     if links is not None and num_linked < len(files):
-        print_note(
-            f"{counted(len(files) - num_linked, 'image')} that {links.earlier} lacks were copied.", show_progress
-        )
+        print_note(f"{plural(len(files) - num_linked, 'image')} that {links.earlier} lacks were copied.", show_progress)
     return num_linked

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from figureground.core.errors import RecipeError, counted, listed
+from figureground.core.errors import RecipeError, join_names, plural
 from figureground.core.registry import Registry, check_subclass
 from figureground.data.splits import SPLITS, choose_splits
 from figureground.exporting.selection import Row, Selection
@@ -89,7 +89,7 @@ def number_splits(selection: Selection, layout: str) -> dict[str, int]:
     if unknown:
         raise RecipeError(
             "split",
-            f"{layout} has only the splits {', '.join(SPLITS)}, and {listed(map(repr, unknown))} isn't one of them. "
+            f"{layout} has only the splits {', '.join(SPLITS)}, and {join_names(map(repr, unknown))} isn't one of them. "
             f"Give each split that you export one of these names: --split {unknown[0]}=train, and so on.",
         )
     return {name: number for name, number in numbers.items() if number is not None}
@@ -98,7 +98,7 @@ def number_splits(selection: Selection, layout: str) -> dict[str, int]:
 def note_missing_splits(numbers: Mapping[str, int], reader: str) -> list[str]:
     """Return a note on those of train, validation and test that an export lacks, if any."""
     missing = [name for number, name in enumerate(SPLITS) if number not in numbers.values()]
-    return [f"There is no split {listed(missing)}; {reader} expects all three."] if missing else []
+    return [f"There is no split {join_names(missing)}; {reader} expects all three."] if missing else []
 
 
 def refuse_more_than_two(selection: Selection, layout: str) -> None:
@@ -117,7 +117,7 @@ def refuse_more_than_two(selection: Selection, layout: str) -> None:
     if all(len(names) == 2 for names in label_names.values()):
         return
     summary = " and ".join(
-        f"{counted(len(names), column)} ({listed(names, 6)})" for column, names in label_names.items()
+        f"{plural(len(names), column)} ({join_names(names, 6)})" for column, names in label_names.items()
     )
     problem = f"{layout} holds two classes on two backgrounds; this dataset has {summary}"
     if any(len(names) < 2 for names in label_names.values()):
@@ -134,5 +134,5 @@ def refuse_more_than_two(selection: Selection, layout: str) -> None:
     raise RecipeError(
         "layout",
         f'{problem}. Keep two of each, such as --keep "{rule}", which leaves out {num_lost:,} of '
-        f"{counted(len(selection.rows), 'image')}; or use another layout: {alternative}.",
+        f"{plural(len(selection.rows), 'image')}; or use another layout: {alternative}.",
     )

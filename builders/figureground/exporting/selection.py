@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from figureground.annotation.answers import REFERENCE, read_all
-from figureground.core.errors import RecipeError, nearest_or_all
+from figureground.core.errors import RecipeError, suggest_or_list
 from figureground.core.names import folder_names
 from figureground.curation.copying import read_all as read_shards
 from figureground.curation.curating import SampleValues, apply_rule, collect_names
@@ -133,7 +133,7 @@ def select(
     available = list(dict.fromkeys(shard.split for shard in dataset.shards))
     for split in splits:
         if split not in available:
-            raise RecipeError("split", f"{dataset.directory} has no split {split!r}{nearest_or_all(split, available)}")
+            raise RecipeError("split", f"{dataset.directory} has no split {split!r}{suggest_or_list(split, available)}")
     names = dict(splits) or {split: split for split in available}
     scores = read_scores(dataset.directory) if keep is not None or columns else {}
     rule = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from figureground import __version__
 from figureground.core.differences import describe_differences
-from figureground.core.errors import FiguregroundError, listed, printable
+from figureground.core.errors import FiguregroundError, join_names, printable
 from figureground.core.files import read_object, replace_text
 from figureground.core.owned import GENERATOR, is_ours
 
@@ -28,7 +28,7 @@ def refuse_other_files(out: Path) -> None:
     names = sorted(path.name for path in out.iterdir() if path.name != LOCK) if out.is_dir() else []
     if names and read_state(out) is None:
         raise FiguregroundError(
-            f"--out {printable(out)} holds something else ({listed(map(printable, names), 3)}) and was left as it "
+            f"--out {printable(out)} holds something else ({join_names(map(printable, names), 3)}) and was left as it "
             "is. Give a new directory."
         )
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, printable
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, printable
 from figureground.diffusion.composite import widen_to_latents
 from figureground.finetune.references import LeftOut, read_different
 from figureground.sources.companions import why_shared
@@ -58,7 +58,7 @@ def read_images(
         left_out.unreadable += [(path.name, reason) for path, reason in list_odd(folder)]
     else:
         files = [Path(path) for path in images]
-        where = f"of {counted(len(files), 'file')} there {'is' if len(files) == 1 else 'are'}"
+        where = f"of {plural(len(files), 'file')} there {'is' if len(files) == 1 else 'are'}"
     pairs = sorted(
         zip(files, _masks_of(files, masked, masks), strict=True), key=lambda pair: (pair[0].name, str(pair[0]))
     )
@@ -74,7 +74,7 @@ def read_images(
             )
         )  # fmt: skip
     if len(found) < LEAST:
-        have = counted(len(found), "image") if found else "no image"
+        have = plural(len(found), "image") if found else "no image"
         told = f"images: {where} {have} that can be used, and a token needs at least {LEAST} different ones."
         raise FiguregroundError(" ".join([told, *left_out.notes()]))
     found.sort(key=lambda image: (image.name, image.sha256))
@@ -105,14 +105,14 @@ def _masks_of(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None)
         lacking = [path.name for path in files if mask_beside(path) is None]
         if lacking:
             raise FiguregroundError(
-                f"masked: {len(lacking)} of {counted(len(files), 'image')} have no mask, x.mask.png beside x.jpg: "
-                f"{listed(map(printable, lacking), 4)}. Add them, or set masked to false."
+                f"masked: {len(lacking)} of {plural(len(files), 'image')} have no mask, x.mask.png beside x.jpg: "
+                f"{join_names(map(printable, lacking), 4)}. Add them, or set masked to false."
             )
         if problem := why_shared(files, MASK_SUFFIX, "mask"):
             raise FiguregroundError(f"masked: {problem}")
         return [mask_beside(path) for path in files]
     if len(masks) != len(files):
-        raise FiguregroundError(f"masks: {len(masks)} for {counted(len(files), 'image')}; give one per image.")
+        raise FiguregroundError(f"masks: {len(masks)} for {plural(len(files), 'image')}; give one per image.")
     return [Path(path) for path in masks]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from figureground.core import signals
 from figureground.core.accelerator import choose_device, processor_name
 from figureground.core.differences import describe_differences
-from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.files import read_json, replace_text
 from figureground.core.locks import lock, remove_held
 from figureground.core.numerics import library_versions
@@ -202,7 +202,8 @@ def _refuse_strangers(out: Path) -> None:
     strange = [name for name in names if name not in ours]
     if strange or (names and not {STATE, INVERSION} & set(names)):
         raise FiguregroundError(
-            f"{out} holds something else ({listed(strange or names, 3)}) and was left as it is. Give a new directory."
+            f"{out} holds something else ({join_names(strange or names, 3)}) and was left as it is. Give a new "
+            "directory."
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.finetune.similarity import SimilarityLoss
 from figureground.models.noising import Noising
 
@@ -19,7 +19,7 @@ def check_prediction(prediction_type: str) -> None:
     """Raise FiguregroundError for a prediction type that isn't supported for training."""
     if prediction_type not in PREDICTIONS:
         raise FiguregroundError(
-            f"the checkpoint predicts {prediction_type!r}; fine-tuning supports {listed(PREDICTIONS)}."
+            f"the checkpoint predicts {prediction_type!r}; fine-tuning supports {join_names(PREDICTIONS)}."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from figureground.core.devices import check_device
-from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural
 from figureground.finetune.settings import Finetuning
 from figureground.models.needs import missing_packages, refuse_absent, refuse_onnx
 from figureground.models.single_file import refuse_training
@@ -51,7 +51,7 @@ def refuse_unfit(
     if not references.is_dir():
         raise FiguregroundError(f"--references {references}: there is no such directory.")
     if (there := len(list_images(references))) < LEAST:
-        raise FiguregroundError(f"--references {references}: it holds {counted(there, 'image')}; give {LEAST} or more.")
+        raise FiguregroundError(f"--references {references}: it holds {plural(there, 'image')}; give {LEAST} or more.")
     if settings.reads_features and settings.feature_model is not None:
         refuse_onnx("--feature-model", settings.feature_model)
         refuse_absent("--feature-model", settings.feature_model)
@@ -76,5 +76,5 @@ def refuse_strangers(out: Path) -> None:
     names = [name for name in names if name != LOCK and not (name.startswith(".") and name.endswith((".part", ".tmp")))]
     if names and INPUTS not in names:
         raise FiguregroundError(
-            f"--out {out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
+            f"--out {out} holds something else ({join_names(names, 3)}) and was left as it is. Give a new directory."
         )

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from figureground.core.differences import describe_differences
-from figureground.core.errors import FiguregroundError, listed, printable
+from figureground.core.errors import FiguregroundError, join_names, printable
 from figureground.core.files import read_json, replace_bytes, replace_text
 from figureground.core.locks import lock, remove_held
 from figureground.core.progress import Progress
@@ -64,7 +64,7 @@ def read_own(folder: Path, size: int, flag: str = FLAG) -> Prior:
         except UnreadableImage as error:
             unreadable.append(f"{printable(path.name)} ({error.reason})")
     if not images:
-        raise FiguregroundError(f"{flag} {folder}: none of its images can be read: {listed(unreadable, 4)}.")
+        raise FiguregroundError(f"{flag} {folder}: none of its images can be read: {join_names(unreadable, 4)}.")
     return Prior(tuple(images), {**hash_own(folder), "images": len(images)})
 
 
@@ -111,7 +111,7 @@ def draw_missing(
                 if len(rejected) > count:
                     raise FiguregroundError(
                         f"more than half of the images for {recipe['prompt']!r} can't be kept "
-                        f"({listed(sorted(set(rejected.values())))}). Give images of your own with {flag} DIR."
+                        f"({join_names(sorted(set(rejected.values())))}). Give images of your own with {flag} DIR."
                     )
                 missing = _missing(folder, count, rejected)
 

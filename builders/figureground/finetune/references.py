@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from figureground.core.errors import FiguregroundError, counted, listed, printable
+from figureground.core.errors import FiguregroundError, join_names, plural, printable
 from figureground.sources.images import (
     UnreadableImage,
     center_square,
@@ -49,11 +49,11 @@ class LeftOut:
         """Return notes for the user, one sentence each."""
         lines = []
         if self.unreadable:
-            what = listed((f"{printable(name)} ({reason})" for name, reason in self.unreadable), 6)
-            lines.append(f"{counted(len(self.unreadable), 'reference')} left out as unreadable: {what}.")
+            what = join_names((f"{printable(name)} ({reason})" for name, reason in self.unreadable), 6)
+            lines.append(f"{plural(len(self.unreadable), 'reference')} left out as unreadable: {what}.")
         if self.repeated:
-            what = listed((f"{printable(name)} is {printable(of)}" for name, of in self.repeated), 6)
-            lines.append(f"{counted(len(self.repeated), 'reference')} given twice, counted once: {what}.")
+            what = join_names((f"{printable(name)} is {printable(of)}" for name, of in self.repeated), 6)
+            lines.append(f"{plural(len(self.repeated), 'reference')} given twice, counted once: {what}.")
         return lines
 
 
@@ -118,10 +118,10 @@ def _too_few(found: References) -> str:
     if len(found.used) == 1 and len(found.left_out.repeated) + 1 >= LEAST:
         files = [found.used[0].name, *(name for name, _ in found.left_out.repeated)]
         return (
-            f"all {len(files)} images show the same image ({listed(map(printable, files), 4)}). A concept needs at "
+            f"all {len(files)} images show the same image ({join_names(map(printable, files), 4)}). A concept needs at "
             f"least {LEAST} different ones."
         )
-    have = counted(len(found.used), "image") if found.used else "no image"
+    have = plural(len(found.used), "image") if found.used else "no image"
     return " ".join(
         [f"it holds {have} that can be used, and a concept needs at least {LEAST}.", *found.left_out.notes()]
     )

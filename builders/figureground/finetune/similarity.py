@@ -34,7 +34,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from figureground.core.errors import FiguregroundError, RecipeError, nearest_or_all
+from figureground.core.errors import FiguregroundError, RecipeError, suggest_or_list
 from figureground.finetune.latents import to_pixels
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class SimilarityLoss:
             ("features", features, FEATURES), ("distance", distance, DISTANCES), ("weighting", weighting, WEIGHTINGS),
         ):  # fmt: skip
             if value not in known:
-                raise RecipeError(field, f"{value!r} is unknown{nearest_or_all(value, known)}")
+                raise RecipeError(field, f"{value!r} is unknown{suggest_or_list(value, known)}")
         classifier.require_features()
         if not 0 <= label < len(classifier.labels):
             there = len(classifier.labels)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural
 from figureground.core.files import replace_bytes
 from figureground.diffusion.checkpoint import Checkpoint
 
@@ -156,8 +156,8 @@ def _read_learned(path: Path, checkpoint: Checkpoint) -> _Learned:
     keys = _keys(checkpoint) or tuple(tensors)
     if set(tensors) != set(keys) or len(keys) != len(encoders):
         raise FiguregroundError(
-            f"{path} holds {listed(sorted(tensors), 3)}, learned with {made_for}; {checkpoint.facts['checkpoint']} has "
-            f"{counted(len(encoders), 'text encoder')} and needs vectors for each. Learn the token for it."
+            f"{path} holds {join_names(sorted(tensors), 3)}, learned with {made_for}; {checkpoint.facts['checkpoint']} "
+            f"has {plural(len(encoders), 'text encoder')} and needs vectors for each. Learn the token for it."
         )
     token = told.get("token") or (None if checkpoint.family.TOKEN_KEYS else keys[0])
     if token is None:

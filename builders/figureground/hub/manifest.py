@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.files import open_regular, read_object
 from figureground.methods.registry import METHODS
 from figureground.recipe import document as recipes
@@ -90,11 +90,11 @@ def pack(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[
     have = tuple(in_order(finished(directory).formats))
     chosen = tuple(in_order(have if formats is None else formats))
     if missing := sorted(set(formats or ()) - set(have)):
-        raise RecipeError("--formats", f"{directory} has no {listed(missing)}; it holds {' and '.join(have)}.")
+        raise RecipeError("--formats", f"{directory} has no {join_names(missing)}; it holds {' and '.join(have)}.")
     if not chosen:
         raise RecipeError("--formats", f"no format given; choose from {' and '.join(have)}, or omit the flag.")
     if loaded_as(chosen) is None:
-        loadable = listed(name for name, kind in FORMATS.items() if kind.LOADABLE)
+        loadable = join_names(name for name, kind in FORMATS.items() if kind.LOADABLE)
         raise RecipeError(
             "--formats",
             f"load_dataset, and so the Hub, can't read {' and '.join(chosen)}. A published dataset needs one of: "

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from figureground.core.errors import RecipeError, listed
+from figureground.core.errors import RecipeError, join_names
 from figureground.core.files import MAX_JSON_BYTES, parse_json, read_bytes, read_object, read_text
 from figureground.hub import card as hub_card
 from figureground.hub.errors import AGAIN, HubError, explained, transient
@@ -132,8 +132,8 @@ def _refuse_wrong_use(repo_id: str, revision: str | None, create_pr: bool, forma
     if revision is not None and (not revision or revision.isspace() or ".." in revision):
         raise RecipeError("--revision", f"{revision!r} isn't a valid branch name.")
     if unknown := sorted(set(formats or ()) - set(FORMATS.names())):
-        known = listed(FORMATS.names())
-        raise RecipeError("--formats", f"unknown format {listed(map(repr, unknown))}; known are {known}.")
+        known = join_names(FORMATS.names())
+        raise RecipeError("--formats", f"unknown format {join_names(map(repr, unknown))}; known are {known}.")
 
 
 def _described(directory: Path) -> list[bytes]:
@@ -211,8 +211,8 @@ def _publish(
     ours = {item.path for item in items}
     if intruders := sorted(path for path in there if _is_data(path) and path not in ours):
         raise HubError(
-            f"{repo_id}: somebody else uploaded {listed(intruders, 3)} at the same time, which would be read as part "
-            "of this dataset. Delete files that don't belong there, and push again."
+            f"{repo_id}: somebody else uploaded {join_names(intruders, 3)} at the same time, which would be read as "
+            "part of this dataset. Delete files that don't belong there, and push again."
         )
     return address
 
@@ -287,7 +287,7 @@ def _refuse_strangers(
         others = [path for path in there if path not in WITHOUT_DATA and not path.upper().startswith("LICEN")]
         if others:
             raise HubError(
-                f"{repo_id} holds something else ({listed(sorted(others), 3)}) and wasn't changed. {elsewhere}"
+                f"{repo_id} holds something else ({join_names(sorted(others), 3)}) and wasn't changed. {elsewhere}"
             )
         return
     strangers = sorted(path for path in data if path not in ours)
@@ -316,7 +316,7 @@ def _refuse_strangers(
         )
         raise HubError(
             f"{repo_id} holds shards that aren't in this dataset and would be read as part of it: "
-            f"{listed(strangers, 3)}. {advice}."
+            f"{join_names(strangers, 3)}. {advice}."
         )
 
 
@@ -373,6 +373,6 @@ def _compare(repo_id: str, items: Iterable[Item], there: Mapping[str, RepoFile])
     ]
     if wrong:
         raise HubError(
-            f"{repo_id}: after the upload, the Hub doesn't match the sent files: {listed(wrong, 3)}. Either they were "
-            f"changed meanwhile, or the repository's .gitignore excludes them. {AGAIN}"
+            f"{repo_id}: after the upload, the Hub doesn't match the sent files: {join_names(wrong, 3)}. Either they "
+            f"were changed meanwhile, or the repository's .gitignore excludes them. {AGAIN}"
         )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.files import read_json
 from figureground.core.seeding import seed_default_generators
 from figureground.learn.settings import POCKET, Training, choose_backbone
@@ -190,8 +190,8 @@ def _fit_head(classifier: Classifier, classes: Sequence[str]) -> list[str]:
         ]
     return [
         f"The backbone {classifier.name} has as many classes as the data, but other names "
-        f"({listed(classifier.labels, 3)} for {listed(classes, 3)}): its last layer was replaced. If the classes are "
-        "the same, rename them (id2label in its config.json)."
+        f"({join_names(classifier.labels, 3)} for {join_names(classes, 3)}): its last layer was replaced. If the "
+        "classes are the same, rename them (id2label in its config.json)."
     ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from figureground.core import signals
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.progress import Progress
 from figureground.data.groups import GroupedImages
 from figureground.learn.errors import Errors
@@ -36,8 +36,8 @@ def find_classifier_errors(
     """
     if len(classes) != len(groups.classes):
         raise FiguregroundError(
-            f"{groups.name} has {len(groups.classes):,} classes ({listed(groups.classes, 5)}), but {len(classes):,} "
-            f"names are given ({listed(classes, 5)})."
+            f"{groups.name} has {len(groups.classes):,} classes ({join_names(groups.classes, 5)}), but "
+            f"{len(classes):,} names are given ({join_names(classes, 5)})."
         )
     order = match_classes(classifier, classes)
     train = groups.of_split(0)
@@ -57,7 +57,8 @@ def match_classes(classifier: Classifier, classes: Sequence[str]) -> list[int]:
     if order is None:
         raise FiguregroundError(
             f"The classifier {classifier.name} has {len(classifier.labels):,} classes "
-            f"({listed(classifier.labels, 5)}), but the data have {len(classes):,} ({listed(classes, 5)}): determining "
+            f"({join_names(classifier.labels, 5)}), but the data have {len(classes):,} ({join_names(classes, 5)}): "
+            "determining "
             "errors requires the same class names. Rename its labels (id2label in its config.json), or train a "
             "classifier on the data."
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, RecipeError, counted, nearest_or_all
+from figureground.core.errors import FiguregroundError, RecipeError, plural, suggest_or_list
 from figureground.recipe.sample import derive_seed
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def cluster(
         RecipeError: A setting is invalid.
     """
     if method not in METHODS:
-        raise RecipeError("method", f"there is no {method!r}{nearest_or_all(method, METHODS)}")
+        raise RecipeError("method", f"there is no {method!r}{suggest_or_list(method, METHODS)}")
     for name, value in (("k", 1 if k is None else k), ("most", most)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise RecipeError(name, f"{value!r} is not a whole number from 1.")
@@ -104,7 +104,7 @@ def cluster(
     if k is not None and k > distinct:
         distinct_note = "" if distinct == n else f", of which {distinct:,} differ,"
         raise FiguregroundError(
-            f"{counted(n, 'image')}{distinct_note} can't make {k} clusters. Lower k, or leave it out."
+            f"{plural(n, 'image')}{distinct_note} can't make {k} clusters. Lower k, or leave it out."
         )
     with _limit_threads(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the silhouette already accounts for too many clusters
@@ -273,7 +273,7 @@ def cluster_errors(
         raise ValueError(f"There are {len(features)} rows of features and {len(rows)} errors.")
     if not len(rows):
         raise FiguregroundError(
-            f"no errors to cluster: all {counted(len(errors.keys), 'training image')} are predicted correctly. Use "
+            f"no errors to cluster: all {plural(len(errors.keys), 'training image')} are predicted correctly. Use "
             "cross-fitting, or a classifier that stops earlier (fewer epochs)."
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core import disk
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import read_json
 from figureground.core.locks import lock
 
@@ -71,7 +71,7 @@ def _refuse_other_content(out: Path, ignored: Path, marker: str, option: str) ->
     names = sorted(path.name for path in out.iterdir() if path != ignored) if out.is_dir() else []
     if names and marker not in names:
         raise FiguregroundError(
-            f"{option}{out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
+            f"{option}{out} holds something else ({join_names(names, 3)}) and was left as it is. Give a new directory."
         )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from figureground.core.accelerator import choose_device
-from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural
 from figureground.core.files import replace_bytes, replace_text
 from figureground.core.hashing import digest
 from figureground.core.terminal import print_note
@@ -173,7 +173,7 @@ def _plan_folds(
     if too_small := [f"{groups.classes[label]} ({n:,})" for label, n in enumerate(counts.tolist()) if 0 < n < folds]:
         raise RecipeError(
             "folds",
-            f"{groups.name} has fewer than {folds} training images of {listed(too_small)}. Ask for fewer folds.",
+            f"{groups.name} has fewer than {folds} training images of {join_names(too_small)}. Ask for fewer folds.",
         )
     fold = make_folds(y, folds, seed)
     rule = settings.rules(attributes=False)[0]
@@ -222,7 +222,7 @@ def _run_jobs(
     num_finished = 0
 
     def describe_progress() -> str:
-        return f"{num_finished} of {counted(len(jobs), 'classifier')} are finished and kept."
+        return f"{num_finished} of {plural(len(jobs), 'classifier')} are finished and kept."
 
     with _open_session(groups, settings, inputs, out, device, show_progress, describe_progress) as session:
         for job in jobs:

@@ -22,7 +22,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from figureground.core import signals
 from figureground.core.differences import describe_differences
-from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural
 from figureground.core.files import read_json, replace_bytes, replace_text
 from figureground.core.hashing import digest
 from figureground.core.progress import Progress
@@ -94,7 +94,7 @@ class AttentionMasks:
         if missing := [name for name in groups.classes if name not in labels]:
             raise FiguregroundError(
                 f"classifier {self.classifier.name!r} has no class {missing[0]!r}; it has "
-                f"{listed(self.classifier.labels, 5)}. Give one that was trained on {groups.name}."
+                f"{join_names(self.classifier.labels, 5)}. Give one that was trained on {groups.name}."
             )
         for start in range(0, len(rows), ATTENTION_BATCH):
             batch = list(groups.read(rows[start : start + ATTENTION_BATCH]))
@@ -262,7 +262,7 @@ def _group_by_figure(
         if row is None:
             first_key = train.keys[order[0]]
             raise FiguregroundError(
-                f"{train.name}: none of {counted(len(order), 'training image')} of {train.classes[job.y]!r} has a "
+                f"{train.name}: none of {plural(len(order), 'training image')} of {train.classes[job.y]!r} has a "
                 f"usable mask: that of {first_key} covers {passed_over[first_key]}. Check the masks, or change the "
                 "quantile."
             )

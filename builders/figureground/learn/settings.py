@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from figureground.core.errors import RecipeError, listed, nearest_or_all
+from figureground.core.errors import RecipeError, join_names, suggest_or_list
 from figureground.learn.way import WAYS
 from figureground.recipe import own_settings
 from figureground.recipe.settings import Names, Share, Text, settings
@@ -103,7 +103,7 @@ class Training:
         rules = [name.strip() for name in self.select.split(",")]
         for name in rules:
             if name not in RULES:
-                raise RecipeError("select", f"there is no {name!r}{nearest_or_all(name, RULES)}")
+                raise RecipeError("select", f"there is no {name!r}{suggest_or_list(name, RULES)}")
             if rules.count(name) > 1:
                 raise RecipeError("select", f"{name!r} is named twice.")
         object.__setattr__(self, "select", ",".join(rules))
@@ -170,7 +170,7 @@ def choose_backbone(settings: Training, edge: int) -> str:
 
 def explain_missing_attributes(settings: Training, name: str) -> str:
     """Return the error message for a method that needs the attribute, and data without it."""
-    methods = listed(name for name, way in WAYS.items() if not way.NEEDS_ATTRIBUTES)
+    methods = join_names(name for name, way in WAYS.items() if not way.NEEDS_ATTRIBUTES)
     return (
         f"{settings.method} needs each image's attribute, and {name} has none. Give a table filename,split,y,a "
         f"(--a NAME for another column), or a method that doesn't need it: {methods}."

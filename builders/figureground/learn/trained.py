@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from figureground.core.charts import draw_charts
-from figureground.core.errors import counted
+from figureground.core.errors import plural
 from figureground.core.files import replace_text
 from figureground.core.intervals import mean
 from figureground.core.text import printable
@@ -173,7 +173,7 @@ def tabulate(report: Mapping[str, Any]) -> str:
         rows.append(["  that epoch", "", *(str(epoch["epoch"]) for epoch in chosen)])
     rows.append([format_steps_label(seeds[0]["steps"]), "", *(format_steps(s["steps"]) for s in seeds)])
     head = (
-        f"{report['method']} on {report['data']}, {report['backbone']}, {counted(len(seeds), 'seed')}; "
+        f"{report['method']} on {report['data']}, {report['backbone']}, {plural(len(seeds), 'seed')}; "
         f"{describe_selection(report['selection'])}"
     )
     return "\n".join(

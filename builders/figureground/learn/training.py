@@ -16,7 +16,7 @@ import torch
 
 from figureground.core.accelerator import choose_device
 from figureground.core.differences import describe_differences
-from figureground.core.errors import counted
+from figureground.core.errors import plural
 from figureground.core.files import read_json, replace_text
 from figureground.core.numerics import library_versions
 from figureground.core.terminal import print_note
@@ -105,7 +105,7 @@ def train_request(request: Request, show_progress: bool = True, track: str | Non
 def advise_memory(settings: Training, device: torch.device) -> str:
     """Return the message for full memory."""
     return (
-        f"{counted(settings.batch_size, 'image')} a step don't fit into the memory of {device}. Lower --batch-size in "
+        f"{plural(settings.batch_size, 'image')} a step don't fit into the memory of {device}. Lower --batch-size in "
         "a new --out, or choose a smaller backbone."
     )
 
@@ -154,9 +154,9 @@ class _SavedProgress:
 
     def describe(self) -> str:
         prefix = "the first model of " if self.in_first_model else ""
-        epochs = counted(len(self.curve), "epoch")
+        epochs = plural(len(self.curve), "epoch")
         return (
-            f"{counted(self.seeds, 'seed')} and {epochs} of {prefix}seed {self.seed} are done and kept. The same "
+            f"{plural(self.seeds, 'seed')} and {epochs} of {prefix}seed {self.seed} are done and kept. The same "
             "command resumes from there."
         )
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
-from figureground.core.names import loosely
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, suggest_or_list
+from figureground.core.names import name_key
 from figureground.core.numerics import usable_cores
 from figureground.data.groups import GroupedImages
 from figureground.data.images import Draw
@@ -167,8 +167,8 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
         part = added.of_split(0)
         if len(part) < len(added):
             notes.append(
-                f"Of {added.name}, {counted(len(part), 'training image')} are added; "
-                f"{counted(len(added) - len(part), 'image')} of other splits are left out."
+                f"Of {added.name}, {plural(len(part), 'training image')} are added; "
+                f"{plural(len(added) - len(part), 'image')} of other splits are left out."
             )
         parts.append(part)
         labels.append(_match_classes(part, data))
@@ -194,18 +194,18 @@ def _make_part(part: GroupedImages) -> Part:
 
 def _match_classes(part: GroupedImages, data: GroupedImages) -> np.ndarray:
     """Return the dataset's label of each added image, int64 (n,)."""
-    labels = {loosely(name): label for label, name in enumerate(data.classes)}
+    labels = {name_key(name): label for label, name in enumerate(data.classes)}
     label_map = np.full(len(part.classes), UNKNOWN)
     names_by_label: dict[int, str] = {}
     for label in np.unique(part.y).tolist():
         name = part.classes[label]
-        if loosely(name) not in labels:
+        if name_key(name) not in labels:
             raise RecipeError(
                 "add",
                 f"{part.name} has images of {name!r}, which is not a class of {data.name}"
-                f"{nearest_or_all(name, data.classes)} Use the class names of {data.name}.",
+                f"{suggest_or_list(name, data.classes)} Use the class names of {data.name}.",
             )
-        label_map[label] = labels[loosely(name)]
+        label_map[label] = labels[name_key(name)]
         if label_map[label] in names_by_label:
             raise RecipeError(
                 "add",
@@ -218,8 +218,8 @@ def _match_classes(part: GroupedImages, data: GroupedImages) -> np.ndarray:
 def _match_attributes(part: GroupedImages, data: GroupedImages) -> np.ndarray | None:
     if part.attributes is None or part.a is None or data.attributes is None:
         return None
-    indices = {loosely(name): a for a, name in enumerate(data.attributes)}
-    return np.array([indices.get(loosely(name), UNKNOWN) for name in part.attributes], np.int64)[part.a]
+    indices = {name_key(name): a for a, name in enumerate(data.attributes)}
+    return np.array([indices.get(name_key(name), UNKNOWN) for name in part.attributes], np.int64)[part.a]
 
 
 def refuse_unknown_groups(material: TrainingData, method: str) -> None:
@@ -228,8 +228,8 @@ def refuse_unknown_groups(material: TrainingData, method: str) -> None:
     if group is None or not (group == UNKNOWN).any():
         return
     unknown = np.flatnonzero(group == UNKNOWN)
-    names = listed((material.train.album.keys[row] for row in unknown), 2)
+    names = join_names((material.train.album.keys[row] for row in unknown), 2)
     raise FiguregroundError(
-        f"{method} uses groups, and {counted(len(unknown), 'added image')} have none, such as {names}: their attribute "
-        f"is none of {listed(material.attributes or ())}. Add images with an attribute, or choose erm or jtt."
+        f"{method} uses groups, and {plural(len(unknown), 'added image')} have none, such as {names}: their attribute "
+        f"is none of {join_names(material.attributes or ())}. Add images with an attribute, or choose erm or jtt."
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from figureground.core.errors import FiguregroundError, UsageError, nearest_or_all, printable
+from figureground.core.errors import FiguregroundError, UsageError, printable, suggest_or_list
 from figureground.core.names import RULE, describe_same_names, find_same_names
 from figureground.core.tables import TextTable
 from figureground.sources.companions import why_shared
@@ -108,7 +108,7 @@ def read_phrases(path: Path, folders: Sequence[str]) -> Mapping[str, str]:
     found = {}
     for line, (folder, phrase) in read_columns(path, ("class", "phrase"), "--phrases"):
         if folder not in folders:
-            raise UsageError(f"--phrases {path}, line {line}: no folder {folder!r}{nearest_or_all(folder, folders)}")
+            raise UsageError(f"--phrases {path}, line {line}: no folder {folder!r}{suggest_or_list(folder, folders)}")
         if not phrase.strip():
             raise UsageError(f"--phrases {path}, line {line}: the phrase of {folder!r} is empty.")
         found[folder] = phrase

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from figureground.core.errors import UsageError, nearest_or_all
+from figureground.core.errors import UsageError, suggest_or_list
 from figureground.materials.listing import read_columns
 
 KEEP, LEAVE = "keep", "leave"
@@ -23,7 +23,7 @@ def read_marks(path: Path, files: Collection[str], option: str = "--marks") -> M
         if not mark:
             continue
         if file not in files:
-            raise UsageError(f"{option} {path}, line {line}: no photograph {file!r}{nearest_or_all(file, files)}")
+            raise UsageError(f"{option} {path}, line {line}: no photograph {file!r}{suggest_or_list(file, files)}")
         if mark not in (KEEP, LEAVE):
             raise UsageError(f"{option} {path}, line {line}: {mark!r} is not a mark; give {KEEP} or {LEAVE}.")
         found[file] = mark

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from figureground.core.errors import counted, printable
+from figureground.core.errors import plural, printable
 from figureground.core.fonts import Font, choose_font, to_ascii
 from figureground.materials.deciding import Decision
 
@@ -73,9 +73,7 @@ def _draw_class(private: Path, folder: str, decisions: Sequence[Decision]) -> Im
     height = SMALL + CAPTION + GAP
     block = Image.new("RGB", (GAP + ACROSS * (2 * SMALL + GAP), HEAD + len(rows) * height + GAP), "white")
     pen = ImageDraw.Draw(block)
-    title = (
-        f"{printable(folder)}: {len(kept):,} kept, {len(left):,} left out of {counted(len(decisions), 'photograph')}"
-    )
+    title = f"{printable(folder)}: {len(kept):,} kept, {len(left):,} left out of {plural(len(decisions), 'photograph')}"
     _write(pen, (GAP, 8), title, 18, block.width - 2 * GAP, "black")
     for i, row in enumerate(rows):
         for j, each in enumerate(row):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, RecipeError, counted, nearest_or_all
+from figureground.core.errors import FiguregroundError, RecipeError, plural, suggest_or_list
 from figureground.core.event_log import EventLog
 from figureground.core.hashing import digest
 from figureground.core.numerics import library_versions, read_numerics
@@ -124,7 +124,7 @@ class Method(ABC):
         if name not in self.CONFIGS:
             raise RecipeError(
                 "config",
-                f"{self.METHOD} has no config {name!r}{nearest_or_all(name, self.CONFIGS)}",
+                f"{self.METHOD} has no config {name!r}{suggest_or_list(name, self.CONFIGS)}",
             )
         base = self.CONFIGS[name]
         recipes.check_names(fields, type(base).field_names(), self.METHOD)
@@ -200,7 +200,7 @@ class Method(ABC):
             RecipeError: There is no such config.
         """
         if name not in cls.CONFIGS:
-            raise RecipeError("config", f"{cls.METHOD} has no config {name!r}{nearest_or_all(name, cls.CONFIGS)}")
+            raise RecipeError("config", f"{cls.METHOD} has no config {name!r}{suggest_or_list(name, cls.CONFIGS)}")
         head = [
             f"Recipe of figureground {cls.METHOD}. {cls.TITLE}.",
             "",
@@ -758,7 +758,7 @@ class Method(ABC):
         counts = saved_index(out)
         rejects = ", ".join(f"{n} {reason}" for reason, n in counts["rejects"].items())
         return (
-            f"{out}: {counted(counts['samples'], 'sample')}"
+            f"{out}: {plural(counts['samples'], 'sample')}"
             + (f"; rejected: {rejects}" if rejects else "")
             + f". figureground show {out} draws it."
         )

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import FiguregroundError, RecipeError, counted
+from figureground.core.errors import FiguregroundError, RecipeError, plural
 from figureground.core.hashing import digest
 from figureground.materials.deciding import reasons_of
 from figureground.materials.journal import UNREADABLE
@@ -173,4 +173,4 @@ class CutStage:
         )
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in reasons_of(counts).items())
         omitted = f"; left out: {reasons}. {self.require_folder() / PAGE} shows them" if reasons else ""
-        return f"{kept:,} of {counted(photographs, 'photograph')} became cut-outs{omitted}."
+        return f"{kept:,} of {plural(photographs, 'photograph')} became cut-outs{omitted}."

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed, printable
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, printable
 from figureground.core.hashing import digest
 from figureground.core.names import RULE, Lookup, describe_same_names, find_same_names
 from figureground.core.resources import find_resource
@@ -161,7 +161,7 @@ class D3S(Method):
             if empty:
                 raise RecipeError(
                     "photographs",
-                    f"{len(empty)} of {len(names)} classes have none on a known background: {listed(empty, 5)}. "
+                    f"{len(empty)} of {len(names)} classes have none on a known background: {join_names(empty, 5)}. "
                     "Lay photographs out as <class>/<background>/*, or, for reconstruction alone, as <class>/*.",
                 )
         self.counts = {split: counts * available for split, counts in self.counts.items()}
@@ -179,7 +179,7 @@ class D3S(Method):
             if fewer:
                 raise RecipeError(
                     f"extended.{split}",
-                    f"{len(fewer)} cells would have fewer images than they have: {listed(fewer, 3)}. Give a larger "
+                    f"{len(fewer)} cells would have fewer images than they have: {join_names(fewer, 3)}. Give a larger "
                     "number of images per cell; existing images stay.",
                 )
         if all((counts == earlier[split]).all() for split, counts in self.counts.items()):
@@ -207,7 +207,7 @@ class D3S(Method):
                     remedy = f"Add their counts to {table}"
                 raise RecipeError(
                     "table",
-                    f"{split} has {len(empty)} groups without an image: {listed(cells, 3)}. {remedy}, or ask for them "
+                    f"{split} has {len(empty)} groups without an image: {join_names(cells, 3)}. {remedy}, or ask for them "
                     "with allow_empty=true.",
                 )
 
@@ -310,7 +310,7 @@ class D3S(Method):
         if missing := [f.name for f in self.classes if f.name not in scenes_by_class]:
             raise RecipeError(
                 "photographs",
-                f"{len(missing)} of {len(self.classes)} classes have no folder: {listed(missing, 5)}. Lay photographs "
+                f"{len(missing)} of {len(self.classes)} classes have no folder: {join_names(missing, 5)}. Lay photographs "
                 "out as <class>/* or <class>/<scene>/*.",
             )
         return {
@@ -578,7 +578,7 @@ class D3S(Method):
                     classes.setdefault(item.pixels, set()).add(name.split("/")[0])
         if repeated := [names for names in classes.values() if len(names) > 1]:
             warnings.append(
-                f"{len(repeated)} images are in more than one class, such as {listed(sorted(repeated[0]))}."
+                f"{len(repeated)} images are in more than one class, such as {join_names(sorted(repeated[0]))}."
             )
         if self.config.guide == "paste":
             has_shape = {i.pixels: i.shaped for bank in banks.values() for items in bank.items.values() for i in items}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from figureground.core.errors import RecipeError, listed
+from figureground.core.errors import RecipeError, join_names
 from figureground.core.shares import whole_part
 from figureground.materials.settings import FromPhotographs, is_from_photographs
 from figureground.methods.cut_stage import CutStage
@@ -102,7 +102,7 @@ class D3SConfig(Config):
                 raise RecipeError("per_cell", f"{split!r} is not a split name: use lowercase letters, digits and '_'.")
         for per_cell in self.extended:
             if list(per_cell) != list(self.per_cell):
-                raise RecipeError("extended", f"it must name the splits {listed(self.per_cell)}, as per_cell does.")
+                raise RecipeError("extended", f"it must name the splits {join_names(self.per_cell)}, as per_cell does.")
         if self.edit:
             self._check_edit()
             return

@@ -22,7 +22,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from figureground.core import signals
-from figureground.core.errors import FiguregroundError, RecipeError, counted
+from figureground.core.errors import FiguregroundError, RecipeError, plural
 from figureground.core.files import replace_text
 from figureground.core.names import unique_slugs
 from figureground.core.text import code, markdown
@@ -290,7 +290,7 @@ class DDB(Repaint):
             if config.classifier != TRAIN:
                 return self.predict_training_images(folder)
             training = config.training_settings()
-            self.print_progress(f"ERM on {self.data.name}, {counted(training.epochs, 'epoch')}")
+            self.print_progress(f"ERM on {self.data.name}, {plural(training.epochs, 'epoch')}")
             return fit_early_stopped(
                 self.unlabelled, training, training.epochs, config.seed, folder, device=config.device,
                 show_progress=self.show_progress,
@@ -369,7 +369,7 @@ class DDB(Repaint):
         for label, rows in sources.items():
             usable = self._select_distinct([row for row in rows if row in masks])
             if len(usable) < LEAST:
-                name, count = self.data.classes[label], counted(len(rows), "source")
+                name, count = self.data.classes[label], plural(len(rows), "source")
                 raise FiguregroundError(
                     f"{name!r} has {count} that the classifier gets right, of which {len(usable)} differ and have a "
                     f"mask; a word needs {LEAST} or more. Raise --set sources=…, use a better classifier, "
@@ -395,7 +395,7 @@ class DDB(Repaint):
 
         rows, masks = self._read_facts(stages, SOURCES)["rows"][str(label)], self._read_facts(stages, MASKS)["files"]
         usable = self._select_distinct([row for row in rows if str(row) in masks])
-        self.print_progress(f"a word for {self.data.classes[label]}, from {counted(len(usable), 'image')}")
+        self.print_progress(f"a word for {self.data.classes[label]}, from {plural(len(usable), 'image')}")
         images = folder / "images"
         images.mkdir(parents=True, exist_ok=True)
         files = [images / f"{row:06d}.png" for row in usable]
@@ -570,7 +570,7 @@ class DDB(Repaint):
         if "{V}" in config.prompt:
             words = len(np.unique(self.train.y))
             notes.append(
-                f"{counted(words, 'word')} to learn, {self.inversion.max_train_steps:,} steps each, from at most "
+                f"{plural(words, 'word')} to learn, {self.inversion.max_train_steps:,} steps each, from at most "
                 f"{config.token_images} images"
             )
         phrases = f", with phrases such as {self.phrase(0)!r}" if find_kind(config.segmenter)[0].READS_PHRASES else ""

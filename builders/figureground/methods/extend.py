@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.files import MAX_JSON_BYTES, read_text, replace_text
 from figureground.core.hashing import digest
 from figureground.core.locks import lock
@@ -92,7 +92,8 @@ def _plan(
     identity = [name for name in new_fields if name not in execution and new_fields[name] != fields.get(name)]
     if identity:
         raise RecipeError(
-            identity[0], f"extend keeps the recipe; only fields that affect no pixel can be set: {listed(execution)}."
+            identity[0],
+            f"extend keeps the recipe; only fields that affect no pixel can be set: {join_names(execution)}.",
         )
     method = kind.from_recipe(new_fields)
     _refuse_changed(method, saved, directory)
@@ -102,7 +103,7 @@ def _plan(
     requested = {**current, **per_cell}
     if requested == current:
         if not steps:
-            numbers = listed(f"{split}={n}" for split, n in current.items())
+            numbers = join_names(f"{split}={n}" for split, n in current.items())
             raise RecipeError("--per-cell", f"{directory} has {numbers} already.")
         return method, None
     if missing(directory, [as_shard(s) for s in method.plan().shards()]):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figureground.core.columns import pad, text_width
-from figureground.core.errors import FiguregroundError, UsageError, counted
+from figureground.core.errors import FiguregroundError, UsageError, plural
 from figureground.core.text import human_time
 from figureground.methods.measured import Measured
 from figureground.recipe.shard_size import STEP, bytes_per_image
@@ -109,7 +109,7 @@ def describe(method: Method, images_per_second: float | Measured | None = None) 
     forecast = plan(method, images_per_second)
     lines = [
         f"{forecast['method']}, config {forecast['config']}: {forecast['images']:,} images of {forecast['size']} px in "
-        f"{counted(forecast['shards'], 'shard')}, {len(forecast['foregrounds'])} foregrounds × "
+        f"{plural(forecast['shards'], 'shard')}, {len(forecast['foregrounds'])} foregrounds × "
         f"{len(forecast['backgrounds'])} backgrounds"
     ]
     lines += method.plan_counts(method.plan())
@@ -153,11 +153,11 @@ def idle_notes(plan: Plan, workers: int) -> list[str]:
         return []
     if shards < workers:
         problem = (
-            f"only {counted(shards, 'shard')} for {workers} workers, so {workers - shards} would have nothing to do"
+            f"only {plural(shards, 'shard')} for {workers} workers, so {workers - shards} would have nothing to do"
         )
     else:
         problem = (
-            f"{counted(shards, 'shard')} don't divide evenly among {workers} workers: at the end only {last} would be "
+            f"{plural(shards, 'shard')} don't divide evenly among {workers} workers: at the end only {last} would be "
             f"at work, with {idle:.0%} of the workers' time idle"
         )
     better = _better_size(plan, workers)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from figureground.core.errors import RecipeError, counted
+from figureground.core.errors import RecipeError, plural
 from figureground.core.numerics import read_numerics
 from figureground.recipe.config import SAMPLING
 from figureground.recipe.document import read_saved_recipe
@@ -37,7 +37,7 @@ class Measured:
         """The origin of the speed, for people."""
         numerics = self.numerics
         return (
-            f"measured while {self.directory} was drawn by {counted(self.workers, 'worker')} on "
+            f"measured while {self.directory} was drawn by {plural(self.workers, 'worker')} on "
             f"{numerics.get('processor', numerics['device'])}, in {numerics['dtype']}, in batches of "
             f"{numerics['batch_size']}"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from figureground.core.errors import FiguregroundError, RecipeError, nearest_or_all
+from figureground.core.errors import FiguregroundError, RecipeError, suggest_or_list
 from figureground.core.hashing import digest
 from figureground.core.registry import Registry, check_subclass
 from figureground.methods.base import Method
@@ -36,7 +36,7 @@ def method_class(name: str) -> type[Method]:
         FiguregroundError: Another package's method can't be imported.
     """
     if name not in METHODS:
-        raise RecipeError("METHOD", f"there is no builder {name!r}{nearest_or_all(name, METHODS.names())}")
+        raise RecipeError("METHOD", f"there is no builder {name!r}{suggest_or_list(name, METHODS.names())}")
     return METHODS[name]
 
 

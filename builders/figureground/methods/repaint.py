@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, nearest_or_all
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, suggest_or_list
 from figureground.core.hashing import digest
 from figureground.core.terminal import print_note
 from figureground.data.groups import Files, GroupedImages
@@ -121,7 +121,7 @@ class Repaint(Method):
         if unknown:
             raise RecipeError(
                 f"nouns.{unknown[0]}",
-                f"{self.groups.name} has no class {unknown[0]!r}{nearest_or_all(unknown[0], self.groups.classes)}",
+                f"{self.groups.name} has no class {unknown[0]!r}{suggest_or_list(unknown[0], self.groups.classes)}",
             )
         labels = np.unique(self.train.y)
         if len(labels) < 2:
@@ -529,7 +529,7 @@ class Repaint(Method):
             noun: Word for such an image, singular.
         """
         return [
-            f"{name}: {counted(n, noun)} left out ({reason})"
+            f"{name}: {plural(n, noun)} left out ({reason})"
             for name, reasons in self.stage_summary["dropped"].items()
             for reason, n in reasons.items()
         ]
@@ -596,7 +596,7 @@ class Repaint(Method):
         notes = [f"prompts such as {self.prompt_of(0)!r}"]
         if self.config.classifier == TRAIN:
             training = self.config.training_settings()
-            notes.append(f"a classifier is trained first, {counted(training.epochs, 'epoch')}")
+            notes.append(f"a classifier is trained first, {plural(training.epochs, 'epoch')}")
         return notes
 
 
@@ -645,9 +645,9 @@ def _separate_masks(
     for name, reasons in dropped.items():
         count = total[list(classes).index(name)]
         if reasons.total() > MOST_DROPPED * count:
-            summary = listed(f"{n:,} × {reason}" for reason, n in reasons.items())
+            summary = join_names(f"{n:,} × {reason}" for reason, n in reasons.items())
             raise FiguregroundError(
-                f"{MASKS}: {reasons.total():,} of {counted(count, 'image')} of {name!r} have no usable mask "
+                f"{MASKS}: {reasons.total():,} of {plural(count, 'image')} of {name!r} have no usable mask "
                 f"({summary}). {advice}"
             )
     return masks, {name: dict(reasons) for name, reasons in dropped.items()}

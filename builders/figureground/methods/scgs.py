@@ -17,7 +17,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from figureground.core import signals
-from figureground.core.errors import RecipeError, counted, listed
+from figureground.core.errors import RecipeError, join_names, plural
 from figureground.core.names import unique_slugs
 from figureground.core.text import code, markdown
 from figureground.methods import citations
@@ -295,7 +295,7 @@ class SCGS(Repaint):
             counts = np.bincount(errors.predicted[list(part)], minlength=len(self.data.classes))
             texts = [f"{self.data.classes[k]} {counts[k]}" for k in np.argsort(-counts, kind="stable") if counts[k]]
             images = [self.image(row) for row in part[:SHOWN]]
-            rows.append((f"cluster {c}: {counted(len(part), 'image')}, called {listed(texts, 3)}", images))
+            rows.append((f"cluster {c}: {plural(len(part), 'image')}, called {join_names(texts, 3)}", images))
         save_cluster_sheet(folder / f"{unique_slugs(self.data.classes)[name]}.png", f"errors of the class {name}", rows)
 
     def _select_members(self, label: int, clusters: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -375,7 +375,7 @@ class SCGS(Repaint):
     def describe_empty_plan(self, summary: Mapping[str, Any]) -> str:
         requested = [name for name, n in zip(self.data.classes, self.estimate_counts().tolist(), strict=True) if n]
         return (
-            f"{super().describe_empty_plan(summary)} No training image of {listed(requested)} is predicted wrong, and "
+            f"{super().describe_empty_plan(summary)} No training image of {join_names(requested)} is predicted wrong, and "
             "per_class names no other class."
         )
 
@@ -396,7 +396,7 @@ class SCGS(Repaint):
         errors = (
             f"{config.errors} errors of an ERM classifier" if config.classifier == TRAIN else "a classifier's errors"
         )
-        scenes = f", in {counted(len(self.prompt_backgrounds), 'scene')} in turn" if self.prompt_backgrounds else ""
+        scenes = f", in {plural(len(self.prompt_backgrounds), 'scene')} in turn" if self.prompt_backgrounds else ""
         return (
             f"Images made from the training split of {data}, to break spurious correlations with its "
             f"classes. Sources are {errors}{f' ({wrong})' if wrong else ''}, clustered by class; of each, {part} was "
@@ -409,7 +409,7 @@ class SCGS(Repaint):
         lines = [super().done_message(out)]
         without_errors = [name for name, n in self.stage_summary["errors"].items() if not n]
         if without_errors:
-            lines.append(f"No images of {listed(without_errors)}, as none has errors.")
+            lines.append(f"No images of {join_names(without_errors)}, as none has errors.")
         lines += describe_error_set(self.stage_summary["error_set"])
         sheets = f"{out}/_figureground/stages/clusters holds a sheet of each class's errors."
         return "\n".join([*lines, *self.list_left_out("image"), sheets])
@@ -424,6 +424,6 @@ def describe_error_set(summary: Mapping[str, Any]) -> list[str]:
     if summary.get("precision") is None or summary.get("recall") is None:
         return []
     return [
-        f"The error set has {counted(summary['errors'], 'image')}: precision {summary['precision']:.1%}, recall "
+        f"The error set has {plural(summary['errors'], 'image')}: precision {summary['precision']:.1%}, recall "
         f"{summary['recall']:.1%} for the groups that go against the bias. Attributes served only to measure this."
     ]

@@ -22,10 +22,10 @@ from figureground.core import signals
 from figureground.core.columns import pad, text_width
 from figureground.core.errors import (
     RecipeError,
-    counted,
-    listed,
-    nearest_or_all,
+    join_names,
+    plural,
     printable,
+    suggest_or_list,
 )
 from figureground.core.files import read_json
 from figureground.core.hashing import digest
@@ -185,7 +185,7 @@ class Spurious(Method):
             return dict.fromkeys(names, int(per_cell))
         for name in per_cell:
             if name not in names:
-                raise RecipeError(f"{field}.{name}", f"there is no scene {name!r}{nearest_or_all(str(name), names)}")
+                raise RecipeError(f"{field}.{name}", f"there is no scene {name!r}{suggest_or_list(str(name), names)}")
         return {name: int(per_cell.get(name, 0)) for name in names}
 
     def _refuse_fewer(self, earlier: dict[str, Counts]) -> None:
@@ -202,7 +202,7 @@ class Spurious(Method):
         if unknown:
             raise RecipeError(
                 "references",
-                f"'pocket' draws only those of its own classes ({listed(LOOKS_OF)}), not of {listed(unknown, 5)}. "
+                f"'pocket' draws only those of its own classes ({join_names(LOOKS_OF)}), not of {join_names(unknown, 5)}. "
                 "Give a directory of images: --set references=DIR.",
             )
 
@@ -315,7 +315,7 @@ class Spurious(Method):
             if len(matches) > 1:
                 raise RecipeError(
                     "components",
-                    f"{feature.name!r} has more than one folder in {directory}: {listed(matches)}. {RULE}.",
+                    f"{feature.name!r} has more than one folder in {directory}: {join_names(matches)}. {RULE}.",
                 )
             if matches:
                 files[feature.slug] = root / matches[0] / COMPONENTS
@@ -323,7 +323,7 @@ class Spurious(Method):
         if missing:
             raise RecipeError(
                 "components",
-                f"{len(missing)} of {len(self.features)} classes have none in {directory}: {listed(missing, 5)}. Make "
+                f"{len(missing)} of {len(self.features)} classes have none in {directory}: {join_names(missing, 5)}. Make "
                 f"them, class by class, with figureground components --out {directory}/{slug(missing[0])}.",
             )
         return files
@@ -364,7 +364,7 @@ class Spurious(Method):
             self._refuse_unknown_to_network()
             self._has_checked_network = True
         concepts.print_progress(
-            f"{feature.name} ({feature.noun}), 1 of {counted(len(names), 'concept')} still to be learned"
+            f"{feature.name} ({feature.noun}), 1 of {plural(len(names), 'concept')} still to be learned"
         )
         concepts.make(self._gather_inputs(feature))
 
@@ -454,7 +454,7 @@ class Spurious(Method):
             raise RecipeError(
                 "feature_model",
                 f"{len(unknown)} of {len(self.features)} classes are none of the {len(network.labels):,} of "
-                f"{network.name!r}: {listed(unknown, 5)}. Give a network that has them, or leave them out: "
+                f"{network.name!r}: {join_names(unknown, 5)}. Give a network that has them, or leave them out: "
                 "--set 'classes=[…]'.",
             )
 
@@ -599,7 +599,7 @@ class Spurious(Method):
         disk = estimate_footprint(self.config.checkpoint, self.config.revision, settings.lora_rank)
         kind = f"adapters of rank {settings.lora_rank}" if settings.lora_rank else "whole checkpoints"
         lines = [
-            f"{counted(num_missing, 'concept')} to fine-tune, {settings.max_train_steps:,} steps each"
+            f"{plural(num_missing, 'concept')} to fine-tune, {settings.max_train_steps:,} steps each"
             + (f" ({num_existing} of {len(features)} are in {self.config.concepts})" if num_existing else "")
             + f"; they need about {human_bytes(disk.finished * num_missing)} of disk ({kind}, "
             + f"{human_bytes(disk.finished)} each"
@@ -609,7 +609,7 @@ class Spurious(Method):
         if num_missing and "references" not in missing_settings:
             lines += self._describe_learning()
         if skipped := self.skipped():
-            lines.append(f"{counted(len(skipped), 'reference')} can't be read, such as {': '.join(skipped[0])}.")
+            lines.append(f"{plural(len(skipped), 'reference')} can't be read, such as {': '.join(skipped[0])}.")
         return lines
 
     def _describe_learning(self) -> list[str]:
@@ -633,7 +633,7 @@ class Spurious(Method):
             evaluations = images * settings.num_inference_steps * (2 if settings.guidance_scale > 1 else 1)
             lines.append(
                 f"prior preservation needs {settings.num_class_images:,} images of each of "
-                f"{counted(len(self.nouns), 'noun')}, {evaluations:,} denoiser evaluations if none exist yet"
+                f"{plural(len(self.nouns), 'noun')}, {evaluations:,} denoiser evaluations if none exist yet"
             )
         if settings.needs_class_images:
             lines.append(f"{settings.class_images:,} images of each class are drawn too, to tell it from its feature")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.registry import Registry, check_subclass
 from figureground.core.shares import strength_of, whole_part
 from figureground.models.family_records import Embedding, Pipelines, Route, SingleFile, Size, Start
@@ -115,7 +115,7 @@ class Family(ABC):
         supporting = [name for name, kind in FAMILIES.items() if route in kind.ROUTES]
         raise FiguregroundError(
             f"{what} is of the family {self.NAME}, which doesn't support {ROUTE_NAMES[route]}, only "
-            f"{listed(ROUTE_NAMES[each] for each in self.ROUTES)}. Use it for one of these, or give a checkpoint of "
+            f"{join_names(ROUTE_NAMES[each] for each in self.ROUTES)}. Use it for one of these, or give a checkpoint of "
             f"{' or '.join(supporting)}."
         )
 
@@ -196,7 +196,7 @@ class Family(ABC):
             interval: The setting `guidance_interval`.
         """
         if true_cfg_scale is not None and not self.TRUE_GUIDANCE:
-            supporting = listed(name for name, kind in FAMILIES.items() if kind.TRUE_GUIDANCE)
+            supporting = join_names(name for name, kind in FAMILIES.items() if kind.TRUE_GUIDANCE)
             raise RecipeError(
                 "true_cfg_scale",
                 f"{what} is of the family {self.NAME}, which takes no such scale besides guidance_scale; {supporting} "
@@ -205,7 +205,7 @@ class Family(ABC):
         for field, reason in self.ignored(eta, negative_prompt, true_cfg_scale).items():
             raise RecipeError(field, f"{what}: {reason}")
         if interval is not None and not self.GUIDES_IN_ONE_BATCH:
-            supporting = listed(name for name, kind in FAMILIES.items() if kind.GUIDES_IN_ONE_BATCH)
+            supporting = join_names(name for name, kind in FAMILIES.items() if kind.GUIDES_IN_ONE_BATCH)
             raise RecipeError(
                 "guidance_interval",
                 f"{what} is of the family {self.NAME}, which can't leave guidance out in some steps; {supporting} "
@@ -386,7 +386,7 @@ class Family(ABC):
         if not self.ADAPTED:
             raise FiguregroundError(
                 f"{what} is of the family {self.NAME}, which can't be trained: fine-tuning and learned words are "
-                f"supported for {listed(name for name, kind in FAMILIES.items() if kind.ADAPTED)}."
+                f"supported for {join_names(name for name, kind in FAMILIES.items() if kind.ADAPTED)}."
             )
         for field, reason in self.unsuited(settings or {}).items():
             raise RecipeError(field, f"{what}: {reason}")
@@ -474,7 +474,7 @@ def recognise(pipeline: object, what: str, inpaint: bool = True) -> Family:
         classes_by_family[name] = (*kind.PIPELINES, *kind.INPAINTING) if inpaint else kind.PIPELINES
         if pipeline in classes_by_family[name]:
             return kind()
-    families = listed(f"{name} ({listed(classes)})" for name, classes in classes_by_family.items() if classes)
+    families = join_names(f"{name} ({join_names(classes)})" for name, classes in classes_by_family.items() if classes)
     hint = "Another package can add one (docs/models.md)."
     if any(pipeline in kind.INPAINTING for _, kind in FAMILIES.items()):
         hint = "A checkpoint that was made for inpainting only repaints regions, as the method scgs does."

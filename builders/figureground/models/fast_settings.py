@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import RecipeError, listed
+from figureground.core.errors import RecipeError, join_names
 from figureground.core.files import read_json
 
 TABLE = Path(__file__).parent / "fast_settings.json"
@@ -73,7 +73,7 @@ def find_fast_row(method: str, checkpoint: str, content: str, values: Mapping[st
     """
     rows = [row for row in read_table() if row.fingerprint == content and row.method == method]
     if not rows:
-        covered = listed(f"{row.checkpoint} ({row.method})" for row in read_table()) or "none"
+        covered = join_names(f"{row.checkpoint} ({row.method})" for row in read_table()) or "none"
         raise RecipeError(
             "speed",
             f"fast settings that give equally many right labels were measured only for {covered}, not for "
@@ -101,4 +101,4 @@ def _find_differences(row: FastRow, values: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _format_settings(settings: Mapping[str, Any]) -> str:
-    return listed((f"{name}={value}" for name, value in settings.items()), 8)
+    return join_names((f"{name}={value}" for name, value in settings.items()), 8)

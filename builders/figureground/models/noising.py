@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from figureground.core.errors import FiguregroundError, nearest_or_all
+from figureground.core.errors import FiguregroundError, suggest_or_list
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 """Predictions of denoisers of DDPM's noise levels."""
@@ -138,7 +138,7 @@ def estimate_clean(noisy: Tensor, prediction: Tensor, alphas_bar: Tensor, predic
         FiguregroundError: The prediction type is unknown.
     """
     if prediction_type not in PREDICTIONS:
-        hint = nearest_or_all(prediction_type, PREDICTIONS)
+        hint = suggest_or_list(prediction_type, PREDICTIONS)
         raise FiguregroundError(f"The scheduler's prediction_type {prediction_type!r} is unknown{hint}")
     noisy, prediction = noisy.float(), prediction.float()
     alphas_bar = alphas_bar.to(noisy).view(-1, *[1] * (noisy.ndim - 1))

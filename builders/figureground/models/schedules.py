@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names
 
 DISCRETE = (
     "DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler", "DEISMultistepScheduler",
@@ -66,7 +66,7 @@ def check_schedule(config: Mapping[str, Any], kind: str, sampler: str, what: str
             raise FiguregroundError(
                 f"{what} uses a {name}, whose noise schedule or prediction no sampler here can express: they "
                 "support DDPM's discrete noise levels. Choose a checkpoint with another scheduler, such as "
-                f"{listed(('DDIMScheduler', 'EulerDiscreteScheduler'))}."
+                f"{join_names(('DDIMScheduler', 'EulerDiscreteScheduler'))}."
             )
     _check_levels(config, sampler, f"{what}: its scheduler/scheduler_config.json")
 
@@ -87,7 +87,7 @@ def check_own_scheduler(config: Mapping[str, Any], kind: str, steps: int | None,
     for name in (kind, config.get("_class_name")):
         if name is not None and name != LCM and name not in KINDS:
             raise RecipeError(
-                "scheduler", f"{what} has a {name} of its own; supported are {listed((*KINDS, LCM))}. Give ddim."
+                "scheduler", f"{what} has a {name} of its own; supported are {join_names((*KINDS, LCM))}. Give ddim."
             )
     _check_levels(config, KINDS.get(kind, "ddim"), f"{what}: its scheduler/scheduler_config.json")
     limit = config.get("original_inference_steps", LCM_STEPS)
@@ -127,7 +127,7 @@ def _check_supported(
             "scheduler", f"{sampler} lacks the {entry} {value!r} ({where}). Give {' or '.join(samplers)}."
         )
     raise FiguregroundError(
-        f"{where} has the {entry} {value!r}; supported: {listed(common)}. Choose another checkpoint."
+        f"{where} has the {entry} {value!r}; supported: {join_names(common)}. Choose another checkpoint."
     )
 
 

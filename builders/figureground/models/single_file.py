@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.files import read_json
 from figureground.models.family import FAMILIES, Family
 from figureground.models.headers import Shapes, find_shape, has_name_starting, read_shapes
@@ -68,7 +68,7 @@ def recognise_file(path: Path) -> Family:
             return kind()
     raise FiguregroundError(
         f"checkpoint {path.name!r} holds {len(shapes):,} tensors, such as {next(iter(shapes))}, and isn't a "
-        f"single-file checkpoint of the families {listed(families)}. Give the directory of a diffusers checkpoint. "
+        f"single-file checkpoint of the families {join_names(families)}. Give the directory of a diffusers checkpoint. "
         "LoRA files go into loras."
     )
 
@@ -155,7 +155,7 @@ def refuse_missing_parts(path: Path, folder: Path, parts: Iterable[str]) -> None
     missing = [part for part in parts if not any((folder / part).glob("*.safetensors"))]
     if missing:
         raise FiguregroundError(
-            f"checkpoint {path.name!r} holds no {listed(missing)}, and neither does {FIELD} {folder.name!r}. Give a "
+            f"checkpoint {path.name!r} holds no {join_names(missing)}, and neither does {FIELD} {folder.name!r}. Give a "
             "file with all weights, or the directory of a checkpoint with those that are missing."
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.models.bundled import ROBUST, WEIGHTS
 from figureground.models.family import Family, recognise
 from figureground.models.headers import read_shapes
@@ -194,13 +194,13 @@ def _describe_variants(variants: Mapping[str, set[str | None]]) -> str:
     if unsupported:
         names = sorted({name for part_variants in unsupported.values() for name in part_variants if name})
         return (
-            f"{listed(unsupported)} exists only as {listed(names)}; supported are the plain weights, fp16 or bf16."
+            f"{join_names(unsupported)} exists only as {join_names(names)}; supported are the plain weights, fp16 or bf16."
             + (" Weights without the moving average (non_ema) are for resuming training." if "non_ema" in names else "")
         )
     common = max(VARIANTS, key=lambda variant: sum(variant in part_variants for part_variants in variants.values()))
     missing = [part for part, part_variants in variants.items() if common not in part_variants]
     existing = sorted({str(name) for part in missing for name in variants[part] if name} or {"plain weights"})
-    return f"{listed(missing)} exists only as {listed(existing)}, unlike the other parts."
+    return f"{join_names(missing)} exists only as {join_names(existing)}, unlike the other parts."
 
 
 def _check_safety(folder: Path, index: Mapping[str, Any], checkpoint: str) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed, nearest_or_all
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, suggest_or_list
 from figureground.pocket import world
 from figureground.pocket.world import Layout, Place
 from figureground.recipe.table import Counts, largest_remainder
@@ -104,7 +104,7 @@ class Bed:
             looks = [f"{prop}:{look}" for prop in world.PROPS for look in range(world.LOOKS)]
             _refuse_unknown("looks", self.looks, looks)
             if len({look.partition(":")[0] for look in self.looks}) > 1:
-                raise RecipeError("looks", f"{listed(self.looks)} are looks of two props. Give two of one prop.")
+                raise RecipeError("looks", f"{join_names(self.looks)} are looks of two props. Give two of one prop.")
             if not self.scenes:
                 raise RecipeError("scenes", "name one or more, since the attribute is a look.")
             _refuse_unknown("scenes", self.scenes, world.BACKGROUNDS)
@@ -176,16 +176,16 @@ class Bed:
 def _refuse_unknown(field: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            raise RecipeError(field, f"there is no {name!r}{nearest_or_all(name, known)}")
+            raise RecipeError(field, f"there is no {name!r}{suggest_or_list(name, known)}")
     if len(set(names)) < len(names):
-        raise RecipeError(field, f"{listed(names)}: name each once.")
+        raise RecipeError(field, f"{join_names(names)}: name each once.")
 
 
 def _refuse_unsorted(field: str, names: Sequence[str]) -> None:
     """Raise RecipeError for unsorted names. Tables number names alphabetically; otherwise the paired groups wouldn't be
     on the diagonal when the table is read."""
     if list(names) != sorted(names):
-        raise RecipeError(field, f"{listed(names)} are not in alphabetical order.")
+        raise RecipeError(field, f"{join_names(names)} are not in alphabetical order.")
 
 
 OBJECTS = ("mug", "umbrella")
@@ -212,7 +212,7 @@ def find_bed(name: str) -> Bed:
         RecipeError: The name is unknown.
     """
     if name not in BEDS:
-        raise RecipeError("bed", f"there is no {name!r}{nearest_or_all(name, BEDS)}")
+        raise RecipeError("bed", f"there is no {name!r}{suggest_or_list(name, BEDS)}")
     return BEDS[name]
 
 

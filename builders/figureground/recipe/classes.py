@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from figureground.core.errors import RecipeError, listed, nearest, nearest_or_all
-from figureground.core.names import RULE, describe_same_names, find_same_names, loosely
+from figureground.core.errors import RecipeError, join_names, suggest, suggest_or_list
+from figureground.core.names import RULE, describe_same_names, find_same_names, name_key
 from figureground.core.resources import find_resource
 from figureground.core.tables import TABLES, TextTable, UnreadableText
 
@@ -60,7 +60,7 @@ def read_nouns(field: str, value: object, kind: str, default: str) -> list[Class
         raise RecipeError(field, "a name is empty.")
     duplicates = [name for name, n in Counter(noun.name for noun in nouns).items() if n > 1]
     if duplicates:
-        raise RecipeError(field, f"named twice: {listed(duplicates)}.")
+        raise RecipeError(field, f"named twice: {join_names(duplicates)}.")
     # A classifier's labels are distinguished by their numbers, and their list isn't the user's to correct.
     if field != "labels" and (same := find_same_names(noun.name for noun in nouns)):
         raise RecipeError(field, f"{describe_same_names(same)}. {RULE}: use one of each.")
@@ -72,18 +72,18 @@ def _make_entry(name: str, text: str, kind: str) -> ClassEntry:
 
 
 def _select_entries(field: str, names: list[str], known: list[ClassEntry], source: str) -> list[ClassEntry]:
-    by_name = {loosely(alias): noun for noun in reversed(known) for alias in (*noun.aliases, noun.name)}
-    unknown = [name for name in names if loosely(name) not in by_name]
+    by_name = {name_key(alias): noun for noun in reversed(known) for alias in (*noun.aliases, noun.name)}
+    unknown = [name for name in names if name_key(name) not in by_name]
     if unknown:
         raise RecipeError(
             field,
             f"{unknown[0]!r} is not in the list {source!r}"
-            f"{nearest_or_all(unknown[0], [alias for noun in known for alias in (noun.name, *noun.aliases)])} "
+            f"{suggest_or_list(unknown[0], [alias for noun in known for alias in (noun.name, *noun.aliases)])} "
             "For names of your own, give a CSV file, or a mapping of names to texts.",
         )
     if same := find_same_names(names):
         raise RecipeError(field, f"{describe_same_names(same)}. {RULE}: use one of each.")
-    return [by_name[loosely(name)] for name in names]
+    return [by_name[name_key(name)] for name in names]
 
 
 def find_list(field: str, name: str, kind: str) -> Path:
@@ -102,8 +102,8 @@ def find_list(field: str, name: str, kind: str) -> Path:
         available = sorted(p.stem for p in folder.glob("*.csv"))
         raise RecipeError(
             field,
-            f"there is no list {name!r}{nearest(name, available) or '.'} Available: {listed(available)}. Or give the "
-            "path of a CSV.",
+            f"there is no list {name!r}{suggest(name, available) or '.'} Available: {join_names(available)}. Or give "
+            "the path of a CSV.",
         )
     return folder / f"{name}.csv"
 
@@ -136,15 +136,15 @@ def read_csv(path: Path, kind: str) -> list[ClassEntry]:
     with open_table(path, kind, "name") as table:
         rows = list(table.records())
     nouns = []
-    repeated = {name for name, n in Counter(loosely(row["name"]) for _, row in rows).items() if n > 1}
+    repeated = {name for name, n in Counter(name_key(row["name"]) for _, row in rows).items() if n > 1}
     for line, row in rows:
         name, wnid = row["name"], row.get("wnid", "")
         if not name:
             raise RecipeError(kind, f"{table.name}, line {line}: the name is empty.")
-        label = f"{name} ({wnid})" if loosely(name) in repeated and wnid else name
+        label = f"{name} ({wnid})" if name_key(name) in repeated and wnid else name
         text = row.get("phrase", "") if kind == PHRASED else name
         aliases = tuple(dict.fromkeys(a for a in (wnid, name) if a and a != label))
-        if loosely(name) in repeated:
+        if name_key(name) in repeated:
             aliases = (wnid,) if wnid else ()
         nouns.append(ClassEntry(label, text or name, row.get("definition", ""), aliases))
     return nouns
@@ -160,13 +160,13 @@ def add_definitions(nouns: Sequence[ClassEntry], path: Path) -> list[ClassEntry]
     with open_table(path, "definitions", "name", "definition") as table:
         definitions: dict[str, str] = {}
         for line, row in table.records():
-            if (name := loosely(row["name"])) in definitions:
+            if (name := name_key(row["name"])) in definitions:
                 raise RecipeError(
                     "definitions", f"{table.name}, line {line}: {row['name']!r} is defined twice. {RULE}."
                 )
             if name:
                 definitions[name] = row["definition"]
-    known = {loosely(alias) for noun in nouns for alias in (noun.name, *noun.aliases)}
+    known = {name_key(alias) for noun in nouns for alias in (noun.name, *noun.aliases)}
     if definitions and not known & set(definitions):
         raise RecipeError(
             "definitions",
@@ -176,7 +176,7 @@ def add_definitions(nouns: Sequence[ClassEntry], path: Path) -> list[ClassEntry]
         replace(
             noun,
             definition=next(
-                (definitions[loosely(a)] for a in (noun.name, *noun.aliases) if loosely(a) in definitions),
+                (definitions[name_key(a)] for a in (noun.name, *noun.aliases) if name_key(a) in definitions),
                 noun.definition,
             ),
         )

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from figureground.core.devices import check_device
-from figureground.core.errors import RecipeError, listed, nearest_or_all
+from figureground.core.errors import RecipeError, join_names, suggest_or_list
 from figureground.core.shares import steps_between
 from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
 from figureground.recipe.settings import (
@@ -163,13 +163,13 @@ class Config:
         for i, lora in enumerate(self.loras):
             for entry in lora:
                 if entry not in LORA_ENTRIES:
-                    raise RecipeError(f"loras[{i}]", f"there is no {entry!r}{nearest_or_all(entry, LORA_ENTRIES)}")
+                    raise RecipeError(f"loras[{i}]", f"there is no {entry!r}{suggest_or_list(entry, LORA_ENTRIES)}")
             if not lora.get("path", "").strip():
                 raise RecipeError(f"loras[{i}]", "it has no path. Write it as {path: FILE.safetensors, scale: 1.0}.")
         for name in ("keep", "formats"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
-                raise RecipeError(name, f"{listed(values)} names the same one twice. Name each once.")
+                raise RecipeError(name, f"{join_names(values)} names the same one twice. Name each once.")
         if not self.formats:
             formats = ", ".join(FORMATS.names())
             raise RecipeError("formats", f"the list is empty; a dataset needs one or several of {formats}.")

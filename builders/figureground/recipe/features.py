@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from figureground.core.errors import RecipeError, listed, nearest, nearest_or_all
-from figureground.core.names import RULE, describe_same_names, find_same_names, loosely, short_hash, slug
+from figureground.core.errors import RecipeError, join_names, suggest, suggest_or_list
+from figureground.core.names import RULE, describe_same_names, find_same_names, name_key, short_hash, slug
 from figureground.recipe.classes import ClassEntry, find_list, open_table
 
 KIND = "features"
@@ -93,7 +93,7 @@ def _from_mapping(name: str, entry: Any) -> Feature:
         raise RecipeError(f"{KIND}.{name}", f"{entry!r} is not a noun, such as flower.")
     for key in entry:
         if key not in COLUMNS[1:]:
-            raise RecipeError(f"{KIND}.{name}", f"there is no {key!r}{nearest_or_all(str(key), COLUMNS[1:])}")
+            raise RecipeError(f"{KIND}.{name}", f"there is no {key!r}{suggest_or_list(str(key), COLUMNS[1:])}")
     components = entry.get("component", "")
     if isinstance(components, Sequence) and not isinstance(components, str):
         components = " ".join(map(str, components))
@@ -131,7 +131,7 @@ def _make_slugs_unique(features: Sequence[Feature]) -> list[Feature]:
     """
     duplicates = [name for name, n in Counter(feature.name for feature in features).items() if n > 1]
     if duplicates:
-        raise RecipeError(KIND, f"named twice: {listed(duplicates)}. A class has one feature.")
+        raise RecipeError(KIND, f"named twice: {join_names(duplicates)}. A class has one feature.")
     if same := find_same_names(feature.name for feature in features):
         raise RecipeError(KIND, f"{describe_same_names(same)}. {RULE}. A class has one feature.")
     plain = [replace(feature, slug_suffix="") for feature in features]
@@ -147,30 +147,32 @@ def _make_slugs_unique(features: Sequence[Feature]) -> list[Feature]:
 def _select_features(features: Sequence[Feature], classes: Any, source: str) -> list[Feature]:
     if not isinstance(classes, list | tuple) or not classes:
         raise RecipeError("classes", f"{classes!r} is not a list of names, such as [hummingbird, bee].")
-    by_name = {loosely(feature.name): feature for feature in features} | {feature.slug: feature for feature in features}
+    by_name = {name_key(feature.name): feature for feature in features} | {
+        feature.slug: feature for feature in features
+    }
     names = [str(name) for name in classes]
-    unknown = [name for name in names if loosely(name) not in by_name]
+    unknown = [name for name in names if name_key(name) not in by_name]
     if unknown:
         known = [feature.name for feature in features]
         raise RecipeError(
             "classes",
-            f"{len(unknown)} of {len(names)} have no feature in {source}: {listed(unknown, 5)}"
-            f"{nearest_or_all(unknown[0], known)} For features of your own, give features: a CSV, or a mapping of "
+            f"{len(unknown)} of {len(names)} have no feature in {source}: {join_names(unknown, 5)}"
+            f"{suggest_or_list(unknown[0], known)} For features of your own, give features: a CSV, or a mapping of "
             "classes to nouns.",
         )
     if same := find_same_names(names):
         raise RecipeError("classes", f"{describe_same_names(same)}. {RULE}: use one of each.")
-    selected = [by_name[loosely(name)] for name in names]
+    selected = [by_name[name_key(name)] for name in names]
     duplicates = [name for name, n in Counter(feature.name for feature in selected).items() if n > 1]
     if duplicates:
-        raise RecipeError("classes", f"named twice: {listed(duplicates)}.")
+        raise RecipeError("classes", f"named twice: {join_names(duplicates)}.")
     return selected
 
 
 def find_labels(features: Sequence[Feature], labels: Sequence[ClassEntry]) -> list[Feature]:
     """Return the features with the classifier's names for their classes, and their positions in its logits.
 
-    Names are compared by `core.names.loosely`. ImageNet's comma-separated synonyms match too.
+    Names are compared by `core.names.name_key`. ImageNet's comma-separated synonyms match too.
 
     Args:
         features: The features, with the list's names for their classes.
@@ -183,18 +185,18 @@ def find_labels(features: Sequence[Feature], labels: Sequence[ClassEntry]) -> li
     for get_names in (_full_names, _synonyms):
         for i, label in enumerate(labels):
             for name in get_names(label):
-                places.setdefault(loosely(name), i)
-    unknown = [feature.name for feature in features if loosely(feature.name) not in places]
+                places.setdefault(name_key(name), i)
+    unknown = [feature.name for feature in features if name_key(feature.name) not in places]
     if unknown:
-        near = nearest(unknown[0], [label.name for label in labels])
+        near = suggest(unknown[0], [label.name for label in labels])
         raise RecipeError(
             "labels",
             f"{len(unknown)} of {len(features)} classes are none of the classifier's {len(labels):,}: "
-            f"{listed(unknown, 5)}{near or '.'} Give the labels of the classifier to be fooled.",
+            f"{join_names(unknown, 5)}{near or '.'} Give the labels of the classifier to be fooled.",
         )
     labelled = []
     for feature in features:
-        place = places[loosely(feature.name)]
+        place = places[name_key(feature.name)]
         aliases = tuple(dict.fromkeys([feature.name, *labels[place].aliases]))
         labelled.append(replace(feature, name=labels[place].name, label=place, aliases=aliases))
     return _make_slugs_unique(labelled)

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
-from figureground.core.errors import RecipeError, listed, nearest_or_all
+from figureground.core.errors import RecipeError, join_names, suggest_or_list
 from figureground.core.registry import Registry
 from figureground.core.values import Setting, convert
 from figureground.recipe.settings import field_names
@@ -46,7 +46,7 @@ def apply_defaults(settings: Any, entries: Registry[Any]) -> None:
     """
     method = settings.method
     if method not in entries:
-        raise RecipeError("method", f"there is no {method!r}{nearest_or_all(method, entries.names())}")
+        raise RecipeError("method", f"there is no {method!r}{suggest_or_list(method, entries.names())}")
     own: Mapping[str, Any] = entries[method].OWN
     users = find_users(type(settings), entries)
     for name, methods in users.items():
@@ -54,7 +54,7 @@ def apply_defaults(settings: Any, entries: Registry[Any]) -> None:
             object.__setattr__(settings, name, own[name])
         elif method not in methods and getattr(settings, name) is not None:
             verb = "does" if len(methods) == 1 else "do"
-            raise RecipeError(name, f"{method} doesn't use it; only {listed(methods)} {verb}. Leave it out.")
+            raise RecipeError(name, f"{method} doesn't use it; only {join_names(methods)} {verb}. Leave it out.")
     object.__setattr__(settings, "options", _fill_options(settings.options, own, set(own) - set(users), method))
 
 
@@ -73,7 +73,7 @@ def _fill_options(
 ) -> dict[str, Any]:
     for name in options:
         if name not in known:
-            hint = nearest_or_all(name, known) if known else ": it has none."
+            hint = suggest_or_list(name, known) if known else ": it has none."
             raise RecipeError(f"options.{name}", f"{method} has no such option{hint}")
     return {
         n: _convert_option(default, options[n], n) if n in options else default

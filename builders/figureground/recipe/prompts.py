@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from figureground.core.errors import RecipeError, listed, nearest
+from figureground.core.errors import RecipeError, join_names, suggest
 from figureground.core.resources import find_resource
 from figureground.core.tables import UnreadableText, read_text
 from figureground.recipe.classes import ClassEntry
@@ -39,7 +39,8 @@ def read_templates(value: str) -> tuple[Template, ...]:
         if not path.is_file():
             known = sorted(p.stem for p in find_resource("prompts/templates").glob("*.txt"))
             raise RecipeError(
-                "prompt", f"there is no file {path.name!r}{nearest(value, known) or '.'} Available: {listed(known)}."
+                "prompt",
+                f"there is no file {path.name!r}{suggest(value, known) or '.'} Available: {join_names(known)}.",
             )
         try:
             lines = enumerate(read_text(path).splitlines(), 1)
@@ -57,7 +58,7 @@ def read_templates(value: str) -> tuple[Template, ...]:
             if name not in PLACEHOLDERS:
                 raise RecipeError(
                     "prompt",
-                    f"{template.where}: nothing fills the placeholder {{{name}}}{nearest(name, PLACEHOLDERS) or '.'} "
+                    f"{template.where}: nothing fills the placeholder {{{name}}}{suggest(name, PLACEHOLDERS) or '.'} "
                     f"Known: {', '.join('{' + p + '}' for p in PLACEHOLDERS)}.",
                 )
         if set("{}") & set(_PLACEHOLDER.sub("", template.text)):

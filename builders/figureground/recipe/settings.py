@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import is_typeddict
 
-from figureground.core.errors import RecipeError, nearest, nearest_or_all
+from figureground.core.errors import RecipeError, suggest, suggest_or_list
 from figureground.core.registry import Registry
 from figureground.core.values import FieldsOf, field_types
 
@@ -102,7 +102,7 @@ def suggest_setting(name: str, names: Collection[str]) -> str:
     """Return the end of an error about an unknown setting: its new name, or the nearest known one."""
     if (new := current_name(name, names)) != name:
         return f": it is called {new} now."
-    return nearest_or_all(name, names)
+    return suggest_or_list(name, names)
 
 
 class _Execution:
@@ -260,7 +260,7 @@ def _make_error(value: Any, hint: Any, name: str) -> RecipeError:
     if choices:
         others = [_describe_type(each) for each in members if not _find_choices(each)]
         message = f"{', '.join(choices)}{''.join(f' or {other}' for other in others)}"
-        return RecipeError(name, f"{value!r} is not one of {message}{nearest(str(value), choices)}")
+        return RecipeError(name, f"{value!r} is not one of {message}{suggest(str(value), choices)}")
     message = f"{value!r} is not {' or '.join(dict.fromkeys(map(_describe_type, members)))}"
     if bases == {str} and value is not None and not isinstance(value, str | list | tuple | Mapping):
         return RecipeError(name, f"{message}; put it in quotes.")

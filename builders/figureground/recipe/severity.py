@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import FiguregroundError, UsageError, nearest_or_all
+from figureground.core.errors import FiguregroundError, UsageError, suggest_or_list
 from figureground.core.files import read_object, replace_text, safe_join
 from figureground.core.names import slug
 from figureground.core.shapes import MapOf, check_shape
@@ -55,7 +55,7 @@ def read_axes(texts: Sequence[str]) -> list[Axis]:
     for text in texts:
         name, equals, values = text.partition("=")
         if name not in PRESETS:
-            raise UsageError(f"--severity {text}: there is no axis {name!r}{nearest_or_all(name, PRESETS)}")
+            raise UsageError(f"--severity {text}: there is no axis {name!r}{suggest_or_list(name, PRESETS)}")
         if any(axis.name == name for axis in axes):
             raise UsageError(f"--severity {name} is given twice; give its values once: --severity {name}=0.6,0.3")
         field, chosen = PRESETS[name]

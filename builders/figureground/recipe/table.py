@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from figureground.core.errors import RecipeError, listed, nearest
+from figureground.core.errors import RecipeError, join_names, suggest
 from figureground.core.names import Lookup
 from figureground.recipe.classes import open_table
 from figureground.recipe.sample import derive_seed
@@ -205,20 +205,20 @@ def read_pairing(value: Any, foregrounds: Sequence[str], backgrounds: Sequence[s
     for name, partners in value.items():
         matches = classes.find(str(name))
         if not matches:
-            raise RecipeError("table.pairing", f"there is no class {name!r}{nearest(name, foregrounds)}")
+            raise RecipeError("table.pairing", f"there is no class {name!r}{suggest(name, foregrounds)}")
         if not isinstance(partners, str | Sequence):
             raise RecipeError("table.pairing", f"{name}: {partners!r} is neither a background nor a list of them.")
         for partner in [partners] if isinstance(partners, str) else partners:
             background_matches = scenes.find(str(partner))
             if not background_matches:
                 raise RecipeError(
-                    "table.pairing", f"{name}: there is no background {partner!r}{nearest(partner, backgrounds)}"
+                    "table.pairing", f"{name}: there is no background {partner!r}{suggest(partner, backgrounds)}"
                 )
             paired[foregrounds.index(matches[0]), backgrounds.index(background_matches[0])] = True
     unpaired = [f for f, row in zip(foregrounds, paired, strict=True) if not row.any()]
     if unpaired:
         raise RecipeError(
-            "table.pairing", f"{len(unpaired)} classes are paired with no background: {listed(unpaired, 5)}."
+            "table.pairing", f"{len(unpaired)} classes are paired with no background: {join_names(unpaired, 5)}."
         )
     return paired
 
@@ -247,7 +247,7 @@ def read_counts_csv(
                 )
             split = row.get("split", "")
             if split and split not in splits:
-                raise RecipeError("table", f"{where}: there is no split {split!r}{nearest(split, splits)}")
+                raise RecipeError("table", f"{where}: there is no split {split!r}{suggest(split, splits)}")
             for name in [split] if split else splits:
                 if (name, f, b) in line_of_cell:
                     raise RecipeError(
@@ -259,7 +259,7 @@ def read_counts_csv(
 
 
 class _Axis:
-    """Names of a table's rows or columns, compared by `core.names.loosely`."""
+    """Names of a table's rows or columns, compared by `core.names.name_key`."""
 
     def __init__(self, column: str, names: Sequence[str]):
         self.column = column
@@ -270,7 +270,7 @@ class _Axis:
     def position(self, where: str, name: str) -> int:
         """Return the position of a name; raise RecipeError with `where` if it is unknown."""
         if not (matches := self._lookup.find(name)):
-            raise RecipeError("table", f"{where}: there is no {self.column} {name!r}{nearest(name, self._names)}")
+            raise RecipeError("table", f"{where}: there is no {self.column} {name!r}{suggest(name, self._names)}")
         return self._places[matches[0]]
 
 
@@ -329,8 +329,8 @@ def read_table(
         if name not in accepted:
             raise RecipeError(
                 "table",
-                f"there is no setting {name!r}{nearest(name, [*accepted, *splits]) or '.'} "
-                f"Known: {listed(accepted)}, or splits.",
+                f"there is no setting {name!r}{suggest(name, [*accepted, *splits]) or '.'} "
+                f"Known: {join_names(accepted)}, or splits.",
             )
     kind = value.get("kind", "correlated")
     if kind == "uniform":

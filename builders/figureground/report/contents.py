@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import FileError, parse_json, read_object
 from figureground.core.shapes import check_shape
 from figureground.shards.card import one_foreground_each
@@ -144,7 +144,7 @@ def _open_shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
                 marker["rejects"],
             )  # fmt: skip
     raise FiguregroundError(
-        f"{directory}: shard {name} has a marker, but is in none of {listed(f'{folder}/' for folder in folders())}. "
+        f"{directory}: shard {name} has a marker, but is in none of {join_names(f'{folder}/' for folder in folders())}. "
         f"Restore it, or delete {MARKERS}/{name}.json and build again."
     )
 

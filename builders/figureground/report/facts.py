@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from figureground.core.errors import listed
+from figureground.core.errors import join_names
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -15,6 +15,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{name}.")
         elif isinstance(value, list | tuple):
-            yield f"{prefix}{name}", listed(value)
+            yield f"{prefix}{name}", join_names(value)
         else:
             yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)

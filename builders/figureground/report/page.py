@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from figureground.core.errors import counted
+from figureground.core.errors import plural
 from figureground.core.files import read_object
 from figureground.core.pages import render_page
 from figureground.report.answers import read_labels
@@ -120,7 +120,7 @@ def _make_tables(contents: Contents) -> list[dict[str, Any]]:
     ]  # fmt: skip
     return [
         {
-            "split": counted(len(rows), "split"),
+            "split": plural(len(rows), "split"),
             "backgrounds": tables[0]["backgrounds"],
             "rows": rows,
             "sums": [sum(column) for column in zip(*(table["sums"] for table in tables), strict=True)],

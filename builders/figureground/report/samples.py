@@ -21,7 +21,7 @@ from PIL import Image
 from figureground.annotation.population import VERIFIED, Population
 from figureground.core import signals
 from figureground.core.ahead import compute_ahead
-from figureground.core.errors import FiguregroundError, counted, listed
+from figureground.core.errors import FiguregroundError, join_names, plural
 from figureground.core.files import parse_json
 from figureground.core.progress import Progress
 from figureground.core.text import printable
@@ -181,7 +181,7 @@ class _Writer:
         self._write_columns(images)
         if self._unreadable:
             self._notes.append(
-                f"{counted(len(self._unreadable), 'image')} can't be read: {listed(self._unreadable, 3)}. "
+                f"{plural(len(self._unreadable), 'image')} can't be read: {join_names(self._unreadable, 3)}. "
                 "figureground check DIR says more."
             )
         return WriteResult(self._full, self._notes)

@@ -10,7 +10,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from figureground.core.errors import counted
+from figureground.core.errors import plural
 from figureground.core.progress import should_report
 from figureground.core.terminal import break_line, print_note
 from figureground.core.text import human_time
@@ -43,9 +43,9 @@ class Announcer:
         """
         if not self._show or self._setup:
             return
-        threads = f" ({counted(numerics['threads'], 'thread')})" if numerics.get("threads") else ""
+        threads = f" ({plural(numerics['threads'], 'thread')})" if numerics.get("threads") else ""
         batch = numerics["batch_size"]
-        self._setup = f"{numerics['device']}{threads}, {numerics['dtype']}, batches of {counted(batch, 'image')}"
+        self._setup = f"{numerics['device']}{threads}, {numerics['dtype']}, batches of {plural(batch, 'image')}"
         if should_report(0):
             _print_line(self._setup)
             self._printed_setup = True
@@ -71,7 +71,7 @@ class Announcer:
         if should_report(expected):
             setup = "" if self._printed_setup else f"{self._setup}: "
             by = f" by {workers} workers" if workers > 1 else ""
-            images = counted(remaining, "image")
+            images = plural(remaining, "image")
             _print_line(f"{setup}about {human_time(expected)} for {images}{by}, by the first batch's speed")
 
 

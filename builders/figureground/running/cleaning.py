@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from figureground.core.errors import FiguregroundError, counted, listed
+from figureground.core.errors import FiguregroundError, join_names, plural
 from figureground.core.locks import has_locks, lock
 from figureground.recipe.document import read_saved_recipe
 from figureground.shards import journal
@@ -57,7 +57,7 @@ class Cleanup:
 
     def describe_cost(self) -> list[str]:
         """Return what the next build of an unfinished dataset would do again, in words."""
-        images = [counted(self.images, "rendered image")] if self.images else []
+        images = [plural(self.images, "rendered image")] if self.images else []
         return [*images, *(f"the stage {name}" for name in self.stages)]
 
 
@@ -91,7 +91,7 @@ def clean(directory: Path, *, dry_run: bool = False, unfinished: bool = False) -
         cleanup = _measure(directory)
         if cleanup.unfinished and cleanup.describe_cost() and not unfinished and not dry_run:
             raise FiguregroundError(
-                f"{directory} isn't finished: the next build would have to make {listed(cleanup.describe_cost(), 8)} "
+                f"{directory} isn't finished: the next build would have to make {join_names(cleanup.describe_cost(), 8)} "
                 "again. Finish it first, or give --unfinished."
             )
         if not dry_run:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.disk import explain_disk_error, find_first_missing
-from figureground.core.errors import FiguregroundError, RecipeError, counted, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural
 from figureground.core.files import MAX_JSON_BYTES, read_text, replace_text
 from figureground.core.locks import lock
 from figureground.core.numerics import create_once
@@ -101,7 +101,7 @@ def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
         names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
         if set(names) - {PRIVATE}:
             raise FiguregroundError(
-                f"--out {out} holds something else ({listed(names, 3)}) and was left as it is. Give a new directory."
+                f"--out {out} holds something else ({join_names(names, 3)}) and was left as it is. Give a new directory."
             )
         saved.parent.mkdir(parents=True, exist_ok=True)
         with home_of(out).settling():
@@ -229,5 +229,5 @@ def _to_text(recipe: Mapping[str, Any]) -> str:
 def describe_progress(out: Path, shards: Sequence[Shard]) -> str:
     """Describe the progress of a stopped build."""
     rendered, _ = journal.count_kept(out)
-    partial = f", and so {'is' if rendered == 1 else 'are'} {counted(rendered, 'image')} of others" if rendered else ""
+    partial = f", and so {'is' if rendered == 1 else 'are'} {plural(rendered, 'image')} of others" if rendered else ""
     return f"{len(shards) - len(missing(out, shards)):,} of {len(shards):,} shards are done and kept{partial}."

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from figureground.core.errors import RecipeError, nearest_or_all
+from figureground.core.errors import RecipeError, suggest_or_list
 from figureground.core.event_log import EventLog
 from figureground.core.registry import Registry, check_subclass
 
@@ -128,5 +128,5 @@ def open_runner(name: str) -> Runner:
         FiguregroundError: Another package's runner can't be imported.
     """
     if name not in RUNNERS:
-        raise RecipeError("runner", f"there is no runner {name!r}{nearest_or_all(name, RUNNERS.names())}")
+        raise RecipeError("runner", f"there is no runner {name!r}{suggest_or_list(name, RUNNERS.names())}")
     return RUNNERS[name]()

@@ -20,7 +20,7 @@ import yaml
 
 from figureground import __version__
 from figureground.core import text as text_module
-from figureground.core.errors import listed
+from figureground.core.errors import join_names
 from figureground.core.files import FileError, read_text, replace_if_changed, replace_text
 from figureground.core.resources import find_resource
 from figureground.core.text import code, fence, has_control_characters, markdown, printable
@@ -544,7 +544,7 @@ def generated_part(text: str) -> tuple[int, int] | None:
     begins, ends = found[BEGIN], found[END]
     if len(begins) == len(ends) == 1 and begins[0] < ends[0]:
         return begins[0], ends[0] + len(END)
-    lines = {mark: listed((text.count("\n", 0, place) + 1 for place in found[mark]), 5) for mark in _MARKS}
+    lines = {mark: join_names((text.count("\n", 0, place) + 1 for place in found[mark]), 5) for mark in _MARKS}
     raise ShardError(
         f"README.md: the generated part must stand between the lines {BEGIN} and {END}, once each, in this order. "
         f"Below the header, the first is in line {lines[BEGIN] or '(none)'}, the second in line "

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from figureground.core.errors import listed
+from figureground.core.errors import join_names
 from figureground.recipe.sample import Reject, Sample, Spec
 from figureground.shards.columns import Columns
 from figureground.shards.journal import Journal
@@ -105,7 +105,9 @@ def described(spec: Spec, columns: Columns, provenance: Mapping[str, Any]) -> En
     """
     missing = [name for name in (*columns.labels, *columns.texts) if name not in provenance]
     if missing:
-        raise ShardError(f"key {spec.key!r}: its provenance lacks {listed(missing)}, which the dataset has as columns.")
+        raise ShardError(
+            f"key {spec.key!r}: its provenance lacks {join_names(missing)}, which the dataset has as columns."
+        )
     record = {
         **provenance,
         "key": spec.key,

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import FileError, read_object
 from figureground.core.hashing import digest
 from figureground.recipe import document as recipes
@@ -59,8 +59,8 @@ class FinishedDataset:
         odd = sorted(set(listed_there) ^ set(self._markers))
         if odd:
             raise FiguregroundError(
-                f"{directory} isn't finished: {INDEX} and the markers of shards disagree about {listed(odd, 3)}. Rerun "
-                f"the command that made it: it resumes. figureground check {directory} says what is wrong."
+                f"{directory} isn't finished: {INDEX} and the markers of shards disagree about {join_names(odd, 3)}. "
+                f"Rerun the command that made it: it resumes. figureground check {directory} says what is wrong."
             )
         self.shards: tuple[Shard, ...] = tuple(Shard.of_marker(self._markers[name]) for name in listed_there)
 

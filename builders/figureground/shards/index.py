@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import listed
+from figureground.core.errors import join_names
 from figureground.core.files import FileError, read_object, replace_text
 from figureground.core.locks import lock, remove_held
 from figureground.recipe.document import FORMAT, SEAL, read_format
@@ -201,7 +201,7 @@ def _finish_again(directory: Path, labels: Mapping[str, Any] | None) -> dict[str
         done = markers(directory)
         gone = [shard["shard"] for shard in index["shards"] if shard["shard"] not in done]
         if gone:
-            raise ShardError(f"{MARKERS} lacks the markers of {listed(gone, 3)}. Restore them, or build again.")
+            raise ShardError(f"{MARKERS} lacks the markers of {join_names(gone, 3)}. Restore them, or build again.")
         facts = index["card"]["facts"] if labels is None else {**index["card"]["facts"], "labels": labels}
         return _finish(
             directory,
@@ -231,7 +231,7 @@ def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) 
     strangers = set(done) - {shard.name for shard in shards}
     if strangers:
         raise ShardError(
-            f"{MARKERS} contains shards that this build doesn't plan: {listed(sorted(strangers))}. "
+            f"{MARKERS} contains shards that this build doesn't plan: {join_names(sorted(strangers))}. "
             "Build into an empty directory, or remove those shards' files and markers."
         )
     for shard in shards:
@@ -277,7 +277,7 @@ def _version(directory: Path, shards: Sequence[Shard], done: Mapping[str, Mappin
     for shard in shards:
         found.setdefault(read_format(done[shard.name], shard.path("marker")), shard.name)
     if len(found) > 1:
-        each = listed(f"shard {name} of format {version}" for version, name in sorted(found.items()))
+        each = join_names(f"shard {name} of format {version}" for version, name in sorted(found.items()))
         raise ShardError(
             f"{directory} contains {each}: their noise and order differ, so they don't form one dataset. Delete the "
             "markers and files of one format, and build again."

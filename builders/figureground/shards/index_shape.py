@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import listed
+from figureground.core.errors import join_names
 from figureground.core.files import FileError, read_object
 from figureground.core.shapes import Count, MapOf, Number, Optional, TupleOf, check_shape
 from figureground.recipe.formats import FORMATS
@@ -97,7 +97,7 @@ def check_index(index: dict[str, Any]) -> None:
             raise ValueError(f"{part}.{unknown[0]} is not a field that this release knows")
     unknown = [kind for kind in index["formats"] if kind not in FORMATS]
     if unknown or not index["formats"]:
-        what = f"names {listed(map(repr, unknown), 3)}, but the installed ones are" if unknown else "is none of"
+        what = f"names {join_names(map(repr, unknown), 3)}, but the installed ones are" if unknown else "is none of"
         raise ValueError(f"formats {what} {' and '.join(FORMATS.names())}")
     if index["image_format"] not in IMAGE_FORMATS:
         raise ValueError(f"image_format isn't one of {', '.join(IMAGE_FORMATS)}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Problems:
 
     def all(self, again: str) -> list[str]:
         """Return one line per fault, with the remedy."""
-        grouped = [f"{where}: {what}: {listed(keys, 3)}." for (where, what), keys in self.samples.items()]
+        grouped = [f"{where}: {what}: {join_names(keys, 3)}." for (where, what), keys in self.samples.items()]
         return [f"{line} {again}" for line in [*self.lines, *grouped]]
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from figureground.core.errors import FiguregroundError, counted
+from figureground.core.errors import FiguregroundError, plural
 
 REMEDIES = {
     "safety-flagged": "If they are harmless, build in a new directory without the safety checker: --set safety=off.",
@@ -87,7 +87,7 @@ def refuse_empty_parts(index: Mapping[str, Any], where: str) -> None:
 
 
 def _all(planned: int) -> str:
-    return f"its only {counted(planned, 'image')} was" if planned == 1 else f"all {counted(planned, 'image')} were"
+    return f"its only {plural(planned, 'image')} was" if planned == 1 else f"all {plural(planned, 'image')} were"
 
 
 def _sum(shards: Sequence[Mapping[str, Any]]) -> Counter[str]:

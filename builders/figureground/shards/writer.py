@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import listed
+from figureground.core.errors import join_names
 from figureground.core.files import create_text, read_object
 from figureground.recipe.document import FORMAT
 from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
@@ -89,7 +89,7 @@ def write_encoded(
     """
     unknown = [kind for kind in formats if kind not in FORMATS]
     if unknown or not formats:
-        raise ShardError(f"formats: {listed(unknown) or 'none'} given; choose from {listed(FORMATS.names())}.")
+        raise ShardError(f"formats: {join_names(unknown) or 'none'} given; choose from {join_names(FORMATS.names())}.")
     _refuse_done(directory, shard)
     start = time.perf_counter()
     cells: Counter[tuple[int, int]] = Counter()

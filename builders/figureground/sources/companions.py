@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from figureground.core.errors import counted, listed, printable
+from figureground.core.errors import join_names, plural, printable
 
 
 def why_shared(images: Iterable[Path], suffix: str, what: str) -> str | None:
@@ -23,13 +23,13 @@ def why_shared(images: Iterable[Path], suffix: str, what: str) -> str | None:
     for image in images:
         owners.setdefault(image.with_name(image.stem + suffix), set()).add(image.name)
     found = [
-        f"{printable(path.parent.name)}/{printable(path.name)} of {listed(map(printable, sorted(names)))}"
+        f"{printable(path.parent.name)}/{printable(path.name)} of {join_names(map(printable, sorted(names)))}"
         for path, names in owners.items()
         if len(names) > 1 and path.is_file()
     ]
     if not found:
         return None
     return (
-        f"{counted(len(found), what)} {'is' if len(found) == 1 else 'are'} ambiguous because image names differ only "
+        f"{plural(len(found), what)} {'is' if len(found) == 1 else 'are'} ambiguous because image names differ only "
         f"in the suffix: {'; '.join(found[:3])}. Rename those images."
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from figureground.core.errors import FiguregroundError, counted, listed, printable
+from figureground.core.errors import FiguregroundError, join_names, plural, printable
 from figureground.core.files import replace_bytes
 from figureground.core.names import RULE, Lookup
 from figureground.core.numerics import usable_cores
@@ -162,10 +162,10 @@ def find_folders(directory: Path, features: Sequence[Feature]) -> dict[str, list
             found[feature.slug] = [directory / own[0]] if own else numbered
     missing = [feature.name for feature in features if feature.slug not in found]
     if missing:
-        there = listed((printable(path.name) for path in folders), 5) if folders else "none at all"
+        there = join_names((printable(path.name) for path in folders), 5) if folders else "none at all"
         raise FiguregroundError(
             f"references: {len(missing)} of {len(features)} classes have no folder in {directory}: "
-            f"{listed(map(repr, missing), 5)}. Looked for are <class>/ (upper or lower case, and '_' for a space, "
+            f"{join_names(map(repr, missing), 5)}. Looked for are <class>/ (upper or lower case, and '_' for a space, "
             f"don't matter) and Spurious ImageNet's …_<class number>_…_<component>/. Folders found: {there}. --set "
             "'classes=[…]' takes fewer classes."
         )
@@ -236,13 +236,13 @@ def refuse_few(features: Sequence[Feature], found: Mapping[str, References]) -> 
     few = {feature.name: found[feature.slug] for feature in features if len(found[feature.slug].images) < LEAST}
     if not few:
         return
-    told = listed((f"{name!r} ({_told(references)})" for name, references in few.items()), 5)
+    told = join_names((f"{name!r} ({_told(references)})" for name, references in few.items()), 5)
     skipped = [skip for references in few.values() for skip in references.skipped]
     unread = ""
     if skipped:
         path, reason = skipped[0]
         unread = (
-            f" {counted(len(skipped), 'file')} can't be read, such as {printable(path.parent.name)}/"
+            f" {plural(len(skipped), 'file')} can't be read, such as {printable(path.parent.name)}/"
             f"{printable(path.name)}: {reason}."
         )
     raise FiguregroundError(

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import (
     FileError,
     parse_json,
@@ -445,8 +445,8 @@ class Remote(Home):
         odd = [name for name, file in files.items() if name not in there or there[name].size != file["bytes"]]
         if odd:
             raise ShardError(
-                f"{self.title}: {listed(odd, 3)} are missing or have other sizes than their markers say. Delete their "
-                f"markers in {MARKERS} and what is left of these files, and run the same command again."
+                f"{self.title}: {join_names(odd, 3)} are missing or have other sizes than their markers say. Delete "
+                f"their markers in {MARKERS} and what is left of these files, and run the same command again."
             )
 
     def _fetch_images(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from figureground.core.errors import UsageError, nearest_or_all, printable
+from figureground.core.errors import UsageError, printable, suggest_or_list
 
 _URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://?(?=.)")
 _BUCKET = {"s3": 1, "s3a": 1, "gs": 1, "gcs": 1, "hf": 3}
@@ -112,7 +112,7 @@ def check_installed(url: StoreUrl) -> None:
 
     if url.protocol not in fsspec.available_protocols():
         known = [name for name in fsspec.available_protocols() if name in (*_PIP, "hf")]
-        raise UsageError(f"{url}: unknown protocol {url.protocol!r}{nearest_or_all(url.protocol, known)}")
+        raise UsageError(f"{url}: unknown protocol {url.protocol!r}{suggest_or_list(url.protocol, known)}")
     try:
         fsspec.get_filesystem_class(url.protocol)
     except ImportError as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from figureground.core.errors import FiguregroundError, RecipeError, nearest_or_all
+from figureground.core.errors import FiguregroundError, RecipeError, suggest_or_list
 from figureground.core.registry import Registry, check_subclass
 
 PROJECT = "figureground"
@@ -99,7 +99,7 @@ def check_tracker(name: str | None) -> None:
     if name is None:
         return
     if name not in TRACKERS:
-        raise RecipeError("track", f"there is no tracker {name!r}{nearest_or_all(name, TRACKERS.names())}")
+        raise RecipeError("track", f"there is no tracker {name!r}{suggest_or_list(name, TRACKERS.names())}")
     tracker = TRACKERS[name]
     if tracker.PACKAGE is not None and not _is_installed(tracker.PACKAGE):
         raise FiguregroundError(f"track: {name!r}: the package {tracker.PACKAGE} isn't installed: {tracker.INSTALL}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from figureground.core.errors import UsageError, nearest_or_all
+from figureground.core.errors import UsageError, suggest_or_list
 from figureground.core.names import slug
 from figureground.verification.scorer import SCORERS
 
@@ -42,7 +42,7 @@ def parse_scorers(texts: Sequence[str]) -> list[ScorerRequest]:
         assert match is not None
         kind, id = match["kind"].strip(), (match["id"] or "").strip()
         if kind not in SCORERS:
-            raise UsageError(f"--scorer {text}: unknown scorer {kind!r}{nearest_or_all(kind, SCORERS.names())}")
+            raise UsageError(f"--scorer {text}: unknown scorer {kind!r}{suggest_or_list(kind, SCORERS.names())}")
         if not id and kind in ("clip", "classifier", "vlm"):
             raise UsageError(f"--scorer {text}: name the model, as {kind}:ID.")
         name = match["name"].strip() if match["name"] is not None else _default_name(kind, id)

@@ -9,7 +9,7 @@ import numpy as np
 
 from figureground.annotation.answers import Answer, read_answers
 from figureground.annotation.gold import read_gold
-from figureground.core.errors import FiguregroundError, UsageError, listed, nearest_or_all
+from figureground.core.errors import FiguregroundError, UsageError, join_names, suggest_or_list
 from figureground.data.images import DatasetImages
 from figureground.verification.scores_file import FILE, SavedScores, read_saved
 from figureground.verification.thresholds import Choice, choose_thresholds
@@ -36,7 +36,7 @@ def choose_rule(directory: Path, scorers: Sequence[str], target: float, votes: i
     saved = read_saved(directory)
     for name in scorers:
         if name not in saved.scorers:
-            hint = nearest_or_all(name, saved.scorers) if saved.scorers else ". Run figureground verify first."
+            hint = suggest_or_list(name, saved.scorers) if saved.scorers else ". Run figureground verify first."
             raise UsageError(f"--scorer: {FILE} has no scorer {name!r}{hint}")
     answers = [answer for answer in read_answers(directory) if answer.question in LABEL_COLUMNS]
     if not answers:
@@ -84,8 +84,8 @@ def _align_scores(
     rows = {key: row for row, key in enumerate(saved.keys)}
     columns = [f"{name}_{what}_p" for what in label_columns if f"{name}_{what}_p" in saved.columns]
     if not columns:
-        available = listed(column for column in saved.columns if column.startswith(f"{name}_"))
-        raise UsageError(f"--scorer: {name!r} has no probability of {listed(label_columns)}, only {available}.")
+        available = join_names(column for column in saved.columns if column.startswith(f"{name}_"))
+        raise UsageError(f"--scorer: {name!r} has no probability of {join_names(label_columns)}, only {available}.")
     aligned = {}
     for column in columns:
         values = saved.columns[column]

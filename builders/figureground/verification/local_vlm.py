@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from figureground.core import libraries, signals
 from figureground.core.accelerator import choose_device
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.models.opening import open_network, open_part
 from figureground.verification.answers import read_yes_or_no
 
@@ -54,7 +54,7 @@ class LocalModel:
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
             raise FiguregroundError(f"{flag} doesn't open as an image-text-to-text model: {first_line}") from error
         if info["missing_keys"]:
-            raise FiguregroundError(f"{flag}: its weights lack {listed(sorted(info['missing_keys']), 2)}.")
+            raise FiguregroundError(f"{flag}: its weights lack {join_names(sorted(info['missing_keys']), 2)}.")
         if not getattr(self._processor, "chat_template", None):
             raise FiguregroundError(
                 f"{flag}: its processor has no chat template, so the form of its prompts isn't known. Give a model "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from figureground.core.names import loosely
+from figureground.core.names import name_key
 from figureground.core.resources import find_resource
 from figureground.data.words import make_words, read_words, with_article
 from figureground.recipe.classes import ClassEntry, read_csv
@@ -57,16 +57,16 @@ def read_questions(source: FinishedDataset) -> tuple[Question, ...]:
     nouns, phrases = (read_words(source.recipe, field) for field in ("classes", "backgrounds"))
     for path in sorted(find_resource("prompts/backgrounds").glob("*.csv")):
         for entry in read_csv(path, "backgrounds"):
-            phrases.setdefault(loosely(entry.name), entry)
+            phrases.setdefault(name_key(entry.name), entry)
     foregrounds, backgrounds = source.columns.foregrounds, source.columns.backgrounds
     return (
         Question(
-            FOREGROUND, tuple(foregrounds), tuple(nouns.get(loosely(name), make_words(name)) for name in foregrounds)
+            FOREGROUND, tuple(foregrounds), tuple(nouns.get(name_key(name), make_words(name)) for name in foregrounds)
         ),
         Question(BACKGROUND, tuple(backgrounds), tuple(_find_phrase(name, phrases) for name in backgrounds)),
     )  # fmt: skip
 
 
 def _find_phrase(name: str, phrases: Mapping[str, ClassEntry]) -> ClassEntry | None:
-    entry = phrases.get(loosely(name))
-    return None if entry is None or loosely(name) == PLAIN or not entry.text.strip() else entry
+    entry = phrases.get(name_key(name))
+    return None if entry is None or name_key(name) == PLAIN or not entry.text.strip() else entry

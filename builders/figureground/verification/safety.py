@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, UsageError, listed
-from figureground.core.names import loosely
+from figureground.core.errors import FiguregroundError, UsageError, join_names
+from figureground.core.names import name_key
 from figureground.models import needs
 from figureground.verification.questions import Question
 from figureground.verification.scorer import Batch, Kind, Options, Scorer, Values
@@ -68,11 +68,11 @@ class SafetyScorer(Scorer):
         if self._unsafe:
             self._classes = sorted({self._classifier.index(name) for name in self._unsafe})
         else:
-            self._classes = [k for k, label in enumerate(labels) if loosely(label) in UNSAFE]
+            self._classes = [k for k, label in enumerate(labels) if name_key(label) in UNSAFE]
         if not self._classes or len(self._classes) == len(labels):
             raise FiguregroundError(
                 f"--safety {self.id}: it isn't known which of its classes are unsafe. Name them with --unsafe; it has "
-                f"{listed(labels)}."
+                f"{join_names(labels)}."
             )
         unsafe = [labels[k] for k in self._classes]
         return {"checker": False, "sha256": self._classifier.facts["sha256"], "unsafe": unsafe}

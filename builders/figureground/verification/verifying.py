@@ -14,7 +14,15 @@ import numpy as np
 from figureground.annotation.labels import summarise
 from figureground.core import signals
 from figureground.core.devices import check_device
-from figureground.core.errors import FiguregroundError, OutOfMemory, RecipeError, Stopped, UsageError, counted, listed
+from figureground.core.errors import (
+    FiguregroundError,
+    OutOfMemory,
+    RecipeError,
+    Stopped,
+    UsageError,
+    join_names,
+    plural,
+)
 from figureground.core.hashing import digest
 from figureground.core.locks import lock, remove_held
 from figureground.core.progress import Progress
@@ -130,7 +138,7 @@ def verify(
         if run.unreadable and len(run.unreadable) == len(run.inventory.keys):
             key, why = next(iter(run.unreadable.items()))
             raise FiguregroundError(
-                f"{directory}: none of its {counted(len(run.unreadable), 'image')} can be decoded; the first is {key}: "
+                f"{directory}: none of its {plural(len(run.unreadable), 'image')} can be decoded; the first is {key}: "
                 f"{why}. figureground check {directory} gives details."
             )
     summarise(directory)
@@ -142,7 +150,7 @@ def _choose_default(source: FinishedDataset) -> list[str]:
     if all(identity.get("checkpoint") == POCKET for _, identity in iterate_identities(source.recipe)):
         return [POCKET]
     raise UsageError(
-        f"--scorer: name one for {source.directory}: {listed(f'{name}' for name in SCORERS.names())}; the scorer "
+        f"--scorer: name one for {source.directory}: {join_names(f'{name}' for name in SCORERS.names())}; the scorer "
         f"{POCKET!r} knows drawn images only."
     )
 
@@ -154,7 +162,7 @@ def _refuse_unused(
     uses = frozenset[str]().union(*(SCORERS[each.kind].USES for each in requests))
     for flag, name in (("--labels", "label_table"), ("--endpoint", "endpoint"), ("--ask-all", "ask_all")):
         if getattr(options, name) not in (None, False) and name not in uses:
-            users = listed(kind for kind, each in SCORERS.items() if name in each.USES)
+            users = join_names(kind for kind, each in SCORERS.items() if name in each.USES)
             raise UsageError(f"{flag} applies only to the scorer {users}, which --scorer doesn't name.")
     if unsafe and safety is None:
         raise UsageError("--unsafe names classes of the classifier that --safety gives.")
@@ -205,7 +213,7 @@ class _Run:
         if num_before and self._changed:
             num_new, num_removed = len(self.inventory.keys) - num_same, num_before - num_same
             self._print_note(
-                f"the dataset has changed since it was scored: {counted(num_new, 'image')} new or different, "
+                f"the dataset has changed since it was scored: {plural(num_new, 'image')} new or different, "
                 f"{num_removed:,} gone."
             )
         saved.align(self.inventory.keys, self.inventory.image_hashes)

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.seeding import make_generator
 from figureground.vision.classifiers import Classifier
 from figureground.vision.preprocessing import Preprocessing, to_pixels
@@ -375,7 +375,7 @@ def mask_by_knee(
             f"{image.height}×{image.width} (height×width)."
         )
     if not shares or shares[-1] > 1 or not all(a < b for a, b in pairwise((0.0, *shares))):
-        raise FiguregroundError(f"shares: {listed(shares)}; give ascending numbers above 0 and at most 1.")
+        raise FiguregroundError(f"shares: {join_names(shares)}; give ascending numbers above 0 and at most 1.")
     pixels = to_pixels(image)
     mean = pixels.mean((1, 2), keepdim=True)
     order = np.argsort(-attention, axis=None, kind="stable")

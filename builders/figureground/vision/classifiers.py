@@ -21,9 +21,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from figureground.core import libraries
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import FileError, read_object
-from figureground.core.names import loosely
+from figureground.core.names import name_key
 from figureground.core.registry import Registry
 from figureground.core.resources import find_resource
 from figureground.core.seeding import make_generator
@@ -202,7 +202,7 @@ class Classifier(nn.Module):
             if len(positions) == 1:
                 return positions[0]
             if positions:
-                candidates = listed(f"{self.labels[i]!r} (logit {i})" for i in positions)
+                candidates = join_names(f"{self.labels[i]!r} (logit {i})" for i in positions)
                 hint = " Give the WordNet id." if self._positions_by_name[2] else ""
                 raise FiguregroundError(f"classifier {self.name!r}: {label!r} may be any of {candidates}.{hint}")
         raise FiguregroundError(f"classifier {self.name!r} has no class {label!r}{self._suggest(key)}")
@@ -248,8 +248,8 @@ class Classifier(nn.Module):
         sharing_words = [name for name in synonyms if set(key.split()) & set(name.split())]
         similar = dict.fromkeys([*difflib.get_close_matches(key, synonyms, n=3, cutoff=0.6), *sharing_words])
         if similar:
-            return f"; similar: {listed([repr(name) for name in similar], 5)}."
-        return f"; it has {listed(self.labels)}."
+            return f"; similar: {join_names([repr(name) for name in similar], 5)}."
+        return f"; it has {join_names(self.labels)}."
 
     def _refuse_non_finite(self) -> None:
         for name, tensor in self.network.state_dict().items():
@@ -295,7 +295,7 @@ class Classifier(nn.Module):
 
 def _normalise(text: str) -> str:
     """Normalise a label for comparison: lower case, one space for each run of other than letters and digits."""
-    return re.sub(r"[\W_]+", " ", loosely(text)).strip() or text.strip()
+    return re.sub(r"[\W_]+", " ", name_key(text)).strip() or text.strip()
 
 
 @functools.cache
@@ -376,7 +376,7 @@ def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifie
     if info["missing_keys"]:
         raise FiguregroundError(
             f"classifier {name!r} is not a complete image classifier: its weights lack "
-            f"{listed(sorted(info['missing_keys']), 2)}."
+            f"{join_names(sorted(info['missing_keys']), 2)}."
         )
     config = network.config
     size = getattr(config, "image_size", None) or 224
@@ -406,7 +406,7 @@ def _model_type(folder: Path) -> str:
 def _open_weights(path: Path) -> Classifier:
     if path.suffix not in robust_weights.SUFFIXES:
         raise FiguregroundError(
-            f"classifier: {path.name} is not a file of ResNet weights ({listed(robust_weights.SUFFIXES)})."
+            f"classifier: {path.name} is not a file of ResNet weights ({join_names(robust_weights.SUFFIXES)})."
         )
     if is_pointer(path):
         raise FiguregroundError(f"{path.name} is a Git LFS pointer instead of the weights: run `git lfs pull`.")

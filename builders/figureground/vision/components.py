@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
 from figureground.core import signals
-from figureground.core.errors import FiguregroundError, RecipeError, counted, listed, printable
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, printable
 from figureground.core.files import replace_bytes
 from figureground.core.owned import encode_png, is_ours, refuse_within
 from figureground.sources.images import UnreadableImage, list_images, list_odd, read_image
@@ -64,9 +64,9 @@ def read_class_images(classifier: Classifier, directory: Path, *, show_progress:
             paths += [path for path, _ in batch]
             bar.update(len(batch))
     if len(paths) < 2:
-        problems = listed([f"{name}: {reason}" for name, reason in unreadable.items()], 3)
+        problems = join_names([f"{name}: {reason}" for name, reason in unreadable.items()], 3)
         raise FiguregroundError(
-            f"{str(directory)!r} has {counted(len(paths), 'image')} that can be read; components need at least 2, "
+            f"{str(directory)!r} has {plural(len(paths), 'image')} that can be read; components need at least 2, "
             f"preferably 50 or more, directly in the directory{f' ({problems})' if problems else ''}."
         )
     logits, features = (torch.cat(parts).clone() for parts in zip(*readings, strict=True))
@@ -180,12 +180,12 @@ def analyse(
     write_components(components, out / TENSORS, facts)
     replace_bytes(out / SHEET, sheet)
     lines = [
-        f"{out}: {counted(count, 'component')} of {classifier.labels[label]!r} from "
-        f"{counted(len(images.paths), 'image')}, {share:.0%} of them predicted as such. Inspect {SHEET}: "
+        f"{out}: {plural(count, 'component')} of {classifier.labels[label]!r} from "
+        f"{plural(len(images.paths), 'image')}, {share:.0%} of them predicted as such. Inspect {SHEET}: "
         "a row that shows something other than the class is spurious."
     ]
     if images.unreadable:
-        lines.append(f"{counted(len(images.unreadable), 'file')} left out: {listed(sorted(images.unreadable), 5)}.")
+        lines.append(f"{plural(len(images.unreadable), 'file')} left out: {join_names(sorted(images.unreadable), 5)}.")
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from figureground.core import libraries
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.models.opening import open_network, open_part
 
 libraries.import_silently("transformers")
@@ -45,7 +45,7 @@ class ImageText:
                 )
             if info["missing_keys"]:
                 raise FiguregroundError(
-                    f"{name}: its weights lack {listed(sorted(info['missing_keys']), 2)}. Download it again."
+                    f"{name}: its weights lack {join_names(sorted(info['missing_keys']), 2)}. Download it again."
                 )
             self.network: Any = network.eval()
             self._tokenizer: Any = open_part(AutoTokenizer, folder, name)

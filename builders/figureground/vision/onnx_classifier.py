@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from figureground.core.errors import FiguregroundError, listed, nearest_or_all
+from figureground.core.errors import FiguregroundError, join_names, suggest_or_list
 from figureground.core.files import FileError, read_object, read_text
 from figureground.core.seeding import make_generator
 from figureground.core.shapes import Number, Optional, check_shape
@@ -153,7 +153,7 @@ def read_settings(path: Path) -> Settings:
     known = [field.name for field in dataclasses.fields(Settings)]
     for name in entries:
         if name not in known:
-            raise FiguregroundError(f"{path}: there is no setting {name!r}{nearest_or_all(name, known)}")
+            raise FiguregroundError(f"{path}: there is no setting {name!r}{suggest_or_list(name, known)}")
     try:
         check_shape(entries, _SHAPE)
         _check_values(entries)
@@ -179,7 +179,7 @@ def _check_values(entries: Mapping[str, Any]) -> None:
     choices = {"interpolation": tuple(FILTERS), "channels": ("RGB", "BGR"), "activation": OUTPUTS}
     for name, allowed in choices.items():
         if entries.get(name, allowed[0]) not in allowed:
-            raise ValueError(f"{name} is {entries[name]!r}; give {listed(allowed)}")
+            raise ValueError(f"{name} is {entries[name]!r}; give {join_names(allowed)}")
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
@@ -226,7 +226,7 @@ def _find_output(network: OnnxNetwork, name: str | None, what: str) -> str:
         return matches[0]
     if name is None and candidates:
         raise FiguregroundError(
-            f"{what} has several outputs that may be logits: {listed(candidates)}. Name one: output."
+            f"{what} has several outputs that may be logits: {join_names(candidates)}. Name one: output."
         )
     raise FiguregroundError(
         f"{what} isn't an image classifier: it {network.describe()}. It needs "

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.vision.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -131,7 +131,7 @@ def _find_prefix(tensors: dict[str, Tensor], path: Path) -> str:
         hint = " It looks like a ResNet for CIFAR, which has another architecture."
     raise FiguregroundError(
         f"{path.name} holds no ResNet with torchvision's names (conv1.weight, layer1.0.conv1.weight, fc.weight), but "
-        f"{listed(sorted(tensors), 3)}.{hint} Other networks open as transformers directories."
+        f"{join_names(sorted(tensors), 3)}.{hint} Other networks open as transformers directories."
     )
 
 
@@ -190,7 +190,7 @@ def _build_network(tensors: dict[str, Tensor], path: Path) -> tuple[nn.Module, s
     mismatched = sorted(set(expected) ^ set(weights)) or [n for n in expected if expected[n].shape != weights[n].shape]
     if mismatched:
         raise FiguregroundError(
-            f"{path.name} is not a ResNet that transformers supports: {listed(mismatched, 3)} differ."
+            f"{path.name} is not a ResNet that transformers supports: {join_names(mismatched, 3)} differ."
         )
     network.load_state_dict(weights)
     kind = ("bottleneck" if bottleneck else "basic", tuple(depths))

@@ -15,7 +15,7 @@ from figureground.annotation.images import Images
 from figureground.annotation.sampling import Sample, reference_keys
 from figureground.annotation.turns import Turns, image_ids
 from figureground.annotation.writing import AnswerWriter
-from figureground.core.errors import FiguregroundError, UsageError, listed, nearest_or_all, printable
+from figureground.core.errors import FiguregroundError, UsageError, join_names, printable, suggest_or_list
 from figureground.core.files import replace_bytes, replace_text
 from figureground.core.hashing import digest
 from figureground.core.registry import Registry, check_subclass
@@ -129,7 +129,7 @@ def export(dataset: FinishedDataset, sample: Sample, name: str, out: Path, image
         FiguregroundError: An image can't be read.
     """
     if name not in EXCHANGES:
-        raise UsageError(f"--export: there is no {name!r}{nearest_or_all(name, EXCHANGES.names())}")
+        raise UsageError(f"--export: there is no {name!r}{suggest_or_list(name, EXCHANGES.names())}")
     if image_url is None or not _URL.fullmatch(image_url):
         raise UsageError(
             f"--image-url must say where the images will be found, such as https://example.org/{FOLDER}, not "
@@ -166,7 +166,7 @@ def import_results(dataset: FinishedDataset, path: Path) -> ImportSummary:
     """
     kinds = {kind.SUFFIX: kind for _, kind in EXCHANGES.items()}
     if path.suffix.lower() not in kinds:
-        supported = listed(f"{suffix} ({kind.NAME})" for suffix, kind in kinds.items())
+        supported = join_names(f"{suffix} ({kind.NAME})" for suffix, kind in kinds.items())
         raise UsageError(f"--import {printable(path)}: give a file of results with one of the suffixes {supported}.")
     results = kinds[path.suffix.lower()]().results(path)
     matched = sorted(_match_images(dataset, results.answers), key=lambda pair: pair[0].time or "")  # the latest counts
@@ -208,7 +208,7 @@ def _match_images(dataset: FinishedDataset, results: Sequence[Result]) -> Iterat
         if result.question not in QUESTIONS or result.answer not in ANSWERS:
             raise FiguregroundError(
                 f"{result.where}: {printable(result.answer)!r} can't answer {printable(result.question)!r}; answers "
-                f"are {listed(ANSWERS)}."
+                f"are {join_names(ANSWERS)}."
             )
         check_name(result.annotator)
         yield result, keys[result.id]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from figureground.core.errors import RecipeError, counted, listed
+from figureground.core.errors import RecipeError, join_names, plural
 from figureground.core.names import explain_unportable, find_same_files
 from figureground.exporting.layout import ExportLayout
 from figureground.exporting.selection import Row, Selection
@@ -25,12 +25,12 @@ class Folders(ExportLayout):
         if problems:
             raise RecipeError(
                 "layout",
-                f"folders are named by the classes, and {listed(problems, 3)}. --layout imagefolder keeps the names in "
+                f"folders are named by the classes, and {join_names(problems, 3)}. --layout imagefolder keeps the names in "
                 "a table.",
             )
         left_out = []
         if selection.has_backgrounds:
-            left_out.append(counted(len(selection.names("background")), "background"))
+            left_out.append(plural(len(selection.names("background")), "background"))
         left_out += [repr(column) for column in selection.dataset.columns.labels]
         left_out += [repr(column) for column in selection.columns]
         note = f"Folders hold classes alone: {', '.join(left_out)} are left out. --layout imagefolder holds them."

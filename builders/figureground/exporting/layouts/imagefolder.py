@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from figureground.core.errors import listed
+from figureground.core.errors import join_names
 from figureground.data.metadata import FILE_NAME
 from figureground.data.splits import split_number
 from figureground.exporting.layout import ExportLayout, label_columns, name_labels, to_csv
@@ -22,7 +22,7 @@ class ImageFolder(ExportLayout):
         if not unknown:
             return []
         return [
-            f"Other code may not recognise the split {listed(map(repr, unknown))}; "
+            f"Other code may not recognise the split {join_names(map(repr, unknown))}; "
             f"--split {unknown[0]}=train names it train."
         ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.learn.ways.erm import ERM
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class DFR(ERM):
         if missing:
             raise FiguregroundError(
                 f"dfr fits the last layer to validation images, but {groups.name} has none of "
-                f"{listed(groups.classes[label] for label in missing)}."
+                f"{join_names(groups.classes[label] for label in missing)}."
             )
 
     def uses(self, attributes: bool) -> tuple[bool, bool]:

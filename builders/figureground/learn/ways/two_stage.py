@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from figureground.core.errors import RecipeError, counted
+from figureground.core.errors import RecipeError, plural
 from figureground.learn.ways.erm import ERM
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class TwoStage(ERM):
     def note(self, settings: Training) -> str:
         first, second = settings.stage_epochs
         return (
-            f"{counted(first, 'epoch')} on added images, then {second:,} on real ones, each stage with an optimiser "
+            f"{plural(first, 'epoch')} on added images, then {second:,} on real ones, each stage with an optimiser "
             "and schedule of its own; an epoch of the second stage is chosen."
         )
 

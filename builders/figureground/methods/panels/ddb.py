@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from figureground.core.errors import FiguregroundError, counted
+from figureground.core.errors import FiguregroundError, plural
 from figureground.core.files import MAX_JSON_BYTES, FileError, read_text
 from figureground.methods.panels.drawing import colour, draw_histogram, tint
 from figureground.methods.panels.maps import ATTRIBUTION_MAPS, read_map
@@ -101,7 +101,7 @@ def _loss_facts(method: DDB, directory: Path, key: str) -> list[tuple[str, str]]
     for label, rows in facts["rows"].items():
         if row in rows:
             position = rows.index(row)
-            loss, count = facts["losses"][label][position], counted(len(rows), "source")
+            loss, count = facts["losses"][label][position], plural(len(rows), "source")
             text = f"{loss:.3g}, place {position + 1} of the class's {count}"
             return [("loss of the source", text)]
     return []
@@ -191,7 +191,7 @@ def overview(method: DDB, directory: Path) -> list[Panel]:
     dropped = [key for key, reason in failed_scores.items() if reason]
     facts = [("rule", method.pruning_rule()), ("dropped", _format_share(len(dropped), len(names)))]
     facts += [
-        (f"low {reason}", counted(n, "image"))
+        (f"low {reason}", plural(n, "image"))
         for reason, n in Counter(w for key in dropped for w in failed_scores[key]).items()
     ]
     classes = {key: name for key, (name, _) in names.items()}
@@ -216,7 +216,7 @@ def overview(method: DDB, directory: Path) -> list[Panel]:
 
 
 def _format_share(n: int, total: int) -> str:
-    return f"{n:,} of {counted(total, 'image')} ({n / max(1, total):.1%})"
+    return f"{n:,} of {plural(total, 'image')} ({n / max(1, total):.1%})"
 
 
 def _left_out_facts(method: DDB, directory: Path) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from figureground.core.errors import counted
+from figureground.core.errors import plural
 from figureground.methods.panels.drawing import overlay_map, tint
 from figureground.methods.panels.maps import ATTENTION_MAPS, read_map, row_name, share_inside
 from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, missing_stage_error, missing_stage_fact
@@ -144,7 +144,7 @@ def _describe_cluster(method: SCGS, cluster: Cluster, predictions: Predictions |
     classes, rows = method.data.classes, list(cluster.rows)
     facts = [
         ("cluster", f"{cluster.number} of class {classes[cluster.label]}, which has {cluster.of}"),
-        ("size", counted(len(rows), "error")),
+        ("size", plural(len(rows), "error")),
     ]
     if predictions is None:
         facts.append(missing_stage_fact(ERRORS))
@@ -169,7 +169,7 @@ def overview(method: SCGS, directory: Path) -> list[Panel]:
     if clusters is None:
         return [Panel("Errors of the classifier", (), (*facts, missing_stage_fact(CLUSTERS)))]
     largest = sorted(clusters, key=lambda cluster: (-len(cluster.rows), cluster.label, cluster.number))[:MOST_CLUSTERS]
-    count = counted(len(clusters), "cluster")
+    count = plural(len(clusters), "cluster")
     facts.append(
         ("clusters", count if len(largest) == len(clusters) else f"{count}, of which {len(largest)} are shown")
     )
@@ -190,7 +190,7 @@ def _error_set_facts(
         wrong = np.flatnonzero(predictions.predicted != predictions.y).tolist()
         rows = range(len(predictions.y))
         facts.append(
-            ("errors", f"{len(wrong):,} of {counted(len(rows), 'training image')} ({len(wrong) / len(rows):.1%})")
+            ("errors", f"{len(wrong):,} of {plural(len(rows), 'training image')} ({len(wrong) / len(rows):.1%})")
         )
         groups = [group_of(method, row) for row in rows]
         facts += [(f"errors in {name}", n) for name, n in count_shares((groups[row] for row in wrong), groups)]
@@ -213,7 +213,7 @@ def _cluster_panel(
     if jobs is not None:
         cluster_keys = {keys[row] for row in cluster.rows}
         sources = Counter(job["source"] for job in jobs["jobs"] if job["source"] in cluster_keys)
-        facts.append(("images to make", f"{sources.total():,} from {counted(len(sources), 'source')}"))
+        facts.append(("images to make", f"{sources.total():,} from {plural(len(sources), 'source')}"))
     draws: dict[str, Draw] = {}
     for row in cluster.rows[:MEMBERS]:
         suffix = "" if predictions is None else f", predicted as {classes[int(predictions.predicted[row])]}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from figureground.core.errors import FiguregroundError, RecipeError, listed
+from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.shares import as_fraction
 from figureground.models.family import OWN, Family
 from figureground.models.family_records import Start
@@ -50,7 +50,7 @@ class FlowMatching(Family):
         for name in (kind, config.get("_class_name")):
             if name is not None and name not in SCHEDULERS:
                 raise FiguregroundError(
-                    f"{what} uses a {name}; supported for the family {self.NAME} is {listed(SCHEDULERS)}."
+                    f"{what} uses a {name}; supported for the family {self.NAME} is {join_names(SCHEDULERS)}."
                 )
         if config.get("stochastic_sampling"):
             raise FiguregroundError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core import libraries
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.numerics import library_versions
 from figureground.running.failure import Failure, describe_failure
 from figureground.running.runner import Job, Place
@@ -112,6 +112,8 @@ def check_actor(info: ActorInfo, expected: Mapping[str, str], out: Path) -> None
         if version != expected[name]
     ]
     if differences:
-        raise FiguregroundError(f"{info.host} has {listed(differences)}. Install the same versions on all machines.")
+        raise FiguregroundError(
+            f"{info.host} has {join_names(differences)}. Install the same versions on all machines."
+        )
     if not info.sees_dataset:
         raise FiguregroundError(f"{info.host} doesn't see {out}. Give a directory that all machines share.")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core import signals
-from figureground.core.errors import FiguregroundError, counted
+from figureground.core.errors import FiguregroundError, plural
 from figureground.core.event_log import EventLog
 from figureground.core.terminal import print_error, print_note
 from figureground.running.failure import raise_failure
@@ -155,7 +155,7 @@ class Dispatcher:
         if failed:
             lines = [f"{self.shards[number].name}: {reason}" for number, reason in sorted(failed.items())]
             raise FiguregroundError(
-                f"{counted(len(lines), 'shard')} of {len(self.shards):,} can't be rendered; the others are done and "
+                f"{plural(len(lines), 'shard')} of {len(self.shards):,} can't be rendered; the others are done and "
                 "kept:\n  " + "\n  ".join(lines[:20]) + ("\n  …" if lines[20:] else "")
                 + "\nIf a machine was at fault, run the same command again."
             )  # fmt: skip
@@ -254,7 +254,7 @@ class Dispatcher:
             self._idle_since, self._warned = time.monotonic(), False
             return
         waited, resources = time.monotonic() - self._idle_since, self.starter.resources
-        request = f"{resources.gpus:g} GPU and {counted(resources.cpus, 'CPU')}"
+        request = f"{resources.gpus:g} GPU and {plural(resources.cpus, 'CPU')}"
         if waited > SECONDS_WITHOUT_WORKERS:
             raise FiguregroundError(
                 f"no machine of the cluster had {request} for a worker in {waited / 60:.0f} minutes."

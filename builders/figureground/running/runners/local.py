@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.core import libraries, signals
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.progress import Progress
 from figureground.core.system import HAS_MASKS
 from figureground.core.terminal import print_error
@@ -178,7 +178,7 @@ def _run_tasks(tasks: Sequence[_Task], poll: Callable[[], object], is_finished: 
 def _raise_failures(failures: dict[str, Failure], killed: list[BaseProcess], is_finished: bool) -> None:
     lines = [f"{name}: {failure.text}" for name, failure in failures.items()]
     if killed:
-        names = listed(f"{worker.name} ({_describe_exit(worker)})" for worker in killed)
+        names = join_names(f"{worker.name} ({_describe_exit(worker)})" for worker in killed)
         lines.append(
             f"{names} ended before the work was done. If "
             "you didn't stop them, the machine most likely ran out of memory: give fewer --set workers=…, or a smaller "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Self
 
-from figureground.core.errors import listed
+from figureground.core.errors import join_names
 from figureground.recipe.formats import FORMATS
 from figureground.shards.problems import Problems, in_a_line
 
@@ -148,7 +148,9 @@ class Format(ABC):
         try:
             for stored in self.read(reading.path):
                 if odd := _odd_columns(stored, reading.columns):
-                    reading.problems.add(reading.where, "its columns don't match the dataset", stored.key, listed(odd))
+                    reading.problems.add(
+                        reading.where, "its columns don't match the dataset", stored.key, join_names(odd)
+                    )
                 yield None if odd else stored
         except Exception as error:  # whatever a damaged file makes a library raise
             reading.problems.lines.append(f"{reading.where}: it can't be read to its end ({in_a_line(error)}).")

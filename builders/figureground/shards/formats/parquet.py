@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import FileError, check_regular
 from figureground.shards.columns import Columns
 from figureground.shards.drafts import Draft
@@ -313,8 +313,8 @@ def _schema_fits(where: str, schema: Any, columns: Columns, problems: Problems) 
     readable = schema.equals(wanted.arrow_schema)
     if not readable:
         problems.lines.append(
-            f"{where}: its columns are {listed(_typed(schema))}; the dataset's are "
-            f"{listed(_typed(wanted.arrow_schema))}."
+            f"{where}: its columns are {join_names(_typed(schema))}; the dataset's are "
+            f"{join_names(_typed(wanted.arrow_schema))}."
         )
     elif Features.from_arrow_schema(schema) != wanted:
         problems.lines.append(f"{where}: its class names differ from those in {INDEX}.")
@@ -328,7 +328,7 @@ def _check_row(reading: Reading, row: dict[str, Any]) -> Stored | None:
         name for name, value in row.items() if value is None or (isinstance(value, dict) and value["bytes"] is None)
     ]
     if empty:
-        reading.problems.add(reading.where, "a column is empty", key, listed(empty))
+        reading.problems.add(reading.where, "a column is empty", key, join_names(empty))
         return None
     name = row["image"]["path"]
     if name is not None and name != f"{key}.{reading.image_format}":

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import jinja2
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import FileError, open_regular
 from figureground.core.resources import find_resource
 from figureground.recipe.sample import IMAGE_FORMATS
@@ -67,7 +67,7 @@ class Tar(Format):
             for key, members in tar_members(reading.file):
                 if set(members) != wanted:
                     lacks, more = sorted(wanted - set(members)), sorted(set(members) - wanted)
-                    what = f"lacks {listed(lacks)}" if lacks else f"also has {listed(more)}"
+                    what = f"lacks {join_names(lacks)}" if lacks else f"also has {join_names(more)}"
                     problems.add(where, "its members don't match the dataset", key, what)
                 try:
                     yield from_members(key, members) if wanted <= set(members) else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.evaluation.counterparts import COLUMNS, LabelTable, read_label_table
 from figureground.models.needs import refuse_absent
 from figureground.verification.questions import Question
@@ -53,8 +53,9 @@ class ClassifierScorer(LabelScorer):
         if not self.asked():
             raise FiguregroundError(
                 f"--scorer classifier:{self.id} has no two classes named like labels of the dataset. Its classes: "
-                f"{listed(self._classifier.labels, 5)}; the dataset's foregrounds: "
-                f"{listed(self.questions[0].labels, 5)}; its backgrounds: {listed(self.questions[-1].labels, 5)}. Map "
+                f"{join_names(self._classifier.labels, 5)}; the dataset's foregrounds: "
+                f"{join_names(self.questions[0].labels, 5)}; its backgrounds: "
+                f"{join_names(self.questions[-1].labels, 5)}. Map "
                 f"them in a CSV with the columns {','.join(COLUMNS)}, and give it as --labels."
             )
         classes = self._classifier.labels

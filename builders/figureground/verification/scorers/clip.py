@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from figureground.core.errors import FiguregroundError, listed
+from figureground.core.errors import FiguregroundError, join_names
 from figureground.verification.models import find_model, refuse_absent
 from figureground.verification.questions import Question
 from figureground.verification.scorer import LabelScorer, Options
@@ -52,7 +52,7 @@ class ClipScorer(LabelScorer):
         if not self.asked():
             raise FiguregroundError(
                 f"{self.flag}: there is nothing to compare, since neither the foregrounds "
-                f"({listed(self.questions[0].labels, 3)}) nor the backgrounds ({listed(self.questions[-1].labels, 3)}) "
+                f"({join_names(self.questions[0].labels, 3)}) nor the backgrounds ({join_names(self.questions[-1].labels, 3)}) "
                 "have two labels with words."
             )
         self._folder, digest = find_model(self.flag, self.model, "AutoModel")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from figureground.core.errors import FiguregroundError, UsageError
-from figureground.core.names import loosely
+from figureground.core.names import name_key
 from figureground.core.resources import find_resource
 from figureground.models.bundled import MATCHER
 from figureground.recipe.classes import read_csv
@@ -47,11 +47,11 @@ class PocketScorer(ClipScorer):
     def other_texts(self, question: Question) -> list[list[str]]:
         none_texts = read_templates(str(find_resource("prompts/scorers") / f"{self.TEXTS}{question.what}-none.txt"))
         list_kind, name = ("classes", "pocket") if question.what == FOREGROUND else ("backgrounds", "d3s")
-        labels = set(map(loosely, question.labels))
+        labels = set(map(name_key, question.labels))
         entries = [
             entry
             for entry in read_csv(find_resource(f"prompts/{list_kind}/{name}.csv"), list_kind)
-            if loosely(entry.name) not in labels
+            if name_key(entry.name) not in labels
         ]
         world = dataclasses.replace(question, labels=tuple(entry.name for entry in entries), entries=tuple(entries))
         return [[template.text for template in none_texts], *world.texts(self.TEXTS)]
