@@ -63,8 +63,8 @@ def check_gold(gold: Gold, keys: Collection[str], names: Collection[str]) -> Non
     no_image = sorted({key for key, _ in gold} - set(keys))
     if no_image:
         raise FiguregroundError(
-            f"{GOLD}: the dataset has no image {join_names(map(printable, no_image), 3)}. Remove these rows, or copy keys "
-            "from the column `key` of the dataset."
+            f"{GOLD}: the dataset has no image {join_names(map(printable, no_image), 3)}. Remove these rows, or copy "
+            "keys from the column `key` of the dataset."
         )
     no_question = sorted({question for _, question in gold} - {*names, *FLAGS})
     if no_question:

@@ -308,16 +308,16 @@ def _make_runner(options: argparse.Namespace) -> str | Runner | None:
     options_by_runner = {
         name: [o for o in names if getattr(options, o) is not None] for name, names in options_of.items()
     }
-    chosen = options.runner or next((name for name, used in options_by_runner.items() if used), None)
+    runner = options.runner or next((name for name, used in options_by_runner.items() if used), None)
     for name, used in options_by_runner.items():
-        if used and name != chosen:
+        if used and name != runner:
             flag = used[0].replace("_", "-")
-            raise UsageError(f"--{flag} is an option of the runner {name}, not of {chosen}.")
-    if chosen == "rank":
+            raise UsageError(f"--{flag} is an option of the runner {name}, not of {runner}.")
+    if runner == "rank":
         from figureground.running.runners.rank import Rank
 
         return Rank(options.rank, options.world)
-    if chosen == "ray":
+    if runner == "ray":
         from figureground.running.runners.ray import Ray
 
         return Ray(options.ray_address, options.gpus_per_worker, options.workers)

@@ -44,15 +44,15 @@ def add_review(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     sample.add_argument("--seed", type=int, metavar="N", help="seed of the random sample (0)")
     parser.add_argument("--port", type=int, metavar="N", help="port (8377, or a free one if that is in use)")
-    others = parser.add_argument_group("other places to ask people")
-    others.add_argument(
+    elsewhere = parser.add_argument_group("other places to ask people")
+    elsewhere.add_argument(
         "--export", metavar="FORMAT", help="write the sample for mturk or label-studio instead, to --out"
     )
-    others.add_argument("--out", type=Path, metavar="OUT", help="new directory for the export")
-    others.add_argument(
+    elsewhere.add_argument("--out", type=Path, metavar="OUT", help="new directory for the export")
+    elsewhere.add_argument(
         "--image-url", metavar="URL", help="where you will put the exported images, such as https://example.org/images"
     )
-    others.add_argument(
+    elsewhere.add_argument(
         "--import", dest="results", type=Path, metavar="FILE",
         help="read answers: results of MTurk (CSV) or an export of Label Studio (JSON)",
     )  # fmt: skip
@@ -82,8 +82,8 @@ def _review(options: argparse.Namespace) -> int:
     dataset = FinishedDataset(options.directory)
     if options.results is not None:
         return _import(dataset, options.results)
-    given = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
-    sample = load_or_draw_sample(dataset, given)
+    sampling = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
+    sample = load_or_draw_sample(dataset, sampling)
     print_result(describe(dataset, sample))
     if options.export is not None:
         from figureground.annotation.exchange.exchange import export
@@ -91,14 +91,14 @@ def _review(options: argparse.Namespace) -> int:
         for path in export(dataset, sample, options.export, options.out, options.image_url):
             print_result(path)
         return 0
-    done = review(options.directory, port=options.port)
-    for note in done.notes:
+    result = review(options.directory, port=options.port)
+    for note in result.notes:
         print_error(f"figureground: {note}")
-    print_result(f"{options.directory}: {plural(done.saved, 'answer')} saved.")
-    for name, answers in done.annotators.items():
+    print_result(f"{options.directory}: {plural(result.saved, 'answer')} saved.")
+    for name, answers in result.annotators.items():
         print_result(f"  {name}: {plural(answers, 'answer')} in all")
-    if done.replaced:
-        print_result(f"  {plural(done.replaced, 'answer')} replaced by a later one about the same image")
+    if result.replaced:
+        print_result(f"  {plural(result.replaced, 'answer')} replaced by a later one about the same image")
     return _summarise(options.directory)
 
 
@@ -108,9 +108,9 @@ def _summarise(directory: Path) -> int:
     from figureground.annotation.summary import describe
     from figureground.shards.shard import LABELS
 
-    said = summarise(directory)
-    print_result(describe(said))
-    if said["people"] is not None or said["scorers"]:
+    summary = summarise(directory)
+    print_result(describe(summary))
+    if summary["people"] is not None or summary["scorers"]:
         print_result(directory / LABELS)
     return 0
 
@@ -118,10 +118,10 @@ def _summarise(directory: Path) -> int:
 def _import(dataset: FinishedDataset, path: Path) -> int:
     from figureground.annotation.exchange.exchange import import_results
 
-    done = import_results(dataset, path)
-    print_result(f"{path}: {plural(done.saved, 'answer')} of {plural(len(done.annotators), 'annotator')} saved.")
-    if done.duplicates:
-        print_result(f"  {plural(done.duplicates, 'answer')} had been imported before")
-    for reason, count in done.left_out.items():
+    result = import_results(dataset, path)
+    print_result(f"{path}: {plural(result.saved, 'answer')} of {plural(len(result.annotators), 'annotator')} saved.")
+    if result.duplicates:
+        print_result(f"  {plural(result.duplicates, 'answer')} had been imported before")
+    for reason, count in result.left_out.items():
         print_result(f"  {count:,} left out: {reason}")
     return _summarise(dataset.directory)

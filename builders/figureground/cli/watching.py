@@ -63,11 +63,11 @@ def describe(progress: Progress, name: str) -> list[str]:
     Args:
         name: The dataset's directory.
     """
-    done, images = progress.total("shards_done"), progress.total("images_done")
-    state, of, planned = "finished" if progress.finished else "not finished", "", ""
+    shards, images = progress.total("shards_done"), progress.total("images_done")
+    state, of_shards, of_images = "finished" if progress.finished else "not finished", "", ""
     if progress.planned:
-        of, planned = f" of {progress.total('shards'):,}", f" of {progress.total('images'):,}"
-    counts = f"{done:,}{of} shards, {images:,}{planned} images, {progress.total('samples'):,} samples"
+        of_shards, of_images = f" of {progress.total('shards'):,}", f" of {progress.total('images'):,}"
+    counts = f"{shards:,}{of_shards} shards, {images:,}{of_images} images, {progress.total('samples'):,} samples"
     lines = [f"{name}: {state}. {counts}"]
     lines += [
         f"  {split}: {each.shards_done:,} of {each.shards:,} shards, {each.images_done:,} of {each.images:,} images, "

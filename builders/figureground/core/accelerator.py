@@ -31,18 +31,18 @@ def choose_device(device: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        chosen: torch.device | None = torch.device(device)
+        resolved: torch.device | None = torch.device(device)
     except (RuntimeError, ValueError):
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda", "mps"):
+        resolved = None
+    if resolved is None or resolved.type not in ("cpu", "cuda", "mps"):
         raise RecipeError("device", f"{device!r} is unknown; give auto, cpu, cuda, cuda:1 or mps.")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise FiguregroundError(
             f"device: {device!r} is requested, but torch sees {torch.cuda.device_count()} CUDA devices."
         )
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
+    if resolved.type == "mps" and not torch.backends.mps.is_available():
         raise FiguregroundError(f"device: {device!r} is requested, but torch sees no MPS device (Apple silicon).")
-    return chosen
+    return resolved
 
 
 def choose_dtype(dtype: str, device: torch.device, half: str = "float16") -> torch.dtype:

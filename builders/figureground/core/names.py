@@ -94,7 +94,7 @@ def unique_slugs(names: Collection[str]) -> dict[str, str]:
     """Return a unique slug for each name: names that would share one get a hash of the name appended."""
     slugs = {name: slug(name) for name in names}
     counts = Counter(slugs.values())
-    return {name: f"{made}_{short_hash(name)}" if counts[made] > 1 else made for name, made in slugs.items()}
+    return {name: f"{text}_{short_hash(name)}" if counts[text] > 1 else text for name, text in slugs.items()}
 
 
 def short_hash(text: str) -> str:

@@ -92,8 +92,8 @@ def _detect_encoding(data: bytes) -> tuple[str, int]:
     # Without a mark, every other byte of Latin text in UTF-16 is zero.
     head = data[:1000]
     if len(head) >= 4 and head.count(0) * 3 > len(head):
-        even, odd = head[::2].count(0), head[1::2].count(0)
-        return ("utf-16-le" if odd > even else "utf-16-be"), 0
+        even_zeros, odd_zeros = head[::2].count(0), head[1::2].count(0)
+        return ("utf-16-le" if odd_zeros > even_zeros else "utf-16-be"), 0
     return "utf-8", 0
 
 

@@ -81,33 +81,32 @@ def convert(value: Any, kind: Any, field: str) -> Any:
     if isinstance(value, Setting):
         value = _parse_setting(value, kinds, field)
     if isinstance(value, Mapping):
-        inside = [each for each in kinds if _base(each) is dict]
-        if not inside and Any not in kinds:
+        mappings = [member for member in kinds if _base(member) is dict]
+        if not mappings and Any not in kinds:
             raise _make_error("a mapping", kinds, field)
-        mapping = next(
-            (each for each in inside if any(name in _fixed_keys(each) for name in value)), (*inside[::-1], Any)[0]
-        )
+        default = mappings[-1] if mappings else Any
+        mapping = next((kind for kind in mappings if any(name in _fixed_keys(kind) for name in value)), default)
         return {
             _check_encoding(name, field): convert(v, _entry_type(mapping, name), f"{field}.{name}")
             for name, v in value.items()
         }
     if isinstance(value, list):
-        inside = [each for each in kinds if _base(each) is list]
-        if not inside and Any not in kinds:
+        lists = [member for member in kinds if _base(member) is list]
+        if not lists and Any not in kinds:
             raise _make_error("a list", kinds, field)
-        item = get_args(inside[0])[0] if inside else Any
-        is_list_of_names = str in _union_members(item)
+        item_kind = get_args(lists[0])[0] if lists else Any
+        is_list_of_names = str in _union_members(item_kind)
         return [
-            _check_encoding(each, field)
-            if is_list_of_names and isinstance(each, str)
-            else convert(each, item, f"{field}[{i}]")
-            for i, each in enumerate(value)
+            _check_encoding(item, field)
+            if is_list_of_names and isinstance(item, str)
+            else convert(item, item_kind, f"{field}[{i}]")
+            for i, item in enumerate(value)
         ]
     return _convert_scalar(value, kinds, field) if isinstance(value, str) else value
 
 
 def _convert_scalar(value: str, kinds: list[Any], field: str) -> Any:
-    bases = {_base(each) for each in kinds}
+    bases = {_base(kind) for kind in kinds}
     takes_text = str in bases or Any in bases
     if isinstance(value, Plain):
         if value in NULLS and type(None) in bases:
@@ -137,8 +136,8 @@ def _parse_number(text: str, bases: set[Any]) -> int | float | None:
         number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     except ValueError:  # more digits than Python converts
         return None
-    whole = "e" in text.lower() and number.is_integer()
-    return int(number) if int in bases and whole else number
+    is_whole = "e" in text.lower() and number.is_integer()
+    return int(number) if int in bases and is_whole else number
 
 
 def _parse_setting(text: Setting, kinds: list[Any], field: str) -> Any:
@@ -175,7 +174,7 @@ def _union_members(kind: Any) -> list[Any]:
     if get_origin(kind) is Annotated and not _find_mark(kind):
         return _union_members(kind.__origin__)
     if get_origin(kind) in (Union, types.UnionType):
-        return [member for each in get_args(kind) for member in _union_members(each)]
+        return [member for argument in get_args(kind) for member in _union_members(argument)]
     return [kind]
 
 
@@ -195,7 +194,9 @@ def _fixed_keys(kind: Any) -> typing.Collection[str]:
 
 
 def _find_mark(kind: Any) -> FieldsOf | None:
-    return next((each for each in getattr(kind, "__metadata__", ()) if isinstance(each, FieldsOf)), None)
+    return next(
+        (annotation for annotation in getattr(kind, "__metadata__", ()) if isinstance(annotation, FieldsOf)), None
+    )
 
 
 def _entry_type(kind: Any, key: str) -> Any:
@@ -217,7 +218,7 @@ def _quote(text: str) -> str:
 
 
 def _make_error(shown: str, kinds: list[Any], field: str) -> RecipeError:
-    bases = [_base(each) for each in kinds if each is not type(None)]
+    bases = [_base(kind) for kind in kinds if kind is not type(None)]
     if bases == [list]:
         return RecipeError(field, f"{shown} is not a list; write it in brackets, as in [a, b].")
     if bases == [dict]:

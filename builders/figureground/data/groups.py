@@ -449,5 +449,5 @@ def describe_empty_groups(groups: GroupedImages) -> Iterator[str]:
         if groups.attributes is None:
             yield f"{split} has no image of {names}."
         else:
-            others = f"the {counts.size - len(empty)} groups" if counts.size - len(empty) > 1 else "the one group"
-            yield f"{split} has no image of {names}: its worst group is computed over {others} that it has."
+            subject = f"the {counts.size - len(empty)} groups" if counts.size - len(empty) > 1 else "the one group"
+            yield f"{split} has no image of {names}: its worst group is computed over {subject} that it has."

@@ -110,8 +110,8 @@ def find_counterparts(
         if not any(groups):
             raise FiguregroundError(
                 f"The classifier {classifier.name} has no class named like a label of the dataset. Its classes: "
-                f"{join_names(classifier.labels, 5)}; the dataset's labels: {join_names(occurring, 5)}. Map them in a CSV with "
-                f"the columns {','.join(COLUMNS)}, and give it as --labels."
+                f"{join_names(classifier.labels, 5)}; the dataset's labels: {join_names(occurring, 5)}. Map them in a "
+                f"CSV with the columns {','.join(COLUMNS)}, and give it as --labels."
             )
         counterparts.append(Counterparts(tuple(labels), groups, len(classifier.labels)))
     return counterparts

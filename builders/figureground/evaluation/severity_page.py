@@ -54,8 +54,8 @@ def list_notes(report: JsonMapping) -> list[str]:
     low = [name for name, entry in report["classifiers"].items() if entry["half"] <= report["chance"]]
     if low:
         lines.append(
-            f"Half of the reference accuracy of {join_names(low, 8)} is below chance ({format_percent(report['chance'])}), "
-            "so by this measure failure is hardly possible."
+            f"Half of the reference accuracy of {join_names(low, 8)} is below chance "
+            f"({format_percent(report['chance'])}), so by this measure failure is hardly possible."
         )
     if report["references"] is None:
         lines.append("The reference is the mildest dataset; --references takes photographs instead.")

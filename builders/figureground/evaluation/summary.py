@@ -70,8 +70,8 @@ def list_notes(report: JsonMapping) -> list[str]:
                 for field in differs
             ]
             lines.append(
-                f"{kind} differs from {report['dataset']['name']} in {join_names(fields, len(fields))}. So a difference "
-                "between the two may have other causes than the one that it controls for."
+                f"{kind} differs from {report['dataset']['name']} in {join_names(fields, len(fields))}. So a "
+                "difference between the two may have other causes than the one that it controls for."
             )
         if ignored := entry["other_classes"]:
             lines.append(f"{kind}: ignored {join_names(ignored, 5)}, which the dataset doesn't have.")
@@ -93,8 +93,8 @@ def _note_zero_shot(report: JsonMapping) -> Iterator[str]:
     if zero_shot and len(set(choices.values())) > 1:
         counts = [f"{name} {n:,}" for name, n in choices.items() if n]
         yield (
-            f"The classifiers choose among different numbers of classes ({join_names(counts, 8)}), and fewer are easier. "
-            "--candidates gives zero-shot classifiers more."
+            f"The classifiers choose among different numbers of classes ({join_names(counts, 8)}), and fewer are "
+            "easier. --candidates gives zero-shot classifiers more."
         )
 
 

@@ -48,7 +48,7 @@ def list_photographs(
 
     Raises:
         FiguregroundError: There is no directory, no class folder or no photograph, two folders have the same name by
-            `loosely`, or a mask may belong to two photographs.
+            `name_key`, or a mask may belong to two photographs.
     """
     if not directory.is_dir():
         raise FiguregroundError(f"there is no directory {str(directory)!r} with photographs.")

@@ -55,7 +55,7 @@ UNKNOWN = "unknown"
 
 
 def _find_folder(root: Path, folders: Lookup, names: Sequence[str]) -> str | None:
-    """Return the folder in `root` that matches one of the names by `loosely`, or None.
+    """Return the folder in `root` that matches one of the names by `name_key`, or None.
 
     Args:
         folders: The folder names in `root`.

@@ -67,7 +67,7 @@ class SpuriousConfig(Config):
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 7.5
     extended: list[dict[str, Images]] = field(default_factory=list)
     """Images per scene after each `extend`; written by that command."""
-    concepts: Annotated[Text | None, Names("directory", made=True), EXECUTION] = None
+    concepts: Annotated[Text | None, Names("directory", is_created=True), EXECUTION] = None
     """Directory of fine-tuned concepts, for builds to share; none keeps them in the dataset's
     `_figureground/stages/concepts`."""
 

@@ -71,14 +71,14 @@ def _make_entry(name: str, text: str, kind: str) -> ClassEntry:
     return ClassEntry(name, text or name) if kind == PHRASED else ClassEntry(name, name, text)
 
 
-def _select_entries(field: str, names: list[str], known: list[ClassEntry], source: str) -> list[ClassEntry]:
-    by_name = {name_key(alias): noun for noun in reversed(known) for alias in (*noun.aliases, noun.name)}
+def _select_entries(field: str, names: list[str], entries: list[ClassEntry], source: str) -> list[ClassEntry]:
+    by_name = {name_key(alias): noun for noun in reversed(entries) for alias in (*noun.aliases, noun.name)}
     unknown = [name for name in names if name_key(name) not in by_name]
     if unknown:
         raise RecipeError(
             field,
             f"{unknown[0]!r} is not in the list {source!r}"
-            f"{suggest_or_list(unknown[0], [alias for noun in known for alias in (noun.name, *noun.aliases)])} "
+            f"{suggest_or_list(unknown[0], [alias for noun in entries for alias in (noun.name, *noun.aliases)])} "
             "For names of your own, give a CSV file, or a mapping of names to texts.",
         )
     if same := find_same_names(names):
@@ -166,8 +166,8 @@ def add_definitions(nouns: Sequence[ClassEntry], path: Path) -> list[ClassEntry]
                 )
             if name:
                 definitions[name] = row["definition"]
-    known = {name_key(alias) for noun in nouns for alias in (noun.name, *noun.aliases)}
-    if definitions and not known & set(definitions):
+    class_names = {name_key(alias) for noun in nouns for alias in (noun.name, *noun.aliases)}
+    if definitions and not class_names & set(definitions):
         raise RecipeError(
             "definitions",
             f"{table.name} defines none of the recipe's classes; its first name is {next(iter(definitions))!r}.",

@@ -213,8 +213,8 @@ def _split_model_name(value: Any) -> Sequence[str]:
 
 def _exists(names: Names, path: Path) -> bool:
     """Return whether a path exists as a field names it. A field of directories may name a table in a mapping."""
-    if names.made or names.kind != "directory":
-        return names.made or path.exists()
+    if names.is_created or names.kind != "directory":
+        return names.is_created or path.exists()
     return path.is_dir() or (path.suffix.lower() in TABLES and path.is_file())
 
 

@@ -153,11 +153,11 @@ def _select_features(features: Sequence[Feature], classes: Any, source: str) -> 
     names = [str(name) for name in classes]
     unknown = [name for name in names if name_key(name) not in by_name]
     if unknown:
-        known = [feature.name for feature in features]
+        available = [feature.name for feature in features]
         raise RecipeError(
             "classes",
             f"{len(unknown)} of {len(names)} have no feature in {source}: {join_names(unknown, 5)}"
-            f"{suggest_or_list(unknown[0], known)} For features of your own, give features: a CSV, or a mapping of "
+            f"{suggest_or_list(unknown[0], available)} For features of your own, give features: a CSV, or a mapping of "
             "classes to nouns.",
         )
     if same := find_same_names(names):

@@ -37,10 +37,10 @@ def read_templates(value: str) -> tuple[Template, ...]:
     if value.endswith(".txt") or re.fullmatch(r"[\w-]+", value):
         path = Path(value) if value.endswith(".txt") else find_resource("prompts/templates") / f"{value}.txt"
         if not path.is_file():
-            known = sorted(p.stem for p in find_resource("prompts/templates").glob("*.txt"))
+            available = sorted(p.stem for p in find_resource("prompts/templates").glob("*.txt"))
             raise RecipeError(
                 "prompt",
-                f"there is no file {path.name!r}{suggest(value, known) or '.'} Available: {join_names(known)}.",
+                f"there is no file {path.name!r}{suggest(value, available) or '.'} Available: {join_names(available)}.",
             )
         try:
             lines = enumerate(read_text(path).splitlines(), 1)

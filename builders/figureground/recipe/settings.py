@@ -50,7 +50,7 @@ class Names:
     a known suffix), else a name. `path`: the path of whatever exists there, else a name."""
     source: bool = False
     """Whether images are made from these files; a dataset can't be written inside such a directory."""
-    made: bool = False
+    is_created: bool = False
     """Whether a build creates the directory if it doesn't exist."""
 
 
@@ -212,23 +212,23 @@ def json_schema(kind: type) -> dict[str, Any]:
 
 def _to_recipe_error(error: ValidationError, kind: type) -> Exception:
     """Return the error for the first invalid field."""
-    errors: list[dict[str, Any]] = [{**each, "loc": _name_field(each["loc"], kind)} for each in error.errors()]
+    errors: list[dict[str, Any]] = [{**item, "loc": _name_field(item["loc"], kind)} for item in error.errors()]
     if not errors[0]["loc"]:  # from `__post_init__`
         cause: Exception = errors[0]["ctx"]["error"]
         return cause
     name = str(errors[0]["loc"][0])
-    for each in errors:
-        if each["loc"][-1] == "[key]":
-            return RecipeError(name, f"{each['input']!r} is not a text; put it in quotes.")
+    for item in errors:
+        if item["loc"][-1] == "[key]":
+            return RecipeError(name, f"{item['input']!r} is not a text; put it in quotes.")
     if errors[0]["type"] == "unexpected_keyword_argument":
         return RecipeError(name, f"there is no such setting{suggest_setting(name, field_names(kind))}")
     if errors[0]["type"] == "missing_argument":
         return RecipeError(name, "it is required.")
     # Each member of a union has its own errors. The deepest error belongs to the member that the user meant.
     locations = [
-        ([p for p in each["loc"][1:] if not _is_union_member(p)], each["input"])
-        for each in errors
-        if each["loc"][0] == name
+        ([p for p in item["loc"][1:] if not _is_union_member(p)], item["input"])
+        for item in errors
+        if item["loc"][0] == name
     ]
     path, value = max(locations, key=lambda location: len(location[0]))
     hint = field_types(kind)[name]
@@ -254,18 +254,18 @@ _UNION_MEMBERS = (
 
 
 def _make_error(value: Any, hint: Any, name: str) -> RecipeError:
-    members = [each for each in _union_members(hint) if _base(each) is not type(None)]
-    bases = {_base(each) for each in members}
-    choices = [str(choice) for each in members for choice in _find_choices(each)]
+    members = [member for member in _union_members(hint) if _base(member) is not type(None)]
+    bases = {_base(member) for member in members}
+    choices = [str(choice) for member in members for choice in _find_choices(member)]
     if choices:
-        others = [_describe_type(each) for each in members if not _find_choices(each)]
-        message = f"{', '.join(choices)}{''.join(f' or {other}' for other in others)}"
+        descriptions = [_describe_type(member) for member in members if not _find_choices(member)]
+        message = f"{', '.join(choices)}{''.join(f' or {description}' for description in descriptions)}"
         return RecipeError(name, f"{value!r} is not one of {message}{suggest(str(value), choices)}")
     message = f"{value!r} is not {' or '.join(dict.fromkeys(map(_describe_type, members)))}"
     if bases == {str} and value is not None and not isinstance(value, str | list | tuple | Mapping):
         return RecipeError(name, f"{message}; put it in quotes.")
     if bases == {list}:
-        item_choices = [str(choice) for each in members for choice in _find_choices(_inner_type(each, 0))]
+        item_choices = [str(choice) for member in members for choice in _find_choices(_inner_type(member, 0))]
         return RecipeError(name, f"{message}; write it as [{', '.join(item_choices) or '…'}].")
     return RecipeError(name, f"{message}.")
 

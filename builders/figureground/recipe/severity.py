@@ -58,12 +58,14 @@ def read_axes(texts: Sequence[str]) -> list[Axis]:
             raise UsageError(f"--severity {text}: there is no axis {name!r}{suggest_or_list(name, PRESETS)}")
         if any(axis.name == name for axis in axes):
             raise UsageError(f"--severity {name} is given twice; give its values once: --severity {name}=0.6,0.3")
-        field, chosen = PRESETS[name]
+        field, numbers = PRESETS[name]
         if equals:
-            chosen = tuple(float(convert(Setting(each), float, f"--severity {name}")) for each in values.split(","))
-        if len(set(chosen)) != len(chosen) or len(chosen) < 2:
+            numbers = tuple(
+                float(convert(Setting(number), float, f"--severity {name}")) for number in values.split(",")
+            )
+        if len(set(numbers)) != len(numbers) or len(numbers) < 2:
             raise UsageError(f"--severity {text}: give at least two different values, from mild to severe.")
-        axes.append(Axis(name, field, chosen))
+        axes.append(Axis(name, field, numbers))
     return axes
 
 

@@ -144,7 +144,8 @@ def _open_shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
                 marker["rejects"],
             )  # fmt: skip
     raise FiguregroundError(
-        f"{directory}: shard {name} has a marker, but is in none of {join_names(f'{folder}/' for folder in folders())}. "
+        f"{directory}: shard {name} has a marker, but is in none of "
+        f"{join_names(f'{folder}/' for folder in folders())}. "
         f"Restore it, or delete {MARKERS}/{name}.json and build again."
     )
 

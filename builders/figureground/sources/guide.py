@@ -169,7 +169,7 @@ def _first(names: Iterable[str], limit: int = 5) -> str:
 def match_folders(
     directory: Path, names: Sequence[str], what: str, aliases: Mapping[str, Sequence[str]]
 ) -> dict[str, Path]:
-    """Return the folder of each class, which has the same name by `loosely`.
+    """Return the folder of each class, which has the same name by `name_key`.
 
     Raises:
         ValueError: A class has no folder or several, or a folder belongs to two classes.
