@@ -110,3 +110,9 @@ def test_a_hub_that_does_not_answer_is_given_up_after_the_time_limit() -> None:
     began = time.monotonic()
     assert re.search("doesn't answer|timed out", find_access_problem(0.2) or "")
     assert time.monotonic() - began < 1.9
+
+
+def test_a_timeout_that_is_no_number_of_seconds_is_refused_with_the_range() -> None:
+    code, _, err = run("doctor", "--timeout", "soon")
+    assert code == 2
+    assert re.search("--timeout: soon .* above 0 and at most 600", err)

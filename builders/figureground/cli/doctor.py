@@ -28,7 +28,10 @@ def add_doctor(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _parse_seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= 600:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds; give a number above 0 and at most 600")
     return value
