@@ -91,7 +91,7 @@ def test_a_page_escapes_what_it_shows_and_keeps_its_own_tags():
             {"name": hostile, "counts": [1], "sum": 1, "split": hostile, "foreground": 0}]}],
         settings=[(hostile, [(hostile, hostile)])],
         references=[{"split": hostile, "noun": hostile, "references": ["data:,"], "results": ["data:,"]}],
-        labels={"looked": hostile, "people": None, "questions": [question], "scorers": [
+        labels={"why_no_people": hostile, "people": None, "questions": [question], "scorers": [
             {"name": hostile, "what": hostile, "right": 0.5, "p": 0.5, "images": 1, "left_out": 0}]},
     )  # fmt: skip
     assert re.findall("<script.*", page) == ['<script src="report/report.js" defer></script>']

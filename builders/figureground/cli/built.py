@@ -31,13 +31,13 @@ def _show(options: argparse.Namespace) -> int:
 
     if options.full != "all" and not (options.full.isascii() and options.full.isdigit()):
         raise UsageError(f"--full {options.full}: give a number of images, or all.")
-    shown = show(str(options.directory), full=None if options.full == "all" else int(options.full))
-    for path in shown.files:
+    result = show(str(options.directory), full=None if options.full == "all" else int(options.full))
+    for path in result.files:
         print_result(path)
-    if shown.license:
-        print_result(shown.license)
-    if shown.missing:
-        print_error(f"figureground: {shown.missing}")
+    if result.license:
+        print_result(result.license)
+    if result.missing:
+        print_error(f"figureground: {result.missing}")
     return 0
 
 
@@ -121,15 +121,15 @@ def _evaluate(options: argparse.Namespace) -> int:
             refuse_within(options.out, folder, f"--{name}")
     if (options.directory / FILE).exists():
         return _evaluate_severity(options)
-    done = evaluate(
+    result = evaluate(
         options.directory, options.classifier, references=options.references, validation=options.validation,
         labels=options.labels, prompts=options.prompts, candidates=options.candidates, controls=options.control,
         splits=options.split, out=options.out,
         save_scores=options.save_scores, device=options.device, batch_size=options.batch_size,
     )  # fmt: skip
-    print_result(summarise(done.report))
+    print_result(summarise(result.report))
     print_result()
-    for path in (done.out / JSON, done.out / PAGE, *done.scores):
+    for path in (result.out / JSON, result.out / PAGE, *result.scores):
         print_result(path)
     return 0
 
@@ -142,14 +142,14 @@ def _evaluate_severity(options: argparse.Namespace) -> int:
     for name in ("validation", "control", "save_scores"):
         if getattr(options, name):
             raise UsageError(f"--{name.replace('_', '-')} is for single datasets; {options.directory} holds several.")
-    done = evaluate_severity(
+    result = evaluate_severity(
         options.directory, options.classifier, references=options.references, labels=options.labels,
         prompts=options.prompts, candidates=options.candidates, splits=options.split, out=options.out,
         device=options.device, batch_size=options.batch_size,
     )  # fmt: skip
-    print_result(summarise(done.report))
+    print_result(summarise(result.report))
     print_result()
-    for path in (done.out / JSON, done.out / PAGE):
+    for path in (result.out / JSON, result.out / PAGE):
         print_result(path)
     return 0
 
@@ -205,18 +205,18 @@ def _curate(options: argparse.Namespace) -> int:
                 "Curate with --target first, and then the copy with --whole-sets."
             )
         choice = choose_rule(options.directory, options.scorer, options.target, options.votes)
-        rule, evidence, found = choice.format_rule(), choice.summarise_evidence(), choice.reported
-        share, low, high = (100 * each for each in found.interval)
+        rule, evidence, accuracy = choice.format_rule(), choice.summarise_evidence(), choice.reported
+        share, low, high = (100 * bound for bound in accuracy.interval)
         print_result(f"rule: {rule}")
         print_result(
-            f"of {plural(found.labelled, 'reviewed image')} that were not used for the choice, it keeps "
-            f"{found.kept:,}; {found.wrong:,} of them wrong: {share:.1f} % ({low:.1f} to {high:.1f})"
+            f"of {plural(accuracy.labelled, 'reviewed image')} that were not used for the choice, it keeps "
+            f"{accuracy.kept:,}; {accuracy.wrong:,} of them wrong: {share:.1f} % ({low:.1f} to {high:.1f})"
         )
     out = curate(
         options.directory, options.out, rule, whole_sets=options.whole_sets, evidence=evidence,
         publish_rejects=options.publish_rejects,
     )  # fmt: skip
-    return _say_samples(out, table=True)
+    return _print_samples(out, table=True)
 
 
 def add_extend(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -246,7 +246,7 @@ def _extend(options: argparse.Namespace) -> int:
         if not equals:
             raise RecipeError("--per-cell", f"{text!r} isn't of the form SPLIT=N, such as --per-cell train=20.")
         per_cell[split.strip()] = convert(Setting(number), int, f"--per-cell {split.strip()}")
-    return _say_samples(extend(options.directory, per_cell, options.set))
+    return _print_samples(extend(options.directory, per_cell, options.set))
 
 
 def add_merge(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -259,7 +259,7 @@ def add_merge(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _merge(options: argparse.Namespace) -> int:
     from figureground.curation.merging import merge
 
-    return _say_samples(merge(options.directories, options.out), table=True)
+    return _print_samples(merge(options.directories, options.out), table=True)
 
 
 def add_push(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -300,7 +300,7 @@ def _push(options: argparse.Namespace) -> int:
     return 0
 
 
-def _say_samples(out: Path, table: bool = False) -> int:
+def _print_samples(out: Path, table: bool = False) -> int:
     """Print a dataset's sample count; with `table`, also Cramér's V between its labels per split."""
     import numpy as np
 

@@ -11,7 +11,7 @@ from figureground.core.errors import UsageError
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import print_result
 
-OF_RUN = ("directory", "method")
+RUN_ARGUMENTS = ("directory", "method")
 """Arguments that a comparison of runs doesn't take, and a run needs."""
 
 
@@ -61,12 +61,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
     texts = "; ".join(f"{name}: {separator.TEXT}" for name, separator in SEPARATORS.items())
     parser.add_argument("--method", metavar="|".join(SEPARATORS.names()), help=texts.replace("%", "%%"))
-    defaults = {each.name: each.default for each in dataclasses.fields(Disentangling) if each.name != "method"}
+    defaults = {field.name: field.default for field in dataclasses.fields(Disentangling) if field.name != "method"}
     for name, users in find_users(Disentangling, SEPARATORS).items():  # defaults that differ are in the field's text
-        own = {SEPARATORS[user].OWN[name] for user in users}
-        defaults[name] = own.pop() if len(own) == 1 else None
-    shown = {name: show_default(value) for name, value in defaults.items() if value is not None}
-    add_flags(parser, Disentangling, shown, omit=["method", "options"])
+        own_defaults = {SEPARATORS[user].OWN[name] for user in users}
+        defaults[name] = own_defaults.pop() if len(own_defaults) == 1 else None
+    default_texts = {name: show_default(value) for name, value in defaults.items() if value is not None}
+    add_flags(parser, Disentangling, default_texts, omit=["method", "options"])
 
 
 def _disentangle(options: argparse.Namespace) -> int:
@@ -78,7 +78,7 @@ def _disentangle(options: argparse.Namespace) -> int:
         compare_runs(options.compare, options.out)
         print_result(format_files(options.out))
         return 0
-    for name in OF_RUN:
+    for name in RUN_ARGUMENTS:
         if getattr(options, name) is None:
             raise UsageError(f"give {'DIR' if name == 'directory' else f'--{name}'}, or --compare with finished runs.")
     refuse_within(options.out, options.directory, "DIR")
@@ -90,25 +90,25 @@ def _disentangle(options: argparse.Namespace) -> int:
     from figureground.recipe.document import parse_setting
     from figureground.tracking.tracker import check_tracker
 
-    given = read_flags(vars(options), Disentangling)
+    values = read_flags(vars(options), Disentangling)
     if options.option:
-        given["options"] = {".".join(names): str(text) for names, text in map(parse_setting, options.option)}
+        values["options"] = {".".join(names): str(text) for names, text in map(parse_setting, options.option)}
     check_tracker(options.track)
-    asked = read_request(
-        Disentangling(**given), options.directory, options.out, photographs=options.photographs,
+    request = read_request(
+        Disentangling(**values), options.directory, options.out, photographs=options.photographs,
         splits={"features": options.features_split, "probes": options.probes_split, "test": options.test_split},
-        pairing=_pairing(options.pairing), allow_empty=options.allow_empty, seeds=options.seeds,
+        pairing=_parse_pairing(options.pairing), allow_empty=options.allow_empty, seeds=options.seeds,
         device=options.device, workers=options.workers,
     )  # fmt: skip
     from figureground.disentangling.reporting import TABLE, tabulate
     from figureground.disentangling.training import disentangle_request
 
-    report = disentangle_request(asked, track=options.track)
+    report = disentangle_request(request, track=options.track)
     print_result(f"{tabulate(report)}\n\n{options.out / TABLE}")
     return 0
 
 
-def _pairing(texts: list[str]) -> dict[str, list[str]] | None:
+def _parse_pairing(texts: list[str]) -> dict[str, list[str]] | None:
     """Return the pairing that `--pairing` gives; None if it isn't given."""
     pairs: dict[str, list[str]] = {}
     for text in texts:

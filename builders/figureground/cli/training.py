@@ -90,11 +90,13 @@ def _add_settings(parser: argparse.ArgumentParser, method: bool) -> None:
     if method:
         texts = "; ".join(f"{name}: {way.TEXT}" for name, way in WAYS.items())
         parser.add_argument("method", metavar="|".join(WAYS.names()), help=texts)
-    defaults = {each.name: each.default for each in dataclasses.fields(Training) if each.name != "method"}
-    own = find_users(Training, WAYS)
-    defaults |= {name: WAYS[users[0]].OWN[name] for name, users in own.items()}
-    shown = {name: show_default(value) for name, value in defaults.items() if value is not None}
-    add_flags(parser, Training, shown, omit=["method", "options"] if method else ["method", "options", *own])
+    defaults = {field.name: field.default for field in dataclasses.fields(Training) if field.name != "method"}
+    own_settings = find_users(Training, WAYS)
+    defaults |= {name: WAYS[users[0]].OWN[name] for name, users in own_settings.items()}
+    default_texts = {name: show_default(value) for name, value in defaults.items() if value is not None}
+    add_flags(
+        parser, Training, default_texts, omit=["method", "options"] if method else ["method", "options", *own_settings]
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -107,12 +109,12 @@ def _train(options: argparse.Namespace) -> int:
     from figureground.recipe.document import parse_setting
     from figureground.tracking.tracker import check_tracker
 
-    given = read_flags(vars(options), Training)
+    values = read_flags(vars(options), Training)
     if options.option:
-        given["options"] = {".".join(names): str(text) for names, text in map(parse_setting, options.option)}
-    settings = Training(**given)
+        values["options"] = {".".join(names): str(text) for names, text in map(parse_setting, options.option)}
+    settings = Training(**values)
     check_tracker(options.track)
-    asked = read_request(
+    request = read_request(
         settings, options.data, options.out, add=options.add, seeds=options.seeds, layout=options.layout,
         root=options.root, y=options.y, a=options.a, file=options.file, split_column=options.split_column,
         device=options.device, workers=options.workers,
@@ -120,7 +122,7 @@ def _train(options: argparse.Namespace) -> int:
     from figureground.learn.trained import TABLE, tabulate
     from figureground.learn.training import train_request
 
-    report = train_request(asked, track=options.track)
+    report = train_request(request, track=options.track)
     print_result(f"{tabulate(report)}\n\n{options.out / TABLE}")
     return 0
 
@@ -160,30 +162,30 @@ def _compare(options: argparse.Namespace) -> int:
     from figureground.comparison.comparing import SHARED, compare, parse_overrides
     from figureground.comparison.tables import TABLE, tabulate
 
-    done: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     try:
         compare(
             options.data, [name.strip() for name in options.methods.split(",") if name.strip()], options.seeds,
             options.out, training={name: value for name, value in vars(options).items() if name in SHARED},
             overrides=parse_overrides(options.set), config=options.config, layout=options.layout, root=options.root,
             y=options.y, a=options.a, file=options.file, split_column=options.split_column, device=options.device,
-            workers=options.workers, on_row=done.update, track=options.track,
+            workers=options.workers, on_row=rows.update, track=options.track,
         )  # fmt: skip
     except Exception as error:
-        if not done:
+        if not rows:
             raise
-        print_result(f"{tabulate(done)}\n")
+        print_result(f"{tabulate(rows)}\n")
         if isinstance(error, UsageError):  # wrong use is reported before the first row, so this is a failure
             raise FiguregroundError(str(error)) from error
         raise
-    print_result(f"{tabulate(done)}\n\n{options.out / TABLE}")
+    print_result(f"{tabulate(rows)}\n\n{options.out / TABLE}")
     return 0
 
 
-def _add_layout(parser: argparse.ArgumentParser, what: str) -> None:
+def _add_layout(parser: argparse.ArgumentParser, subject: str) -> None:
     """Add the flags for the layout of a labelled data set, the device, the workers and the tracker."""
     for flag, text in (
-        ("--layout", f"layout {what}, if it can't be detected: as for figureground groups"),
+        ("--layout", f"layout {subject}, if it can't be detected: as for figureground groups"),
         ("--root", "directory of the files that a table names"),
         ("--y", "class column or attribute"),
         ("--a", "attribute column, or several: A,B"),

@@ -50,8 +50,8 @@ def _status(options: argparse.Namespace) -> int:
             print_result(json.dumps(progress.to_json())) if options.watch else print_json(progress.to_json())
         else:
             print_result("\n".join(describe(progress, str(options.directory))))
-        ended = progress.finished or (progress.failed and not progress.working)
-        if ended or not options.watch:
+        is_over = progress.finished or (progress.failed and not progress.working)
+        if is_over or not options.watch:
             return 1 if progress.failed else 0
         sys.stdout.flush()
         time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -70,14 +70,14 @@ def describe(progress: Progress, name: str) -> list[str]:
     counts = f"{shards:,}{of_shards} shards, {images:,}{of_images} images, {progress.total('samples'):,} samples"
     lines = [f"{name}: {state}. {counts}"]
     lines += [
-        f"  {split}: {each.shards_done:,} of {each.shards:,} shards, {each.images_done:,} of {each.images:,} images, "
-        f"{each.samples:,} samples"
-        for split, each in progress.splits.items()
+        f"  {split}: {item.shards_done:,} of {item.shards:,} shards, {item.images_done:,} of {item.images:,} images, "
+        f"{item.samples:,} samples"
+        for split, item in progress.splits.items()
     ]
     lines += [
-        f"  in work: {each.shard}, by process {each.pid} on {each.host} since {each.since}" for each in progress.working
+        f"  in work: {item.shard}, by process {item.pid} on {item.host} since {item.since}" for item in progress.working
     ]
-    lines += [f"  failed: {each.shard}, on {each.host} at {each.since}: {each.reason}" for each in progress.failed]
+    lines += [f"  failed: {item.shard}, on {item.host} at {item.since}: {item.reason}" for item in progress.failed]
     rates = {"in the last minutes": progress.recent_rate, "in all": progress.total_rate}
     speed = [f"{rate:.3g} images/s {when}" for when, rate in rates.items() if rate]
     if progress.seconds_left:
@@ -109,12 +109,12 @@ def _clean(options: argparse.Namespace) -> int:
         )
     from figureground.running.cleaning import clean
 
-    found = clean(options.directory, dry_run=options.dry_run, unfinished=options.unfinished)
-    print_result("\n".join(describe_cleaned(found, str(options.directory), options.dry_run)))
+    cleaned = clean(options.directory, dry_run=options.dry_run, unfinished=options.unfinished)
+    print_result("\n".join(describe_cleaned(cleaned, str(options.directory), options.dry_run)))
     return 0
 
 
-def describe_cleaned(found: Cleanup, name: str, dry_run: bool) -> list[str]:
+def describe_cleaned(cleaned: Cleanup, name: str, dry_run: bool) -> list[str]:
     """Return lines for people: bytes in all, and by stage, journals and drafts.
 
     Args:
@@ -123,13 +123,13 @@ def describe_cleaned(found: Cleanup, name: str, dry_run: bool) -> list[str]:
     """
     from figureground.methods.forecast import human_bytes
 
-    lines = [f"{name}: {'would free' if dry_run else 'freed'} {human_bytes(found.bytes)}."]
-    lines += [f"  stage {stage}: {human_bytes(size)}" for stage, size in found.stages.items()]
-    if found.journals:
-        lines.append(f"  journals: {human_bytes(found.journals)}, {plural(found.images, 'rendered image')}")
-    if found.drafts:
-        lines.append(f"  drafts: {human_bytes(found.drafts)}")
-    if found.unfinished and found.describe_cost():
-        again = f"the next build has to make {join_names(found.describe_cost(), 8)} again"
+    lines = [f"{name}: {'would free' if dry_run else 'freed'} {human_bytes(cleaned.bytes)}."]
+    lines += [f"  stage {stage}: {human_bytes(size)}" for stage, size in cleaned.stages.items()]
+    if cleaned.journals:
+        lines.append(f"  journals: {human_bytes(cleaned.journals)}, {plural(cleaned.images, 'rendered image')}")
+    if cleaned.drafts:
+        lines.append(f"  drafts: {human_bytes(cleaned.drafts)}")
+    if cleaned.unfinished and cleaned.describe_cost():
+        again = f"the next build has to make {join_names(cleaned.describe_cost(), 8)} again"
         lines.append(f"It isn't finished: {again}{'; --unfinished allows that' if dry_run else ''}.")
     return lines

@@ -9,13 +9,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from figureground.core import signals
+from figureground.core import signals, terminal
 from figureground.core.files import create_bytes, read_bytes, read_text
 from figureground.core.hashing import digest
 from figureground.core.locks import lock
 from figureground.core.numerics import create_once, library_versions
 from figureground.core.progress import Progress
-from figureground.core.terminal import print_note
 from figureground.recipe import document as recipes
 from figureground.recipe.sample import Reject
 from figureground.running.directory import register_worker
@@ -107,7 +106,7 @@ def read_all(source: FinishedDataset, show_progress: bool) -> Iterator[Shard]:
 def print_note(note: str, show_progress: bool) -> None:
     """Print a note to the terminal without disturbing a progress bar."""
     if show_progress:
-        print_note(note)
+        terminal.print_note(note)
 
 
 def copy_files(source: FinishedDataset, out: Path) -> None:

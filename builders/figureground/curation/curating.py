@@ -306,8 +306,8 @@ def apply_rule(
         ]
         complete = f"; or complete {files[0]}" if files else ""
         raise RuleError(
-            f"{name} is missing for {len(keys):,} of {source.samples:,} samples ({join_names(keys, 3)}). Handle them in "
-            f"the rule: '{name} is None or …' keeps them, '{name} is not None and …' drops them{complete}."
+            f"{name} is missing for {len(keys):,} of {source.samples:,} samples ({join_names(keys, 3)}). Handle them "
+            f"in the rule: '{name} is None or …' keeps them, '{name} is not None and …' drops them{complete}."
         )
     if not scan.kept and kept_by_set:
         raise RuleError(

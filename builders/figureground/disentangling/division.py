@@ -206,7 +206,8 @@ def _derive_parts(data: LabelledImages, usable: Sequence[str], seed: int, notes:
         return {part: _find_rows(data, names_by_number[number]) for part, number in zip(PARTS, (0, 1, 2), strict=True)}
     if not names_by_number:
         raise RecipeError(
-            "--features-split", f"{data.name} has the splits {join_names(usable)}; name the one that trains the features, "
+            "--features-split",
+            f"{data.name} has the splits {join_names(usable)}; name the one that trains the features, "
             "and give --probes-split and --test-split."
         )  # fmt: skip
     first = names_by_number.get(0, next(iter(names_by_number.values())))

@@ -157,8 +157,8 @@ def _refuse_unportable(files: Sequence[str]) -> None:
     unusable = [f"{part!r} {why}" for part in parts if (why := explain_unportable(part))]
     if unusable:
         raise FiguregroundError(
-            f"these file names aren't allowed on every system: {join_names(unusable, 3)}. Export the splits under other "
-            "names: --split OLD=NEW."
+            f"these file names aren't allowed on every system: {join_names(unusable, 3)}. Export the splits under "
+            "other names: --split OLD=NEW."
         )
     if clashes := find_same_files(files):
         first, other = clashes[0]

@@ -89,8 +89,8 @@ def number_splits(selection: Selection, layout: str) -> dict[str, int]:
     if unknown:
         raise RecipeError(
             "split",
-            f"{layout} has only the splits {', '.join(SPLITS)}, and {join_names(map(repr, unknown))} isn't one of them. "
-            f"Give each split that you export one of these names: --split {unknown[0]}=train, and so on.",
+            f"{layout} has only the splits {', '.join(SPLITS)}, and {join_names(map(repr, unknown))} isn't one of "
+            f"them. Give each split that you export one of these names: --split {unknown[0]}=train, and so on.",
         )
     return {name: number for name, number in numbers.items() if number is not None}
 

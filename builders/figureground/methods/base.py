@@ -321,8 +321,8 @@ class Method(ABC):
             totals = self.plan().totals()
         except FiguregroundError:
             return  # `plan` raises it again where it is due
-        bytes_per_image = bytes_per_image(self.config.size, self.config.image_format, self.config.keep)
-        self.config = dataclasses.replace(self.config, shard_size=default_shard_size(totals, bytes_per_image))
+        image_bytes = bytes_per_image(self.config.size, self.config.image_format, self.config.keep)
+        self.config = dataclasses.replace(self.config, shard_size=default_shard_size(totals, image_bytes))
         self.has_default_shard_size = True
 
     # --- inputs and plan ------------------------------------------------------------------------

@@ -207,8 +207,8 @@ class D3S(Method):
                     remedy = f"Add their counts to {table}"
                 raise RecipeError(
                     "table",
-                    f"{split} has {len(empty)} groups without an image: {join_names(cells, 3)}. {remedy}, or ask for them "
-                    "with allow_empty=true.",
+                    f"{split} has {len(empty)} groups without an image: {join_names(cells, 3)}. {remedy}, or ask for "
+                    "them with allow_empty=true.",
                 )
 
     # --- source images ------------------------------------------------------------------------
@@ -310,8 +310,8 @@ class D3S(Method):
         if missing := [f.name for f in self.classes if f.name not in scenes_by_class]:
             raise RecipeError(
                 "photographs",
-                f"{len(missing)} of {len(self.classes)} classes have no folder: {join_names(missing, 5)}. Lay photographs "
-                "out as <class>/* or <class>/<scene>/*.",
+                f"{len(missing)} of {len(self.classes)} classes have no folder: {join_names(missing, 5)}. Lay "
+                "photographs out as <class>/* or <class>/<scene>/*.",
             )
         return {
             name: [(scene, folder) for folder, scene in sorted(class_scenes.items())]

@@ -375,8 +375,8 @@ class SCGS(Repaint):
     def describe_empty_plan(self, summary: Mapping[str, Any]) -> str:
         requested = [name for name, n in zip(self.data.classes, self.estimate_counts().tolist(), strict=True) if n]
         return (
-            f"{super().describe_empty_plan(summary)} No training image of {join_names(requested)} is predicted wrong, and "
-            "per_class names no other class."
+            f"{super().describe_empty_plan(summary)} No training image of {join_names(requested)} is predicted wrong, "
+            "and per_class names no other class."
         )
 
     def prompts(self) -> set[str]:

@@ -202,8 +202,8 @@ class Spurious(Method):
         if unknown:
             raise RecipeError(
                 "references",
-                f"'pocket' draws only those of its own classes ({join_names(LOOKS_OF)}), not of {join_names(unknown, 5)}. "
-                "Give a directory of images: --set references=DIR.",
+                f"'pocket' draws only those of its own classes ({join_names(LOOKS_OF)}), not of "
+                f"{join_names(unknown, 5)}. Give a directory of images: --set references=DIR.",
             )
 
     # --- the plan -------------------------------------------------------------------------------
@@ -323,8 +323,8 @@ class Spurious(Method):
         if missing:
             raise RecipeError(
                 "components",
-                f"{len(missing)} of {len(self.features)} classes have none in {directory}: {join_names(missing, 5)}. Make "
-                f"them, class by class, with figureground components --out {directory}/{slug(missing[0])}.",
+                f"{len(missing)} of {len(self.features)} classes have none in {directory}: {join_names(missing, 5)}. "
+                f"Make them, class by class, with figureground components --out {directory}/{slug(missing[0])}.",
             )
         return files
 

@@ -115,8 +115,8 @@ class Family(ABC):
         supporting = [name for name, kind in FAMILIES.items() if route in kind.ROUTES]
         raise FiguregroundError(
             f"{what} is of the family {self.NAME}, which doesn't support {ROUTE_NAMES[route]}, only "
-            f"{join_names(ROUTE_NAMES[each] for each in self.ROUTES)}. Use it for one of these, or give a checkpoint of "
-            f"{' or '.join(supporting)}."
+            f"{join_names(ROUTE_NAMES[each] for each in self.ROUTES)}. Use it for one of these, or give a checkpoint "
+            f"of {' or '.join(supporting)}."
         )
 
     @abstractmethod

@@ -155,8 +155,8 @@ def refuse_missing_parts(path: Path, folder: Path, parts: Iterable[str]) -> None
     missing = [part for part in parts if not any((folder / part).glob("*.safetensors"))]
     if missing:
         raise FiguregroundError(
-            f"checkpoint {path.name!r} holds no {join_names(missing)}, and neither does {FIELD} {folder.name!r}. Give a "
-            "file with all weights, or the directory of a checkpoint with those that are missing."
+            f"checkpoint {path.name!r} holds no {join_names(missing)}, and neither does {FIELD} {folder.name!r}. Give "
+            "a file with all weights, or the directory of a checkpoint with those that are missing."
         )
 
 

@@ -194,7 +194,8 @@ def _describe_variants(variants: Mapping[str, set[str | None]]) -> str:
     if unsupported:
         names = sorted({name for part_variants in unsupported.values() for name in part_variants if name})
         return (
-            f"{join_names(unsupported)} exists only as {join_names(names)}; supported are the plain weights, fp16 or bf16."
+            f"{join_names(unsupported)} exists only as {join_names(names)}; supported are the plain weights, fp16 or "
+            "bf16."
             + (" Weights without the moving average (non_ema) are for resuming training." if "non_ema" in names else "")
         )
     common = max(VARIANTS, key=lambda variant: sum(variant in part_variants for part_variants in variants.values()))

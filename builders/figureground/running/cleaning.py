@@ -91,8 +91,8 @@ def clean(directory: Path, *, dry_run: bool = False, unfinished: bool = False) -
         cleanup = _measure(directory)
         if cleanup.unfinished and cleanup.describe_cost() and not unfinished and not dry_run:
             raise FiguregroundError(
-                f"{directory} isn't finished: the next build would have to make {join_names(cleanup.describe_cost(), 8)} "
-                "again. Finish it first, or give --unfinished."
+                f"{directory} isn't finished: the next build would have to make "
+                f"{join_names(cleanup.describe_cost(), 8)} again. Finish it first, or give --unfinished."
             )
         if not dry_run:
             for name in cleanup.stages:

@@ -101,7 +101,8 @@ def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
         names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
         if set(names) - {PRIVATE}:
             raise FiguregroundError(
-                f"--out {out} holds something else ({join_names(names, 3)}) and was left as it is. Give a new directory."
+                f"--out {out} holds something else ({join_names(names, 3)}) and was left as it is. Give a new "
+                "directory."
             )
         saved.parent.mkdir(parents=True, exist_ok=True)
         with home_of(out).settling():

@@ -25,8 +25,8 @@ class Folders(ExportLayout):
         if problems:
             raise RecipeError(
                 "layout",
-                f"folders are named by the classes, and {join_names(problems, 3)}. --layout imagefolder keeps the names in "
-                "a table.",
+                f"folders are named by the classes, and {join_names(problems, 3)}. --layout imagefolder keeps the "
+                "names in a table.",
             )
         left_out = []
         if selection.has_backgrounds:

@@ -91,7 +91,7 @@ class Actor:
                     from figureground.running import worker
 
                 self._worker = worker.Worker(self._job.open(), self._out, self._place)
-            self._worker.log = dataclasses.replace(self._job.log, rank=self._place.rank, kept=events)
+            self._worker.log = dataclasses.replace(self._job.log, rank=self._place.rank, buffer=events)
             self._worker.work([number], show_progress=False)
         except Exception as error:
             from figureground.core.accelerator import is_device_error

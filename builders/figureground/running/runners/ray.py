@@ -85,7 +85,7 @@ class Ray(Runner):
             )
             job = Job.from_method(method)
             fields = {**job.fields, **({} if resources.gpus else {"device": "cpu"})}
-            job = dataclasses.replace(job, fields=fields, log=EventLog(kept=[]))
+            job = dataclasses.replace(job, fields=fields, log=EventLog(buffer=[]))
             total = sum(shard.count for shard in shards)
 
             home = home_of(out)

@@ -52,8 +52,8 @@ class ClipScorer(LabelScorer):
         if not self.asked():
             raise FiguregroundError(
                 f"{self.flag}: there is nothing to compare, since neither the foregrounds "
-                f"({join_names(self.questions[0].labels, 3)}) nor the backgrounds ({join_names(self.questions[-1].labels, 3)}) "
-                "have two labels with words."
+                f"({join_names(self.questions[0].labels, 3)}) nor the backgrounds "
+                f"({join_names(self.questions[-1].labels, 3)}) have two labels with words."
             )
         self._folder, digest = find_model(self.flag, self.model, "AutoModel")
         return {"sha256": digest, "texts": self._texts, "others": self._other_texts}
