@@ -607,7 +607,7 @@ def test_a_image_of_another_format_size_or_kind_is_found(out):
     def other(samples):
         image = Image.open(io.BytesIO(samples[0].image))
         return [
-            dataclasses.replace(samples[0], image=encode(image, "png", marks.packet(marks.COMPOSITE))),
+            dataclasses.replace(samples[0], image=encode(image, "png", marks.make_packet(marks.COMPOSITE))),
             dataclasses.replace(samples[1], image=jpeg(image.resize((16, 16)))),
             dataclasses.replace(samples[2], image=b"no image"),
             dataclasses.replace(samples[3], images={**samples[3].images, "mask": samples[3].images["mask"][:60]}),
@@ -716,7 +716,7 @@ def image(seed, size=32):
 
 def jpeg(image, quality=95):
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, xmp=marks.packet(marks.COMPOSITE))
+    image.save(buffer, "JPEG", quality=quality, xmp=marks.make_packet(marks.COMPOSITE))
     return buffer.getvalue()
 
 

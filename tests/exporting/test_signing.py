@@ -61,7 +61,7 @@ def test_exported_images_are_signed_and_keep_their_pixels(chain, tmp_path):
 @pytest.mark.parametrize(("kind", "format"), [("es256", "webp"), ("es384", "jpg"), ("ed25519", "png"), ("rsa", "jpg")])
 def test_formats_and_kinds_of_keys(tmp_path, kind, format):
     made = make_chain(tmp_path, kind)
-    data = encode(Image.effect_noise((20, 20), 90).convert("RGB"), format, marks.packet(marks.GENERATED))
+    data = encode(Image.effect_noise((20, 20), 90).convert("RGB"), format, marks.make_packet(marks.GENERATED))
     signed = ImageSigner(Signing(made.chain, made.key), format).sign(data, f"x.{format}", marks.GENERATED)
     manifest, verdict = read(signed, MIME[format], made.root)
     assert (verdict, read(signed, MIME[format])[1]) == ("Trusted", "Valid")

@@ -93,7 +93,7 @@ def test_d3s_pastes_the_object_alone(made):
     pool = ImagePool.read(out, ["n01234567_red_ball"], "cutouts")
     items = pool.items["n01234567_red_ball"]
     assert len(items) == 2
-    assert all(item.shaped for item in items)
+    assert all(item.has_mask for item in items)
     scene = out.parent / "scene.png"
     Image.new("RGB", (64, 64), "blue").save(scene)
     canvas, mask = compose(items[0].path, scene, (8, 8, 56, 56), False, 64)

@@ -26,7 +26,7 @@ from figureground.running.directory import claim_directory
 from figureground.running.runner import Place
 from figureground.running.worker import begin
 from figureground.shards.remaining import NothingLeft
-from figureground.sources.guide import photograph
+from figureground.sources.guide import read_square
 
 TINY = {
     "classes": ["bird", "car", "mug"], "backgrounds": ["grass", "snow"], "per_cell": {"train": 4, "validation": 1},
@@ -119,7 +119,7 @@ def test_panels_show_cutout_scene_and_mask_and_name_changed_files(built, checkpo
     assert panel.title == "Cut-out and scene"
     drawn, guide = {picture.title: picture.image for picture in panel.pictures}, np.asarray(row["guide"])
     cutout, scene = (Path(provenance["guide"][name].split("@")[0]) for name in ("cutout", "template"))
-    background = np.asarray(photograph(Path(banks["scenes"]) / scene, 32))
+    background = np.asarray(read_square(Path(banks["scenes"]) / scene, 32))
     mask = np.asarray(row["mask"].convert("L"))
     assert np.array_equal(np.asarray(drawn["mask"]), mask)
     assert np.array_equal(np.asarray(drawn["scene"]), background)

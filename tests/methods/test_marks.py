@@ -63,8 +63,8 @@ def built(tmp_path_factory):
 @pytest.mark.parametrize("kind", [marks.GENERATED, marks.COMPOSITE])
 def test_a_mark_is_read_back_and_changes_no_pixel(format, kind):
     image = Image.effect_noise((24, 16), 80).convert("RGB")
-    marked = encode(image, format, marks.packet(kind))
-    assert marked == encode(image, format, marks.packet(kind))
+    marked = encode(image, format, marks.make_packet(kind))
+    assert marked == encode(image, format, marks.make_packet(kind))
     opened, plain = open_stored(marked), open_stored(encode(image, format))
     assert marks.read_source_type(opened) == kind
     assert marks.read_source_type(plain) is None
@@ -76,7 +76,8 @@ def test_a_mark_is_read_back_and_changes_no_pixel(format, kind):
 def test_files_are_equally_longer_whatever_the_mark_says():
     image = Image.effect_noise((24, 16), 80).convert("RGB")
     for format in IMAGE_FORMATS:
-        assert len({len(encode(image, format, marks.packet(kind))) for kind in (marks.GENERATED, marks.COMPOSITE)}) == 1
+        sizes = {len(encode(image, format, marks.make_packet(kind))) for kind in (marks.GENERATED, marks.COMPOSITE)}
+        assert len(sizes) == 1
 
 
 def test_images_with_a_guide_are_composites_and_others_are_generated(tmp_path):

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from figureground.sources.companions import why_shared
+from figureground.sources.companions import describe_shared
 from figureground.sources.images import UnreadableImage, read_image
-from figureground.sources.mask import mask_beside, mask_values, read_mask, to_shares, where_bright
+from figureground.sources.mask import find_bright, find_mask, mask_values, read_mask, to_shares
 
 
 def test_a_mask_lies_beside_its_image(tmp_path):
     image = tmp_path / "rex.the.dog.jpg"
-    assert mask_beside(image) is None
+    assert find_mask(image) is None
     (tmp_path / "rex.the.dog.mask.png").touch()
-    assert mask_beside(image) == tmp_path / "rex.the.dog.mask.png"
+    assert find_mask(image) == tmp_path / "rex.the.dog.mask.png"
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "P"])
@@ -35,13 +35,13 @@ def test_what_is_transparent_is_no_part_of_the_object():
 @pytest.mark.parametrize(("highest", "half"), [(1, 1), (2, 1), (254, 127), (255, 128)])
 def test_values_count_beside_the_highest(highest, half):
     values = np.array([[0, half - 1, half, highest]], np.uint8)
-    assert where_bright(values).tolist() == [[False, False, True, True]]
+    assert find_bright(values).tolist() == [[False, False, True, True]]
     assert np.asarray(to_shares(values))[0].tolist() == [round(v * (255 / highest)) for v in values[0].tolist()]
 
 
 def test_a_black_mask_stays_black():
     black = np.zeros((2, 3), np.uint8)
-    assert not where_bright(black).any()
+    assert not find_bright(black).any()
     assert to_shares(black).getbbox() is None
     assert to_shares(black).size == (3, 2)
 
@@ -105,7 +105,7 @@ def test_companions_of_two_images_are_named(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "rex.mask.png").touch()
     (tmp_path / "bo.mask.png").touch()
-    said = why_shared([*tmp_path.glob("*.jpg"), *tmp_path.glob("???.png")], ".mask.png", "mask")
+    said = describe_shared([*tmp_path.glob("*.jpg"), *tmp_path.glob("???.png")], ".mask.png", "mask")
     assert said
     assert "rex.mask.png of rex.jpg, rex.png" in said
     assert "max.mask" not in said

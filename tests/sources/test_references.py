@@ -48,8 +48,9 @@ def test_references_from_several_folders_are_gathered_in_one_with_their_captions
     assert found["bee"].folder is None
     out = gather(found["bee"], tmp_path / "gathered")
     assert sorted(path.name for path in out.iterdir()) == ["0-1.png", "0.png", "1.png", "2.png", "2.txt"]
-    assert found["bee"].told()[2]["caption"] == "a {V} {noun} at night"
-    assert [told["file"] for told in found["bee"].told()] == ["0.png", "1.png", "2.png", "0-1.png"]  # as they lie there
+    assert found["bee"].to_json()[2]["caption"] == "a {V} {noun} at night"
+    files = [row["file"] for row in found["bee"].to_json()]
+    assert files == ["0.png", "1.png", "2.png", "0-1.png"]  # as they lie there
 
 
 def test_a_caption_is_text_of_a_length_that_can_be_read(tmp_path):
@@ -103,12 +104,12 @@ def test_classes_with_too_few_images_are_told_of_in_one_error(tmp_path):
 
 def test_of_many_some_are_taken_whatever_their_names(tmp_path):
     folder = images(tmp_path / "bee", 9)
-    some = read_references(tmp_path, [BEE], most=4)["bee"]
+    some = read_references(tmp_path, [BEE], limit=4)["bee"]
     assert len(some.images) == 4
     assert some.folder is None
     for path in list(folder.iterdir()):
         path.rename(folder / f"x{path.name}")
-    again = read_references(tmp_path, [BEE], most=4)["bee"]
+    again = read_references(tmp_path, [BEE], limit=4)["bee"]
     assert [image.sha256 for image in again.images] == [image.sha256 for image in some.images]
 
 

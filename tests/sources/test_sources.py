@@ -17,13 +17,13 @@ from figureground.sources.provenance import (
     NOT_STATED,
     Credit,
     Weights,
-    credits_csv,
-    license_name,
+    detect_license,
+    format_credits,
     read_credits,
     read_license,
     read_source,
     read_weights,
-    weights_license,
+    read_weights_license,
 )
 
 MIT = (
@@ -49,7 +49,7 @@ MIT = (
     ],
 )
 def test_a_licence_is_called_by_its_name_or_by_its_first_line(text, name):
-    assert license_name(text) == name
+    assert detect_license(text) == name
 
 
 @pytest.mark.parametrize("name", ["LICENSE", "Licence.md", "COPYING", "license.txt"])
@@ -104,19 +104,19 @@ def test_attribution_that_cannot_be_used_is_told_and_stops_nothing(tmp_path, con
 def test_no_bytes_in_a_licence_or_readme_stop_anything(tmp_path, data):
     (tmp_path / "LICENSE").write_bytes(data)
     (tmp_path / "README.md").write_bytes(b"---\nlicense: " + data + b"\n---\n")
-    assert len(read_license(tmp_path)) == len(weights_license(tmp_path)) == 2
+    assert len(read_license(tmp_path)) == len(read_weights_license(tmp_path)) == 2
 
 
 def test_no_special_file_is_waited_for(tmp_path):
     for name in ("LICENSE", "README.md", "ATTRIBUTION.csv"):
         os.mkfifo(tmp_path / name)
-    assert read_license(tmp_path) == weights_license(tmp_path) == (NOT_STATED, "")
+    assert read_license(tmp_path) == read_weights_license(tmp_path) == (NOT_STATED, "")
     assert read_credits(tmp_path)[1].startswith("ATTRIBUTION.csv can't be read")
 
 
 def test_a_credit_is_no_formula_in_a_spreadsheet(tmp_path):
     credits = [Credit("a.jpg", '=HYPERLINK("https://x")', "-1", "@a", "'+b"), Credit("=b.jpg", "'quoted' Ada")]
-    written = credits_csv(credits)
+    written = format_credits(credits)
     cells = [cell for row in csv.reader(io.StringIO(written)) for cell in row]
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
     (tmp_path / "ATTRIBUTION.csv").write_text(written)
@@ -125,7 +125,7 @@ def test_a_credit_is_no_formula_in_a_spreadsheet(tmp_path):
 
 def test_credits_survive_being_written_and_read(tmp_path):
     credits = [Credit("bird/a, b.jpg", 'Ada "A"', "MIT", "https://example.org/?a=1;b", "É\tx"), Credit("c.jpg")]
-    (tmp_path / "ATTRIBUTION.csv").write_text(credits_csv(credits))
+    (tmp_path / "ATTRIBUTION.csv").write_text(format_credits(credits))
     found, _ = read_credits(tmp_path)
     assert found["bird/a, b.jpg"].author == 'Ada "A"'
     assert found["c.jpg"] == Credit("c.jpg")
@@ -164,7 +164,7 @@ def test_a_checkpoint_names_its_licence_in_its_readme_or_beside_it(tmp_path, rea
         (tmp_path / "README.md").write_text(readme)
     if license is not None:
         (tmp_path / "LICENSE").write_text(license)
-    assert weights_license(tmp_path) == told
+    assert read_weights_license(tmp_path) == told
     assert read_weights(str(tmp_path), "sha256:ab") == Weights(tmp_path.name, "sha256:ab", *told)
 
 

@@ -12,7 +12,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.files import parse_json
 from figureground.data.images import DatasetImages
 from figureground.sources.images import open_stored
-from figureground.sources.mask import mask_values, where_bright
+from figureground.sources.mask import find_bright, mask_values
 
 MASKED_OBJECTS = "d3s"
 """Method whose masks are those of objects; the masks of `scgs` and `ddb` are the repainted regions."""
@@ -80,7 +80,7 @@ class Samples(DatasetImages):
                             f"{stored.key}: its mask has {picture.width} × {picture.height} pixels, but its image "
                             f"{image.width} × {image.height}. Build again."
                         )
-                    mask = where_bright(mask_values(picture))
+                    mask = find_bright(mask_values(picture))
                 yield row, image, mask
 
 

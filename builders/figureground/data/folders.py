@@ -16,7 +16,7 @@ from figureground.data.groups import GroupedImages
 from figureground.data.record import Request, complete_splits, make_record
 from figureground.data.splits import SPLITS, folder_split
 from figureground.data.tables import MAX_EXAMPLES, Labels, Problems, explain_unreadable, find_files
-from figureground.sources.images import FOREIGN_SUFFIXES, list_folders, list_images, list_odd
+from figureground.sources.images import FOREIGN_SUFFIXES, list_folders, list_images, list_non_files
 
 _IN_CONTEXT = re.compile(r"(?P<name>.+?)\s*\((?P<context>[^()]+)\)")
 
@@ -74,7 +74,7 @@ class FolderRecord:
         self.split += [split] * len(images)
         self.y += [y] * len(images)
         self.a += [a] * len(images)
-        self.skipped += [f"{name}{printable(path.name)}, {kind}" for path, kind in list_odd(folder)]
+        self.skipped += [f"{name}{printable(path.name)}, {kind}" for path, kind in list_non_files(folder)]
         if not images:
             self.skipped.append(f"{name}, which contains no image")
 

@@ -18,7 +18,7 @@ from figureground.core.hashing import digest
 from figureground.data.splits import SPLITS
 from figureground.recipe.table import Counts, cramers_v
 from figureground.sources.images import MASK_SUFFIX, UnreadableImage, open_stored, read_image
-from figureground.sources.mask import mask_path, mask_values, read_mask, where_bright
+from figureground.sources.mask import find_bright, mask_path, mask_values, read_mask
 
 if TYPE_CHECKING:
     from figureground.data.images import DatasetImages, Draw
@@ -242,7 +242,7 @@ def _make_unusable_error(path: Path, reason: str) -> FiguregroundError:
 def _read_mask(path: Path) -> np.ndarray:
     mask_file, size = mask_path(path), _read_image(path, None).size
     try:
-        bright = Image.fromarray(where_bright(read_mask(mask_file, path, size)))
+        bright = Image.fromarray(find_bright(read_mask(mask_file, path, size)))
     except UnreadableImage as error:
         raise _make_unusable_error(mask_file, error.reason) from error
     return np.asarray(bright if bright.size == size else bright.resize(size, Image.Resampling.NEAREST))
@@ -281,7 +281,7 @@ class Shards:
 
 def _decode_mask(data: bytes, key: str) -> np.ndarray:
     try:
-        return where_bright(mask_values(open_stored(data)))
+        return find_bright(mask_values(open_stored(data)))
     except Exception as error:  # Pillow's decoders can raise any exception for damaged data
         raise FiguregroundError(
             f"{key}: its mask can't be decoded ({type(error).__name__}: {error}). figureground check gives details."

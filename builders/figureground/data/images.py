@@ -20,7 +20,14 @@ from figureground.recipe.classes import read_nouns
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.index import INDEX
 from figureground.shards.shard import RECIPE
-from figureground.sources.images import UnreadableImage, list_folders, list_images, list_odd, open_stored, read_image
+from figureground.sources.images import (
+    UnreadableImage,
+    list_folders,
+    list_images,
+    list_non_files,
+    open_stored,
+    read_image,
+)
 
 MAX_EDGE = 1024
 """Edge, pixels, at which photographs are read if the format allows it: more than any classifier uses."""
@@ -206,7 +213,7 @@ class FolderImages:
             images = list_images(folder)
             self._paths += images
             label += [position] * len(images)
-            self.unreadable |= {_display_name(path): reason for path, reason in list_odd(folder)}
+            self.unreadable |= {_display_name(path): reason for path, reason in list_non_files(folder)}
         if not self._paths:
             raise FiguregroundError(f"{directory}: the folders of {join_names(subset, 3)} contain no image.")
         self.keys: list[str] = [_display_name(path) for path in self._paths]

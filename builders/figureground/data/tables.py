@@ -17,7 +17,7 @@ from figureground.core.names import RULE, Lookup, describe_same_names, find_same
 from figureground.core.tables import Column
 from figureground.data.groups import Files
 from figureground.data.splits import SPLIT_NAMES, SPLITS, find_conflicts, split_number
-from figureground.sources.companions import why_shared
+from figureground.sources.companions import describe_shared
 from figureground.sources.images import FOREIGN_SUFFIXES, MASK_SUFFIX, UnreadableImage, image_size, list_images
 
 MAX_EXAMPLES = 3
@@ -256,7 +256,7 @@ def find_files(
     if unreadable:
         problems.add(f"{plural(len(unreadable), 'file')} that can't be read as an image: {_join_examples(unreadable)}.")
     masked = (root / names[row] for row in np.flatnonzero(mask_sizes >= 0))
-    if problem := why_shared(masked, MASK_SUFFIX, "mask"):
+    if problem := describe_shared(masked, MASK_SUFFIX, "mask"):
         problems.add(problem)
     files = Files(root, names, sizes, mask_sizes)
     return files, tuple(map(printable, names)), list(_note_unlisted(root, listing, set(names)))

@@ -15,7 +15,7 @@ from figureground.diffusion.checkpoint import open_scheduler
 from figureground.models.family import Family
 from figureground.models.family_records import Start
 from figureground.models.weights import local_directory, read_family
-from figureground.sources.provenance import cached_snapshot
+from figureground.sources.provenance import find_cached_snapshot
 
 
 def compute_noise_shares(family: Family, scheduler: Any, steps: int, size: int, factor: int) -> list[float]:
@@ -70,7 +70,7 @@ def find_start_by_files(
     Raises:
         FiguregroundError: The checkpoint or its scheduler can't be used.
     """
-    folder = local_directory(checkpoint, config) or cached_snapshot(checkpoint, revision)
+    folder = local_directory(checkpoint, config) or find_cached_snapshot(checkpoint, revision)
     if folder is None:
         return None
     family = read_family(folder, checkpoint)

@@ -14,10 +14,17 @@ from torch import Tensor
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, printable
 from figureground.diffusion.composite import widen_to_latents
 from figureground.finetune.references import LeftOut, read_different
-from figureground.sources.companions import why_shared
-from figureground.sources.images import MASK_SUFFIX, UnreadableImage, center_square, content_hash, list_images, list_odd
-from figureground.sources.mask import mask_beside, read_mask, to_shares
-from figureground.sources.references import LEAST
+from figureground.sources.companions import describe_shared
+from figureground.sources.images import (
+    MASK_SUFFIX,
+    UnreadableImage,
+    center_square,
+    content_hash,
+    list_images,
+    list_non_files,
+)
+from figureground.sources.mask import find_mask, read_mask, to_shares
+from figureground.sources.references import MIN_REFERENCES
 
 
 class LearnedImage(NamedTuple):
@@ -55,7 +62,7 @@ def read_images(
         if not folder.is_dir():
             raise FiguregroundError(f"images: there is no directory {folder}.")
         files, where = list_images(folder), f"{folder} holds"
-        left_out.unreadable += [(path.name, reason) for path, reason in list_odd(folder)]
+        left_out.unreadable += [(path.name, reason) for path, reason in list_non_files(folder)]
     else:
         files = [Path(path) for path in images]
         where = f"of {plural(len(files), 'file')} there {'is' if len(files) == 1 else 'are'}"
@@ -73,9 +80,9 @@ def read_images(
                 None if mask is None else content_hash(mask),
             )
         )  # fmt: skip
-    if len(found) < LEAST:
+    if len(found) < MIN_REFERENCES:
         have = plural(len(found), "image") if found else "no image"
-        told = f"images: {where} {have} that can be used, and a token needs at least {LEAST} different ones."
+        told = f"images: {where} {have} that can be used, and a token needs at least {MIN_REFERENCES} different ones."
         raise FiguregroundError(" ".join([told, *left_out.notes()]))
     found.sort(key=lambda image: (image.name, image.sha256))
     return _name_apart(found), left_out
@@ -102,15 +109,15 @@ def _masks_of(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None)
             )
         return [None] * len(files)
     if masks is None:
-        lacking = [path.name for path in files if mask_beside(path) is None]
+        lacking = [path.name for path in files if find_mask(path) is None]
         if lacking:
             raise FiguregroundError(
                 f"masked: {len(lacking)} of {plural(len(files), 'image')} have no mask, x.mask.png beside x.jpg: "
                 f"{join_names(map(printable, lacking), 4)}. Add them, or set masked to false."
             )
-        if problem := why_shared(files, MASK_SUFFIX, "mask"):
+        if problem := describe_shared(files, MASK_SUFFIX, "mask"):
             raise FiguregroundError(f"masked: {problem}")
-        return [mask_beside(path) for path in files]
+        return [find_mask(path) for path in files]
     if len(masks) != len(files):
         raise FiguregroundError(f"masks: {len(masks)} for {plural(len(files), 'image')}; give one per image.")
     return [Path(path) for path in masks]

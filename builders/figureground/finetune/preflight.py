@@ -11,7 +11,7 @@ from figureground.models.needs import missing_packages, refuse_absent, refuse_on
 from figureground.models.single_file import refuse_training
 from figureground.models.weights import check_files, check_size, edge_multiple, local_directory, read_family
 from figureground.sources.images import list_images
-from figureground.sources.references import LEAST
+from figureground.sources.references import MIN_REFERENCES
 
 INPUTS = "finetuning.json"
 LOCK = ".finetune.lock"
@@ -50,8 +50,10 @@ def refuse_unfit(
     refuse_strangers(out)
     if not references.is_dir():
         raise FiguregroundError(f"--references {references}: there is no such directory.")
-    if (there := len(list_images(references))) < LEAST:
-        raise FiguregroundError(f"--references {references}: it holds {plural(there, 'image')}; give {LEAST} or more.")
+    if (there := len(list_images(references))) < MIN_REFERENCES:
+        raise FiguregroundError(
+            f"--references {references}: it holds {plural(there, 'image')}; give {MIN_REFERENCES} or more."
+        )
     if settings.reads_features and settings.feature_model is not None:
         refuse_onnx("--feature-model", settings.feature_model)
         refuse_absent("--feature-model", settings.feature_model)

@@ -15,11 +15,11 @@ from figureground.sources.images import (
     center_square,
     content_hash,
     list_images,
-    list_odd,
+    list_non_files,
     pixel_hash,
     read_image,
 )
-from figureground.sources.references import LEAST, read_caption, refuse_shared_captions
+from figureground.sources.references import MIN_REFERENCES, read_caption, refuse_shared_captions
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ def read_references(folder: Path, size: int) -> References:
     """
     if not folder.is_dir():
         raise FiguregroundError(f"--references {folder}: there is no such directory.")
-    left_out = LeftOut([(path.name, reason) for path, reason in list_odd(folder)])
+    left_out = LeftOut([(path.name, reason) for path, reason in list_non_files(folder)])
     used = tuple(
         Reference(path.name, content_hash(path), read_caption(path), center_square(image, size))
         for path, image in read_different(list_images(folder), left_out)
     )
     refuse_shared_captions(folder / each.name for each in used)
     found = References(used, left_out)
-    if len(used) < LEAST:
+    if len(used) < MIN_REFERENCES:
         raise FiguregroundError(f"--references {folder}: {_too_few(found)}")
     return found
 
@@ -115,13 +115,13 @@ def read_different(files: Iterable[Path], left_out: LeftOut) -> Iterator[tuple[P
 
 
 def _too_few(found: References) -> str:
-    if len(found.used) == 1 and len(found.left_out.repeated) + 1 >= LEAST:
+    if len(found.used) == 1 and len(found.left_out.repeated) + 1 >= MIN_REFERENCES:
         files = [found.used[0].name, *(name for name, _ in found.left_out.repeated)]
         return (
             f"all {len(files)} images show the same image ({join_names(map(printable, files), 4)}). A concept needs at "
-            f"least {LEAST} different ones."
+            f"least {MIN_REFERENCES} different ones."
         )
     have = plural(len(found.used), "image") if found.used else "no image"
     return " ".join(
-        [f"it holds {have} that can be used, and a concept needs at least {LEAST}.", *found.left_out.notes()]
+        [f"it holds {have} that can be used, and a concept needs at least {MIN_REFERENCES}.", *found.left_out.notes()]
     )

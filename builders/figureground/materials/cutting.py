@@ -15,7 +15,7 @@ from figureground.materials.settings import Cutting
 from figureground.recipe.sample import Box
 from figureground.sources.guide import FAINT
 from figureground.sources.images import read_image
-from figureground.sources.mask import mask_beside, read_mask, to_shares
+from figureground.sources.mask import find_mask, read_mask, to_shares
 
 Found = Literal["segmenter", "mask", "transparency"]
 """Where an object's outline comes from."""
@@ -52,7 +52,7 @@ def read_photograph(path: Path, max_edge: int) -> Photograph:
     Raises:
         UnreadableImage: A file can't be read, or the mask's shape differs.
     """
-    beside = mask_beside(path)
+    beside = find_mask(path)
     # Twice the edge: after a JPEG's own reduction, a good filter still does the final one.
     image = read_image(path, "RGBA", max_edge=2 * max_edge)
     scale = min(1.0, max_edge / max(image.size))

@@ -11,8 +11,8 @@ from pathlib import Path
 from figureground.core.errors import FiguregroundError, UsageError, printable, suggest_or_list
 from figureground.core.names import RULE, describe_same_names, find_same_names
 from figureground.core.tables import TextTable
-from figureground.sources.companions import why_shared
-from figureground.sources.images import MASK_SUFFIX, list_folders, list_images, list_odd
+from figureground.sources.companions import describe_shared
+from figureground.sources.images import MASK_SUFFIX, list_folders, list_images, list_non_files
 
 _WORDNET = re.compile(r"n\d{8}[_ -]+")
 """Start of a folder's name in ImageNet's layouts, before the noun."""
@@ -62,13 +62,13 @@ def list_photographs(
             continue
         paths = [path for path in list_images(folder) if _is_text(path.name)]
         entries += [Entry(path, folder.name, cutout) for path, cutout in zip(paths, _names(paths), strict=True)]
-        odd += [(f"{folder.name}/{path.name}", reason) for path, reason in list_odd(folder)]
+        odd += [(f"{folder.name}/{path.name}", reason) for path, reason in list_non_files(folder)]
         odd += [
             (f"{folder.name}/{printable(path.name)}", "its name is not UTF-8: rename it")
             for path in list_images(folder)
             if not _is_text(path.name)
         ]
-    if problem := why_shared((entry.path for entry in entries), MASK_SUFFIX, "mask"):
+    if problem := describe_shared((entry.path for entry in entries), MASK_SUFFIX, "mask"):
         raise FiguregroundError(f"{directory}: {problem}")
     if not entries:
         raise FiguregroundError(

@@ -15,7 +15,7 @@ from figureground.core.files import read_bytes, replace_bytes, replace_text
 from figureground.materials.deciding import Decision, reasons_of
 from figureground.materials.gates import Measures
 from figureground.materials.journal import MADE_BY
-from figureground.sources.provenance import credits_csv, read_license, read_source
+from figureground.sources.provenance import format_credits, read_license, read_source
 
 LIST, FACTS, CREDITS = "cutouts.csv", "cutouts.json", "ATTRIBUTION.csv"
 MEASURES = tuple(each.name for each in fields(Measures))
@@ -72,4 +72,4 @@ def _copy_rights(out: Path, decisions: Sequence[Decision], photographs: Path) ->
     _, credits = read_source("photographs", photographs, (photographs / file for file in kept))
     if credits:
         renamed = [dataclasses.replace(credit, file=kept[credit.file]) for credit in credits]
-        replace_text(out / CREDITS, credits_csv(renamed))
+        replace_text(out / CREDITS, format_credits(renamed))

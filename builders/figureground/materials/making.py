@@ -37,7 +37,7 @@ from figureground.materials.sheet import draw_sheet, draw_thumbnail, encode_thum
 from figureground.models.needs import refuse_absent_segmenter
 from figureground.models.segmenter_files import find_kind, format_public_name, identify_models
 from figureground.sources.images import UnreadableImage, content_hash
-from figureground.sources.mask import mask_beside
+from figureground.sources.mask import find_mask
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -164,7 +164,7 @@ class _Finder:
         Raises:
             UnreadableImage: A file can't be read.
         """
-        mask = mask_beside(entry.path)
+        mask = find_mask(entry.path)
         phrase = self._phrases[entry.folder] if self._reads_phrases else None
         return digest([content_hash(entry.path), mask and content_hash(mask), phrase])
 

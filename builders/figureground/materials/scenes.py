@@ -30,7 +30,7 @@ from figureground.recipe.config import Scheduler
 from figureground.recipe.prompts import Template, fill, read_templates
 from figureground.recipe.sample import Reject, Spec, derive_seed
 from figureground.recipe.settings import EXECUTION, Count, Names, Text, settings
-from figureground.sources.marks import GENERATED, packet
+from figureground.sources.marks import GENERATED, make_packet
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -238,7 +238,7 @@ class _Drawer:
             path = self._place / folder / f"{folder}-{i:04d}.png"
             if reason:
                 path = self._place / PRIVATE / LEFT / folder / f"{folder}-{i:04d}-{attempt}.png"
-            replace_bytes(path, encode_png(image, xmp=packet(GENERATED)))
+            replace_bytes(path, encode_png(image, xmp=make_packet(GENERATED)))
         line = {"background": ground, "number": i, "attempt": attempt, "reason": reason}
         append(self._place / PRIVATE / JOURNAL, line)
         _count(state, line)

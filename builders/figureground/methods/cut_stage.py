@@ -22,7 +22,7 @@ from figureground.recipe.classes import ClassEntry
 from figureground.shards.stages import read_marker
 from figureground.sources.guide import match_folders
 from figureground.sources.images import content_hash
-from figureground.sources.mask import mask_beside
+from figureground.sources.mask import find_mask
 
 CUTOUTS = "cutouts"
 """Name of the stage."""
@@ -67,7 +67,7 @@ class CutStage:
         names = {path.name: name for name, path in folders.items()}
         rows = []
         for entry in entries:
-            mask = mask_beside(entry.path)
+            mask = find_mask(entry.path)
             rows.append([names[entry.folder], entry.name, content_hash(entry.path), mask and content_hash(mask)])
         phrases = find_kind(self.segmenter)[0].READS_PHRASES
         return {

@@ -37,7 +37,7 @@ from figureground.running.directory import claim_directory, settle_recipe
 from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE
 from figureground.shards.stages import run_stage
-from figureground.sources.guide import ImagePool, check_disjoint, compose, photograph, place, split_bank
+from figureground.sources.guide import ImagePool, check_disjoint, compose, draw_box, read_square, split_bank
 from figureground.sources.images import UnreadableImage, list_folders
 from figureground.sources.provenance import Credit, Source, read_source
 
@@ -428,7 +428,7 @@ class D3S(Method):
         cutout = cutouts[pick(seed, ["cutout", *labels], len(cutouts), i)]
         scene = scenes[pick(seed, ["template", split, str(b), str(f)], len(scenes), i)]
         rng = np.random.default_rng(derive_seed(seed, "place", *labels, str(i)))
-        box = place(rng, config.size, config.scale_range(), config.position)
+        box = draw_box(rng, config.size, config.scale_range(), config.position)
         return Guide("paste", cutout.id, scene.id, box, bool(rng.random() < 0.5))
 
     def _choose_photograph_guide(self, split: str, f: int, b: int, i: int) -> Guide:
@@ -581,7 +581,8 @@ class D3S(Method):
                 f"{len(repeated)} images are in more than one class, such as {join_names(sorted(repeated[0]))}."
             )
         if self.config.guide == "paste":
-            has_shape = {i.pixels: i.shaped for bank in banks.values() for items in bank.items.values() for i in items}
+            cutouts = [item for bank in banks.values() for items in bank.items.values() for item in items]
+            has_shape = {item.pixels: item.has_mask for item in cutouts}
             num_shaped = sum(has_shape.values())
             if self.config.paste == "mask" and num_shaped < len(has_shape):
                 warnings.append(
@@ -600,7 +601,7 @@ class D3S(Method):
         assert guide is not None
         try:
             if guide.kind == "photograph":
-                return photograph(self.photographs[spec.split].find(guide.cutout).path, size), None
+                return read_square(self.photographs[spec.split].find(guide.cutout).path, size), None
             assert guide.template is not None
             assert guide.box is not None
             return compose(

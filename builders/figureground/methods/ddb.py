@@ -46,7 +46,7 @@ from figureground.shards.claiming import remove_locks
 from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE, SCORES
 from figureground.shards.stages import again, read_marker
-from figureground.sources.references import LEAST
+from figureground.sources.references import MIN_REFERENCES
 
 if TYPE_CHECKING:
     import torch
@@ -368,11 +368,11 @@ class DDB(Repaint):
         """
         for label, rows in sources.items():
             usable = self._select_distinct([row for row in rows if row in masks])
-            if len(usable) < LEAST:
+            if len(usable) < MIN_REFERENCES:
                 name, count = self.data.classes[label], plural(len(rows), "source")
                 raise FiguregroundError(
                     f"{name!r} has {count} that the classifier gets right, of which {len(usable)} differ and have a "
-                    f"mask; a word needs {LEAST} or more. Raise --set sources=…, use a better classifier, "
+                    f"mask; a word needs {MIN_REFERENCES} or more. Raise --set sources=…, use a better classifier, "
                     "or use no words: --set 'prompt=a photo of a {noun}'."
                 )
 

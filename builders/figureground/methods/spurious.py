@@ -421,7 +421,7 @@ class Spurious(Method):
             del settings[name]  # their content counts, not their paths
         identity = {
             "noun": feature.noun, "label": feature.name, **settings, "checkpoint_content": self.checkpoint_fingerprint,
-            "references": self.references[feature.slug].told(),
+            "references": self.references[feature.slug].to_json(),
             "feature_model_content": self._network_fingerprint,
         }  # fmt: skip
         if feature.slug in self.components:

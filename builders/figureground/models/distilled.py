@@ -10,7 +10,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.models.family import recognise
 from figureground.models.parts import read_mapping
 from figureground.models.weights import local_directory
-from figureground.sources.provenance import cached_snapshot
+from figureground.sources.provenance import find_cached_snapshot
 
 _DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper|tcd|pcm|dmd2?|flash|schnell)(?![a-z])", re.IGNORECASE)
 FEW_STEPS, LITTLE_GUIDANCE = 8, 2.0
@@ -30,7 +30,7 @@ def checkpoint_notes(
     """
     folder: Path | None = None
     with contextlib.suppress(FiguregroundError, OSError):
-        folder = local_directory(checkpoint, config) or cached_snapshot(checkpoint, revision)
+        folder = local_directory(checkpoint, config) or find_cached_snapshot(checkpoint, revision)
     note = distilled_note(folder, checkpoint, steps, guidance) if folder is not None else None
     return [note] if note else []
 

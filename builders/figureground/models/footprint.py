@@ -13,7 +13,7 @@ from figureground.models.families.sd import SD1
 from figureground.models.family import FAMILIES
 from figureground.models.family_records import Size
 from figureground.models.weights import check_files, list_weights, local_directory, read_family
-from figureground.sources.provenance import cached_snapshot
+from figureground.sources.provenance import find_cached_snapshot
 
 SMALL = 500_000_000
 """Checkpoints below this size, bytes, are kept whole regardless of the number of concepts."""
@@ -57,7 +57,7 @@ def _guess_size(name: str) -> Size:
 def _measure_size(checkpoint: str, revision: str | None) -> tuple[Size, int] | None:
     """Return sizes and bytes of a checkpoint's weights; None if it isn't on this machine."""
     try:
-        folder = local_directory(checkpoint) or cached_snapshot(checkpoint, revision)
+        folder = local_directory(checkpoint) or find_cached_snapshot(checkpoint, revision)
         if folder is None:
             return None
         variant = check_files(folder, checkpoint)

@@ -16,7 +16,7 @@ from figureground.models.onnx_files import check_onnx
 from figureground.models.opening import refuse_code
 from figureground.models.segmenter_files import find_kind
 from figureground.models.weights import check_files, local_directory, read_index
-from figureground.sources.provenance import cached_snapshot
+from figureground.sources.provenance import find_cached_snapshot
 
 TIMM = "timm:"
 ONNX = "onnx:"
@@ -79,7 +79,7 @@ def missing_checkpoint(
         if Path(name).expanduser().exists() or name == "pocket" or isinstance(error, RecipeError):
             raise UsageError(str(error)) from None
         return [Need("checkpoint", f"the directory {name!r} isn't on this machine")]
-    cached = folder is None and cached_snapshot(name, revision)
+    cached = folder is None and find_cached_snapshot(name, revision)
     path = folder or cached
     if path is not None and path is not False and (folder is not None or (path / "model_index.json").is_file()):
         try:

@@ -14,7 +14,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.files import read_json
 from figureground.models.family import FAMILIES, Family
 from figureground.models.headers import Shapes, find_shape, has_name_starting, read_shapes
-from figureground.sources.provenance import cached_snapshot
+from figureground.sources.provenance import find_cached_snapshot
 
 FIELD = "checkpoint_config"
 _V_PREDICTION = "v_pred"
@@ -95,7 +95,7 @@ def find_configuration(path: Path, requested: str | None) -> Path:
     assert family.SINGLE_FILE is not None
     sources = family.SINGLE_FILE.sources(shapes)
     for source in sources:
-        cached = cached_snapshot(source, None)
+        cached = find_cached_snapshot(source, None)
         if cached is not None and (cached / "model_index.json").is_file():
             return cached
     advice = f"Give the directory of a diffusers checkpoint of the same kind: --set {FIELD}=DIR. Its weights aren't "

@@ -23,7 +23,7 @@ from figureground.models.single_file import (
     read_file_parts,
     refuse_missing_parts,
 )
-from figureground.sources.provenance import cached_snapshot
+from figureground.sources.provenance import find_cached_snapshot
 
 POCKET = "pocket"
 HASHED_WHOLE = 256 * 2**20
@@ -255,7 +255,7 @@ def read_family(folder: Path, checkpoint: str) -> Family:
 def find_family(checkpoint: str, revision: str | None, config: str | None = None) -> Family | None:
     """Return the family of a checkpoint; None if it isn't on this machine or can't be used, which opening reports."""
     try:
-        folder = local_directory(checkpoint, config) or cached_snapshot(checkpoint, revision)
+        folder = local_directory(checkpoint, config) or find_cached_snapshot(checkpoint, revision)
         return read_family(folder, checkpoint) if folder else None
     except (FiguregroundError, OSError):
         return None

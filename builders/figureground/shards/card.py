@@ -32,7 +32,7 @@ from figureground.recipe.table import cramers_v
 from figureground.shards.columns import Columns
 from figureground.shards.formats.format import Format, loaded_as
 from figureground.shards.shard import ShardError
-from figureground.sources.provenance import NOT_STATED, Credit, credits_csv
+from figureground.sources.provenance import NOT_STATED, Credit, format_credits
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -147,7 +147,7 @@ def write_attribution(directory: Path, facts: CardContext) -> None:
     """Write the credits next to the data, or remove those of an earlier build."""
     path = directory / ATTRIBUTION
     if facts.credits:
-        text = credits_csv(Credit(**_public_credit(credit)) for credit in facts.credits)
+        text = format_credits(Credit(**_public_credit(credit)) for credit in facts.credits)
         replace_text(path, text, root=directory)
     else:
         path.unlink(missing_ok=True)

@@ -141,7 +141,7 @@ def _encode(sample: Sample, empty: Encoded, image_format: str, marked: bool) -> 
                 f"key {sample.spec.key!r}: the dataset has a column {name!r}, but the sample has no {name}."
             )
         images[name] = encode(image, "png")
-    xmp = marks.packet(marks.source_type(sample.spec)) if marked else None
+    xmp = marks.make_packet(marks.choose_source_type(sample.spec)) if marked else None
     return replace(empty, image=encode(sample.image, image_format, xmp), images=images)
 
 

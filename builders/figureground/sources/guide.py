@@ -22,7 +22,7 @@ from figureground.core.names import RULE, Lookup
 from figureground.core.numerics import usable_cores
 from figureground.core.shares import as_fraction
 from figureground.recipe.sample import Box
-from figureground.sources.companions import why_shared
+from figureground.sources.companions import describe_shared
 from figureground.sources.images import (
     MASK_SUFFIX,
     UnreadableImage,
@@ -30,11 +30,11 @@ from figureground.sources.images import (
     content_hash,
     list_folders,
     list_images,
-    list_odd,
+    list_non_files,
     pixel_hash,
     read_image,
 )
-from figureground.sources.mask import mask_beside, read_mask, to_shares
+from figureground.sources.mask import find_mask, read_mask, to_shares
 
 FAINT = 8
 """Mask values below this (of 255) don't count for an object's extent: background removers leave faint traces."""
@@ -42,7 +42,7 @@ FAINT = 8
 GROUND = (0.78, 0.98)
 """Range of the bottom edge of objects on the ground, as shares of the canvas height."""
 
-_KINDS = {"scenes": "backgrounds"}
+_CLASS_NOUNS = {"scenes": "backgrounds"}
 _REMEDIES = {
     "cutouts": "--set classes=folders takes the classes from them.",
     "scenes": "--set backgrounds=folders takes the backgrounds from them, and --set 'backgrounds={beach: on the "
@@ -67,16 +67,16 @@ class Item:
     """Hash of the pixels (`pixel_hash`): files with the same pixels are one source."""
     mask_sha256: str | None = None
     """SHA-256 of the mask file next to it, if any."""
-    shaped: bool = False
-    """Whether transparency or a mask marks the object."""
+    has_mask: bool = False
+    """Whether transparency or a mask file marks the object."""
 
 
 @dataclass(frozen=True)
 class ImagePool:
     """Images by class: cut-outs of foregrounds, or scenes of backgrounds."""
 
-    what: str
-    """Kind of the images, for messages: `cutouts` or `scenes`."""
+    kind: str
+    """`cutouts` or `scenes`, for messages."""
     items: dict[str, tuple[Item, ...]]
     """Class name to images, in an order that depends only on their content. Pixels are unique within a class."""
     skipped: list[tuple[Path, str]] = field(default_factory=list)
@@ -87,7 +87,7 @@ class ImagePool:
         cls,
         directory: Path | str,
         names: Sequence[str],
-        what: str,
+        kind: str,
         aliases: Mapping[str, Sequence[str]] | None = None,
     ) -> ImagePool:
         """List, hash and decode `<directory>/<class>/*`, so that damaged files are found before they are needed.
@@ -95,7 +95,7 @@ class ImagePool:
         Args:
             directory: Directory with one folder per class.
             names: Class names, in label order; or nested folders, such as `bird/forest`.
-            what: Kind of the images, for messages.
+            kind: `cutouts` or `scenes`, for messages.
             aliases: Class name to alternative folder names, such as a WordNet id.
 
         Raises:
@@ -104,32 +104,32 @@ class ImagePool:
         """
         directory = Path(directory)
         if not directory.is_dir():
-            raise ValueError(f"{what}: no such directory: {directory}.")
-        folders = match_folders(directory, names, what, aliases or {})
+            raise ValueError(f"{kind}: no such directory: {directory}.")
+        folders = match_folders(directory, names, kind, aliases or {})
         items: dict[str, tuple[Item, ...]] = {}
         skipped: list[tuple[Path, str]] = []
         with ThreadPoolExecutor(min(8, usable_cores())) as pool:
-            read = pool.map(lambda name: _read_folder(folders[name], directory), names)
-            bar = tqdm(read, f"reading {what}", len(names), unit="class", delay=3, disable=None, leave=False)
-            for name, (found, unreadable) in zip(names, bar, strict=True):
-                items[name] = found
+            results = pool.map(lambda name: _read_folder(folders[name], directory), names)
+            bar = tqdm(results, f"reading {kind}", len(names), unit="class", delay=3, disable=None, leave=False)
+            for name, (images, unreadable) in zip(names, bar, strict=True):
+                items[name] = images
                 skipped += unreadable
-        used = (item.path for found in items.values() for item in found)
-        if problem := why_shared(used, MASK_SUFFIX, "mask"):
-            raise ValueError(f"{what}: {problem}")
-        few = [name for name in names if not items[name]]
-        if few:
-            listed = _first(f"{name!r} (in {folders[name].name}/)" for name in few)
-            unread = ""
+        paths = (item.path for images in items.values() for item in images)
+        if problem := describe_shared(paths, MASK_SUFFIX, "mask"):
+            raise ValueError(f"{kind}: {problem}")
+        empty = [name for name in names if not items[name]]
+        if empty:
+            examples = _list_first(f"{name!r} (in {folders[name].name}/)" for name in empty)
+            unreadable_note = ""
             if skipped:
-                unread = (
+                unreadable_note = (
                     f" {len(skipped)} files can't be read, such as {printable(str(skipped[0][0]))}: {skipped[0][1]}."
                 )
             raise ValueError(
-                f"{what}: {len(few)} of {len(names)} {_KINDS.get(what, 'classes')} have no readable image in "
-                f"{directory}: {listed}.{unread}"
+                f"{kind}: {len(empty)} of {len(names)} {_CLASS_NOUNS.get(kind, 'classes')} have no readable image in "
+                f"{directory}: {examples}.{unreadable_note}"
             )
-        return cls(what, items, skipped)
+        return cls(kind, items, skipped)
 
     @cached_property
     def digest(self) -> str:
@@ -153,21 +153,21 @@ class ImagePool:
         """
         if id not in self._by_id:
             raise ValueError(
-                f"{self.what}: image {id!r} is missing. Its file was renamed, changed or removed after the "
+                f"{self.kind}: image {id!r} is missing. Its file was renamed, changed or removed after the "
                 f"images were planned, or it is in another directory."
             )
         return self._by_id[id]
 
 
-def _first(names: Iterable[str], limit: int = 5) -> str:
+def _list_first(names: Iterable[str], limit: int = 5) -> str:
     """Return the first names and the number of further ones."""
-    listed = list(names)
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
+    all_names = list(names)
+    rest = f" and {len(all_names) - limit} more" if len(all_names) > limit else ""
+    return ", ".join(all_names[:limit]) + rest
 
 
 def match_folders(
-    directory: Path, names: Sequence[str], what: str, aliases: Mapping[str, Sequence[str]]
+    directory: Path, names: Sequence[str], kind: str, aliases: Mapping[str, Sequence[str]]
 ) -> dict[str, Path]:
     """Return the folder of each class, which has the same name by `name_key`.
 
@@ -175,53 +175,53 @@ def match_folders(
         ValueError: A class has no folder or several, or a folder belongs to two classes.
     """
     folders = list_folders(directory)
-    known = Lookup(path.name for path in folders)
-    found: dict[str, Path] = {}
+    lookup = Lookup(path.name for path in folders)
+    folder_of: dict[str, Path] = {}
     owner: dict[Path, str] = {}
     missing = []
     for name in names:
-        wanted = [name, *aliases.get(name, ())]
+        spellings = [name, *aliases.get(name, ())]
         candidates = [directory / name] if "/" in name and (directory / name).is_dir() else []
-        candidates = candidates or [directory / each for each in known.find(*wanted)]
+        candidates = candidates or [directory / each for each in lookup.find(*spellings)]
         if len(candidates) > 1:
-            both = " and ".join(str(path) for path in candidates)
-            raise ValueError(f"{what}: class {name!r} has more than one folder: {both}. {RULE}: keep one folder.")
+            paths = " and ".join(str(path) for path in candidates)
+            raise ValueError(f"{kind}: class {name!r} has more than one folder: {paths}. {RULE}: keep one folder.")
         if not candidates:
             missing.append(name)
             continue
         folder = candidates[0]
         if folder in owner:
             raise ValueError(
-                f"{what}: folder {folder} matches both {owner[folder]!r} and {name!r}. "
+                f"{kind}: folder {folder} matches both {owner[folder]!r} and {name!r}. "
                 f"Give each class its own folder, named exactly like the class."
             )
-        found[name], owner[folder] = folder, name
+        folder_of[name], owner[folder] = folder, name
     if missing:
-        looked = [missing[0], *aliases.get(missing[0], ())]
-        there = _first(path.name for path in folders) if folders else "none at all"
+        example = " or ".join(f"{spelling}/" for spelling in [missing[0], *aliases.get(missing[0], ())])
+        present = _list_first(path.name for path in folders) if folders else "none at all"
         raise ValueError(
-            f"{what}: {len(missing)} of {len(names)} {_KINDS.get(what, 'classes')} have no folder in {directory}: "
-            f"{_first(map(repr, missing))}. Looked for, as an example: {' or '.join(f'{each}/' for each in looked)} "
-            f"(upper or lower case, and '_' for a space, don't matter). Folders found: {there}. "
-            f"{_REMEDIES.get(what, '')}".rstrip()
+            f"{kind}: {len(missing)} of {len(names)} {_CLASS_NOUNS.get(kind, 'classes')} have no folder in "
+            f"{directory}: {_list_first(map(repr, missing))}. Looked for, as an example: {example} "
+            f"(upper or lower case, and '_' for a space, don't matter). Folders found: {present}. "
+            f"{_REMEDIES.get(kind, '')}".rstrip()
         )
-    return found
+    return folder_of
 
 
 def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[tuple[Path, str]]]:
     """Return a class's images, ordered by content, and the unreadable files."""
     by_content: dict[str, Item] = {}
-    skipped = list_odd(folder)
+    skipped = list_non_files(folder)
     for path in list_images(folder):
         if not _is_text(path.name):
             skipped.append((path, "its name is not UTF-8: rename it"))
             continue
         try:
             sha256 = content_hash(path)
-            mask = mask_beside(path)
+            mask = find_mask(path)
             image = read_image(path, "RGBA")
             pixels = pixel_hash(image)
-            shaped = _cut(image, path, mask) is not None
+            shaped = _crop_to_mask(image, path, mask) is not None
             mask_sha256 = content_hash(mask) if mask else None
         except UnreadableImage as error:
             skipped.append((path, error.reason))
@@ -258,7 +258,7 @@ def split_bank(bank: ImagePool, shares: Mapping[str, float]) -> dict[str, ImageP
     """
     for split, share in shares.items():
         if not (share > 0 and math.isfinite(share)):
-            raise ValueError(f"{bank.what}: the share of split {split!r} must be a positive number, not {share!r}.")
+            raise ValueError(f"{bank.kind}: the share of split {split!r} must be a positive number, not {share!r}.")
     splits = list(shares)
     classes_of: dict[str, list[str]] = defaultdict(list)
     for name, items in bank.items.items():
@@ -273,28 +273,28 @@ def split_bank(bank: ImagePool, shares: Mapping[str, float]) -> dict[str, ImageP
     for pixels in sorted(classes_of, key=lambda each: (-len(classes_of[each]), each)):
         names = classes_of[pixels]
 
-        def need(s: int, names: list[str] = names) -> tuple[int, int]:
+        def count_need(s: int, names: list[str] = names) -> tuple[int, int]:
             """Return how many of the image's classes are still empty in split s, and how many images they lack."""
             empty = sum(count[name][s] == 0 for name in names)
             return empty, sum(quota[name][s] - count[name][s] for name in names)
 
-        chosen = max(range(len(splits)), key=need)  # Among equals the first, in the order of `shares`.
-        split_of[pixels] = chosen
+        split_index = max(range(len(splits)), key=count_need)  # Among equals the first, in the order of `shares`.
+        split_of[pixels] = split_index
         for name in names:
-            count[name][chosen] += 1
+            count[name][split_index] += 1
 
-    few = [name for name in bank.items if not all(count[name])]
-    if few:
-        listed = _first(f"{name!r} ({len(bank.items[name])})" for name in few)
-        own = "{" + ", ".join(f"{split}: DIR" for split in splits) + "}"
+    scarce = [name for name in bank.items if not all(count[name])]
+    if scarce:
+        examples = _list_first(f"{name!r} ({len(bank.items[name])})" for name in scarce)
+        example = "{" + ", ".join(f"{split}: DIR" for split in splits) + "}"
         raise ValueError(
-            f"{bank.what}: {len(few)} of {len(bank.items)} classes have too few different images to divide among the "
-            f"splits {', '.join(splits)}: {listed}. Each class needs at least {len(splits)} that no other "
-            f"class has. Add images, or give each split a directory: {bank.what}: {own}."
+            f"{bank.kind}: {len(scarce)} of {len(bank.items)} classes have too few different images to divide among "
+            f"the splits {', '.join(splits)}: {examples}. Each class needs at least {len(splits)} that no other "
+            f"class has. Add images, or give each split a directory: {bank.kind}: {example}."
         )
     return {
         split: ImagePool(
-            bank.what,
+            bank.kind,
             {name: tuple(i for i in items if split_of[i.pixels] == s) for name, items in bank.items.items()},
             bank.skipped,
         )
@@ -322,25 +322,25 @@ def check_disjoint(banks: Mapping[str, ImagePool]) -> None:
     Raises:
         ValueError: Two splits contain the same pixels; names some of the files.
     """
-    seen: dict[str, tuple[str, Path]] = {}
+    first_use: dict[str, tuple[str, Path]] = {}
     shared = []
     for split, bank in banks.items():
-        mine = {item.pixels: item.path for items in bank.items.values() for item in items}
-        for pixels, path in mine.items():
-            if pixels in seen:
-                other, same = seen[pixels]
-                shared.append(f"{same} ({other}) = {path} ({split})")
+        path_of = {item.pixels: item.path for items in bank.items.values() for item in items}
+        for pixels, path in path_of.items():
+            if pixels in first_use:
+                other_split, other_path = first_use[pixels]
+                shared.append(f"{other_path} ({other_split}) = {path} ({split})")
             else:
-                seen[pixels] = (split, path)
+                first_use[pixels] = (split, path)
     if shared:
-        what = next(iter(banks.values())).what
+        kind = next(iter(banks.values())).kind
         raise ValueError(
-            f"{what}: {len(shared)} images are used by two splits, so evaluation would see training images: "
-            f"{_first(shared)}. Remove them from one of the two."
+            f"{kind}: {len(shared)} images are used by two splits, so evaluation would see training images: "
+            f"{_list_first(shared)}. Remove them from one of the two."
         )
 
 
-def place(
+def draw_box(
     rng: np.random.Generator,
     size: int,
     scale: tuple[float, float],
@@ -381,7 +381,7 @@ def place(
     return left, top, left + side, top + side
 
 
-def photograph(path: Path, size: int) -> Image.Image:
+def read_square(path: Path, size: int) -> Image.Image:
     """Return the centre square of a photograph, RGB, with an edge of `size` pixels.
 
     Raises:
@@ -426,35 +426,35 @@ def compose(
     left, top, right, bottom = box
     width, height = right - left, bottom - top
     # A JPEG can be read at reduced size, except with a mask, which may cover only a small part.
-    beside = mask_beside(cutout) if paste == "mask" else None
-    image = read_image(cutout, "RGBA", max_edge=None if beside else 2 * max(width, height))
-    figure = _cut(image, cutout, beside) if paste == "mask" else None
+    mask_file = find_mask(cutout) if paste == "mask" else None
+    image = read_image(cutout, "RGBA", max_edge=None if mask_file else 2 * max(width, height))
+    figure = _crop_to_mask(image, cutout, mask_file) if paste == "mask" else None
     if figure is None:
         figure = center_square(image, min(width, height), _FILTER)
     else:
-        fit = min(width / figure.width, height / figure.height)
-        figure = figure.resize((max(1, round(figure.width * fit)), max(1, round(figure.height * fit))), _FILTER)
+        ratio = min(width / figure.width, height / figure.height)
+        figure = figure.resize((max(1, round(figure.width * ratio)), max(1, round(figure.height * ratio))), _FILTER)
     if flip:
         figure = ImageOps.mirror(figure)
 
     corner = (left + (width - figure.width) // 2, bottom - figure.height)
-    canvas, mask = photograph(template, size), Image.new("L", (size, size), 0)
+    canvas, mask = read_square(template, size), Image.new("L", (size, size), 0)
     share = figure.getchannel("A")
     canvas.paste(figure.convert("RGB"), corner, share)
     mask.paste(share, corner)
     return canvas, mask
 
 
-def _cut(image: Image.Image, path: Path, beside: Path | None) -> Image.Image | None:
+def _crop_to_mask(image: Image.Image, path: Path, mask_file: Path | None) -> Image.Image | None:
     """Return the object, RGBA, cropped to its mask's extent; None for an image without a mask.
 
     A fully opaque alpha channel is not a mask; any other alpha channel takes precedence over the mask file.
     """
     if image.getchannel("A").getextrema() != (255, 255):
         source = "alpha channel"
-    elif beside is not None:
-        image.putalpha(to_shares(read_mask(beside, path, image.size)).resize(image.size, _FILTER))
-        source = f"mask {beside.name}"
+    elif mask_file is not None:
+        image.putalpha(to_shares(read_mask(mask_file, path, image.size)).resize(image.size, _FILTER))
+        source = f"mask {mask_file.name}"
     else:
         return None
     extent = image.getchannel("A").point([0] * FAINT + [255] * (256 - FAINT)).getbbox()

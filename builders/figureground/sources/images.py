@@ -35,9 +35,9 @@ MASK_SUFFIX = ".mask.png"
 """Suffix of masks: `rex.mask.png` is the mask of `rex.jpg`, not an image itself."""
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 """Folders created by archives, network drives and Windows, which are not classes."""
-SAVED = ("JPEG", "WEBP", "PNG")
+STORED_FORMATS = ("JPEG", "WEBP", "PNG")
 """Pillow's names of the formats of stored images."""
-MOST_STORED = 2**26
+MAX_STORED_PIXELS = 2**26
 """Maximum pixels of a stored image, 8,192 by 8,192: a file of a few kilobytes can claim more."""
 HASHED_ROWS = 256
 """Rows of pixels that `pixel_hash` copies at a time."""
@@ -54,14 +54,14 @@ _TURNS = {
 """EXIF orientation to the transposition that turns the image upright."""
 _EXIF_ORIENTATION = 0x0112
 
-_SAVE = {
+_SAVE_OPTIONS = {
     "jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     "webp": ("WEBP", {"quality": 95, "method": 4, "lossless": False}),
     "png": ("PNG", {}),
 }
 _MODES = {"jpg": ("RGB", "L"), "webp": ("RGB", "RGBA", "L"), "png": ("RGB", "RGBA", "L")}
 
-_KNOWN = {
+_FOREIGN_HEADS = {
     b"%PDF": "a PDF", b"%!PS": "a PostScript drawing", b"<svg": "an SVG drawing", b"<?xml": "XML or an SVG drawing",
 }  # fmt: skip
 """Descriptions of files that Pillow doesn't read, by their first bytes."""
@@ -86,7 +86,7 @@ class UnreadableImage(ValueError):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _open(path: Path) -> Iterator[Image.Image]:
     """Open an image's header, silently; turn any error inside the block into `UnreadableImage`."""
     try:
         check_regular(path)
@@ -100,7 +100,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except FileError as error:
         raise UnreadableImage(path, error.reason) from None
     except UnidentifiedImageError:
-        raise UnreadableImage(path, _what_else(path)) from None
+        raise UnreadableImage(path, _describe_content(path)) from None
     except Image.DecompressionBombError as error:
         limit = "raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         raise UnreadableImage(path, f"too big: {error} Shrink the image, or {limit}.") from error
@@ -119,7 +119,7 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _what_else(path: Path) -> str:
+def _describe_content(path: Path) -> str:
     """Describe a file that Pillow doesn't recognise as an image."""
     with open_regular(path) as file:
         head = file.read(64)
@@ -129,7 +129,7 @@ def _what_else(path: Path) -> str:
         return "a Git LFS pointer instead of the image: run `git lfs pull`"
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "a web page instead of an image"
-    for start, kind in _KNOWN.items():
+    for start, kind in _FOREIGN_HEADS.items():
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
             return f"{kind}, which can't be read: convert it to PNG or JPEG"
     if head[4:8] == b"ftyp" or head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
@@ -144,7 +144,7 @@ def image_size(path: Path | str) -> tuple[int, int]:
     Raises:
         UnreadableImage: The header isn't an image header, or the image is larger than Pillow allows.
     """
-    with _opened(Path(path)) as image:
+    with _open(Path(path)) as image:
         return image.size
 
 
@@ -168,11 +168,11 @@ def read_image(path: Path | str, mode: Literal["RGB", "RGBA"] = "RGB", max_edge:
         UnreadableImage: The file is not an image, is damaged or truncated, or is larger than Pillow allows.
     """
     path = Path(path)
-    with _opened(path) as image:
+    with _open(path) as image:
         if max_edge is not None:
             image.draft(None, (max_edge, max_edge))  # Does nothing for formats that don't support it.
         image.load()
-        upright = _upright(_to_srgb(_to_eight_bits(image, path)), _orientation(image))
+        upright = turn_upright(_to_srgb(_to_eight_bits(image, path)), _get_orientation(image))
     upright.info = {}
     if mode == "RGBA":
         return upright.convert("RGBA")
@@ -188,30 +188,26 @@ def read_orientation(path: Path | str) -> int | None:
     Raises:
         UnreadableImage: The header isn't an image header.
     """
-    with _opened(Path(path)) as image:
+    with _open(Path(path)) as image:
         try:
-            said = int(image.getexif()[_EXIF_ORIENTATION])
+            orientation = int(image.getexif()[_EXIF_ORIENTATION])
         except Exception:  # no such tag, or a damaged EXIF block, which doesn't affect the pixels
             return None
-        return said if said == 1 or said in _TURNS else None
+        return orientation if orientation == 1 or orientation in _TURNS else None
 
 
 def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
     """Return stored pixels turned according to an EXIF orientation, 1 to 8."""
-    return _upright(image, orientation)
+    transposition = _TURNS.get(orientation)
+    return image if transposition is None else image.transpose(transposition)
 
 
-def _orientation(image: Image.Image) -> int:
+def _get_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8. Call it after loading: Pillow turns a TIFF upright while loading."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # A damaged EXIF block doesn't affect the pixels.
         return 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    turn = _TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
 
 
 def _to_eight_bits(image: Image.Image, path: Path) -> Image.Image:
@@ -280,14 +276,16 @@ def open_stored(data: bytes) -> Image.Image:
         data: Bytes from a shard: JPEG, WebP or PNG.
 
     Raises:
-        ValueError: It has more than `MOST_STORED` pixels, which would take gigabytes once decoded.
+        ValueError: It has more than `MAX_STORED_PIXELS` pixels, which would take gigabytes once decoded.
         Exception: Pillow's exceptions for other data.
     """
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about large images; they are refused here
-        image = Image.open(io.BytesIO(data), formats=SAVED)
-    if image.width * image.height > MOST_STORED:
-        raise ValueError(f"it has {image.width:,} by {image.height:,} pixels; at most {MOST_STORED:,} are decoded")
+        image = Image.open(io.BytesIO(data), formats=STORED_FORMATS)
+    if image.width * image.height > MAX_STORED_PIXELS:
+        raise ValueError(
+            f"it has {image.width:,} by {image.height:,} pixels; at most {MAX_STORED_PIXELS:,} are decoded"
+        )
     return image
 
 
@@ -296,21 +294,21 @@ def list_images(directory: Path | str) -> list[Path]:
 
     Hidden files and masks (`*.mask.png`) are left out; directories, including linked ones, aren't entered.
     """
-    return [path for path in _named_as_images(directory) if path.is_file()]
+    return [path for path in _list_image_entries(directory) if path.is_file()]
 
 
 def list_folders(directory: Path | str) -> list[Path]:
     """List the folders in a directory, sorted by name, except hidden ones and `SYSTEM_FOLDERS`."""
-    there = (path for path in Path(directory).iterdir() if not path.name.startswith("."))
-    return sorted(path for path in there if path.name not in SYSTEM_FOLDERS and path.is_dir())
+    visible = (path for path in Path(directory).iterdir() if not path.name.startswith("."))
+    return sorted(path for path in visible if path.name not in SYSTEM_FOLDERS and path.is_dir())
 
 
-def list_odd(directory: Path | str) -> list[tuple[Path, str]]:
+def list_non_files(directory: Path | str) -> list[tuple[Path, str]]:
     """List entries of a directory that are named like image files but aren't files, with their kind."""
-    return [(path, _what_kind(path)) for path in _named_as_images(directory) if not path.is_file()]
+    return [(path, _describe_entry(path)) for path in _list_image_entries(directory) if not path.is_file()]
 
 
-def _named_as_images(directory: Path | str) -> list[Path]:
+def _list_image_entries(directory: Path | str) -> list[Path]:
     def is_image(path: Path) -> bool:
         name = path.name.lower()
         return not name.startswith(".") and not name.endswith(MASK_SUFFIX) and path.suffix.lower() in SUFFIXES
@@ -318,7 +316,7 @@ def _named_as_images(directory: Path | str) -> list[Path]:
     return sorted(filter(is_image, Path(directory).iterdir()), key=lambda path: path.name)
 
 
-def _what_kind(path: Path) -> str:
+def _describe_entry(path: Path) -> str:
     if path.is_dir():
         return "a directory"
     if path.is_symlink() and not path.exists():
@@ -345,13 +343,13 @@ def encode(image: Image.Image, format: str, xmp: bytes | None = None) -> bytes:
     Raises:
         ValueError: The format is unknown, or doesn't support the image's mode.
     """
-    if format not in _SAVE:
+    if format not in _SAVE_OPTIONS:
         raise ValueError(f"Image format {format!r} is unknown; it can be {', '.join(IMAGE_FORMATS)}.")
     if image.mode not in _MODES[format]:
         raise ValueError(f"A {format} file supports the modes {' or '.join(_MODES[format])}, not {image.mode}.")
-    bare = image.copy()
-    bare.info = {}  # Pillow would write a comment or a colour profile found here.
-    name, settings = _SAVE[format]
+    copy = image.copy()
+    copy.info = {}  # Pillow would write a comment or a colour profile found here.
+    name, settings = _SAVE_OPTIONS[format]
     options: dict[str, Any] = dict(settings)
     if xmp is not None and name == "PNG":  # Pillow reads `xmp` from PNG, but doesn't write it
         text = PngInfo()
@@ -360,7 +358,7 @@ def encode(image: Image.Image, format: str, xmp: bytes | None = None) -> bytes:
     elif xmp is not None:
         options["xmp"] = xmp
     buffer = io.BytesIO()
-    bare.save(buffer, name, **options)
+    copy.save(buffer, name, **options)
     return buffer.getvalue()
 
 
@@ -371,14 +369,14 @@ def pixel_hash(image: Image.Image) -> str:
     the same photograph has one hash as JPEG and as PNG, with other metadata, or stored turned with an EXIF
     orientation. Colours under fully transparent pixels don't count, because lossless WebP doesn't keep them.
     """
-    found = hashlib.sha256(f"{image.width}x{image.height}\n".encode())
+    sha256 = hashlib.sha256(f"{image.width}x{image.height}\n".encode())
     # In strips: several threads may hash at once, and whole copies of large photographs would fill the memory.
     for top in range(0, image.height, HASHED_ROWS):
         strip = image.crop((0, top, image.width, min(top + HASHED_ROWS, image.height)))
         pixels = np.array(strip.convert("RGBA"))
         pixels[pixels[..., 3] == 0] = 0
-        found.update(pixels.tobytes())
-    return found.hexdigest()
+        sha256.update(pixels.tobytes())
+    return sha256.hexdigest()
 
 
 def content_hash(path: Path | str) -> str:

@@ -1,6 +1,6 @@
 """The mark of generated images: IPTC's digital source type, in an XMP packet that every image of a build carries.
 
-The packet has the same length whatever it says, so the size of a file says nothing about how its image was made.
+The packet always has the same length, so the size of a file says nothing about how its image was made.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _BODY = (
     '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
     f'{NAME}="%s"/></rdf:RDF></x:xmpmeta>'
 )
-_SAID = re.compile(NAME.encode() + rb"\s*(?:=\s*[\"']|>)\s*([^\"'<\s]+)")
+_SOURCE_TYPE = re.compile(NAME.encode() + rb"\s*(?:=\s*[\"']|>)\s*([^\"'<\s]+)")
 
 
-def source_type(spec: Spec) -> str:
+def choose_source_type(spec: Spec) -> str:
     """Return the digital source type of an image: `COMPOSITE` for one with a guide, else `GENERATED`."""
     return GENERATED if spec.guide is None else COMPOSITE
 
 
-def packet(source_type: str) -> bytes:
+def make_packet(source_type: str) -> bytes:
     """Return the XMP packet that states a digital source type, `LENGTH` bytes long."""
     head, tail = (_BEGIN + _BODY % source_type).encode(), _END.encode()
     return head + b" " * (LENGTH - len(head) - len(tail)) + tail
@@ -44,5 +44,5 @@ def packet(source_type: str) -> bytes:
 def read_source_type(image: Image.Image) -> str | None:
     """Return the digital source type that an opened image states in its XMP; None if it states none."""
     xmp = image.info.get("xmp")
-    found = _SAID.search(xmp) if isinstance(xmp, bytes) else None
-    return found[1].decode("utf-8", "replace") if found else None
+    match = _SOURCE_TYPE.search(xmp) if isinstance(xmp, bytes) else None
+    return match[1].decode("utf-8", "replace") if match else None

@@ -10,7 +10,7 @@ from PIL import Image
 
 from figureground.sources.images import MASK_SUFFIX, UnreadableImage, read_image, read_orientation, turn_upright
 
-SHAPE = 0.05
+SHAPE_TOLERANCE = 0.05
 """Maximum difference between the logarithms of the aspect ratios of a mask and its image."""
 
 
@@ -19,7 +19,7 @@ def mask_path(image: Path) -> Path:
     return image.with_name(image.stem + MASK_SUFFIX)
 
 
-def mask_beside(image: Path) -> Path | None:
+def find_mask(image: Path) -> Path | None:
     """Return the mask file of an image, or None."""
     mask = mask_path(image)
     return mask if mask.is_file() else None
@@ -41,8 +41,8 @@ def read_mask(path: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
         UnreadableImage: A file can't be read, or the shapes of mask and image differ.
     """
     mask = read_image(path, "RGBA")
-    turned = 1 if read_orientation(path) is not None else read_orientation(image) or 1
-    upright = turn_upright(mask, turned)
+    orientation = 1 if read_orientation(path) is not None else read_orientation(image) or 1
+    upright = turn_upright(mask, orientation)
     if _fits(upright.size, size):
         return mask_values(upright)
     if _fits(mask.size, size):
@@ -54,9 +54,9 @@ def read_mask(path: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
     )
 
 
-def _fits(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def _fits(first: tuple[int, int], second: tuple[int, int]) -> bool:
     """Whether two images, width and height each, have about the same aspect ratio."""
-    return abs(math.log(one[0] * other[1] / (one[1] * other[0]))) <= SHAPE
+    return abs(math.log(first[0] * second[1] / (first[1] * second[0]))) <= SHAPE_TOLERANCE
 
 
 def mask_values(mask: Image.Image) -> np.ndarray:
@@ -73,6 +73,6 @@ def to_shares(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(values * (255 / max(1.0, float(values.max())))).astype(np.uint8))
 
 
-def where_bright(values: np.ndarray) -> np.ndarray:
+def find_bright(values: np.ndarray) -> np.ndarray:
     """Return where a mask has at least half its maximum, bool (height, width); all False if it is black."""
     return values.astype(np.int64) * 2 >= max(1, int(values.max()))

@@ -31,11 +31,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 NOT_STATED = "not stated"
 
 _LICENSES = ("LICENSE", "LICENCE", "COPYING")
-_LONGEST = 120
-_MOST = 2**20
-_FORMULA = ("=", "+", "-", "@")
+_MAX_LENGTH = 120
+_MAX_BYTES = 2**20
+_FORMULA_STARTS = ("=", "+", "-", "@")
 """First characters of cells that a spreadsheet would run as a formula."""
-_KNOWN: tuple[tuple[str, str], ...] = (
+_LICENSE_PATTERNS: tuple[tuple[str, str], ...] = (
     (r"SPDX-License-Identifier:\s*(?P<name>[\w.+-]+)", ""),
     (r"\bCC0[ -]1\.0\b|CC0 1\.0 Universal", "CC0-1.0"),
     (r"\bCC[ -](?P<kind>BY(?:-NC)?(?:-SA|-ND)?)[ -](?P<version>\d\.\d)\b", ""),
@@ -116,18 +116,18 @@ def read_source(
         skipped: Number of unreadable files.
         license_in: Directory of its LICENSE; default: the directory itself.
     """
-    used = sorted({path.relative_to(directory).as_posix() for path in images})
-    known, problem = read_credits(directory)
-    by_name = {key.rpartition("/")[2]: credit for key, credit in known.items() if "/" not in key}
+    files = sorted({path.relative_to(directory).as_posix() for path in images})
+    credit_of, problem = read_credits(directory)
+    credit_by_name = {key.rpartition("/")[2]: credit for key, credit in credit_of.items() if "/" not in key}
     credits = []
-    for file in used:
-        credit = known.get(_same(file)) or by_name.get(_same(file).rpartition("/")[2])
+    for file in files:
+        credit = credit_of.get(_normalise(file)) or credit_by_name.get(_normalise(file).rpartition("/")[2])
         if credit is not None:
             credits.append(Credit(file, *astuple(credit)[1:]))
     license, license_file = read_license(license_in or directory)
     name = name or directory.resolve().name
     return (
-        Source(what, name, len(used), tuple(splits), skipped, license, license_file, len(credits), problem),
+        Source(what, name, len(files), tuple(splits), skipped, license, license_file, len(credits), problem),
         credits,
     )
 
@@ -142,47 +142,49 @@ def read_license(directory: Path) -> tuple[str, str]:
     except OSError:
         return NOT_STATED, ""
     for path in files:
-        if name := license_name(_head(path)[:20_000]):
+        if name := detect_license(_read_head(path)[:20_000]):
             return name, path.name
     return NOT_STATED, ""
 
 
-def license_name(text: str) -> str:
+def detect_license(text: str) -> str:
     """Return the name of a licence text: the SPDX name of a well-known one, else its first line."""
-    for pattern, name in _KNOWN:
-        found = re.search(pattern, text)
-        if found and (name or "kind" in found.groupdict()):
-            return name or f"CC-{found['kind']}-{found['version']}"
-        if found:
-            return found["name"]
-    long = re.search(r"(?P<kinds>Attribution[A-Za-z-]*)\s+(?P<version>\d\.\d)\s+(International|Unported|Generic)", text)
-    if long:
-        kinds = [_LONG_NAMES.get(kind, kind) for kind in long["kinds"].split("-")]
-        return f"CC-{'-'.join(kinds)}-{long['version']}"
+    for pattern, name in _LICENSE_PATTERNS:
+        match = re.search(pattern, text)
+        if match and (name or "kind" in match.groupdict()):
+            return name or f"CC-{match['kind']}-{match['version']}"
+        if match:
+            return match["name"]
+    match_of_name = re.search(
+        r"(?P<kinds>Attribution[A-Za-z-]*)\s+(?P<version>\d\.\d)\s+(International|Unported|Generic)", text
+    )
+    if match_of_name:
+        kinds = [_LONG_NAMES.get(kind, kind) for kind in match_of_name["kinds"].split("-")]
+        return f"CC-{'-'.join(kinds)}-{match_of_name['version']}"
     first = next((" ".join(line.split()) for line in text.splitlines() if line.strip()), "")
-    return _one_line(first)
+    return _shorten(first)
 
 
-def weights_license(folder: Path) -> tuple[str, str]:
+def read_weights_license(folder: Path) -> tuple[str, str]:
     """Return a checkpoint's licence and its URL, from the YAML of README.md or from LICENSE; else `not stated`.
 
     Other contents of these files, and errors in them, are ignored.
     """
-    match = re.match(r"\s*---[ \t]*\n(.*?)^---", _head(folder / "README.md"), re.DOTALL | re.MULTILINE)
+    match = re.match(r"\s*---[ \t]*\n(.*?)^---", _read_head(folder / "README.md"), re.DOTALL | re.MULTILINE)
     header = match[1] if match else ""
     try:
         loaded = parse_yaml(header)
     except (yaml.YAMLError, ValueError, RecursionError):  # the errors may be in other fields
         loaded = dict(re.findall(r"^(license\w*):[ \t]*[\"']?([\w.:/-]+)[\"']?[ \t]*$", header, re.MULTILINE))
-    said: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {}
-    licenses = said.get("license")
-    each = licenses if isinstance(licenses, list) else [licenses]
-    name = ", ".join(_one_line(one) for one in each if isinstance(one, str) and one.strip())
+    metadata: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {}
+    stated = metadata.get("license")
+    licenses = stated if isinstance(stated, list) else [stated]
+    name = ", ".join(_shorten(license) for license in licenses if isinstance(license, str) and license.strip())
     if name:
-        called, link = said.get("license_name"), said.get("license_link")
-        if name == "other" and isinstance(called, str) and called.strip():
-            name = called
-        return _one_line(name), link if isinstance(link, str) and link.startswith(("https://", "http://")) else ""
+        own_name, link = metadata.get("license_name"), metadata.get("license_link")
+        if name == "other" and isinstance(own_name, str) and own_name.strip():
+            name = own_name
+        return _shorten(name), link if isinstance(link, str) and link.startswith(("https://", "http://")) else ""
     return read_license(folder)[0], ""
 
 
@@ -197,22 +199,22 @@ def read_weights(checkpoint: str, revision: str | None) -> Weights:
         return Weights("pocket (shipped with figureground)", revision or "", "Apache-2.0")
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
-        return Weights(folder.resolve().name, revision or "", *weights_license(folder))
+        return Weights(folder.resolve().name, revision or "", *read_weights_license(folder))
     if folder.is_file() or checkpoint.count("/") != 1 or checkpoint.startswith((".", "/", "~")):
         return Weights(folder.name, revision or "")
-    snapshot = cached_snapshot(checkpoint, revision)
-    return Weights(checkpoint, revision or "", *(weights_license(snapshot) if snapshot else ()))
+    snapshot = find_cached_snapshot(checkpoint, revision)
+    return Weights(checkpoint, revision or "", *(read_weights_license(snapshot) if snapshot else ()))
 
 
-def cached_snapshot(repo: str, revision: str | None) -> Path | None:
+def find_cached_snapshot(repo: str, revision: str | None) -> Path | None:
     """Return the directory of a Hub checkpoint in this machine's cache; None if it isn't cached."""
     from huggingface_hub import try_to_load_from_cache
 
     # Checkpoints differ in which of these files they have; all are in one folder.
     for name in ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "model_index.json"):
-        found = try_to_load_from_cache(repo, name, revision=revision)
-        if isinstance(found, str):
-            return Path(found).parent
+        path = try_to_load_from_cache(repo, name, revision=revision)
+        if isinstance(path, str):
+            return Path(path).parent
     return None
 
 
@@ -236,28 +238,28 @@ def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
         rows = [fields for _, fields in table]
     except (OSError, FiguregroundError) as error:
         return {}, f"ATTRIBUTION.csv can't be read: {error}"
-    places = {}
+    column_of = {}
     for name, spellings in COLUMNS.items():
-        order = [header.index(spelling) for spelling in spellings if spelling in header]
-        if order:
-            places[name] = order[0]
-    if "file" not in places:
-        shown = ", ".join(header) or "none"
-        return {}, f"ATTRIBUTION.csv has no column 'file' (its columns: {shown})"
-    found = {}
+        positions = [header.index(spelling) for spelling in spellings if spelling in header]
+        if positions:
+            column_of[name] = positions[0]
+    if "file" not in column_of:
+        columns = ", ".join(header) or "none"
+        return {}, f"ATTRIBUTION.csv has no column 'file' (its columns: {columns})"
+    credits = {}
     for row in rows:
-        values = {name: _from_cell(" ".join(row[i].split())) for name, i in places.items() if i < len(row)}
+        values = {name: _from_cell(" ".join(row[i].split())) for name, i in column_of.items() if i < len(row)}
         if values.get("file"):
-            found[_same(values["file"])] = Credit(**values)
-    return found, ""
+            credits[_normalise(values["file"])] = Credit(**values)
+    return credits, ""
 
 
-def _same(file: str) -> str:
+def _normalise(file: str) -> str:
     """Normalise a path for comparison: `/` between folders, Unicode NFC, no leading `./`."""
     return unicodedata.normalize("NFC", file.strip().replace("\\", "/")).removeprefix("./").strip("/")
 
 
-def credits_csv(credits: Iterable[Credit]) -> str:
+def format_credits(credits: Iterable[Credit]) -> str:
     """Format credits as a CSV with the columns that `read_credits` reads.
 
     A cell that a spreadsheet would run as a formula gets a leading apostrophe, which `read_credits` removes.
@@ -270,23 +272,23 @@ def credits_csv(credits: Iterable[Credit]) -> str:
 
 
 def _to_cell(value: str) -> str:
-    return f"'{value}" if value.lstrip("'").startswith(_FORMULA) else value
+    return f"'{value}" if value.lstrip("'").startswith(_FORMULA_STARTS) else value
 
 
 def _from_cell(value: str) -> str:
-    return value[1:] if value.startswith("'") and value.lstrip("'").startswith(_FORMULA) else value
+    return value[1:] if value.startswith("'") and value.lstrip("'").startswith(_FORMULA_STARTS) else value
 
 
-def _head(path: Path) -> str:
+def _read_head(path: Path) -> str:
     """Return the first MiB of a text file, with line ends as `\\n`; empty if it can't be read."""
     try:
         with open_regular(path) as file:
-            data = file.read(_MOST)
-        return decode(data, path.name, lenient=True, is_complete=len(data) < _MOST).replace("\r\n", "\n")
+            data = file.read(_MAX_BYTES)
+        return decode(data, path.name, lenient=True, whole=len(data) < _MAX_BYTES).replace("\r\n", "\n")
     except (OSError, FiguregroundError):
         return ""
 
 
-def _one_line(text: str) -> str:
+def _shorten(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST].rstrip()}…"
+    return line if len(line) <= _MAX_LENGTH else f"{line[:_MAX_LENGTH].rstrip()}…"

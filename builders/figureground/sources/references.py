@@ -19,14 +19,14 @@ from figureground.core.names import RULE, Lookup
 from figureground.core.numerics import usable_cores
 from figureground.core.tables import decode
 from figureground.recipe.features import Feature
-from figureground.sources.companions import why_shared
+from figureground.sources.companions import describe_shared
 from figureground.sources.images import (
     UnreadableImage,
     content_hash,
     encode,
     list_folders,
     list_images,
-    list_odd,
+    list_non_files,
     pixel_hash,
     read_image,
 )
@@ -34,11 +34,11 @@ from figureground.sources.images import (
 if TYPE_CHECKING:
     from PIL import Image
 
-LEAST = 3
+MIN_REFERENCES = 3
 """Minimum number of references of a concept."""
-CAPTION = ".txt"
+CAPTION_SUFFIX = ".txt"
 """Suffix of captions: `red.txt` is the caption of `red.jpg`."""
-MOST_OF_CAPTION = 4096
+MAX_CAPTION_BYTES = 4096
 """Maximum size of a caption, bytes: several hundred tokens, more than any text encoder reads."""
 
 
@@ -74,8 +74,8 @@ class References:
         lines = [f"{image.name}\0{image.sha256}\0{image.caption or ''}" for image in self.images]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def told(self) -> list[dict[str, str | None]]:
-        """Return name, hash and caption of each reference, as a fine-tuning records them."""
+    def to_json(self) -> list[dict[str, str | None]]:
+        """Return name, hash and caption of each reference, as `concept.json` lists them."""
         pairs = zip(self.names, self.images, strict=True)
         return [{"file": name, "sha256": p.sha256, "caption": p.caption} for name, p in pairs]
 
@@ -90,11 +90,11 @@ class References:
         names: list[str] = []
         stems: set[str] = set()
         for image in self.images:
-            given = Path(image.name)
-            unique = (f"{given.stem}{f'-{n}' if n else ''}" for n in range(len(self.images) + 1))
-            stem = next(stem for stem in unique if stem not in stems)
+            path = Path(image.name)
+            candidates = (f"{path.stem}{f'-{n}' if n else ''}" for n in range(len(self.images) + 1))
+            stem = next(stem for stem in candidates if stem not in stems)
             stems.add(stem)
-            names.append(f"{stem}{given.suffix}")
+            names.append(f"{stem}{path.suffix}")
         return names
 
     @property
@@ -109,14 +109,14 @@ class References:
         return folder if known >= set(list_images(folder)) else None
 
 
-def read_references(directory: Path, features: Sequence[Feature], most: int | None = None) -> dict[str, References]:
+def read_references(directory: Path, features: Sequence[Feature], limit: int | None = None) -> dict[str, References]:
     """Find, hash and decode the references of each class; return them by the class's slug.
 
     Args:
         directory: Directory with one folder per class, named like the class; or with folders of Spurious ImageNet,
             `…_{class}_…_{component}`, by number.
         features: The features to look for, with labels.
-        most: Maximum number of references per class; those with the smallest hashes are kept.
+        limit: Maximum number of references per class; those with the smallest hashes are kept.
 
     Raises:
         FiguregroundError: The directory is missing, or classes have no folder or fewer than three readable images;
@@ -126,15 +126,15 @@ def read_references(directory: Path, features: Sequence[Feature], most: int | No
         raise FiguregroundError(f"references: no such directory: {directory}.")
     folders = find_folders(directory, features)
 
-    def read(feature: Feature) -> References:
-        return _read(folders[feature.slug], most)
+    def read_feature(feature: Feature) -> References:
+        return _read_class(folders[feature.slug], limit)
 
     with ThreadPoolExecutor(min(8, usable_cores())) as pool:
-        each = pool.map(read, features)
-        bar = tqdm(each, "reading references", len(features), unit="class", delay=3, disable=None, leave=False)
-        found = {feature.slug: references for feature, references in zip(features, bar, strict=True)}
-    refuse_few(features, found)
-    return found
+        results = pool.map(read_feature, features)
+        bar = tqdm(results, "reading references", len(features), unit="class", delay=3, disable=None, leave=False)
+        by_slug = {feature.slug: references for feature, references in zip(features, bar, strict=True)}
+    check_enough(features, by_slug)
+    return by_slug
 
 
 def find_folders(directory: Path, features: Sequence[Feature]) -> dict[str, list[Path]]:
@@ -146,44 +146,44 @@ def find_folders(directory: Path, features: Sequence[Feature]) -> dict[str, list
     by_number: dict[int, list[tuple[int, Path]]] = defaultdict(list)
     folders = list_folders(directory)
     for path in folders:
-        if numbers := _class_and_component(path.name):
+        if numbers := _parse_class_and_component(path.name):
             by_number[numbers[0]].append((numbers[1], path))
-    known = Lookup(path.name for path in folders)
-    found: dict[str, list[Path]] = {}
+    lookup = Lookup(path.name for path in folders)
+    folders_of: dict[str, list[Path]] = {}
     for feature in features:
-        own = known.find(feature.name, *feature.aliases, feature.slug)
-        if len(own) > 1:
-            both = " and ".join(str(directory / name) for name in own)
+        names = lookup.find(feature.name, *feature.aliases, feature.slug)
+        if len(names) > 1:
+            paths = " and ".join(str(directory / name) for name in names)
             raise FiguregroundError(
-                f"references: {feature.name!r} has more than one folder: {both}. {RULE}: keep one folder."
+                f"references: {feature.name!r} has more than one folder: {paths}. {RULE}: keep one folder."
             )
         numbered = [p for n, p in by_number[feature.label] if not feature.components or n in feature.components]
-        if own or numbered:
-            found[feature.slug] = [directory / own[0]] if own else numbered
-    missing = [feature.name for feature in features if feature.slug not in found]
+        if names or numbered:
+            folders_of[feature.slug] = [directory / names[0]] if names else numbered
+    missing = [feature.name for feature in features if feature.slug not in folders_of]
     if missing:
-        there = join_names((printable(path.name) for path in folders), 5) if folders else "none at all"
+        present = join_names((printable(path.name) for path in folders), 5) if folders else "none at all"
         raise FiguregroundError(
             f"references: {len(missing)} of {len(features)} classes have no folder in {directory}: "
             f"{join_names(map(repr, missing), 5)}. Looked for are <class>/ (upper or lower case, and '_' for a space, "
-            f"don't matter) and Spurious ImageNet's …_<class number>_…_<component>/. Folders found: {there}. --set "
+            f"don't matter) and Spurious ImageNet's …_<class number>_…_<component>/. Folders found: {present}. --set "
             "'classes=[…]' takes fewer classes."
         )
-    return found
+    return folders_of
 
 
-def _class_and_component(name: str) -> tuple[int, int] | None:
+def _parse_class_and_component(name: str) -> tuple[int, int] | None:
     """Return class and component number in a Spurious ImageNet folder name: class third or first, component last."""
     *parts, last = name.split("_")
-    places = [place for place, part in enumerate(parts) if part.isdecimal()]
-    if not places or not last.isdecimal():
+    numeric = [place for place, part in enumerate(parts) if part.isdecimal()]
+    if not numeric or not last.isdecimal():
         return None
-    return int(parts[2 if 2 in places else places[0]]), int(last)
+    return int(parts[2 if 2 in numeric else numeric[0]]), int(last)
 
 
-def _read(folders: Sequence[Path], most: int | None) -> References:
+def _read_class(folders: Sequence[Path], limit: int | None) -> References:
     images: list[Reference] = []
-    skipped = [odd for folder in folders for odd in list_odd(folder)]
+    skipped = [entry for folder in folders for entry in list_non_files(folder)]
     repeated: list[Path] = []
     seen: set[str] = set()
     for path in (path for folder in folders for path in list_images(folder)):
@@ -202,15 +202,15 @@ def _read(folders: Sequence[Path], most: int | None) -> References:
         seen.add(pixels)
         images.append(Reference(path.name, sha256, path, caption=read_caption(path)))
     refuse_shared_captions(image.path for image in images if image.path is not None)
-    if most is not None and len(images) > most:
-        kept = set(sorted(image.sha256 for image in images)[:most])
-        images = [image for image in images if image.sha256 in kept]
+    if limit is not None and len(images) > limit:
+        smallest = set(sorted(image.sha256 for image in images)[:limit])
+        images = [image for image in images if image.sha256 in smallest]
     return References(tuple(images), tuple(skipped), tuple(repeated))
 
 
 def refuse_shared_captions(images: Iterable[Path]) -> None:
     """Raise FiguregroundError if a caption matches two images of one name, such as rex.jpg and rex.png."""
-    if problem := why_shared(images, CAPTION, "caption"):
+    if problem := describe_shared(images, CAPTION_SUFFIX, "caption"):
         raise FiguregroundError(f"references: {problem}")
 
 
@@ -220,47 +220,51 @@ def read_caption(image: Path) -> str | None:
     Raises:
         FiguregroundError: It is not text, or longer than any text encoder reads.
     """
-    path = image.with_suffix(CAPTION)
+    path = image.with_suffix(CAPTION_SUFFIX)
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        said = file.read(MOST_OF_CAPTION + 1)
-    where = f"references: the caption {printable(path.parent.name)}/{printable(path.name)}"
-    if len(said) > MOST_OF_CAPTION:
-        raise FiguregroundError(f"{where} is longer than {MOST_OF_CAPTION:,} bytes; text encoders read 77 tokens.")
-    return " ".join(decode(said, where).split()) or None
+        data = file.read(MAX_CAPTION_BYTES + 1)
+    source = f"references: the caption {printable(path.parent.name)}/{printable(path.name)}"
+    if len(data) > MAX_CAPTION_BYTES:
+        raise FiguregroundError(f"{source} is longer than {MAX_CAPTION_BYTES:,} bytes; text encoders read 77 tokens.")
+    return " ".join(decode(data, source).split()) or None
 
 
-def refuse_few(features: Sequence[Feature], found: Mapping[str, References]) -> None:
+def check_enough(features: Sequence[Feature], by_slug: Mapping[str, References]) -> None:
     """Raise FiguregroundError if classes have fewer references than a concept needs; count all of them."""
-    few = {feature.name: found[feature.slug] for feature in features if len(found[feature.slug].images) < LEAST}
-    if not few:
+    scarce = {
+        feature.name: by_slug[feature.slug]
+        for feature in features
+        if len(by_slug[feature.slug].images) < MIN_REFERENCES
+    }
+    if not scarce:
         return
-    told = join_names((f"{name!r} ({_told(references)})" for name, references in few.items()), 5)
-    skipped = [skip for references in few.values() for skip in references.skipped]
-    unread = ""
+    examples = join_names((f"{name!r} ({_format_counts(references)})" for name, references in scarce.items()), 5)
+    skipped = [skip for references in scarce.values() for skip in references.skipped]
+    unreadable_note = ""
     if skipped:
         path, reason = skipped[0]
-        unread = (
+        unreadable_note = (
             f" {plural(len(skipped), 'file')} can't be read, such as {printable(path.parent.name)}/"
             f"{printable(path.name)}: {reason}."
         )
     raise FiguregroundError(
-        f"references: {len(few)} of {len(features)} classes have fewer than {LEAST} different images, the minimum "
-        f"for a concept: {told}.{unread}"
+        f"references: {len(scarce)} of {len(features)} classes have fewer than {MIN_REFERENCES} different images, the "
+        f"minimum for a concept: {examples}.{unreadable_note}"
     )
 
 
-def _told(references: References) -> str:
-    again = f", duplicates: {len(references.repeated)}" if references.repeated else ""
-    return f"{len(references.images)}{again}"
+def _format_counts(references: References) -> str:
+    duplicates = f", duplicates: {len(references.repeated)}" if references.repeated else ""
+    return f"{len(references.images)}{duplicates}"
 
 
 def draw_references(count: int, draw: Callable[[int], Image.Image]) -> References:
     """Return `count` references, drawn by `draw` from their number."""
-    drawn = [encode(draw(i), "png") for i in range(count)]
+    files = [encode(draw(i), "png") for i in range(count)]
     return References(
-        tuple(Reference(f"{i:03d}.png", hashlib.sha256(data).hexdigest(), drawn=data) for i, data in enumerate(drawn))
+        tuple(Reference(f"{i:03d}.png", hashlib.sha256(data).hexdigest(), drawn=data) for i, data in enumerate(files))
     )
 
 
@@ -276,5 +280,5 @@ def gather(references: References, folder: Path) -> Path:
         path = folder / name
         replace_bytes(path, image.path.read_bytes() if image.path else image.drawn)
         if image.path is not None and image.caption:
-            replace_bytes(path.with_suffix(CAPTION), image.path.with_suffix(CAPTION).read_bytes())
+            replace_bytes(path.with_suffix(CAPTION_SUFFIX), image.path.with_suffix(CAPTION_SUFFIX).read_bytes())
     return folder

@@ -26,7 +26,7 @@ _STABILITY = (
     "the licensor's acceptable use policy; a model made from them is a derivative work under the same licence"
 )
 _FLUX_LINK = "https://github.com/black-forest-labs/flux/blob/main/model_licenses/LICENSE-FLUX1-dev"
-_KNOWN: dict[str, Terms] = {
+_TERMS: dict[str, Terms] = {
     "apache-2.0": Terms(_NONE, "https://www.apache.org/licenses/LICENSE-2.0"),
     "mit": Terms(_NONE, "https://spdx.org/licenses/MIT.html"),
     "openrail": Terms(_RAIL, "https://www.licenses.ai/ai-licenses"),
@@ -57,14 +57,16 @@ def output_terms(license: str, link: str = "") -> Terms:
     """
     if not license:
         return Terms("unknown: no licence was found with the checkpoint")
-    drawn = f"the images were drawn with a checkpoint under {license}, whose terms may bind them"
-    found = [_find(name) for name in license.split(",")]
-    known = [terms for terms in found if terms is not None]
-    if len(known) < len(found):
-        return Terms(f"{drawn}; what they say about images isn't known here, so read them")
-    return Terms(f"{drawn}: {'; '.join(dict.fromkeys(terms.text for terms in known))}", link or known[0].link)
+    preamble = f"the images were drawn with a checkpoint under {license}, whose terms may bind them"
+    all_terms = [_find_terms(name) for name in license.split(",")]
+    known_terms = [terms for terms in all_terms if terms is not None]
+    if len(known_terms) < len(all_terms):
+        return Terms(f"{preamble}; what they say about images isn't known here, so read them")
+    return Terms(
+        f"{preamble}: {'; '.join(dict.fromkeys(terms.text for terms in known_terms))}", link or known_terms[0].link
+    )
 
 
-def _find(name: str) -> Terms | None:
-    spelled = re.sub(r"[\s_-]+", "-", name.strip().lower())
-    return _KNOWN.get(_ALIASES.get(spelled, spelled))
+def _find_terms(name: str) -> Terms | None:
+    spelling = re.sub(r"[\s_-]+", "-", name.strip().lower())
+    return _TERMS.get(_ALIASES.get(spelling, spelling))

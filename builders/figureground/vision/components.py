@@ -17,7 +17,7 @@ from figureground.core import signals
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, printable
 from figureground.core.files import replace_bytes
 from figureground.core.owned import encode_png, is_ours, refuse_within
-from figureground.sources.images import UnreadableImage, list_images, list_odd, read_image
+from figureground.sources.images import UnreadableImage, list_images, list_non_files, read_image
 from figureground.vision.classifiers import Classifier, Reading
 from figureground.vision.neural_pca import Components, fit_components, weight_features, write_components
 
@@ -52,7 +52,7 @@ def read_class_images(classifier: Classifier, directory: Path, *, show_progress:
     classifier.require_features()
     if not directory.is_dir():
         raise FiguregroundError(f"there is no directory {str(directory)!r} with images of the class.")
-    unreadable = {printable(path.name): reason for path, reason in list_odd(directory)}
+    unreadable = {printable(path.name): reason for path, reason in list_non_files(directory)}
     paths: list[Path] = []
     readings: list[Reading] = []
     files = list_images(directory)

@@ -12,7 +12,7 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError, printable
 from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel
 from figureground.recipe.sample import Guide
-from figureground.sources.guide import Item, compose, photograph
+from figureground.sources.guide import Item, compose, read_square
 from figureground.sources.images import content_hash, read_image
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ def sample_panels(method: D3S, provenance: Mapping[str, Any]) -> list[Panel]:
     if guide.kind == "photograph":
         find_photograph = partial(_find_item, method, "photographs", split, guide.cutout)
         facts = [("photograph", _file_name(guide.cutout))]
-        return [draw_panel("Photograph", {"photograph": lambda: photograph(find_photograph().path, size)}, facts)]
+        return [draw_panel("Photograph", {"photograph": lambda: read_square(find_photograph().path, size)}, facts)]
     if guide.template is None or guide.box is None:
         return []
     find_cutout = partial(_find_item, method, "cutouts", split, guide.cutout)
     find_scene = partial(_find_item, method, "scenes", split, guide.template)
     draws: dict[str, Draw] = {
         "cut-out": lambda: _flatten(read_image(find_cutout().path, "RGBA", max_edge=size), size),
-        "scene": lambda: photograph(find_scene().path, size),
+        "scene": lambda: read_square(find_scene().path, size),
         "mask": partial(_draw_foreground, method, guide, find_cutout, find_scene),
     }
     left, top, right, bottom = guide.box
