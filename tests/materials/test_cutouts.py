@@ -249,10 +249,10 @@ def test_equal_stems_get_names_of_their_own(network, tmp_path):
 
 
 def test_phrases_go_to_segmenters_that_read_them(tmp_path):
-    from figureground.materials.listing import phrase_of, read_phrases
+    from figureground.materials.listing import read_phrases, to_phrase
 
-    assert phrase_of("n02085620_Chihuahua") == "Chihuahua"
-    assert phrase_of("red_fox") == "red fox"
+    assert to_phrase("n02085620_Chihuahua") == "Chihuahua"
+    assert to_phrase("red_fox") == "red fox"
     table = tmp_path / "phrases.csv"
     table.write_text("class,phrase\nfox,a red animal\n")
     assert read_phrases(table, ["fox", "dog"]) == {"fox": "a red animal"}

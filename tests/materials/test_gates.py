@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from figureground.core.errors import RecipeError
-from figureground.materials.gates import Gates, judge, label_parts, measure
+from figureground.materials.gates import Gates, label_parts, list_reasons, measure
 
 
 def blob(height=200, width=300, center=(0.5, 0.5), radius=0.3):
@@ -18,7 +18,7 @@ def blob(height=200, width=300, center=(0.5, 0.5), radius=0.3):
 def reasons(alpha, **gates):
     found = measure(alpha)
     assert found is not None
-    return [reason.partition(":")[0] for reason in judge(found[0], Gates(**gates))]
+    return [reason.partition(":")[0] for reason in list_reasons(found[0], Gates(**gates))]
 
 
 def test_a_whole_round_object_passes():
@@ -29,7 +29,7 @@ def test_a_whole_round_object_passes():
     assert measures.ragged < 0.02
     assert measures.filled == pytest.approx(np.pi / 4, abs=0.02)
     assert where[blob() > 0].all()
-    assert not judge(measures, Gates())
+    assert not list_reasons(measures, Gates())
 
 
 @pytest.mark.parametrize("scale", [1, 4])

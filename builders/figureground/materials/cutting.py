@@ -17,7 +17,7 @@ from figureground.sources.guide import FAINT
 from figureground.sources.images import read_image
 from figureground.sources.mask import find_mask, read_mask, to_shares
 
-Found = Literal["segmenter", "mask", "transparency"]
+OutlineSource = Literal["segmenter", "mask", "transparency"]
 """Where an object's outline comes from."""
 
 
@@ -29,7 +29,7 @@ class Photograph:
     """RGB."""
     alpha: np.ndarray | None
     """float32 (height, width), in 0..1, from the photograph's own mask or transparency; None without one."""
-    found: Found
+    outline_source: OutlineSource
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,26 @@ def read_photograph(path: Path, max_edge: int) -> Photograph:
     Raises:
         UnreadableImage: A file can't be read, or the mask's shape differs.
     """
-    beside = find_mask(path)
+    mask_file = find_mask(path)
     # Twice the edge: after a JPEG's own reduction, a good filter still does the final one.
     image = read_image(path, "RGBA", max_edge=2 * max_edge)
     scale = min(1.0, max_edge / max(image.size))
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    found: Found = "segmenter"
+    outline_source: OutlineSource = "segmenter"
     if image.getchannel("A").getextrema() != (255, 255):
-        found = "transparency"
-    elif beside is not None:
-        found = "mask"
-        image.putalpha(to_shares(read_mask(beside, path, image.size)).resize(image.size, Image.Resampling.HAMMING))
+        outline_source = "transparency"
+    elif mask_file is not None:
+        outline_source = "mask"
+        image.putalpha(to_shares(read_mask(mask_file, path, image.size)).resize(image.size, Image.Resampling.HAMMING))
     if image.size != size:
-        if found == "mask":  # colours beside the object are needed, so they aren't weighted by the mask
+        if outline_source == "mask":  # colours beside the object are needed, so they aren't weighted by the mask
             shares = image.getchannel("A").resize(size, Image.Resampling.HAMMING)
             image = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
             image.putalpha(shares)
         else:
             image = image.resize(size, Image.Resampling.HAMMING)
-    alpha = None if found == "segmenter" else np.asarray(image.getchannel("A"), np.float32) / 255
-    return Photograph(image.convert("RGB"), alpha, found)
+    alpha = None if outline_source == "segmenter" else np.asarray(image.getchannel("A"), np.float32) / 255
+    return Photograph(image.convert("RGB"), alpha, outline_source)
 
 
 def cut(photograph: Photograph, probability: np.ndarray | None, settings: Cutting) -> Cutout | None:
@@ -92,18 +92,18 @@ def cut(photograph: Photograph, probability: np.ndarray | None, settings: Cuttin
         assert probability is not None, "a photograph without an outline needs a segmenter's map"
         rough = to_alpha(probability, settings.threshold, settings.softness)
         alpha = to_alpha(refine(probability, pixels), settings.threshold, settings.softness)
-    measured = measure(rough)
-    if measured is None:
+    measurement = measure(rough)
+    if measurement is None:
         return None
-    measures, whole = measured
-    alpha = np.where(whole, alpha, 0)
+    measures, region = measurement
+    alpha = np.where(region, alpha, 0)
     shares = np.rint(alpha * 255).astype(np.uint8)
     shares[shares < FAINT] = 0
     rows, columns = np.flatnonzero(shares.any(1)), np.flatnonzero(shares.any(0))
     if not len(rows):
         return None
     box = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-    colours = pixels if photograph.found == "transparency" else foreground_colours(pixels, alpha)
+    colours = pixels if photograph.outline_source == "transparency" else foreground_colours(pixels, alpha)
     colours = np.where(shares[..., None] > 0, np.rint(colours * 255), 0).astype(np.uint8)
-    whole_image = Image.fromarray(np.dstack([colours, shares]))
-    return Cutout(whole_image.crop(box), box, measures)
+    full_image = Image.fromarray(np.dstack([colours, shares]))
+    return Cutout(full_image.crop(box), box, measures)

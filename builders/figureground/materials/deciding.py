@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from figureground.materials.gates import NOTHING, Gates, judge
+from figureground.materials.gates import NOTHING, Gates, list_reasons
 from figureground.materials.journal import CUT, UNREADABLE, Row
 from figureground.materials.marks import KEEP, LEAVE
 
@@ -24,7 +24,7 @@ class Decision:
     """`keep`, `leave`, or nothing."""
 
     @property
-    def kept(self) -> bool:
+    def is_kept(self) -> bool:
         return self.row.state == CUT and self.mark != LEAVE and (not self.reasons or self.mark == KEEP)
 
     @property
@@ -34,7 +34,7 @@ class Decision:
     @property
     def kind(self) -> str:
         """The first reason without its number, such as `too small`; empty for one that is kept."""
-        return "" if self.kept else self.reasons[0].partition(":")[0]
+        return "" if self.is_kept else self.reasons[0].partition(":")[0]
 
 
 def decide(row: Row, gates: Gates, mark: str = "") -> Decision:
@@ -44,22 +44,22 @@ def decide(row: Row, gates: Gates, mark: str = "") -> Decision:
     if row.state != CUT or row.measures is None:
         return Decision(row, (NOTHING,), mark)
     by_hand = (BY_HAND,) if mark == LEAVE else ()
-    return Decision(row, (*by_hand, *judge(row.measures, gates)), mark)
+    return Decision(row, (*by_hand, *list_reasons(row.measures, gates)), mark)
 
 
-def count(decisions: Iterable[Decision]) -> dict[str, dict[str, int]]:
+def count_by_class(decisions: Iterable[Decision]) -> dict[str, dict[str, int]]:
     """Return for each class folder the numbers of photographs, of those kept, and of others by the first reason."""
-    found: dict[str, Counter[str]] = {}
-    for each in decisions:
-        of_class = found.setdefault(each.folder, Counter({"photographs": 0, "kept": 0}))
-        of_class["photographs"] += 1
-        of_class[each.kind or "kept"] += 1
-    return {folder: dict(of_class) for folder, of_class in found.items()}
+    counts: dict[str, Counter[str]] = {}
+    for decision in decisions:
+        class_counts = counts.setdefault(decision.folder, Counter({"photographs": 0, "kept": 0}))
+        class_counts["photographs"] += 1
+        class_counts[decision.kind or "kept"] += 1
+    return {folder: dict(class_counts) for folder, class_counts in counts.items()}
 
 
-def reasons_of(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+def count_reasons(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     """Return the numbers of photographs that were left out by the first reason, the most frequent first."""
     total: Counter[str] = Counter()
-    for of_class in counts.values():
-        total.update({kind: n for kind, n in of_class.items() if kind not in ("photographs", "kept")})
+    for class_counts in counts.values():
+        total.update({kind: n for kind, n in class_counts.items() if kind not in ("photographs", "kept")})
     return dict(total.most_common())

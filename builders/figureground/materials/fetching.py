@@ -9,7 +9,7 @@ SHA256 = "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8"
 LICENSE = "Apache-2.0"
 
 
-def how_to_fetch(photographs: str, out: str) -> str:
+def format_fetch_help(photographs: str, out: str) -> str:
     """Return what to do without a segmenter, for PHOTOS and OUT of a command."""
     return (
         "--segmenter: none is given. U²-Net small finds whatever stands out in a photograph (4.6 MB, licence "

@@ -97,37 +97,37 @@ def measure(alpha: np.ndarray) -> tuple[Measures, np.ndarray] | None:
     largest = labels == order[0]
     area = int(sizes[order[0]])
     other = int(sizes[order[1]]) / area if len(order) > 1 else 0.0
-    outline = _outline(largest)
+    outline = _find_outline(largest)
     frame = np.zeros_like(largest)
     frame[[0, -1]], frame[:, [0, -1]] = True, True
     rows, columns = np.flatnonzero(largest.any(1)), np.flatnonzero(largest.any(0))
     box = (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
-    whole = _around(largest, alpha.shape, labels)
-    inside, maybe = (alpha >= INSIDE)[whole].sum(), (alpha >= OUTSIDE)[whole].sum()
+    region = _grow_to_soft_edge(largest, alpha.shape, labels)
+    inside, maybe = (alpha >= INSIDE)[region].sum(), (alpha >= OUTSIDE)[region].sum()
     return Measures(
         area=area / largest.size, sure=float(inside / max(maybe, 1)),
         cut=float((outline & frame).sum() / outline.sum()), other=other, parts=int((sizes >= area / 100).sum()),
-        ragged=_raggedness(alpha * whole), filled=float(area / box),
-    ), whole  # fmt: skip
+        ragged=_measure_raggedness(alpha * region), filled=float(area / box),
+    ), region  # fmt: skip
 
 
-def judge(found: Measures, gates: Gates) -> list[str]:
+def list_reasons(measures: Measures, gates: Gates) -> list[str]:
     """Return the reasons for leaving an object out, each with its number; empty for one that passes."""
     reasons = []
-    if found.area < gates.least_area:
-        reasons.append(f"too small: {found.area:.1%} of the photograph")
-    if found.area > gates.most_area:
-        reasons.append(f"too large: {found.area:.0%} of the photograph")
-    if found.sure < gates.least_sure:
-        reasons.append(f"unsure: only {found.sure:.0%} of its pixels are sure")
-    if found.cut > gates.most_cut:
-        reasons.append(f"cut by the border: {found.cut:.0%} of its outline")
-    if found.other > gates.most_other:
-        reasons.append(f"several objects: a second one has {found.other:.0%} of its area")
-    if found.ragged > gates.most_ragged:
-        reasons.append(f"ragged: smoothing changes {found.ragged:.0%} of its area")
-    if found.filled > gates.most_filled:
-        reasons.append(f"a rectangle: it fills {found.filled:.0%} of its box")
+    if measures.area < gates.least_area:
+        reasons.append(f"too small: {measures.area:.1%} of the photograph")
+    if measures.area > gates.most_area:
+        reasons.append(f"too large: {measures.area:.0%} of the photograph")
+    if measures.sure < gates.least_sure:
+        reasons.append(f"unsure: only {measures.sure:.0%} of its pixels are sure")
+    if measures.cut > gates.most_cut:
+        reasons.append(f"cut by the border: {measures.cut:.0%} of its outline")
+    if measures.other > gates.most_other:
+        reasons.append(f"several objects: a second one has {measures.other:.0%} of its area")
+    if measures.ragged > gates.most_ragged:
+        reasons.append(f"ragged: smoothing changes {measures.ragged:.0%} of its area")
+    if measures.filled > gates.most_filled:
+        reasons.append(f"a rectangle: it fills {measures.filled:.0%} of its box")
     return reasons
 
 
@@ -142,7 +142,7 @@ def label_parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     owner: list[int] = []
 
-    def find(run: int) -> int:
+    def find_root(run: int) -> int:
         while owner[run] != run:
             owner[run] = owner[owner[run]]
             run = owner[run]
@@ -152,21 +152,21 @@ def label_parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     above: list[int] = []
     for y, row in enumerate(mask):
         edges = np.flatnonzero(np.diff(row.astype(np.int8), prepend=0, append=0))
-        here = []
+        current = []
         for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
             number = len(runs)
             runs.append((y, start, stop))
             owner.append(number)
-            here.append(number)
-            for one in above:
-                if runs[one][1] <= stop and start <= runs[one][2]:
-                    a, b = sorted((find(one), find(number)))
+            current.append(number)
+            for upper in above:
+                if runs[upper][1] <= stop and start <= runs[upper][2]:
+                    a, b = sorted((find_root(upper), find_root(number)))
                     owner[b] = a
-        above = here
-    roots = {root: part for part, root in enumerate(sorted({find(run) for run in range(len(runs))}))}
+        above = current
+    roots = {root: part for part, root in enumerate(sorted({find_root(run) for run in range(len(runs))}))}
     labels, sizes = np.full(mask.shape, -1, np.int32), np.zeros(len(roots), np.int64)
     for number, (y, start, stop) in enumerate(runs):
-        part = roots[find(number)]
+        part = roots[find_root(number)]
         labels[y, start:stop] = part
         sizes[part] += stop - start
     return labels, sizes
@@ -180,30 +180,30 @@ def _reduce(alpha: np.ndarray, edge: int) -> np.ndarray:
     return np.asarray(Image.fromarray(alpha).resize(size, Image.Resampling.BOX))
 
 
-def _around(largest: np.ndarray, shape: tuple[int, ...], labels: np.ndarray) -> np.ndarray:
+def _grow_to_soft_edge(largest: np.ndarray, shape: tuple[int, ...], labels: np.ndarray) -> np.ndarray:
     """Return the full-size region of the largest part and its soft edge, which no other part shares."""
     grown = largest.copy()
     others = (labels >= 0) & ~largest
     for _ in range(SOFT):
-        grown = _dilated(grown) & ~others
+        grown = _dilate(grown) & ~others
     image = Image.fromarray(grown.astype(np.uint8) * 255).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
     return np.asarray(image) > 0
 
 
-def _dilated(mask: np.ndarray) -> np.ndarray:
+def _dilate(mask: np.ndarray) -> np.ndarray:
     padded = np.pad(mask, 1)
     rows = padded[:-2] | padded[1:-1] | padded[2:]
     return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
+def _find_outline(mask: np.ndarray) -> np.ndarray:
     """Return the pixels of a mask with a neighbour outside it, or outside the image."""
     padded = np.pad(mask, 1)
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inner
 
 
-def _raggedness(alpha: np.ndarray) -> float:
+def _measure_raggedness(alpha: np.ndarray) -> float:
     """Return the area that changes when an object's outline is smoothed, as a share of its area."""
     rows, columns = np.flatnonzero((alpha > 0.5).any(1)), np.flatnonzero((alpha > 0.5).any(0))
     if not len(rows):

@@ -80,14 +80,14 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Row]]:
     """
     try:
         head, rows = read_log(path)
-        return head, {row.file: row for row in map(_row, rows)}
+        return head, {row.file: row for row in map(_parse_row, rows)}
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(
             f"{printable(path)} is damaged ({error}). Remove its folder's content and run the command again."
         ) from None
 
 
-def _row(told: dict[str, Any]) -> Row:
-    measures = told.pop("measures")
-    size, box = tuple(told.pop("size")), tuple(told.pop("box"))
-    return Row(**told, size=size, box=box, measures=None if measures is None else Measures(**measures))
+def _parse_row(fields: dict[str, Any]) -> Row:
+    measures = fields.pop("measures")
+    size, box = tuple(fields.pop("size")), tuple(fields.pop("box"))
+    return Row(**fields, size=size, box=box, measures=None if measures is None else Measures(**measures))

@@ -52,18 +52,18 @@ def list_photographs(
     """
     if not directory.is_dir():
         raise FiguregroundError(f"there is no directory {str(directory)!r} with photographs.")
-    there = list_folders(directory)
-    if same := find_same_names(path.name for path in there):
-        raise FiguregroundError(f"{directory}: folders {describe_same_names(same)}. {RULE}: keep one spelling.")
+    class_folders = list_folders(directory)
+    if duplicates := find_same_names(path.name for path in class_folders):
+        raise FiguregroundError(f"{directory}: folders {describe_same_names(duplicates)}. {RULE}: keep one spelling.")
     entries: list[Entry] = []
-    odd: list[tuple[str, str]] = []
-    for folder in there:
+    non_files: list[tuple[str, str]] = []
+    for folder in class_folders:
         if folders is not None and folder.name not in folders:
             continue
         paths = [path for path in list_images(folder) if _is_text(path.name)]
-        entries += [Entry(path, folder.name, cutout) for path, cutout in zip(paths, _names(paths), strict=True)]
-        odd += [(f"{folder.name}/{path.name}", reason) for path, reason in list_non_files(folder)]
-        odd += [
+        entries += [Entry(path, folder.name, cutout) for path, cutout in zip(paths, _name_cutouts(paths), strict=True)]
+        non_files += [(f"{folder.name}/{path.name}", reason) for path, reason in list_non_files(folder)]
+        non_files += [
             (f"{folder.name}/{printable(path.name)}", "its name is not UTF-8: rename it")
             for path in list_images(folder)
             if not _is_text(path.name)
@@ -72,17 +72,17 @@ def list_photographs(
         raise FiguregroundError(f"{directory}: {problem}")
     if not entries:
         raise FiguregroundError(
-            f"{str(directory)!r} has no {'photographs' if there else 'folders'}. Lay photographs out as "
+            f"{str(directory)!r} has no {'photographs' if class_folders else 'folders'}. Lay photographs out as "
             f"{directory.name}/<class>/*, one folder per class."
         )
-    return entries, odd
+    return entries, non_files
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def _name_cutouts(paths: Sequence[Path]) -> list[str]:
     """Return a PNG's name for each file: its stem, or its whole name if stems are equal or would name a mask."""
     stems = Counter(path.stem.casefold() for path in paths)
     plain = [stems[p.stem.casefold()] == 1 and not f"{p.stem}.png".lower().endswith(MASK_SUFFIX) for p in paths]
-    return [f"{path.stem if good else path.name}.png" for path, good in zip(paths, plain, strict=True)]
+    return [f"{path.stem if is_plain else path.name}.png" for path, is_plain in zip(paths, plain, strict=True)]
 
 
 def _is_text(name: str) -> bool:
@@ -94,7 +94,7 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def phrase_of(folder: str) -> str:
+def to_phrase(folder: str) -> str:
     """Return a class folder's name as a segmenter's phrase: without a WordNet id, with blanks for `_`."""
     return " ".join(_WORDNET.sub("", folder).replace("_", " ").split()) or folder
 
@@ -105,14 +105,14 @@ def read_phrases(path: Path, folders: Sequence[str]) -> Mapping[str, str]:
     Raises:
         UsageError: It can't be read, lacks a column, or names a class that has no folder.
     """
-    found = {}
+    phrases = {}
     for line, (folder, phrase) in read_columns(path, ("class", "phrase"), "--phrases"):
         if folder not in folders:
             raise UsageError(f"--phrases {path}, line {line}: no folder {folder!r}{suggest_or_list(folder, folders)}")
         if not phrase.strip():
             raise UsageError(f"--phrases {path}, line {line}: the phrase of {folder!r} is empty.")
-        found[folder] = phrase
-    return found
+        phrases[folder] = phrase
+    return phrases
 
 
 def read_columns(path: Path, names: Sequence[str], option: str) -> list[tuple[int, tuple[str, ...]]]:

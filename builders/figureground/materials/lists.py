@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.files import read_bytes, replace_bytes, replace_text
-from figureground.materials.deciding import Decision, reasons_of
+from figureground.materials.deciding import Decision, count_reasons
 from figureground.materials.gates import Measures
 from figureground.materials.journal import MADE_BY
 from figureground.sources.provenance import format_credits, read_license, read_source
@@ -42,21 +42,21 @@ def write_lists(
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
-    table.writerows(map(_cells, decisions))
+    table.writerows(map(_to_columns, decisions))
     replace_text(out / LIST, text.getvalue())
     _copy_rights(out, decisions, photographs)
     facts = {
-        "made_by": MADE_BY, "photographs": len(decisions), "kept": sum(each.kept for each in decisions),
-        "left_out": reasons_of(counts), "classes": counts, "settings": settings,
+        "made_by": MADE_BY, "photographs": len(decisions), "kept": sum(each.is_kept for each in decisions),
+        "left_out": count_reasons(counts), "classes": counts, "settings": settings,
     }  # fmt: skip
     replace_text(out / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
-def _cells(decision: Decision) -> dict[str, Any]:
+def _to_columns(decision: Decision) -> dict[str, Any]:
     row = decision.row
     measures = row.measures.to_json() if row.measures else {}
     return {
-        "file": row.file, "cutout": row.cutout if decision.kept else "", "kept": "yes" if decision.kept else "no",
+        "file": row.file, "cutout": row.cutout if decision.is_kept else "", "kept": "yes" if decision.is_kept else "no",
         "reasons": "; ".join(decision.reasons), "mark": decision.mark, "found": row.found,
         "width": row.size[0] or "", "height": row.size[1] or "",
         "box": " ".join(map(str, row.box)) if row.measures else "", **measures,
@@ -68,8 +68,8 @@ def _copy_rights(out: Path, decisions: Sequence[Decision], photographs: Path) ->
     name = read_license(photographs)[1]
     if name:
         replace_bytes(out / name, read_bytes(photographs / name))
-    kept = {each.row.file: each.row.cutout for each in decisions if each.kept}
-    _, credits = read_source("photographs", photographs, (photographs / file for file in kept))
+    cutout_of = {each.row.file: each.row.cutout for each in decisions if each.is_kept}
+    _, credits = read_source("photographs", photographs, (photographs / file for file in cutout_of))
     if credits:
-        renamed = [dataclasses.replace(credit, file=kept[credit.file]) for credit in credits]
+        renamed = [dataclasses.replace(credit, file=cutout_of[credit.file]) for credit in credits]
         replace_text(out / CREDITS, format_credits(renamed))

@@ -25,10 +25,10 @@ from figureground.core.locks import lock
 from figureground.core.owned import encode_png, is_ours, refuse_foreign_files, refuse_occupied, refuse_within
 from figureground.core.progress import Progress
 from figureground.materials.cutting import cut, read_photograph
-from figureground.materials.deciding import Decision, count, decide
-from figureground.materials.fetching import how_to_fetch
+from figureground.materials.deciding import Decision, count_by_class, decide
+from figureground.materials.fetching import format_fetch_help
 from figureground.materials.journal import CUT, NOTHING, UNREADABLE, Journal, Row
-from figureground.materials.listing import Entry, list_photographs, phrase_of, read_phrases
+from figureground.materials.listing import Entry, list_photographs, read_phrases, to_phrase
 from figureground.materials.lists import write_lists
 from figureground.materials.marks import read_marks
 from figureground.materials.page import write_page
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 PRIVATE = ".cutouts"
 """Hidden folder of the output, so that it is no class folder."""
-JOURNAL, LOCK, LEFT = "journal.jsonl", "lock", "left"
+JOURNAL, LOCK, LEFT_OUT = "journal.jsonl", "lock", "left"
 SHEET = "cutouts.png"
 VERSION = 1
 """Raised when the code cuts other pixels; earlier cut-outs are then made again."""
@@ -64,7 +64,7 @@ class Cutouts:
 
     @property
     def kept(self) -> int:
-        return sum(each.kept for each in self.decisions)
+        return sum(each.is_kept for each in self.decisions)
 
 
 def cutouts(
@@ -100,63 +100,63 @@ def cutouts(
         UsageError: No segmenter is given, or phrases or marks don't fit.
         FiguregroundError: There are no photographs, the segmenter can't be used, or `out` holds something else.
     """
-    source, place, chosen = Path(photographs), Path(out), _read(settings)
+    source, directory, cutting = Path(photographs), Path(out), _to_settings(settings)
     check_device(device, "--device")
     if segmenter is None:
-        raise UsageError(how_to_fetch(str(photographs), str(out)))
+        raise UsageError(format_fetch_help(str(photographs), str(out)))
     refuse_absent_segmenter("--segmenter", segmenter)
-    refuse_within(place, source, "PHOTOS")
-    refuse_occupied(place, place / PRIVATE / JOURNAL, "cutouts")
-    entries, odd = list_photographs(source, folders)
-    there = list(dict.fromkeys(entry.folder for entry in entries))
+    refuse_within(directory, source, "PHOTOS")
+    refuse_occupied(directory, directory / PRIVATE / JOURNAL, "cutouts")
+    entries, non_files = list_photographs(source, folders)
+    class_folders = list(dict.fromkeys(entry.folder for entry in entries))
     if phrases is not None and not isinstance(phrases, Mapping):
-        phrases = read_phrases(Path(phrases), there)
-    said = {folder: phrase_of(folder) for folder in there} | dict(phrases or {})
-    marked = {} if marks is None else read_marks(Path(marks), {entry.name for entry in entries})
-    identity = cutting_identity(segmenter, chosen)
+        phrases = read_phrases(Path(phrases), class_folders)
+    phrases_by_folder = {folder: to_phrase(folder) for folder in class_folders} | dict(phrases or {})
+    marks_by_file = {} if marks is None else read_marks(Path(marks), {entry.name for entry in entries})
+    identity = cutting_identity(segmenter, cutting)
     try:
-        (place / PRIVATE).mkdir(parents=True, exist_ok=True)
-        with lock(place / PRIVATE / LOCK) as held:
+        (directory / PRIVATE).mkdir(parents=True, exist_ok=True)
+        with lock(directory / PRIVATE / LOCK) as held:
             if not held:
-                raise FiguregroundError(f"another figureground cutouts is writing to {place}. Wait for it.")
-            journal = Journal(place / PRIVATE / JOURNAL, digest(identity))
-            _cut_all(place, journal, entries, chosen, _Finder(segmenter, said, device), show_progress)
+                raise FiguregroundError(f"another figureground cutouts is writing to {directory}. Wait for it.")
+            journal = Journal(directory / PRIVATE / JOURNAL, digest(identity))
+            lazy_segmenter = _LazySegmenter(segmenter, phrases_by_folder, device)
+            _cut_all(directory, journal, entries, cutting, lazy_segmenter, show_progress)
             rows = [journal.rows[entry.name] for entry in entries]
-            rows += [Row(name, "", "", UNREADABLE, reason) for name, reason in odd]
+            rows += [Row(name, "", "", UNREADABLE, reason) for name, reason in non_files]
             rows.sort(key=lambda row: row.file.split("/", 1))
-            decisions = [decide(row, chosen, marked.get(row.file, "")) for row in rows]
-            done = Cutouts(place, decisions, count(decisions))
-            for each in decisions:
-                _settle(place, each)
-            write_lists(
-                place, decisions, done.counts, source, {"segmenter": format_public_name(segmenter), **asdict(chosen)}
-            )
-            replace_bytes(place / SHEET, encode_png(draw_sheet(place / PRIVATE, decisions)))
-            write_page(place, place / PRIVATE, decisions, done.counts)
+            decisions = [decide(row, cutting, marks_by_file.get(row.file, "")) for row in rows]
+            result = Cutouts(directory, decisions, count_by_class(decisions))
+            for decision in decisions:
+                _move_cutout(directory, decision)
+            facts = {"segmenter": format_public_name(segmenter), **asdict(cutting)}
+            write_lists(directory, decisions, result.counts, source, facts)
+            replace_bytes(directory / SHEET, encode_png(draw_sheet(directory / PRIVATE, decisions)))
+            write_page(directory, directory / PRIVATE, decisions, result.counts)
     except OSError as error:
-        if trouble := explain_disk_error(error, place):
-            raise FiguregroundError(trouble) from error
+        if message := explain(error, directory):
+            raise FiguregroundError(message) from error
         raise
-    return done
+    return result
 
 
-def _read(settings: Cutting | Mapping[str, Any] | None) -> Cutting:
+def _to_settings(settings: Cutting | Mapping[str, Any] | None) -> Cutting:
     return settings if isinstance(settings, Cutting) else Cutting(**settings or {})
 
 
 def cutting_identity(segmenter: str, settings: Cutting) -> dict[str, Any]:
     """Return what decides the pixels of cut-outs, besides photographs and phrases; JSON-able."""
-    chosen = {name: getattr(settings, name) for name in IDENTITY}
-    return {"version": VERSION, "segmenter": identify_models(segmenter), **chosen}
+    deciding_settings = {name: getattr(settings, name) for name in IDENTITY}
+    return {"version": VERSION, "segmenter": identify_models(segmenter), **deciding_settings}
 
 
-class _Finder:
+class _LazySegmenter:
     """A segmenter with the phrases of classes, opened when the first photograph needs it."""
 
     def __init__(self, name: str, phrases: Mapping[str, str], device: str):
         self._name, self._phrases, self._device = name, phrases, device
         self._reads_phrases = find_kind(name)[0].READS_PHRASES
-        self._opened: Segmenter | None = None
+        self._segmenter: Segmenter | None = None
 
     def inputs(self, entry: Entry) -> str:
         """Return the hash of what decides a photograph's cut-out.
@@ -168,52 +168,61 @@ class _Finder:
         phrase = self._phrases[entry.folder] if self._reads_phrases else None
         return digest([content_hash(entry.path), mask and content_hash(mask), phrase])
 
-    def find(self, image: Image.Image, folder: str) -> np.ndarray:
+    def segment(self, image: Image.Image, folder: str) -> np.ndarray:
         """Return the probability that a pixel shows the object, float32 (height, width)."""
-        if self._opened is None:
-            self._opened = _open(self._name, self._device)
-        (found,) = self._opened([image], [self._phrases[folder]])
-        return found
+        if self._segmenter is None:
+            self._segmenter = _open_segmenter(self._name, self._device)
+        (probability,) = self._segmenter([image], [self._phrases[folder]])
+        return probability
 
 
-def _open(name: str, device: str) -> Segmenter:
-    kind, rest = find_kind(name)
+def _open_segmenter(name: str, device: str) -> Segmenter:
+    kind, location = find_kind(name)
     if device == "auto" and not kind.READS_PHRASES:
         device = "cpu"  # no torch is loaded to look for another
     elif device == "auto":
         from figureground.core.accelerator import choose_device
 
         device = str(choose_device(device))
-    opened: Segmenter = kind.open(rest, device)
-    return opened
+    segmenter: Segmenter = kind.open(location, device)
+    return segmenter
 
 
 # Cutting
 
 
 def _cut_all(
-    place: Path, journal: Journal, entries: Sequence[Entry], settings: Cutting, finder: _Finder, show: bool
+    directory: Path,
+    journal: Journal,
+    entries: Sequence[Entry],
+    settings: Cutting,
+    segmenter: _LazySegmenter,
+    show: bool,
 ) -> None:
     """Cut every photograph whose cut-out isn't there yet; drop those of photographs that are gone."""
     files = {entry.name for entry in entries}
-    gone = [*journal.outdated, *(row for name, row in journal.rows.items() if name not in files)]
-    for row in gone:
+    outdated = [*journal.outdated, *(row for name, row in journal.rows.items() if name not in files)]
+    for row in outdated:
         journal.rows.pop(row.file, None)
-        _remove(place, row)
+        _remove(directory, row)
     journal.start()
     with signals.delay_to_checks(), Progress(len(entries), unit="photograph", desc="cut-outs", show=show) as bar:
         for entry in entries:
             signals.check()
-            _cut_one(place, journal, entry, settings, finder)
+            _cut_one(directory, journal, entry, settings, segmenter)
             bar.update()
 
 
-def _cut_one(place: Path, journal: Journal, entry: Entry, settings: Cutting, finder: _Finder) -> None:
+def _cut_one(directory: Path, journal: Journal, entry: Entry, settings: Cutting, segmenter: _LazySegmenter) -> None:
     cutout, inputs = f"{entry.folder}/{entry.cutout}", ""
     try:
-        inputs = finder.inputs(entry)
-        known = journal.rows.get(entry.name)
-        if known is not None and (known.inputs, known.cutout) == (inputs, cutout) and _is_there(place, known):
+        inputs = segmenter.inputs(entry)
+        previous = journal.rows.get(entry.name)
+        if (
+            previous is not None
+            and (previous.inputs, previous.cutout) == (inputs, cutout)
+            and _cutout_exists(directory, previous)
+        ):
             return
         photograph = read_photograph(entry.path, settings.max_edge)
     except UnreadableImage as error:
@@ -222,15 +231,23 @@ def _cut_one(place: Path, journal: Journal, entry: Entry, settings: Cutting, fin
     except OSError as error:
         journal.add(Row(entry.name, cutout, inputs, UNREADABLE, error.strerror or str(error)))
         return
-    probability = None if photograph.alpha is not None else finder.find(photograph.image, entry.folder)
-    found = cut(photograph, probability, settings)
-    thumbnail = encode_thumbnail(draw_thumbnail(photograph.image, None if found is None else found.image))
-    replace_bytes(thumbnail_path(place / PRIVATE, cutout), thumbnail)
-    row = Row(entry.name, cutout, inputs, NOTHING, "", photograph.found, photograph.image.size)
-    if found is not None:
-        replace_bytes(place / PRIVATE / LEFT / cutout, encode_png(found.image, smallest=False))
+    probability = None if photograph.alpha is not None else segmenter.segment(photograph.image, entry.folder)
+    result = cut(photograph, probability, settings)
+    thumbnail = encode_thumbnail(draw_thumbnail(photograph.image, None if result is None else result.image))
+    replace_bytes(thumbnail_path(directory / PRIVATE, cutout), thumbnail)
+    row = Row(entry.name, cutout, inputs, NOTHING, "", photograph.outline_source, photograph.image.size)
+    if result is not None:
+        replace_bytes(directory / PRIVATE / LEFT_OUT / cutout, encode_png(result.image, smallest=False))
         row = Row(
-            entry.name, cutout, inputs, CUT, "", photograph.found, photograph.image.size, found.box, found.measures
+            entry.name,
+            cutout,
+            inputs,
+            CUT,
+            "",
+            photograph.outline_source,
+            photograph.image.size,
+            result.box,
+            result.measures,
         )
     journal.add(row)
 
@@ -238,28 +255,28 @@ def _cut_one(place: Path, journal: Journal, entry: Entry, settings: Cutting, fin
 # Files
 
 
-def _places(place: Path, cutout: str) -> tuple[Path, Path]:
+def _cutout_paths(directory: Path, cutout: str) -> tuple[Path, Path]:
     """Return where a cut-out lies if it is kept, and if it is left out."""
-    return place / cutout, place / PRIVATE / LEFT / cutout
+    return directory / cutout, directory / PRIVATE / LEFT_OUT / cutout
 
 
-def _is_there(place: Path, row: Row) -> bool:
-    return row.state != CUT or any(path.is_file() for path in _places(place, row.cutout))
+def _cutout_exists(directory: Path, row: Row) -> bool:
+    return row.state != CUT or any(path.is_file() for path in _cutout_paths(directory, row.cutout))
 
 
-def _settle(place: Path, decision: Decision) -> None:
+def _move_cutout(directory: Path, decision: Decision) -> None:
     """Move a cut-out to where it belongs. A new one lies among those left out."""
     row = decision.row
     if row.state != CUT:
         if row.cutout:
-            _remove(place, row, thumbnail=row.state == UNREADABLE)
+            _remove(directory, row, thumbnail=row.state == UNREADABLE)
         return
-    kept, left = _places(place, row.cutout)
-    if decision.kept and left.is_file():
-        refuse_foreign_files(kept)
+    kept, left = _cutout_paths(directory, row.cutout)
+    if decision.is_kept and left.is_file():
+        refuse_strangers(kept)
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.replace(left, kept)
-    elif not decision.kept and os.path.lexists(kept):
+    elif not decision.is_kept and os.path.lexists(kept):
         if left.is_file():
             _unlink(kept)
         elif is_ours(kept):
@@ -268,12 +285,12 @@ def _settle(place: Path, decision: Decision) -> None:
             _remove_empty(kept.parent)
 
 
-def _remove(place: Path, row: Row, *, thumbnail: bool = True) -> None:
+def _remove(directory: Path, row: Row, *, thumbnail: bool = True) -> None:
     """Remove what an earlier run made of a photograph."""
-    for path in _places(place, row.cutout) if row.cutout else ():
+    for path in _cutout_paths(directory, row.cutout) if row.cutout else ():
         _unlink(path)
     if thumbnail and row.cutout:
-        thumbnail_path(place / PRIVATE, row.cutout).unlink(missing_ok=True)
+        thumbnail_path(directory / PRIVATE, row.cutout).unlink(missing_ok=True)
 
 
 def _unlink(path: Path) -> None:

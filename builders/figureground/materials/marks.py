@@ -18,7 +18,7 @@ def read_marks(path: Path, files: Collection[str], option: str = "--marks") -> M
     Raises:
         UsageError: The file can't be read, or names another photograph or mark; names file and line.
     """
-    found = {}
+    marks = {}
     for line, (file, mark) in read_columns(path, ("file", "mark"), option):
         if not mark:
             continue
@@ -26,5 +26,5 @@ def read_marks(path: Path, files: Collection[str], option: str = "--marks") -> M
             raise UsageError(f"{option} {path}, line {line}: no photograph {file!r}{suggest_or_list(file, files)}")
         if mark not in (KEEP, LEAVE):
             raise UsageError(f"{option} {path}, line {line}: {mark!r} is not a mark; give {KEEP} or {LEAVE}.")
-        found[file] = mark
-    return found
+        marks[file] = mark
+    return marks

@@ -37,10 +37,10 @@ def refine(probability: np.ndarray, image: np.ndarray) -> np.ndarray:
     height, width = probability.shape
     scale = min(1.0, GUIDED_EDGE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    a, b = _linear_models(_resized(probability, size), np.stack([_resized(each, size) for each in _channels(image)], 2))
-    filtered = _resized(b, (width, height))
+    a, b = _linear_models(_resize(probability, size), np.stack([_resize(each, size) for each in _channels(image)], 2))
+    filtered = _resize(b, (width, height))
     for slope, channel in zip(_channels(a), _channels(image), strict=True):
-        filtered += _resized(slope, (width, height)) * channel
+        filtered += _resize(slope, (width, height)) * channel
     return np.clip(filtered, 0, 1)
 
 
@@ -51,8 +51,8 @@ def _linear_models(probability: np.ndarray, image: np.ndarray) -> tuple[np.ndarr
     covariance = np.empty((*probability.shape, 3, 3), np.float32)
     for i in range(3):
         for j in range(i, 3):
-            found = box_mean(image[..., i] * image[..., j], GUIDED_RADIUS) - mean[..., i] * mean[..., j]
-            covariance[..., i, j] = covariance[..., j, i] = found
+            value = box_mean(image[..., i] * image[..., j], GUIDED_RADIUS) - mean[..., i] * mean[..., j]
+            covariance[..., i, j] = covariance[..., j, i] = value
     covariance += GUIDED_EPSILON * np.eye(3, dtype=np.float32)
     a = np.linalg.solve(covariance, covariance_p[..., None])[..., 0]
     b = mean_p - (a * mean).sum(-1)
@@ -63,7 +63,7 @@ def _channels(image: np.ndarray) -> list[np.ndarray]:
     return [np.ascontiguousarray(image[..., channel]) for channel in range(image.shape[2])]
 
 
-def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return float32 values resized to a width and height."""
     return np.array(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
 
@@ -93,8 +93,8 @@ def foreground_colours(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """
     foreground, background = image, image
     for radius in RADII:
-        scaled = round(radius * max(1.0, max(alpha.shape) / EDGE))
-        foreground, background = _blur_fusion(image, foreground, background, alpha[..., None], scaled)
+        scaled_radius = round(radius * max(1.0, max(alpha.shape) / EDGE))
+        foreground, background = _blur_fusion(image, foreground, background, alpha[..., None], scaled_radius)
     return np.where(alpha[..., None] >= 1, image, foreground)
 
 

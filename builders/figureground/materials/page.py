@@ -11,7 +11,7 @@ from urllib.parse import quote
 from figureground.core.files import replace_text
 from figureground.core.hashing import digest
 from figureground.core.pages import render_page
-from figureground.materials.deciding import Decision, reasons_of
+from figureground.materials.deciding import Decision, count_reasons
 from figureground.materials.sheet import thumbnail_path
 
 PAGE = "cutouts.html"
@@ -29,25 +29,25 @@ def write_page(
         counts: Numbers by class folder.
     """
     classes = [
-        {"name": folder, **counts[folder], "items": [_item(out, private, each) for each in several]}
-        for folder, several in groupby(decisions, lambda each: each.folder)
+        {"name": folder, **counts[folder], "items": [_describe_item(out, private, decision) for decision in in_class]}
+        for folder, in_class in groupby(decisions, lambda decision: decision.folder)
     ]
     # Marks that the browser remembers belong to these cut-outs alone.
-    store = digest([[each.row.file, each.row.inputs] for each in decisions])[:16]
+    store = digest([[decision.row.file, decision.row.inputs] for decision in decisions])[:16]
     page = render_page(
         "cutouts.html.jinja", {"percent": lambda share: f"{share:.0%}"},
-        name=out.resolve().name, classes=classes, left=reasons_of(counts), store=store,
-        kept=sum(each.kept for each in decisions), total=len(decisions),
+        name=out.resolve().name, classes=classes, left=count_reasons(counts), store=store,
+        kept=sum(decision.is_kept for decision in decisions), total=len(decisions),
     )  # fmt: skip
     replace_text(out / PAGE, page)
 
 
-def _item(out: Path, private: Path, decision: Decision) -> dict[str, Any]:
+def _describe_item(out: Path, private: Path, decision: Decision) -> dict[str, Any]:
     row = decision.row
     path = thumbnail_path(private, row.cutout) if row.cutout else None
-    shown = path is not None and path.is_file()
+    has_thumbnail = path is not None and path.is_file()
     return {
-        "file": row.file, "name": row.file.partition("/")[2], "kept": decision.kept, "reasons": decision.reasons,
+        "file": row.file, "name": row.file.partition("/")[2], "kept": decision.is_kept, "reasons": decision.reasons,
         "mark": decision.mark, "can_keep": row.measures is not None, "measures": row.measures,
-        "src": quote(path.relative_to(out).as_posix()) if path is not None and shown else None,
+        "src": quote(path.relative_to(out).as_posix()) if path is not None and has_thumbnail else None,
     }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Judge = Callable[[Sequence["Image.Image"], Sequence[int]], Sequence[str]]
 """Says of images, with the positions of their backgrounds, why each can't be used; an empty text if it can."""
 
-PRIVATE, JOURNAL, LOCK, LEFT, FACTS = ".scenes", "journal.jsonl", "lock", "left", "scenes.json"
+PRIVATE, JOURNAL, LOCK, LEFT_OUT, FACTS = ".scenes", "journal.jsonl", "lock", "left", "scenes.json"
 MADE_BY = "figureground scenes"
 VERSION = 1
 """Raised when the code draws other images from the same settings."""
@@ -103,7 +103,7 @@ class _State:
 
     kept: dict[str, set[int]] = field(default_factory=dict)
     """Numbers of scenes, by background."""
-    tried: Counter[tuple[str, int]] = field(default_factory=Counter)
+    attempts: Counter[tuple[str, int]] = field(default_factory=Counter)
     """Images drawn, by background and number."""
     reasons: Counter[str] = field(default_factory=Counter)
 
@@ -135,47 +135,45 @@ def draw_scenes(
         RecipeError: A background, class or setting doesn't fit.
         FiguregroundError: The checkpoint can't be used, or `out` holds something else.
     """
-    chosen, place = settings or Drawing(), Path(out)
-    check_device(chosen.device, "--device")
-    grounds = read_nouns("backgrounds", backgrounds, "backgrounds", "d3s")
-    avoided = [] if avoid is None else read_avoided(avoid)
-    templates = read_templates(chosen.prompt)
+    drawing, directory = settings or Drawing(), Path(out)
+    check_device(drawing.device, "--device")
+    background_entries = read_nouns("backgrounds", backgrounds, "backgrounds", "d3s")
+    avoided_classes = [] if avoid is None else read_avoided(avoid)
+    templates = read_templates(drawing.prompt)
     for template in templates:
         if "{background}" not in template.text:
             raise RecipeError("prompt", f"{template.text!r} lacks {{background}}.")
-    folder = local_directory(chosen.checkpoint)
+    folder = local_directory(drawing.checkpoint)
     if folder is not None:
-        check_files(folder, chosen.checkpoint, False, scheduler=chosen.scheduler)
-        check_size(chosen.size, edge_multiple(folder, chosen.checkpoint))
-    refuse_occupied(place, place / PRIVATE / JOURNAL, "scenes")
-    decides = {
-        name: value for name, value in asdict(chosen).items() if name not in ("device", "dtype", "images", "tries")
+        check_files(folder, drawing.checkpoint, False, scheduler=drawing.scheduler)
+        check_size(drawing.size, edge_multiple(folder, drawing.checkpoint))
+    refuse_occupied(directory, directory / PRIVATE / JOURNAL, "scenes")
+    deciding_settings = {
+        name: value for name, value in asdict(drawing).items() if name not in ("device", "dtype", "images", "tries")
     }
     identity = {
-        "version": VERSION, **decides, "checkpoint": fingerprint(chosen.checkpoint, chosen.revision),
-        "prompt": [template.text for template in templates], "avoid": [each.text for each in avoided],
+        "version": VERSION, **deciding_settings, "checkpoint": fingerprint(drawing.checkpoint, drawing.revision),
+        "prompt": [template.text for template in templates], "avoid": [entry.text for entry in avoided_classes],
         "judge": judge_identity,
     }  # fmt: skip
     try:
-        (place / PRIVATE).mkdir(parents=True, exist_ok=True)
-        with lock(place / PRIVATE / LOCK) as held:
+        (directory / PRIVATE).mkdir(parents=True, exist_ok=True)
+        with lock(directory / PRIVATE / LOCK) as held:
             if not held:
-                raise FiguregroundError(f"another figureground scenes is writing to {place}. Wait for it.")
-            state = _resume(place, digest(identity))
-            drawer = _Drawer(place, grounds, avoided, templates, chosen, judge, state)
+                raise FiguregroundError(f"another figureground scenes is writing to {directory}. Wait for it.")
+            state = _resume(directory, digest(identity))
+            drawer = _Drawer(directory, background_entries, avoided_classes, templates, drawing, judge, state)
             drawer.draw_all(show_progress)
-            done = Scenes(
-                place, {ground.name: len(_wanted(state, ground, chosen.images)) for ground in grounds},
-                dict(state.reasons.most_common()), chosen.images,
-            )  # fmt: skip
-            facts = {"made_by": MADE_BY, "kept": done.kept, "rejected": done.rejected, "settings": asdict(chosen)}
-            facts["avoid"], facts["judge"] = [each.name for each in avoided], judge_identity
-            replace_text(place / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+            kept = {entry.name: len(_kept_numbers(state, entry, drawing.images)) for entry in background_entries}
+            result = Scenes(directory, kept, dict(state.reasons.most_common()), drawing.images)
+            facts = {"made_by": MADE_BY, "kept": result.kept, "rejected": result.rejected, "settings": asdict(drawing)}
+            facts["avoid"], facts["judge"] = [entry.name for entry in avoided_classes], judge_identity
+            replace_text(directory / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        if trouble := explain_disk_error(error, place):
-            raise FiguregroundError(trouble) from error
+        if reason := explain(error, directory):
+            raise FiguregroundError(reason) from error
         raise
-    return done
+    return result
 
 
 def read_avoided(avoid: str | Sequence[str] | Mapping[str, str | None]) -> list[ClassEntry]:
@@ -189,89 +187,95 @@ class _Drawer:
     """Draws the scenes that aren't there yet. The checkpoint is opened when one is needed."""
 
     def __init__(
-        self, place: Path, grounds: Sequence[ClassEntry], avoided: Sequence[ClassEntry],
-        templates: Sequence[Template], chosen: Drawing, judge: Judge | None, state: _State,
+        self, directory: Path, backgrounds: Sequence[ClassEntry], avoided: Sequence[ClassEntry],
+        templates: Sequence[Template], settings: Drawing, judge: Judge | None, state: _State,
     ):  # fmt: skip
-        self._place, self._grounds, self._avoided, self._templates = place, grounds, avoided, templates
-        self._chosen, self._judge, self._state = chosen, judge, state
-        self._folders = unique_slugs([ground.name for ground in grounds])
+        self._directory, self._backgrounds, self._avoided, self._templates = directory, backgrounds, avoided, templates
+        self._settings, self._judge, self._state = settings, judge, state
+        self._folders = unique_slugs([background.name for background in backgrounds])
         self._renderer: Renderer | None = None
 
     def draw_all(self, show: bool) -> None:
-        chosen, state = self._chosen, self._state
-        total = len(self._grounds) * chosen.images
-        there = sum(len(_wanted(state, ground, chosen.images)) for ground in self._grounds)
-        with signals.delay_to_checks(), Progress(total, initial=there, unit="scene", desc="scenes", show=show) as bar:
-            while open_ := self._open():
-                for start in range(0, len(open_), chosen.batch_size):
+        settings, state = self._settings, self._state
+        total = len(self._backgrounds) * settings.images
+        num_kept = sum(len(_kept_numbers(state, background, settings.images)) for background in self._backgrounds)
+        with signals.at_checks(), Progress(total, initial=num_kept, unit="scene", desc="scenes", show=show) as bar:
+            while pending := self._list_pending():
+                for start in range(0, len(pending), settings.batch_size):
                     signals.check()
-                    bar.update(self._draw(open_[start : start + chosen.batch_size]))
+                    bar.update(self._draw_batch(pending[start : start + settings.batch_size]))
 
-    def _open(self) -> list[tuple[int, int]]:
+    def _list_pending(self) -> list[tuple[int, int]]:
         """Return the background and number of each scene that is still to be drawn, and has tries left."""
-        state, chosen = self._state, self._chosen
+        state, settings = self._state, self._settings
         return [
             (b, i)
-            for b, ground in enumerate(self._grounds)
-            for i in range(chosen.images)
-            if i not in state.kept.get(ground.name, ()) and state.tried[ground.name, i] < chosen.tries
+            for b, background in enumerate(self._backgrounds)
+            for i in range(settings.images)
+            if i not in state.kept.get(background.name, ()) and state.attempts[background.name, i] < settings.tries
         ]
 
-    def _draw(self, batch: Sequence[tuple[int, int]]) -> int:
+    def _draw_batch(self, batch: Sequence[tuple[int, int]]) -> int:
         """Draw one image for each of a few scenes; return how many are kept."""
-        renderer = self._renderer or self._opened()
-        drawn = list(renderer.render([self._spec(b, i) for b, i in batch]))
-        good = [(b, each.image) for (b, _), each in zip(batch, drawn, strict=True) if not isinstance(each, Reject)]
-        said = iter(self._judge([image for _, image in good], [b for b, _ in good]) if self._judge and good else ())
+        renderer = self._renderer or self._open_renderer()
+        results = list(renderer.render([self._make_spec(b, i) for b, i in batch]))
+        rendered = [
+            (b, result.image) for (b, _), result in zip(batch, results, strict=True) if not isinstance(result, Reject)
+        ]
+        reasons: Iterator[str] = iter(())
+        if self._judge and rendered:
+            reasons = iter(self._judge([image for _, image in rendered], [b for b, _ in rendered]))
         kept = 0
-        for (b, i), each in zip(batch, drawn, strict=True):
-            reason = each.reason if isinstance(each, Reject) else next(said, "") if self._judge else ""
+        for (b, i), result in zip(batch, results, strict=True):
+            reason = result.reason if isinstance(result, Reject) else next(reasons, "") if self._judge else ""
             kept += not reason
-            self._save(b, i, None if isinstance(each, Reject) else each.image, reason)
+            self._save(b, i, None if isinstance(result, Reject) else result.image, reason)
         return kept
 
     def _save(self, b: int, i: int, image: Image.Image | None, reason: str) -> None:
-        ground, state = self._grounds[b].name, self._state
-        attempt = state.tried[ground, i]
-        folder = self._folders[ground]
+        background, state = self._backgrounds[b].name, self._state
+        attempt = state.attempts[background, i]
+        folder = self._folders[background]
         if image is not None:
-            path = self._place / folder / f"{folder}-{i:04d}.png"
+            path = self._directory / folder / f"{folder}-{i:04d}.png"
             if reason:
-                path = self._place / PRIVATE / LEFT / folder / f"{folder}-{i:04d}-{attempt}.png"
+                path = self._directory / PRIVATE / LEFT_OUT / folder / f"{folder}-{i:04d}-{attempt}.png"
             replace_bytes(path, encode_png(image, xmp=make_packet(GENERATED)))
-        line = {"background": ground, "number": i, "attempt": attempt, "reason": reason}
-        append(self._place / PRIVATE / JOURNAL, line)
-        _count(state, line)
+        line = {"background": background, "number": i, "attempt": attempt, "reason": reason}
+        append(self._directory / PRIVATE / JOURNAL, line)
+        _count_row(state, line)
 
-    def _spec(self, b: int, i: int) -> Spec:
-        ground, seed = self._grounds[b], self._chosen.seed
-        parts = "scene", ground.name, str(i), str(self._state.tried[ground.name, i])
+    def _make_spec(self, b: int, i: int) -> Spec:
+        background, seed = self._backgrounds[b], self._settings.seed
+        parts = "scene", background.name, str(i), str(self._state.attempts[background.name, i])
         template = self._templates[derive_seed(seed, "template", *parts) % len(self._templates)]
-        prompt = fill(template, ClassEntry("", ""), ground)
-        return Spec(f"{ground.name}-{i:04d}", "scenes", 0, b, "", ground.name, prompt, derive_seed(seed, *parts))
+        prompt = fill(template, ClassEntry("", ""), background)
+        return Spec(
+            f"{background.name}-{i:04d}", "scenes", 0, b, "", background.name, prompt, derive_seed(seed, *parts)
+        )
 
-    def _opened(self) -> Renderer:
+    def _open_renderer(self) -> Renderer:
         from figureground.core.accelerator import choose_device
         from figureground.diffusion.checkpoint import open_checkpoint
         from figureground.diffusion.render import Renderer, Sampling
 
-        chosen = self._chosen
+        settings = self._settings
         checkpoint = open_checkpoint(
-            chosen.checkpoint, chosen.revision, device=choose_device(chosen.device), dtype=chosen.dtype,
-            scheduler=chosen.scheduler,
+            settings.checkpoint, settings.revision, device=choose_device(settings.device), dtype=settings.dtype,
+            scheduler=settings.scheduler,
         )  # fmt: skip
-        negative = chosen.negative_prompt
+        negative = settings.negative_prompt
         if negative is None:
-            negative = negative_prompt(checkpoint, [each.text for each in self._avoided], chosen.guidance_scale)
+            negative = fit_negative_prompt(checkpoint, [entry.text for entry in self._avoided], settings.guidance_scale)
         sampling = Sampling(
-            chosen.size, chosen.num_inference_steps, 1.0, chosen.guidance_scale, negative,
-            batch_size=chosen.batch_size,
+            settings.size, settings.num_inference_steps, 1.0, settings.guidance_scale, negative,
+            batch_size=settings.batch_size,
         )  # fmt: skip
         self._renderer = Renderer(checkpoint, sampling, _no_guide, signals.check, any_kept=True)
         return self._renderer
 
 
-def negative_prompt(checkpoint: Checkpoint, nouns: Sequence[str], guidance_scale: float) -> str:
+def fit_negative_prompt(checkpoint: Checkpoint, nouns: Sequence[str], guidance_scale: float) -> str:
     """Return as many nouns as the checkpoint's text encoders read; nothing if it uses no negative prompt."""
     if not nouns:
         return ""
@@ -283,14 +287,14 @@ def negative_prompt(checkpoint: Checkpoint, nouns: Sequence[str], guidance_scale
     if guidance_scale <= 1:
         print_note("Without guidance, the negative prompt has no effect: give a guidance scale above 1, or a scorer.")
         return ""
-    used = list(nouns)
-    while used and any(count > most for count, most in checkpoint.count_tokens(", ".join(used))):
-        used.pop()
-    if len(used) < len(nouns):
-        print_note(
-            f"The negative prompt names {len(used):,} of {len(nouns):,} classes, as many as the checkpoint reads."
+    fitting = list(nouns)
+    while fitting and any(count > limit for count, limit in checkpoint.count_tokens(", ".join(fitting))):
+        fitting.pop()
+    if len(fitting) < len(nouns):
+        remark(
+            f"The negative prompt names {len(fitting):,} of {len(nouns):,} classes, as many as the checkpoint reads."
         )
-    return ", ".join(used)
+    return ", ".join(fitting)
 
 
 def _no_guide(spec: Spec) -> Any:
@@ -300,33 +304,33 @@ def _no_guide(spec: Spec) -> Any:
 # What is there already
 
 
-def _wanted(state: _State, ground: ClassEntry, images: int) -> set[int]:
-    return {number for number in state.kept.get(ground.name, ()) if number < images}
+def _kept_numbers(state: _State, background: ClassEntry, images: int) -> set[int]:
+    return {number for number in state.kept.get(background.name, ()) if number < images}
 
 
-def _resume(place: Path, identity: str) -> _State:
+def _resume(directory: Path, identity: str) -> _State:
     """Read what an earlier run drew, and start the journal.
 
     Raises:
         UsageError: It drew with other settings.
         FiguregroundError: The journal is damaged.
     """
-    path, state = place / PRIVATE / JOURNAL, _State()
+    path, state = directory / PRIVATE / JOURNAL, _State()
     try:
         head, rows = read_log(path)
         for row in rows:
-            _count(state, row)
-        before = head["identity"] if head else identity
+            _count_row(state, row)
+        previous = head["identity"] if head else identity
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(f"{path} is damaged ({error}). Give another --out.") from None
-    if before != identity:
-        raise UsageError(f"{place} has scenes that were drawn with other settings. Give another --out.")
+    if previous != identity:
+        raise UsageError(f"{directory} has scenes that were drawn with other settings. Give another --out.")
     start_log(path, MADE_BY, identity, rows)
     return state
 
 
-def _count(state: _State, row: Mapping[str, Any]) -> None:
-    state.tried[row["background"], row["number"]] += 1
+def _count_row(state: _State, row: Mapping[str, Any]) -> None:
+    state.attempts[row["background"], row["number"]] += 1
     if row["reason"]:
         state.reasons[row["reason"]] += 1
     else:

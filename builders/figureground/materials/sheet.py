@@ -18,9 +18,9 @@ EDGE = 160
 """Edge of a thumbnail's halves, pixels."""
 SMALL = 110
 """Edge of the halves on the sheet, pixels."""
-ACROSS = 6
+COLUMNS = 6
 """Thumbnails in a row of the sheet; as many of each class are drawn kept, and left out."""
-GAP, CAPTION, HEAD = 8, 30, 34
+GAP, CAPTION, HEADER = 8, 30, 34
 MOST_CLASSES = 60
 """Classes on the sheet; the page shows all."""
 SQUARE = 8
@@ -35,12 +35,12 @@ def thumbnail_path(private: Path, cutout: str) -> Path:
 
 def draw_thumbnail(photograph: Image.Image, cutout: Image.Image | None) -> Image.Image:
     """Draw a photograph, and beside it its cut-out on squares; RGB, 2 · EDGE × EDGE."""
-    drawn = Image.new("RGB", (2 * EDGE, EDGE), "white")
-    _place(drawn, photograph.convert("RGBA"), 0)
-    drawn.paste(_squares(EDGE), (EDGE, 0))
+    thumbnail = Image.new("RGB", (2 * EDGE, EDGE), "white")
+    _paste_fitted(thumbnail, photograph.convert("RGBA"), 0)
+    thumbnail.paste(_draw_squares(EDGE), (EDGE, 0))
     if cutout is not None:
-        _place(drawn, cutout, EDGE)
-    return drawn
+        _paste_fitted(thumbnail, cutout, EDGE)
+    return thumbnail
 
 
 def encode_thumbnail(image: Image.Image) -> bytes:
@@ -56,8 +56,8 @@ def draw_sheet(private: Path, decisions: Sequence[Decision]) -> Image.Image:
         private: The hidden folder with thumbnails.
         decisions: By class.
     """
-    classes = [(folder, list(several)) for folder, several in groupby(decisions, lambda each: each.folder)]
-    blocks = [_draw_class(private, folder, several) for folder, several in classes[:MOST_CLASSES]]
+    classes = [(folder, list(in_class)) for folder, in_class in groupby(decisions, lambda decision: decision.folder)]
+    blocks = [_draw_class(private, folder, in_class) for folder, in_class in classes[:MOST_CLASSES]]
     sheet = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), "white")
     top = 0
     for block in blocks:
@@ -67,29 +67,31 @@ def draw_sheet(private: Path, decisions: Sequence[Decision]) -> Image.Image:
 
 
 def _draw_class(private: Path, folder: str, decisions: Sequence[Decision]) -> Image.Image:
-    kept = [each for each in decisions if each.kept]
-    left = [each for each in decisions if not each.kept]
-    rows = [some[:ACROSS] for some in (kept, left) if some]
+    kept = [decision for decision in decisions if decision.is_kept]
+    left_out = [decision for decision in decisions if not decision.is_kept]
+    rows = [group[:COLUMNS] for group in (kept, left_out) if group]
     height = SMALL + CAPTION + GAP
-    block = Image.new("RGB", (GAP + ACROSS * (2 * SMALL + GAP), HEAD + len(rows) * height + GAP), "white")
+    block = Image.new("RGB", (GAP + COLUMNS * (2 * SMALL + GAP), HEADER + len(rows) * height + GAP), "white")
     pen = ImageDraw.Draw(block)
-    title = f"{printable(folder)}: {len(kept):,} kept, {len(left):,} left out of {plural(len(decisions), 'photograph')}"
-    _write(pen, (GAP, 8), title, 18, block.width - 2 * GAP, "black")
+    total = plural(len(decisions), "photograph")
+    title = f"{printable(folder)}: {len(kept):,} kept, {len(left_out):,} left out of {total}"
+    _write_line(pen, (GAP, 8), title, 18, block.width - 2 * GAP, "black")
     for i, row in enumerate(rows):
-        for j, each in enumerate(row):
-            x, y = GAP + j * (2 * SMALL + GAP), HEAD + i * height
-            shown = _thumbnail(private, each).resize((2 * SMALL, SMALL), Image.Resampling.LANCZOS)
-            block.paste(shown, (x, y))
-            colour = "#1d7a3a" if each.kept else "#b3261e"
+        for j, decision in enumerate(row):
+            x, y = GAP + j * (2 * SMALL + GAP), HEADER + i * height
+            thumbnail = _read_thumbnail(private, decision).resize((2 * SMALL, SMALL), Image.Resampling.LANCZOS)
+            block.paste(thumbnail, (x, y))
+            colour = "#1d7a3a" if decision.is_kept else "#b3261e"
             pen.rectangle((x - 1, y - 1, x + 2 * SMALL, y + SMALL), outline=colour, width=2)
-            _write(pen, (x, y + SMALL + 2), each.row.file.partition("/")[2], 11, 2 * SMALL, "black")
-            said = "; ".join(each.reasons) or "kept"
-            _write(pen, (x, y + SMALL + 15), f"kept by hand ({said})" if each.kept and each.reasons else said, 11,
-                   2 * SMALL, colour)  # fmt: skip
+            _write_line(pen, (x, y + SMALL + 2), decision.row.file.partition("/")[2], 11, 2 * SMALL, "black")
+            reason = "; ".join(decision.reasons) or "kept"
+            if decision.is_kept and decision.reasons:
+                reason = f"kept by hand ({reason})"
+            _write_line(pen, (x, y + SMALL + 15), reason, 11, 2 * SMALL, colour)
     return block
 
 
-def _thumbnail(private: Path, decision: Decision) -> Image.Image:
+def _read_thumbnail(private: Path, decision: Decision) -> Image.Image:
     try:
         with Image.open(thumbnail_path(private, decision.row.cutout), formats=["JPEG"]) as image:
             return image.convert("RGB")
@@ -97,27 +99,31 @@ def _thumbnail(private: Path, decision: Decision) -> Image.Image:
         return Image.new("RGB", (2 * EDGE, EDGE), "#dddddd")
 
 
-def _place(drawn: Image.Image, image: Image.Image, left: int) -> None:
+def _paste_fitted(thumbnail: Image.Image, image: Image.Image, left: int) -> None:
     """Paste an image, RGBA, fitted into a square and centred."""
     scale = EDGE / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     fitted = image.resize(size, Image.Resampling.HAMMING)
-    drawn.paste(fitted.convert("RGB"), (left + (EDGE - size[0]) // 2, (EDGE - size[1]) // 2), fitted.getchannel("A"))
+    thumbnail.paste(
+        fitted.convert("RGB"), (left + (EDGE - size[0]) // 2, (EDGE - size[1]) // 2), fitted.getchannel("A")
+    )
 
 
-def _squares(edge: int) -> Image.Image:
+def _draw_squares(edge: int) -> Image.Image:
     rows, columns = np.indices((edge, edge)) // SQUARE
     return Image.fromarray(np.where((rows + columns) % 2, _LIGHT, _DARK).astype(np.uint8)).convert("RGB")
 
 
-def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, width: float, colour: str) -> None:
+def _write_line(
+    pen: ImageDraw.ImageDraw, position: tuple[int, int], text: str, size: int, width: float, colour: str
+) -> None:
     """Write one line of text, shortened to a width."""
     text = printable(text)
-    font, letters = choose_font(text, size)
-    pen.text(place, _shortened(text if letters else to_ascii(text), font, width), colour, font)
+    font, has_glyphs = font_for(text, size)
+    pen.text(position, _shorten(text if has_glyphs else to_ascii(text), font, width), colour, font)
 
 
-def _shortened(text: str, font: Font, width: float) -> str:
+def _shorten(text: str, font: Font, width: float) -> str:
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}...") > width:

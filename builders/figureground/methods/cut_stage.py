@@ -11,7 +11,7 @@ from typing import Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, plural
 from figureground.core.hashing import digest
-from figureground.materials.deciding import reasons_of
+from figureground.materials.deciding import count_reasons
 from figureground.materials.journal import UNREADABLE
 from figureground.materials.listing import list_photographs
 from figureground.materials.making import cutouts, cutting_identity
@@ -106,7 +106,7 @@ class CutStage:
         )  # fmt: skip
         return {
             "counts": result.counts,
-            "files": {decision.row.cutout: decision.row.file for decision in result.decisions if decision.kept},
+            "files": {decision.row.cutout: decision.row.file for decision in result.decisions if decision.is_kept},
             "unreadable": {
                 decision.row.file: decision.row.problem
                 for decision in result.decisions
@@ -171,6 +171,6 @@ class CutStage:
         photographs, kept = (
             sum(class_counts[name] for class_counts in counts.values()) for name in ("photographs", "kept")
         )
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in reasons_of(counts).items())
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in count_reasons(counts).items())
         omitted = f"; left out: {reasons}. {self.require_folder() / PAGE} shows them" if reasons else ""
         return f"{kept:,} of {plural(photographs, 'photograph')} became cut-outs{omitted}."
