@@ -186,7 +186,7 @@ class Plan:
         """Return the settings of a row for its JSON, without the seed."""
         if job.setting in DRAWN:
             return {}
-        settings = self.finetuning(job).deciding()
+        settings = self.finetuning(job).identity_fields()
         del settings["seed"]
         return {**settings, "references": find_setting(job.setting).references}
 
@@ -194,7 +194,7 @@ class Plan:
         """Return a hash of everything that determines a reading."""
         stage_judges = self.judges[job.stage]
         facts = [
-            job.stage, job.setting, job.name, job.seed, self.describe_settings(job), biased.LOOKS_OF[job.name],
+            job.stage, job.setting, job.name, job.seed, self.describe_settings(job), biased.LOOK_BY_CLASS[job.name],
             self.per_scene,
             {name: folder.name for name, folder in stage_judges.classifiers.items()}, stage_judges.oracle_seed,
             dataclasses.asdict(self.oracle_settings), self.origin["format"], self.weights(),
@@ -244,12 +244,12 @@ def make_specs(builder: Spurious, name: str, identifier: str, per_scene: int, se
 def render(checkpoint: Any, specs: Sequence[Spec], builder: Spurious, steps: int | None = None) -> np.ndarray:
     """Draw Specs like a build, uint8 (n, 3, SIZE, SIZE); rejected images are black."""
     from figureground.diffusion.render import Renderer, Sampling
-    from figureground.finetune.previews import no_guide
+    from figureground.finetune.previews import refuse_guide
 
     config = builder.config
     sampling = Sampling(world.SIZE, steps or config.num_inference_steps, 1.0, config.guidance_scale, batch_size=20)
     drawn = np.zeros((len(specs), 3, world.SIZE, world.SIZE), np.uint8)
-    for i, sample in enumerate(Renderer(checkpoint, sampling, no_guide).render(specs)):
+    for i, sample in enumerate(Renderer(checkpoint, sampling, refuse_guide).render(specs)):
         if isinstance(sample, Sample):
             drawn[i] = np.asarray(sample.image).transpose(2, 0, 1)
     return drawn
@@ -348,7 +348,7 @@ def judge_images(plan: Plan, job: Job, images: np.ndarray) -> dict[str, Any]:
     return {
         **results, "object": tables.encode_bits(name != oracle.NOTHING for name in names["foreground"]),
         "class_object": tables.encode_bits(name == job.name for name in names["foreground"]),
-        "look": tables.encode_bits(name == biased.LOOKS_OF[job.name] for name in names["look"]),
+        "look": tables.encode_bits(name == biased.LOOK_BY_CLASS[job.name] for name in names["look"]),
     }  # fmt: skip
 
 

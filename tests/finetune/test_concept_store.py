@@ -24,15 +24,15 @@ def put(folder, made_of, finished=True):
 
 
 def test_a_new_concept_lies_under_its_name(shelf, tmp_path):
-    assert shelf.place("bee", MADE_OF) == tmp_path / "bee"
+    assert shelf.choose_folder("bee", MADE_OF) == tmp_path / "bee"
     (tmp_path / "bee").mkdir()
-    assert shelf.place("bee", MADE_OF) == tmp_path / "bee"
+    assert shelf.choose_folder("bee", MADE_OF) == tmp_path / "bee"
     assert shelf.find("bee", MADE_OF) is None
 
 
 def test_one_that_is_made_of_the_same_is_found_again_finished_or_not(shelf, tmp_path):
     put(tmp_path / "bee", MADE_OF, finished=False)
-    assert shelf.place("bee", MADE_OF) == tmp_path / "bee"
+    assert shelf.choose_folder("bee", MADE_OF) == tmp_path / "bee"
     assert shelf.find("bee", MADE_OF) is None
     (tmp_path / "bee" / "concept.json").write_text("{}")
     assert shelf.find("bee", MADE_OF) == tmp_path / "bee"
@@ -41,13 +41,13 @@ def test_one_that_is_made_of_the_same_is_found_again_finished_or_not(shelf, tmp_
 def test_one_that_was_learned_with_the_noise_of_an_older_format_stays_and_is_not_used(shelf, tmp_path):
     put(tmp_path / "bee", {"format": FORMAT - 1, **MADE_OF})
     assert shelf.find("bee", MADE_OF) is None
-    assert shelf.place("bee", MADE_OF) != tmp_path / "bee"
+    assert shelf.choose_folder("bee", MADE_OF) != tmp_path / "bee"
 
 
 def test_one_that_is_made_of_other_things_stays_and_the_new_one_stands_beside(shelf, tmp_path):
     put(tmp_path / "bee", MADE_OF)
     longer = {**MADE_OF, "steps": 4}
-    beside = shelf.place("bee", longer)
+    beside = shelf.choose_folder("bee", longer)
     assert beside.parent == tmp_path
     assert beside.name.startswith("bee-")
     assert shelf.find("bee", longer) is None
@@ -59,17 +59,17 @@ def test_one_that_is_made_of_other_things_stays_and_the_new_one_stands_beside(sh
 def test_a_folder_of_something_else_is_left_alone(shelf, tmp_path):
     (tmp_path / "bee").mkdir()
     (tmp_path / "bee" / "honey.txt").touch()
-    assert shelf.place("bee", MADE_OF).name.startswith("bee-")
+    assert shelf.choose_folder("bee", MADE_OF).name.startswith("bee-")
 
 
 def test_two_builds_make_a_concept_one_after_the_other(shelf, tmp_path):
     order = []
 
     def second():
-        with shelf.held("bee"):
+        with shelf.lock_name("bee"):
             order.append("second")
 
-    with shelf.held("bee"):
+    with shelf.lock_name("bee"):
         other = threading.Thread(target=second)
         other.start()
         other.join(0.3)

@@ -81,16 +81,18 @@ def test_early_stopping_and_the_classs_direction_are_told_by_flags_and_refused_w
 
 def test_fields_that_are_off_do_not_decide_and_those_that_are_on_do():
     older = {"noise_levels", "class_direction", "class_images", *Finetuning.STOPPING}
-    assert not older & set(POCKET.deciding())
-    assert not set(execution_names(Finetuning)) & set(POCKET.deciding())
-    assert len(POCKET.deciding()) + len(older) + len(execution_names(Finetuning)) == len(dataclasses.fields(Finetuning))
-    assert {"noise_levels"} == older & set(dataclasses.replace(POCKET, noise_levels="uniform").deciding())
-    images = dataclasses.replace(POCKET, class_direction="images").deciding()
+    assert not older & set(POCKET.identity_fields())
+    assert not set(execution_names(Finetuning)) & set(POCKET.identity_fields())
+    names = {field.name for field in dataclasses.fields(Finetuning)}
+    assert {*POCKET.identity_fields(), *older, *execution_names(Finetuning)} == names
+    assert {"noise_levels"} == older & set(dataclasses.replace(POCKET, noise_levels="uniform").identity_fields())
+    images = dataclasses.replace(POCKET, class_direction="images").identity_fields()
     assert {"class_direction", "class_images"} == older & set(images)
-    assert "class_images" not in dataclasses.replace(POCKET, class_direction="head").deciding()
-    assert "class_direction" not in dataclasses.replace(POCKET, class_direction="head", sfsl_weight=0.0).deciding()
+    assert "class_images" not in dataclasses.replace(POCKET, class_direction="head").identity_fields()
+    without_loss = dataclasses.replace(POCKET, class_direction="head", sfsl_weight=0.0)
+    assert "class_direction" not in without_loss.identity_fields()
     stopped = dataclasses.replace(POCKET, sfsl_weight=0.0, early_stopping="similarity")
-    assert set(Finetuning.STOPPING) == older & set(stopped.deciding())
+    assert set(Finetuning.STOPPING) == older & set(stopped.identity_fields())
     assert stopped.reads_features
     assert not dataclasses.replace(POCKET, sfsl_weight=0.0).reads_features
 
@@ -117,6 +119,6 @@ def test_prompts_are_filled_with_the_right_article(template, noun, filled):
 
 
 def test_rates_fall_back_to_what_is_usual():
-    assert Finetuning("x", sfsl_weight=0).rate("text_encoder") == 2e-6
-    assert Finetuning("x", sfsl_weight=0, lora_rank=8).rate("unet") == 1e-4
-    assert Finetuning("x", sfsl_weight=0, text_encoder_learning_rate=0.0).rate("text_encoder") == 0
+    assert Finetuning("x", sfsl_weight=0).learning_rate_of("text_encoder") == 2e-6
+    assert Finetuning("x", sfsl_weight=0, lora_rank=8).learning_rate_of("unet") == 1e-4
+    assert Finetuning("x", sfsl_weight=0, text_encoder_learning_rate=0.0).learning_rate_of("text_encoder") == 0

@@ -57,7 +57,7 @@ def prepare(checkpoint, references, **changes):
     """A training and the pipeline that it changes."""
     settings = adapted(checkpoint, prior_weight=0.0, **changes)
     model = open_base(str(checkpoint), None, device=CPU, dtype=torch.float32, settings=settings.to_json())
-    images = [r.image for r in read_references(references, SIZE).used]
+    images = [r.image for r in read_references(references, SIZE).images]
     material = TrainingData(
         encode(model.text_to_image.vae, images, settings.flip), (PROMPT,) * len(images), None, "a photo of a flower"
     )
@@ -138,8 +138,8 @@ def test_adapters_alone_change_and_the_loss_falls_on_a_batch_that_is_seen_again_
     """To three quarters at best: 16 channels write the 64 values of a patch."""
     pytest.importorskip("peft")
     training, pipeline = prepare(flows[kind], references, batch_size=4, lora_rank=8)
-    training._pass(0, 0)[0].backward()
-    assert all(parameter.grad is not None for parameter in training.trained.values())
+    training._run_pass(0, 0)[0].backward()
+    assert all(parameter.grad is not None for parameter in training.trained_parameters.values())
     before = weights(pipeline)
     losses = [float(training.step(0)[0]) for _ in range(25)]
     assert losses[-1] < 0.9 * losses[0]
@@ -147,7 +147,7 @@ def test_adapters_alone_change_and_the_loss_falls_on_a_batch_that_is_seen_again_
     assert all("lora_" in name for name in names)
     trained = ["transformer", "text_encoder", *(["text_encoder_2"] if kind != "flux" else [])]
     assert {name.split(".")[0] for name in names} == set(trained)
-    assert training.parts() == trained
+    assert training.list_trained_parts() == trained
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -169,10 +169,10 @@ def test_uniform_levels_are_others_and_text_encoders_can_be_left_alone(flows, re
     pytest.importorskip("peft")
     kinds = [{}, {"noise_levels": "logit-normal"}, {"noise_levels": "uniform"}, {"text_encoder_learning_rate": 0.0}]
     usual, same, uniform, frozen = (prepare(flows["sd3"], references, **changes) for changes in kinds)
-    drawn = [training._draw(0, 0).levels for training, _ in (usual, same, uniform)]
+    drawn = [training._draw_inputs(0, 0).levels for training, _ in (usual, same, uniform)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
-    assert frozen[0].parts() == ["transformer"]
+    assert frozen[0].list_trained_parts() == ["transformer"]
     assert torch.allclose(frozen[0].step(0)[:-1], usual[0].step(0)[:-1], atol=1e-5)
 
 

@@ -15,7 +15,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.denoiser import tokenize
 from figureground.diffusion.render import Renderer, Sampling
-from figureground.finetune.embedding import Inverting
+from figureground.finetune.embedding import TokenTraining
 from figureground.finetune.latents import encode
 from figureground.finetune.tokens import load_tokens
 from figureground.recipe.sample import Spec
@@ -52,12 +52,14 @@ def test_nothing_but_the_tokens_rows_changes_in_all_text_encoders(flows, images,
     before = {f"{n}.{k}": v.clone() for n, p in parts.items() for k, v in p.state_dict().items()}
     shown = [read_image(path).resize((32, 32)) for path in sorted(images.iterdir())]
     posteriors = encode(pipeline.vae, shown, flip=False)
-    inverting = Inverting(checkpoint, tiny(flows[kind], vectors=2), "mug", "<mug>", posteriors, None, 32, torch.float32)
-    starts = inverting.rows()
+    inverting = TokenTraining(
+        checkpoint, tiny(flows[kind], vectors=2), "mug", "<mug>", posteriors, None, 32, torch.float32
+    )
+    starts = inverting.copy_vectors()
     assert len(starts) == len(KEYS[kind])
     for step in range(2):
         assert torch.isfinite(inverting.step(step)).all()
-    for start, rows in zip(starts, inverting.rows(), strict=True):
+    for start, rows in zip(starts, inverting.copy_vectors(), strict=True):
         assert (rows != start).all()
         torch.testing.assert_close(rows.norm(dim=1), start.norm(dim=1))
     after = {f"{n}.{k}": v for n, p in parts.items() for k, v in p.state_dict().items()}

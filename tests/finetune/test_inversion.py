@@ -23,7 +23,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import open_checkpoint
-from figureground.finetune.embedding import Hidden, Inverting
+from figureground.finetune.embedding import InpaintingInputs, TokenTraining
 from figureground.finetune.inversion_settings import Inversion
 from figureground.finetune.latents import encode
 from figureground.finetune.tokens import load_tokens
@@ -65,14 +65,14 @@ def test_nothing_but_the_tokens_rows_changes_and_they_keep_their_length(checkpoi
     before = {f"{n}.{k}": v.clone() for n, p in parts.items() for k, v in p.state_dict().items()}
     shown = [read_image(path).resize((32, 32)) for path in sorted(images.iterdir())]
     posteriors = encode(pipeline.vae, shown, flip=False)
-    inverting = Inverting(
+    inverting = TokenTraining(
         checkpoint, tiny(checkpoints[kind], vectors=2), "mug", "<mug>", posteriors, None, 32, torch.float32
     )
-    starts = inverting.rows()
+    starts = inverting.copy_vectors()
     assert len(starts) == (2 if kind == "sdxl" else 1)
     for step in range(4):
         assert torch.isfinite(inverting.step(step)).all()
-    for start, rows in zip(starts, inverting.rows(), strict=True):
+    for start, rows in zip(starts, inverting.copy_vectors(), strict=True):
         assert (rows != start).all()
         torch.testing.assert_close(rows.norm(dim=1), start.norm(dim=1))
     after = {f"{n}.{k}": v for n, p in parts.items() for k, v in p.state_dict().items()}
@@ -89,7 +89,8 @@ def test_vectors_begin_as_the_mean_of_the_nouns_pieces_with_their_length(sd1, im
     pieces = checkpoint.tokenizers[0].convert_tokens_to_ids(checkpoint.tokenizers[0].tokenize("red mug"))
     own = checkpoint.text_to_image.text_encoder.get_input_embeddings().weight[pieces].detach()
     assert len(own) == 2
-    made = Inverting(checkpoint, tiny(sd1), "red mug", "<mug>", posteriors, None, 32, torch.float32).rows()[0][0]
+    learner = TokenTraining(checkpoint, tiny(sd1), "red mug", "<mug>", posteriors, None, 32, torch.float32)
+    made = learner.copy_vectors()[0][0]
     torch.testing.assert_close(torch.cosine_similarity(made, own.mean(0), dim=0), torch.tensor(1.0))
     torch.testing.assert_close(made.norm(), own.norm(dim=1).mean())
 
@@ -145,10 +146,10 @@ def test_a_checkpoint_made_for_inpainting_learns_from_what_is_around_the_mask(im
         vae = checkpoint.text_to_image.vae
         where = torch.zeros(4, 1, 1, *encode(vae, shown, flip=False).mean.shape[-2:])
         where[..., : where.shape[-1] // 2] = 1
-        hidden = Hidden(where, encode(vae, around, flip=False))
+        hidden = InpaintingInputs(where, encode(vae, around, flip=False))
         posteriors = encode(vae, shown, flip=False)
         settings = tiny(painter, batch_size=4)
-        inverting = Inverting(checkpoint, settings, "mug", "<mug>", posteriors, where, 32, torch.float32, hidden)
+        inverting = TokenTraining(checkpoint, settings, "mug", "<mug>", posteriors, where, 32, torch.float32, hidden)
         return inverting.step(0)[0].item()
 
     assert loss(shown) == loss(shown)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from figureground.finetune.images import hide, read_images, to_grid
+from figureground.finetune.images import hide_region, read_images, to_grid
 from figureground.sources.images import content_hash
 
 
@@ -17,7 +17,7 @@ def test_files_of_one_name_are_told_apart(images, tmp_path):
         files.append(shutil.copy(path, tmp_path / f"{i}" / "mug.png"))
     found, left_out = read_images(files, 32, False, None)
     assert [image.name for image in found] == ["mug.png", "mug.png (2)", "mug.png (3)", "mug.png (4)"]
-    assert left_out.notes() == []
+    assert left_out.format_notes() == []
 
 
 def test_each_image_keeps_its_own_mask_in_whatever_order_they_are_given(images, tmp_path):
@@ -50,12 +50,12 @@ def test_what_an_inpainting_checkpoint_is_to_paint_is_grey_with_a_margin_and_all
     mask.save(tmp_path / "left.png")
     files = sorted(images.iterdir())
     (first, *_), _ = read_images(files, 32, True, [tmp_path / "left.png"] * len(files))
-    seen, where = hide(first, 8, 1)
+    seen, where = hide_region(first, 8, 1)
     seen, where, image = np.asarray(seen), np.asarray(where) > 0, np.asarray(first.image)
     assert where[:, :16].all()  # a quarter of 32 pixels, and a latent pixel around
     assert not where[:, 16:].any()
     assert (seen[where] == 128).all()
     assert (seen[~where] == image[~where]).all()
-    whole, everywhere = hide(first._replace(mask=None), 8, 1)
+    whole, everywhere = hide_region(first._replace(mask=None), 8, 1)
     assert np.asarray(everywhere).min() == 255
     assert (np.asarray(whole) == 128).all()

@@ -7,8 +7,8 @@ from figureground.core.errors import FiguregroundError
 from figureground.finetune.objective import (
     Weights,
     check_prediction,
+    compute_losses,
     curve_names,
-    losses,
     min_snr_weights,
 )
 from figureground.models.noising import Diffusion, Flow
@@ -80,7 +80,7 @@ def test_each_sample_is_weighted_by_its_own_noise_level_with_prior_preservation_
     noising = Diffusion(ALPHAS, kind)
     noisy, wanted = noising.add(clean, noise, TIMES), noising.target(clean, noise, TIMES)
     weights = Weights(prior=0.5, sfsl=0.0, min_snr_gamma=5.0)
-    found = losses(prediction, noisy, wanted, TIMES, 2, weights, noising, None, lambda latents: latents)
+    found = compute_losses(prediction, noisy, wanted, TIMES, 2, weights, noising, None, lambda latents: latents)
     errors = [float((p - w).square().mean()) for p, w in zip(prediction, wanted, strict=True)]
     each = [w * e for w, e in zip(min_snr_weights(ALPHAS, 5.0, kind).tolist(), errors, strict=True)]
     dreambooth, prior = sum(each[:2]) / 2, 0.5 * sum(each[2:]) / 3
@@ -107,7 +107,7 @@ def test_sfsl_counts_for_references_alone_and_decodes_only_what_counts(kind):
     noisy, wanted = noising.add(clean, noise, levels), noising.target(clean, noise, levels)
     similarity, weights = Halves(), Weights(prior=1.0, sfsl=0.25, min_snr_gamma=None)
     prediction.requires_grad_()
-    found = losses(prediction, noisy, wanted, levels, 3, weights, noising, similarity, lambda latents: latents)
+    found = compute_losses(prediction, noisy, wanted, levels, 3, weights, noising, similarity, lambda latents: latents)
     values = dict(zip(curve_names(weights), found.tolist(), strict=True))
     assert similarity.read == 2
     seen = noising.estimate_clean(noisy, prediction.detach(), levels)[:2].mean((1, 2, 3))

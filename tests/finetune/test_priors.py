@@ -14,7 +14,15 @@ from figureground.core.errors import FiguregroundError
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.render import Sampling
 from figureground.finetune import priors
-from figureground.finetune.priors import RECIPE, draw_missing, forget_other, hash_own, own_images, read_drawn, read_own
+from figureground.finetune.priors import (
+    RECIPE,
+    draw_missing,
+    has_own_images,
+    hash_own_images,
+    read_drawn_images,
+    read_own_images,
+    remove_other_images,
+)
 
 MUG = {"prompt": "a photo of a mug", "seed": 7, "checkpoint": "sd1"}
 SAMPLING = Sampling(size=32, num_inference_steps=1, strength=1.0, guidance_scale=1.0)
@@ -68,14 +76,14 @@ def unused():
 
 
 def test_a_folder_of_images_without_a_recipe_holds_a_users_own(tmp_path, three):
-    assert own_images(make_references(tmp_path / "own"))
-    assert not own_images(None)
-    assert not own_images(tmp_path / "none")
+    assert has_own_images(make_references(tmp_path / "own"))
+    assert not has_own_images(None)
+    assert not has_own_images(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    assert not own_images(tmp_path / "empty")
+    assert not has_own_images(tmp_path / "empty")
     (tmp_path / "empty" / "notes.txt").touch()
-    assert not own_images(tmp_path / "empty")
-    assert not own_images(three)
+    assert not has_own_images(tmp_path / "empty")
+    assert not has_own_images(three)
 
 
 def test_own_images_are_read_by_name_as_centre_squares(tmp_path):
@@ -83,31 +91,31 @@ def test_own_images_are_read_by_name_as_centre_squares(tmp_path):
     wide.paste("blue", (20, 0, 40, 20))
     wide.save(tmp_path / "b.png")
     Image.new("L", (10, 30), 90).save(tmp_path / "a.png")
-    first, second = read_own(tmp_path, 16).images
+    first, second = read_own_images(tmp_path, 16).images
     assert (first.mode, first.size, first.getpixel((8, 8))) == ("RGB", (16, 16), (90, 90, 90))
     assert (second.size, second.getcolors()) == ((16, 16), [(256, (0, 0, 255))])
 
 
 def test_what_is_said_of_own_images_is_of_their_names_and_contents(tmp_path):
     own = make_references(tmp_path / "own", 3)
-    facts = read_own(own, 32).facts
-    assert facts == hash_own(own)
+    facts = read_own_images(own, 32).facts
+    assert facts == hash_own_images(own)
     assert (facts["images"], facts["drawn"]) == (3, False)
-    assert read_own(make_references(tmp_path / "same", 3), 16).facts == facts
+    assert read_own_images(make_references(tmp_path / "same", 3), 16).facts == facts
     (own / "02.png").rename(own / "03.png")  # still the last
-    renamed = hash_own(own)["sha256"]
+    renamed = hash_own_images(own)["sha256"]
     Image.new("RGB", (40, 40), "red").save(own / "03.png")
-    assert len({facts["sha256"], renamed, hash_own(own)["sha256"]}) == 3
+    assert len({facts["sha256"], renamed, hash_own_images(own)["sha256"]}) == 3
 
 
 def test_own_images_that_cannot_be_read_are_left_out_and_if_none_can_it_is_an_error(tmp_path):
     own = make_references(tmp_path / "own", 2)
     (own / "00.png").write_bytes((own / "00.png").read_bytes()[:40])
-    found = read_own(own, 32)
+    found = read_own_images(own, 32)
     assert (len(found.images), found.facts["images"]) == (1, 1)
     (own / "01.png").write_bytes(b"")
     with pytest.raises(FiguregroundError, match=r"^--mine .*/own: .*00\.png \(.+\), 01\.png \(.+\)"):
-        read_own(own, 32, "--mine")
+        read_own_images(own, 32, "--mine")
 
 
 # Drawing
@@ -146,7 +154,7 @@ def test_more_images_are_added_and_fewer_leave_the_others_alone(three, opened, t
     assert contents(three).items() <= five.items()
     draw(folder, opened, 2, between_steps=unused)
     assert contents(folder) == five
-    assert len(read_drawn(folder, MUG, 2).images) == 2
+    assert len(read_drawn_images(folder, MUG, 2).images) == 2
 
 
 def test_a_stopped_run_keeps_whole_batches_and_goes_on(opened, tmp_path):
@@ -195,9 +203,9 @@ def test_rejected_images_are_recorded_replaced_and_never_drawn_again(flagging, o
     assert rejected(folder) == {"0": "safety-flagged", "3": "safety-flagged"}
     assert sorted(drawings(folder)) == ["00001.png", "00002.png", "00004.png", "00005.png"]
     draw(folder, flagging, 4, between_steps=unused)
-    found = read_drawn(folder, MUG, 4)
+    found = read_drawn_images(folder, MUG, 4)
     assert (len(found.images), found.facts["images"], found.facts["rejected"]) == (4, 4, 2)
-    assert len(read_drawn(folder, MUG, 1).images) == 1
+    assert len(read_drawn_images(folder, MUG, 1).images) == 1
     draw(folder, flagging, 5)
     assert sorted(drawings(folder))[-1] == "00006.png"
     assert len(drawings(folder)) == 5
@@ -216,28 +224,28 @@ def test_if_most_are_rejected_it_is_an_error_that_names_the_prompt_the_reason_an
 
 
 def test_drawn_images_are_read_in_order_with_what_they_are(three):
-    found = read_drawn(three, MUG, 3)
+    found = read_drawn_images(three, MUG, 3)
     assert len(found.images) == 3
     assert all(
         image.tobytes() == Image.open(three / f"{i:05d}.png").tobytes() for i, image in enumerate(found.images)
     )  # fmt: skip
     digest = found.facts["sha256"]
     assert found.facts == {"images": 3, "drawn": True, "rejected": 0, "sha256": digest}
-    assert read_drawn(three, MUG, 2).facts["sha256"] != digest
+    assert read_drawn_images(three, MUG, 2).facts["sha256"] != digest
 
 
 def test_another_content_is_another_hash(three, tmp_path):
     folder = copy(three, tmp_path / "prior")
-    assert read_drawn(folder, MUG, 3).facts == read_drawn(three, MUG, 3).facts
+    assert read_drawn_images(folder, MUG, 3).facts == read_drawn_images(three, MUG, 3).facts
     (folder / "00001.png").write_bytes((folder / "00000.png").read_bytes())
-    assert read_drawn(folder, MUG, 3).facts["sha256"] != read_drawn(three, MUG, 3).facts["sha256"]
+    assert read_drawn_images(folder, MUG, 3).facts["sha256"] != read_drawn_images(three, MUG, 3).facts["sha256"]
 
 
 def test_a_damaged_image_is_named_and_drawn_again_once_it_is_removed(three, opened, tmp_path):
     folder = copy(three, tmp_path / "prior")
     (folder / "00001.png").write_bytes((folder / "00001.png").read_bytes()[:60])
     with pytest.raises(FiguregroundError, match=r"^--mine .*/prior/00001\.png: .*Remove that file"):
-        read_drawn(folder, MUG, 3, "--mine")
+        read_drawn_images(folder, MUG, 3, "--mine")
     (folder / "00001.png").unlink()
     assert contents(draw(folder, opened)) == contents(three)
 
@@ -249,7 +257,7 @@ def test_images_of_another_recipe_are_refused_by_field_and_left_alone(three, ope
     with pytest.raises(FiguregroundError, match=says):
         draw(folder, opened, recipe=other, flag="--mine")
     with pytest.raises(FiguregroundError, match=says):
-        read_drawn(folder, other, 3, "--mine")
+        read_drawn_images(folder, other, 3, "--mine")
     assert {name: data for name, data in contents(folder).items() if name != priors.LOCK} == contents(three)
 
 
@@ -261,7 +269,7 @@ def test_a_damaged_recipe_is_refused_by_the_name_of_its_folder(three, opened, tm
     with pytest.raises(FiguregroundError, match=says):
         draw(folder, opened, flag="--mine")
     with pytest.raises(FiguregroundError, match=says):
-        read_drawn(folder, MUG, 3, "--mine")
+        read_drawn_images(folder, MUG, 3, "--mine")
     assert drawings(folder) == drawings(three)
 
 
@@ -271,11 +279,11 @@ def test_a_damaged_recipe_is_refused_by_the_name_of_its_folder(three, opened, tm
 def test_images_of_another_recipe_can_be_forgotten_and_nothing_else_is(three, tmp_path):
     folder = copy(three, tmp_path / "prior")
     before = contents(folder)
-    forget_other(folder, MUG)
+    remove_other_images(folder, MUG)
     assert contents(folder) == before
     for name in ("notes.txt", "mine.png"):
         (folder / name).write_text("mine")
-    forget_other(folder, {**MUG, "seed": 8})
+    remove_other_images(folder, {**MUG, "seed": 8})
     assert sorted(contents(folder)) == ["mine.png", "notes.txt"]
 
 
@@ -283,7 +291,7 @@ def test_a_users_own_images_are_never_forgotten(tmp_path):
     own = make_references(tmp_path / "own")
     (own / "00.png").rename(own / "00000.png")
     before = contents(own)
-    forget_other(own, MUG)
-    forget_other(tmp_path / "none", MUG)
+    remove_other_images(own, MUG)
+    remove_other_images(tmp_path / "none", MUG)
     assert contents(own) == before
     assert not (tmp_path / "none").exists()

@@ -16,9 +16,9 @@ from figureground.finetune.similarity import (
     FEATURES,
     WEIGHTINGS,
     SimilarityLoss,
+    compute_head_direction,
+    compute_image_direction,
     decode,
-    direction_of_head,
-    direction_of_images,
     read_features,
 )
 from figureground.models.noising import estimate_clean
@@ -274,12 +274,12 @@ def test_neural_pca_compares_shares_of_leading_components_only(classifier, compo
 
 def test_without_the_classs_direction_it_counts_neither_for_an_image_nor_against_it(classifier):
     references, images = random(4, seed=1), random(3, seed=2)
-    direction = direction_of_head(classifier, LABEL)
+    direction = compute_head_direction(classifier, LABEL)
     with torch.no_grad():
         read = classifier(images).features
         for distance in DISTANCES:
             loss = SimilarityLoss(classifier, LABEL, references, distance=distance)
-            other = loss.without(direction)
+            other = loss.remove_direction(direction)
             shares = [f - (f @ direction)[:, None] * direction for f in (read, classifier(references).features)]
             if distance == "cosine":
                 target = torch.nn.functional.normalize(shares[1], dim=1).mean(0)
@@ -292,12 +292,12 @@ def test_without_the_classs_direction_it_counts_neither_for_an_image_nor_against
 
 def test_directions_have_length_one_and_point_to_the_class(classifier):
     of_class, others = (read_features(classifier, [to_image(p) for p in random(5, seed=s)]) for s in (1, 2))
-    direction = direction_of_images(of_class, others)
+    direction = compute_image_direction(of_class, others)
     assert float(direction.norm()) == pytest.approx(1, abs=1e-5)
     assert float((of_class.mean(0) - others.mean(0)) @ direction) > 0
     with pytest.raises(FiguregroundError, match=r"on average the same.*--class-direction head"):
-        direction_of_images(others, others)
-    head = direction_of_head(classifier, LABEL)
+        compute_image_direction(others, others)
+    head = compute_head_direction(classifier, LABEL)
     assert float(head.norm()) == pytest.approx(1, abs=1e-5)
     assert int((classifier.weight @ head).argmax()) == LABEL
 
@@ -318,7 +318,7 @@ def test_in_the_pocket_world_drawing_the_object_gains_less_without_the_classs_di
     loss = SimilarityLoss(network, network.index(name), references)
     with torch.no_grad():
         before = [float(loss.distance(x).mean()) for x in (objects, noun)]
-        other = loss.without(direction_of_images(of_objects, of_noun))
+        other = loss.remove_direction(compute_image_direction(of_objects, of_noun))
         after = [float(other.distance(x).mean()) for x in (objects, noun)]
     gained = [1 - by_object / by_noun for by_object, by_noun in (before, after)]
     assert gained[0] > 0.4  # the object is much nearer than another look of the noun

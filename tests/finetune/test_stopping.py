@@ -13,7 +13,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.finetune import stopping
 from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.dreambooth import finetune
-from figureground.finetune.stopping import Looks, measure
+from figureground.finetune.stopping import Evaluations, measure_progress
 
 QUIET = {"device": "cpu", "show_progress": False}
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def looks(values, patience=2):
-    found = Looks(patience)
+    found = Evaluations(patience)
     better = [found.add(10 * (i + 1), value) for i, value in enumerate(values)]
     return found, better
 
@@ -29,11 +29,11 @@ def looks(values, patience=2):
 def test_training_stops_after_looks_without_a_better_one_and_the_first_best_counts():
     found, better = looks([0.1, 0.4, 0.3, 0.4])
     assert better == [True, True, False, False]
-    assert (found.best_step, found.done) == (20, True)
-    assert not looks([0.1, 0.4, 0.3])[0].done
-    assert not looks([0.4, 0.3, 0.35, 0.5])[0].done  # better than the first after all
-    assert looks([0.4, 0.3], patience=1)[0].done
-    assert (Looks(2).best_step, Looks(2).done) == (None, False)
+    assert (found.best_step, found.should_stop) == (20, True)
+    assert not looks([0.1, 0.4, 0.3])[0].should_stop
+    assert not looks([0.4, 0.3, 0.35, 0.5])[0].should_stop  # better than the first after all
+    assert looks([0.4, 0.3], patience=1)[0].should_stop
+    assert (Evaluations(2).best_step, Evaluations(2).should_stop) == (None, False)
 
 
 def test_what_looks_like_the_references_is_better_than_the_prior_and_the_class_gains_nothing_by_its_direction():
@@ -41,13 +41,13 @@ def test_what_looks_like_the_references_is_better_than_the_prior_and_the_class_g
     references = torch.tensor([[9.0, 6.0, 8.0], [9.0, 6.0, 8.0]])  # towards the class by 4, by 3 their own
     of_class = torch.tensor([[9.0, 6.0, 5.0], [7.0, 6.0, 5.0]])
     mixed = torch.tensor([[9.0, 6.0, 6.0]])
-    assert measure(references, references, prior, None) == pytest.approx(1)
-    assert measure(of_class, references, prior, None) == pytest.approx(0.8)
-    assert measure(mixed, references, prior, None) > 0.9
-    assert measure(references, references, prior, of_class) == pytest.approx(1)
-    assert measure(of_class, references, prior, of_class) == pytest.approx(0)
+    assert measure_progress(references, references, prior, None) == pytest.approx(1)
+    assert measure_progress(of_class, references, prior, None) == pytest.approx(0.8)
+    assert measure_progress(mixed, references, prior, None) > 0.9
+    assert measure_progress(references, references, prior, of_class) == pytest.approx(1)
+    assert measure_progress(of_class, references, prior, of_class) == pytest.approx(0)
     with pytest.raises(FiguregroundError, match="on average the same as the prior images"):
-        measure(mixed, references, prior, prior)
+        measure_progress(mixed, references, prior, prior)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +76,10 @@ def values(monkeypatch, *given):
     left = list(given)
 
     def say(*features):
-        assert -1 <= measure(*features) <= 1
+        assert -1 <= measure_progress(*features) <= 1
         return left.pop(0)
 
-    monkeypatch.setattr(stopping, "measure", say)
+    monkeypatch.setattr(stopping, "measure_progress", say)
     return left
 
 

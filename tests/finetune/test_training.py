@@ -14,7 +14,7 @@ from figureground.diffusion.denoiser import Denoiser, tokenize
 from figureground.finetune.base import open_base
 from figureground.finetune.latents import encode
 from figureground.finetune.references import read_references
-from figureground.finetune.training import Training, TrainingData, in_turn
+from figureground.finetune.training import Training, TrainingData, pick_in_turn
 from figureground.training.processes import Processes
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ SIZE = 32
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     found = read_references(make_references(tmp_path_factory.mktemp("references")), SIZE)
-    return [r.image for r in found.used]
+    return [r.image for r in found.images]
 
 
 def opened(checkpoint):
@@ -73,7 +73,9 @@ def test_a_step_is_finite_and_reaches_unet_and_text_encoders_and_nothing_else(ch
     # What stands behind a softmax alone, as the bias of keys, has a gradient of nothing but rounding.
     assert expected - names <= {n for n in expected if n.endswith("k_proj.bias")}
     assert names <= expected
-    assert training.parts() == [p for p in ("unet", "text_encoder", "text_encoder_2") if hasattr(pipeline, p)]
+    assert training.list_trained_parts() == [
+        p for p in ("unet", "text_encoder", "text_encoder_2") if hasattr(pipeline, p)
+    ]
 
 
 def test_text_encoders_with_a_rate_of_0_stay_as_they_are_and_are_read_once(checkpoints, images):
@@ -84,7 +86,7 @@ def test_text_encoders_with_a_rate_of_0_stay_as_they_are_and_are_read_once(check
     names = changed(before, weights(pipeline))
     assert names
     assert all(name.startswith("unet.") for name in names)
-    assert training.parts() == ["unet"]
+    assert training.list_trained_parts() == ["unet"]
 
 
 def test_a_rate_of_0_everywhere_is_refused(checkpoints, images):
@@ -141,17 +143,17 @@ def test_gradient_checkpointing_and_accumulation_change_the_sums_by_rounding_onl
     halved, _ = prepare(checkpoints["sd1"], images, batch_size=2, gradient_accumulation_steps=2)
     seen = halved.step(0)
     fresh, _ = prepare(checkpoints["sd1"], images, batch_size=2, gradient_accumulation_steps=2)
-    parts = torch.stack([fresh._pass(0, i).detach() for i in range(2)])
+    parts = torch.stack([fresh._run_pass(0, i).detach() for i in range(2)])
     assert torch.allclose(seen[:-1], parts.mean(0), atol=1e-6)
 
 
 def test_the_same_step_of_another_process_is_the_other_half_of_the_batch(checkpoints, images):
     whole, _ = prepare(checkpoints["sd1"], images, batch_size=4)
-    drawn = whole._draw(3, 0)
+    drawn = whole._draw_inputs(3, 0)
     for rank in range(2):
         half, _ = prepare(checkpoints["sd1"], images, batch_size=2)
         half.processes = Processes(rank, 2, CPU)
-        mine = half._draw(3, 0)
+        mine = half._draw_inputs(3, 0)
         for name in ("clean", "noise", "levels", "prompts"):
             references, prior = getattr(drawn, name).chunk(2)
             expected = torch.cat([references.chunk(2)[rank], prior.chunk(2)[rank]])
@@ -163,7 +165,7 @@ def test_averages_follow_the_weights_and_give_them_back(checkpoints, images):
     before = weights(pipeline)
     training.step(0)
     trained = weights(pipeline)
-    with training.averaged():
+    with training.averaged_weights():
         averaged = weights(pipeline)
     assert not changed(trained, weights(pipeline))
     name = "unet.conv_in.weight"
@@ -187,10 +189,10 @@ def test_a_state_is_taken_up_to_the_last_bit(checkpoints, images):
 
 
 def test_images_come_in_turn_and_in_another_order_each_time():
-    turns = [[in_turn(5, 5 * turn + i, 0, "references") for i in range(5)] for turn in range(6)]
+    turns = [[pick_in_turn(5, 5 * turn + i, 0, "references") for i in range(5)] for turn in range(6)]
     assert all(sorted(turn) == [0, 1, 2, 3, 4] for turn in turns)
     assert len({tuple(turn) for turn in turns}) > 3
-    assert turns[0] != [in_turn(5, i, 1, "references") for i in range(5)]
+    assert turns[0] != [pick_in_turn(5, i, 1, "references") for i in range(5)]
 
 
 def test_a_mirrored_image_has_a_mirrored_images_latents(checkpoints, images):
@@ -213,7 +215,7 @@ def test_without_bitsandbytes_8_bit_adam_says_what_to_install(checkpoints, image
 def test_captions_are_read_each_with_its_own_image(checkpoints, images):
     captions = ("a sks flower at night", "a sks flower", "a red sks flower")
     training, _ = prepare(checkpoints["sd1"], images, captions=captions, prior_weight=0.0)
-    drawn = training._draw(0, 0)
-    rows = [in_turn(3, i, 0, "references") for i in range(2)]
+    drawn = training._draw_inputs(0, 0)
+    rows = [pick_in_turn(3, i, 0, "references") for i in range(2)]
     assert drawn.prompts.tolist() == rows
     assert dataclasses.asdict(drawn)["clean"].shape == (2, 4, 8, 8)

@@ -61,8 +61,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _finetune(options: argparse.Namespace) -> int:
     from figureground.cli.flags import read_flags
-    from figureground.finetune.preflight import refuse_unfit
-    from figureground.finetune.settings import POCKET, Finetuning, done_message, settings_for
+    from figureground.finetune.preflight import check_inputs
+    from figureground.finetune.settings import POCKET, Finetuning, format_done_message, settings_for
     from figureground.tracking.tracker import check_tracker
 
     values = read_flags(vars(options), Finetuning)
@@ -72,7 +72,7 @@ def _finetune(options: argparse.Namespace) -> int:
         if folder is not None:
             refuse_within(options.out, folder, flag)
     check_tracker(options.track)
-    refuse_unfit(
+    check_inputs(
         options.references, options.noun, options.label, options.out, settings, prior=options.prior,
         components=options.components, device=options.device, class_folder=options.class_folder,
     )  # fmt: skip

@@ -23,20 +23,20 @@ from figureground.models.weights import VARIANTS, check_files, fingerprint, list
 
 __all__ = ["CHECKPOINT", "CONCEPT", "LORA", "Concept", "hash_weights", "open_concept", "read_concept"]
 
-COPIED = (".json", ".txt", ".model", ".safetensors")
+COPIED_SUFFIXES = (".json", ".txt", ".model", ".safetensors")
 """Suffixes of a checkpoint's files, excluding pickles and other formats."""
-HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
+HALF_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
 """16-bit types of weights in safetensors files."""
 
 
-def write_checkpoint(base: Path, trained: Mapping[str, nn.Module], out: Path) -> None:
+def write_checkpoint(base: Path, trained_parts: Mapping[str, nn.Module], out: Path) -> None:
     """Write a copy of the checkpoint `base` with some parts replaced, atomically.
 
     Weights are stored in the base's dtype. The given parts are converted to it in place.
 
     Args:
         base: A checkpoint directory in diffusers' layout.
-        trained: Replacement parts by name, such as `unet`.
+        trained_parts: Replacement parts by name, such as `unet`.
         out: Output directory; an existing one is replaced.
 
     Raises:
@@ -49,8 +49,8 @@ def write_checkpoint(base: Path, trained: Mapping[str, nn.Module], out: Path) ->
     draft.mkdir(parents=True)
     try:
         for part, value in index.items():
-            if part in trained:
-                _write_part(trained[part], stored_dtype(base / part), draft / part, variant)
+            if part in trained_parts:
+                _write_part(trained_parts[part], read_stored_dtype(base / part), draft / part, variant)
             elif (base / part).is_dir() and value[0] is not None:
                 _copy_part(base / part, draft / part, variant)
         shutil.copyfile(base / "model_index.json", draft / "model_index.json")
@@ -64,13 +64,13 @@ def write_checkpoint(base: Path, trained: Mapping[str, nn.Module], out: Path) ->
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def stored_dtype(part: Path) -> torch.dtype:
+def read_stored_dtype(part: Path) -> torch.dtype:
     """Return the storage dtype of a checkpoint's part: float32, or a 16-bit type."""
     path = min(part.glob("*.safetensors"))
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     kinds = {tensor["dtype"] for name, tensor in header.items() if name != "__metadata__"} - {"I64", "I32"}
-    return HALVES[kinds.pop()] if len(kinds) == 1 and kinds <= set(HALVES) else torch.float32
+    return HALF_DTYPES[kinds.pop()] if len(kinds) == 1 and kinds <= set(HALF_DTYPES) else torch.float32
 
 
 def _write_part(part: nn.Module, dtype: torch.dtype, out: Path, variant: str | None) -> None:
@@ -87,12 +87,16 @@ def _write_part(part: nn.Module, dtype: torch.dtype, out: Path, variant: str | N
 def _copy_part(part: Path, out: Path, variant: str | None) -> None:
     out.mkdir()
     # An untrained part, such as a safety checker, may exist only without the variant suffix.
-    kept = list_weights(part, variant) or list_weights(part, None)
+    weight_files = list_weights(part, variant) or list_weights(part, None)
     for file in sorted(part.iterdir()):
-        of_variant = any(f".{name}." in file.name for name in VARIANTS if name) == (variant is not None)
-        index = ".safetensors.index" in file.name
-        weights = file.suffix == ".safetensors"
-        if file.is_file() and file.suffix in COPIED and (file in kept if weights else not index or of_variant):
+        in_variant = any(f".{name}." in file.name for name in VARIANTS if name) == (variant is not None)
+        is_index = ".safetensors.index" in file.name
+        is_weights = file.suffix == ".safetensors"
+        if (
+            file.is_file()
+            and file.suffix in COPIED_SUFFIXES
+            and (file in weight_files if is_weights else not is_index or in_variant)
+        ):
             shutil.copyfile(file, out / file.name)
 
 
@@ -118,9 +122,11 @@ def write_lora(checkpoint: Checkpoint, out: Path) -> None:
     for part in checkpoint.family.ADAPTED:
         network = getattr(pipeline, part, None)
         if network is not None and getattr(network, "peft_config", None):
-            found = get_peft_model_state_dict(network)
+            adapter_state = get_peft_model_state_dict(network)
             # In diffusers' files, a transformer's layers have peft's names.
-            layers[f"{part}_lora_layers"] = found if part == "transformer" else convert_state_dict_to_diffusers(found)
+            layers[f"{part}_lora_layers"] = (
+                adapter_state if part == "transformer" else convert_state_dict_to_diffusers(adapter_state)
+            )
     draft = out.with_name(f".{out.name}.part")
     try:
         type(pipeline).save_lora_weights(draft, **layers, weight_name=out.name, safe_serialization=True)
@@ -153,17 +159,17 @@ def open_concept(
             were trained on.
     """
     options: dict[str, Any] = {"device": device, "dtype": dtype, "scheduler": scheduler, "safety": safety}
-    said = concept.facts["base"]
+    base_facts = concept.facts["base"]
     if concept.kind == "lora":
         require_peft()
-        place = base or concept.checkpoint
-        found = fingerprint(place, None)
-        if said["fingerprint"].startswith("sha256:") and found != said["fingerprint"]:
+        location = base or concept.checkpoint
+        content = fingerprint(location, None)
+        if base_facts["fingerprint"].startswith("sha256:") and content != base_facts["fingerprint"]:
             raise FiguregroundError(
-                f"concept {concept.folder}: its adapters were learned on {said['checkpoint']} "
-                f"({said['fingerprint'][:19]}), but {place} is {found[:19]}. Give the original checkpoint."
+                f"concept {concept.folder}: its adapters were learned on {base_facts['checkpoint']} "
+                f"({base_facts['fingerprint'][:19]}), but {location} is {content[:19]}. Give the original checkpoint."
             )
-        opened = open_checkpoint(place, concept.revision, **options)
+        opened = open_checkpoint(location, concept.revision, **options)
         pipeline = opened.text_to_image
         load_adapters(pipeline, concept.folder, LORA)
         pipeline.fuse_lora(list(opened.family.ADAPTED))  # by default, FLUX's pipeline leaves its text encoder out
@@ -171,7 +177,8 @@ def open_concept(
     else:
         opened = open_checkpoint(str((concept.folder / CHECKPOINT).resolve()), **options)
     facts = {
-        **opened.facts, "checkpoint": said["checkpoint"], "revision": said["revision"] or said["fingerprint"][:19],
+        **opened.facts, "checkpoint": base_facts["checkpoint"],
+        "revision": base_facts["revision"] or base_facts["fingerprint"][:19],
         "concept": concept.name, "concept_sha256": concept.sha256,
     }  # fmt: skip
     return replace(opened, facts=facts)

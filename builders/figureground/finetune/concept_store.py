@@ -26,30 +26,30 @@ class ConceptStore:
     def __init__(self, directory: Path):
         self.directory = directory
 
-    def place(self, name: str, made_of: Mapping[str, Any]) -> Path:
+    def choose_folder(self, name: str, inputs: Mapping[str, Any]) -> Path:
         """Return the folder of a concept, which may not exist yet.
 
         Args:
             name: The concept's name.
-            made_of: Everything that determines it, with the keys of its `finetuning.json`; keys that are missing there
+            inputs: Everything that determines it, with the keys of its `finetuning.json`; keys that are missing there
                 aren't compared.
         """
-        plain = self.directory / name
-        if _free(plain) or _same(plain, made_of):
-            return plain
-        return self.directory / f"{name}-{_digest(made_of)}"
+        folder = self.directory / name
+        if _is_free(folder) or _has_inputs(folder, inputs):
+            return folder
+        return self.directory / f"{name}-{_hash_inputs(inputs)}"
 
-    def find(self, name: str, made_of: Mapping[str, Any]) -> Path | None:
+    def find(self, name: str, inputs: Mapping[str, Any]) -> Path | None:
         """Return the folder of a finished concept with exactly these inputs, or None."""
-        folder = self.place(name, made_of)
-        return folder if (folder / CONCEPT).is_file() and _same(folder, made_of) else None
+        folder = self.choose_folder(name, inputs)
+        return folder if (folder / CONCEPT).is_file() and _has_inputs(folder, inputs) else None
 
-    def priors(self, name: str, drawn_from: Mapping[str, Any]) -> Path:
+    def prior_folder(self, name: str, inputs: Mapping[str, Any]) -> Path:
         """Return the folder of the prior images for a noun."""
-        return self.directory / PRIORS / f"{name}-{_digest(drawn_from)}"
+        return self.directory / PRIORS / f"{name}-{_hash_inputs(inputs)}"
 
     @contextlib.contextmanager
-    def held(self, name: str) -> Iterator[None]:
+    def lock_name(self, name: str) -> Iterator[None]:
         """Lock a concept's name, so that no other build makes it meanwhile; wait for the lock if necessary."""
         path = self.directory / f".{name}.lock"
         with lock(path, wait=True):
@@ -59,21 +59,21 @@ class ConceptStore:
                 path.unlink(missing_ok=True)
 
 
-def _digest(said: Mapping[str, Any]) -> str:
-    return digest({"format": FORMAT, **said})[:8]
+def _hash_inputs(inputs: Mapping[str, Any]) -> str:
+    return digest({"format": FORMAT, **inputs})[:8]
 
 
-def _free(folder: Path) -> bool:
+def _is_free(folder: Path) -> bool:
     return not folder.exists() or not any(folder.iterdir())
 
 
-def _same(folder: Path, made_of: Mapping[str, Any]) -> bool:
+def _has_inputs(folder: Path, inputs: Mapping[str, Any]) -> bool:
     """Whether a folder's concept, finished or not, has the same inputs."""
     try:
-        theirs = read_json(folder / INPUTS)
+        recorded = read_json(folder / INPUTS)
     except (OSError, ValueError):
         return False
-    mine = json.loads(json.dumps(dict(made_of)))
-    if not isinstance(theirs, dict) or theirs.get("format") != FORMAT:  # trained with other noise
+    expected = json.loads(json.dumps(dict(inputs)))
+    if not isinstance(recorded, dict) or recorded.get("format") != FORMAT:  # trained with other noise
         return False
-    return all(theirs[name] == mine[name] for name in mine if name in theirs)
+    return all(recorded[name] == expected[name] for name in expected if name in recorded)

@@ -80,12 +80,15 @@ def finetune(
             disk is full; or a loss is NaN.
     """
     check_tracker(track)
-    asked = Request(Path(references), noun, label, Path(out), settings, prior, components, class_folder, show_progress)
-    kept = SavedProgress(asked.out, settings.max_train_steps)
-    told = {"noun": noun, "label": label, **settings.to_json()}
-    with tracked(track, asked.out, told), kept.explain_errors(ADVICE_NOT_FINITE, _advise_memory(settings)):
-        _finetune(asked, device, kept)
-    return asked.out
+    request = Request(
+        Path(references), noun, label, Path(out), settings, prior, components, class_folder, show_progress
+    )
+    progress = SavedProgress(request.out, settings.max_train_steps)
+    config = {"noun": noun, "label": label, **settings.to_json()}
+    memory_advice = _format_memory_advice(settings)
+    with tracked(track, request.out, config), progress.explain_errors(ADVICE_NOT_FINITE, memory_advice):
+        _check_and_run(request, device, progress)
+    return request.out
 
 
 ADVICE_NOT_FINITE = (
@@ -94,54 +97,56 @@ ADVICE_NOT_FINITE = (
 )
 
 
-def _advise_memory(settings: Finetuning) -> str:
-    ways = []
+def _format_memory_advice(settings: Finetuning) -> str:
+    suggestions = []
     if settings.batch_size > 1:
-        ways.append("a smaller --batch-size with more --gradient-accumulation-steps")
+        suggestions.append("a smaller --batch-size with more --gradient-accumulation-steps")
     if not settings.gradient_checkpointing:
-        ways.append("--gradient-checkpointing")
+        suggestions.append("--gradient-checkpointing")
     if not settings.eight_bit_adam and settings.lora_rank is None:
-        ways.append("--eight-bit-adam")
+        suggestions.append("--eight-bit-adam")
     if settings.lora_rank is None:
-        ways.append("--lora-rank 16 (adapters instead of all weights)")
+        suggestions.append("--lora-rank 16 (adapters instead of all weights)")
     if settings.sfsl_weight and settings.tiny_autoencoder is None:
-        ways.append("a --tiny-autoencoder for SFSL")
-    return f"The device's memory is full. Give {', or '.join([*ways, 'a smaller --size'])}."
+        suggestions.append("a --tiny-autoencoder for SFSL")
+    return f"The device's memory is full. Give {', or '.join([*suggestions, 'a smaller --size'])}."
 
 
 # Checks: invalid inputs are refused before anything is written
 
 
-def _finetune(asked: Request, device: str, kept: SavedProgress) -> None:
-    settings, out = asked.settings, asked.out
+def _check_and_run(request: Request, device: str, progress: SavedProgress) -> None:
+    settings, out = request.settings, request.out
     if settings.lora_rank is not None:
         concept.require_peft()
     if settings.eight_bit_adam:
         require_bitsandbytes()
-    if settings.features == "neural-pca" and settings.sfsl_weight and asked.components is None:
+    if settings.features == "neural-pca" and settings.sfsl_weight and request.components is None:
         raise RecipeError("components", "features=neural-pca needs the class's components: --components FILE.")
-    if asked.components is not None and not asked.components.is_file():
-        raise RecipeError("components", f"there is no file {asked.components}.")
-    for field, folder in (("prior", asked.prior), ("class_folder", asked.class_folder)):
+    if request.components is not None and not request.components.is_file():
+        raise RecipeError("components", f"there is no file {request.components}.")
+    for field, folder in (("prior", request.prior), ("class_folder", request.class_folder)):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise RecipeError(field, f"{folder} is a file; give a directory.")
     inputs.refuse_strangers(out)
     finished = (out / CONCEPT).is_file()
     size = inputs.choose_size(settings, out, finished)
-    found = read_references(asked.references, size)
+    used_references = read_references(request.references, size)
     sized = dataclasses.replace(settings, size=size)
-    identity = inputs.identify(asked.noun, asked.label, sized, found, asked.prior, asked.components, asked.class_folder)
+    identity = inputs.identify(
+        request.noun, request.label, sized, used_references, request.prior, request.components, request.class_folder
+    )
     if _is_finished(out, identity):
         return
-    identifier.check_captions(((r.name, r.caption) for r in found.used), settings.identifier)
+    identifier.check_captions(((r.name, r.caption) for r in used_references.images), settings.identifier)
     processes = join_processes(device)
     resume_threads(out / STATE, processes.device)
     dtype = choose_dtype(settings.dtype, processes.device)
-    checkpoint = _open(settings, processes, dtype)
+    checkpoint = _open_base(settings, processes, dtype)
     check_size(size, checkpoint.edge_multiple)
-    _check_words(asked, checkpoint, found)
-    network = open_feature_network(asked, processes)
-    similarity = set_up_similarity(asked, checkpoint, found, network, processes)
+    _check_words(request, checkpoint, used_references)
+    network = open_feature_network(request, processes)
+    similarity = set_up_similarity(request, checkpoint, used_references, network, processes)
     with contextlib.ExitStack() as stack:
         if processes.is_main:
             if not stack.enter_context(lock(out / inputs.LOCK)):
@@ -157,15 +162,17 @@ def _finetune(asked: Request, device: str, kept: SavedProgress) -> None:
                         f"{out}: another process has finished the concept meanwhile. Nothing is left to do."
                     )
                 return
-            _clean(out)
+            _remove_temporary_files(out)
             inputs.remember(out, identity)
-            for note in found.left_out.notes():
-                print_note(note)
+            for note in used_references.unused.format_notes():
+                remark(note)
         processes.wait()
         if resume_threads(out / STATE, processes.device):  # another process saved a state meanwhile
-            similarity = set_up_similarity(asked, checkpoint, found, network, processes)
-        with signals.delay_to_checks():
-            ConceptRun(asked, found, identity, checkpoint, network, similarity, processes, size, dtype, kept).run()
+            similarity = set_up_similarity(request, checkpoint, used_references, network, processes)
+        with signals.at_checks():
+            ConceptRun(
+                request, used_references, identity, checkpoint, network, similarity, processes, size, dtype, progress
+            ).run()
 
 
 def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
@@ -178,25 +185,25 @@ def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
     return finished
 
 
-def _open(settings: Finetuning, processes: Processes, dtype: torch.dtype) -> Checkpoint:
+def _open_base(settings: Finetuning, processes: Processes, dtype: torch.dtype) -> Checkpoint:
     # A frozen base may be in the compute dtype; trained weights are float32.
-    held = dtype if settings.lora_rank is not None else torch.float32
+    base_dtype = dtype if settings.lora_rank is not None else torch.float32
     return open_base(
-        settings.checkpoint, settings.revision, device=processes.device, dtype=held, scheduler=settings.scheduler,
+        settings.checkpoint, settings.revision, device=processes.device, dtype=base_dtype, scheduler=settings.scheduler,
         settings=settings.to_json(),
     )  # fmt: skip
 
 
-def _check_words(asked: Request, checkpoint: Checkpoint, found: References) -> None:
-    told = {f"the caption of {r.name}": asked.caption(r.caption) for r in found.used if r.caption}
-    told |= {field: asked.fill(text) for field, text in asked.settings.prompts().items()}
-    if asked.settings.needs_class_images:
-        told["the prompt of the class's images"] = asked.class_prompt()
-    named = {"the noun": asked.noun, "the class": asked.label, "the prior's prompt": asked.settings.prior_prompt}
-    identifier.check_words(checkpoint.tokenizers, asked.settings.identifier, named, told)
+def _check_words(request: Request, checkpoint: Checkpoint, references: References) -> None:
+    prompts = {f"the caption of {r.name}": request.fill_caption(r.caption) for r in references.images if r.caption}
+    prompts |= {field: request.fill(text) for field, text in request.settings.prompts().items()}
+    if request.settings.needs_class_images:
+        prompts["the prompt of the class's images"] = request.fill_class_prompt()
+    texts = {"the noun": request.noun, "the class": request.label, "the prior's prompt": request.settings.prior_prompt}
+    identifier.check_words(checkpoint.tokenizers, request.settings.identifier, texts, prompts)
 
 
-def _clean(out: Path) -> None:
+def _remove_temporary_files(out: Path) -> None:
     """Remove temporary files of a killed run; the caller holds the lock."""
     for path in [*out.glob(".*.part"), *out.glob(".*.tmp"), *(out / PREVIEWS).glob(".*.part")]:
         if path.is_dir():

@@ -20,26 +20,26 @@ from figureground.finetune.inversion_settings import PLACE, Inversion
 from figureground.finetune.latents import Posteriors
 from figureground.finetune.objective import min_snr_weights
 from figureground.finetune.tokens import add_rows, token_names
-from figureground.finetune.training import in_turn
+from figureground.finetune.training import pick_in_turn
 from figureground.recipe.sample import derive_seed
 from figureground.training.curves import GRADIENT
 
 
-class Hidden(NamedTuple):
+class InpaintingInputs(NamedTuple):
     """Extra inputs of an inpainting denoiser: the region to paint, and the masked image around it."""
 
-    where: Tensor
+    regions: Tensor
     """1 where the image is hidden and 0 elsewhere, (images, 1 or 2 with the mirrored one, 1, height, width)."""
-    around: Posteriors
+    surroundings: Posteriors
     """Posteriors of the images, grey where they are hidden."""
 
     def take(self, rows: Tensor, mirrored: Tensor, noise: Tensor) -> Tensor:
         """Return the channels of some images, (n, 1 + latent channels, height, width); arguments as in `Posteriors`."""
-        which = mirrored.long() if self.where.shape[1] == 2 else torch.zeros_like(rows)
-        return torch.cat([self.where[rows, which], self.around.sample(rows, mirrored, noise)], dim=1)
+        variant = mirrored.long() if self.regions.shape[1] == 2 else torch.zeros_like(rows)
+        return torch.cat([self.regions[rows, variant], self.surroundings.sample(rows, mirrored, noise)], dim=1)
 
 
-class Inverting:
+class TokenTraining:
     """The mutable state of learning a token: its vectors, and their optimizer.
 
     No random state is kept between steps: images, templates, noise and noise levels follow from the seed and the step
@@ -52,7 +52,7 @@ class Inverting:
         masks: Share of each latent pixel in the loss, (images, 1 or 2, 1, height, width); None is all.
         size: Edge in pixels.
         dtype: Compute dtype: float32, or bfloat16 by autocast.
-        hidden: For an inpainting checkpoint, the inputs that define the region to paint; None for others.
+        inpainting: For an inpainting checkpoint, the inputs that define the region to paint; None for others.
     """
 
     curve_names = ("total", "denoising", GRADIENT)
@@ -67,10 +67,10 @@ class Inverting:
         masks: Tensor | None,
         size: int,
         dtype: torch.dtype,
-        hidden: Hidden | None = None,
+        inpainting: InpaintingInputs | None = None,
     ):
         self.settings = settings
-        self._images, self._masks, self._dtype, self._hidden = images, masks, dtype, hidden
+        self._images, self._masks, self._dtype, self._inpainting = images, masks, dtype, inpainting
         pipeline = checkpoint.text_to_image
         self._device = pipeline.device
         self._noising = checkpoint.family.noising(pipeline.scheduler, size // checkpoint.factor, self._device)
@@ -78,22 +78,22 @@ class Inverting:
         names = token_names(token, settings.vectors)
         self.vectors: list[nn.Parameter] = []
         """(vectors, width) for each text encoder, float32."""
-        self.noun: list[Tensor] = []
+        self.noun_embeddings: list[Tensor] = []
         """Initial value of the vectors for each text encoder, (width,)."""
-        self._lengths: list[Tensor] = []
+        self._norms: list[Tensor] = []
         for tokenizer, encoder in zip(checkpoint.tokenizers, checkpoint.text_encoders, strict=True):
             pieces = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(noun))
-            own = encoder.get_input_embeddings().weight[pieces].detach().float()
-            length = own.norm(dim=1).mean()
-            start = own.mean(0) * (length / own.mean(0).norm())
-            rows = start.expand(settings.vectors, -1).contiguous()
-            first = add_rows(tokenizer, encoder, names, rows)[0]
+            piece_vectors = encoder.get_input_embeddings().weight[pieces].detach().float()
+            norm = piece_vectors.norm(dim=1).mean()
+            initial = piece_vectors.mean(0) * (norm / piece_vectors.mean(0).norm())
+            rows = initial.expand(settings.vectors, -1).contiguous()
+            first_id = add_rows(tokenizer, encoder, names, rows)[0]
             vectors = nn.Parameter(rows.clone())
-            for table in _tables(encoder):
-                table.register_forward_hook(_put_in(vectors, first))
+            for table in _find_embedding_tables(encoder):
+                table.register_forward_hook(_make_substitution_hook(vectors, first_id))
             self.vectors.append(vectors)
-            self.noun.append(start)
-            self._lengths.append(length)
+            self.noun_embeddings.append(initial)
+            self._norms.append(norm)
         self._optimizer = torch.optim.Adam(self.vectors, lr=settings.learning_rate, fused=True)
         if settings.gradient_checkpointing:
             self._denoiser.network.enable_gradient_checkpointing()
@@ -110,49 +110,51 @@ class Inverting:
         self._denoiser.train()
         for group in self._optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * (1 - number / self.settings.max_train_steps)
-        total, denoising = self._losses(number)
+        total, denoising = self._compute_losses(number)
         total.backward()
         gradient = torch.stack([v.grad.norm() for v in self.vectors if v.grad is not None]).norm()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            for vectors, length in zip(self.vectors, self._lengths, strict=True):
-                vectors.mul_(length / vectors.norm(dim=1, keepdim=True))
+            for vectors, norm in zip(self.vectors, self._norms, strict=True):
+                vectors.mul_(norm / vectors.norm(dim=1, keepdim=True))
         return torch.stack([total.detach(), denoising.detach(), gradient])
 
-    def _losses(self, step: int) -> tuple[Tensor, Tensor]:
+    def _compute_losses(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the mean squared error, with and without min-SNR weights."""
         settings, device, n = self.settings, self._device, self.settings.batch_size
         generator = make_generator(derive_seed(settings.seed, "step", str(step)))
         shape = (n, *self._images.mean.shape[2:])
         mirrored = (torch.rand(n, generator=generator) < 0.5).to(device)
-        spread = torch.randn(shape, generator=generator).to(device)
+        posterior_noise = torch.randn(shape, generator=generator).to(device)
         noise = torch.randn(shape, generator=generator).to(device)
         levels = self._noising.draw(n, generator).to(device)
         templates = torch.randint(len(settings.templates), (n,), generator=generator)
-        turns = [in_turn(len(self._images), step * n + i, settings.seed, "pictures") for i in range(n)]
-        rows = torch.tensor(turns, device=device)
-        clean = self._images.sample(rows, mirrored, spread)
-        read = self._noising.add(clean, noise, levels)
-        if self._hidden is not None:
-            other = torch.randn(shape, generator=generator).to(device)
-            read = torch.cat([read, self._hidden.take(rows, mirrored, other)], dim=1)
-        wanted = self._noising.target(clean, noise, levels)
-        used, places = (each.to(device) for each in templates.unique(return_inverse=True))
+        image_rows = [pick_in_turn(len(self._images), step * n + i, settings.seed, "pictures") for i in range(n)]
+        rows = torch.tensor(image_rows, device=device)
+        clean = self._images.sample(rows, mirrored, posterior_noise)
+        model_input = self._noising.add(clean, noise, levels)
+        if self._inpainting is not None:
+            surroundings_noise = torch.randn(shape, generator=generator).to(device)
+            model_input = torch.cat([model_input, self._inpainting.take(rows, mirrored, surroundings_noise)], dim=1)
+        target = self._noising.target(clean, noise, levels)
+        used, template_rows = (indices.to(device) for indices in templates.unique(return_inverse=True))
         ids, padding = [i[used] for i in self._ids], [m[used] for m in self._padding]
         with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
-            prediction = self._denoiser(read, self._noising.time(levels), ids, padding, places, None).float()
-        error = (prediction - wanted).square().mean(1, keepdim=True)
+            prediction = self._denoiser(
+                model_input, self._noising.time(levels), ids, padding, template_rows, None
+            ).float()
+        error = (prediction - target).square().mean(1, keepdim=True)
         if self._masks is not None:
             masks = self._masks[rows, mirrored.long() if self._masks.shape[1] == 2 else torch.zeros_like(rows)]
-            each = (error * masks).sum((1, 2, 3)) / masks.sum((1, 2, 3))
+            sample_losses = (error * masks).sum((1, 2, 3)) / masks.sum((1, 2, 3))
         else:
-            each = error.mean((1, 2, 3))
-        alphas_bar, kind = self._noising.alphas_bar(levels), self._noising.prediction_type
-        weights = min_snr_weights(alphas_bar, settings.min_snr_gamma, kind)
-        return (weights * each).mean(), each.mean()
+            sample_losses = error.mean((1, 2, 3))
+        alphas_bar, prediction_type = self._noising.alphas_bar(levels), self._noising.prediction_type
+        weights = min_snr_weights(alphas_bar, settings.min_snr_gamma, prediction_type)
+        return (weights * sample_losses).mean(), sample_losses.mean()
 
-    def rows(self) -> list[Tensor]:
+    def copy_vectors(self) -> list[Tensor]:
         """Return the current vectors, (vectors, width) for each text encoder, float32 on the CPU."""
         return [vectors.detach().float().cpu().clone() for vectors in self.vectors]
 
@@ -171,18 +173,20 @@ class Inverting:
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-def _tables(encoder: nn.Module) -> list[nn.Module]:
+def _find_embedding_tables(encoder: nn.Module) -> list[nn.Module]:
     """Return the embedding tables that read a text encoder's tokens: a T5's stack has one of its own, tied to it."""
     weight = encoder.get_input_embeddings().weight  # type: ignore[operator]  # for mypy, a Tensor or a Module
     return [module for module in encoder.modules() if getattr(module, "weight", None) is weight]
 
 
-def _put_in(vectors: Tensor, first: int) -> Any:
+def _make_substitution_hook(vectors: Tensor, first_id: int) -> Any:
     """Return a hook that replaces rows of an embedding table by trained ones, so that no other row can change."""
 
-    def put_in(table: nn.Module, given: tuple[Tensor], found: Tensor) -> Tensor:
-        ids = given[0]
-        ours = (ids >= first) & (ids < first + len(vectors))
-        return torch.where(ours[..., None], vectors[(ids - first).clamp(0, len(vectors) - 1)].to(found.dtype), found)
+    def substitute(table: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        ids = inputs[0]
+        is_token = (ids >= first_id) & (ids < first_id + len(vectors))
+        return torch.where(
+            is_token[..., None], vectors[(ids - first_id).clamp(0, len(vectors) - 1)].to(output.dtype), output
+        )
 
-    return put_in
+    return substitute

@@ -11,17 +11,17 @@ from figureground.core.numerics import library_versions
 from figureground.core.system import peak_resident_memory
 
 
-def peak_memory(device: torch.device) -> float:
+def measure_peak_memory(device: torch.device) -> float:
     """Return the peak memory so far, in MB: of the device, or on a CPU this process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return peak_resident_memory() / 1e6
 
 
-def versions() -> dict[str, str]:
+def list_versions() -> dict[str, str]:
     """Return the versions of the libraries that a fine-tuning uses, as far as they are installed."""
-    found = {**library_versions(), "accelerate": version("accelerate")}
+    installed = {**library_versions(), "accelerate": version("accelerate")}
     for name in ("peft", "bitsandbytes"):
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            installed[name] = version(name)
+    return installed

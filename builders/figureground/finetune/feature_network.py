@@ -30,9 +30,9 @@ class FeatureNetwork:
     label: int
 
 
-def open_feature_network(asked: Request, processes: Processes) -> FeatureNetwork | None:
+def open_feature_network(request: Request, processes: Processes) -> FeatureNetwork | None:
     """Open the feature network, if it is used."""
-    settings = asked.settings
+    settings = request.settings
     if not settings.reads_features:
         return None
     assert settings.feature_model is not None
@@ -40,38 +40,42 @@ def open_feature_network(asked: Request, processes: Processes) -> FeatureNetwork
         settings.feature_model, revision=settings.feature_model_revision, device=processes.device
     )
     classifier.require_features()
-    return FeatureNetwork(classifier, classifier.index(asked.label))
+    return FeatureNetwork(classifier, classifier.index(request.label))
 
 
 def set_up_similarity(
-    asked: Request, checkpoint: Checkpoint, found: References, network: FeatureNetwork | None, processes: Processes
+    request: Request,
+    checkpoint: Checkpoint,
+    references: References,
+    network: FeatureNetwork | None,
+    processes: Processes,
 ) -> Similarity | None:
     """Set up SFSL, if its weight isn't 0: the feature network, its class, and the features of the references."""
-    settings = asked.settings
+    settings = request.settings
     if settings.sfsl_weight == 0 or network is None:
         return None
     classifier, label = network.classifier, network.label
-    components = read_components(asked.components, classifier) if asked.components is not None else None
+    components = read_components(request.components, classifier) if request.components is not None else None
     loss = SimilarityLoss(
-        classifier, label, torch.cat([to_pixels(r.image) for r in found.used]), features=settings.features,
+        classifier, label, torch.cat([to_pixels(r.image) for r in references.images]), features=settings.features,
         distance=settings.distance, weighting=settings.weighting, threshold=settings.threshold, components=components,
         leading=settings.leading,
     )  # fmt: skip
     vae = checkpoint.text_to_image.vae
     if settings.tiny_autoencoder is not None:
-        vae = _open_tiny(settings.tiny_autoencoder).to(processes.device).requires_grad_(False)
+        vae = _open_tiny_autoencoder(settings.tiny_autoencoder).to(processes.device).requires_grad_(False)
     return Similarity(loss, vae, classifier.facts)
 
 
-def _open_tiny(name: str) -> Any:
+def _open_tiny_autoencoder(name: str) -> Any:
     from diffusers import AutoencoderTiny
 
-    what = f"tiny_autoencoder {name!r}"
+    description = f"tiny_autoencoder {name!r}"
     folder = Path(name).expanduser()
     try:
         if not folder.is_dir():
             folder = download("tiny_autoencoder", name, None, ("config.json", "*.safetensors"))
-        return open_network(AutoencoderTiny, folder, what, dtype=torch.float32)
+        return open_network(AutoencoderTiny, folder, description, dtype=torch.float32)
     except (FiguregroundError, OSError, ValueError, RuntimeError) as error:
-        said = (str(error).splitlines() or ["?"])[0]
-        raise RecipeError("tiny_autoencoder", f"{name!r} doesn't open as an AutoencoderTiny: {said}") from None
+        message = (str(error).splitlines() or ["?"])[0]
+        raise RecipeError("tiny_autoencoder", f"{name!r} doesn't open as an AutoencoderTiny: {message}") from None

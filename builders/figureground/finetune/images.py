@@ -13,7 +13,7 @@ from torch import Tensor
 
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, printable
 from figureground.diffusion.composite import widen_to_latents
-from figureground.finetune.references import LeftOut, read_different
+from figureground.finetune.references import UnusedFiles, read_unique
 from figureground.sources.companions import describe_shared
 from figureground.sources.images import (
     MASK_SUFFIX,
@@ -44,7 +44,7 @@ class LearnedImage(NamedTuple):
 
 def read_images(
     images: Path | Sequence[Path], size: int, masked: bool, masks: Sequence[Path] | None
-) -> tuple[list[LearnedImage], LeftOut]:
+) -> tuple[list[LearnedImage], UnusedFiles]:
     """Read images in the order of their names, without duplicates; also return what was left out.
 
     Args:
@@ -56,49 +56,51 @@ def read_images(
     Raises:
         FiguregroundError: Fewer than three images are readable, or masks are missing or unusable.
     """
-    left_out = LeftOut()
+    unused = UnusedFiles()
     if isinstance(images, str | Path):
         folder = Path(images)
         if not folder.is_dir():
             raise FiguregroundError(f"images: there is no directory {folder}.")
         files, where = list_images(folder), f"{folder} holds"
-        left_out.unreadable += [(path.name, reason) for path, reason in list_non_files(folder)]
+        unused.unreadable += [(path.name, reason) for path, reason in list_non_files(folder)]
     else:
         files = [Path(path) for path in images]
         where = f"of {plural(len(files), 'file')} there {'is' if len(files) == 1 else 'are'}"
     pairs = sorted(
-        zip(files, _masks_of(files, masked, masks), strict=True), key=lambda pair: (pair[0].name, str(pair[0]))
+        zip(files, _choose_masks(files, masked, masks), strict=True), key=lambda pair: (pair[0].name, str(pair[0]))
     )
-    mask_of = dict(reversed(pairs))  # for a file given twice, the first mask
-    found: list[LearnedImage] = []
-    for path, image in read_different([path for path, _ in pairs], left_out):
-        mask = mask_of[path]
+    mask_by_file = dict(reversed(pairs))  # for a file given twice, the first mask
+    learned: list[LearnedImage] = []
+    for path, image in read_unique([path for path, _ in pairs], unused):
+        mask = mask_by_file[path]
         square = None if mask is None else _read_mask(mask, path, image.size)
-        found.append(
+        learned.append(
             LearnedImage(
                 path.name, content_hash(path), center_square(image, size), square,
                 None if mask is None else content_hash(mask),
             )
         )  # fmt: skip
-    if len(found) < MIN_REFERENCES:
-        have = plural(len(found), "image") if found else "no image"
-        told = f"images: {where} {have} that can be used, and a token needs at least {MIN_REFERENCES} different ones."
-        raise FiguregroundError(" ".join([told, *left_out.notes()]))
-    found.sort(key=lambda image: (image.name, image.sha256))
-    return _name_apart(found), left_out
+    if len(learned) < MIN_REFERENCES:
+        usable = plural(len(learned), "image") if learned else "no image"
+        message = (
+            f"images: {where} {usable} that can be used, and a token needs at least {MIN_REFERENCES} different ones."
+        )
+        raise FiguregroundError(" ".join([message, *unused.format_notes()]))
+    learned.sort(key=lambda image: (image.name, image.sha256))
+    return _number_repeated_names(learned), unused
 
 
-def _name_apart(images: Sequence[LearnedImage]) -> list[LearnedImage]:
+def _number_repeated_names(images: Sequence[LearnedImage]) -> list[LearnedImage]:
     """Append numbers to repeated names."""
-    times: dict[str, int] = {}
-    named = []
+    counts: dict[str, int] = {}
+    renamed = []
     for image in images:
-        times[image.name] = n = times.get(image.name, 0) + 1
-        named.append(image if n == 1 else image._replace(name=f"{image.name} ({n})"))
-    return named
+        counts[image.name] = n = counts.get(image.name, 0) + 1
+        renamed.append(image if n == 1 else image._replace(name=f"{image.name} ({n})"))
+    return renamed
 
 
-def _masks_of(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None) -> Sequence[Path | None]:
+def _choose_masks(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None) -> Sequence[Path | None]:
     """Return the mask file of each image, or None for all."""
     if not masked:
         if masks is not None:
@@ -109,11 +111,11 @@ def _masks_of(files: Sequence[Path], masked: bool, masks: Sequence[Path] | None)
             )
         return [None] * len(files)
     if masks is None:
-        lacking = [path.name for path in files if find_mask(path) is None]
-        if lacking:
+        missing = [path.name for path in files if find_mask(path) is None]
+        if missing:
             raise FiguregroundError(
-                f"masked: {len(lacking)} of {plural(len(files), 'image')} have no mask, x.mask.png beside x.jpg: "
-                f"{join_names(map(printable, lacking), 4)}. Add them, or set masked to false."
+                f"masked: {len(missing)} of {plural(len(files), 'image')} have no mask, x.mask.png beside x.jpg: "
+                f"{join_names(map(printable, missing), 4)}. Add them, or set masked to false."
             )
         if problem := describe_shared(files, MASK_SUFFIX, "mask"):
             raise FiguregroundError(f"masked: {problem}")
@@ -146,7 +148,7 @@ def to_grid(mask: Image.Image, edge: int, flip: bool) -> Tensor:
     return torch.cat([shares, shares.flip(-1)]) if flip else shares
 
 
-def hide(image: LearnedImage, factor: int, margin: int) -> tuple[Image.Image, Image.Image]:
+def hide_region(image: LearnedImage, factor: int, margin: int) -> tuple[Image.Image, Image.Image]:
     """Return an image with its repainted region in grey, and the region itself, L of 0 and 255, for inpainting.
 
     The region is the image's mask, widened as for drawing; the whole image if it has no mask.
@@ -156,8 +158,8 @@ def hide(image: LearnedImage, factor: int, margin: int) -> tuple[Image.Image, Im
         margin: Latent pixels around the mask.
     """
     size = image.image.size
-    where = np.ones(size[::-1], bool)
+    region = np.ones(size[::-1], bool)
     if image.mask is not None:
-        where = widen_to_latents(np.asarray(image.mask.resize(size, Image.Resampling.BOX)) > 0, factor, margin)
-    mask = Image.fromarray(where.astype(np.uint8) * 255)
+        region = widen_to_latents(np.asarray(image.mask.resize(size, Image.Resampling.BOX)) > 0, factor, margin)
+    mask = Image.fromarray(region.astype(np.uint8) * 255)
     return Image.composite(Image.new("RGB", size, (128, 128, 128)), image.image, mask), mask

@@ -40,29 +40,30 @@ def identify(
     noun: str,
     label: str,
     settings: Finetuning,
-    found: References,
+    references: References,
     prior: Path | None,
     components: Path | None,
     class_folder: Path | None = None,
 ) -> dict[str, Any]:
     """Return everything that determines a concept, as JSON: contents instead of paths."""
-    said = settings.deciding()
+    fields = settings.identity_fields()
     identity = {
-        "format": FORMAT, "noun": noun, "label": label, **said, **{name: _without_place(said[name]) for name in PLACES},
+        "format": FORMAT, "noun": noun, "label": label, **fields,
+        **{name: _strip_directory(fields[name]) for name in PLACES},
         "checkpoint_content": fingerprint(settings.checkpoint, settings.revision),
         "feature_model_content": fingerprint_network(settings),
-        "references": found.to_json()["used"],
+        "references": references.to_json()["used"],
     }  # fmt: skip
-    if prior is not None and priors.own_images(prior):
-        identity["prior"] = priors.hash_own(prior)["sha256"]
-    if settings.needs_class_images and class_folder is not None and priors.own_images(class_folder):
-        identity["class_images_content"] = priors.hash_own(class_folder)["sha256"]
+    if prior is not None and priors.has_own_images(prior):
+        identity["prior"] = priors.hash_own_images(prior)["sha256"]
+    if settings.needs_class_images and class_folder is not None and priors.has_own_images(class_folder):
+        identity["class_images_content"] = priors.hash_own_images(class_folder)["sha256"]
     if components is not None and settings.sfsl_weight and fingerprint_network(settings) is not None:
         identity["components_content"] = content_hash(components) if components.is_file() else None
     return json.loads(json.dumps(identity))
 
 
-def _without_place(name: str | None) -> str | None:
+def _strip_directory(name: str | None) -> str | None:
     """Return a name for storage; for a local file or directory, only its last part."""
     return Path(name).expanduser().resolve().name if name and Path(name).expanduser().exists() else name
 
@@ -70,18 +71,18 @@ def _without_place(name: str | None) -> str | None:
 def compare(out: Path, identity: dict[str, Any]) -> None:
     """Raise FiguregroundError if a directory's concept has other inputs."""
     try:
-        theirs = read_json(out / INPUTS)
-        changed = describe_differences(_by_file(theirs), _by_file(identity))
+        recorded = read_json(out / INPUTS)
+        changes = differences(_key_references_by_file(recorded), _key_references_by_file(identity))
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(f"{out / INPUTS} is damaged ({error}). Give another directory.") from None
-    if changed:
+    if changes:
         raise FiguregroundError(
-            f"--out {out} holds a concept from other inputs:\n  " + "\n  ".join(changed[:12])
+            f"--out {out} holds a concept from other inputs:\n  " + "\n  ".join(changes[:12])
             + "\nGive another directory, or the same inputs again."
         )  # fmt: skip
 
 
-def _by_file(identity: dict[str, Any]) -> dict[str, Any]:
+def _key_references_by_file(identity: dict[str, Any]) -> dict[str, Any]:
     """Return the identity with references keyed by file name, so that differences are reported by file."""
     return {**identity, "references": {each["file"]: each for each in identity["references"]}}
 

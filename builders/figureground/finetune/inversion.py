@@ -29,8 +29,8 @@ from figureground.core.terminal import print_note
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.render import MARGIN
 from figureground.finetune.base import choose_dtype, open_base
-from figureground.finetune.embedding import Hidden, Inverting
-from figureground.finetune.images import LearnedImage, hide, read_images, to_grid
+from figureground.finetune.embedding import InpaintingInputs, TokenTraining
+from figureground.finetune.images import LearnedImage, hide_region, read_images, to_grid
 from figureground.finetune.inputs import choose_edge
 from figureground.finetune.inversion_settings import PLACE, POCKET, Inversion, check_token, settings_for
 from figureground.finetune.latents import Posteriors, encode
@@ -94,12 +94,13 @@ def invert(
             disk is full; or the loss is NaN.
     """
     check_tracker(track)
-    asked = _Request(images, noun, token, Path(out), settings, masks, show_progress)
-    kept = SavedRun(asked.out, settings.max_train_steps)
-    told = {"noun": noun, "token": token, **settings.to_json()}
-    with tracked(track, asked.out, told), kept.explain_errors(ADVICE_NOT_FINITE, _advise_memory(settings)):
-        _invert(asked, device, kept)
-    return asked.out
+    request = _Request(images, noun, token, Path(out), settings, masks, show_progress)
+    progress = SavedRun(request.out, settings.max_train_steps)
+    config = {"noun": noun, "token": token, **settings.to_json()}
+    memory_advice = _format_memory_advice(settings)
+    with tracked(track, request.out, config), progress.explain_errors(ADVICE_NOT_FINITE, memory_advice):
+        _check_and_run(request, device, progress)
+    return request.out
 
 
 ADVICE_NOT_FINITE = (
@@ -108,11 +109,11 @@ ADVICE_NOT_FINITE = (
 )
 
 
-def _advise_memory(settings: Inversion) -> str:
-    ways = ["a smaller batch_size"] if settings.batch_size > 1 else []
+def _format_memory_advice(settings: Inversion) -> str:
+    suggestions = ["a smaller batch_size"] if settings.batch_size > 1 else []
     if not settings.gradient_checkpointing:
-        ways.append("gradient_checkpointing")
-    return f"The device's memory is full. Give {', or '.join([*ways, 'a smaller size'])}."
+        suggestions.append("gradient_checkpointing")
+    return f"The device's memory is full. Give {', or '.join([*suggestions, 'a smaller size'])}."
 
 
 @dataclass(frozen=True)
@@ -131,19 +132,19 @@ class _Request:
 # Checks: invalid inputs are refused before anything is written
 
 
-def _invert(asked: _Request, device_name: str, kept: SavedRun) -> None:
-    settings, out = asked.settings, asked.out
-    check_token(asked.token)
-    if not asked.noun.strip() or asked.noun != " ".join(asked.noun.split()) or set(asked.noun) & set("{}<>"):
-        raise RecipeError("noun", f"{asked.noun!r} is not a noun of one or a few words.")
-    _refuse_strangers(out)
+def _check_and_run(request: _Request, device_name: str, progress: SavedRun) -> None:
+    settings, out = request.settings, request.out
+    check_token(request.token)
+    if not request.noun.strip() or request.noun != " ".join(request.noun.split()) or set(request.noun) & set("{}<>"):
+        raise RecipeError("noun", f"{request.noun!r} is not a noun of one or a few words.")
+    _refuse_foreign_files(out)
     finished = _read_facts(out)
     if finished and settings.size is None:  # avoids a download
         size = int(finished["inputs"]["size"])
     else:
         size = choose_edge(settings.checkpoint, settings.revision, settings.size, inpaint=True)
-    images, left_out = read_images(asked.images, size, settings.masked, asked.masks)
-    identity = _identify(asked, size, images)
+    images, unused = read_images(request.images, size, settings.masked, request.masks)
+    identity = _identify(request, size, images)
     if _is_finished(out, identity):
         return
     device = choose_device(device_name)
@@ -155,7 +156,7 @@ def _invert(asked: _Request, device_name: str, kept: SavedRun) -> None:
         settings.checkpoint, settings.revision, device=device, dtype=dtype, inpaint=True, settings=settings.to_json()
     )
     check_size(size, checkpoint.edge_multiple)
-    _check_words(checkpoint, asked)
+    _check_words(checkpoint, request)
     with contextlib.ExitStack() as stack:
         if not stack.enter_context(lock(out / LOCK)):
             raise FiguregroundError(
@@ -163,27 +164,27 @@ def _invert(asked: _Request, device_name: str, kept: SavedRun) -> None:
                 "directory."
             )
         stack.callback(remove_held, out / LOCK)
-        _refuse_strangers(out)  # another process may have written here while the checkpoint was opened
+        _refuse_foreign_files(out)  # another process may have written here while the checkpoint was opened
         if _is_finished(out, identity):
             return
         resume_threads(out / STATE, device)
         for path in [*out.glob(".*.part"), *out.glob(".*.tmp")]:  # left by a killed run
             path.unlink()
-        for note in left_out.notes():
-            print_note(note)
-        with signals.delay_to_checks():
-            _Session(asked, images, identity, made_with, checkpoint, size, dtype, device, kept).run()
+        for note in unused.format_notes():
+            remark(note)
+        with signals.at_checks():
+            _TokenRun(request, images, identity, made_with, checkpoint, size, dtype, device, progress).run()
 
 
-def _identify(asked: _Request, size: int, images: Sequence[LearnedImage]) -> dict[str, Any]:
+def _identify(request: _Request, size: int, images: Sequence[LearnedImage]) -> dict[str, Any]:
     """Return everything that determines a token, as JSON: contents instead of paths."""
-    settings = dataclasses.replace(asked.settings, size=size)
-    said = {name: value for name, value in settings.to_json().items() if name not in execution_names(Inversion)}
+    settings = dataclasses.replace(request.settings, size=size)
+    fields = {name: value for name, value in settings.to_json().items() if name not in execution_names(Inversion)}
     folder = local_directory(settings.checkpoint)
     if folder is not None and settings.checkpoint != POCKET.checkpoint:
-        said["checkpoint"] = folder.resolve().name
+        fields["checkpoint"] = folder.resolve().name
     identity = {
-        "format": recipes.FORMAT, "noun": asked.noun, "token": asked.token, **said,
+        "format": recipes.FORMAT, "noun": request.noun, "token": request.token, **fields,
         "checkpoint_content": fingerprint(settings.checkpoint, settings.revision),
         "images": {
             p.name: {"sha256": p.sha256, **({"mask_sha256": p.mask_sha256} if p.mask_sha256 else {})} for p in images
@@ -192,18 +193,17 @@ def _identify(asked: _Request, size: int, images: Sequence[LearnedImage]) -> dic
     return json.loads(json.dumps(identity))
 
 
-def _refuse_strangers(out: Path) -> None:
+def _refuse_foreign_files(out: Path) -> None:
     """Raise FiguregroundError if a directory holds anything other than a token, begun or finished."""
     if out.exists() and not out.is_dir():
         raise FiguregroundError(f"{out} is a file; give a directory.")
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     names = [name for name in names if name != LOCK and not (name.startswith(".") and name.endswith((".part", ".tmp")))]
-    ours = {EMBEDDINGS, INVERSION, STATE, CSV, PNG}
-    strange = [name for name in names if name not in ours]
-    if strange or (names and not {STATE, INVERSION} & set(names)):
+    token_files = {EMBEDDINGS, INVERSION, STATE, CSV, PNG}
+    foreign = [name for name in names if name not in token_files]
+    if foreign or (names and not {STATE, INVERSION} & set(names)):
         raise FiguregroundError(
-            f"{out} holds something else ({join_names(strange or names, 3)}) and was left as it is. Give a new "
-            "directory."
+            f"{out} holds something else ({join_names(foreign or names, 3)}) and was left as it is. Give a new directory."
         )
 
 
@@ -226,9 +226,9 @@ def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
     facts = _read_facts(out)
     if facts is None:
         return False
-    if changed := describe_differences(facts["inputs"], identity):
+    if changes := differences(facts["inputs"], identity):
         raise FiguregroundError(
-            f"{out} holds a token from other inputs:\n  " + "\n  ".join(changed[:12])
+            f"{out} holds a token from other inputs:\n  " + "\n  ".join(changes[:12])
             + "\nGive another directory, or the same inputs again."
         )  # fmt: skip
     if not (out / EMBEDDINGS).is_file() or content_hash(out / EMBEDDINGS) != facts["sha256"]:
@@ -236,19 +236,21 @@ def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
     return True
 
 
-def _check_words(checkpoint: Checkpoint, asked: _Request) -> None:
-    more = asked.settings.vectors - 1
+def _check_words(checkpoint: Checkpoint, request: _Request) -> None:
+    extra = request.settings.vectors - 1
     for tokenizer in checkpoint.tokenizers:
-        if not tokenizer.tokenize(asked.noun):
-            raise RecipeError("noun", f"{asked.noun!r} has no tokens in the checkpoint's tokenizer; give another word.")
-        check_free(tokenizer, token_names(asked.token, asked.settings.vectors))
-        for text in asked.settings.templates:
+        if not tokenizer.tokenize(request.noun):
+            raise RecipeError(
+                "noun", f"{request.noun!r} has no tokens in the checkpoint's tokenizer; give another word."
+            )
+        check_free(tokenizer, token_names(request.token, request.settings.vectors))
+        for text in request.settings.templates:
             # Here a word that every tokenizer has, of one piece, stands in for the token.
-            count = len(tokenizer(text.replace(PLACE, "a")).input_ids) + more * text.count(PLACE)
+            count = len(tokenizer(text.replace(PLACE, "a")).input_ids) + extra * text.count(PLACE)
             if count > int(tokenizer.model_max_length):
                 raise RecipeError(
                     "vectors",
-                    f"with {more + 1} vectors, the prompt {text!r} has {count} tokens, but the text encoder reads "
+                    f"with {extra + 1} vectors, the prompt {text!r} has {count} tokens, but the text encoder reads "
                     f"{tokenizer.model_max_length}. Give fewer vectors, or a shorter template.",
                 )
 
@@ -257,10 +259,10 @@ def _check_words(checkpoint: Checkpoint, asked: _Request) -> None:
 
 
 @dataclass(eq=False)
-class _Session(Hooks):
+class _TokenRun(Hooks):
     """A run for a token, from encoded images to `inversion.json`."""
 
-    asked: _Request
+    request: _Request
     images: list[LearnedImage]
     identity: dict[str, Any]
     made_with: dict[str, Any]
@@ -268,27 +270,27 @@ class _Session(Hooks):
     size: int
     dtype: torch.dtype
     device: torch.device
-    kept: SavedRun
-    inverting: Inverting = field(init=False)
+    progress: SavedRun
+    training: TokenTraining = field(init=False)
     loop: Loop = field(init=False)
 
     def run(self) -> None:
-        asked, settings = self.asked, self.asked.settings
+        request, settings = self.request, self.request.settings
         posteriors = self._encode([p.image for p in self.images])
-        masks = self._grids([p.mask for p in self.images if p.mask is not None], posteriors)
-        hidden = None
+        masks = self._to_grids([p.mask for p in self.images if p.mask is not None], posteriors)
+        inpainting = None
         if self.checkpoint.needs_mask:
-            pairs = [hide(image, self.checkpoint.factor, MARGIN) for image in self.images]
-            around = self._encode([image for image, _ in pairs])
-            where = self._grids([mask for _, mask in pairs], posteriors)
-            assert where is not None
-            hidden = Hidden(where, around)
-        self.inverting = Inverting(
-            self.checkpoint, settings, asked.noun, asked.token, posteriors, masks, self.size, self.dtype, hidden
+            pairs = [hide_region(image, self.checkpoint.factor, MARGIN) for image in self.images]
+            surroundings = self._encode([image for image, _ in pairs])
+            regions = self._to_grids([mask for _, mask in pairs], posteriors)
+            assert regions is not None
+            inpainting = InpaintingInputs(regions, surroundings)
+        self.training = TokenTraining(
+            self.checkpoint, settings, request.noun, request.token, posteriors, masks, self.size, self.dtype, inpainting
         )
         self.loop = Loop(
-            self.inverting, self, self.kept, self.made_with, Saving(seconds=settings.save_seconds),
-            single_process(self.device), str(asked.out), asked.show_progress,
+            self.training, self, self.progress, self.made_with, Saving(seconds=settings.save_seconds),
+            single_process(self.device), str(request.out), request.show_progress,
         )  # fmt: skip
         self.loop.resume()
         if self.loop.step == 0:
@@ -297,11 +299,11 @@ class _Session(Hooks):
         self._finish()
 
     def _encode(self, images: Sequence[Image.Image]) -> Posteriors:
-        return encode(self.checkpoint.text_to_image.vae, images, self.asked.settings.flip, signals.check)
+        return encode(self.checkpoint.text_to_image.vae, images, self.request.settings.flip, signals.check)
 
-    def _grids(self, masks: Sequence[Image.Image], like: Posteriors) -> Tensor | None:
+    def _to_grids(self, masks: Sequence[Image.Image], posteriors: Posteriors) -> Tensor | None:
         """Return masks at latent resolution, (images, 1 or 2, 1, height, width), or None without masks."""
-        grids = [to_grid(mask, like.mean.shape[-1], self.asked.settings.flip) for mask in masks]
+        grids = [to_grid(mask, posteriors.mean.shape[-1], self.request.settings.flip) for mask in masks]
         return torch.stack(grids).to(self.device) if grids else None
 
     def note(self) -> dict[str, str]:
@@ -310,25 +312,25 @@ class _Session(Hooks):
     # Output files
 
     def write_usable(self) -> Path:
-        return write_token(self.asked.out, self.asked.token, self.inverting.rows(), self.checkpoint)
+        return write_token(self.request.out, self.request.token, self.training.copy_vectors(), self.checkpoint)
 
     def _finish(self) -> None:
-        settings, facts, curves, out = self.asked.settings, self.checkpoint.facts, self.loop.curves, self.asked.out
+        settings, facts, curves, out = self.request.settings, self.checkpoint.facts, self.loop.curves, self.request.out
         curves.write(out)
         curves.draw(out)
         sha256 = content_hash(self.write_usable())
-        near = [
+        similarities = [
             torch.cosine_similarity(rows, noun.cpu()[None]).mean().item()
-            for rows, noun in zip(self.inverting.rows(), self.inverting.noun, strict=True)
+            for rows, noun in zip(self.training.copy_vectors(), self.training.noun_embeddings, strict=True)
         ]
-        done = {
-            "format": FORMAT, "token": self.asked.token, "vectors": settings.vectors, "noun": self.asked.noun,
+        record = {
+            "format": FORMAT, "token": self.request.token, "vectors": settings.vectors, "noun": self.request.noun,
             "sha256": sha256, "base": {n: facts[n] for n in ("checkpoint", "revision", "family", "prediction_type")},
             "inputs": self.identity, "device": self.device.type, "dtype": self.made_with["computed_in"],
             "processor": processor_name(self.device),
             "threads": torch.get_num_threads(), "versions": library_versions(), "steps": settings.max_train_steps,
-            "seconds": round(self.loop.seconds, 1), "cosine_to_noun": [round(value, 4) for value in near],
+            "seconds": round(self.loop.seconds, 1), "cosine_to_noun": [round(value, 4) for value in similarities],
             "losses": curves.summarise_end(settings.max_train_steps),
         }  # fmt: skip
-        replace_text(out / INVERSION, json.dumps(done, indent=2, ensure_ascii=False) + "\n")
+        replace_text(out / INVERSION, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         (out / STATE).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Strict
 
 from figureground.core.errors import RecipeError
-from figureground.finetune.settings import unfilled
+from figureground.finetune.settings import find_unfilled
 from figureground.recipe.settings import EXECUTION, Names, Text, settings
 
 TOKEN = re.compile(r"<[a-z0-9]+(?:[-_][a-z0-9]+)*>")
@@ -72,13 +72,13 @@ class Inversion:
         self._check_templates()
 
     def _check_templates(self) -> None:
-        given = self.templates
-        if not given:
+        templates = self.templates
+        if not templates:
             raise RecipeError("templates", "the list is empty; give one caption or more.")
-        for text in given:
+        for text in templates:
             if PLACE not in text:
                 raise RecipeError("templates", f"{text!r} lacks {PLACE}, the placeholder of the token.")
-            if stray := unfilled(text, [PLACE]):
+            if stray := find_unfilled(text, [PLACE]):
                 raise RecipeError("templates", f"nothing fills {stray!r} in {text!r}; known is {PLACE}.")
 
     def to_json(self) -> dict[str, Any]:

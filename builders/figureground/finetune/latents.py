@@ -36,37 +36,37 @@ class Posteriors:
             mirrored: (n,) bool; ignored unless mirrored images were encoded.
             noise: (n, channels, height, width), standard normal.
         """
-        which = mirrored.long() if self.mean.shape[1] == 2 else torch.zeros_like(rows)
-        drawn = self.mean[rows, which] + self.deviation[rows, which] * noise
-        return (drawn - self.shift) * self.scale
+        variant = mirrored.long() if self.mean.shape[1] == 2 else torch.zeros_like(rows)
+        latents = self.mean[rows, variant] + self.deviation[rows, variant] * noise
+        return (latents - self.shift) * self.scale
 
 
 @torch.no_grad()
 def encode(
-    vae: Any, images: Sequence[Image.Image], flip: bool, between: Callable[[], None] = lambda: None
+    vae: Any, images: Sequence[Image.Image], flip: bool, between_images: Callable[[], None] = lambda: None
 ) -> Posteriors:
     """Encode images one by one, in the autoencoder's dtype; the posteriors are float32 on its device.
 
     Args:
         images: RGB, all of one size, both edges multiples of the autoencoder's factor.
         flip: Whether to encode mirrored images too.
-        between: Called between images; it may raise, to stop.
+        between_images: Called between images; it may raise, to stop.
     """
     means, deviations = [], []
     for image in images:
-        between()
-        ways = torch.cat([to_pixels(each) for each in ((image, ImageOps.mirror(image)) if flip else (image,))])
-        posterior = vae.encode(ways.to(vae.device, vae.dtype) * 2 - 1).latent_dist
+        between_images()
+        views = torch.cat([to_pixels(view) for view in ((image, ImageOps.mirror(image)) if flip else (image,))])
+        posterior = vae.encode(views.to(vae.device, vae.dtype) * 2 - 1).latent_dist
         means.append(posterior.mean.float().contiguous())
         deviations.append(posterior.std.float().contiguous())
     config = vae.config
 
-    def setting(name: str, without: float) -> Tensor:
+    def read_setting(name: str, default: float) -> Tensor:
         value = config.get(name)
-        return means[0].new_tensor(without if value is None else value).view(-1, 1, 1)
+        return means[0].new_tensor(default if value is None else value).view(-1, 1, 1)
 
-    scale = setting("scaling_factor", 1.0) / setting("latents_std", 1.0)
-    shift = setting("latents_mean", 0.0) + setting("shift_factor", 0.0)
+    scale = read_setting("scaling_factor", 1.0) / read_setting("latents_std", 1.0)
+    shift = read_setting("latents_mean", 0.0) + read_setting("shift_factor", 0.0)
     return Posteriors(torch.stack(means), torch.stack(deviations), scale, shift)
 
 

@@ -54,10 +54,10 @@ def curve_names(weights: Weights) -> list[str]:
     return ["total", *(name for part in parts for name in (part, f"{part}_weighted"))]
 
 
-def losses(
+def compute_losses(
     prediction: Tensor,
     noisy: Tensor,
-    wanted: Tensor,
+    target: Tensor,
     levels: Tensor,
     references: int,
     weights: Weights,
@@ -73,13 +73,13 @@ def losses(
     Args:
         prediction: (n, c, h, w), float32; the first `references` samples are references, the others prior images.
         noisy: The noisy latents of the prediction.
-        wanted: The prediction target.
+        target: The prediction target.
         levels: Each sample's level of noise, (n,); see `Noising`.
         similarity: SFSL, if its weight isn't 0.
         decode: Decodes latents to pixels, 0..1, with gradients.
     """
     alphas_bar = noising.alphas_bar(levels)
-    error = (prediction - wanted).square().mean((1, 2, 3))
+    error = (prediction - target).square().mean((1, 2, 3))
     weighted = min_snr_weights(alphas_bar, weights.min_snr_gamma, noising.prediction_type) * error
     total = weighted[:references].mean()
     values = [error[:references].mean(), total]
@@ -88,12 +88,12 @@ def losses(
         values += [error[references:].mean(), prior]
         total = total + prior
     if similarity is not None:
-        here = slice(0, references)
-        clean = noising.estimate_clean(noisy[here], prediction[here], levels[here])
-        counts = similarity.weight(alphas_bar[here]) > 0  # the others needn't be decoded
-        each = clean.new_zeros(references)
-        if counts.any():
-            each[counts] = similarity(decode(clean[counts]), alphas_bar[here][counts])
-        values += [each.mean(), weights.sfsl * each.mean()]
-        total = total + weights.sfsl * each.mean()
+        reference_rows = slice(0, references)
+        clean = noising.estimate_clean(noisy[reference_rows], prediction[reference_rows], levels[reference_rows])
+        is_weighted = similarity.weight(alphas_bar[reference_rows]) > 0  # the others needn't be decoded
+        distances = clean.new_zeros(references)
+        if is_weighted.any():
+            distances[is_weighted] = similarity(decode(clean[is_weighted]), alphas_bar[reference_rows][is_weighted])
+        values += [distances.mean(), weights.sfsl * distances.mean()]
+        total = total + weights.sfsl * distances.mean()
     return torch.stack([total, *values])

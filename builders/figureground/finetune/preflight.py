@@ -29,7 +29,7 @@ def check_names(noun: str, label: str, identifier: str) -> None:
         raise RecipeError("identifier", f"{identifier!r} is not one word of letters and digits, such as 'sks'.")
 
 
-def refuse_unfit(
+def check_inputs(
     references: Path, noun: str, label: str, out: Path, settings: Finetuning, *, prior: Path | None,
     components: Path | None, device: str, class_folder: Path | None = None,
 ) -> None:  # fmt: skip
@@ -50,9 +50,9 @@ def refuse_unfit(
     refuse_strangers(out)
     if not references.is_dir():
         raise FiguregroundError(f"--references {references}: there is no such directory.")
-    if (there := len(list_images(references))) < MIN_REFERENCES:
+    if (count := len(list_images(references))) < MIN_REFERENCES:
         raise FiguregroundError(
-            f"--references {references}: it holds {plural(there, 'image')}; give {MIN_REFERENCES} or more."
+            f"--references {references}: it holds {plural(count, 'image')}; give {MIN_REFERENCES} or more."
         )
     if settings.reads_features and settings.feature_model is not None:
         refuse_onnx("--feature-model", settings.feature_model)

@@ -24,17 +24,17 @@ def draw_preview(
     between_steps: Callable[[], None],
 ) -> None:
     """Draw a row per prompt, with one batch of images each; images that can't be drawn stay black."""
-    edge, images = sampling.size, sampling.batch_size
-    page = Image.new("RGB", (images * edge, len(prompts) * edge), "black")
-    renderer = Renderer(checkpoint, sampling, no_guide, between_steps)
+    edge, columns = sampling.size, sampling.batch_size
+    page = Image.new("RGB", (columns * edge, len(prompts) * edge), "black")
+    renderer = Renderer(checkpoint, sampling, refuse_guide, between_steps)
     for row, prompt in enumerate(prompts):
         specs = [
             Spec(f"preview-{i}", "preview", 0, 0, "", "", prompt, derive_seed(seed, "preview", str(i)))
-            for i in range(images)
+            for i in range(columns)
         ]
-        for column, drawn in enumerate(renderer.render(specs)):
-            if isinstance(drawn, Sample):
-                page.paste(drawn.image, (column * edge, row * edge))
+        for column, result in enumerate(renderer.render(specs)):
+            if isinstance(result, Sample):
+                page.paste(result.image, (column * edge, row * edge))
     path.parent.mkdir(exist_ok=True)
     draft = path.with_name(f".{path.name}.part")
     try:
@@ -44,6 +44,6 @@ def draw_preview(
         draft.unlink(missing_ok=True)
 
 
-def no_guide(spec: Spec) -> tuple[Image.Image, None]:
+def refuse_guide(spec: Spec) -> tuple[Image.Image, None]:
     """Raise, because images drawn from text alone have no guide."""
     raise AssertionError(f"{spec.key} has no guide")

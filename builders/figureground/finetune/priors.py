@@ -19,7 +19,7 @@ from figureground.core.locks import lock, remove_held
 from figureground.core.progress import Progress
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.render import Renderer, Sampling, find_batch_size
-from figureground.finetune.previews import no_guide
+from figureground.finetune.previews import refuse_guide
 from figureground.recipe.sample import Sample, Spec, derive_seed
 from figureground.sources.images import UnreadableImage, center_square, content_hash, encode, list_images, read_image
 
@@ -40,18 +40,18 @@ class Prior:
     """Number of images, whether they were drawn here, and the SHA-256 of all their files."""
 
 
-def own_images(folder: Path | None) -> bool:
+def has_own_images(folder: Path | None) -> bool:
     """Whether a folder holds images that weren't drawn here; these are used as they are."""
     return folder is not None and folder.is_dir() and not (folder / RECIPE).exists() and bool(list_images(folder))
 
 
-def hash_own(folder: Path) -> dict[str, Any]:
+def hash_own_images(folder: Path) -> dict[str, Any]:
     """Return the recipe entry for a user's own images."""
     hashes = [f"{path.name} {content_hash(path)}" for path in list_images(folder)]
-    return {"images": len(hashes), "drawn": False, "sha256": _digest(hashes)}
+    return {"images": len(hashes), "drawn": False, "sha256": _hash_lines(hashes)}
 
 
-def read_own(folder: Path, size: int, flag: str = FLAG) -> Prior:
+def read_own_images(folder: Path, size: int, flag: str = FLAG) -> Prior:
     """Read a user's own images in a folder; errors name it by its flag.
 
     Raises:
@@ -65,14 +65,14 @@ def read_own(folder: Path, size: int, flag: str = FLAG) -> Prior:
             unreadable.append(f"{printable(path.name)} ({error.reason})")
     if not images:
         raise FiguregroundError(f"{flag} {folder}: none of its images can be read: {join_names(unreadable, 4)}.")
-    return Prior(tuple(images), {**hash_own(folder), "images": len(images)})
+    return Prior(tuple(images), {**hash_own_images(folder), "images": len(images)})
 
 
 def draw_missing(
     folder: Path,
     recipe: dict[str, Any],
     count: int,
-    untouched: Checkpoint,
+    checkpoint: Checkpoint,
     sampling: Sampling,
     between_steps: Callable[[], None],
     show_progress: bool,
@@ -85,58 +85,58 @@ def draw_missing(
 
     Args:
         recipe: Everything that determines the images, as JSON, including `prompt` and `seed`; one per folder.
-        untouched: The original model, which draws them.
+        checkpoint: The original model, which draws them.
         sampling: Sampling settings; the batch size is chosen here.
         flag: Name of the folder's flag in errors.
 
     Raises:
         FiguregroundError: The folder holds images drawn with another recipe, or most images are rejected.
     """
-    with _alone(folder):
-        rejected = _begin(folder, recipe, flag)
-        missing = _missing(folder, count, rejected)
+    with _lock_folder(folder):
+        rejected = _record_recipe(folder, recipe, flag)
+        missing = _list_missing(folder, count, rejected)
         if missing:
-            sampling = replace(sampling, batch_size=find_batch_size(untouched, sampling))
-        renderer = Renderer(untouched, sampling, no_guide, between_steps)
+            sampling = replace(sampling, batch_size=find_batch_size(checkpoint, sampling))
+        renderer = Renderer(checkpoint, sampling, refuse_guide, between_steps)
         show = show_progress and bool(missing)
         with Progress(count, initial=count - len(missing), unit="image", desc="prior images", show=show) as bar:
             while missing:
-                for i, drawn in zip(missing, renderer.render([_spec(i, recipe) for i in missing]), strict=True):
-                    if isinstance(drawn, Sample):
-                        replace_bytes(_path(folder, i), encode(drawn.image, "png"))
+                for i, result in zip(missing, renderer.render([_make_spec(i, recipe) for i in missing]), strict=True):
+                    if isinstance(result, Sample):
+                        replace_bytes(_image_path(folder, i), encode(result.image, "png"))
                         bar.update()
                     else:
-                        rejected[i] = drawn.reason
-                        _save(folder, recipe, rejected)
+                        rejected[i] = result.reason
+                        _write_recipe(folder, recipe, rejected)
                 if len(rejected) > count:
                     raise FiguregroundError(
                         f"more than half of the images for {recipe['prompt']!r} can't be kept "
                         f"({join_names(sorted(set(rejected.values())))}). Give images of your own with {flag} DIR."
                     )
-                missing = _missing(folder, count, rejected)
+                missing = _list_missing(folder, count, rejected)
 
 
-def read_drawn(folder: Path, recipe: dict[str, Any], count: int, flag: str = FLAG) -> Prior:
+def read_drawn_images(folder: Path, recipe: dict[str, Any], count: int, flag: str = FLAG) -> Prior:
     """Read the first `count` images from `draw_missing`; errors name the folder by its flag.
 
     Raises:
         FiguregroundError: An image is damaged, or the images were drawn with another recipe.
     """
-    rejected = _begin(folder, recipe, flag)
+    rejected = _record_recipe(folder, recipe, flag)
     images, hashes = [], []
-    for path in (_path(folder, i) for i in _wanted(count, rejected)):
+    for path in (_image_path(folder, i) for i in _list_numbers(count, rejected)):
         try:
             images.append(read_image(path))
         except UnreadableImage as error:
             remedy = "Remove that file" if path.exists() else "Give the same command again"
             raise FiguregroundError(f"{flag} {error}. {remedy} to draw it again.") from None
         hashes.append(f"{path.name} {content_hash(path)}")
-    facts = {"images": count, "drawn": True, "rejected": len(rejected), "sha256": _digest(hashes)}
+    facts = {"images": count, "drawn": True, "rejected": len(rejected), "sha256": _hash_lines(hashes)}
     return Prior(tuple(images), facts)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _lock_folder(folder: Path) -> Iterator[None]:
     """Within, no other process draws into a folder. No lock file stays behind, whatever happens."""
     with lock(folder / LOCK, wait=True):
         try:
@@ -145,18 +145,18 @@ def _alone(folder: Path) -> Iterator[None]:
             remove_held(folder / LOCK)
 
 
-def forget_other(folder: Path, recipe: dict[str, Any], flag: str = FLAG) -> None:
+def remove_other_images(folder: Path, recipe: dict[str, Any], flag: str = FLAG) -> None:
     """Remove images that were drawn with another recipe; errors name the folder by its flag."""
     if not (folder / RECIPE).exists():
         return
-    with _alone(folder):
-        if (folder / RECIPE).exists() and describe_differences(_read(folder, flag)[0], recipe):
+    with _lock_folder(folder):
+        if (folder / RECIPE).exists() and differences(_read_recipe(folder, flag)[0], recipe):
             for image in folder.glob("[0-9]*.png"):
                 image.unlink()
             (folder / RECIPE).unlink()
 
 
-def _read(folder: Path, flag: str = FLAG) -> tuple[dict[str, Any], dict[int, str]]:
+def _read_recipe(folder: Path, flag: str = FLAG) -> tuple[dict[str, Any], dict[int, str]]:
     """Read the recipe of a folder's images, and which were rejected."""
     try:
         saved = read_json(folder / RECIPE)
@@ -167,42 +167,42 @@ def _read(folder: Path, flag: str = FLAG) -> tuple[dict[str, Any], dict[int, str
         ) from None
 
 
-def _begin(folder: Path, recipe: dict[str, Any], flag: str) -> dict[int, str]:
+def _record_recipe(folder: Path, recipe: dict[str, Any], flag: str) -> dict[int, str]:
     """Record the recipe in a folder, or check that it matches; return the rejected images."""
     if not (folder / RECIPE).exists():
-        _save(folder, recipe, {})
+        _write_recipe(folder, recipe, {})
         return {}
-    saved, rejected = _read(folder, flag)
-    if changed := describe_differences(saved, recipe):
+    saved, rejected = _read_recipe(folder, flag)
+    if changes := differences(saved, recipe):
         raise FiguregroundError(
-            f"{flag} {folder} holds images drawn with other settings:\n  " + "\n  ".join(changed)
+            f"{flag} {folder} holds images drawn with other settings:\n  " + "\n  ".join(changes)
             + "\nGive another directory."
         )  # fmt: skip
     return rejected
 
 
-def _save(folder: Path, recipe: dict[str, Any], rejected: dict[int, str]) -> None:
+def _write_recipe(folder: Path, recipe: dict[str, Any], rejected: dict[int, str]) -> None:
     saved = {**recipe, "rejected": {str(i): reason for i, reason in rejected.items()}}
     replace_text(folder / RECIPE, json.dumps(saved, indent=2, ensure_ascii=False) + "\n")
 
 
-def _wanted(count: int, rejected: dict[int, str]) -> list[int]:
+def _list_numbers(count: int, rejected: dict[int, str]) -> list[int]:
     """Return the first `count` image numbers that aren't rejected."""
     return [i for i in range(count + len(rejected)) if i not in rejected][:count]
 
 
-def _missing(folder: Path, count: int, rejected: dict[int, str]) -> list[int]:
-    return [i for i in _wanted(count, rejected) if not _path(folder, i).is_file()]
+def _list_missing(folder: Path, count: int, rejected: dict[int, str]) -> list[int]:
+    return [i for i in _list_numbers(count, rejected) if not _image_path(folder, i).is_file()]
 
 
-def _path(folder: Path, i: int) -> Path:
+def _image_path(folder: Path, i: int) -> Path:
     return folder / f"{i:05d}.png"
 
 
-def _spec(i: int, recipe: dict[str, Any]) -> Spec:
+def _make_spec(i: int, recipe: dict[str, Any]) -> Spec:
     seed = derive_seed(recipe["seed"], "prior", str(i))
     return Spec(f"prior-{i:05d}", "prior", 0, 0, "", "", recipe["prompt"], seed)
 
 
-def _digest(lines: list[str]) -> str:
+def _hash_lines(lines: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -37,7 +37,7 @@ class Reference:
 
 
 @dataclass
-class LeftOut:
+class UnusedFiles:
     """Unused files."""
 
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -45,15 +45,15 @@ class LeftOut:
     repeated: list[tuple[str, str]] = field(default_factory=list)
     """Files that duplicate another image, and that image's file."""
 
-    def notes(self) -> list[str]:
+    def format_notes(self) -> list[str]:
         """Return notes for the user, one sentence each."""
         lines = []
         if self.unreadable:
-            what = join_names((f"{printable(name)} ({reason})" for name, reason in self.unreadable), 6)
-            lines.append(f"{plural(len(self.unreadable), 'reference')} left out as unreadable: {what}.")
+            names = join_names((f"{printable(name)} ({reason})" for name, reason in self.unreadable), 6)
+            lines.append(f"{plural(len(self.unreadable), 'reference')} left out as unreadable: {names}.")
         if self.repeated:
-            what = join_names((f"{printable(name)} is {printable(of)}" for name, of in self.repeated), 6)
-            lines.append(f"{plural(len(self.repeated), 'reference')} given twice, counted once: {what}.")
+            names = join_names((f"{printable(name)} is {printable(original)}" for name, original in self.repeated), 6)
+            lines.append(f"{plural(len(self.repeated), 'reference')} given twice, plural once: {names}.")
         return lines
 
 
@@ -61,15 +61,15 @@ class LeftOut:
 class References:
     """The usable images of a folder, and the files left out."""
 
-    used: tuple[Reference, ...]
-    left_out: LeftOut
+    images: tuple[Reference, ...]
+    unused: UnusedFiles
 
     def to_json(self) -> dict[str, Any]:
         """Return file names, hashes and captions, without pixels and paths."""
         return {
-            "used": [{"file": r.name, "sha256": r.sha256, "caption": r.caption} for r in self.used],
-            "unreadable": [{"file": name, "reason": reason} for name, reason in self.left_out.unreadable],
-            "repeated": [{"file": name, "same_as": of} for name, of in self.left_out.repeated],
+            "used": [{"file": r.name, "sha256": r.sha256, "caption": r.caption} for r in self.images],
+            "unreadable": [{"file": name, "reason": reason} for name, reason in self.unused.unreadable],
+            "repeated": [{"file": name, "same_as": original} for name, original in self.unused.repeated],
         }
 
 
@@ -85,43 +85,46 @@ def read_references(folder: Path, size: int) -> References:
     """
     if not folder.is_dir():
         raise FiguregroundError(f"--references {folder}: there is no such directory.")
-    left_out = LeftOut([(path.name, reason) for path, reason in list_non_files(folder)])
-    used = tuple(
+    unused = UnusedFiles([(path.name, reason) for path, reason in list_non_files(folder)])
+    images = tuple(
         Reference(path.name, content_hash(path), read_caption(path), center_square(image, size))
-        for path, image in read_different(list_images(folder), left_out)
+        for path, image in read_unique(list_images(folder), unused)
     )
-    refuse_shared_captions(folder / each.name for each in used)
-    found = References(used, left_out)
-    if len(used) < MIN_REFERENCES:
-        raise FiguregroundError(f"--references {folder}: {_too_few(found)}")
-    return found
+    refuse_shared_captions(folder / each.name for each in images)
+    references = References(images, unused)
+    if len(images) < MIN_REFERENCES:
+        raise FiguregroundError(f"--references {folder}: {_describe_shortage(references)}")
+    return references
 
 
-def read_different(files: Iterable[Path], left_out: LeftOut) -> Iterator[tuple[Path, Image.Image]]:
-    """Yield the images of files, RGB, in their own size, without duplicates. Unused files are added to `left_out`."""
-    seen: dict[str, str] = {}
+def read_unique(files: Iterable[Path], unused: UnusedFiles) -> Iterator[tuple[Path, Image.Image]]:
+    """Yield the images of files, RGB, in their own size, without duplicates. Other files are added to `unused`."""
+    name_by_pixels: dict[str, str] = {}
     for path in files:
         try:
             image = read_image(path)
         except UnreadableImage as error:
-            left_out.unreadable.append((path.name, error.reason))
+            unused.unreadable.append((path.name, error.reason))
             continue
         pixels = pixel_hash(image)
-        if pixels in seen:
-            left_out.repeated.append((path.name, seen[pixels]))
+        if pixels in name_by_pixels:
+            unused.repeated.append((path.name, name_by_pixels[pixels]))
             continue
-        seen[pixels] = path.name
+        name_by_pixels[pixels] = path.name
         yield path, image
 
 
-def _too_few(found: References) -> str:
-    if len(found.used) == 1 and len(found.left_out.repeated) + 1 >= MIN_REFERENCES:
-        files = [found.used[0].name, *(name for name, _ in found.left_out.repeated)]
+def _describe_shortage(references: References) -> str:
+    if len(references.images) == 1 and len(references.unused.repeated) + 1 >= MIN_REFERENCES:
+        files = [references.images[0].name, *(name for name, _ in references.unused.repeated)]
         return (
             f"all {len(files)} images show the same image ({join_names(map(printable, files), 4)}). A concept needs at "
             f"least {MIN_REFERENCES} different ones."
         )
-    have = plural(len(found.used), "image") if found.used else "no image"
+    usable = plural(len(references.images), "image") if references.images else "no image"
     return " ".join(
-        [f"it holds {have} that can be used, and a concept needs at least {MIN_REFERENCES}.", *found.left_out.notes()]
+        [
+            f"it holds {usable} that can be used, and a concept needs at least {MIN_REFERENCES}.",
+            *references.unused.format_notes(),
+        ]
     )

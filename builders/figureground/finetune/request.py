@@ -26,10 +26,10 @@ class Request:
     def fill(self, template: str) -> str:
         return fill(template, self.noun, self.settings.identifier)
 
-    def caption(self, caption: str | None) -> str:
+    def fill_caption(self, caption: str | None) -> str:
         return self.fill(caption or self.settings.prompt)
 
-    def class_prompt(self) -> str:
+    def fill_class_prompt(self) -> str:
         """The prior's prompt with the class in place of the noun; of ImageNet's synonyms, the first."""
         return fill(self.settings.prior_prompt, self.label.split(",")[0].strip(), self.settings.identifier)
 

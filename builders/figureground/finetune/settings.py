@@ -152,7 +152,7 @@ class Finetuning:
     def __post_init__(self) -> None:
         """Raise RecipeError for the first invalid value."""
         for name, text in self.prompts().items():
-            if stray := unfilled(text, PLACEHOLDERS):
+            if stray := find_unfilled(text, PLACEHOLDERS):
                 raise RecipeError(name, f"nothing fills {stray!r} in {text!r}; known are {', '.join(PLACEHOLDERS)}.")
         if self.scheduler == "pndm" and self.num_inference_steps < 4:
             raise RecipeError("num_inference_steps", f"{self.num_inference_steps} is too few: pndm needs 4 or more.")
@@ -209,38 +209,38 @@ class Finetuning:
         previews = {f"preview_prompts[{i}]": text for i, text in enumerate(self.preview_prompts)}
         return {"prompt": self.prompt, "prior_prompt": self.prior_prompt, **previews}
 
-    def rate(self, of: str) -> float:
+    def learning_rate_of(self, part: str) -> float:
         """Return the learning rate of the `text_encoder`s, or of the denoiser by its part, such as `unet`."""
         denoiser = self.learning_rate if self.learning_rate is not None else 2e-6 if self.lora_rank is None else 1e-4
         text = self.text_encoder_learning_rate
-        return denoiser if of != "text_encoder" or text is None else text
+        return denoiser if part != "text_encoder" or text is None else text
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as JSON."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
-    def deciding(self) -> dict[str, Any]:
+    def identity_fields(self) -> dict[str, Any]:
         """Return the fields that decide the result, as JSON.
 
         Fields of noise levels, class images, class direction and early stopping are left out if they are off, so that
         results of releases without them keep their identity.
         """
-        off = set(execution_names(type(self)))
+        excluded = set(execution_names(type(self)))
         if self.noise_levels is None:
-            off.add("noise_levels")
+            excluded.add("noise_levels")
         if self.sfsl_weight == 0 or self.class_direction is None:
-            off.add("class_direction")
+            excluded.add("class_direction")
         if not self.needs_class_images:
-            off.add("class_images")
+            excluded.add("class_images")
         if self.early_stopping is None:
-            off.update(self.STOPPING)
-        return {name: value for name, value in self.to_json().items() if name not in off}
+            excluded.update(self.STOPPING)
+        return {name: value for name, value in self.to_json().items() if name not in excluded}
 
 
-def unfilled(template: str, places: Iterable[str]) -> str | None:
-    """Return the first placeholder or stray brace of a prompt template that isn't in `places`, or None."""
-    for place in places:
-        template = template.replace(place, "")
+def find_unfilled(template: str, placeholders: Iterable[str]) -> str | None:
+    """Return the first placeholder or stray brace of a prompt template that isn't in `placeholders`, or None."""
+    for placeholder in placeholders:
+        template = template.replace(placeholder, "")
     stray = re.search(r"\{[^{}]*\}?|\}", template)
     return stray and stray[0]
 
@@ -267,24 +267,24 @@ def settings_for(checkpoint: str, **changes: Any) -> Finetuning:
     """
     if checkpoint == POCKET.checkpoint:
         return dataclasses.replace(POCKET, **changes)
-    usual: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     if (family := find_family(checkpoint, changes.get("revision"))) is not None:
         if family.SCHEDULER == OWN:
-            usual["scheduler"] = OWN
+            defaults["scheduler"] = OWN
         if family.ADAPTERS_ONLY:
-            usual["lora_rank"] = LORA_RANK
-    return Finetuning(checkpoint, **{**usual, **changes})
+            defaults["lora_rank"] = LORA_RANK
+    return Finetuning(checkpoint, **{**defaults, **changes})
 
 
 def fill(template: str, noun: str, identifier: str) -> str:
     """Return a prompt from a template or caption: fill in `{V}` and `{noun}`, and turn `a` into `an` before vowels."""
     values = {"{V}": identifier, "{noun}": noun}
 
-    def put(match: re.Match[str]) -> str:
-        article, place = match[1] or "", values[match[2]]
-        return (f"{article.rstrip()}n " if article and place[:1].lower() in "aeiou" and place else article) + place
+    def substitute(match: re.Match[str]) -> str:
+        article, word = match[1] or "", values[match[2]]
+        return (f"{article.rstrip()}n " if article and word[:1].lower() in "aeiou" and word else article) + word
 
-    return " ".join(re.sub(r"(\b[Aa] )?(\{V\}|\{noun\})", put, template).split())
+    return " ".join(re.sub(r"(\b[Aa] )?(\{V\}|\{noun\})", substitute, template).split())
 
 
 def fingerprint_network(settings: Finetuning) -> str | None:
@@ -297,17 +297,17 @@ def fingerprint_network(settings: Finetuning) -> str | None:
     return fingerprint_classifier(settings.feature_model, settings.feature_model_revision)
 
 
-def done_message(out: Path) -> str:
+def format_done_message(out: Path) -> str:
     """Return the text that the command prints for a finished concept."""
     facts = read_json(out / "concept.json")
-    how = f"{out / 'checkpoint'} is a checkpoint of its own"
+    usage = f"{out / 'checkpoint'} is a checkpoint of its own"
     if facts["kind"] == "lora":
-        how = f"{out / 'lora.safetensors'} is for {facts['base']['checkpoint']}"
+        usage = f"{out / 'lora.safetensors'} is for {facts['base']['checkpoint']}"
     steps = f"{facts['steps']:,} steps"
-    if stopped := facts.get("early_stopping"):
-        steps += f" (the best of {stopped['trained_steps']:,}, by {stopped['rule']})"
+    if stopping := facts.get("early_stopping"):
+        steps += f" (the best of {stopping['trained_steps']:,}, by {stopping['rule']})"
     previews = "previews/ and " if (out / "previews").is_dir() else ""
     return (
         f"{out}: {facts['identifier']} {facts['noun']}, {steps}, learned in "
-        f"{facts['seconds']:,.0f} s. {how}; see {previews}curves.png."
+        f"{facts['seconds']:,.0f} s. {usage}; see {previews}curves.png."
     )

@@ -89,31 +89,31 @@ def decode(vae: Any, latents: Tensor, checkpointing: bool) -> Tensor:
 
 @torch.no_grad()
 def read_features(
-    classifier: Classifier, images: Sequence[Image.Image], between: Callable[[], None] = lambda: None
+    classifier: Classifier, images: Sequence[Image.Image], between_batches: Callable[[], None] = lambda: None
 ) -> Tensor:
     """Compute φ of RGB images of one size: (n, d), float32, on the classifier's device.
 
     Args:
-        between: Called between batches; it may raise, to stop.
+        between_batches: Called between batches; it may raise, to stop.
     """
     parts = []
     for start in range(0, len(images), BATCH):
-        between()
+        between_batches()
         parts.append(classifier(torch.cat([to_pixels(image) for image in images[start : start + BATCH]])).features)
     return torch.cat(parts)
 
 
-def direction_of_images(of_class: Tensor, others: Tensor) -> Tensor:
+def compute_image_direction(class_features: Tensor, other_features: Tensor) -> Tensor:
     """Return the direction from the mean features of other images to those of the class, (d,), of length 1.
 
     Args:
-        of_class: φ of images of the class, (n, d).
-        others: φ of images without it, (m, d).
+        class_features: φ of images of the class, (n, d).
+        other_features: φ of images without it, (m, d).
 
     Raises:
         FiguregroundError: Both means are equal.
     """
-    difference = of_class.mean(0) - others.mean(0)
+    difference = class_features.mean(0) - other_features.mean(0)
     if not float(difference.norm()) > 0:
         raise FiguregroundError(
             "class_direction: for the feature network, images of the class are on average the same as the prior "
@@ -122,7 +122,7 @@ def direction_of_images(of_class: Tensor, others: Tensor) -> Tensor:
     return F.normalize(difference, dim=0)
 
 
-def direction_of_head(classifier: Classifier, label: int) -> Tensor:
+def compute_head_direction(classifier: Classifier, label: int) -> Tensor:
     """Return the direction in which the class's logit rises above the mean of all logits, (d,), of length 1.
 
     Raises:
@@ -170,48 +170,50 @@ class SimilarityLoss:
         components: Components | None = None,
         leading: int = LEADING,
     ):
-        for field, value, known in (
+        for field, value, choices in (
             ("features", features, FEATURES), ("distance", distance, DISTANCES), ("weighting", weighting, WEIGHTINGS),
         ):  # fmt: skip
-            if value not in known:
-                raise RecipeError(field, f"{value!r} is unknown{suggest_or_list(value, known)}")
+            if value not in choices:
+                raise RecipeError(field, f"{value!r} is unknown{suggest_or_list(value, choices)}")
         classifier.require_features()
         if not 0 <= label < len(classifier.labels):
-            there = len(classifier.labels)
-            raise FiguregroundError(f"classifier {classifier.name!r} has {there} classes, so {label} is out of range.")
+            count = len(classifier.labels)
+            raise FiguregroundError(f"classifier {classifier.name!r} has {count} classes, so {label} is out of range.")
         self._classifier, self._label = classifier, label
         self._references = references
-        self._without: Tensor | None = None
+        self._removed_direction: Tensor | None = None
         self._features, self._distance = features, distance
         self._weighting, self._threshold = weighting, threshold
-        self._components = _chosen(components, classifier, label, leading) if features == "neural-pca" else None
+        self._components = (
+            _select_components(components, classifier, label, leading) if features == "neural-pca" else None
+        )
         if self._components is not None and leading < 2 and distance == "cosine":
             raise RecipeError(
                 "distance",
                 "a single component has no direction for the distance cosine. Set distance to l2, or "
                 "compare more components.",
             )
-        self._find_target()
+        self._set_target()
 
     @torch.no_grad()
-    def _find_target(self) -> None:
+    def _set_target(self) -> None:
         classifier = self._classifier
-        read = torch.cat([self._read(part) for part in self._references.split(BATCH)])
-        if not len(read) or not torch.isfinite(read).all():
+        features = torch.cat([self._extract(part) for part in self._references.split(BATCH)])
+        if not len(features) or not torch.isfinite(features).all():
             raise FiguregroundError(
                 f"classifier {classifier.name!r}: the references' features hold NaN or infinity."
-                if len(read) else "SFSL needs at least one reference."
+                if len(features) else "SFSL needs at least one reference."
             )  # fmt: skip
-        scale = read.square().sum(1).mean()
+        scale = features.square().sum(1).mean()
         if scale == 0:
             raise FiguregroundError(
                 f"classifier {classifier.name!r}: the references' {self._features} features are all 0, so nothing can "
                 "become similar to them. Choose other features, or another feature network."
             )
         self._scale = scale
-        self._target = (F.normalize(read, dim=1) if self._distance == "cosine" else read).mean(0)
+        self._target = (F.normalize(features, dim=1) if self._distance == "cosine" else features).mean(0)
 
-    def without(self, direction: Tensor) -> SimilarityLoss:
+    def remove_direction(self, direction: Tensor) -> SimilarityLoss:
         """Return the same loss on φ − ⟨φ, u⟩u instead of φ, for the references and the compared images.
 
         Args:
@@ -220,10 +222,10 @@ class SimilarityLoss:
         Raises:
             FiguregroundError: The references' features are 0 without this direction.
         """
-        other = copy.copy(self)
-        other._without = direction
-        other._find_target()
-        return other
+        loss = copy.copy(self)
+        loss._removed_direction = direction
+        loss._set_target()
+        return loss
 
     def __call__(self, pixels: Tensor, alphas_bar: Tensor) -> Tensor:
         """Return the loss of each image, weighted by its timestep.
@@ -248,24 +250,24 @@ class SimilarityLoss:
 
     def distance(self, pixels: Tensor) -> Tensor:
         """Return the distance of each image's features from the target, (n,), without the timestep's weight."""
-        read = self._read(pixels)
+        features = self._extract(pixels)
         if self._distance == "cosine":
-            return 1 - F.cosine_similarity(read, self._target[None], dim=1)
-        return (read - self._target).square().sum(1) / self._scale
+            return 1 - F.cosine_similarity(features, self._target[None], dim=1)
+        return (features - self._target).square().sum(1) / self._scale
 
-    def _read(self, pixels: Tensor) -> Tensor:
+    def _extract(self, pixels: Tensor) -> Tensor:
         from figureground.vision.neural_pca import weight_features
 
         features = self._classifier(pixels).features
-        if self._without is not None:
-            features = features - (features @ self._without)[:, None] * self._without
+        if self._removed_direction is not None:
+            features = features - (features @ self._removed_direction)[:, None] * self._removed_direction
         if self._features == "penultimate":
             return features
         weighted = weight_features(features, self._classifier.weight[self._label])
         return weighted if self._components is None else self._components.activations(weighted)
 
 
-def _chosen(components: Components | None, classifier: Classifier, label: int, leading: int) -> Components:
+def _select_components(components: Components | None, classifier: Classifier, label: int, leading: int) -> Components:
     """Return the leading components, not centred, after checking that they match the class and the network."""
     if components is None:
         raise RecipeError(
@@ -281,5 +283,5 @@ def _chosen(components: Components | None, classifier: Classifier, label: int, l
         )
     if not 1 <= leading <= len(components.values):
         raise RecipeError("leading", f"{leading} were requested; there are {len(components.values)} components.")
-    chosen = components.select(range(leading))
-    return replace(chosen, mean=torch.zeros_like(weight[label]), vectors=chosen.vectors.to(weight))
+    selected = components.select(range(leading))
+    return replace(selected, mean=torch.zeros_like(weight[label]), vectors=selected.vectors.to(weight))

@@ -19,9 +19,9 @@ from figureground.diffusion.checkpoint import Checkpoint
 
 EMBEDDINGS = "learned_embeds.safetensors"
 """File of the vectors, with the name that `load_textual_inversion` expects."""
-TOLD = "figureground"
+METADATA_KEY = "figureground"
 """Metadata key for token and checkpoint. A single key, because the order of several isn't preserved."""
-OLD_END = 2
+OLD_END_ID = 2
 """End-of-text token id in older CLIP configs."""
 
 
@@ -32,9 +32,9 @@ def token_names(token: str, vectors: int) -> list[str]:
 
 def check_free(tokenizer: Any, names: Sequence[str]) -> None:
     """Raise RecipeError for names that a tokenizer already has."""
-    known = tokenizer.get_vocab()
+    vocabulary = tokenizer.get_vocab()
     for name in names:
-        if name in known or f"{name}</w>" in known:
+        if name in vocabulary or f"{name}</w>" in vocabulary:
             raise RecipeError(
                 "token",
                 f"{name!r} is a word that the checkpoint's tokenizer knows; choose another, such as '<my-mug>'.",
@@ -54,22 +54,22 @@ def add_rows(tokenizer: Any, encoder: Any, names: Sequence[str], rows: Tensor) -
         table.weight[ids] = rows.to(table.weight.device, table.weight.dtype)
     for module in encoder.modules():
         # With the old id, the text's end is taken at the highest token id, which would be the new tokens.
-        if getattr(module, "eos_token_id", None) == OLD_END:
+        if getattr(module, "eos_token_id", None) == OLD_END_ID:
             module.eos_token_id = tokenizer.eos_token_id
     return ids
 
 
 def write_token(folder: Path, token: str, rows: Sequence[Tensor], checkpoint: Checkpoint) -> Path:
     """Write a token's vectors, (vectors, width) for each text encoder; return the file."""
-    told = {"token": token, "checkpoint": checkpoint.facts["checkpoint"]}
-    tensors = dict(zip(_keys(checkpoint) or (token,), rows, strict=True))
+    metadata = {"token": token, "checkpoint": checkpoint.facts["checkpoint"]}
+    tensors = dict(zip(_tensor_names(checkpoint) or (token,), rows, strict=True))
     path = folder / EMBEDDINGS
-    replace_bytes(path, save(tensors, {TOLD: json.dumps(told, ensure_ascii=False)}))
+    replace_bytes(path, save(tensors, {METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
     return path
 
 
 @dataclass(frozen=True)
-class _Learned:
+class _LearnedToken:
     """A token on disk."""
 
     path: Path
@@ -96,23 +96,25 @@ def load_tokens(checkpoint: Checkpoint, files: Sequence[Path]) -> None:
             tokenizer, or was loaded from another file.
     """
     encoders, tokenizers = checkpoint.text_encoders, checkpoint.tokenizers
-    wanted: dict[str, _Learned] = {}
+    tokens: dict[str, _LearnedToken] = {}
     for path in files:
-        learned = _read_learned(Path(path), checkpoint)
-        other = wanted.setdefault(learned.token, learned)
-        if not all(torch.equal(a, b) for a, b in zip(learned.rows, other.rows, strict=True)):
-            raise FiguregroundError(f"{learned.token} is in {other.path} and, with other vectors, in {learned.path}.")
-    new = [
+        learned = _read_token(Path(path), checkpoint)
+        first = tokens.setdefault(learned.token, learned)
+        if not all(torch.equal(a, b) for a, b in zip(learned.rows, first.rows, strict=True)):
+            raise FiguregroundError(f"{learned.token} is in {first.path} and, with other vectors, in {learned.path}.")
+    new_tokens = [
         learned
-        for learned in wanted.values()
-        if not all(_knows(t, e, learned, rows) for t, e, rows in zip(tokenizers, encoders, learned.rows, strict=True))
+        for learned in tokens.values()
+        if not all(
+            _is_loaded(t, e, learned, rows) for t, e, rows in zip(tokenizers, encoders, learned.rows, strict=True)
+        )
     ]
-    for learned in new:
+    for learned in new_tokens:
         for tokenizer, encoder, rows in zip(tokenizers, encoders, learned.rows, strict=True):
             add_rows(tokenizer, encoder, token_names(learned.token, len(rows)), rows)
 
 
-def _knows(tokenizer: Any, encoder: Any, learned: _Learned, rows: Tensor) -> bool:
+def _is_loaded(tokenizer: Any, encoder: Any, learned: _LearnedToken, rows: Tensor) -> bool:
     """Whether a token is already loaded; raises FiguregroundError if the name has another meaning."""
     names, added = token_names(learned.token, len(rows) + 1), tokenizer.added_tokens_encoder
     if learned.token not in added:
@@ -122,8 +124,8 @@ def _knows(tokenizer: Any, encoder: Any, learned: _Learned, rows: Tensor) -> boo
             raise FiguregroundError(f"{learned.path}: {error}") from None
         return False
     table = encoder.get_input_embeddings().weight
-    as_many = [name in added for name in names] == [True] * len(rows) + [False]
-    if not as_many or not torch.equal(table[[added[n] for n in names[:-1]]], rows.to(table.device, table.dtype)):
+    has_same_count = [name in added for name in names] == [True] * len(rows) + [False]
+    if not has_same_count or not torch.equal(table[[added[n] for n in names[:-1]]], rows.to(table.device, table.dtype)):
         raise FiguregroundError(
             f"{learned.path}: {learned.token} is known to the checkpoint already, with other vectors. Learn one of "
             "them under another name."
@@ -131,17 +133,17 @@ def _knows(tokenizer: Any, encoder: Any, learned: _Learned, rows: Tensor) -> boo
     return True
 
 
-def _keys(checkpoint: Checkpoint) -> tuple[str, ...]:
+def _tensor_names(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return the tensor names of a token's vectors, one for each text encoder that the checkpoint has."""
     return checkpoint.family.TOKEN_KEYS[: len(checkpoint.text_encoders)]
 
 
-def _read_learned(path: Path, checkpoint: Checkpoint) -> _Learned:
+def _read_token(path: Path, checkpoint: Checkpoint) -> _LearnedToken:
     path = path / EMBEDDINGS if path.is_dir() else path
     encoders = checkpoint.text_encoders
     try:
         with safetensors.safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {}).get(TOLD, "{}"))
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             # The opened file has `keys()` but isn't iterable.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it isn't iterable
     except FileNotFoundError:
@@ -150,26 +152,26 @@ def _read_learned(path: Path, checkpoint: Checkpoint) -> _Learned:
             "it resumes."
         ) from None
     except (safetensors.SafetensorError, ValueError, OSError) as error:
-        said = (str(error).splitlines() or ["?"])[0]
-        raise FiguregroundError(f"{path} doesn't open as learned embeddings ({said}).") from None
-    made_for = told.get("checkpoint", "another checkpoint")
-    keys = _keys(checkpoint) or tuple(tensors)
+        message = (str(error).splitlines() or ["?"])[0]
+        raise FiguregroundError(f"{path} doesn't open as learned embeddings ({message}).") from None
+    base_name = metadata.get("checkpoint", "another checkpoint")
+    keys = _tensor_names(checkpoint) or tuple(tensors)
     if set(tensors) != set(keys) or len(keys) != len(encoders):
         raise FiguregroundError(
-            f"{path} holds {join_names(sorted(tensors), 3)}, learned with {made_for}; {checkpoint.facts['checkpoint']} "
+            f"{path} holds {join_names(sorted(tensors), 3)}, learned with {base_name}; {checkpoint.facts['checkpoint']} "
             f"has {plural(len(encoders), 'text encoder')} and needs vectors for each. Learn the token for it."
         )
-    token = told.get("token") or (None if checkpoint.family.TOKEN_KEYS else keys[0])
+    token = metadata.get("token") or (None if checkpoint.family.TOKEN_KEYS else keys[0])
     if token is None:
         raise FiguregroundError(f"{path} doesn't name its token. Learn it with figureground.")
     rows = tuple(torch.atleast_2d(tensors[key]).float() for key in keys)
-    for each, encoder in zip(rows, encoders, strict=True):
+    for vectors, encoder in zip(rows, encoders, strict=True):
         width = encoder.get_input_embeddings().embedding_dim
-        if each.ndim != 2 or each.shape[1] != width:
+        if vectors.ndim != 2 or vectors.shape[1] != width:
             raise FiguregroundError(
-                f"{path}: {token} has vectors of {each.shape[-1]} numbers, learned with {made_for}, and "
+                f"{path}: {token} has vectors of {vectors.shape[-1]} numbers, learned with {base_name}, and "
                 f"{checkpoint.facts['checkpoint']} needs {width}. Learn the token for this checkpoint."
             )
-        if not torch.isfinite(each).all():
+        if not torch.isfinite(vectors).all():
             raise FiguregroundError(f"{path}: the vectors of {token} hold NaN or infinity. Learn it again.")
-    return _Learned(path, token, rows, made_for)
+    return _LearnedToken(path, token, rows, base_name)

@@ -139,8 +139,8 @@ class Concepts:
         feature, settings = inputs.feature, self.settings
         if not settings.reads_features:
             settings = dataclasses.replace(settings, feature_model=None)
-        with self.store.held(feature.slug):
-            folder = self.store.place(feature.slug, inputs.identity)
+        with self.store.lock_name(feature.slug):
+            folder = self.store.choose_folder(feature.slug, inputs.identity)
             if folder.name != feature.slug:
                 self.print_progress(
                     f"{self.store.directory / feature.slug} has other inputs; this concept is {folder.name}"
@@ -169,7 +169,7 @@ class Concepts:
             **{name: getattr(settings, name) for name in names},
             "checkpoint": inputs.checkpoint,
         }
-        return self.store.priors(slug(noun), prior_identity)
+        return self.store.prior_folder(slug(noun), prior_identity)
 
 
 def read_concept_facts(stages: Path, features: Sequence[Feature]) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from figureground.core.errors import RecipeError
 from figureground.core.shares import whole_part
 from figureground.core.values import FieldsOf
-from figureground.finetune.settings import unfilled
+from figureground.finetune.settings import find_unfilled
 from figureground.learn.settings import Training
 from figureground.recipe.config import Config
 from figureground.recipe.settings import Names, Share, Text, settings, suggest_setting
@@ -70,7 +70,7 @@ class RepaintConfig(Config):
         super().check()
         if self.extended:
             raise RecipeError("extended", f"a set made from a training set can't be extended: {self.extended!r}.")
-        if stray := unfilled(self.prompt, self.PLACES):
+        if stray := find_unfilled(self.prompt, self.PLACES):
             known = " and ".join(self.PLACES)
             raise RecipeError("prompt", f"nothing fills {stray!r} in {self.prompt!r}; known: {known}.")
         if self.noise is None and whole_part(self.num_inference_steps, self.strength) < 1:

@@ -196,9 +196,9 @@ class Spurious(Method):
             raise RecipeError("extended", "it adds no image. Give a larger number.")
 
     def _refuse_unknown_to_pocket(self) -> None:
-        from figureground.pocket.biased import LOOKS_OF
+        from figureground.pocket.biased import LOOK_BY_CLASS
 
-        unknown = [feature.name for feature in self.features if feature.name not in LOOKS_OF]
+        unknown = [feature.name for feature in self.features if feature.name not in LOOK_BY_CLASS]
         if unknown:
             raise RecipeError(
                 "references",
@@ -246,7 +246,7 @@ class Spurious(Method):
     # --- identity -------------------------------------------------------------------------------
 
     def content_hashes(self) -> dict[str, Any]:
-        finetuning = self.settings.deciding()
+        finetuning = self.settings.identity_fields()
         finetuning["tiny_autoencoder"] = public(finetuning["tiny_autoencoder"])
         return {
             **super().content_hashes(),
@@ -266,9 +266,9 @@ class Spurious(Method):
         if self.config.references is None:
             return None
         if self.config.references == POCKET:
-            from figureground.pocket.biased import LOOKS_OF
+            from figureground.pocket.biased import LOOK_BY_CLASS
 
-            return {"drawn": self._num_drawn_references, "looks": {f.name: LOOKS_OF[f.name] for f in self.features}}
+            return {"drawn": self._num_drawn_references, "looks": {f.name: LOOK_BY_CLASS[f.name] for f in self.features}}
         return {slug: references.digest for slug, references in self.references.items()}
 
     @property
@@ -416,7 +416,7 @@ class Spurious(Method):
 
     def _concept_identity(self, feature: Feature) -> dict[str, Any]:
         """Return everything that decides a concept, as JSON, with the keys of its `finetuning.json`."""
-        settings = self.settings.deciding()
+        settings = self.settings.identity_fields()
         for name in ("checkpoint", "feature_model", "tiny_autoencoder"):
             del settings[name]  # their content counts, not their paths
         identity = {
