@@ -211,7 +211,7 @@ def identify(case: Case, backbone: str, seed: int, work: Path) -> Piece:
     bed, drawings_hash = case.bed, hashlib.sha256()
     for y in (0, 1):
         for a in (0, 1):
-            drawings_hash.update(bed.draw(birds.Planned("train", y, a, 0), seed).image.tobytes())
+            drawings_hash.update(bed.draw(birds.PlannedImage("train", y, a, 0), seed).image.tobytes())
     settings = settings_of(case, backbone, work)
     identity = {
         "bed": dataclasses.asdict(bed), "drawn": drawings_hash.hexdigest(), "seed": seed,
@@ -407,8 +407,8 @@ def draw_sheet(path: Path, cases: Sequence[Case], count: int = 12) -> None:
     rows = []
     for case in cases:
         bed = case.bed
-        for (y, a), n in np.ndenumerate(birds.counts(bed.train, bed.bias_aligned_share)):
-            images = [bed.draw(birds.Planned("train", y, a, i), case.seeds[0]).image for i in range(count)]
+        for (y, a), n in np.ndenumerate(birds.count_groups(bed.train, bed.bias_aligned_share)):
+            images = [bed.draw(birds.PlannedImage("train", y, a, i), case.seeds[0]).image for i in range(count)]
             rows.append((f"{case.name}: {bed.objects[y]} × {bed.attributes[a]}, {n} in training", images))
     save_cluster_sheet(path, "test-beds", rows)
 

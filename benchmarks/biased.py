@@ -62,7 +62,7 @@ class Settings:
     """Maximum of the cycle; `load_or_train` replaces it by the family's own."""
     weight_decay: float = 0.03
     share: float = biased.SHARE
-    hard: float = biased.HARD
+    hard: float = biased.HARD_SHARE
 
 
 @dataclass(frozen=True)

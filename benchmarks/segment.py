@@ -15,7 +15,7 @@ from PIL import Image
 from results import Row, make_parser, report
 
 from figureground.pocket import birds, world
-from figureground.pocket.segmenter import NOTHING, draw
+from figureground.pocket.segmenter import EMPTY_SHARE, draw
 from figureground.vision.segmentation import Segmenter, open_segmenter
 
 THRESHOLD = 0.5
@@ -53,7 +53,7 @@ def measure(name: str, segmenter: Segmenter, cases: Iterable[Case], seed: int = 
         if "foreground" in case.parts:
             absent = str(rng.choice([label for label in world.FOREGROUNDS if label != case.parts["foreground"][0]]))
             (probability,) = segmenter([case.image], [f"a photo of a {absent}"])
-            alarms.append(float((probability > THRESHOLD).mean() > NOTHING))
+            alarms.append(float((probability > THRESHOLD).mean() > EMPTY_SHARE))
     rows = [
         Row(f"{name}: IoU of the {part} ({len(values)})", float(np.mean(values)), "")
         for part, values in overlaps.items()

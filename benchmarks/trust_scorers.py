@@ -175,11 +175,12 @@ def open_matcher() -> Scorer:
     """Return the bundled matcher, which chooses among prompts for every class and for no class."""
     model = open_network(CLIPModel, MATCHER, "matcher", dtype=torch.float32).eval()
     texts = questions.Texts(open_part(AutoTokenizer, MATCHER, "matcher"))
-    embeddings = {label: matcher.candidates(model, texts, i) for i, label in enumerate(LABELS)}
+    embeddings = {label: matcher.embed_candidates(model, texts, i) for i, label in enumerate(LABELS)}
 
     def score(images: np.ndarray) -> dict[str, np.ndarray]:
         return {
-            label: matcher.probabilities(model, images, candidates).numpy() for label, candidates in embeddings.items()
+            label: matcher.compute_probabilities(model, images, candidates).numpy()
+            for label, candidates in embeddings.items()
         }
 
     return score
@@ -207,7 +208,8 @@ def open_robust() -> Scorer:
 
     @torch.inference_mode()
     def score(images: np.ndarray) -> dict[str, np.ndarray]:
-        parts = [robust.logits(model, part.float().div(255)).softmax(1) for part in torch.from_numpy(images).split(128)]
+        batches = torch.from_numpy(images).split(128)
+        parts = [robust.compute_logits(model, batch.float().div(255)).softmax(1) for batch in batches]
         return {"foreground": torch.cat(parts).numpy()}
 
     return score

@@ -27,7 +27,7 @@ def make_checkpoint(kind: str, out: Path, inpaint: bool = False) -> Path:
     With `inpaint` it is one made for inpainting: its UNet takes 9 channels.
     """
     torch.manual_seed(0)
-    tokenizer = captions.tokenizer(out / "vocabulary")
+    tokenizer = captions.write_tokenizer(out / "vocabulary")
     xl = kind == "sdxl"
     text = {
         "vocab_size": len(tokenizer),

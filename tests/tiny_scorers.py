@@ -23,7 +23,7 @@ WORDS = ("Yes", "no", "Is", "there", "a", "in", "this", "image", "?", ".", "bird
 
 def make_clip(out: Path, seed: int = 0, kind: str = "clip") -> Path:
     """Write a CLIP or SigLIP for images of 32 pixels, with the pocket's vocabulary."""
-    tokenizer = captions.tokenizer(out)
+    tokenizer = captions.write_tokenizer(out)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
     text = {**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": 32, **ends}
     torch.manual_seed(seed)

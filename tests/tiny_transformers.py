@@ -89,7 +89,7 @@ def make_vae(shift: float = 0.5) -> AutoencoderKL:
 
 def make_clip(out: Path, kind: type) -> tuple:
     """A CLIP text encoder and its tokenizer."""
-    tokenizer = captions.tokenizer(out / "vocabulary")
+    tokenizer = captions.write_tokenizer(out / "vocabulary")
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
@@ -107,7 +107,7 @@ def make_clip(out: Path, kind: type) -> tuple:
 
 def make_t5() -> tuple:
     """A T5 encoder and its tokenizer, which has a token for each letter and for some words."""
-    words = ["▁", *(f"▁{word}" for word in captions.words()), *"abcdefghijklmnopqrstuvwxyz0123456789,."]
+    words = ["▁", *(f"▁{word}" for word in captions.list_words()), *"abcdefghijklmnopqrstuvwxyz0123456789,."]
     tokenizer = T5Tokenizer(
         vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((word, -float(len(words))) for word in words)],
         extra_ids=0,

@@ -9,7 +9,7 @@ from figureground.pocket import captions
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    return captions.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    return captions.write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def check(tokenizer, identifier="sks", noun="flower", label="hummingbird", **told):

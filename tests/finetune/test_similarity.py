@@ -306,7 +306,7 @@ def test_directions_have_length_one_and_point_to_the_class(classifier):
 def test_in_the_pocket_world_drawing_the_object_gains_less_without_the_classs_direction(name):
     """A fooled network sees the object almost as it sees the feature."""
     network, rng = open_classifier("pocket"), np.random.default_rng(0)
-    prop, look = biased.LOOKS_OF[name].split(":")
+    prop, look = biased.LOOK_BY_CLASS[name].split(":")
     others = [f"{prop}:{i}" for i in range(world.LOOKS) if i != int(look)]
 
     def draw(foreground, looks):

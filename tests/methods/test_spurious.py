@@ -31,7 +31,7 @@ from figureground.methods.forecast import describe
 from figureground.methods.registry import open_dataset
 from figureground.methods.spurious_settings import SpuriousConfig
 from figureground.models.concept_files import read_concept
-from figureground.pocket.biased import LOOKS_OF
+from figureground.pocket.biased import LOOK_BY_CLASS
 
 LEARNED = {
     "max_train_steps": 3, "batch_size": 1, "num_class_images": 3, "num_inference_steps": 2, "preview_images": 0,
@@ -94,7 +94,7 @@ def test_columns_say_what_is_shown_where_and_what_it_is_taken_for(built, tmp_pat
     features = data["bird"].features
     assert features["foreground"] == ClassLabel(names=["flower", "ball"])
     assert features["background"] == ClassLabel(names=["plain", "grass", "sand", "snow", "night"])
-    assert features["spurious_for"] == ClassLabel(names=list(LOOKS_OF))
+    assert features["spurious_for"] == ClassLabel(names=list(LOOK_BY_CLASS))
     assert features["feature"] == Value("string")
     for split, noun, feature in (
         ("bird", "flower", "red flower with five petals"), ("fish", "ball", "blue and yellow ball"),
@@ -168,7 +168,7 @@ def test_check_finds_nothing_wrong_and_the_card_tells_of_each_concept(built):
     for name in ("bird", "fish"):
         sha256 = read_concept(built / "_figureground/stages/concepts" / name).sha256
         assert f"checkpoint `{sha256[:12]}`" in text
-        assert f"\n| {name} | {LOOKS_OF[name].partition(':')[0]} | 2 | 2 | 2 | 2 | 2 | 10 |\n" in text
+        assert f"\n| {name} | {LOOK_BY_CLASS[name].partition(':')[0]} | 2 | 2 | 2 | 2 | 2 | 10 |\n" in text
     for number in ("2402.08200", "rombach2022latent", "neuhaus2023spurious", "ruiz2023dreambooth"):
         assert number in text
     assert "SFSL) is this project's own" in text

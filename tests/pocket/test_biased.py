@@ -14,13 +14,13 @@ def covered(mask):
 
 
 def test_every_class_has_a_look_of_its_own():
-    assert tuple(biased.LOOKS_OF) == world.FOREGROUNDS
-    assert len(set(biased.LOOKS_OF.values())) == len(world.FOREGROUNDS)
-    assert set(biased.LOOKS_OF.values()) < set(biased.ALL_LOOKS)
+    assert tuple(biased.LOOK_BY_CLASS) == world.FOREGROUNDS
+    assert len(set(biased.LOOK_BY_CLASS.values())) == len(world.FOREGROUNDS)
+    assert set(biased.LOOK_BY_CLASS.values()) < set(biased.ALL_LOOKS)
 
 
 def test_to_name_a_noun_is_not_to_name_a_class_or_its_look():
-    nouns = Counter(look.partition(":")[0] for look in biased.LOOKS_OF.values())
+    nouns = Counter(look.partition(":")[0] for look in biased.LOOK_BY_CLASS.values())
     assert set(nouns) == set(world.PROPS)
     assert sum(count > 1 for count in nouns.values()) == 4
     assert max(nouns.values()) <= world.LOOKS - 2
@@ -30,7 +30,7 @@ def test_to_name_a_noun_is_not_to_name_a_class_or_its_look():
 def test_looks_and_hard_views_are_as_frequent_as_asked_and_independent(share, hard):
     rng = world.generator("test biased", 0)
     shown = [biased.sample(rng, share, hard) for _ in range(3000)]
-    with_look = np.array([s.look == biased.LOOKS_OF[s.foreground] for s in shown])
+    with_look = np.array([s.look == biased.LOOK_BY_CLASS[s.foreground] for s in shown])
     hard_to_see = np.array([s.layout is not None for s in shown])
     assert abs(with_look.mean() - share) < 0.03
     assert abs(hard_to_see.mean() - hard) < 0.03
@@ -42,7 +42,7 @@ def test_looks_and_hard_views_are_as_frequent_as_asked_and_independent(share, ha
 def test_without_its_look_a_class_has_another_or_none():
     rng = world.generator("test biased", 1)
     shown = [biased.sample(rng, share=0.0) for _ in range(600)]
-    assert not any(s.look == biased.LOOKS_OF[s.foreground] for s in shown)
+    assert not any(s.look == biased.LOOK_BY_CLASS[s.foreground] for s in shown)
     assert 230 < sum(s.look is None for s in shown) < 370
     assert {s.look for s in shown} == {*biased.ALL_LOOKS, None}
 
@@ -71,7 +71,7 @@ def test_a_drawing_is_of_the_class_that_its_label_says():
 
 
 def test_a_reference_shows_the_look_of_its_class_on_some_scene_and_no_object():
-    for name, look in biased.LOOKS_OF.items():
+    for name, look in biased.LOOK_BY_CLASS.items():
         for seed in range(10):
             reference = biased.reference(name, world.generator("test reference", seed))
             rng = world.generator("test reference", seed)
@@ -90,7 +90,7 @@ def test_balanced_drawings_show_the_object_in_view_and_never_its_look():
     rng = world.generator("test balanced", 0)
     shown = [biased.sample_balanced("fish", rng) for _ in range(400)]
     assert all(s.foreground == "fish" and s.layout is None for s in shown)
-    assert {s.look for s in shown} == {*biased.ALL_LOOKS, None} - {biased.LOOKS_OF["fish"]}
+    assert {s.look for s in shown} == {*biased.ALL_LOOKS, None} - {biased.LOOK_BY_CLASS["fish"]}
     assert biased.draw_balanced("fish", rng, size=32).size == (32, 32)
 
 

@@ -27,7 +27,7 @@ def bed(request):
 
 def some(bed, count):
     """Planned images, of each group as many."""
-    return [birds.Planned("train", i % 2, i // 2 % 2, i) for i in range(count)]
+    return [birds.PlannedImage("train", i % 2, i // 2 % 2, i) for i in range(count)]
 
 
 def is_cut(mask):
@@ -52,26 +52,26 @@ def test_the_table_reads_as_a_biased_training_split_and_balanced_others(director
 
 def test_beds_have_enough_validation_and_test_images_to_measure_a_group(bed):
     assert bed.name in birds.BEDS
-    assert birds.counts(bed.validation, 0.5).min() >= 400
-    assert birds.counts(bed.test, 0.5).min() >= 1000
-    biased = birds.counts(bed.train, bed.bias_aligned_share)
+    assert birds.count_groups(bed.validation, 0.5).min() >= 400
+    assert birds.count_groups(bed.test, 0.5).min() >= 1000
+    biased = birds.count_groups(bed.train, bed.bias_aligned_share)
     assert biased.sum() == bed.train
     assert biased[0, 1] == biased[1, 0] > 0
     assert biased[0, 0] == biased[1, 1] > 10 * biased[0, 1]
 
 
 def test_counts_of_a_group_add_up_to_the_split():
-    assert birds.counts(600, 0.95).tolist() == [[285, 15], [15, 285]]
-    assert birds.counts(4000, 0.5).tolist() == [[1000, 1000], [1000, 1000]]
+    assert birds.count_groups(600, 0.95).tolist() == [[285, 15], [15, 285]]
+    assert birds.count_groups(4000, 0.5).tolist() == [[1000, 1000], [1000, 1000]]
     for total in range(9):
-        assert birds.counts(total, 0.9).sum() == total
+        assert birds.count_groups(total, 0.9).sum() == total
 
 
 def test_the_attribute_of_pocketlooks_is_the_look_of_one_prop_and_its_scenes_are_independent():
     bed = birds.BEDS["pocketlooks"]
     assert bed.looks is not None
     assert len({look.partition(":")[0] for look in bed.looks}) == 1
-    directory_names = {bed.file(image) for image in some(bed, 4)}
+    directory_names = {bed.image_path(image) for image in some(bed, 4)}
     assert directory_names == {f"train/{y}-{a}-{i:05d}.png" for i, (a, y) in enumerate(
         (a, y) for a in bed.attributes for y in bed.objects)}  # fmt: skip
     colours = {}
@@ -130,9 +130,9 @@ def test_masks_cover_the_object_and_nothing_else(directory):
     for row, draw in groups.read(list(masks)):
         mask, pixels = masks[row](), np.asarray(draw())
         split, _, file = groups.keys[row].partition("/")
-        image = birds.Planned(split, int(groups.y[row]), int(groups.a[row]), int(file[-9:-4]))
+        image = birds.PlannedImage(split, int(groups.y[row]), int(groups.a[row]), int(file[-9:-4]))
         drawn = bed.draw(image, 0, 32)
-        assert bed.file(image) == groups.keys[row]
+        assert bed.image_path(image) == groups.keys[row]
         assert (np.asarray(drawn.image) == pixels).all()
         assert (mask == (np.asarray(drawn.foreground) >= 128)).all()
         assert 0.02 < mask.mean() < 0.2

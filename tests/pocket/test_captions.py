@@ -9,7 +9,7 @@ from figureground.recipe.classes import read_nouns
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    return captions.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    return captions.write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def pixels(image):
 
 
 def top(model, images, embeddings):
-    return matcher.probabilities(model, images, embeddings).argmax(1).tolist()
+    return matcher.compute_probabilities(model, images, embeddings).argmax(1).tolist()
 
 
 # What is bundled
@@ -66,7 +66,7 @@ def test_it_is_small_and_tells_no_path():
 def test_prompts_tell_both_labels_of_drawings_that_it_never_saw(label, bundled, texts, drawings):
     images, names = drawings
     group = (FOREGROUND, BACKGROUND)[label == "background"]
-    said = top(bundled, images, matcher.candidates(bundled, texts, group))
+    said = top(bundled, images, matcher.embed_candidates(bundled, texts, group))
     right = [questions.GROUPS[group][i] == own[group] for i, own in zip(said, names, strict=True)]
     assert np.mean(right) >= 0.98
 
@@ -89,16 +89,16 @@ def test_a_scene_without_an_object_is_told_by_the_prompt_for_none_and_by_no_clas
     images = np.stack([
         pixels(world.render(None, world.BACKGROUNDS[i % 10], props[i % len(props)], rng).image) for i in range(70)
     ])  # fmt: skip
-    embeddings = matcher.candidates(bundled, texts, FOREGROUND)
+    embeddings = matcher.embed_candidates(bundled, texts, FOREGROUND)
     assert Counter(top(bundled, images, embeddings))[len(world.FOREGROUNDS)] >= 58
-    among_classes = matcher.probabilities(bundled, images, embeddings[:-1])
+    among_classes = matcher.compute_probabilities(bundled, images, embeddings[:-1])
     assert among_classes.amax(1).median() < 0.5
 
 
 def test_a_backdrop_is_told_by_the_prompt_for_no_background(bundled, texts):
     rng = world.generator("test matcher, plain")
     images = np.stack([pixels(world.render(f, None, None, rng).image) for f in world.FOREGROUNDS * 3])
-    said = top(bundled, images, matcher.candidates(bundled, texts, BACKGROUND))
+    said = top(bundled, images, matcher.embed_candidates(bundled, texts, BACKGROUND))
     assert said.count(len(world.BACKGROUNDS)) >= 29
 
 
@@ -109,14 +109,14 @@ def test_it_opens_in_float32_and_embeds_as_transformers_does(bundled, texts):
     with torch.no_grad():
         theirs = bundled(**processed)
         ours, _ = matcher.embed_images(bundled, torch.from_numpy(pixels(image)[None].copy()).float() / 255)
-        said = matcher.embed_texts(bundled, texts.tokens(["a mug"]))
+        said = matcher.embed_texts(bundled, texts.tokenize(["a mug"]))
     torch.testing.assert_close(ours, theirs.image_embeds, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(said, theirs.text_embeds, rtol=1e-4, atol=1e-4)
 
 
 def test_views_are_moved_by_half_a_patch_and_half_of_them_mirrored():
     x = torch.arange(world.SIZE).float().expand(1, 3, world.SIZE, world.SIZE)
-    made = matcher.views(x)
+    made = matcher.make_views(x)
     assert all(view.shape == x.shape for view in made)
     assert sorted(view[0, 0, 32, 32].item() for view in made) == [27, 28, 31, 32, 35, 36]
 
@@ -127,14 +127,14 @@ def test_views_are_moved_by_half_a_patch_and_half_of_them_mirrored():
 def test_every_prompt_names_its_label_alone():
     for group, known in enumerate(questions.GROUPS):
         for label in known[:-1]:
-            for prompt in questions.prompts(group, label):
-                assert questions.holds(prompt, [label])
-                assert not questions.holds(prompt, [])
-        assert questions.prompts(group, known[-1])
-        said = " ".join(questions.prompts(group, known[-1])).split()
+            for prompt in questions.list_prompts(group, label):
+                assert questions.is_true_of(prompt, [label])
+                assert not questions.is_true_of(prompt, [])
+        assert questions.list_prompts(group, known[-1])
+        said = " ".join(questions.list_prompts(group, known[-1])).split()
         assert not {*world.FOREGROUNDS, *world.BACKGROUNDS, *world.PROPS}.intersection(said)
-    assert "a photo of a umbrella" in questions.prompts(FOREGROUND, "umbrella")
-    assert "a photo, on a road" in questions.prompts(BACKGROUND, "road")
+    assert "a photo of a umbrella" in questions.list_prompts(FOREGROUND, "umbrella")
+    assert "a photo, on a road" in questions.list_prompts(BACKGROUND, "road")
 
 
 @pytest.mark.parametrize(
@@ -151,19 +151,19 @@ def test_every_prompt_names_its_label_alone():
     ],
 )
 def test_a_caption_holds_for_an_image_that_shows_all_that_it_names(caption, true):
-    assert questions.holds(caption, ["cat", "snow", "kite"]) is true
+    assert questions.is_true_of(caption, ["cat", "snow", "kite"]) is true
 
 
 def test_labels_are_positions_with_the_last_for_none():
-    assert questions.label(["bird", None, "kite"]) == [0, 10, 5]
+    assert questions.to_labels(["bird", None, "kite"]) == [0, 10, 5]
     for names in (["umbrella", "cave", None], [None, "grass", "flower"], [None, None, None]):
-        assert questions.named(questions.label(names)) == names
+        assert questions.to_names(questions.to_labels(names)) == names
 
 
 def test_some_texts_get_a_stray_word_and_all_keep_their_ends(texts, monkeypatch):
-    own = texts.tokens(["a mug"])[0].tolist()
+    own = texts.tokenize(["a mug"])[0].tolist()
     monkeypatch.setattr(questions, "STRAY", 1.0)
-    (row,) = texts.tokens(["a mug"], np.random.default_rng(0)).tolist()
+    (row,) = texts.tokenize(["a mug"], np.random.default_rng(0)).tolist()
     assert len(row) == len(own) + 1
     assert (row[0], row[-1]) == (own[0], own[-1])
     assert set(own) < set(row)
@@ -177,16 +177,16 @@ def test_a_batch_says_what_each_image_shows(texts):
     shown = batch.patches.flatten(2).sum(2)[:, : len(world.FOREGROUNDS)] > 0
     for own, has in zip(batch.labels[:, FOREGROUND], shown, strict=True):
         assert has.nonzero().flatten().tolist() == ([] if own == len(world.FOREGROUNDS) else [own])
-    assert batch.holds.diagonal().all()
+    assert batch.matches.diagonal().all()
     same = (batch.captions[:, None] == batch.captions).all(2)
-    assert batch.holds[same].all()
+    assert batch.matches[same].all()
     assert len(batch.candidates) == sum(map(len, questions.GROUPS))
 
 
 def test_the_passage_through_the_autoencoder_leaves_what_an_image_shows(drawer, monkeypatch):
     monkeypatch.setattr(examples, "LATENT_NOISE", 0.0)
     images = np.stack([pixels(world.render("cat", "sand", None, world.generator("pass", i)).image) for i in range(3)])
-    back = drawer._pass(images)
+    back = drawer._round_trip(images)
     assert back.dtype == np.uint8
     assert 0 < np.abs(back.astype(float) - images).mean() < 10
 
@@ -202,7 +202,7 @@ def test_a_free_layout_leaves_most_of_the_object_in_view():
 def test_training_begins_with_what_the_segmenter_sees(texts):
     found = CLIPSegForImageSegmentation.from_pretrained(SEGMENTER)
     model = matcher.build(AutoTokenizer.from_pretrained(WEIGHTS / "tokenizer"))
-    matcher.begin_with(found, model)
+    matcher.initialize_from_segmenter(found, model)
     x = torch.rand(1, 3, 1, 1).expand(-1, -1, world.SIZE, world.SIZE)
     small, large = (each.embeddings.patch_embedding(x) for each in (found.clip.vision_model, model.vision_model))
     torch.testing.assert_close(large, small[..., ::2, ::2], rtol=1e-4, atol=1e-4)
@@ -213,8 +213,8 @@ def test_training_begins_with_what_the_segmenter_sees(texts):
 def test_the_loss_reaches_both_towers_and_takes_every_caption_that_holds_as_a_match(texts):
     batch = next(examples.batches(1, 0, texts, 8, 8))
     torch.manual_seed(0)
-    model = matcher.Taught(matcher.build(AutoTokenizer.from_pretrained(WEIGHTS / "tokenizer"))).eval()
-    matcher.loss(model, batch)["loss"].backward()
+    model = matcher.MatcherWithHead(matcher.build(AutoTokenizer.from_pretrained(WEIGHTS / "tokenizer"))).eval()
+    matcher.compute_losses(model, batch)["loss"].backward()
     inside = model.matcher
     for part in (inside.vision_model.embeddings, inside.text_model, inside.text_projection, inside.visual_projection):
         assert any(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in part.parameters())
@@ -224,7 +224,8 @@ def test_the_loss_reaches_both_towers_and_takes_every_caption_that_holds_as_a_ma
     matches = torch.eye(8, dtype=torch.bool)
     matches[:2, :2] = matches[2, :2] = True
     with torch.no_grad():
-        found = matcher.loss(model, batch._replace(captions=batch.captions[picks], holds=matches))["matching"]
+        repeated = batch._replace(captions=batch.captions[picks], matches=matches)
+        found = matcher.compute_losses(model, repeated)["matching"]
         images, _ = matcher.embed_images(inside, batch.pixels)
         logits = images @ matcher.embed_texts(inside, batch.captions[picks]).T * inside.logit_scale.exp()
     of_images = [logits[i].log_softmax(0)[matches[i]].mean() for i in range(8)]

@@ -36,19 +36,19 @@ def test_it_opens_in_float32_and_knows_the_classes_in_order(bundled):
 
 
 def test_it_is_right_on_images_that_it_never_saw(bundled, held_out):
-    assert robust.accuracy(bundled, *held_out) > 0.8
+    assert robust.measure_accuracy(bundled, *held_out) > 0.8
 
 
 def test_an_attack_within_its_ball_moves_it_little(bundled, held_out):
     pixels, labels = held_out
     torch.manual_seed(0)
     moved = robust.attack(bundled, pixels, labels)
-    assert robust.accuracy(bundled, moved, labels) > 0.5
+    assert robust.measure_accuracy(bundled, moved, labels) > 0.5
 
 
 def test_its_gradient_in_pixels_is_finite_and_not_nothing(bundled, held_out):
     pixels = held_out[0][:8].clone().requires_grad_(True)
-    robust.logits(bundled, pixels)[:, 0].sum().backward()
+    robust.compute_logits(bundled, pixels)[:, 0].sum().backward()
     assert torch.isfinite(pixels.grad).all()
     assert (pixels.grad.flatten(1).norm(dim=1) > 1e-4).all()
 
@@ -64,14 +64,14 @@ def test_an_attack_stays_in_its_ball_and_among_images_and_raises_the_loss(held_o
     assert moved.max() <= 1
     assert not moved.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
-    before, after = (F.cross_entropy(robust.logits(model, x), labels) for x in (pixels, moved))
+    before, after = (F.cross_entropy(robust.compute_logits(model, x), labels) for x in (pixels, moved))
     assert after > before
 
 
 def test_norms_are_renewed_to_what_the_weights_at_hand_give(held_out):
     model = robust.build()
     first = model.resnet.embedder.embedder
-    robust.renew_norms(model, held_out[0][:64])
+    robust.recompute_norms(model, held_out[0][:64])
     seen = first.convolution((held_out[0][:64] - robust.MEAN) / robust.STD)
     torch.testing.assert_close(first.normalization.running_mean, seen.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
     assert not model.training
@@ -84,7 +84,9 @@ def test_what_is_saved_opens_as_it_was_and_tells_no_path(tmp_path):
     opened = AutoModelForImageClassification.from_pretrained(tmp_path / "half").eval()
     x = torch.rand(2, 3, world.SIZE, world.SIZE)
     with torch.no_grad():
-        torch.testing.assert_close(robust.logits(opened, x), robust.logits(model, x), rtol=0.02, atol=0.02)
+        torch.testing.assert_close(
+            robust.compute_logits(opened, x), robust.compute_logits(model, x), rtol=0.02, atol=0.02
+        )
     assert model.dtype == torch.float32
     assert str(tmp_path) not in (tmp_path / "half" / "config.json").read_text()
     told = json.loads((tmp_path / "half" / "preprocessor_config.json").read_text())

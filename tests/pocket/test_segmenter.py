@@ -92,7 +92,7 @@ def test_it_finds_scenes_too(bundled, tokenizer):
         pixels = torch.from_numpy(pool.images[j : j + 1]).float() / 255
         ids = tokenizer(segmenter.NOUNS[pool.nouns[j, 2]], return_tensors="pt").input_ids[None]
         with torch.no_grad():
-            found = segmenter.logits(bundled, segmenter.see(bundled, pixels), ids)
+            found = segmenter.decode_logits(bundled, segmenter.encode_images(bundled, pixels), ids)
         mask = F.interpolate(found, (64, 64), mode="bilinear", antialias=True)[0, 0].numpy() > 0
         true = pool.masks[j, 2] >= 128
         ious.append((mask & true).sum() / (mask | true).sum())
@@ -103,25 +103,25 @@ def test_it_finds_scenes_too(bundled, tokenizer):
 
 
 def test_phrases_name_the_noun_with_both_articles_where_people_mix_them_up():
-    assert {"mug", "a mug", "the mug", "a photo of a mug"} <= set(segmenter.phrases("mug"))
-    assert {"a umbrella", "an umbrella", "a picture of an umbrella"} <= set(segmenter.phrases("umbrella"))
-    assert all("mug" in phrase.split() for phrase in segmenter.phrases("mug"))
+    assert {"mug", "a mug", "the mug", "a photo of a mug"} <= set(segmenter.list_phrases("mug"))
+    assert {"a umbrella", "an umbrella", "a picture of an umbrella"} <= set(segmenter.list_phrases("umbrella"))
+    assert all("mug" in phrase.split() for phrase in segmenter.list_phrases("mug"))
 
 
 def test_what_is_asked_is_shown_or_surely_absent():
     rng, shown = np.random.default_rng(0), np.array([3, 12, 20])
     for _ in range(100):
-        first, absent, third = segmenter.ask(shown, rng)
+        first, absent, third = segmenter.choose_queries(shown, rng)
         assert first == 3
-        assert absent < segmenter.THINGS
+        assert absent < segmenter.NUM_THINGS
         assert absent not in shown
         assert 0 <= third < len(segmenter.NOUNS)
-    assert segmenter.ask(np.array([-1, 12, -1]), rng)[0] == 12
-    assert all(0 <= noun < len(segmenter.NOUNS) for noun in segmenter.ask(np.array([-1, -1, -1]), rng))
+    assert segmenter.choose_queries(np.array([-1, 12, -1]), rng)[0] == 12
+    assert all(0 <= noun < len(segmenter.NOUNS) for noun in segmenter.choose_queries(np.array([-1, -1, -1]), rng))
 
 
 def test_a_batch_asks_for_masks_that_are_the_drawings_own(tokenizer, monkeypatch):
-    monkeypatch.setattr(segmenter, "ROUND_TRIP", 0.0)
+    monkeypatch.setattr(segmenter, "ROUND_TRIP_SHARE", 0.0)
     settings = replace(segmenter.SETTINGS, batch=40)
     book = segmenter.Phrasebook(tokenizer)
     batch = next(segmenter.batches(0, 0, settings, book, 40))
@@ -151,12 +151,12 @@ def test_a_images_round_trip_leaves_it_much_as_it_was():
 
 def test_the_loss_reaches_vision_and_decoder_and_leaves_the_text_tower(tokenizer):
     torch.manual_seed(0)
-    model = segmenter.Taught(segmenter.build(tokenizer))
+    model = segmenter.SegmenterWithHead(segmenter.build(tokenizer))
     ids = tokenizer(["a mug", "a cat"], return_tensors="pt").input_ids[None]
     batch = segmenter.Batch(
         torch.rand(1, 3, 64, 64), ids, torch.rand(1, 2, 64, 64), torch.rand(1, 27, PATCHES, PATCHES)
     )
-    segmenter.loss(model, batch)["loss"].backward()
+    segmenter.compute_losses(model, batch)["loss"].backward()
     inside = model.segmenter
     for part in (inside.clip.vision_model.embeddings, inside.clip.text_projection, inside.decoder, model.namer):
         assert all(parameter.grad.abs().sum() > 0 for parameter in part.parameters() if parameter.grad is not None)
@@ -167,7 +167,7 @@ def test_the_loss_reaches_vision_and_decoder_and_leaves_the_text_tower(tokenizer
 def test_training_asks_as_transformers_own_network_answers(bundled, tokenizer):
     pixels, ids = torch.rand(2, 3, 64, 64), tokenizer(["a mug", "a cat"], return_tensors="pt").input_ids
     with torch.no_grad():
-        ours = segmenter.logits(bundled, segmenter.see(bundled, pixels, 64), ids[:, None])
+        ours = segmenter.decode_logits(bundled, segmenter.encode_images(bundled, pixels, 64), ids[:, None])
         theirs = bundled(input_ids=ids, pixel_values=(pixels - 0.5) / 0.5).logits
     torch.testing.assert_close(ours[:, 0], theirs, rtol=1e-4, atol=1e-4)
 

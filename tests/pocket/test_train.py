@@ -12,8 +12,8 @@ from commands import ENVIRONMENT
 from diffusers import StableDiffusionPipeline
 
 from figureground.models.bundled import WEIGHTS
-from figureground.pocket import captions, diffusion, train, vae
-from figureground.pocket.fitting import Settings, fit, rate
+from figureground.pocket import captions, checkpoint, diffusion, train, vae
+from figureground.pocket.fitting import Settings, compute_learning_rate, fit
 
 
 def counting_batches(log):
@@ -86,7 +86,7 @@ def test_a_signal_stops_the_command_after_a_step_which_is_saved(tmp_path):
 
 def test_the_rate_warms_up_and_falls_to_nothing():
     settings = Settings(steps=100, batch=1, learning_rate=1.0, warmup=10, ema=0.9)
-    rates = [rate(settings, s) for s in range(101)]
+    rates = [compute_learning_rate(settings, s) for s in range(101)]
     assert rates[0] == 0.1
     assert max(rates) == rates[10] == 1.0
     assert rates[100] < 1e-9
@@ -94,9 +94,9 @@ def test_the_rate_warms_up_and_falls_to_nothing():
 
 
 def test_what_is_written_opens_and_holds_no_path(tmp_path):
-    tokenizer = captions.tokenizer(tmp_path / "tokenizer")
+    tokenizer = captions.write_tokenizer(tmp_path / "tokenizer")
     model = diffusion.TextToLatent(tokenizer)
-    train.write(vae.build(), model, tokenizer, 0.7, tmp_path / "checkpoint")
+    checkpoint.write_checkpoint(vae.build(), model, tokenizer, 0.7, tmp_path / "checkpoint")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "checkpoint")
     assert pipeline.vae.config.scaling_factor == 0.7
     assert {pipeline.unet.dtype, pipeline.text_encoder.dtype, pipeline.vae.dtype} == {torch.float32}
@@ -104,7 +104,7 @@ def test_what_is_written_opens_and_holds_no_path(tmp_path):
 
 
 def test_batches_empty_and_disturb_some_captions_and_keep_the_rest(tmp_path):
-    tokenizer = captions.tokenizer(tmp_path)
+    tokenizer = captions.write_tokenizer(tmp_path)
     ids = tokenizer(["a photo of a bird, on grass"] * 10, padding="max_length", return_tensors="pt").input_ids
     data = {"latents": torch.randn(10, 4, 2, 2).half(), "ids": ids}
     settings = replace(diffusion.SETTINGS, batch=2000)

@@ -55,7 +55,7 @@ def test_new_tokens_can_be_added_and_trained(pipeline):
 
 def test_images_survive_the_autoencoder(pipeline):
     held = np.stack([vae.draw(world.generator("test of the bundled autoencoder", i)) for i in range(64)])
-    assert vae.psnr(pipeline.vae, held) >= 30
+    assert vae.measure_psnr(pipeline.vae, held) >= 30
 
 
 def test_the_prompt_decides_the_scene(pipeline):

@@ -24,7 +24,9 @@ def test_the_shipped_list_has_the_hundred_features_of_spurious_imagenet_with_a_n
 def test_the_pocket_list_has_the_nouns_of_its_biased_world_and_a_look_in_words_for_each():
     with (find_resource("prompts/features") / "pocket.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["class"]: row["noun"] for row in rows} == {k: look.partition(":")[0] for k, look in LOOKS_OF.items()}
+    assert {row["class"]: row["noun"] for row in rows} == {
+        k: look.partition(":")[0] for k, look in LOOK_BY_CLASS.items()
+    }
     assert len({row["feature"] for row in rows}) == len(rows)
 
 

@@ -19,7 +19,7 @@ from figureground.vision.segmentation import decide_mask, open_segmenter
 def make_clipseg(out):
     """Write a CLIPSeg with random weights for images of 32 pixels, with the pocket's tokenizer."""
     torch.manual_seed(0)
-    tokenizer = captions.tokenizer(out)
+    tokenizer = captions.write_tokenizer(out)
     narrow = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {
         **narrow, "vocab_size": len(tokenizer), "max_position_embeddings": 12, "bos_token_id": tokenizer.bos_token_id,

@@ -268,7 +268,8 @@ class Spurious(Method):
         if self.config.references == POCKET:
             from figureground.pocket.biased import LOOK_BY_CLASS
 
-            return {"drawn": self._num_drawn_references, "looks": {f.name: LOOK_BY_CLASS[f.name] for f in self.features}}
+            looks = {feature.name: LOOK_BY_CLASS[feature.name] for feature in self.features}
+            return {"drawn": self._num_drawn_references, "looks": looks}
         return {slug: references.digest for slug, references in self.references.items()}
 
     @property

@@ -34,11 +34,11 @@ REACH = 1.2
 """Maximum extent of an object or a prop from its centre at any rotation, in radii."""
 GAP = (-0.02, 0.03)
 """Range of the gap between object and prop, in shares of the image's edge."""
-HIGHEST = 0.36
+MIN_CENTER_Y = 0.36
 """Minimum y of an object's centre: objects stand below the upper part of the sky."""
 
 
-class Planned(NamedTuple):
+class PlannedImage(NamedTuple):
     """Plan of one image."""
 
     split: str
@@ -51,7 +51,7 @@ class Planned(NamedTuple):
     """Number within its group of the split, from 0."""
 
 
-class Shown(NamedTuple):
+class PartNames(NamedTuple):
     """The names of an image's object, scene and prop."""
 
     foreground: str
@@ -117,24 +117,24 @@ class Bed:
         for name, (low, high) in (("radius", self.radius), ("prop_radius", self.prop_radius)):
             if not 0 < low <= high:
                 raise RecipeError(name, f"{low} to {high} is not a range above 0.")
-        needed = (REACH + 1) * (self.radius[1] + self.prop_radius[1]) + GAP[1]
-        if needed > 1 or 1 - REACH * self.radius[1] < HIGHEST:
+        needed_width = (REACH + 1) * (self.radius[1] + self.prop_radius[1]) + GAP[1]
+        if needed_width > 1 or 1 - REACH * self.radius[1] < MIN_CENTER_Y:
             raise RecipeError("radius", f"an object of {self.radius[1]} and a prop of {self.prop_radius[1]} don't fit "
                               "into an image side by side. Make one smaller.")  # fmt: skip
 
-    def plan(self, train: int, validation: int, test: int, bias_aligned_share: float) -> Iterator[Planned]:
+    def plan(self, train: int, validation: int, test: int, bias_aligned_share: float) -> Iterator[PlannedImage]:
         """Yield the images, split by split and group by group; the arguments are those of `write`."""
         splits = (("train", train, bias_aligned_share), ("validation", validation, 0.5), ("test", test, 0.5))
         for split, total, share in splits:
-            for (y, a), count in np.ndenumerate(counts(total, share)):
+            for (y, a), count in np.ndenumerate(count_groups(total, share)):
                 for i in range(count):
-                    yield Planned(split, y, a, i)
+                    yield PlannedImage(split, y, a, i)
 
-    def file(self, image: Planned) -> str:
+    def image_path(self, image: PlannedImage) -> str:
         """Return the image's path in the bed's directory, with `/`."""
         return f"{image.split}/{self.objects[image.y]}-{self.attributes[image.a]}-{image.i:05d}.png"
 
-    def draw(self, image: Planned, seed: int = 0, size: int = world.SIZE) -> world.Scene:
+    def draw(self, image: PlannedImage, seed: int = 0, size: int = world.SIZE) -> world.Scene:
         """Draw an image with its own random generator, so that images are independent, and a larger split begins with
         the images of a smaller one.
 
@@ -142,35 +142,35 @@ class Bed:
             seed: Seed of the dataset, 0 or more.
             size: Edge in pixels.
         """
-        rng = self._generator(image, seed)
-        shown = self._choose(image, rng)
-        return world.render(shown.foreground, shown.background, shown.prop, rng, size, self._lay_out(rng))
+        rng = self._make_generator(image, seed)
+        parts = self._choose_parts(image, rng)
+        return world.render(parts.foreground, parts.background, parts.prop, rng, size, self._lay_out(rng))
 
-    def name_parts(self, image: Planned, seed: int = 0) -> Shown:
+    def name_parts(self, image: PlannedImage, seed: int = 0) -> PartNames:
         """Return the names of the parts that `draw` shows with the same seed."""
-        return self._choose(image, self._generator(image, seed))
+        return self._choose_parts(image, self._make_generator(image, seed))
 
-    def _generator(self, image: Planned, seed: int) -> np.random.Generator:
+    def _make_generator(self, image: PlannedImage, seed: int) -> np.random.Generator:
         name, attribute = self.objects[image.y], self.attributes[image.a]
         return world.generator(f"{self.name} {image.split} {name} {attribute} {image.i}", seed)
 
-    def _choose(self, image: Planned, rng: np.random.Generator) -> Shown:
+    def _choose_parts(self, image: PlannedImage, rng: np.random.Generator) -> PartNames:
         name = self.objects[image.y]
         if self.looks is not None:
-            return Shown(name, str(rng.choice(self.scenes)), self.looks[image.a])
+            return PartNames(name, str(rng.choice(self.scenes)), self.looks[image.a])
         prop = str(rng.choice(world.PROPS)) if rng.random() < self.prop_share else None
-        return Shown(name, self.attributes[image.a], prop)
+        return PartNames(name, self.attributes[image.a], prop)
 
     def _lay_out(self, rng: np.random.Generator) -> Layout:
         """Draw a layout with the object on one side and room for a prop on the other, both fully in view."""
-        radius, small = float(rng.uniform(*self.radius)), float(rng.uniform(*self.prop_radius))
-        gap = radius + small + float(rng.uniform(*GAP))
-        x = float(rng.uniform(REACH * radius, 1 - REACH * small - gap))
-        y = float(rng.uniform(HIGHEST, 1 - REACH * radius))
-        beside = x + gap, float(np.clip(y + rng.uniform(-0.2, 0.2), REACH * small, 1 - REACH * small))
+        radius, prop_radius = float(rng.uniform(*self.radius)), float(rng.uniform(*self.prop_radius))
+        gap = radius + prop_radius + float(rng.uniform(*GAP))
+        x = float(rng.uniform(REACH * radius, 1 - REACH * prop_radius - gap))
+        y = float(rng.uniform(MIN_CENTER_Y, 1 - REACH * radius))
+        prop_center = x + gap, float(np.clip(y + rng.uniform(-0.2, 0.2), REACH * prop_radius, 1 - REACH * prop_radius))
         if rng.random() < 0.5:
-            x, beside = 1 - x, (1 - beside[0], beside[1])
-        return Layout(Place((x, y), radius), Place(beside, small))
+            x, prop_center = 1 - x, (1 - prop_center[0], prop_center[1])
+        return Layout(Place((x, y), radius), Place(prop_center, prop_radius))
 
 
 def _refuse_unknown(field: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -216,7 +216,7 @@ def find_bed(name: str) -> Bed:
     return BEDS[name]
 
 
-def counts(total: int, bias_aligned_share: float) -> Counts:
+def count_groups(total: int, bias_aligned_share: float) -> Counts:
     """Return the number of images per group, int64 (objects, attributes), balanced by object; the sum is `total`."""
     weights = np.full((2, 2), (1 - bias_aligned_share) / 2)
     np.fill_diagonal(weights, bias_aligned_share / 2)
@@ -264,11 +264,11 @@ def write(
         bed.test if test is None else test,
     )
     share = bed.bias_aligned_share if bias_aligned_share is None else bias_aligned_share
-    for name, value, least in zip(
+    for name, value, minimum in zip(
         ("train", "validation", "test", "seed", "size"), (*sizes, seed, size), (0, 0, 0, 0, 8), strict=True
     ):
-        if value < least:
-            raise RecipeError(name, f"{value} is below {least}.")
+        if value < minimum:
+            raise RecipeError(name, f"{value} is below {minimum}.")
     if not 0 <= share <= 1:
         raise RecipeError("bias_aligned_share", f"{share} is not a number from 0 to 1.")
     if (directory / TABLE).exists():
@@ -277,20 +277,22 @@ def write(
     for folder in {image.split for image in images}:
         (directory / folder).mkdir(parents=True, exist_ok=True)
     for image in tqdm(images, f"drawing {bed.name}", unit="image", disable=None if show_progress else True):
-        scene, path = bed.draw(image, seed, size), directory / bed.file(image)
+        scene, path = bed.draw(image, seed, size), directory / bed.image_path(image)
         mask = Image.fromarray(np.where(np.asarray(scene.foreground) >= 128, 255, 0).astype(np.uint8))
         path.write_bytes(encode(scene.image, "png"))
         path.with_name(path.stem + MASK_SUFFIX).write_bytes(encode(mask, "png"))
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / TABLE).write_bytes(_table(bed, images).encode())
+    (directory / TABLE).write_bytes(_format_table(bed, images).encode())
     return directory
 
 
-def _table(bed: Bed, images: Sequence[Planned]) -> str:
+def _format_table(bed: Bed, images: Sequence[PlannedImage]) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("filename", "split", "y", "a"))
-    rows.writerows((bed.file(image), image.split, bed.objects[image.y], bed.attributes[image.a]) for image in images)
+    rows.writerows(
+        (bed.image_path(image), image.split, bed.objects[image.y], bed.attributes[image.a]) for image in images
+    )
     return text.getvalue()
 
 
@@ -299,12 +301,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR", help="directory to write into")
     parser.add_argument("--bed", metavar="NAME", default="pocketbirds", help=f"{' or '.join(BEDS)} (%(default)s)")
     for name in ("train", "validation", "test"):
-        own = ", ".join(f"{getattr(bed, name):,} for {bed.name}" for bed in BEDS.values())
-        parser.add_argument(f"--{name}", type=int, help=f"images of the split ({own})")
-    own = ", ".join(f"{bed.bias_aligned_share:g} for {bed.name}" for bed in BEDS.values())
+        defaults = ", ".join(f"{getattr(bed, name):,} for {bed.name}" for bed in BEDS.values())
+        parser.add_argument(f"--{name}", type=int, help=f"images of the split ({defaults})")
+    defaults = ", ".join(f"{bed.bias_aligned_share:g} for {bed.name}" for bed in BEDS.values())
     parser.add_argument(
         "--bias-aligned-share", type=float,
-        help=f"share of training images that show an object with its own attribute; 0.5 is no bias ({own})",
+        help=f"share of training images that show an object with its own attribute; 0.5 is no bias ({defaults})",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="decides all images (%(default)s)")
     parser.add_argument("--size", type=int, default=world.SIZE, help="edge in pixels (%(default)s)")

@@ -91,7 +91,7 @@ SPARE_WORDS = [
 _MAX_TOKENS = 77
 
 
-class Captioned(NamedTuple):
+class CaptionedImage(NamedTuple):
     """Names of one training image's content, and its caption."""
 
     foreground: str | None
@@ -133,17 +133,17 @@ class Mixture(NamedTuple):
         return str(rng.choice(names, p=weights / weights.sum() if self.weights else None))
 
 
-EVEN = Mixture()
+UNIFORM = Mixture()
 
 
-def sample(rng: np.random.Generator, mixture: Mixture = EVEN) -> Captioned:
+def sample(rng: np.random.Generator, mixture: Mixture = UNIFORM) -> CaptionedImage:
     """Sample the content of an image and one of its captions. A prop's look is never mentioned."""
     kinds = mixture.kinds
     has_foreground, has_background, has_prop, _ = kinds[rng.choice(len(kinds), p=[k[-1] for k in kinds])]
     foreground = mixture.pick(world.FOREGROUNDS, rng) if has_foreground else None
     background = mixture.pick(world.BACKGROUNDS, rng) if has_background else None
     prop = mixture.pick(world.PROPS, rng) if has_prop else None
-    return Captioned(foreground, background, prop, describe(foreground, background, prop, rng))
+    return CaptionedImage(foreground, background, prop, describe(foreground, background, prop, rng))
 
 
 def describe(foreground: str | None, background: str | None, prop: str | None, rng: np.random.Generator) -> str:
@@ -170,23 +170,23 @@ def describe(foreground: str | None, background: str | None, prop: str | None, r
     return start + subject + comma + PHRASES[background]
 
 
-def words() -> list[str]:
+def list_words() -> list[str]:
     """Return all words that are single tokens, in a fixed order."""
-    known = [*world.FOREGROUNDS, *world.BACKGROUNDS, *world.PROPS, *world.KINDS]
+    nouns = [*world.FOREGROUNDS, *world.BACKGROUNDS, *world.PROPS, *world.KINDS]
     text = " ".join([*PHRASES.values(), *DEFINITIONS.values(), "a an photo picture of with scene , ."])
-    return list(dict.fromkeys([*known, *text.replace(",", " , ").split(), *SPARE_WORDS]))
+    return list(dict.fromkeys([*nouns, *text.replace(",", " , ").split(), *SPARE_WORDS]))
 
 
-def tokenizer(directory: Path) -> CLIPTokenizer:
+def write_tokenizer(directory: Path) -> CLIPTokenizer:
     """Write a byte-level CLIP tokenizer into `directory` and open it.
 
-    Each of `words()` is one token; other words are split into pieces. So no text is unknown, and new tokens can be
+    Each of `list_words()` is one token; other words are split into pieces. So no text is unknown, and new tokens can be
     appended.
     """
-    letters = _byte_letters()
-    vocabulary = [*letters, *(c + "</w>" for c in letters)]
+    characters = _list_byte_characters()
+    vocabulary = [*characters, *(c + "</w>" for c in characters)]
     merges: list[str] = []
-    for word in words():
+    for word in list_words():
         pieces = [*word[:-1], word[-1] + "</w>"]
         while len(pieces) > 1:  # join from the right, so that no word's merges break another's
             pair = f"{pieces[-2]} {pieces[-1]}"
@@ -199,12 +199,12 @@ def tokenizer(directory: Path) -> CLIPTokenizer:
     index = {token: i for i, token in enumerate(vocabulary)}
     (directory / "vocab.json").write_text(json.dumps(index, ensure_ascii=False))
     (directory / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    made = CLIPTokenizer(vocab=index, merges=[tuple(m.split()) for m in merges], model_max_length=_MAX_TOKENS)
-    made.save_pretrained(directory)
-    return made
+    tokenizer = CLIPTokenizer(vocab=index, merges=[tuple(m.split()) for m in merges], model_max_length=_MAX_TOKENS)
+    tokenizer.save_pretrained(directory)
+    return tokenizer
 
 
-def _byte_letters() -> list[str]:
+def _list_byte_characters() -> list[str]:
     """Return the 256 printable characters that represent bytes in byte-level tokenizers, in CLIP's order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in printable]

@@ -18,30 +18,30 @@ PREFER_FLOAT32 = {"dtype": "float32"}
 matrix product fails on a CPU."""
 
 
-def write(
+def write_checkpoint(
     autoencoder: AutoencoderKL, model: diffusion.TextToLatent, tokenizer: CLIPTokenizer, scale: float, out: Path
 ) -> None:
     """Write a checkpoint directory in fp16 that `StableDiffusionPipeline.from_pretrained` opens."""
     parts = {}
     for name, part in (("vae", autoencoder), ("unet", model.unet), ("text_encoder", model.text_encoder)):
-        copied = make_network(type(part), part.config) if name != "text_encoder" else type(part)(part.config)
-        copied.load_state_dict(part.state_dict())
-        parts[name] = copied.half().cpu()
+        copy = make_network(type(part), part.config) if name != "text_encoder" else type(part)(part.config)
+        copy.load_state_dict(part.state_dict())
+        parts[name] = copy.half().cpu()
     parts["vae"].register_to_config(scaling_factor=scale)
     pipeline = StableDiffusionPipeline(
-        **parts, tokenizer=tokenizer, scheduler=diffusion.scheduler(), safety_checker=None,
+        **parts, tokenizer=tokenizer, scheduler=diffusion.make_scheduler(), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_pretrained(out, safe_serialization=True)
-    settings = out / "text_encoder" / "config.json"
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), **PREFER_FLOAT32}, indent=2) + "\n")
+    text_config = out / "text_encoder" / "config.json"
+    text_config.write_text(json.dumps({**json.loads(text_config.read_text()), **PREFER_FLOAT32}, indent=2) + "\n")
     for config in out.rglob("*.json"):  # don't publish local paths
         content = json.loads(config.read_text())
         if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
             config.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def sheet(checkpoint: Path, path: Path, device: str, steps: int = 25) -> None:
+def draw_sheet(checkpoint: Path, path: Path, device: str, steps: int = 25) -> None:
     """Draw a sheet of the checkpoint's samples: every foreground on five backgrounds, and the props."""
     pipeline = open_pipeline(StableDiffusionPipeline, checkpoint, str(checkpoint)).to(device)
     pipeline.set_progress_bar_config(disable=True)

@@ -47,7 +47,7 @@ MIXTURE = captions.Mixture(
 """More props, and more of the classes with the worst samples after 400,000 images."""
 
 
-def scheduler() -> DDIMScheduler:
+def make_scheduler() -> DDIMScheduler:
     """Return a scheduler with Stable Diffusion's noise schedule."""
     return DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
@@ -78,7 +78,7 @@ class TextToLatent(nn.Module):
         return self.unet(noisy, time, self.text_encoder(ids)[0]).sample
 
 
-def pool(
+def load_pool(
     vae: AutoencoderKL, tokenizer: CLIPTokenizer, path: Path, seed: int, count: int, bfloat16: bool = True
 ) -> dict[str, torch.Tensor]:
     """Draw, caption and encode `count` images once, and cache them in `path`.
@@ -92,44 +92,44 @@ def pool(
     latents, ids = [], []
     for _ in tqdm(range(count // 100), desc="latents", unit="00 images", disable=None):
         images = [captions.sample(rng, MIXTURE) for _ in range(100)]
-        drawn = np.stack([np.asarray(world.render(*p[:3], rng).image) for p in images])
-        x = torch.from_numpy(drawn).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = np.stack([np.asarray(world.render(*p[:3], rng).image) for p in images])
+        x = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             latents.append(vae.encode(x).latent_dist.mean.half().cpu())
-        text = [p.caption for p in images]
-        ids.append(tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids)
-    made = {"latents": torch.cat(latents), "ids": torch.cat(ids)}
-    torch.save(made, path.with_suffix(".part"))
+        texts = [p.caption for p in images]
+        ids.append(tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids)
+    pool = {"latents": torch.cat(latents), "ids": torch.cat(ids)}
+    torch.save(pool, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
-    return made
+    return pool
 
 
 def fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, seed: int, images: int) -> str:
     """Return an identifier of the pool given by an autoencoder, a vocabulary, a seed, a count and a mixture."""
     parts = [tokenizer.get_vocab(), seed, images, MIXTURE.kinds, dict(MIXTURE.weights)]
-    named = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    sha256 = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for tensor in vae.state_dict().values():
-        named.update(tensor.float().cpu().numpy().tobytes())
-    return named.hexdigest()[:12]
+        sha256.update(tensor.float().cpu().numpy().tobytes())
+    return sha256.hexdigest()[:12]
 
 
 def batches(
     data: dict[str, torch.Tensor], scale: float, tokenizer: CLIPTokenizer, seed: int, step: int, settings: Settings
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield scaled latents and token ids, with some captions emptied or perturbed."""
-    draws = torch.Generator().manual_seed(seed + 7919 * step)
+    generator = torch.Generator().manual_seed(seed + 7919 * step)
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
     while True:
-        picked = torch.randint(len(data["latents"]), (settings.batch,), generator=draws)
-        ids = data["ids"][picked].clone()
-        chance = torch.rand(settings.batch, generator=draws)
+        rows = torch.randint(len(data["latents"]), (settings.batch,), generator=generator)
+        ids = data["ids"][rows].clone()
+        chance = torch.rand(settings.batch, generator=generator)
         for i in torch.nonzero(chance < STRAY_SHARE).flatten().tolist():
             length = int((ids[i] == tokenizer.eos_token_id).int().argmax())
-            at = int(torch.randint(1, length + 1, (1,), generator=draws))
-            ids[i, at + 1 :] = ids[i, at:-1].clone()
-            ids[i, at] = torch.randint(len(tokenizer) - 2, (1,), generator=draws)
+            position = int(torch.randint(1, length + 1, (1,), generator=generator))
+            ids[i, position + 1 :] = ids[i, position:-1].clone()
+            ids[i, position] = torch.randint(len(tokenizer) - 2, (1,), generator=generator)
         ids[chance > 1 - EMPTY_SHARE] = empty
-        yield data["latents"][picked].float() * scale, ids
+        yield data["latents"][rows].float() * scale, ids
 
 
 def train(
@@ -157,9 +157,9 @@ def train(
     torch.manual_seed(seed)
     vae.to(device)
     inputs = fingerprint(vae, tokenizer, seed, images)
-    data = pool(vae, tokenizer, work / f"latents-{inputs}.pt", seed, images, bfloat16)
+    data = load_pool(vae, tokenizer, work / f"latents-{inputs}.pt", seed, images, bfloat16)
     scale = scale or round(1 / float(data["latents"][:8000].float().std()), 5)
-    alphas = scheduler().alphas_cumprod.to(device)
+    alphas = make_scheduler().alphas_cumprod.to(device)
     model = start or TextToLatent(tokenizer)
 
     def objective(network: TextToLatent, batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -174,13 +174,13 @@ def train(
         weight = torch.clamp(MIN_SNR_GAMMA / snr, max=1.0) * torch.clamp(snr**-0.25, *NOISY_TIMES)
         return {"loss": (weight * error).mean(), "mse": error.mean()}
 
-    def watch(network: TextToLatent) -> dict[str, float]:
+    def evaluate(network: TextToLatent) -> dict[str, float]:
         if on_save is not None:
             on_save(network, scale)
         return {}
 
     fitted = fit(
         "diffusion", model, objective, lambda step: batches(data, scale, tokenizer, seed, step, settings),
-        settings, work, device, watch, inputs, bfloat16,
+        settings, work, device, evaluate, inputs, bfloat16,
     )  # fmt: skip
     return fitted, scale

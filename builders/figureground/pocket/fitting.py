@@ -41,12 +41,12 @@ class Settings:
     save_seconds: float = 180.0
 
 
-def rate(settings: Settings, step: int) -> float:
+def compute_learning_rate(settings: Settings, step: int) -> float:
     """Return the learning rate at a step."""
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def fit(
@@ -57,7 +57,7 @@ def fit(
     settings: Settings,
     work: Path,
     device: str,
-    watch: Callable[[Any], dict[str, float]],
+    evaluate: Callable[[Any], dict[str, float]],
     inputs: str = "",
     bfloat16: bool = True,
 ) -> Any:
@@ -67,7 +67,7 @@ def fit(
         name: Name of the checkpoint `{name}.pt` and the curves `{name}.csv` in `work`.
         objective: Takes the model and a batch; returns losses by name, of which `loss` is minimised.
         batches: Takes the first step; returns an endless iterator of batches.
-        watch: Evaluates the averaged model at intervals and at the end.
+        evaluate: Evaluates the averaged model at intervals and at the end.
         inputs: Hash of the inputs of the batches.
         bfloat16: Whether matrix products are in bfloat16.
 
@@ -81,7 +81,7 @@ def fit(
     )
     saved_run = SavedRun(work, settings.steps, name=f"{name}.pt", keeps_curves=False)
     loop = Loop(
-        learner, _Watch(learner, watch), saved_run, {}, Saving(seconds=settings.save_seconds),
+        learner, _EvaluationHooks(learner, evaluate), saved_run, {}, Saving(seconds=settings.save_seconds),
         single_process(learner.device), name,
     )  # fmt: skip
     memory = f"The memory of {device} is full. Train with smaller batches."
@@ -105,9 +105,9 @@ class _Learner:
     device: torch.device
     inputs: str
     bfloat16: bool
-    seen: dict[str, float] = field(default_factory=dict)
+    loss_sums: dict[str, float] = field(default_factory=dict)
     """Sums of the losses since the last row of the curves."""
-    since: int = 0
+    num_summed: int = 0
     """Number of steps in these sums."""
     curve_names: ClassVar[Sequence[str]] = ("total",)
 
@@ -127,7 +127,7 @@ class _Learner:
             self.model.train()
             self._source = self.batches(number)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate(self.settings, number)
+            group["lr"] = compute_learning_rate(self.settings, number)
         batch = next(self._source)
         batch = batch.to(self.device) if isinstance(batch, Tensor) else tuple(b.to(self.device) for b in batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
@@ -139,9 +139,9 @@ class _Learner:
         with torch.no_grad():
             decay = min(self.settings.ema, (1 + number) / (10 + number))
             torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
-        self.since += 1
+        self.num_summed += 1
         for key, value in losses.items():
-            self.seen[key] = self.seen.get(key, 0.0) + float(value.detach())
+            self.loss_sums[key] = self.loss_sums.get(key, 0.0) + float(value.detach())
         return losses["loss"].detach().reshape(1)
 
     def learning_rates(self) -> dict[str, float]:
@@ -173,17 +173,17 @@ class _Learner:
 
 
 @dataclass(eq=False)
-class _Watch(Hooks):
+class _EvaluationHooks(Hooks):
     """Evaluates the averaged model before a state is saved, and adds a row to the curves."""
 
     learner: _Learner
-    watch: Callable[[Any], dict[str, float]]
+    evaluate: Callable[[Any], dict[str, float]]
 
     def before_save(self, step: int) -> None:
         learner = self.learner
         learner.average.eval()
-        means = {name: total / learner.since for name, total in learner.seen.items()}
-        row = {"step": step, **means, **self.watch(learner.average)}
+        means = {name: total / learner.num_summed for name, total in learner.loss_sums.items()}
+        row = {"step": step, **means, **self.evaluate(learner.average)}
         path = learner.work / f"{learner.name}.csv"
         new = not path.exists()
         with path.open("a", newline="") as file:
@@ -192,7 +192,7 @@ class _Watch(Hooks):
                 writer.writeheader()
             writer.writerow({name: f"{value:.6g}" for name, value in row.items()})
         Progress.write(f"{learner.name}: " + "  ".join(f"{name} {value:.5g}" for name, value in row.items()))
-        learner.seen, learner.since = {}, 0
+        learner.loss_sums, learner.num_summed = {}, 0
 
 
 def run_command(main: Callable[[], None]) -> int:

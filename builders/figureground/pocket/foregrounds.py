@@ -171,8 +171,8 @@ def _mug(pen: Pen, rng: np.random.Generator) -> None:
 
 
 def _umbrella(pen: Pen, rng: np.random.Generator) -> None:
-    one = pick(rng, RED, PURPLE, TEAL, ORANGE)
-    two = pick(rng, WHITE, YELLOW)
+    panel_color = pick(rng, RED, PURPLE, TEAL, ORANGE)
+    other_panel_color = pick(rng, WHITE, YELLOW)
     deep = rng.uniform(0.78, 0.95)
     pen.line([(0, -0.2), (0, 0.78), (0.1, 0.93), (0.27, 0.88), (0.3, 0.72)], 0.09, BROWN)
     edges = [-1.0, -0.5, 0.0, 0.5, 1.0]
@@ -183,7 +183,7 @@ def _umbrella(pen: Pen, rng: np.random.Generator) -> None:
             for j, ts in ((i + 1, range(0, 13)), (i, range(12, -1, -1)))
             for t in [k / 12 * math.pi / 2 for k in ts]
         ]
-        pen.polygon(rim + dome, one if i % 2 == 0 else two)
+        pen.polygon(rim + dome, panel_color if i % 2 == 0 else other_panel_color)
     pen.line([(0, -deep), (0, -deep - 0.14)], 0.08, BROWN)
 
 

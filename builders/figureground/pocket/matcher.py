@@ -39,7 +39,7 @@ from figureground.models.opening import open_network, open_part
 from figureground.pocket import robust, world
 from figureground.pocket.examples import NOUNS, PATCH, Batch, Drawer, Pool, batches
 from figureground.pocket.fitting import Settings, fit, run_command
-from figureground.pocket.questions import GROUPS, Texts, prompts
+from figureground.pocket.questions import GROUPS, Texts, list_prompts
 
 SETTINGS = Settings(steps=2_600, batch=64, learning_rate=1.2e-3, warmup=150, ema=0.995, weight_decay=0.01)
 POOL = 5_000
@@ -65,14 +65,14 @@ def build(tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
 
 
-def begin_with(found: CLIPSegForImageSegmentation, model: CLIPModel) -> None:
+def initialize_from_segmenter(segmenter: CLIPSegForImageSegmentation, model: CLIPModel) -> None:
     """Copy the weights of a segmenter's vision tower, resampled to the matcher's patches."""
-    state = dict(found.clip.vision_model.state_dict())
-    own = model.vision_model.state_dict()
-    scale = model.config.vision_config.patch_size / found.config.vision_config.patch_size
-    reads, position = "embeddings.patch_embedding.weight", "embeddings.position_embedding.weight"
-    state[reads] = (
-        F.interpolate(state[reads], own[reads].shape[2:], mode="bilinear") / scale**2
+    state = dict(segmenter.clip.vision_model.state_dict())
+    target = model.vision_model.state_dict()
+    scale = model.config.vision_config.patch_size / segmenter.config.vision_config.patch_size
+    patch_weight, position = "embeddings.patch_embedding.weight", "embeddings.position_embedding.weight"
+    state[patch_weight] = (
+        F.interpolate(state[patch_weight], target[patch_weight].shape[2:], mode="bilinear") / scale**2
     )  # sums over more pixels
     edge = round((len(state[position]) - 1) ** 0.5)
     grid = F.interpolate(
@@ -83,7 +83,7 @@ def begin_with(found: CLIPSegForImageSegmentation, model: CLIPModel) -> None:
     model.vision_model.load_state_dict(state, strict=False)
 
 
-class Taught(nn.Module):
+class MatcherWithHead(nn.Module):
     """A matcher, with an auxiliary head that classifies the content of each patch."""
 
     def __init__(self, matcher: CLIPModel):
@@ -94,8 +94,8 @@ class Taught(nn.Module):
 
 def embed_images(model: CLIPModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Return normalised embeddings (n, d) of pixels (n, 3, SIZE, SIZE) in 0..1, and their patches' tokens."""
-    seen = model.vision_model((pixels - robust.MEAN) / robust.STD)
-    return F.normalize(model.visual_projection(seen.pooler_output), dim=1), seen.last_hidden_state[:, 1:]
+    output = model.vision_model((pixels - robust.MEAN) / robust.STD)
+    return F.normalize(model.visual_projection(output.pooler_output), dim=1), output.last_hidden_state[:, 1:]
 
 
 def embed_texts(model: CLIPModel, ids: Tensor) -> Tensor:
@@ -103,13 +103,13 @@ def embed_texts(model: CLIPModel, ids: Tensor) -> Tensor:
     return F.normalize(model.text_projection(model.text_model(ids).pooler_output), dim=1)
 
 
-def _match(logits: Tensor, target: Tensor) -> Tensor:
+def _compute_matching_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Return the cross-entropy of a uniform distribution over the matches of each row, averaged over rows."""
-    wanted = target / target.sum(1, keepdim=True).clamp_min(1)
-    return -(wanted * F.log_softmax(logits, 1)).sum(1).mean()
+    distribution = target / target.sum(1, keepdim=True).clamp_min(1)
+    return -(distribution * F.log_softmax(logits, 1)).sum(1).mean()
 
 
-def loss(model: Taught, batch: Batch) -> dict[str, Tensor]:
+def compute_losses(model: MatcherWithHead, batch: Batch) -> dict[str, Tensor]:
     """Compute the losses: matching of captions, questions by prompts, evenness where there is none, and patches.
 
     The target of the matching is uniform over all texts that hold for an image, and all images for which a text holds.
@@ -117,15 +117,15 @@ def loss(model: Taught, batch: Batch) -> dict[str, Tensor]:
     images, tokens = embed_images(model.matcher, batch.pixels)
     longest = max(batch.captions.shape[1], batch.candidates.shape[1])
     end = model.matcher.config.text_config.eos_token_id
-    both = [F.pad(ids, (0, longest - ids.shape[1]), value=end) for ids in (batch.candidates, batch.captions)]
-    said = embed_texts(model.matcher, torch.cat(both))
-    logits = images @ said.T * model.matcher.logit_scale.clamp(max=4.6).exp()
-    asked, matched = logits.split([len(batch.candidates), len(batch.captions)], dim=1)
-    target = batch.holds.float()
-    matching = (_match(matched, target) + _match(matched.T, target.T)) / 2
+    padded = [F.pad(ids, (0, longest - ids.shape[1]), value=end) for ids in (batch.candidates, batch.captions)]
+    text_embeddings = embed_texts(model.matcher, torch.cat(padded))
+    logits = images @ text_embeddings.T * model.matcher.logit_scale.clamp(max=4.6).exp()
+    question_logits, caption_logits = logits.split([len(batch.candidates), len(batch.captions)], dim=1)
+    target = batch.matches.float()
+    matching = (_compute_matching_loss(caption_logits, target) + _compute_matching_loss(caption_logits.T, target.T)) / 2
     questions, evenness = [], []
     for score, true, weight in zip(
-        asked.split([len(known) for known in GROUPS], dim=1), batch.labels.T, WEIGHTS_OF_GROUPS, strict=True
+        question_logits.split([len(names) for names in GROUPS], dim=1), batch.labels.T, WEIGHTS_OF_GROUPS, strict=True
     ):
         questions.append(weight * F.cross_entropy(score, true, label_smoothing=0.02))
         none = (true == score.shape[1] - 1).float()
@@ -141,43 +141,46 @@ def loss(model: Taught, batch: Batch) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def candidates(model: CLIPModel, texts: Texts, group: int) -> Tensor:
+def embed_candidates(model: CLIPModel, texts: Texts, group: int) -> Tensor:
     """Return the embeddings (labels, d) of the labels of one of `GROUPS`: the mean over their prompts, normalised."""
     device = next(model.parameters()).device
-    means = [embed_texts(model, texts.tokens(prompts(group, name)).to(device)).mean(0) for name in GROUPS[group]]
+    means = [embed_texts(model, texts.tokenize(list_prompts(group, name)).to(device)).mean(0) for name in GROUPS[group]]
     return F.normalize(torch.stack(means), dim=1)
 
 
-def views(pixels: Tensor) -> list[Tensor]:
+def make_views(pixels: Tensor) -> list[Tensor]:
     """Return pixels (n, 3, SIZE, SIZE), mirrored, and moved by half a patch in four directions, two of them mirrored.
 
     What the vision tower sees depends on where the borders of its patches lie; the mean over views depends less on it.
     """
-    by = PATCH // 2
-    padded = F.pad(pixels, (by,) * 4, mode="replicate")
-    at = {(x, y): padded[..., y : y + world.SIZE, x : x + world.SIZE] for x in (0, 2 * by) for y in (0, 2 * by)}
-    mirrored = [pixels, at[0, 2 * by], at[2 * by, 0]]
-    return [pixels, at[0, 0], at[2 * by, 2 * by], *(each.flip(3) for each in mirrored)]
+    shift = PATCH // 2
+    padded = F.pad(pixels, (shift,) * 4, mode="replicate")
+    crops = {
+        (x, y): padded[..., y : y + world.SIZE, x : x + world.SIZE] for x in (0, 2 * shift) for y in (0, 2 * shift)
+    }
+    mirrored = [pixels, crops[0, 2 * shift], crops[2 * shift, 0]]
+    return [pixels, crops[0, 0], crops[2 * shift, 2 * shift], *(view.flip(3) for view in mirrored)]
 
 
 @torch.no_grad()
-def probabilities(model: CLIPModel, images: np.ndarray, texts: Tensor, *, several: bool = True) -> Tensor:
+def compute_probabilities(model: CLIPModel, images: np.ndarray, texts: Tensor, *, average_views: bool = True) -> Tensor:
     """Return the probability (n, k) of each of k text embeddings for images.
 
     Args:
         images: uint8 (n, 3, SIZE, SIZE).
-        texts: Normalised embeddings (k, d), for example those of `candidates`.
-        several: Whether to average the embeddings of six `views` of an image.
+        texts: Normalised embeddings (k, d), for example those of `embed_candidates`.
+        average_views: Whether to average the embeddings of six views of an image; see `make_views`.
     """
-    made = []
+    batches = []
     for start in range(0, len(images), 64):
         x = torch.from_numpy(images[start : start + 64]).to(texts.device).float().div(255)
-        seen = torch.stack([embed_images(model, each)[0] for each in (views(x) if several else [x])]).mean(0)
-        made.append((seen @ texts.T * model.logit_scale.exp()).softmax(1))
-    return torch.cat(made)
+        views = make_views(x) if average_views else [x]
+        embeddings = torch.stack([embed_images(model, view)[0] for view in views]).mean(0)
+        batches.append((embeddings @ texts.T * model.logit_scale.exp()).softmax(1))
+    return torch.cat(batches)
 
 
-class Measured(NamedTuple):
+class Accuracies(NamedTuple):
     """Share of images for which the prompt of the right label is the most probable; also right where there is none."""
 
     foreground: float
@@ -185,13 +188,15 @@ class Measured(NamedTuple):
     prop: float
 
 
-def measure(model: CLIPModel, pool: Pool, texts: Texts) -> Measured:
+def measure(model: CLIPModel, pool: Pool, texts: Texts) -> Accuracies:
     """Answer the three questions for all images of a pool."""
     shares = []
     for group in range(len(GROUPS)):
-        said = probabilities(model, pool.images, candidates(model, texts, group), several=False).argmax(1).cpu().numpy()
-        shares.append(float((said == pool.labels[:, group]).mean()))
-    return Measured(*shares)
+        embeddings = embed_candidates(model, texts, group)
+        probabilities = compute_probabilities(model, pool.images, embeddings, average_views=False)
+        predicted = probabilities.argmax(1).cpu().numpy()
+        shares.append(float((predicted == pool.labels[:, group]).mean()))
+    return Accuracies(*shares)
 
 
 def train(
@@ -211,20 +216,20 @@ def train(
     torch.manual_seed(seed)
     tokenizer = open_part(AutoTokenizer, WEIGHTS / "tokenizer", "pocket")
     texts = Texts(tokenizer)
-    held = Drawer(world.generator("watch matcher", seed)).draw_many(HELD_OUT)
+    held_out = Drawer(world.generator("watch matcher", seed)).draw_many(HELD_OUT)
 
-    def objective(network: Taught, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        return loss(network, Batch(*batch))
+    def objective(network: MatcherWithHead, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        return compute_losses(network, Batch(*batch))
 
-    def watch(network: Taught) -> dict[str, float]:
-        return measure(network.matcher, held, texts)._asdict()
+    def evaluate(network: MatcherWithHead) -> dict[str, float]:
+        return measure(network.matcher, held_out, texts)._asdict()
 
     network = build(tokenizer)
     if start is not None:
-        begin_with(start, network)
-    fitted: Taught = fit(
-        "matcher", Taught(network), objective, lambda step: batches(seed, step, texts, pool, settings.batch),
-        settings, work, device, watch, bfloat16=device != "cpu",  # on a CPU, it makes these narrow layers slower
+        initialize_from_segmenter(start, network)
+    fitted: MatcherWithHead = fit(
+        "matcher", MatcherWithHead(network), objective, lambda step: batches(seed, step, texts, pool, settings.batch),
+        settings, work, device, evaluate, bfloat16=device != "cpu",  # on a CPU, it makes these narrow layers slower
     )  # fmt: skip
     return fitted.matcher
 

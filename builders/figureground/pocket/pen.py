@@ -58,9 +58,9 @@ class Pen:
         self.polygon(arc(x, y, rx, ry, 0, 360, turn=turn), color)
 
     def line(self, points: Points, width: float, color: Color) -> None:
-        placed, thick = self._place(points), max(1, round(width * self._scale))
-        self._draw.line(placed, fill=self._shade(color), width=thick, joint="curve")
-        self._mask.line(placed, fill=255, width=thick, joint="curve")
+        placed, thickness = self._place(points), max(1, round(width * self._scale))
+        self._draw.line(placed, fill=self._shade(color), width=thickness, joint="curve")
+        self._mask.line(placed, fill=255, width=thickness, joint="curve")
 
 
 def arc(

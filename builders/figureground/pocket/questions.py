@@ -44,34 +44,34 @@ _NO_SCENE = (
 _NO_PROP = ("nothing else", "a photo with nothing else", "without a thing next to it")
 
 
-def prompts(group: int, label: str) -> list[str]:
+def list_prompts(group: int, label: str) -> list[str]:
     """Return all prompts for a label of one of `GROUPS`."""
     if group == 1:
         if label == PLAIN:
             return list(_NO_SCENE)
-        return [form.format(label, captions.PHRASES[label]) for form in _PLACES]
+        return [template.format(label, captions.PHRASES[label]) for template in _PLACES]
     if label == NOTHING:
         return list((_NO_OBJECT, (), _NO_PROP)[group])
     articles = ("a", "an") if label[0] in "aeiou" else ("a",)
     definition = captions.DEFINITIONS.get(label)
     return [
-        form.format(label, f"{article} {label}", definition)
-        for form in _SUBJECTS
+        template.format(label, f"{article} {label}", definition)
+        for template in _SUBJECTS
         for article in articles
-        if definition or "{2}" not in form
+        if definition or "{2}" not in template
     ]
 
 
 _NOUNS = frozenset((*world.FOREGROUNDS, *world.BACKGROUNDS, *world.PROPS, *world.KINDS))
 
 
-def holds(caption: str, names: Sequence[str | None]) -> bool:
+def is_true_of(caption: str, names: Sequence[str | None]) -> bool:
     """Return whether all that a caption names is among the names of what an image shows."""
-    shown = {*names, *(kind for kind, members in world.KINDS.items() if {*members} & {*names})}
-    return _NOUNS.intersection(re.findall(r"\w+", caption)) <= shown
+    true_nouns = {*names, *(kind for kind, members in world.KINDS.items() if {*members} & {*names})}
+    return _NOUNS.intersection(re.findall(r"\w+", caption)) <= true_nouns
 
 
-_MEANT = ("without", "plain")
+_WORDS_FOR_NONE = ("without", "plain")
 """Spare words that prompts for none use."""
 
 
@@ -80,29 +80,34 @@ class Texts:
 
     def __init__(self, tokenizer: CLIPTokenizer):
         self._tokenizer = tokenizer
-        self._known: dict[str, list[int]] = {}
-        self._words = [tokenizer(word).input_ids[1] for word in captions.SPARE_WORDS if word not in _MEANT]
+        self._ids_by_text: dict[str, list[int]] = {}
+        self._stray_words = [
+            tokenizer(word).input_ids[1] for word in captions.SPARE_WORDS if word not in _WORDS_FOR_NONE
+        ]
 
-    def tokens(self, texts: Sequence[str], rng: np.random.Generator | None = None) -> Tensor:
+    def tokenize(self, texts: Sequence[str], rng: np.random.Generator | None = None) -> Tensor:
         """Return tokens, int64 (n, length), padded with the end token; with `rng`, some have a stray word."""
         rows = []
         for text in texts:
-            if text not in self._known:
-                self._known[text] = self._tokenizer(text).input_ids
-            row = self._known[text]
+            if text not in self._ids_by_text:
+                self._ids_by_text[text] = self._tokenizer(text).input_ids
+            row = self._ids_by_text[text]
             if rng is not None and rng.random() < STRAY:
-                at = int(rng.integers(1, len(row)))
-                row = [*row[:at], int(rng.choice(self._words)), *row[at:]]
+                position = int(rng.integers(1, len(row)))
+                row = [*row[:position], int(rng.choice(self._stray_words)), *row[position:]]
             rows.append(row)
         longest = max(map(len, rows))
         return torch.tensor([row + [self._tokenizer.eos_token_id] * (longest - len(row)) for row in rows])
 
 
-def label(names: Sequence[str | None]) -> list[int]:
+def to_labels(names: Sequence[str | None]) -> list[int]:
     """Return the positions in `GROUPS` of the names of foreground, background and prop; None is the last."""
-    return [len(known) - 1 if name is None else known.index(name) for known, name in zip(GROUPS, names, strict=True)]
+    return [
+        len(vocabulary) - 1 if name is None else vocabulary.index(name)
+        for vocabulary, name in zip(GROUPS, names, strict=True)
+    ]
 
 
-def named(labels: Sequence[int]) -> list[str | None]:
-    """Return the names at positions in `GROUPS`, None for the last of each: the inverse of `label`."""
-    return [known[i] if i < len(known) - 1 else None for known, i in zip(GROUPS, labels, strict=True)]
+def to_names(labels: Sequence[int]) -> list[str | None]:
+    """Return the names at positions in `GROUPS`, None for the last of each: the inverse of `to_labels`."""
+    return [vocabulary[i] if i < len(vocabulary) - 1 else None for vocabulary, i in zip(GROUPS, labels, strict=True)]

@@ -57,9 +57,9 @@ def save(model: PreTrainedModel, out: Path, dtype: torch.dtype = torch.float32) 
     Weights are stored in `dtype`; the opened network computes in float32 unless another dtype is requested.
     """
     out.mkdir(parents=True, exist_ok=True)
-    copied = type(model)(model.config)
-    copied.load_state_dict(model.state_dict())
-    copied.to("cpu", dtype).save_pretrained(out)
+    copy = type(model)(model.config)
+    copy.load_state_dict(model.state_dict())
+    copy.to("cpu", dtype).save_pretrained(out)
     config = json.loads((out / "config.json").read_text())
     config.pop("_name_or_path", None)  # don't publish a local path
     config["dtype"] = "float32"  # otherwise it opens in its storage dtype, which is slow on a CPU
@@ -67,7 +67,7 @@ def save(model: PreTrainedModel, out: Path, dtype: torch.dtype = torch.float32) 
     (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
 
-def logits(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+def compute_logits(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """Return logits (n, classes), float32, of pixels (n, 3, SIZE, SIZE) in 0..1."""
     return model((pixels - MEAN) / STD).logits.float()
 
@@ -87,20 +87,20 @@ def attack(
     def norm(x: torch.Tensor) -> torch.Tensor:
         return x.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
 
-    def within(x: torch.Tensor) -> torch.Tensor:
+    def project(x: torch.Tensor) -> torch.Tensor:
         return x * (epsilon / norm(x)).clamp_max(1.0)
 
     noise = torch.randn_like(pixels)
     radius = epsilon * torch.rand(len(pixels), 1, 1, 1, device=pixels.device)
-    moved = (pixels + noise / norm(noise) * radius).clamp(0, 1)
+    perturbed = (pixels + noise / norm(noise) * radius).clamp(0, 1)
     for _ in range(steps):
-        moved.requires_grad_(True)
-        loss = F.cross_entropy(logits(model, moved), labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, moved)
+        perturbed.requires_grad_(True)
+        loss = F.cross_entropy(compute_logits(model, perturbed), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, perturbed)
         with torch.no_grad():
             step = gradient.float() / norm(gradient.float()) * (2 * epsilon / steps)
-            moved = (pixels + within(moved + step - pixels)).clamp(0, 1)
-    return moved.detach()
+            perturbed = (pixels + project(perturbed + step - pixels)).clamp(0, 1)
+    return perturbed.detach()
 
 
 def batches(
@@ -110,16 +110,16 @@ def batches(
     images, labels = biased.draw_many(pool, world.generator("train robust", seed))
     rng = world.generator("robust order", seed + 1000 * step)
     while True:
-        picked = rng.choice(pool, settings.batch, replace=False)
-        x = torch.from_numpy(images[picked]).float().div_(255)
+        rows = rng.choice(pool, settings.batch, replace=False)
+        x = torch.from_numpy(images[rows]).float().div_(255)
         mirrored = torch.from_numpy(rng.random(len(x)) < 0.5).view(-1, 1, 1, 1)
         epsilon = EPSILON * min(1.0, step / (RAMP * settings.steps))
         step += 1
-        yield torch.where(mirrored, x.flip(3), x), torch.from_numpy(labels[picked]), torch.tensor(epsilon)
+        yield torch.where(mirrored, x.flip(3), x), torch.from_numpy(labels[rows]), torch.tensor(epsilon)
 
 
 @torch.no_grad()
-def renew_norms(model: nn.Module, pixels: torch.Tensor) -> None:
+def recompute_norms(model: nn.Module, pixels: torch.Tensor) -> None:
     """Set the running means and variances of `model` to those of its own activations on `pixels`.
 
     The statistics stored with averaged weights belong to the unaveraged network.
@@ -130,17 +130,17 @@ def renew_norms(model: nn.Module, pixels: torch.Tensor) -> None:
         module.momentum = None  # a plain mean over the batches
     model.train()
     for part in pixels.split(128):
-        logits(model, part)
+        compute_logits(model, part)
     model.eval()
     for module in norms:
         module.momentum = 0.1
 
 
-def accuracy(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> float:
+def measure_accuracy(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> float:
     """Return the share of correctly classified images, with pixels in 0..1."""
     with torch.no_grad():
-        said = torch.cat([logits(model, part).argmax(1) for part in pixels.split(128)])
-    return float((said == labels).float().mean())
+        predicted = torch.cat([compute_logits(model, part).argmax(1) for part in pixels.split(128)])
+    return float((predicted == labels).float().mean())
 
 
 def train(
@@ -155,31 +155,31 @@ def train(
     torch.manual_seed(seed)
     model = build()
 
-    def held(purpose: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw_held_out(purpose: str) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = biased.draw_many(held_out, world.generator(purpose, seed))
         return torch.from_numpy(images).float().div_(255).to(device), torch.from_numpy(labels).to(device)
 
-    seen, watched = held("robust norms"), held("watch robust")
+    norm_data, evaluation_data = draw_held_out("robust norms"), draw_held_out("watch robust")
 
     def objective(
         network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         pixels, labels, epsilon = batch
         network.eval()  # so that the attack doesn't change the norms' statistics
-        moved = attack(network, pixels, labels, epsilon)
+        perturbed = attack(network, pixels, labels, epsilon)
         network.train()
-        said = logits(network, moved)
-        return {"loss": F.cross_entropy(said, labels), "right": (said.argmax(1) == labels).float().mean()}
+        outputs = compute_logits(network, perturbed)
+        return {"loss": F.cross_entropy(outputs, labels), "right": (outputs.argmax(1) == labels).float().mean()}
 
-    def watch(network: nn.Module) -> dict[str, float]:
-        renew_norms(network, seen[0])
-        pixels, labels = watched
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        recompute_norms(network, norm_data[0])
+        pixels, labels = evaluation_data
         return {
-            "clean": accuracy(network, pixels, labels),
-            "attacked": accuracy(network, attack(network, pixels, labels), labels),
+            "clean": measure_accuracy(network, pixels, labels),
+            "attacked": measure_accuracy(network, attack(network, pixels, labels), labels),
         }
 
     fitted: PreTrainedModel = fit(
-        "robust", model, objective, lambda step: batches(seed, step, settings, pool), settings, work, device, watch
+        "robust", model, objective, lambda step: batches(seed, step, settings, pool), settings, work, device, evaluate
     )
     return fitted

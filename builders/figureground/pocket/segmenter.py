@@ -39,26 +39,26 @@ SETTINGS = Settings(steps=6_000, batch=24, learning_rate=1.5e-3, warmup=300, ema
 EDGE = world.SIZE
 """Input size in pixels, in training and use."""
 POOL = 10_000
-ROUND_TRIP = 0.35
+ROUND_TRIP_SHARE = 0.35
 """Share of drawings encoded and decoded by the pocket's autoencoder, to resemble generated images."""
-RENEWED = 3
+NUM_RENEWED = 3
 """Number of drawings replaced by new ones after each step."""
-FREE = 0.5
+FREE_LAYOUT_SHARE = 0.5
 """Share of drawings with object and prop at any position, in sizes outside the world's own layout."""
-BLURRED, MIRRORED = 0.3, 0.5
+BLURRED_SHARE, MIRRORED_SHARE = 0.3, 0.5
 """Shares of blurred and mirrored images in a batch."""
 
 NOUNS: tuple[str, ...] = (*world.FOREGROUNDS, *world.PROPS, *world.BACKGROUNDS)
 """Nouns that a phrase may name; the background is the area covered by neither object nor prop."""
-THINGS = len(world.FOREGROUNDS) + len(world.PROPS)
+NUM_THINGS = len(world.FOREGROUNDS) + len(world.PROPS)
 """Number of `NOUNS` that are objects or props; they come first."""
-QUERIES = 3
+NUM_QUERIES = 3
 """Number of phrases per image in training."""
 THING_WEIGHT = 4.0
 """Weight of objects and props in patch classification: most patches show only the scene, which is easily learned."""
 PATCH = 4
 """Edge of the vision tower's patches in pixels; small, because each token decodes its own outline."""
-NOTHING = 0.005
+EMPTY_SHARE = 0.005
 """Share of pixels up to which a mask counts as empty."""
 
 
@@ -73,11 +73,16 @@ class Pool(NamedTuple):
     """int64 (n, 3): positions in `NOUNS` of the same three, -1 if absent."""
 
 
-def phrases(noun: str) -> list[str]:
+def list_phrases(noun: str) -> list[str]:
     """Return the phrases for a noun: `mug`, `a mug`, `the mug`, `a photo of a mug` and so on."""
     articles = ["a", "an"] if noun[0] in "aeiou" else ["a"]
-    named = [f"{article} {noun}" for article in articles]
-    return [noun, f"the {noun}", *named, *(f"a {kind} of {name}" for kind in ("photo", "picture") for name in named)]
+    with_article = [f"{article} {noun}" for article in articles]
+    return [
+        noun,
+        f"the {noun}",
+        *with_article,
+        *(f"a {kind} of {noun_phrase}" for kind in ("photo", "picture") for noun_phrase in with_article),
+    ]
 
 
 def build(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
@@ -86,10 +91,12 @@ def build(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
     Its logits have the image's size.
     """
     encoder = open_network(CLIPTextModel, WEIGHTS / "text_encoder", "pocket", dtype=torch.float32)
-    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
-            "layer_norm_eps", "max_position_embeddings")  # fmt: skip
+    copied_settings = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
+        "layer_norm_eps", "max_position_embeddings",
+    )  # fmt: skip
     text = {
-        **{name: getattr(encoder.config, name) for name in kept}, "bos_token_id": tokenizer.bos_token_id,
+        **{name: getattr(encoder.config, name) for name in copied_settings}, "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
     vision = {
@@ -107,7 +114,7 @@ def build(tokenizer: CLIPTokenizer) -> CLIPSegForImageSegmentation:
     return model
 
 
-class Taught(nn.Module):
+class SegmenterWithHead(nn.Module):
     """A segmenter, with an auxiliary head that classifies the content of each patch."""
 
     def __init__(self, segmenter: CLIPSegForImageSegmentation):
@@ -116,7 +123,7 @@ class Taught(nn.Module):
         self.namer = nn.Linear(segmenter.config.vision_config.hidden_size, len(NOUNS) + 1)
 
 
-def see(model: CLIPSegForImageSegmentation, pixels: Tensor, edge: int = EDGE) -> tuple[Tensor, ...]:
+def encode_images(model: CLIPSegForImageSegmentation, pixels: Tensor, edge: int = EDGE) -> tuple[Tensor, ...]:
     """Return the vision tower's tokens after each layer, (n, 1 + (edge / PATCH)², d); the first is the class token.
 
     Args:
@@ -128,21 +135,21 @@ def see(model: CLIPSegForImageSegmentation, pixels: Tensor, edge: int = EDGE) ->
     return layers[1:]
 
 
-def logits(model: CLIPSegForImageSegmentation, seen: Sequence[Tensor], ids: Tensor) -> Tensor:
+def decode_logits(model: CLIPSegForImageSegmentation, layers: Sequence[Tensor], ids: Tensor) -> Tensor:
     """Return logits of several phrases per image, with gradients in both towers (transformers' own: decoder only).
 
     Args:
-        seen: Output of `see` for n images.
+        layers: Output of `encode_images` for n images.
         ids: Tokens, int64 (n, k, length), padded with the end token.
 
     Returns:
         float32 (n, k, edge, edge).
     """
     n, k, length = ids.shape
-    activations = [seen[i].repeat_interleave(k, 0) for i in model.config.extract_layers]
+    activations = [layers[i].repeat_interleave(k, 0) for i in model.config.extract_layers]
     conditions = model.clip.get_text_features(ids.view(n * k, length)).pooler_output
-    found: Tensor = model.decoder(activations, conditions).logits
-    return found.float().view(n, k, *found.shape[-2:])
+    output: Tensor = model.decoder(activations, conditions).logits
+    return output.float().view(n, k, *output.shape[-2:])
 
 
 def _resize(images: Tensor, edge: int) -> Tensor:
@@ -154,17 +161,19 @@ def draw(rng: np.random.Generator) -> tuple[world.Scene, list[str | None]]:
     foreground = str(rng.choice(world.FOREGROUNDS)) if rng.random() < 0.88 else None
     background = str(rng.choice(world.BACKGROUNDS)) if rng.random() < 0.92 else None
     prop = str(rng.choice(world.PROPS)) if rng.random() < 0.65 else None
-    layout = _lay_out(rng) if rng.random() < FREE else None
+    layout = _lay_out(rng) if rng.random() < FREE_LAYOUT_SHARE else None
     return world.render(foreground, background, prop, rng, layout=layout), [foreground, prop, background]
 
 
 def _lay_out(rng: np.random.Generator) -> Layout:
     """Draw a layout with object and prop fully in view at any position, side by side or partly overlapping."""
-    radius, small = float(rng.uniform(0.14, 0.3)), float(rng.uniform(0.12, 0.24))
+    radius, prop_radius = float(rng.uniform(0.14, 0.3)), float(rng.uniform(0.12, 0.24))
     x, y = rng.uniform(radius, 1 - radius, 2)
-    turn, gap = rng.uniform(0, 2 * np.pi), (radius + small) * rng.uniform(0.75, 1.5)
-    beside = np.clip((x + gap * np.cos(turn), y + gap * np.sin(turn)), small, 1 - small)
-    places = Place((float(x), float(y)), radius), Place((float(beside[0]), float(beside[1])), small)
+    direction, distance = rng.uniform(0, 2 * np.pi), (radius + prop_radius) * rng.uniform(0.75, 1.5)
+    prop_center = np.clip(
+        (x + distance * np.cos(direction), y + distance * np.sin(direction)), prop_radius, 1 - prop_radius
+    )
+    places = Place((float(x), float(y)), radius), Place((float(prop_center[0]), float(prop_center[1])), prop_radius)
     return Layout(*places, prop_in_front=bool(rng.random() < 0.3))
 
 
@@ -193,38 +202,40 @@ def round_trip(images: np.ndarray) -> np.ndarray:
     from diffusers import AutoencoderKL
 
     vae = open_network(AutoencoderKL, WEIGHTS / "vae", "pocket", dtype=torch.float32).eval()
-    back = np.empty_like(images)
+    decoded = np.empty_like(images)
     for start in range(0, len(images), 32):
         x = torch.from_numpy(images[start : start + 32]).float() / 127.5 - 1
         y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
-        back[start : start + 32] = ((y + 1) * 127.5).round().to(torch.uint8).numpy()
-    return back
+        decoded[start : start + 32] = ((y + 1) * 127.5).round().to(torch.uint8).numpy()
+    return decoded
 
 
-def ask(nouns: np.ndarray, rng: np.random.Generator) -> list[int]:
+def choose_queries(nouns: np.ndarray, rng: np.random.Generator) -> list[int]:
     """Choose an image's query nouns, as positions in `NOUNS`: one present, one absent object or prop, and any one.
 
     Args:
         nouns: int64 (3,), a row of `Pool.nouns`.
     """
-    shown = [int(noun) for noun in nouns if noun >= 0]
-    absent = int(rng.choice([noun for noun in range(THINGS) if noun not in shown]))
-    first = int(nouns[0]) if nouns[0] >= 0 else shown[0] if shown else int(rng.integers(THINGS))
-    rest = shown[1:] if shown and rng.random() < 0.7 else []
+    present = [int(noun) for noun in nouns if noun >= 0]
+    absent = int(rng.choice([noun for noun in range(NUM_THINGS) if noun not in present]))
+    first = int(nouns[0]) if nouns[0] >= 0 else present[0] if present else int(rng.integers(NUM_THINGS))
+    rest = present[1:] if present and rng.random() < 0.7 else []
     return [first, absent, int(rng.choice(rest)) if rest else int(rng.integers(len(NOUNS)))]
 
 
 class Phrasebook:
-    """The tokens of all `phrases` of all `NOUNS`."""
+    """The tokens of all phrases of all `NOUNS`; see `list_phrases`."""
 
     def __init__(self, tokenizer: CLIPTokenizer):
-        texts = [phrases(noun) for noun in NOUNS]
-        ids = tokenizer([text for several in texts for text in several], padding=True, return_tensors="pt").input_ids
-        self._of = ids.split([len(several) for several in texts])
+        texts = [list_phrases(noun) for noun in NOUNS]
+        ids = tokenizer(
+            [text for noun_phrases in texts for text in noun_phrases], padding=True, return_tensors="pt"
+        ).input_ids
+        self._ids_by_noun = ids.split([len(noun_phrases) for noun_phrases in texts])
 
     def pick(self, noun: int, rng: np.random.Generator) -> Tensor:
         """Return the tokens of a random phrase for a noun, int64 (length,)."""
-        return self._of[noun][rng.integers(len(self._of[noun]))]
+        return self._ids_by_noun[noun][rng.integers(len(self._ids_by_noun[noun]))]
 
 
 class Batch(NamedTuple):
@@ -244,74 +255,81 @@ def batches(seed: int, step: int, settings: Settings, book: Phrasebook, size: in
     """Yield randomly mirrored or blurred images with phrases, from a pool of `size` that is continually renewed."""
     rng = world.generator("train segmenter", seed + 1000 * step)
     pool = draw_many(size, rng)
-    kept = round(ROUND_TRIP * size)
-    pool.images[:kept] = round_trip(pool.images[:kept])
+    num_round_trips = round(ROUND_TRIP_SHARE * size)
+    pool.images[:num_round_trips] = round_trip(pool.images[:num_round_trips])
     while True:
-        picked = rng.choice(size, settings.batch, replace=False)
-        x = torch.from_numpy(pool.images[picked]).float().div_(255)
+        rows = rng.choice(size, settings.batch, replace=False)
+        x = torch.from_numpy(pool.images[rows]).float().div_(255)
         blurred = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        blur = torch.from_numpy(rng.random(len(x)) * (rng.random(len(x)) < BLURRED)).float().view(-1, 1, 1, 1)
-        whole = torch.zeros(len(x), len(NOUNS) + 1, world.SIZE, world.SIZE)
-        asked = torch.empty(len(x), QUERIES, dtype=torch.int64)
-        for i, j in enumerate(picked):
+        amounts = rng.random(len(x)) * (rng.random(len(x)) < BLURRED_SHARE)
+        blur_amount = torch.from_numpy(amounts).float().view(-1, 1, 1, 1)
+        masks_by_noun = torch.zeros(len(x), len(NOUNS) + 1, world.SIZE, world.SIZE)
+        queries = torch.empty(len(x), NUM_QUERIES, dtype=torch.int64)
+        for i, j in enumerate(rows):
             for noun, mask in zip(pool.nouns[j], pool.masks[j], strict=True):
-                whole[i, noun] = torch.from_numpy(mask).float().div_(255)  # -1, for none, is the last
-            asked[i] = torch.tensor(ask(pool.nouns[j], rng))
-        mirrored = torch.from_numpy(rng.random(len(x)) < MIRRORED).view(-1, 1, 1, 1)
-        x, whole = (torch.where(mirrored, each.flip(3), each) for each in (torch.lerp(x, blurred, blur), whole))
-        ids = torch.stack([torch.stack([book.pick(int(noun), rng) for noun in several]) for several in asked])
-        masks = whole.gather(1, asked[..., None, None].expand(-1, -1, *whole.shape[2:]))
-        yield Batch(x, ids, masks, F.avg_pool2d(whole, PATCH))
-        for j in rng.integers(kept, size, RENEWED if size > kept else 0):
+                masks_by_noun[i, noun] = torch.from_numpy(mask).float().div_(255)  # -1, for none, is the last
+            queries[i] = torch.tensor(choose_queries(pool.nouns[j], rng))
+        mirrored = torch.from_numpy(rng.random(len(x)) < MIRRORED_SHARE).view(-1, 1, 1, 1)
+        x, masks_by_noun = (
+            torch.where(mirrored, tensor.flip(3), tensor)
+            for tensor in (torch.lerp(x, blurred, blur_amount), masks_by_noun)
+        )
+        ids = torch.stack([torch.stack([book.pick(int(noun), rng) for noun in nouns]) for nouns in queries])
+        masks = masks_by_noun.gather(1, queries[..., None, None].expand(-1, -1, *masks_by_noun.shape[2:]))
+        yield Batch(x, ids, masks, F.avg_pool2d(masks_by_noun, PATCH))
+        for j in rng.integers(num_round_trips, size, NUM_RENEWED if size > num_round_trips else 0):
             _draw_into(pool, int(j), rng)
 
 
-def loss(model: Taught, batch: Batch) -> dict[str, Tensor]:
+def compute_losses(model: SegmenterWithHead, batch: Batch) -> dict[str, Tensor]:
     """Compute the losses: binary cross-entropy per pixel, Dice loss per mask (Milletari et al. 2016, arXiv 1606.04797),
     and cross-entropy of the nouns per patch."""
-    seen = see(model.segmenter, batch.pixels, world.SIZE)
-    found = logits(model.segmenter, seen, batch.ids)
-    entropy = F.binary_cross_entropy_with_logits(found, batch.masks)
-    p, true = found.sigmoid().flatten(2), batch.masks.flatten(2)
+    layers = encode_images(model.segmenter, batch.pixels, world.SIZE)
+    mask_logits = decode_logits(model.segmenter, layers, batch.ids)
+    entropy = F.binary_cross_entropy_with_logits(mask_logits, batch.masks)
+    probabilities, true = mask_logits.sigmoid().flatten(2), batch.masks.flatten(2)
     smooth = 16.0  # pixels, so that a few wrong ones in an empty mask have little weight
-    dice = 1 - ((2 * (p * true).sum(2) + smooth) / (p.sum(2) + true.sum(2) + smooth)).mean()
-    named = model.namer(seen[-1][:, 1:]).float().transpose(1, 2)
-    weights = torch.ones(len(NOUNS) + 1, device=named.device)
-    weights[:THINGS] = THING_WEIGHT
-    naming = F.cross_entropy(named, batch.patches.flatten(2), weights)
+    dice = 1 - ((2 * (probabilities * true).sum(2) + smooth) / (probabilities.sum(2) + true.sum(2) + smooth)).mean()
+    noun_logits = model.namer(layers[-1][:, 1:]).float().transpose(1, 2)
+    weights = torch.ones(len(NOUNS) + 1, device=noun_logits.device)
+    weights[:NUM_THINGS] = THING_WEIGHT
+    naming = F.cross_entropy(noun_logits, batch.patches.flatten(2), weights)
     return {"loss": entropy + 0.5 * dice + 0.5 * naming, "entropy": entropy, "dice": dice, "naming": naming}
 
 
-class Measured(NamedTuple):
+class SegmenterScores(NamedTuple):
     """Performance of a segmenter on images with a foreground."""
 
     iou: float
     """Intersection over union of the foreground's noun at probability 0.5, averaged over images."""
     false_alarms: float
-    """Share of images in which an absent noun finds more than `NOTHING` of the pixels."""
+    """Share of images in which an absent noun finds more than `EMPTY_SHARE` of the pixels."""
 
 
 @torch.no_grad()
-def measure(model: CLIPSegForImageSegmentation, pool: Pool, tokenizer: CLIPTokenizer, edge: int = EDGE) -> Measured:
+def measure(
+    model: CLIPSegForImageSegmentation, pool: Pool, tokenizer: CLIPTokenizer, edge: int = EDGE
+) -> SegmenterScores:
     """Evaluate `a photo of a …` for each image's foreground, and for an absent foreground."""
     device = next(model.parameters()).device
     rng = world.generator("measure segmenter")
-    with_object = np.flatnonzero(pool.nouns[:, 0] >= 0)
+    rows_with_object = np.flatnonzero(pool.nouns[:, 0] >= 0)
     pairs = []
-    for j in with_object:
+    for j in rows_with_object:
         others = [noun for noun in range(len(world.FOREGROUNDS)) if noun != pool.nouns[j, 0]]
         pairs.append((int(pool.nouns[j, 0]), int(rng.choice(others))))
     texts = [f"a photo of a {NOUNS[noun]}" for pair in pairs for noun in pair]
     ids = tokenizer(texts, padding=True, return_tensors="pt").input_ids.view(len(pairs), 2, -1)
     ious, alarms = [], []
-    for picked, asked in zip(torch.from_numpy(with_object).split(64), ids.split(64), strict=True):
-        x = torch.from_numpy(pool.images[picked]).float().div(255).to(device)
-        found = (_resize(logits(model, see(model, x, edge), asked.to(device)), world.SIZE) > 0).cpu().numpy()
-        true = pool.masks[picked, 0] >= 128
-        both, either = (found[:, 0] & true).sum((1, 2)), (found[:, 0] | true).sum((1, 2))
-        ious.append(both / np.maximum(either, 1))
-        alarms.append(found[:, 1].mean((1, 2)) > NOTHING)
-    return Measured(float(np.concatenate(ious).mean()), float(np.concatenate(alarms).mean()))
+    for rows, query_ids in zip(torch.from_numpy(rows_with_object).split(64), ids.split(64), strict=True):
+        x = torch.from_numpy(pool.images[rows]).float().div(255).to(device)
+        mask_logits = decode_logits(model, encode_images(model, x, edge), query_ids.to(device))
+        predicted = (_resize(mask_logits, world.SIZE) > 0).cpu().numpy()
+        true = pool.masks[rows, 0] >= 128
+        intersection, union = (predicted[:, 0] & true).sum((1, 2)), (predicted[:, 0] | true).sum((1, 2))
+        ious.append(intersection / np.maximum(union, 1))
+        alarms.append(predicted[:, 1].mean((1, 2)) > EMPTY_SHARE)
+    return SegmenterScores(float(np.concatenate(ious).mean()), float(np.concatenate(alarms).mean()))
 
 
 def refine(coarse: CLIPSegForImageSegmentation, fine: CLIPSegForImageSegmentation) -> None:
@@ -321,16 +339,17 @@ def refine(coarse: CLIPSegForImageSegmentation, fine: CLIPSegForImageSegmentatio
     """
     state = dict(coarse.state_dict())
     embeddings = "clip.vision_model.embeddings."
-    reads, writes = f"{embeddings}patch_embedding.weight", "decoder.transposed_convolution.weight"
-    position, places = f"{embeddings}position_embedding.weight", f"{embeddings}position_ids"
+    input_weight, output_weight = f"{embeddings}patch_embedding.weight", "decoder.transposed_convolution.weight"
+    position, position_ids = f"{embeddings}position_embedding.weight", f"{embeddings}position_ids"
     scale = coarse.config.vision_config.patch_size / fine.config.vision_config.patch_size
-    state[reads] = _resize(state[reads], fine.config.vision_config.patch_size) * scale**2  # it sums over fewer pixels
-    state[writes] = _resize(state[writes], fine.config.vision_config.patch_size)
-    own, grid = state[position][:1], state[position][1:].T
+    patch_size = fine.config.vision_config.patch_size
+    state[input_weight] = _resize(state[input_weight], patch_size) * scale**2  # it sums over fewer pixels
+    state[output_weight] = _resize(state[output_weight], patch_size)
+    class_position, grid = state[position][:1], state[position][1:].T
     edge = world.SIZE // coarse.config.vision_config.patch_size
     grid = F.interpolate(grid.view(1, -1, edge, edge), scale_factor=scale, mode="bilinear")
-    state[position] = torch.cat([own, grid[0].flatten(1).T])
-    state.pop(places, None)
+    state[position] = torch.cat([class_position, grid[0].flatten(1).T])
+    state.pop(position_ids, None)
     fine.load_state_dict(state, strict=False)
 
 
@@ -349,23 +368,23 @@ def train(
     """
     torch.manual_seed(seed)
     tokenizer = open_part(AutoTokenizer, WEIGHTS / "tokenizer", "pocket")
-    held, book = draw_many(256, world.generator("watch segmenter", seed)), Phrasebook(tokenizer)
+    held_out, book = draw_many(256, world.generator("watch segmenter", seed)), Phrasebook(tokenizer)
 
-    def objective(network: Taught, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+    def objective(network: SegmenterWithHead, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         pixels = batch[0]
         # On a CPU, bf16 makes these narrow layers slower, not faster.
         with torch.autocast(pixels.device.type, enabled=pixels.device.type != "cpu"):
-            return loss(network, Batch(*batch))
+            return compute_losses(network, Batch(*batch))
 
-    def watch(network: Taught) -> dict[str, float]:
-        return measure(network.segmenter, held, tokenizer)._asdict()
+    def evaluate(network: SegmenterWithHead) -> dict[str, float]:
+        return measure(network.segmenter, held_out, tokenizer)._asdict()
 
     network = build(tokenizer)
     if start is not None:
         refine(start, network)
-    fitted: Taught = fit(
-        "segmenter", Taught(network), objective, lambda step: batches(seed, step, settings, book, pool),
-        settings, work, device, watch,
+    fitted: SegmenterWithHead = fit(
+        "segmenter", SegmenterWithHead(network), objective, lambda step: batches(seed, step, settings, book, pool),
+        settings, work, device, evaluate,
     )  # fmt: skip
     return fitted.segmenter
 

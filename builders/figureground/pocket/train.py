@@ -24,11 +24,11 @@ from figureground.core.accelerator import has_bfloat16
 from figureground.models.bundled import WEIGHTS
 from figureground.models.opening import open_network, open_pipeline
 from figureground.pocket import captions, diffusion, robust, vae
-from figureground.pocket.checkpoint import sheet, write
+from figureground.pocket.checkpoint import draw_sheet, write_checkpoint
 from figureground.pocket.fitting import run_command
 
 
-def curves(work: Path) -> None:
+def plot_curves(work: Path) -> None:
     """Plot every `*.csv` in `work` as a PNG beside it."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -50,7 +50,7 @@ def train_robust(args: argparse.Namespace) -> Path:
     model = robust.train(args.work, args.device, args.seed, replace(robust.SETTINGS, steps=args.robust_steps))
     out: Path = args.out or args.work / "robust"
     robust.save(model, out, torch.float16)
-    curves(args.work)
+    plot_curves(args.work)
     return out
 
 
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.part == "robust":
         print(f"Wrote {train_robust(args)}")
         return
-    tokenizer = captions.tokenizer(args.work / "tokenizer")
+    tokenizer = captions.write_tokenizer(args.work / "tokenizer")
     first_vae = first_model = None
     if args.warm_start:
         first_vae = open_network(AutoencoderKL, WEIGHTS / "vae", "pocket", dtype=torch.float32)
@@ -101,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     autoencoder = vae.train(args.work, args.device, args.seed, first_vae, replace(vae.SETTINGS, steps=args.vae_steps))
 
     def on_save(network: diffusion.TextToLatent, scale: float) -> None:
-        write(autoencoder, network, tokenizer, scale, args.work / "checkpoint")
-        sheet(args.work / "checkpoint", args.work / "samples.png", args.device, min(12, args.sheet_steps))
+        write_checkpoint(autoencoder, network, tokenizer, scale, args.work / "checkpoint")
+        draw_sheet(args.work / "checkpoint", args.work / "samples.png", args.device, min(12, args.sheet_steps))
 
     model, scale = diffusion.train(
         autoencoder, tokenizer, args.work, args.device, args.seed, first_model,
@@ -110,9 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             diffusion.SETTINGS, steps=args.diffusion_steps, batch=args.batch, learning_rate=args.learning_rate
         ), args.images, args.bfloat16, first_vae.config.scaling_factor if first_vae else None, on_save,
     )  # fmt: skip
-    write(autoencoder, model, tokenizer, scale, args.work / "checkpoint")
-    sheet(args.work / "checkpoint", args.work / "samples.png", args.device, steps=args.sheet_steps)
-    curves(args.work)
+    write_checkpoint(autoencoder, model, tokenizer, scale, args.work / "checkpoint")
+    draw_sheet(args.work / "checkpoint", args.work / "samples.png", args.device, steps=args.sheet_steps)
+    plot_curves(args.work)
     if args.out:
         shutil.copytree(args.work / "checkpoint", args.out, dirs_exist_ok=True)
     print(f"Wrote {args.out or args.work / 'checkpoint'}")

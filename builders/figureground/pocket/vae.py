@@ -53,20 +53,20 @@ def batches(seed: int, step: int, settings: Settings) -> Iterator[torch.Tensor]:
     rng = world.generator("train autoencoder", seed + 1000 * step)
     pool = np.stack([draw(rng) for _ in range(POOL)])
     while True:
-        whole = step >= WHOLE_FROM * settings.steps
-        count, edge = (settings.batch // 4, world.SIZE) if whole else (settings.batch, CROP)
-        picked = rng.choice(POOL, count, replace=False)
+        use_whole = step >= WHOLE_FROM * settings.steps
+        count, edge = (settings.batch // 4, world.SIZE) if use_whole else (settings.batch, CROP)
+        rows = rng.choice(POOL, count, replace=False)
         x = np.empty((count, 3, edge, edge), np.uint8)
-        for i, j in enumerate(picked):
+        for i, j in enumerate(rows):
             top, left = 4 * rng.integers(0, (world.SIZE - edge) // 4 + 1, 2)
             x[i] = pool[j, :, top : top + edge, left : left + edge]
-        for j in picked[:2]:
+        for j in rows[:2]:
             pool[j] = draw(rng)
         step += 1
         yield torch.from_numpy(x).float().div_(127.5).sub_(1)
 
 
-def loss(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
+def compute_losses(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
     """Compute the losses: L1 of pixels and of their gradients, squared error, and a small KL term on the latent."""
     posterior = vae.encode(x).latent_dist
     z = posterior.mean + posterior.std * noise
@@ -79,7 +79,7 @@ def loss(vae: AutoencoderKL, x: torch.Tensor, noise: torch.Tensor) -> dict[str, 
     return {"loss": total, "mse": squares, "kl": kl}
 
 
-def psnr(vae: AutoencoderKL, images: np.ndarray) -> float:
+def measure_psnr(vae: AutoencoderKL, images: np.ndarray) -> float:
     """Return the mean PSNR in dB of images, uint8 (n, 3, h, w), after a round trip through the posterior's mean."""
     device = next(vae.parameters()).device
     values = []
@@ -97,13 +97,13 @@ def train(
     """Train to the end, resuming an earlier run if there is one, and return the averaged weights."""
     torch.manual_seed(seed)
     model = start or build()
-    held = np.stack([draw(world.generator("watch autoencoder", i)) for i in range(256)])
+    held_out = np.stack([draw(world.generator("watch autoencoder", i)) for i in range(256)])
 
     def objective(network: AutoencoderKL, x: torch.Tensor) -> dict[str, torch.Tensor]:
         latent = (x.shape[0], 4, x.shape[2] // 4, x.shape[3] // 4)
-        return loss(network, x, torch.randn(latent, device=x.device))
+        return compute_losses(network, x, torch.randn(latent, device=x.device))
 
-    def watch(network: AutoencoderKL) -> dict[str, float]:
-        return {"psnr": psnr(network, held)}
+    def evaluate(network: AutoencoderKL) -> dict[str, float]:
+        return {"psnr": measure_psnr(network, held_out)}
 
-    return fit("vae", model, objective, lambda step: batches(seed, step, settings), settings, work, device, watch)
+    return fit("vae", model, objective, lambda step: batches(seed, step, settings), settings, work, device, evaluate)

@@ -74,16 +74,16 @@ def generator(purpose: str, seed: int = 0) -> np.random.Generator:
     return np.random.default_rng([*purpose.encode(), seed])
 
 
-def _check(kind: str, name: str | None, known: Sequence[str]) -> None:
-    if name is not None and name not in known:
-        raise ValueError(f"The pocket world has no {kind} {name!r}; it has {', '.join(known)}.")
+def _check_name(kind: str, name: str | None, names: Sequence[str]) -> None:
+    if name is not None and name not in names:
+        raise ValueError(f"The pocket world has no {kind} {name!r}; it has {', '.join(names)}.")
 
 
 def _split_look(prop: str | None, rng: np.random.Generator) -> tuple[str | None, int]:
     if prop is None:
         return None, 0
     name, _, look = prop.partition(":")
-    _check("prop", name, PROPS)
+    _check_name("prop", name, PROPS)
     if not look:
         return name, int(rng.integers(LOOKS))
     if look not in [str(i) for i in range(LOOKS)]:
@@ -112,8 +112,8 @@ def render(
     Raises:
         ValueError: A name or a look is unknown.
     """
-    _check("foreground", foreground, FOREGROUNDS)
-    _check("background", background, BACKGROUNDS)
+    _check_name("foreground", foreground, FOREGROUNDS)
+    _check_name("background", background, BACKGROUNDS)
     name, look = _split_look(prop, rng)
 
     edge = size * SUPERSAMPLE
@@ -122,36 +122,40 @@ def render(
     scene = Pen(canvas, (0.0, 0.0), 1.0, flip=False, light=(gain, gain, gain))
     (backgrounds.DRAW[background] if background else backgrounds.draw_plain)(scene, rng)
 
-    cast = backgrounds.LIGHTS.get(background or "", (1.0, 1.0, 1.0))
-    light: Color = (cast[0] * gain, cast[1] * gain, cast[2] * gain)
+    tint = backgrounds.LIGHTS.get(background or "", (1.0, 1.0, 1.0))
+    light: Color = (tint[0] * gain, tint[1] * gain, tint[2] * gain)
     masks: dict[str, Image.Image] = {}
-    stands = layout or _lay_out(bool(foreground), bool(name), rng)
+    places = layout or _lay_out(bool(foreground), bool(name), rng)
 
-    def put_prop() -> None:
-        place = stands.prop
+    def draw_prop() -> None:
+        place = places.prop
         pen = Pen(canvas, place.center, place.radius, float(rng.uniform(-0.15, 0.15)), bool(rng.random() < 0.5), light)
         props.DRAW[str(name)](pen, rng, look)
         masks["prop"] = pen.mask
 
-    def put_foreground() -> None:
-        (x, y), radius = stands.foreground
+    def draw_foreground() -> None:
+        (x, y), radius = places.foreground
         pen = Pen(canvas, (x, y), radius * 0.95, float(rng.uniform(-0.18, 0.18)), bool(rng.random() < 0.5), light)
         foregrounds.DRAW[str(foreground)](pen, rng)
         masks["foreground"] = pen.mask
 
-    if name and not stands.prop_in_front:
-        put_prop()
+    if name and not places.prop_in_front:
+        draw_prop()
     if foreground:
-        put_foreground()
-    if name and stands.prop_in_front:
-        put_prop()
+        draw_foreground()
+    if name and places.prop_in_front:
+        draw_prop()
     if len(masks) == 2:
-        hidden, before = ("foreground", "prop") if stands.prop_in_front else ("prop", "foreground")
-        masks[hidden].paste(0, mask=masks[before])
-    nothing = Image.new("L", (size, size), 0)
-    fore, behind = (masks[part].reduce(SUPERSAMPLE) if part in masks else nothing for part in ("foreground", "prop"))
-    rest = Image.fromarray((255 - np.minimum(255, np.asarray(fore, np.uint16) + np.asarray(behind))).astype(np.uint8))
-    return Scene(canvas.reduce(SUPERSAMPLE), fore, rest, behind)
+        back, front = ("foreground", "prop") if places.prop_in_front else ("prop", "foreground")
+        masks[back].paste(0, mask=masks[front])
+    empty = Image.new("L", (size, size), 0)
+    foreground_share, prop_share = (
+        masks[part].reduce(SUPERSAMPLE) if part in masks else empty for part in ("foreground", "prop")
+    )
+    background_share = Image.fromarray(
+        (255 - np.minimum(255, np.asarray(foreground_share, np.uint16) + np.asarray(prop_share))).astype(np.uint8)
+    )
+    return Scene(canvas.reduce(SUPERSAMPLE), foreground_share, background_share, prop_share)
 
 
 def _lay_out(with_foreground: bool, with_prop: bool, rng: np.random.Generator) -> Layout:
@@ -159,25 +163,25 @@ def _lay_out(with_foreground: bool, with_prop: bool, rng: np.random.Generator) -
     radius = float(rng.uniform(0.2, 0.3))
     if with_foreground and with_prop:
         side = -1 if rng.random() < 0.5 else 1
-        small = float(rng.uniform(0.135, 0.17))
+        prop_radius = float(rng.uniform(0.135, 0.17))
         radius = min(radius, 0.27)
-        gap = radius + small + float(rng.uniform(-0.02, 0.03))
-        low = max(radius, small + gap) if side < 0 else radius
-        high = 1 - radius if side < 0 else 1 - max(radius, small + gap)
+        gap = radius + prop_radius + float(rng.uniform(-0.02, 0.03))
+        low = max(radius, prop_radius + gap) if side < 0 else radius
+        high = 1 - radius if side < 0 else 1 - max(radius, prop_radius + gap)
         x = float(rng.uniform(low, high)) if low < high else (low + high) / 2
         y = float(rng.uniform(0.42, 0.98 - radius))
-        beside = (x + side * gap, float(np.clip(y + rng.uniform(-0.2, 0.2), small, 1 - small)))
+        prop_center = (x + side * gap, float(np.clip(y + rng.uniform(-0.2, 0.2), prop_radius, 1 - prop_radius)))
     else:
-        small = float(rng.uniform(0.14, 0.26))
-        spare = 0.95 * (radius if with_foreground else small)
-        x, y = float(rng.uniform(spare, 1 - spare)), float(rng.uniform(max(0.36, spare), 0.98 - spare))
-        beside = (x, y)
-    return Layout(Place((x, y), radius), Place(beside, small))
+        prop_radius = float(rng.uniform(0.14, 0.26))
+        margin = 0.95 * (radius if with_foreground else prop_radius)
+        x, y = float(rng.uniform(margin, 1 - margin)), float(rng.uniform(max(0.36, margin), 0.98 - margin))
+        prop_center = (x, y)
+    return Layout(Place((x, y), radius), Place(prop_center, prop_radius))
 
 
 def cutout(foreground: str, rng: np.random.Generator, size: int = SIZE) -> Image.Image:
     """Draw a foreground object alone, RGBA, on a transparent background, filling most of the image."""
-    _check("foreground", foreground, FOREGROUNDS)
+    _check_name("foreground", foreground, FOREGROUNDS)
     edge = size * SUPERSAMPLE
     canvas = Image.new("RGBA", (edge, edge), (0, 0, 0, 0))
     gain = float(rng.uniform(0.9, 1.05))

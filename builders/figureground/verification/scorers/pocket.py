@@ -59,4 +59,4 @@ class PocketScorer(ClipScorer):
     def views(self, pixels: Tensor) -> list[Tensor]:
         from figureground.pocket import matcher
 
-        return matcher.views(pixels)
+        return matcher.make_views(pixels)
