@@ -6,7 +6,7 @@ import pytest
 
 from figureground.core.errors import RecipeError
 from figureground.core.resources import find_resource
-from figureground.pocket.biased import LOOKS_OF
+from figureground.pocket.biased import LOOK_BY_CLASS
 from figureground.recipe.classes import read_nouns
 from figureground.recipe.features import Feature, find_labels, read_features, slug
 

@@ -89,7 +89,7 @@ def _finetune(options: argparse.Namespace) -> int:
         class_folder=options.class_folder, components=options.components, device=options.device, track=options.track,
     )  # fmt: skip
     if is_first:
-        print_result(done_message(out))
+        print_result(format_done_message(out))
     return 0
 
 

@@ -72,7 +72,7 @@ def _cutouts(options: argparse.Namespace) -> int:
 
 
 def _print_report(result: Cutouts) -> None:
-    from figureground.materials.deciding import reasons_of
+    from figureground.materials.deciding import count_reasons
 
     print_result(f"{result.out}: {result.kept:,} of {plural(len(result.decisions), 'photograph')} became cut-outs.")
     for folder, counts in list(result.counts.items())[:MAX_NAMED]:
@@ -81,7 +81,7 @@ def _print_report(result: Cutouts) -> None:
             f"  {folder}: {counts['kept']} of {counts['photographs']}" + (f"; left out: {reasons}" if reasons else "")
         )
     if len(result.counts) > MAX_NAMED:
-        reasons = ", ".join(f"{n:,} {kind}" for kind, n in reasons_of(result.counts).items())
+        reasons = ", ".join(f"{n:,} {kind}" for kind, n in count_reasons(result.counts).items())
         print_result(
             f"  … and {len(result.counts) - MAX_NAMED:,} further classes; left out in all: {reasons or 'none'}"
         )

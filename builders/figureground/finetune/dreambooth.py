@@ -165,11 +165,11 @@ def _check_and_run(request: Request, device: str, progress: SavedProgress) -> No
             _remove_temporary_files(out)
             inputs.remember(out, identity)
             for note in used_references.unused.format_notes():
-                remark(note)
+                print_note(note)
         processes.wait()
         if resume_threads(out / STATE, processes.device):  # another process saved a state meanwhile
             similarity = set_up_similarity(request, checkpoint, used_references, network, processes)
-        with signals.at_checks():
+        with signals.delay_to_checks():
             ConceptRun(
                 request, used_references, identity, checkpoint, network, similarity, processes, size, dtype, progress
             ).run()

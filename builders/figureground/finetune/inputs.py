@@ -72,7 +72,7 @@ def compare(out: Path, identity: dict[str, Any]) -> None:
     """Raise FiguregroundError if a directory's concept has other inputs."""
     try:
         recorded = read_json(out / INPUTS)
-        changes = differences(_key_references_by_file(recorded), _key_references_by_file(identity))
+        changes = describe_differences(_key_references_by_file(recorded), _key_references_by_file(identity))
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(f"{out / INPUTS} is damaged ({error}). Give another directory.") from None
     if changes:

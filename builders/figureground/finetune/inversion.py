@@ -171,8 +171,8 @@ def _check_and_run(request: _Request, device_name: str, progress: SavedRun) -> N
         for path in [*out.glob(".*.part"), *out.glob(".*.tmp")]:  # left by a killed run
             path.unlink()
         for note in unused.format_notes():
-            remark(note)
-        with signals.at_checks():
+            print_note(note)
+        with signals.delay_to_checks():
             _TokenRun(request, images, identity, made_with, checkpoint, size, dtype, device, progress).run()
 
 
@@ -203,7 +203,8 @@ def _refuse_foreign_files(out: Path) -> None:
     foreign = [name for name in names if name not in token_files]
     if foreign or (names and not {STATE, INVERSION} & set(names)):
         raise FiguregroundError(
-            f"{out} holds something else ({join_names(foreign or names, 3)}) and was left as it is. Give a new directory."
+            f"{out} holds something else ({join_names(foreign or names, 3)}) and was left as it is. Give a new "
+            "directory."
         )
 
 
@@ -226,7 +227,7 @@ def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
     facts = _read_facts(out)
     if facts is None:
         return False
-    if changes := differences(facts["inputs"], identity):
+    if changes := describe_differences(facts["inputs"], identity):
         raise FiguregroundError(
             f"{out} holds a token from other inputs:\n  " + "\n  ".join(changes[:12])
             + "\nGive another directory, or the same inputs again."

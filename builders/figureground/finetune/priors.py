@@ -150,7 +150,7 @@ def remove_other_images(folder: Path, recipe: dict[str, Any], flag: str = FLAG) 
     if not (folder / RECIPE).exists():
         return
     with _lock_folder(folder):
-        if (folder / RECIPE).exists() and differences(_read_recipe(folder, flag)[0], recipe):
+        if (folder / RECIPE).exists() and describe_differences(_read_recipe(folder, flag)[0], recipe):
             for image in folder.glob("[0-9]*.png"):
                 image.unlink()
             (folder / RECIPE).unlink()
@@ -173,7 +173,7 @@ def _record_recipe(folder: Path, recipe: dict[str, Any], flag: str) -> dict[int,
         _write_recipe(folder, recipe, {})
         return {}
     saved, rejected = _read_recipe(folder, flag)
-    if changes := differences(saved, recipe):
+    if changes := describe_differences(saved, recipe):
         raise FiguregroundError(
             f"{flag} {folder} holds images drawn with other settings:\n  " + "\n  ".join(changes)
             + "\nGive another directory."

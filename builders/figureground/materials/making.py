@@ -134,7 +134,7 @@ def cutouts(
             replace_bytes(directory / SHEET, encode_png(draw_sheet(directory / PRIVATE, decisions)))
             write_page(directory, directory / PRIVATE, decisions, result.counts)
     except OSError as error:
-        if message := explain(error, directory):
+        if message := explain_disk_error(error, directory):
             raise FiguregroundError(message) from error
         raise
     return result
@@ -273,7 +273,7 @@ def _move_cutout(directory: Path, decision: Decision) -> None:
         return
     kept, left = _cutout_paths(directory, row.cutout)
     if decision.is_kept and left.is_file():
-        refuse_strangers(kept)
+        refuse_foreign_files(kept)
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.replace(left, kept)
     elif not decision.is_kept and os.path.lexists(kept):

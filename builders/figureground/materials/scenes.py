@@ -170,7 +170,7 @@ def draw_scenes(
             facts["avoid"], facts["judge"] = [entry.name for entry in avoided_classes], judge_identity
             replace_text(directory / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        if reason := explain(error, directory):
+        if reason := explain_disk_error(error, directory):
             raise FiguregroundError(reason) from error
         raise
     return result
@@ -199,7 +199,10 @@ class _Drawer:
         settings, state = self._settings, self._state
         total = len(self._backgrounds) * settings.images
         num_kept = sum(len(_kept_numbers(state, background, settings.images)) for background in self._backgrounds)
-        with signals.at_checks(), Progress(total, initial=num_kept, unit="scene", desc="scenes", show=show) as bar:
+        with (
+            signals.delay_to_checks(),
+            Progress(total, initial=num_kept, unit="scene", desc="scenes", show=show) as bar,
+        ):
             while pending := self._list_pending():
                 for start in range(0, len(pending), settings.batch_size):
                     signals.check()
@@ -291,7 +294,7 @@ def fit_negative_prompt(checkpoint: Checkpoint, nouns: Sequence[str], guidance_s
     while fitting and any(count > limit for count, limit in checkpoint.count_tokens(", ".join(fitting))):
         fitting.pop()
     if len(fitting) < len(nouns):
-        remark(
+        print_note(
             f"The negative prompt names {len(fitting):,} of {len(nouns):,} classes, as many as the checkpoint reads."
         )
     return ", ".join(fitting)

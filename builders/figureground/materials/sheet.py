@@ -119,7 +119,7 @@ def _write_line(
 ) -> None:
     """Write one line of text, shortened to a width."""
     text = printable(text)
-    font, has_glyphs = font_for(text, size)
+    font, has_glyphs = choose_font(text, size)
     pen.text(position, _shorten(text if has_glyphs else to_ascii(text), font, width), colour, font)
 
 

@@ -202,7 +202,7 @@ class Spurious(Method):
         if unknown:
             raise RecipeError(
                 "references",
-                f"'pocket' draws only those of its own classes ({join_names(LOOKS_OF)}), not of "
+                f"'pocket' draws only those of its own classes ({join_names(LOOK_BY_CLASS)}), not of "
                 f"{join_names(unknown, 5)}. Give a directory of images: --set references=DIR.",
             )
 

@@ -284,7 +284,7 @@ def _read_head(path: Path) -> str:
     try:
         with open_regular(path) as file:
             data = file.read(_MAX_BYTES)
-        return decode(data, path.name, lenient=True, whole=len(data) < _MAX_BYTES).replace("\r\n", "\n")
+        return decode(data, path.name, lenient=True, is_complete=len(data) < _MAX_BYTES).replace("\r\n", "\n")
     except (OSError, FiguregroundError):
         return ""
 
