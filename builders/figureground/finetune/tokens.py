@@ -159,7 +159,8 @@ def _read_token(path: Path, checkpoint: Checkpoint) -> _LearnedToken:
     if set(tensors) != set(keys) or len(keys) != len(encoders):
         raise FiguregroundError(
             f"{path} holds {join_names(sorted(tensors), 3)}, learned with {base_name}; "
-            f"{checkpoint.facts['checkpoint']} has {plural(len(encoders), 'text encoder')} and needs vectors for each. Learn the token for it."
+            f"{checkpoint.facts['checkpoint']} has {plural(len(encoders), 'text encoder')} and needs vectors for each. "
+            "Learn the token for it."
         )
     token = metadata.get("token") or (None if checkpoint.family.TOKEN_KEYS else keys[0])
     if token is None:
