@@ -45,17 +45,17 @@ from figureground import D3S
 from figureground.recipe.sample import Reject, Sample, Spec, derive_seed
 from figureground.running.runners.local import order_shards
 from figureground.shards.columns import Columns
-from figureground.shards.encoding import described
-from figureground.shards.filling import counted, fill
-from figureground.shards.home import Home, home_of, registered
-from figureground.shards.journal import Journal, origin
+from figureground.shards.encoding import describe_sample
+from figureground.shards.filling import fill, track_results
+from figureground.shards.home import Home, home_of, register
+from figureground.shards.journal import Journal, make_origin
 from figureground.shards.markers import markers
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_shard
 from figureground.stores.leases import LEASES
 from figureground.stores.remote import Remote
-from figureground.stores.scratch import attached
+from figureground.stores.scratch import open_scratch
 from figureground.stores.store import Store
 from figureground.stores.urls import StoreUrl, parse
 
@@ -146,7 +146,7 @@ def measure_runners(work: Path, rounds: int, images: int) -> tuple[list[Row], di
 class NoJournal(Journal):
     """A journal that stores nothing."""
 
-    def stored(self, number: int) -> tuple[()]:
+    def read_records(self, number: int) -> tuple[()]:
         return ()
 
     def put(self, number: int, record: bytes) -> None:
@@ -171,7 +171,7 @@ def measure_journal(work: Path, rounds: int, images: int, steps: int) -> tuple[l
             "pocket", classes=["bird", "car"], backgrounds=["grass", "snow"], per_cell={"train": images // 4},
             shard_size=images, batch_size=8, threads=1, device="cpu", num_inference_steps=steps,
         )  # fmt: skip
-        with registered(JournalFreeHome(out)) if kind == "without" else contextlib.nullcontext():
+        with register(JournalFreeHome(out)) if kind == "without" else contextlib.nullcontext():
             method.build(out, show_progress=False)
         (marker,) = markers(out).values()
         return float(marker["seconds"])
@@ -250,9 +250,9 @@ def run_worker(url: str, place: Path, number: int, plan: Simulation, log_path: P
 
     def render(journal: Journal, shard: Shard) -> Iterator[Sample | Encoded | Reject]:
         nonlocal drawn
-        for batch in journal.read(lambda spec: described(spec, COLUMNS, {})):
+        for batch in journal.read(lambda spec: describe_sample(spec, COLUMNS, {})):
             yield from batch
-        missing = journal.lacking()
+        missing = journal.missing_specs()
         for start in range(0, len(missing), plan.batch):
             batch = missing[start : start + plan.batch]
             time.sleep(len(batch) * plan.image_seconds / SCALE)
@@ -261,16 +261,16 @@ def run_worker(url: str, place: Path, number: int, plan: Simulation, log_path: P
             for spec in batch:
                 yield Sample(spec, image)
 
-    with attached(store_url, place, seconds=plan.lease) as out:
+    with open_scratch(store_url, place, seconds=plan.lease) as out:
         home = home_of(out)
         assert isinstance(home, Remote)
 
         def write(shard: Shard, bar: Any) -> None:
             specs = make_specs(shard)
             batches = [specs[i : i + plan.batch] for i in range(0, len(specs), plan.batch)]
-            with home.journal(shard, origin(shard, "scale", {}), batches) as journal:
+            with home.journal(shard, make_origin(shard, "scale", {}), batches) as journal:
                 write_shard(
-                    out, shard, COLUMNS, counted(render(journal, shard), bar), lambda _: {}, formats=("parquet",),
+                    out, shard, COLUMNS, track_results(render(journal, shard), bar), lambda _: {}, formats=("parquet",),
                     image_format="png", journal=journal,
                 )  # fmt: skip
             rss = psutil.Process().memory_info().rss / MEGABYTE

@@ -18,7 +18,7 @@ from figureground.checking.dataset import check
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.images import DatasetImages
-from figureground.hub.manifest import pack
+from figureground.hub.manifest import select_files
 from figureground.methods.d3s import D3S
 from figureground.recipe.formats import FORMATS
 from figureground.shards.finished import FinishedDataset
@@ -109,9 +109,9 @@ def test_a_format_that_load_dataset_cannot_read_is_published_only_beside_another
     both = make_dataset(tmp_path / "both", formats=("zip", "parquet"))
     for directory, formats in ((alone, None), (both, ["zip"])):
         with pytest.raises(RecipeError, match=r"load_dataset.* zip.* parquet, webdataset"):
-            pack(directory, formats, tmp_path)
+            select_files(directory, formats, tmp_path)
     (tmp_path / "scratch").mkdir()
-    sent = {item.path.split("/")[0] for item in pack(both, None, tmp_path / "scratch")}
+    sent = {item.path.split("/")[0] for item in select_files(both, None, tmp_path / "scratch")}
     assert {"data", "zips"} <= sent
     assert "path: data/train-" in (both / "README.md").read_text()
     rows = [DatasetImages(directory).keys for directory in (alone, both)]

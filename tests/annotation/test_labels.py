@@ -20,9 +20,9 @@ from figureground.annotation.summary import describe
 from figureground.checking.dataset import check
 from figureground.core.errors import FiguregroundError
 from figureground.curation.curating import curate
-from figureground.hub.manifest import pack
+from figureground.hub.manifest import select_files
 from figureground.shards.finished import FinishedDataset
-from figureground.shards.index import finish, finish_again
+from figureground.shards.index import finish, rewrite_descriptions
 from figureground.shards.shard import LABELS, Shard
 
 SHARDS = (Shard("train", 0, 2, 60), Shard("train", 1, 2, 60), Shard("validation", 0, 1, 30))
@@ -191,7 +191,7 @@ def test_labels_that_a_scorer_does_not_know_are_left_out_and_counted(dataset):
 def test_what_redraws_the_card_keeps_what_is_known_and_what_changes_shards_drops_it(reviewed):
     summarise(reviewed)
     before = card_of(reviewed)
-    finish_again(reviewed)
+    rewrite_descriptions(reviewed)
     dataset = FinishedDataset(reviewed)
 
     def rebuild(title):
@@ -236,7 +236,7 @@ def test_a_curated_set_without_answers_has_none(dataset, tmp_path):
 
 def test_what_is_published_names_nobody(reviewed, tmp_path):
     summarise(reviewed)
-    items = {item.path: item for item in pack(reviewed, None, tmp_path)}
+    items = {item.path: item for item in select_files(reviewed, None, tmp_path)}
     assert LABELS in items
     assert not any(path.startswith(ANNOTATIONS) for path in items)
     for path, item in items.items():
@@ -246,7 +246,7 @@ def test_what_is_published_names_nobody(reviewed, tmp_path):
 
 def test_a_published_part_keeps_the_card(reviewed, tmp_path):
     summarise(reviewed)
-    items = {item.path: item for item in pack(reviewed, ["parquet"], tmp_path)}
+    items = {item.path: item for item in select_files(reviewed, ["parquet"], tmp_path)}
     assert LOOKED in items["README.md"].file.read_text()
 
 

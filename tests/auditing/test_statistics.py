@@ -142,7 +142,7 @@ def test_pairs_are_those_of_a_comparison_of_all():
     hashes[3, 0] ^= np.uint64(0b1011)
     hashes[9, 1] ^= np.uint64(2**15 - 1)
     hashes[11, 2] ^= np.uint64(2**16 - 1)  # one bit too many
-    one, other, bits = similar.pairs(hashes)
+    one, other, bits = similar.find_pairs(hashes)
     assert list(zip(one, other, bits, strict=True)) == [(0, 1, 0), (0, 2, 0), (0, 3, 3), (8, 9, 15)]
     groups = find_duplicates([row.tobytes() for row in hashes])
     assert [(group.rows, group.bits) for group in groups] == [((0, 1, 2, 3), 0), ((8, 9), 15)]

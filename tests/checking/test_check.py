@@ -33,9 +33,9 @@ from figureground.recipe.formats import DEFAULT_FORMATS
 from figureground.report.sheet import write_sheet
 from figureground.running.building import finish
 from figureground.shards.columns import Columns
-from figureground.shards.finished import saved_index
+from figureground.shards.finished import read_finished_index
 from figureground.shards.formats.tar import Tar
-from figureground.shards.index import finish_again
+from figureground.shards.index import rewrite_descriptions
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_encoded
 from figureground.sources import marks
@@ -96,11 +96,11 @@ def edit_json(path, **changes):
 def rewrite(out, change, formats=DEFAULT_FORMATS, name=FIRST):
     """Write a shard again with other samples, in some formats, and its marker with the hashes that it has then."""
     marker = json.loads((out / f"_figureground/shards/{name}.json").read_text())
-    shard = Shard.of_marker(marker)
+    shard = Shard.from_marker(marker)
     samples = change(list(Tar().read(out / shard.path("webdataset"))))
     scratch = out.with_name("scratch")
     made = write_encoded(
-        scratch, dataclasses.replace(shard, count=len(samples)), Columns.from_json(saved_index(out)["columns"]),
+        scratch, dataclasses.replace(shard, count=len(samples)), Columns.from_json(read_finished_index(out)["columns"]),
         [sample.encoded() for sample in samples], formats=formats,
     )  # fmt: skip
     for path, file in made["files"].items():
@@ -272,7 +272,7 @@ def test_names_that_hold_the_marks_of_a_card_are_no_finding(tmp_path):
     columns = Columns(("bird", hostile), (hostile, "snow"))
     out = make_dataset(tmp_path / "out", columns=columns, title=hostile)
     write_sheet(out)
-    assert finish_again(out)
+    assert rewrite_descriptions(out)
     assert not [line for line in findings(out) if line.startswith("README.md")]
 
 
@@ -763,12 +763,12 @@ def test_without_imagehash_the_rest_is_checked_and_a_note_says_how_to_get_it(out
 def test_hashes_tell_copies_from_other_images():
     images = [image(seed, 128) for seed in range(60)]
     changed = [Image.open(io.BytesIO(jpeg(p, 50))).resize((96, 96)) for p in images]
-    a, b = (similar.looks([similar.look(p) for p in some]) for some in (images, changed))
-    found, of, bits = similar.nearest(a, b)
+    a, b = (similar.stack_hashes([similar.hash_image(p) for p in some]) for some in (images, changed))
+    found, of, bits = similar.find_nearest(a, b)
     assert found.tolist() == of.tolist() == list(range(60))
     assert 0 < bits.max() <= similar.NEAR
-    others = similar.looks([similar.look(image(seed, 128)) for seed in range(100, 160)])
-    assert len(similar.nearest(a, others)[0]) == 0
+    others = similar.stack_hashes([similar.hash_image(image(seed, 128)) for seed in range(100, 160)])
+    assert len(similar.find_nearest(a, others)[0]) == 0
 
 
 def test_the_search_finds_what_comparing_all_pairs_finds():
@@ -779,7 +779,7 @@ def test_the_search_finds_what_comparing_all_pairs_finds():
     b = b ^ np.packbits(flips, axis=1).view(np.uint64)
     a = np.concatenate([a, a[:50]])
     distances = np.bitwise_count(a[:, None] ^ b[None]).sum(2)
-    found, of, bits = similar.nearest(a, b)
+    found, of, bits = similar.find_nearest(a, b)
     assert found.tolist() == np.flatnonzero(distances.min(0) <= similar.NEAR).tolist()
     assert 100 < len(found) < 450
     assert bits.tolist() == distances.min(0)[found].tolist() == distances[of, found].tolist()

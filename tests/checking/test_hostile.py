@@ -20,7 +20,7 @@ from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
 from figureground.core.numerics import read_numerics
 from figureground.data.images import DatasetImages
-from figureground.hub.manifest import pack
+from figureground.hub.manifest import select_files
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.markers import markers
 
@@ -94,7 +94,7 @@ def test_what_leaves_the_directory_or_is_no_file_is_a_finding_and_packed_by_no_c
     assert "secret" not in "".join(found)
     (tmp_path / "scratch").mkdir()
     with pytest.raises(FiguregroundError, match=name):
-        pack(dataset, None, tmp_path / "scratch")
+        select_files(dataset, None, tmp_path / "scratch")
     with pytest.raises(FiguregroundError, match=name):
         FinishedDataset(dataset)
     assert (home / "secret").read_text() == SECRET
@@ -151,7 +151,7 @@ def test_links_that_stay_inside_are_read_and_published_as_what_they_point_to(dat
     (dataset / PARQUET).symlink_to("../_figureground/kept.parquet")
     assert findings(dataset) == findings(made)
     (tmp_path / "scratch").mkdir()
-    items = {item.path: item for item in pack(dataset, None, tmp_path / "scratch")}
+    items = {item.path: item for item in select_files(dataset, None, tmp_path / "scratch")}
     assert items["LICENSE"].file.read_text() == "MIT License"
     assert PARQUET in items
 
@@ -166,7 +166,7 @@ def test_what_nobody_names_is_not_published(dataset, tmp_path):
         (dataset / name).parent.mkdir(exist_ok=True)
         (dataset / name).write_text(SECRET)
     (tmp_path / "scratch").mkdir()
-    items = pack(dataset, None, tmp_path / "scratch")
+    items = select_files(dataset, None, tmp_path / "scratch")
     assert all(SECRET not in item.file.read_text(errors="replace") for item in items)
 
 
@@ -225,7 +225,7 @@ def test_a_marker_that_tells_of_foreign_files_is_refused(dataset, foreign, tmp_p
     assert any(MARKER in finding for finding in findings(dataset))
     (tmp_path / "scratch").mkdir()
     with pytest.raises(FiguregroundError, match="train-00000"):
-        pack(dataset, None, tmp_path / "scratch")
+        select_files(dataset, None, tmp_path / "scratch")
 
 
 @pytest.mark.parametrize("name", ["_figureground/index.json", "_figureground/recipe.json", MARKER, "croissant.json"])

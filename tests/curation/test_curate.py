@@ -25,7 +25,7 @@ from figureground.curation.curating import DROPPED, curate
 from figureground.curation.rule import RuleError
 from figureground.recipe.sample import make_key
 from figureground.shards.claiming import INDEX_LOCK
-from figureground.shards.finished import saved_index
+from figureground.shards.finished import read_finished_index
 from figureground.shards.formats.parquet import Parquet
 from figureground.shards.formats.tar import Tar
 from figureground.shards.markers import markers
@@ -80,7 +80,7 @@ def test_the_copy_passes_the_check_and_loads(source, tmp_path):
     dataset = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
     assert dataset["train"].features == COLUMNS.features()
     assert {split: len(rows) for split, rows in dataset.items()} == {
-        split: said["samples"] for split, said in saved_index(out)["splits"].items()
+        split: said["samples"] for split, said in read_finished_index(out)["splits"].items()
     }
 
 
@@ -89,7 +89,7 @@ def test_what_is_dropped_is_a_reject_and_earlier_rejects_keep_their_reason(sourc
     for name, marker in markers(out).items():
         assert marker["samples"] + sum(marker["rejects"].values()) == marker["planned"]
         assert marker["planned"] == markers(source)[name]["planned"]
-    index = saved_index(out)
+    index = read_finished_index(out)
     assert index["planned"] == 22
     assert index["rejects"] == {DROPPED: 20 - index["samples"], "flat": 2}
     lines = (out / "_figureground/rejects/train-00000-of-00002.jsonl").read_text().splitlines()
@@ -317,12 +317,12 @@ def test_published_rejects_load_as_a_config_of_their_own(source, tmp_path):
     out = curate(source, tmp_path / "out", RULE, publish_rejects=True, show_progress=False)
     rejects = load_dataset(str(out), "rejects", cache_dir=str(tmp_path / "cache"))
     kept = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
-    index = saved_index(out)
+    index = read_finished_index(out)
     assert {s: len(rows) for s, rows in rejects.items()} == {
         s: said["samples"] for s, said in index["published_rejects"].items()
     }
     assert "reason" not in kept["train"].features
-    assert rejects["train"].features == COLUMNS.of_rejects().features()
+    assert rejects["train"].features == COLUMNS.with_reason().features()
     assert sum(len(rows) for rows in (*rejects.values(), *kept.values())) == 22
     before = stored(source)
     for row in rejects["train"]:
@@ -380,7 +380,7 @@ def test_the_card_tells_of_the_source_and_of_the_rule(source, tmp_path):
     assert "`background != 'night' and foreground == 'bird'`" in text
     assert "dropped by the rule" in text
     recipe = json.loads((out / "_figureground/recipe.json").read_text())
-    kept = saved_index(out)["samples"]
+    kept = read_finished_index(out)["samples"]
     origin = json.loads((source / "_figureground/recipe.json").read_text())
     assert recipe["lineage"] == [
         {
@@ -410,7 +410,9 @@ def test_what_people_wrote_into_the_card_is_carried_over(source, tmp_path):
     header = yaml.safe_load(copied.split("---\n")[1])
     assert header["license"] == "cc-by-4.0"
     assert "# ours" in copied
-    assert sum(split["num_examples"] for split in header["dataset_info"]["splits"]) == saved_index(out)["samples"]
+    assert (
+        sum(split["num_examples"] for split in header["dataset_info"]["splits"]) == read_finished_index(out)["samples"]
+    )
     (out / "README.md").write_text(copied.replace("ada", "bob"))
     curate(source, out, RULE, show_progress=False)
     assert "bob" in (out / "README.md").read_text()
@@ -444,7 +446,7 @@ def test_extended_shards_keep_their_names(tmp_path):
     out = curate(source, tmp_path / "out", RULE, show_progress=False)
     assert list(markers(out)) == list(markers(source))
     assert (out / "data" / "train-e1-00000-of-00001.parquet").exists()
-    assert [shard["shard"] for shard in saved_index(out)["shards"]] == [shard.name for shard in shards]
+    assert [shard["shard"] for shard in read_finished_index(out)["shards"]] == [shard.name for shard in shards]
     assert check(out, show_progress=False).findings == []
 
 

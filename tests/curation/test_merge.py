@@ -18,7 +18,7 @@ from figureground.curation.curating import curate
 from figureground.curation.merging import MergeError, merge
 from figureground.recipe.sample import make_key
 from figureground.shards.columns import Columns
-from figureground.shards.finished import saved_index
+from figureground.shards.finished import read_finished_index
 from figureground.shards.formats.parquet import Parquet
 from figureground.shards.markers import markers
 from figureground.shards.shard import Shard
@@ -46,13 +46,13 @@ def hashes(directory):
 
 
 def names(directory, sample):
-    columns = saved_index(directory)["columns"]
+    columns = read_finished_index(directory)["columns"]
     return columns["foregrounds"][sample.labels["foreground"]], columns["backgrounds"][sample.labels["background"]]
 
 
 def test_every_sample_is_there_once_with_its_class_by_name(sources, tmp_path):
     out = merge(sources, tmp_path / "out", show_progress=False)
-    columns = saved_index(out)["columns"]
+    columns = read_finished_index(out)["columns"]
     assert columns["foregrounds"] == ["bird", "cat", "dog"]
     assert columns["backgrounds"] == ["grass", "night", "snow", "cave"]
     merged = {}
@@ -98,7 +98,7 @@ def test_the_merged_dataset_passes_the_check_and_loads(sources, tmp_path):
 
 def test_rejects_are_carried_over_with_new_labels(sources, tmp_path):
     out = merge(sources, tmp_path / "out", show_progress=False)
-    assert (saved_index(out)["planned"], saved_index(out)["rejects"]) == (32, {"flat": 2})
+    assert (read_finished_index(out)["planned"], read_finished_index(out)["rejects"]) == (32, {"flat": 2})
     line = json.loads((out / "_figureground/rejects/test-00000-of-00001.jsonl").read_text())
     assert (line["spec"]["foreground"], line["spec"]["background"]) == (2, 2)
     assert line["key"] == line["spec"]["key"] == make_key("test", 2, 2, 0)
@@ -289,7 +289,7 @@ def test_a_killed_merge_goes_on_and_ends_with_the_same_bytes(tmp_path):
 def test_the_datasets_of_a_merge_may_have_been_extended(sources, tmp_path):
     extended = make_dataset(tmp_path / "e", shards=(*SHARDS, Shard("train", 0, 1, 6, part=1)), seed=6)
     out = merge([sources[0], extended], tmp_path / "out", show_progress=False)
-    assert saved_index(out)["splits"]["train"]["shards"] == 5
+    assert read_finished_index(out)["splits"]["train"]["shards"] == 5
     assert check(out, show_progress=False).findings == []
 
 

@@ -11,7 +11,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.curation.curating import DROPPED, DROPPED_WITH_SET, curate
 from figureground.curation.rule import RuleError
 from figureground.recipe.sample import make_key
-from figureground.shards.finished import FinishedDataset, saved_index
+from figureground.shards.finished import FinishedDataset, read_finished_index
 
 
 def matched(directory, rejected=()):
@@ -54,7 +54,7 @@ def test_a_set_is_kept_if_the_rule_keeps_all_of_it(source, tmp_path):
     left = sets(plain)
     assert set(after) == {name for name, keys in before.items() if left.get(name) == keys}
     assert set(after) < set(before)
-    rejects = saved_index(out)["rejects"]
+    rejects = read_finished_index(out)["rejects"]
     assert set(rejects) == {DROPPED, DROPPED_WITH_SET}
     assert check(out, show_progress=False).findings == []
     [step] = FinishedDataset(out).facts.lineage

@@ -18,7 +18,7 @@ from figureground.curation.curating import curate
 from figureground.evaluation import page as evaluation_page
 from figureground.evaluation.evaluating import evaluate
 from figureground.evaluation.summary import summarise
-from figureground.hub.manifest import pack
+from figureground.hub.manifest import select_files
 
 GROUNDS = ("grass", "snow")
 # Birds on snow are drawn in the colour of cats; all else in its own.
@@ -75,7 +75,7 @@ def test_accuracy_by_group_is_written_and_the_dataset_stays_as_it_was(tmp_path, 
     assert told["facts"]["sha256"]
     assert str(tmp_path) not in json.dumps(report)
     assert check(directory, show_progress=False) == before
-    published = [item.path for item in pack(directory, None, tmp_path)]
+    published = [item.path for item in select_files(directory, None, tmp_path)]
     assert "_figureground/index.json" in published
     assert not [path for path in published if "evaluation" in path]
     assert {name: len(rows) for name, rows in load_dataset(str(directory)).items()} == {"train": 8, "validation": 4}

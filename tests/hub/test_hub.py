@@ -20,11 +20,11 @@ from tiny_checkpoints import make_checkpoint
 
 from figureground.checking.dataset import check
 from figureground.curation.curating import curate
-from figureground.hub.card import join
-from figureground.hub.errors import HubError, explained
+from figureground.hub.card import merge_cards
+from figureground.hub.errors import HubError, explain_errors
 from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
-from figureground.shards.finished import saved_index
+from figureground.shards.finished import read_finished_index
 from figureground.shards.formats.parquet import Parquet
 from figureground.shards.markers import markers
 
@@ -291,7 +291,7 @@ def test_one_format_alone_is_published_with_a_card_that_tells_of_it(http, hub, d
     assert {p.split("/")[0] for p in hub.files(name) if p.split("/")[0] in ("data", "webdataset")} == {folder}
     there = download(hub, name, tmp_path)
     assert f"path: {folder}/train-" in (there / "README.md").read_text()
-    assert saved_index(there)["formats"] == [kind]
+    assert read_finished_index(there)["formats"] == [kind]
     assert check(there, show_progress=False).findings == []
     assert json.loads((there / "_figureground" / "recipe.json").read_text())["execution"]["formats"] == [kind]
     assert http.push(dataset, name).code == 0
@@ -453,7 +453,7 @@ def test_other_answers_of_the_hub_are_explained(http, hub, dataset, name, status
 def test_a_full_disk_is_named():
     with (
         pytest.raises(HubError, match=r"ada/set: No space left on device: /tmp/x\. Free space there"),
-        explained("ada/set"),
+        explain_errors("ada/set"),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
 
@@ -610,21 +610,21 @@ def card(license="unknown", text="# Title\n", tags=("a",), size="n<1K"):
 
 
 def test_a_card_that_one_side_changed_keeps_the_change_and_what_is_generated_is_new():
-    joint = join(card(size="1K<n<10K"), card(license="mit", text="# Mine\n"), card())
+    joint = merge_cards(card(size="1K<n<10K"), card(license="mit", text="# Mine\n"), card())
     assert "license: mit" in joint
     assert "# Mine" in joint
     assert joint.count("1K<n<10K") == 2
     assert "n<1K\n" not in joint.replace("1K<n<10K", "")
-    assert join(card(license="mit"), card(), card()) == card(license="mit")
+    assert merge_cards(card(license="mit"), card(), card()) == card(license="mit")
 
 
 def test_tags_of_both_sides_are_united():
-    assert "- b\n- c" in join(card(tags=("a", "b")), card(tags=("a", "c")), card())
+    assert "- b\n- c" in merge_cards(card(tags=("a", "b")), card(tags=("a", "c")), card())
 
 
 @pytest.mark.parametrize("change", [{"license": "mit"}, {"text": "# Mine\n"}])
 def test_a_card_that_both_sides_changed_differently_is_refused(change):
     other = {name: value.replace("mit", "apache-2.0").replace("Mine", "Yours") for name, value in change.items()}
     with pytest.raises(Exception, match="on the Hub"):
-        join(card(**change), card(**other), card())
-    assert join(card(**change), card(**change, size="1K<n<10K"), card())
+        merge_cards(card(**change), card(**other), card())
+    assert merge_cards(card(**change), card(**change, size="1K<n<10K"), card())

@@ -19,7 +19,7 @@ from figureground.recipe.sample import IMAGE_FORMATS, Guide, Sample, Spec, make_
 from figureground.shards.card import CARD
 from figureground.shards.columns import Columns
 from figureground.shards.finished import FinishedDataset
-from figureground.shards.formats.format import opened_formats
+from figureground.shards.formats.format import load_formats
 from figureground.shards.shard import RECIPE, Shard
 from figureground.shards.writer import write_shard
 from figureground.sources import marks
@@ -38,7 +38,7 @@ def stored(directory, split=""):
     for shard in dataset.shards:
         for name in dataset.formats:
             path = directory / shard.path(name)
-            yield from (sample.image for sample in opened_formats()[name].read(path) if shard.split.startswith(split))
+            yield from (sample.image for sample in load_formats()[name].read(path) if shard.split.startswith(split))
 
 
 def said(images):
@@ -93,7 +93,7 @@ def test_images_with_a_guide_are_composites_and_others_are_generated(tmp_path):
         tmp_path, shard := Shard("train", 0, 1, 2), Columns(("bird",), ("grass",)), samples, lambda sample: {},
         formats=("parquet",), marked=True,
     )  # fmt: skip
-    images = [open_stored(each.image) for each in opened_formats()["parquet"].read(tmp_path / shard.path("parquet"))]
+    images = [open_stored(each.image) for each in load_formats()["parquet"].read(tmp_path / shard.path("parquet"))]
     assert [marks.read_source_type(image) for image in images] == [marks.GENERATED, marks.COMPOSITE]
 
 
@@ -134,7 +134,7 @@ def test_what_was_begun_without_marks_goes_on_without_them(built, tmp_path):
     assert "marks" not in json.loads((directory / RECIPE).read_text())
     assert marks.NAME not in (directory / CARD).read_text()
     added = [Path(directory / shard.path("parquet")) for shard in FinishedDataset(directory).shards if shard.part]
-    assert said(each.image for path in added for each in opened_formats()["parquet"].read(path)) == {None}
+    assert said(each.image for path in added for each in load_formats()["parquet"].read(path)) == {None}
     assert check(directory, show_progress=False).findings == []
 
 

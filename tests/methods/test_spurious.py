@@ -25,7 +25,7 @@ from figureground.curation.curating import curate
 from figureground.curation.merging import merge
 from figureground.evaluation.evaluating import evaluate
 from figureground.evaluation.summary import list_notes
-from figureground.hub.manifest import pack
+from figureground.hub.manifest import select_files
 from figureground.methods.extend import extend
 from figureground.methods.forecast import describe
 from figureground.methods.registry import open_dataset
@@ -193,7 +193,7 @@ def test_a_number_in_the_cards_table_that_is_not_the_datas_is_found(built, tmp_p
 
 
 def test_what_is_published_holds_no_weights_and_no_place(built, tmp_path):
-    items = pack(built, None, tmp_path)
+    items = select_files(built, None, tmp_path)
     assert {item.path for item in items} >= {"README.md", "data/bird-00000-of-00002.parquet"}
     assert not [item.path for item in items if "stages" in item.path or "concept" in item.path]
     assert sum(item.size for item in items) < 3_000_000
@@ -242,7 +242,7 @@ def test_builds_that_share_a_directory_share_the_concepts_that_are_made_of_the_s
     assert told[0]["concept"] == told[1]["concept"]
     assert told[0]["seed"] != told[1]["seed"]
     (tmp_path / "scratch").mkdir()
-    for item in pack(one, None, tmp_path / "scratch"):
+    for item in select_files(one, None, tmp_path / "scratch"):
         assert str(tmp_path).encode() not in item.file.read_bytes(), item.path
         assert b"../concepts" not in item.file.read_bytes(), item.path
     assert open_dataset(two).config.concepts == os.path.relpath(shared)

@@ -12,7 +12,7 @@ from figureground.checking.dataset import check
 from figureground.core.errors import FiguregroundError
 from figureground.core.locks import lock
 from figureground.report.sheet import write_sheet
-from figureground.shards.index import finish_again
+from figureground.shards.index import rewrite_descriptions
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_link_or_a_file_in_its_place_is_refused(out, tmp_path, kind):
 def test_the_folder_is_no_finding_of_a_check(out):
     before = check(out, show_progress=False).findings
     write_sheet(out)
-    finish_again(out)  # the card shows the preview
+    rewrite_descriptions(out)  # the card shows the preview
     assert check(out, show_progress=False).findings == before
 
 

@@ -14,7 +14,7 @@ from figureground.checking.dataset import check
 from figureground.methods.ddb import DDB
 from figureground.pocket import birds
 from figureground.running.cleaning import clean
-from figureground.shards.journal import count_kept
+from figureground.shards.journal import count_rendered
 
 
 def contents(out: Path, *but: str) -> dict[str, bytes]:
@@ -30,7 +30,7 @@ def test_an_unfinished_build_is_cleaned_only_if_asked_and_can_be_finished(checkp
 
     def stopped_within_a_shard():
         process.send_signal(signal.SIGSTOP)
-        if markers(out) and count_kept(out)[0]:
+        if markers(out) and count_rendered(out)[0]:
             return True
         process.send_signal(signal.SIGCONT)
         return False

@@ -12,8 +12,8 @@ from forked import Forked
 from tiny_checkpoints import add_safety_checker, make_checkpoint
 
 from figureground.checking.dataset import check
-from figureground.shards.journal import count_kept, files_of
-from figureground.shards.record import Damaged, read_head
+from figureground.shards.journal import count_rendered, list_files
+from figureground.shards.record import RecordError, read_head
 from figureground.shards.shard import JOURNAL
 
 COUNTING = """
@@ -59,8 +59,8 @@ def counting(fields, out: Path, log: Path) -> Forked:
 def kept(out: Path) -> list[str]:
     """Keys in the journals, one for each time that an image was kept."""
     found = []
-    for path in files_of(out):
-        with contextlib.suppress(Damaged), path.open("rb") as file:
+    for path in list_files(out):
+        with contextlib.suppress(RecordError), path.open("rb") as file:
             at, size = 0, path.stat().st_size
             while at < size:
                 file.seek(at)
@@ -72,7 +72,7 @@ def kept(out: Path) -> list[str]:
 
 def stop_after_a_batch(process: Forked, out: Path, number: int, before: int = 0) -> int:
     """Stop a build once its journals hold more images; return the exit code."""
-    wait_for(lambda: process.poll() is not None or markers(out) or count_kept(out)[0] > before)
+    wait_for(lambda: process.poll() is not None or markers(out) or count_rendered(out)[0] > before)
     if process.poll() is None:
         process.send_signal(number)
     process.communicate(timeout=120)
@@ -103,7 +103,7 @@ def test_a_build_that_is_stopped_after_each_batch_renders_no_kept_image_again(ch
         if code == 0:
             break
         stops += 1
-        if turn == 1 and (files := files_of(out)):  # as a machine that vanishes leaves it
+        if turn == 1 and (files := list_files(out)):  # as a machine that vanishes leaves it
             newest = max(files, key=lambda path: path.stat().st_mtime_ns)
             os.truncate(newest, newest.stat().st_size - 100)
     assert stops >= 2
@@ -119,7 +119,7 @@ def test_a_journal_of_other_numerics_is_dropped_with_a_word(checkpoint, tmp_path
     assert run("build", *recipe(checkpoint, **small, batch_size=2), "--out", str(whole))[0] == 0
     process = start("build", *recipe(checkpoint, **small, batch_size=3), "--out", str(out))
     assert stop_after_a_batch(process, out, signal.SIGKILL) != 0
-    assert count_kept(out)[0] > 0
+    assert count_rendered(out)[0] > 0
     code, _, err = run("build", *recipe(checkpoint, **small, batch_size=2), "--out", str(out))
     assert (code, "numerics" in err) == (0, True)
     assert hashes(out) == hashes(whole)
@@ -131,11 +131,11 @@ def test_another_recipe_is_refused_and_takes_nothing_from_the_journal(checkpoint
     process = start("build", *recipe(checkpoint, **small), "--out", str(out))
     assert stop_after_a_batch(process, out, signal.SIGTERM) == 143
     _, said = process.communicate()
-    rendered, _ = count_kept(out)
+    rendered, _ = count_rendered(out)
     assert f"0 of 1 shards are done and kept, and so are {rendered} images" in said
     code, _, err = run("build", *recipe(checkpoint, **small, seed=1), "--out", str(out))
     assert (code, "seed" in err) == (1, True)
-    assert count_kept(out)[0] == rendered
+    assert count_rendered(out)[0] == rendered
 
 
 def test_the_number_of_workers_may_change_and_two_builds_at_once_take_over_from_each_other(checkpoint, tmp_path):
@@ -143,7 +143,7 @@ def test_the_number_of_workers_may_change_and_two_builds_at_once_take_over_from_
     small = {"per_cell": "{train: 10}", "shard_size": 20}
     assert run("build", *recipe(checkpoint, **small), "--out", str(whole))[0] == 0
     both = [start("build", *recipe(checkpoint, **small), "--out", str(out)) for _ in range(2)]
-    wait_for(lambda: count_kept(out)[0] > 4 or markers(out))
+    wait_for(lambda: count_rendered(out)[0] > 4 or markers(out))
     for process in both:
         process.kill()
         process.communicate(timeout=120)
@@ -174,12 +174,12 @@ def test_a_stopped_extension_goes_on_in_the_middle_of_its_shard(checkpoint, tmp_
         assert run("build", *recipe(checkpoint, **small), "--out", str(each))[0] == 0
     assert run("extend", str(whole), "--per-cell", "train=12")[0] == 0
     process = start("extend", str(out), "--per-cell", "train=12")
-    wait_for(lambda: count_kept(out)[0] > 0 or len(markers(out)) > 1)
+    wait_for(lambda: count_rendered(out)[0] > 0 or len(markers(out)) > 1)
     process.terminate()
     process.communicate(timeout=120)
-    before = count_kept(out)[0]
+    before = count_rendered(out)[0]
     assert before > 0
-    assert all(path.name.startswith("train-e1-") for path in files_of(out))
+    assert all(path.name.startswith("train-e1-") for path in list_files(out))
     assert run("extend", str(out), "--per-cell", "train=12")[0] == 0
     assert hashes(out) == hashes(whole)
     assert check(out, show_progress=False).findings == []

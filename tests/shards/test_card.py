@@ -351,9 +351,9 @@ def test_a_card_in_another_coding_is_refused_in_words(tmp_path):
     ],
 )
 def test_the_licence_is_unknown_until_a_person_sets_it(tmp_path, written, license):
-    assert card.license_of(tmp_path) is None
+    assert card.read_license(tmp_path) is None
     (tmp_path / "README.md").write_text(f"---\n{written}\n---\n")
-    assert card.license_of(tmp_path) == license
+    assert card.read_license(tmp_path) == license
 
 
 # What else the card tells

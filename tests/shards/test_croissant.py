@@ -16,7 +16,7 @@ from figureground.recipe.sample import Sample, Spec, make_key
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.croissant import CROISSANT
-from figureground.shards.index import INDEX, finish, finish_with_labels, tell_scores
+from figureground.shards.index import INDEX, finish, rewrite_croissant, rewrite_with_labels
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_shard
 
@@ -235,7 +235,7 @@ def test_scores_are_records_and_annotations_of_the_samples(tmp_path):
     lines = [f"{key},{n / 8},{n},x" for n, key in enumerate(rows)]
     (scores / "mine.csv").write_text("\n".join(["key,p,rank,what", *lines]) + "\n")
     (scores / "broken.parquet").write_text("no")
-    tell_scores(tmp_path)
+    rewrite_croissant(tmp_path)
     dataset = no_errors(tmp_path)
     read = list(dataset.records("scores_mine"))
     assert [(r["scores_mine/key"].decode(), r["scores_mine/p"], r["scores_mine/rank"]) for r in read] == [
@@ -248,7 +248,7 @@ def test_scores_are_records_and_annotations_of_the_samples(tmp_path):
 
 def test_peoples_answers_annotate_the_labels(tmp_path):
     build(tmp_path)
-    finish_with_labels(tmp_path, LABELS)
+    rewrite_with_labels(tmp_path, LABELS)
     dataset = no_errors(tmp_path)
     fields = {field.id: field for record in dataset.metadata.record_sets for field in record.fields}
     [annotation] = fields["default/foreground"].annotations

@@ -14,7 +14,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.curation.curating import curate
 from figureground.curation.merging import MergeError, merge
 from figureground.evaluation.evaluating import evaluate
-from figureground.hub.manifest import pack
+from figureground.hub.manifest import select_files
 from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
 from figureground.methods.registry import open_dataset
@@ -79,7 +79,7 @@ def test_two_older_sets_are_merged_into_one_of_their_version(older, tmp_path):
 def test_what_push_sends_of_an_older_set_has_no_findings(older, tmp_path, formats):
     scratch, arrived = tmp_path / "scratch", tmp_path / "arrived"
     scratch.mkdir()
-    for item in pack(older / "seed0", formats, scratch):
+    for item in select_files(older / "seed0", formats, scratch):
         (arrived / item.path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(item.file, arrived / item.path)
     assert check(arrived, show_progress=False).findings == []

@@ -19,7 +19,7 @@ from figureground.shards.card import CardContext
 from figureground.shards.claiming import claim
 from figureground.shards.columns import Columns
 from figureground.shards.index import INDEX, finish
-from figureground.shards.markers import markers, missing
+from figureground.shards.markers import find_missing_shards, markers
 from figureground.shards.shard import Shard, ShardError
 from figureground.shards.writer import write_shard
 
@@ -155,7 +155,7 @@ def test_the_index_adds_up(tmp_path):
 def test_nothing_is_finished_while_a_shard_is_missing(tmp_path):
     for shard in SHARDS[1:]:
         write_shard(tmp_path, shard, COLUMNS, results(shard), provenance)
-    assert missing(tmp_path, SHARDS) == SHARDS[:1]
+    assert find_missing_shards(tmp_path, SHARDS) == SHARDS[:1]
     assert list(markers(tmp_path)) == [shard.name for shard in SHARDS[1:]]
     assert finish(tmp_path, SHARDS, COLUMNS, RECIPE, FACTS) is None
     assert not (tmp_path / "README.md").exists()

@@ -12,14 +12,14 @@ import pytest
 from figureground.recipe.sample import Reject, Spec
 from figureground.running import disk
 from figureground.shards.claiming import clean_stale
-from figureground.shards.journal import FileJournal, count_kept, files_of, origin
-from figureground.shards.record import Damaged, pack, read_head, unpack
+from figureground.shards.journal import FileJournal, count_rendered, list_files, make_origin
+from figureground.shards.record import RecordError, pack, read_head, unpack
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import JOURNAL, MARKERS, Shard, ShardError
 
 SHARD = Shard("train", 0, 2, 7)
 NUMERICS = {"device": "cpu", "batch_size": 3, "versions": {"torch": "2.0"}}
-ORIGIN = origin(SHARD, "abc", NUMERICS)
+ORIGIN = make_origin(SHARD, "abc", NUMERICS)
 SPECS = [Spec(f"train-0000-00-{i:05d}", "train", 0, 0, "bird", "grass", f"Vögel, {i}", i) for i in range(7)]
 BATCHES = [SPECS[:3], SPECS[3:6], SPECS[6:]]
 
@@ -43,7 +43,7 @@ def write(directory, number=3, batches=BATCHES, said=ORIGIN, results=RESULTS):
     with FileJournal(directory, SHARD, said, batches) as journal:
         for item in (item for batch in journal.read(described) for item in batch):
             journal.add(item)
-        begun = sum(len(batch) for batch in BATCHES) - len(journal.lacking())
+        begun = sum(len(batch) for batch in BATCHES) - len(journal.missing_specs())
         for item in [item for batch in results[:number] for item in batch][begun:]:
             journal.add(item)
 
@@ -51,7 +51,7 @@ def write(directory, number=3, batches=BATCHES, said=ORIGIN, results=RESULTS):
 def read(directory, said=ORIGIN, batches=BATCHES, describe=described):
     with FileJournal(directory, SHARD, said, batches) as journal:
         found = list(journal.read(describe))
-        assert journal.lacking() == [spec for batch in batches[len(found) :] for spec in batch]
+        assert journal.missing_specs() == [spec for batch in batches[len(found) :] for spec in batch]
         return found
 
 
@@ -60,8 +60,8 @@ def test_whole_batches_come_back_and_the_rest_is_lacking(tmp_path):
     for number in (1, 2, 3):
         write(tmp_path, number)
         assert read(tmp_path) == RESULTS[:number]
-        assert len(files_of(tmp_path)) == number, "each process writes a file of its own"
-    assert count_kept(tmp_path) == (7, 6)
+        assert len(list_files(tmp_path)) == number, "each process writes a file of its own"
+    assert count_rendered(tmp_path) == (7, 6)
 
 
 def test_nothing_is_created_before_a_batch_is_whole(tmp_path):
@@ -73,7 +73,7 @@ def test_nothing_is_created_before_a_batch_is_whole(tmp_path):
 
 def test_a_journal_cut_at_any_byte_gives_the_batches_before_the_cut(tmp_path):
     write(tmp_path)
-    (path,) = files_of(tmp_path)
+    (path,) = list_files(tmp_path)
     data = path.read_bytes()
     ends = []
     with path.open("rb") as file:
@@ -86,7 +86,7 @@ def test_a_journal_cut_at_any_byte_gives_the_batches_before_the_cut(tmp_path):
         whole = sum(end <= cut for end in ends)
         assert read(tmp_path) == RESULTS[:whole]
         if not whole:
-            assert files_of(tmp_path) == [], "a file without a whole batch is removed"
+            assert list_files(tmp_path) == [], "a file without a whole batch is removed"
             break
     for cut in range(0, ends[0], 7):
         path.parent.mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ def test_a_journal_cut_at_any_byte_gives_the_batches_before_the_cut(tmp_path):
 
 def test_a_flipped_byte_drops_its_batch_and_those_after_it(tmp_path):
     write(tmp_path)
-    (path,) = files_of(tmp_path)
+    (path,) = list_files(tmp_path)
     data = path.read_bytes()
     with path.open("rb") as file:
         first = read_head(file, len(data)).size
@@ -110,7 +110,7 @@ def test_a_flipped_byte_drops_its_batch_and_those_after_it(tmp_path):
 
 def test_a_torn_middle_is_rendered_again_and_the_batches_after_it_too(tmp_path):
     write(tmp_path)
-    (path,) = files_of(tmp_path)
+    (path,) = list_files(tmp_path)
     data = path.read_bytes()
     at = data.index(RESULTS[1][0].image)
     path.write_bytes(data[:at] + b"?" + data[at + 1 :])
@@ -121,14 +121,14 @@ def test_a_torn_middle_is_rendered_again_and_the_batches_after_it_too(tmp_path):
 
 @pytest.mark.parametrize(
     "other",
-    [origin(SHARD, "abd", NUMERICS), origin(SHARD, "abc", {**NUMERICS, "batch_size": 4}),
-     origin(Shard("train", 0, 2, 8), "abc", NUMERICS), {**ORIGIN, "journal": 0}, {**ORIGIN, "format": 1}],
+    [make_origin(SHARD, "abd", NUMERICS), make_origin(SHARD, "abc", {**NUMERICS, "batch_size": 4}),
+     make_origin(Shard("train", 0, 2, 8), "abc", NUMERICS), {**ORIGIN, "journal": 0}, {**ORIGIN, "format": 1}],
 )  # fmt: skip
 def test_batches_of_another_recipe_numerics_shard_or_version_are_dropped(tmp_path, other):
     write(tmp_path, said=other)
-    assert len(files_of(tmp_path)) == 1
+    assert len(list_files(tmp_path)) == 1
     assert read(tmp_path) == []
-    assert files_of(tmp_path) == []
+    assert list_files(tmp_path) == []
 
 
 def test_batches_of_another_size_or_about_which_something_else_would_be_written_are_dropped(tmp_path):
@@ -181,7 +181,7 @@ def test_the_error_of_a_batch_that_could_not_be_put_is_raised_while_the_next_is_
 def test_hostile_heads_are_damage(tmp_path, head):
     path = tmp_path / "record"
     path.write_bytes(struct.pack(">8sQQ32s", b"fgbatch1", len(head), 0, hashlib.sha256(head).digest()) + head)
-    with path.open("rb") as file, pytest.raises(Damaged):
+    with path.open("rb") as file, pytest.raises(RecordError):
         read_head(file, path.stat().st_size)
 
 
@@ -190,18 +190,18 @@ def test_hostile_sizes_are_damage_before_anything_is_read(tmp_path):
     with path.open("wb") as file:
         file.write(struct.pack(">8sQQ32s", b"fgbatch1", 2**62, 2**63, b"\0" * 32))
         file.truncate(2**40)  # a sparse file of a TiB
-    with path.open("rb") as file, pytest.raises(Damaged):
+    with path.open("rb") as file, pytest.raises(RecordError):
         read_head(file, 2**40)
 
 
 def test_links_and_fifos_in_the_place_of_a_journal_are_not_opened(tmp_path):
     write(tmp_path / "theirs")
-    (theirs,) = files_of(tmp_path / "theirs")
+    (theirs,) = list_files(tmp_path / "theirs")
     mine = tmp_path / "mine" / JOURNAL
     mine.mkdir(parents=True)
     (mine / theirs.name).symlink_to(theirs)
     os.mkfifo(mine / f"train-00000-of-00002.1-{'0' * 16}.journal")
-    assert count_kept(tmp_path / "mine") == (0, 0)
+    assert count_rendered(tmp_path / "mine") == (0, 0)
     assert read(tmp_path / "mine") == []
     assert theirs.exists()
 
@@ -210,7 +210,7 @@ def test_a_record_of_other_keys_is_damage():
     record = pack(ORIGIN, 0, RESULTS[0])
     head = read_head(io.BytesIO(record), len(record))
     assert unpack(record, head, BATCHES[0], described) == RESULTS[0]
-    with pytest.raises(Damaged):
+    with pytest.raises(RecordError):
         unpack(record, head, BATCHES[1], described)
 
 
@@ -241,4 +241,4 @@ def test_a_directory_with_rendered_images_is_not_withdrawn(tmp_path, rejected, f
     (tmp_path / "_figureground" / "recipe.json").write_text("{}")
     disk.withdraw(tmp_path, tmp_path, failed=failed)
     assert tmp_path.exists() == stays
-    assert bool(files_of(tmp_path)) == stays
+    assert bool(list_files(tmp_path)) == stays

@@ -12,7 +12,7 @@ from figureground.recipe.sample import Guide, Sample, Spec
 from figureground.shards import index
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
-from figureground.shards.finished import saved_index
+from figureground.shards.finished import read_finished_index
 from figureground.shards.formats.parquet import Parquet
 from figureground.shards.formats.tar import Tar
 from figureground.shards.shard import Shard
@@ -90,14 +90,14 @@ def test_columns_are_read_from_the_index(written):
     directory, image_format = written
     facts = CardContext("Title", "d3s", "Summary.", "@misc{x}")
     with pytest.raises(FiguregroundError, match="no finished dataset"):
-        saved_index(directory)
+        read_finished_index(directory)
     index.finish(directory, [SHARD], COLUMNS, {}, facts, image_format=image_format)
-    assert Columns.from_json(saved_index(directory)["columns"]).features() == COLUMNS.features()
+    assert Columns.from_json(read_finished_index(directory)["columns"]).features() == COLUMNS.features()
     saved = json.loads((directory / index.INDEX).read_text())
     for name in ("columns", "formats", "image_format", "card"):
         (directory / index.INDEX).write_text(json.dumps({key: said for key, said in saved.items() if key != name}))
         with pytest.raises(FiguregroundError, match="older release"):
-            saved_index(directory)
+            read_finished_index(directory)
     (directory / index.INDEX).write_text("{")
     with pytest.raises(FiguregroundError, match="can't be read"):
-        saved_index(directory)
+        read_finished_index(directory)

@@ -4,7 +4,7 @@ import pytest
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.hashing import digest
-from figureground.shards.stages import COPIES, DONE, finished_facts, has_work, run_stage
+from figureground.shards.stages import COPIES, DONE, has_work, read_finished_facts, run_stage
 
 
 def test_a_stage_runs_once_for_the_same_inputs(tmp_path):
@@ -56,12 +56,12 @@ def test_copies_and_locks_are_no_work(tmp_path):
 
 def test_facts_are_those_of_a_finished_stage_with_the_same_inputs_and_follow_its_marker(tmp_path):
     folder = tmp_path / "masks"
-    assert finished_facts(folder, digest(1)) is None
+    assert read_finished_facts(folder, digest(1)) is None
     run_stage(tmp_path, "masks", 1, lambda folder: {"files": 3})
-    assert finished_facts(folder, digest(1)) == {"files": 3}
-    assert finished_facts(folder, digest(2)) is None
+    assert read_finished_facts(folder, digest(1)) == {"files": 3}
+    assert read_finished_facts(folder, digest(2)) is None
     run_stage(tmp_path, "masks", 2, lambda folder: {"files": 14})
-    assert finished_facts(folder, digest(1)) is None
-    assert finished_facts(folder, digest(2)) == {"files": 14}
+    assert read_finished_facts(folder, digest(1)) is None
+    assert read_finished_facts(folder, digest(2)) == {"files": 14}
     (folder / DONE).write_text("{")
-    assert finished_facts(folder, digest(2)) is None
+    assert read_finished_facts(folder, digest(2)) is None

@@ -33,11 +33,11 @@ def pause(leases):
 
 def wait_until_free(leases, name):
     latest = time.monotonic() + 10
-    leases.look()
-    while leases.busy(name):
+    leases.refresh()
+    while leases.is_held(name):
         assert time.monotonic() < latest
         time.sleep(0.1)
-        leases.look()
+        leases.refresh()
 
 
 def test_one_process_holds_a_name_as_long_as_its_heart_beats(process):
@@ -49,7 +49,7 @@ def test_one_process_holds_a_name_as_long_as_its_heart_beats(process):
     assert two.take("shard") is None
     one.check(lease)
     one.release(lease)
-    two.look()
+    two.refresh()
     assert two.take("shard") is not None
 
 
@@ -62,7 +62,7 @@ def test_a_silent_owner_is_replaced_and_finds_out(s3, url, process):
     assert time.monotonic() - begun > 0.9
     mine = two.take("shard")
     assert three.take("shard") is None
-    one._beat(lost)  # it wakes up, and its heartbeat comes before its next look
+    one._send_heartbeat(lost)  # it wakes up, and its heartbeat comes before its next look
     assert lost.lost
     with pytest.raises(ClaimLost):
         one.check(lost)
@@ -82,7 +82,7 @@ def test_a_name_given_back_meanwhile_and_taken_anew_is_lost_too(process):
     two.release(two.take("shard"))
     mine = three.take("shard")
     assert mine.path == lost.path
-    one._beat(lost)
+    one._send_heartbeat(lost)
     assert lost.lost
     lost.lost = False
     with pytest.raises(ClaimLost):
@@ -118,7 +118,7 @@ def test_a_dead_process_of_the_same_directory_is_replaced_at_once(process):
     pause(one)
     assert process("elsewhere", seconds=60).take("shard") is None
     again = process("here", seconds=60)
-    again.look()
+    again.refresh()
     assert again.take("shard") is not None
 
 
@@ -126,7 +126,7 @@ def test_a_patient_owner_is_given_its_own_time(process):
     one, two = process(seconds=3.0), process(seconds=1.0)
     one.take("shard")
     pause(one)
-    two.look()
+    two.refresh()
     time.sleep(1.3)
-    two.look()
-    assert two.busy("shard")
+    two.refresh()
+    assert two.is_held("shard")

@@ -19,7 +19,7 @@ from figureground.recipe.sample import Reject, Spec
 from figureground.shards.columns import Columns
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_shard
-from figureground.stores.scratch import attached, url_of
+from figureground.stores.scratch import open_scratch, url_of
 from figureground.stores.status import StoreWatch
 from figureground.stores.urls import parse
 
@@ -148,11 +148,14 @@ def test_another_recipe_other_bytes_and_a_bucket_that_is_not_there(s3, url, buil
 
 def test_a_store_that_cannot_keep_two_apart_takes_one_build(s3, url, tmp_path):
     s3.rules.append(Rule("PUT ", "strip"))
-    with attached(parse(url), tmp_path / "one", seconds=1) as scratch:
+    with open_scratch(parse(url), tmp_path / "one", seconds=1) as scratch:
         assert url_of(scratch) == parse(url)
-        with pytest.raises(FiguregroundError, match="another build"), attached(parse(url), tmp_path / "two", seconds=1):
+        with (
+            pytest.raises(FiguregroundError, match="another build"),
+            open_scratch(parse(url), tmp_path / "two", seconds=1),
+        ):
             pass
-    with attached(parse(url), tmp_path / "two", seconds=1):
+    with open_scratch(parse(url), tmp_path / "two", seconds=1):
         pass
 
 
@@ -160,23 +163,23 @@ def test_a_scratch_directory_forgets_a_dataset_that_was_deleted(s3, url, tmp_pat
     prefix, scratch = url.removeprefix(f"s3://{BUCKET}/"), tmp_path / "scratch"
     spec, shard = Spec("train-0", "train", 0, 0, "bird", "grass", "a bird", 0), Shard("train", 0, 1, 1)
     marker = scratch / shard.path("marker")
-    with attached(parse(url), scratch):
+    with open_scratch(parse(url), scratch):
         (scratch / "_figureground" / "recipe.json").write_text('{"sha256": "one"}')
         write_shard(scratch, shard, Columns(["bird"], ["grass"]), [Reject(spec, "flat")], lambda sample: {})
     s3.put(f"{prefix}/_figureground/recipe.json", b'{"sha256": "one"}')
-    with attached(parse(url), scratch):
+    with open_scratch(parse(url), scratch):
         assert marker.exists()  # it was written, but not put yet
     s3.put(f"{prefix}/_figureground/recipe.json", b'{"sha256": "another"}')
-    with attached(parse(url), scratch):
+    with open_scratch(parse(url), scratch):
         assert not marker.exists()
 
 
 def test_a_scratch_directory_belongs_to_one_url(s3, url, tmp_path):
-    with attached(parse(url), tmp_path / "scratch"):
+    with open_scratch(parse(url), tmp_path / "scratch"):
         pass
-    with pytest.raises(FiguregroundError, match=url), attached(parse(f"{url}-b"), tmp_path / "scratch"):
+    with pytest.raises(FiguregroundError, match=url), open_scratch(parse(f"{url}-b"), tmp_path / "scratch"):
         pass
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(FiguregroundError, match="something else"), attached(parse(url), tmp_path / "mine"):
+    with pytest.raises(FiguregroundError, match="something else"), open_scratch(parse(url), tmp_path / "mine"):
         pass

@@ -7,7 +7,7 @@ from object_store import Rule
 
 from figureground.core.errors import UsageError
 from figureground.stores import store as store_module
-from figureground.stores.faults import Fault, StoreError, judge
+from figureground.stores.faults import Fault, StoreError, classify_error
 from figureground.stores.store import Store
 from figureground.stores.urls import StoreUrl, check_installed, is_url, parse
 
@@ -32,7 +32,7 @@ def test_an_object_is_created_once(store):
     store.put("a/b", b"two")
     assert store.entry("a/b").version != before.version
     store.delete(["a/b", "gone"])
-    assert store.read_if_there("a/b") is None
+    assert store.read_or_none("a/b") is None
 
 
 def test_a_name_that_another_process_frees_meanwhile_is_not_ours(s3, store):
@@ -145,7 +145,7 @@ class _Answer(Exception):
     ],
 )  # fmt: skip
 def test_errors_are_told_apart(error, fault):
-    assert judge(error) is fault
+    assert classify_error(error) is fault
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tiny_datasets import make_dataset
 
 from figureground.annotation.answers import Answer
 from figureground.core.errors import FiguregroundError, UsageError
-from figureground.shards.finished import FinishedDataset, saved_index
+from figureground.shards.finished import FinishedDataset, read_finished_index
 from figureground.shards.shard import Shard
 from figureground.verification.choosing import choose_rule, judge_by_majority
 from figureground.verification.scores_file import SavedScores, write_saved
@@ -80,7 +80,7 @@ def test_the_copy_keeps_few_wrong_labels_and_its_card_says_how_many(reviewed, tm
     low, high = step["interval_95"]
     assert low <= step["wrong_among_kept"] <= high < 0.1
     assert "wrong among kept" in (out / "README.md").read_text()
-    assert saved_index(out)["samples"] == len(kept)
+    assert read_finished_index(out)["samples"] == len(kept)
 
 
 def test_gold_items_have_no_part(reviewed):

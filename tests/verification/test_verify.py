@@ -20,7 +20,7 @@ from figureground.core.locks import lock
 from figureground.curation.curating import curate
 from figureground.shards.columns import Columns
 from figureground.shards.finished import FinishedDataset
-from figureground.shards.index import finish_again
+from figureground.shards.index import rewrite_descriptions
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_encoded
 from figureground.verification.scorer import SCORERS
@@ -101,7 +101,7 @@ def test_the_scorer_sees_pixels_alone(tmp_path, clip):
         write_encoded(other, shard, columns, changed, image_format="png")
     shutil.copy(one / "_figureground/recipe.json", other / "_figureground/recipe.json")
     shutil.copy(one / "_figureground/index.json", other / "_figureground/index.json")
-    finish_again(other)
+    rewrite_descriptions(other)
     for directory in (one, other):
         verify(directory, [f"c=clip:{clip}"], show_progress=False)
     before, after = rows(one), rows(other)
@@ -221,7 +221,7 @@ def broken(directory, bad, count=12):
     write_encoded(directory, shard, COLUMNS, samples, image_format="png")
     for name in ("recipe.json", "index.json"):
         shutil.copy(made / "_figureground" / name, directory / "_figureground" / name)
-    finish_again(directory)
+    rewrite_descriptions(directory)
     return directory, [sample.spec.key for sample in samples]
 
 

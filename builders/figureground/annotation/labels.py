@@ -25,7 +25,7 @@ from figureground.annotation.standin import alternative_annotator
 from figureground.core.files import replace_text
 from figureground.core.intervals import wilson
 from figureground.shards.finished import FinishedDataset
-from figureground.shards.index import finish_with_labels
+from figureground.shards.index import rewrite_with_labels
 from figureground.shards.shard import LABELS
 
 VERSION = 1
@@ -52,10 +52,10 @@ def summarise(directory: Path) -> dict[str, Any]:
     path = directory / LABELS
     if summary["people"] is None and not summary["scorers"]:
         path.unlink(missing_ok=True)
-        finish_with_labels(directory, {})
+        rewrite_with_labels(directory, {})
         return summary
     replace_text(path, json.dumps(summary, indent=1, ensure_ascii=False) + "\n", root=directory)
-    finish_with_labels(directory, shorten(summary))
+    rewrite_with_labels(directory, shorten(summary))
     return summary
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from figureground.core.errors import plural
 from figureground.core.text import printable
-from figureground.shards.card import ASKED
+from figureground.shards.card import QUESTION_TEXTS
 
 WORST = 5
 """Number of parts of a dataset that are named, those with the lowest shares first."""

@@ -23,7 +23,7 @@ def find_duplicates(hashes: Sequence[bytes]) -> list[DuplicateGroup]:
     """Return groups of near-duplicates, nearest first; see `checking.similar`."""
     if len(hashes) < 2:
         return []
-    first, second, bits = similar.pairs(similar.looks(list(hashes)))
+    first, second, bits = similar.find_pairs(similar.stack_hashes(list(hashes)))
     parent = {row: row for row in (*first.tolist(), *second.tolist())}
 
     def root(row: int) -> int:

@@ -57,7 +57,7 @@ def scan_images(samples: Samples, show_progress: bool = True) -> ImageScan:
         FiguregroundError: An image or a mask is damaged; names the key.
         Stopped: A signal requested a stop.
     """
-    hashes: list[bytes] | None = [] if similar.can_look() else None
+    hashes: list[bytes] | None = [] if similar.can_hash() else None
     boxes: list[Box | None] = []
     sizes = []
     bar = Progress(len(samples.keys), unit="image", desc=f"reading {samples.name}", show=show_progress)
@@ -65,7 +65,7 @@ def scan_images(samples: Samples, show_progress: bool = True) -> ImageScan:
         for _, image, mask in samples.decode(np.arange(len(samples.keys))):
             signals.check()
             if hashes is not None:
-                hashes.append(similar.look(image))
+                hashes.append(similar.hash_image(image))
             boxes.append(None if mask is None else find_box(mask))
             sizes.append(image.size)
             bar.update()

@@ -30,19 +30,19 @@ from figureground.shards.card import (
     UNKNOWN_LICENSE,
     CardContext,
     features,
-    generated_part,
+    find_generated_part,
     hash_text,
+    identify_renderer,
     render,
-    renderer,
 )
 from figureground.shards.columns import Columns
 from figureground.shards.croissant import CROISSANT
-from figureground.shards.formats.format import Format, folders, loaded_as
+from figureground.shards.formats.format import Format, find_loadable, list_folders
 from figureground.shards.index import INDEX
 from figureground.shards.markers import formats_of
 from figureground.shards.shard import PUBLISHED_REJECTS, Shard, ShardError
 
-ANEW = "Rerun the command that made the dataset: it is rewritten"
+REWRITE = "Rerun the command that made the dataset: it is rewritten"
 """Remedy for a damaged index, card or Croissant file."""
 
 _HEADER = re.compile(r"\A\s*^---[ \t]*\n(?P<yaml>.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -73,50 +73,57 @@ def check_card(
     try:
         text = read_text(directory / CARD, root=directory, encoding="utf-8-sig")
     except FileError as error:
-        return [f"{CARD}: {error.reason}, so the files aren't described. {ANEW}."], []
+        return [f"{CARD}: {error.reason}, so the files aren't described. {REWRITE}."], []
     except OSError as error:
         why = "missing" if isinstance(error, FileNotFoundError) else f"it can't be read ({error.strerror})"
-        return [f"{CARD}: {why}, so the files aren't described. {ANEW}."], []
+        return [f"{CARD}: {why}, so the files aren't described. {REWRITE}."], []
     match = _HEADER.match(text)
     try:
         header = (safe_load(match["yaml"]) or {}) if match else {}
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
-        return [f"{CARD}: its YAML header can't be read ({problem}). Fix it, or delete the file. {ANEW}."], []
+        return [f"{CARD}: its YAML header can't be read ({problem}). Fix it, or delete the file. {REWRITE}."], []
     if not isinstance(header, dict):
-        return [f"{CARD}: its YAML header isn't a mapping of keys to values. Fix it, or delete the file. {ANEW}."], []
-    found: list[str] = []
-    files = _files(markers)
-    kind = loaded_as({name for marker in markers.values() for name in formats_of(marker)})
-    samples = {split: said["samples"] for split, said in summary["splits"].items() if said["samples"]}
+        return [
+            f"{CARD}: its YAML header isn't a mapping of keys to values. Fix it, or delete the file. {REWRITE}."
+        ], []
+    findings: list[str] = []
+    files = _group_files(markers)
+    kind = find_loadable({name for marker in markers.values() for name in formats_of(marker)})
+    samples = {split: counts["samples"] for split, counts in summary["splits"].items() if counts["samples"]}
     try:
         if kind is not None:
-            found += _check_configs(directory, header.get("configs"), files, samples, kind)
-            found += _check_info(directory, header.get("dataset_info"), columns, files, markers, image_format, kind)
-        found += _check_size(header.get("size_categories"), summary["samples"])
+            findings += _check_configs(directory, header.get("configs"), files, samples, kind)
+            findings += _check_dataset_info(
+                directory, header.get("dataset_info"), columns, files, markers, image_format, kind
+            )
+        findings += _check_size(header.get("size_categories"), summary["samples"])
     # `datasets` raises any of these for a header that it can't read.
     except (TypeError, AttributeError, KeyError, ValueError, NotImplementedError) as error:
-        found.append(f"its configs and dataset_info aren't in the form that the Hub reads ({error!r})")
+        findings.append(f"its configs and dataset_info aren't in the form that the Hub reads ({error!r})")
     notes = []
     if header.get("license") in (None, UNKNOWN_LICENSE):
         notes.append(f"{CARD}: the license is unknown. Set it in the header before you publish; it is kept.")
     body = text[match.end() :] if match else text
-    others = list(_check_shown(directory, body))
+    other_findings = list(_check_shown_images(directory, body))
     part = None
     try:
-        part = generated_part(body)
+        part = find_generated_part(body)
     except ShardError as error:
-        others.append(str(error))
+        other_findings.append(str(error))
     if part is not None:
         try:
-            found += [line] if (line := _check_generated(body[slice(*part)], columns, summary, index)) else []
+            findings += [line] if (line := _check_generated(body[slice(*part)], columns, summary, index)) else []
         except (AttributeError, LookupError, TypeError, ValueError, FiguregroundError, jinja2.TemplateError):
-            found.append(f"{INDEX} doesn't hold what the generated text was made from")
+            findings.append(f"{INDEX} doesn't hold what the generated text was made from")
     elif BEGIN not in body and END not in body:
         notes.append(
             f"{CARD}: it has no generated part, because its marks were removed; rewriting the card restores them."
         )
-    return [*(f"{CARD}: {line}. {ANEW}, and your own text in it is kept." for line in found), *others], notes
+    return [
+        *(f"{CARD}: {line}. {REWRITE}, and your own text in it is kept." for line in findings),
+        *other_findings,
+    ], notes
 
 
 # --- images shown in the card -----------------------------------------------------------------------
@@ -126,18 +133,18 @@ _IMAGE = re.compile(
     r"""|<img\b[^>]*?\bsrc\s*=\s*["'](?P<src>[^"'\n]+)"""
 )
 _FENCED = re.compile(r"^(?P<fence>`{3,}|~{3,}).*?^(?P=fence)", re.DOTALL | re.MULTILINE)
-_ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|//|/|#", re.IGNORECASE)
+_EXTERNAL = re.compile(r"[a-z][a-z0-9+.-]*:|//|/|#", re.IGNORECASE)
 
 
-def _check_shown(directory: Path, body: str) -> Iterator[str]:
+def _check_shown_images(directory: Path, body: str) -> Iterator[str]:
     """Yield a finding for each unreadable image of the dataset that the card shows; always check the preview."""
-    shown = {PREVIEW} if os.path.lexists(directory / PREVIEW) else set()
+    names = {PREVIEW} if os.path.lexists(directory / PREVIEW) else set()
     for match in _IMAGE.finditer(_FENCED.sub("", body)):
         target = match["angled"] or match["plain"] or match["src"]
-        if target and not _ELSEWHERE.match(target):
-            shown.add(unquote(re.split(r"[?#]", target)[0]))
-    for name in sorted(shown):
-        problem = _cannot_show(directory, name)
+        if target and not _EXTERNAL.match(target):
+            names.add(unquote(re.split(r"[?#]", target)[0]))
+    for name in sorted(names):
+        problem = _find_image_problem(directory, name)
         if problem:
             remedy = (
                 f"Delete it and run `figureground show {directory}`: it is redrawn"
@@ -147,7 +154,7 @@ def _check_shown(directory: Path, body: str) -> Iterator[str]:
             yield f"{name}: the card shows it, but {problem}. {remedy}."
 
 
-def _cannot_show(directory: Path, name: str) -> str | None:
+def _find_image_problem(directory: Path, name: str) -> str | None:
     """Return the reason why an image can't be shown, or None if it can."""
     try:
         with open_regular(safe_join(directory, name), root=directory) as file:
@@ -168,7 +175,7 @@ def _cannot_show(directory: Path, name: str) -> str | None:
 # --- the YAML header --------------------------------------------------------------------------------
 
 
-def _files(markers: Mapping[Shard, Mapping[str, Any]]) -> dict[str, dict[str, set[str]]]:
+def _group_files(markers: Mapping[Shard, Mapping[str, Any]]) -> dict[str, dict[str, set[str]]]:
     """Return the files listed in markers, by kind (data, webdataset, rejects) and split."""
     files: dict[str, dict[str, set[str]]] = {}
     for shard, marker in markers.items():
@@ -204,30 +211,30 @@ def _check_configs(
         for entry in entries:
             patterns = [entry["path"]] if isinstance(entry["path"], str) else entry["path"]
             matched.setdefault(entry["split"], set()).update(
-                path for pattern in patterns for path in _glob(directory, pattern)
+                path for pattern in patterns for path in _match_files(directory, pattern)
             )
         folder = next((path.split("/")[0] for paths in matched.values() for path in paths), kind.FOLDER)
         rejects = folder == "rejects"
-        wanted = {s: paths for s, paths in files.get(folder, {}).items() if rejects or s in samples}
+        expected = {s: paths for s, paths in files.get(folder, {}).items() if rejects or s in samples}
         if folder not in files:
             yield f"the config {name} lists files that no shard has ({join_names(entry['path'] for entry in entries)})"
             continue
-        if set(matched) != set(wanted):
-            yield f"the config {name} has the splits {join_names(matched)}; the data has {join_names(wanted)}"
-        for split in sorted(set(matched) & set(wanted)):
-            if matched[split] != wanted[split]:
-                lost, more = sorted(wanted[split] - matched[split]), sorted(matched[split] - wanted[split])
-                what = f"miss {join_names(lost, 3)}" if lost else f"also match {join_names(more, 3)}"
-                yield f"the config {name}, split {split}: its data_files {what}"
+        if set(matched) != set(expected):
+            yield f"the config {name} has the splits {join_names(matched)}; the data has {join_names(expected)}"
+        for split in sorted(set(matched) & set(expected)):
+            if matched[split] != expected[split]:
+                missing, extra = sorted(expected[split] - matched[split]), sorted(matched[split] - expected[split])
+                problem = f"miss {join_names(missing, 3)}" if missing else f"also match {join_names(extra, 3)}"
+                yield f"the config {name}, split {split}: its data_files {problem}"
 
 
-def _glob(directory: Path, pattern: str) -> set[str]:
+def _match_files(directory: Path, pattern: str) -> set[str]:
     """Return the files that a pattern matches, as `load_dataset` would resolve it."""
     paths = (path.relative_to(directory) for path in directory.glob(pattern) if path.is_file())
     return {path.as_posix() for path in paths if not any(part.startswith((".", "_")) for part in path.parts)}
 
 
-def _check_info(
+def _check_dataset_info(
     directory: Path,
     info: Any,
     columns: Columns,
@@ -244,46 +251,54 @@ def _check_info(
     from datasets import Features
 
     infos = info if isinstance(info, list) else [info]
-    if not all(isinstance(each, dict) for each in infos):
+    if not all(isinstance(config_info, dict) for config_info in infos):
         yield "it has no dataset_info, so labels have no names"
         return
-    for each in infos:
-        name = each.get("config_name", "default")
-        of = "" if name == "default" else f"config {name}: "
+    for config_info in infos:
+        name = config_info.get("config_name", "default")
+        prefix = "" if name == "default" else f"config {name}: "
         if name == "default":
-            folder, wanted = kind.FOLDER, features(kind, columns, image_format)
+            folder, expected = kind.FOLDER, features(kind, columns, image_format)
         elif "rejects" in files:
             import pyarrow.parquet as pq
 
             folder = "rejects"
             first = min(path for paths in files[folder].values() for path in paths)
             try:
-                wanted = Features.from_arrow_schema(pq.read_schema(directory / first))
+                expected = Features.from_arrow_schema(pq.read_schema(directory / first))
             except Exception:  # a damaged file is reported elsewhere
                 continue
         else:
             yield f"dataset_info lists a config {name} that the data doesn't have"
             continue
-        given = Features._from_yaml_list(each.get("features") or [])
-        yield from (f"{of}{line}" for line in _compare_features(given, wanted))
-        yield from (f"{of}{line}" for line in _check_splits(directory, each, folder, markers))
+        declared = Features._from_yaml_list(config_info.get("features") or [])
+        yield from (f"{prefix}{line}" for line in _compare_features(declared, expected))
+        yield from (f"{prefix}{line}" for line in _check_splits(directory, config_info, folder, markers))
 
 
-def _compare_features(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    if set(given) != set(wanted):
-        lost, more = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
-        difference = f"lack {join_names(lost)}" if lost else f"include {join_names(more)}, which the data lacks"
-        yield f"its features {difference}"
-    for name in (name for name in wanted if name in given and given[name] != wanted[name]):
-        here, there = (getattr(feature, "names", None) for feature in (given[name], wanted[name]))
-        if here and there:
-            label = next((i for i, pair in enumerate(zip(here, there, strict=False)) if pair[0] != pair[1]), None)
+def _compare_features(declared: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[str]:
+    if set(declared) != set(expected):
+        missing, extra = sorted(set(expected) - set(declared)), sorted(set(declared) - set(expected))
+        problem = f"lack {join_names(missing)}" if missing else f"include {join_names(extra)}, which the data lacks"
+        yield f"its features {problem}"
+    for name in (name for name in expected if name in declared and declared[name] != expected[name]):
+        declared_names, expected_names = (
+            getattr(feature, "names", None) for feature in (declared[name], expected[name])
+        )
+        if declared_names and expected_names:
+            label = next(
+                (i for i, pair in enumerate(zip(declared_names, expected_names, strict=False)) if pair[0] != pair[1]),
+                None,
+            )
             if label is None:
-                yield f"its feature {name} has {len(here)} class names; the data has {len(there)}"
+                yield f"its feature {name} has {len(declared_names)} class names; the data has {len(expected_names)}"
             else:
-                yield f"its feature {name} names label {label} {here[label]!r}; in the data it is {there[label]!r}"
+                yield (
+                    f"its feature {name} names label {label} {declared_names[label]!r}; in the data it is "
+                    f"{expected_names[label]!r}"
+                )
         else:
-            yield f"its feature {name} is {given[name]!r}; in the data it is {wanted[name]!r}"
+            yield f"its feature {name} is {declared[name]!r}; in the data it is {expected[name]!r}"
 
 
 def _check_splits(
@@ -296,26 +311,27 @@ def _check_splits(
     for shard, marker in markers.items():
         for path, file in marker["files"].items():
             if path.split("/")[0] == folder:
-                rows = _rows(directory / path) if folder == "rejects" else marker["samples"]
+                rows = _count_rows(directory / path) if folder == "rejects" else marker["samples"]
                 examples[shard.split] = examples.get(shard.split, 0) + rows
                 stored[shard.split] = stored.get(shard.split, 0) + file["bytes"]
                 loaded[shard.split] = loaded.get(shard.split, 0) + marker.get("arrow_bytes", 0)
-    given = {split["name"]: split for split in info.get("splits") or []}
-    wanted = [split for split in examples if examples[split]]
-    if set(given) != set(wanted):
-        yield f"dataset_info has the splits {join_names(given)}; the data has {join_names(wanted)}"
-    for split in (split for split in wanted if split in given):
-        if given[split].get("num_examples") != examples[split]:
-            said = given[split].get("num_examples")
-            yield f"dataset_info gives split {split} {said} examples; the data has {examples[split]}"
-        if folder != "rejects" and given[split].get("num_bytes") not in (None, stored[split], loaded[split]):
-            yield f"dataset_info gives split {split} {given[split]['num_bytes']} num_bytes, which doesn't fit the data"
-    sizes = sum(stored[split] for split in wanted)
+    declared = {split["name"]: split for split in info.get("splits") or []}
+    expected = [split for split in examples if examples[split]]
+    if set(declared) != set(expected):
+        yield f"dataset_info has the splits {join_names(declared)}; the data has {join_names(expected)}"
+    for split in (split for split in expected if split in declared):
+        if declared[split].get("num_examples") != examples[split]:
+            num_examples = declared[split].get("num_examples")
+            yield f"dataset_info gives split {split} {num_examples} examples; the data has {examples[split]}"
+        num_bytes = declared[split].get("num_bytes")
+        if folder != "rejects" and num_bytes not in (None, stored[split], loaded[split]):
+            yield f"dataset_info gives split {split} {num_bytes} num_bytes, which doesn't fit the data"
+    sizes = sum(stored[split] for split in expected)
     if folder != "rejects" and info.get("download_size") not in (None, sizes):
         yield f"dataset_info gives a download_size of {info['download_size']} bytes; the files have {sizes}"
 
 
-def _rows(path: Path) -> int:
+def _count_rows(path: Path) -> int:
     import pyarrow.parquet as pq
 
     try:
@@ -324,10 +340,10 @@ def _rows(path: Path) -> int:
         return 0
 
 
-def _check_size(given: Any, samples: int) -> Iterator[str]:
-    given = [given] if isinstance(given, str) else given
-    if given and not any(_covers(str(category), samples) for category in given):
-        yield f"its size_categories {join_names(given)} don't cover {samples} images"
+def _check_size(categories: Any, samples: int) -> Iterator[str]:
+    categories = [categories] if isinstance(categories, str) else categories
+    if categories and not any(_covers(str(category), samples) for category in categories):
+        yield f"its size_categories {join_names(categories)} don't cover {samples} images"
 
 
 def _covers(category: str, samples: int) -> bool:
@@ -349,29 +365,29 @@ def _check_generated(text: str, columns: Columns, summary: Mapping[str, Any], in
     Text that this version of the package wrote is rendered again. Otherwise its hash is compared with the one in the
     index, because an older text is not a fault.
     """
-    kept = index.get("card", {})
-    if kept.get("renderer") != renderer(tuple(index["formats"])):
-        if kept.get("text") in (None, hash_text(text)):
+    saved = index.get("card", {})
+    if saved.get("renderer") != identify_renderer(tuple(index["formats"])):
+        if saved.get("text") in (None, hash_text(text)):
             return None
         return f"its generated text isn't the one that {INDEX} was written with"
-    whole = render(
-        columns, {**index, **summary}, kept["recipe"], CardContext(**kept["facts"]), formats=index["formats"],
+    document = render(
+        columns, {**index, **summary}, saved["recipe"], CardContext(**saved["facts"]), formats=index["formats"],
         image_format=index["image_format"], preview=PREVIEW if f"]({PREVIEW})" in text else None,
     )  # fmt: skip
-    begin, end = generated_part(whole) or (0, len(whole))
-    given, due = text.splitlines(), whole[begin:end].splitlines()
-    if given == due:
+    begin, end = find_generated_part(document) or (0, len(document))
+    actual, expected = text.splitlines(), document[begin:end].splitlines()
+    if actual == expected:
         return None
-    for number, (mine, theirs) in enumerate(itertools.zip_longest(given, due, fillvalue=""), 1):
-        if mine != theirs:
+    for number, (actual_line, expected_line) in enumerate(itertools.zip_longest(actual, expected, fillvalue=""), 1):
+        if actual_line != expected_line:
             return (
-                f"its generated text differs from the data, first in line {number}: {_short(mine)} instead of "
-                f"{_short(theirs)}"
+                f"its generated text differs from the data, first in line {number}: {_quote(actual_line)} instead of "
+                f"{_quote(expected_line)}"
             )
     return None
 
 
-def _short(text: str) -> str:
+def _quote(text: str) -> str:
     return repr(text if len(text) <= 100 else f"{text[:100]}…")
 
 
@@ -387,22 +403,22 @@ def check_croissant(directory: Path, markers: Mapping[Shard, Mapping[str, Any]])
         listing = read_object(path, root=directory)["distribution"]
         check_shape(listing, [{"@type": str, "contentUrl": Optional(str)}], "distribution")
     except FileError as error:
-        return [f"{CROISSANT}: {error.reason}. {ANEW}."]
+        return [f"{CROISSANT}: {error.reason}. {REWRITE}."]
     except (OSError, ValueError, KeyError) as error:
         why = "distribution is missing" if isinstance(error, KeyError) else error
-        return [f"{CROISSANT}: it can't be read ({why}). {ANEW}."]
+        return [f"{CROISSANT}: it can't be read ({why}). {REWRITE}."]
     files = [entry for entry in listing if entry["@type"].endswith("FileObject") and "contentUrl" in entry]
     known = {path: file for marker in markers.values() for path, file in marker["files"].items()}
-    found = []
+    findings = []
     for entry in files:
         name = next((path for path in known if entry["contentUrl"].endswith(path)), None)
         if name is None:
-            if entry["contentUrl"].startswith(tuple(f"{folder}/" for folder in (*folders(), PUBLISHED_REJECTS))):
-                found.append(f"{CROISSANT}: it lists {entry['contentUrl']}, which no marker lists. {ANEW}.")
+            if entry["contentUrl"].startswith(tuple(f"{folder}/" for folder in (*list_folders(), PUBLISHED_REJECTS))):
+                findings.append(f"{CROISSANT}: it lists {entry['contentUrl']}, which no marker lists. {REWRITE}.")
             continue
         size = re.match(r"\d{1,19}", str(entry.get("contentSize", known[name]["bytes"])))
         if entry.get("sha256", known[name]["sha256"]) != known[name]["sha256"]:
-            found.append(f"{CROISSANT}: its SHA-256 of {name} differs from the marker's. {ANEW}.")
+            findings.append(f"{CROISSANT}: its SHA-256 of {name} differs from the marker's. {REWRITE}.")
         elif not size or int(size[0]) != known[name]["bytes"]:
-            found.append(f"{CROISSANT}: its contentSize of {name} differs from the marker's. {ANEW}.")
-    return found
+            findings.append(f"{CROISSANT}: its contentSize of {name} differs from the marker's. {REWRITE}.")
+    return findings

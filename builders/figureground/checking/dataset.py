@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from figureground.checking import similar
-from figureground.checking.card import ANEW, check_card, check_croissant
-from figureground.checking.shard import Expected, Seen, check_shard
-from figureground.core.differences import describe_differences
-from figureground.core.errors import FiguregroundError, join_names, plural, printable
+from figureground.checking.card import REWRITE, check_card, check_croissant
+from figureground.checking.shard import Expected, ShardContents, check_shard
+from figureground.core.describe_differences import describe_differences
+from figureground.core.errors import FiguregroundError, plural, join_names, printable
 from figureground.core.files import FileError, check_regular, leads_outside, read_json, read_object
 from figureground.core.hashing import digest
 from figureground.core.numerics import usable_cores
@@ -31,18 +31,27 @@ from figureground.recipe import document as recipes
 from figureground.recipe.formats import FORMATS
 from figureground.shards import index, remaining
 from figureground.shards.columns import Columns
-from figureground.shards.directory import strange as directory_strange
-from figureground.shards.formats.format import folders, in_order, opened_formats
+from figureground.shards.directory import find_unsafe_entries
+from figureground.shards.formats.format import list_folders, load_formats, sort_formats
 from figureground.shards.index_shape import COLUMNS
 from figureground.shards.markers import check_marker, formats_of
-from figureground.shards.shard import MARKERS, PRIVATE, PUBLISHED_REJECTS, RECIPE, REJECTS, Shard, ShardError, paths
-from figureground.stores.mirror import reading
+from figureground.shards.shard import (
+    MARKERS,
+    PRIVATE,
+    PUBLISHED_REJECTS,
+    RECIPE,
+    REJECTS,
+    Shard,
+    ShardError,
+    list_paths,
+)
+from figureground.stores.mirror import local_copy
 
 NUMERICS = f"{PRIVATE}/numerics.json"
-GO_ON = "rerun the command that made the dataset"
+RERUN = "rerun the command that made the dataset"
 
 _SHARD_NAME = re.compile(r"(?P<split>\w+?)(-e(?P<part>\d{1,18}))?-(?P<index>\d{5,18})-of-(?P<of>\d{5,18})", re.ASCII)
-_NAMED = 3
+_MOST_NAMED = 3
 """Number of examples (pairs, keys or shards) that a line names."""
 
 
@@ -70,7 +79,7 @@ def check(directory: str | os.PathLike[str], show_progress: bool = True) -> Repo
     Raises:
         FiguregroundError: The directory holds no dataset, or it can't be read.
     """
-    with reading(directory, show_progress) as local:
+    with local_copy(directory, show_progress) as local:
         return _check(local, show_progress)
 
 
@@ -79,10 +88,12 @@ def _check(directory: Path, show_progress: bool) -> Report:
         raise FiguregroundError(
             f"{directory} holds no dataset: {MARKERS} is missing. Give the output directory of a build."
         )
-    return _Check(directory).run(show_progress)
+    return _DatasetCheck(directory).run(show_progress)
 
 
-class _Check:
+class _DatasetCheck:
+    """Check of one dataset directory; collects findings and notes."""
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.findings: list[str] = []
@@ -95,42 +106,44 @@ class _Check:
         self.markers: dict[Shard, dict[str, Any]] = {}
         self.runs: dict[tuple[str, int], tuple[int, set[int]]] = {}
         """By split and part: the expected number of shards, and the indices of those with a marker."""
-        self.lacking = 0
+        self.num_missing = 0
         """Number of shards without a marker."""
         self.unplaced: set[str] = set()
         """Shards listed in the index that belong to no run of markers."""
 
     def run(self, show_progress: bool) -> Report:
         self.markers = self._read_markers()
-        formats = self._formats()
+        formats = self._find_formats()
         for shard, marker in self.markers.items():
-            self.findings += [f"{line} {self._again(shard)}" for line in _contradictions(shard, marker, formats)]
-        whole = self._check_runs()
+            self.findings += [
+                f"{line} {self._advise_rebuild(shard)}" for line in _find_contradictions(shard, marker, formats)
+            ]
+        complete = self._check_runs()
         self._check_remaining()
-        self._check_strangers()
+        self._check_unlisted()
         self._check_recipe()
-        columns = self._columns()
+        columns = self._find_columns()
         if columns is None and self.markers:
             self.notes.append(f"Samples weren't read: without {index.INDEX} the classes are unknown.")
-        looks = similar.can_look() and len({shard.split for shard in self.markers}) > 1
-        seen = self._check_shards(columns, looks, show_progress)
-        self._check_keys(seen)
-        self._check_sources(seen)
-        self._check_images(seen)
-        self._note_similar(seen)
-        if whole and columns is not None:
+        hash_images = similar.can_hash() and len({shard.split for shard in self.markers}) > 1
+        contents = self._check_shards(columns, hash_images, show_progress)
+        self._check_keys(contents)
+        self._check_sources(contents)
+        self._check_images(contents)
+        self._note_similar(contents)
+        if complete and columns is not None:
             self._check_descriptions(columns, formats)
-        read = sum(each.read for each in seen)
+        num_read = sum(shard_contents.num_read for shard_contents in contents)
         splits = sorted({shard.split for shard in self.markers})
         self.notes.insert(
-            0, f"{read:,} samples read in {len(self.markers)} shards of {join_names(splits)}: {' and '.join(formats)}."
+            0, f"{num_read:,} samples read in {len(self.markers)} shards of {join_names(splits)}: {' and '.join(formats)}."
         )
-        return Report(list(dict.fromkeys(map(_line, self.findings))), list(map(_line, self.notes)))
+        return Report(list(dict.fromkeys(map(_clean_line, self.findings))), list(map(_clean_line, self.notes)))
 
     # --- remedies -------------------------------------------------------------------------------
 
-    def _again(self, shard: Shard) -> str:
-        return f"Delete {shard.path('marker')} and {GO_ON}: the shard is rebuilt."
+    def _advise_rebuild(self, shard: Shard) -> str:
+        return f"Delete {shard.path('marker')} and {RERUN}: the shard is rebuilt."
 
     # --- reading the directory ------------------------------------------------------------------
 
@@ -144,64 +157,64 @@ class _Check:
             problem = error.reason
         except OSError as error:
             problem = f"it can't be read ({error.strerror})"
-        remedy = ANEW if name == index.INDEX else "Restore it from a copy"
+        remedy = REWRITE if name == index.INDEX else "Restore it from a copy"
         self.findings.append(f"{name}: {problem}. {remedy}.")
         return None
 
     def _read_markers(self) -> dict[Shard, dict[str, Any]]:
         """Return the valid markers, in index order."""
-        found: dict[Shard, dict[str, Any]] = {}
+        markers: dict[Shard, dict[str, Any]] = {}
         for path in sorted((self.directory / MARKERS).glob("[!.]*")):
             name = f"{MARKERS}/{path.name}"
             try:
                 marker = read_json(path, root=self.directory)
                 check_marker(marker)
-                shard = Shard.of_marker(marker)
+                shard = Shard.from_marker(marker)
             except (OSError, ValueError) as error:
-                why = error.reason if isinstance(error, FileError) else error
-                self.findings.append(f"{name}: not a valid shard marker ({why}). Delete it, and {GO_ON}.")
+                reason = error.reason if isinstance(error, FileError) else error
+                self.findings.append(f"{name}: not a valid shard marker ({reason}). Delete it, and {RERUN}.")
                 continue
             if path.name != f"{shard.name}.json" or marker["shard"] != shard.name:
                 self.findings.append(
-                    f"{name}: describes shard {shard.name}, which doesn't match its name. Delete it, and {GO_ON}."
+                    f"{name}: describes shard {shard.name}, which doesn't match its name. Delete it, and {RERUN}."
                 )
                 continue
-            found[shard] = marker
-        order = {name: place for place, name in enumerate(self._listed_shards())}
-        return dict(sorted(found.items(), key=lambda item: (order.get(item[0].name, len(order)), item[0].name)))
+            markers[shard] = marker
+        order = {name: position for position, name in enumerate(self._listed_shards())}
+        return dict(sorted(markers.items(), key=lambda item: (order.get(item[0].name, len(order)), item[0].name)))
 
     def _listed_shards(self) -> list[str]:
         """Return the names of the shards that the index lists."""
         shards = (self.index or {}).get("shards", [])
         return [str(s.get("shard")) for s in shards if isinstance(s, dict)] if isinstance(shards, list) else []
 
-    def _formats(self) -> tuple[str, ...]:
+    def _find_formats(self) -> tuple[str, ...]:
         """Return the shard formats: from the index, or else from any marker."""
-        said = (self.index or {}).get("formats")
-        if isinstance(said, list) and said and all(isinstance(kind, str) for kind in said):
-            if not (unknown := [kind for kind in said if kind not in FORMATS]):
-                return tuple(in_order(said))
+        declared = (self.index or {}).get("formats")
+        if isinstance(declared, list) and declared and all(isinstance(kind, str) for kind in declared):
+            if not (unknown := [kind for kind in declared if kind not in FORMATS]):
+                return tuple(sort_formats(declared))
             self.findings.append(
                 f"{index.INDEX}: it names the format {join_names(map(repr, unknown), 3)}; known here are "
                 f"{join_names(FORMATS.names())}. Install the package that adds it."
             )
-        return tuple(in_order({kind for marker in self.markers.values() for kind in formats_of(marker)}))
+        return tuple(sort_formats({kind for marker in self.markers.values() for kind in formats_of(marker)}))
 
-    def _image_format(self) -> str:
-        said = (self.index or {}).get("image_format") or self.identity.get("image_format")
-        return said if said in ("jpg", "webp", "png") else "jpg"
+    def _find_image_format(self) -> str:
+        declared = (self.index or {}).get("image_format") or self.identity.get("image_format")
+        return declared if declared in ("jpg", "webp", "png") else "jpg"
 
-    def _columns(self) -> Columns | None:
+    def _find_columns(self) -> Columns | None:
         """Return the columns from the index or, if the build isn't finished, from a file of a shard."""
         try:
-            said = (self.index or {})["columns"]
-            check_shape(said, COLUMNS, "columns")
-            return Columns.from_json(said)
+            declared = (self.index or {})["columns"]
+            check_shape(declared, COLUMNS, "columns")
+            return Columns.from_json(declared)
         except (KeyError, TypeError, ValueError) as error:
             if self.index is not None:
-                why = f" ({error})" if isinstance(error, ValueError) else ""
-                self.findings.append(f"{index.INDEX}: the dataset's columns are missing or invalid{why}. {ANEW}.")
-        formats = opened_formats()
+                reason = f" ({error})" if isinstance(error, ValueError) else ""
+                self.findings.append(f"{index.INDEX}: the dataset's columns are missing or invalid{reason}. {REWRITE}.")
+        formats = load_formats()
         for shard, marker in self.markers.items():
             for kind in formats_of(marker):
                 path = self.directory / shard.path(kind)
@@ -220,115 +233,119 @@ class _Check:
             runs.setdefault((shard.split, shard.part), []).append(shard)
         listed_shards = set(self._listed_shards())
         for (split, part), shards in runs.items():
-            of = {shard.of for shard in shards}
-            if len(of) > 1:
+            counts = {shard.of for shard in shards}
+            if len(counts) > 1:
                 self.findings.append(
                     f"{MARKERS}: for split {split}{f', extension {part}' if part else ''}, some markers count "
-                    f"{' shards and others '.join(map(str, sorted(of)))}, so some belong to another dataset. Remove "
-                    "those and their files."
+                    f"{' shards and others '.join(map(str, sorted(counts)))}, so some belong to another dataset. "
+                    "Remove those and their files."
                 )
                 continue
             self.runs[split, part] = (shards[0].of, {shard.index for shard in shards})
         # A marker may claim millions of shards: missing ones are counted, and only the first are named.
-        in_runs = {name for name in listed_shards if (named := _shard_named(name)) and self._run_of(named)}
+        in_runs = {name for name in listed_shards if (parsed := _parse_shard_name(name)) and self._is_in_run(parsed)}
         self.unplaced = listed_shards - in_runs - {shard.name for shard in self.markers}
-        total = sum(of for of, _ in self.runs.values()) + len(self.unplaced)
-        self.lacking = lacking = total - sum(len(there) for _, there in self.runs.values())
-        missing = list(itertools.islice(itertools.chain(self._lacking(), sorted(self.unplaced)), _NAMED))
-        missing += ["…"] if lacking > len(missing) else []
+        total = sum(counts for counts, _ in self.runs.values()) + len(self.unplaced)
+        self.num_missing = num_missing = total - sum(len(present) for _, present in self.runs.values())
+        missing = list(itertools.islice(itertools.chain(self._iterate_missing(), sorted(self.unplaced)), _MOST_NAMED))
+        missing += ["…"] if num_missing > len(missing) else []
         extended = self.identity.get("extended")
         extensions = len(extended) if isinstance(extended, list) else 0
         unbuilt = [n for n in range(1, extensions + 1) if not any(shard.part == n for shard in self.markers)]
-        go_on = GO_ON.capitalize()
+        rerun = RERUN.capitalize()
         if not (self.directory / index.INDEX).exists():
-            per_cell, begun = self.identity.get("per_cell"), {shard.split for shard in self.markers}
+            per_cell, started = self.identity.get("per_cell"), {shard.split for shard in self.markers}
             splits = list(per_cell) if isinstance(per_cell, dict) else []
-            by_split = begun <= set(splits)  # some methods key it by background
-            absent = [split for split in splits if split not in begun] if by_split else []
-            parts = [f"{total - lacking:,} of {plural(total, 'shard')} in the started splits are finished"]
+            by_split = started <= set(splits)  # some methods key it by background
+            absent = [split for split in splits if split not in started] if by_split else []
+            parts = [f"{total - num_missing:,} of {plural(total, 'shard')} in the started splits are finished"]
             parts += [f"missing: {join_names(missing)}"] if missing else []
             parts += [f"not started: {join_names(absent)}"] if absent else []
-            self.findings.append(f"The dataset isn't finished: {'; '.join(parts)}. {go_on}.")
+            self.findings.append(f"The dataset isn't finished: {'; '.join(parts)}. {rerun}.")
         elif missing:
             self.findings.append(
-                f"{lacking:,} of {total:,} shards have no marker: {join_names(missing)}; "
-                f"{self._files_of_missing()}. {go_on}."
+                f"{num_missing:,} of {total:,} shards have no marker: {join_names(missing)}; "
+                f"{self._describe_missing_files()}. {rerun}."
             )
-        untold = sorted({shard.part for shard in self.markers if shard.part > extensions})
-        if untold and self.recipe and self.made_by not in recipes.COPIES:
+        unrecorded = sorted({shard.part for shard in self.markers if shard.part > extensions})
+        if unrecorded and self.recipe and self.made_by not in recipes.COPIES:
             self.findings.append(
-                f"{RECIPE} lists {extensions or 'no'} extensions, but shards of extension {join_names(untold)} exist. "
+                f"{RECIPE} lists {extensions or 'no'} extensions, but shards of extension {join_names(unrecorded)} exist. "
                 "Restore it from a copy, or rerun the command that extended the dataset."
             )
         if unbuilt:
-            self.findings.append(f"{RECIPE} lists an extension that has no shards. {go_on}.")
+            self.findings.append(f"{RECIPE} lists an extension that has no shards. {rerun}.")
         return not missing and not unbuilt and self.index is not None
 
     def _check_remaining(self) -> None:
         """Report a dataset, split or extension whose images were all rejected."""
-        if self.lacking or not self.markers:
+        if self.num_missing or not self.markers:
             return
         try:
-            found = index.sum_markers(list(self.markers.items()))
+            totals = index.sum_markers(list(self.markers.items()))
         except (KeyError, TypeError, ValueError):  # contradictory markers already have their own findings
             return
-        if problem := remaining.why_empty(found):
-            self.findings.append(f"{_sentence(problem)} {remaining.remedies(found['rejects'])} Rebuild it.")
+        if problem := remaining.explain_empty(totals):
+            self.findings.append(f"{_capitalise(problem)} {remaining.advise(totals['rejects'])} Rebuild it.")
             return
-        splits, extension = remaining.empty_splits(found), remaining.empty_extension(found)
-        lines = [_sentence(line) for line in (*splits, *([extension] if extension else []))]
+        splits, extension = remaining.describe_empty_splits(totals), remaining.describe_empty_extension(totals)
+        lines = [_capitalise(line) for line in (*splits, *([extension] if extension else []))]
         if self.made_by in recipes.COPIES:  # may be intended in a copy
             self.notes += lines
         else:
-            self.findings += [f"{line} {remaining.remedies(found['rejects'])} Rebuild it." for line in lines]
+            self.findings += [f"{line} {remaining.advise(totals['rejects'])} Rebuild it." for line in lines]
 
-    def _run_of(self, shard: Shard) -> bool:
+    def _is_in_run(self, shard: Shard) -> bool:
         """Whether a shard belongs to a run of shards known from markers."""
         return self.runs.get((shard.split, shard.part), (0, set()))[0] == shard.of
 
     def _is_missing(self, name: str) -> bool:
         """Whether a shard is expected from other markers or the index, but has no marker."""
-        shard = _shard_named(name)
-        if shard is None or not self._run_of(shard):
+        shard = _parse_shard_name(name)
+        if shard is None or not self._is_in_run(shard):
             return name in self.unplaced
         return shard.index not in self.runs[shard.split, shard.part][1]
 
-    def _lacking(self) -> Iterator[str]:
+    def _iterate_missing(self) -> Iterator[str]:
         """Yield, lazily and in order, the names of each run's shards without a marker."""
-        for (split, part), (of, there) in sorted(self.runs.items()):
-            yield from (Shard(split, i, of, 0, part).name for i in range(of) if i not in there)
+        for (split, part), (count, present) in sorted(self.runs.items()):
+            yield from (Shard(split, i, count, 0, part).name for i in range(count) if i not in present)
 
-    def _files_of_missing(self) -> str:
-        there = [name for name in self._data_files() if self._is_missing(PurePosixPath(name).stem) and "/." not in name]
-        return f"their files exist ({join_names(there, 2)})" if there else "their files are missing too"
+    def _describe_missing_files(self) -> str:
+        existing = [
+            name
+            for name in self._iterate_data_files()
+            if self._is_missing(PurePosixPath(name).stem) and "/." not in name
+        ]
+        return f"their files exist ({join_names(existing, 2)})" if existing else "their files are missing too"
 
-    def _data_files(self) -> Iterator[str]:
+    def _iterate_data_files(self) -> Iterator[str]:
         """Yield the names of all files in the data folders, temporary ones too, without entering linked directories."""
-        for folder in (*folders(), PUBLISHED_REJECTS, REJECTS):
+        for folder in (*list_folders(), PUBLISHED_REJECTS, REJECTS):
             if leads_outside(self.directory / folder, self.directory):
                 continue
             for path in sorted((self.directory / folder).rglob("*")):
                 if path.is_symlink() or not path.is_dir():
                     yield path.relative_to(self.directory).as_posix()
 
-    def _check_strangers(self) -> None:
+    def _check_unlisted(self) -> None:
         """Report data files that no marker lists: `load_dataset` might read them."""
         known = {path for marker in self.markers.values() for path in marker["files"]}
-        strange: list[str] = []
+        unlisted: list[str] = []
         temporary = 0
-        for name in self._data_files():
+        for name in self._iterate_data_files():
             path = PurePosixPath(name)
             if path.name.startswith("."):
                 temporary += path.name.endswith(".tmp")
-            elif name not in known and not (self._is_missing(path.stem) and name in paths(path.stem)):
-                strange.append(name)
+            elif name not in known and not (self._is_missing(path.stem) and name in list_paths(path.stem)):
+                unlisted.append(name)
         self.findings += [
-            f"{name}: no marker lists this file. Remove it, or `load_dataset` may read it." for name in strange
+            f"{name}: no marker lists this file. Remove it, or `load_dataset` may read it." for name in unlisted
         ]
         # Reported by name only: the content and a link's target may be private.
         self.findings += [
             f"{printable(name)}: {problem}. Replace it with a regular file, or remove it."
-            for name, problem in directory_strange(self.directory)
+            for name, problem in find_unsafe_entries(self.directory)
         ]
         if temporary:
             self.notes.append(f"{temporary} temporary files in the data folders, from a running or killed build.")
@@ -357,20 +374,20 @@ class _Check:
 
     def _check_versions(self) -> None:
         """Check that recipe, index and markers have the same format version."""
-        said = [(RECIPE, self.recipe), *([(index.INDEX, self.index)] if self.index else [])]
-        said += [(shard.path("marker"), marker) for shard, marker in self.markers.items()]
-        found: dict[int, list[str]] = {}
-        for name, saved in said:
+        documents = [(RECIPE, self.recipe), *([(index.INDEX, self.index)] if self.index else [])]
+        documents += [(shard.path("marker"), marker) for shard, marker in self.markers.items()]
+        names_by_version: dict[int, list[str]] = {}
+        for name, saved in documents:
             try:
-                found.setdefault(recipes.read_format(saved, name), []).append(name)
+                names_by_version.setdefault(recipes.format_of(saved, name), []).append(name)
             except FiguregroundError as error:
                 self.findings.append(str(error))
-        if len(found) > 1:
-            each = "; ".join(
-                f"format {version}: {join_names(names, _NAMED)}" for version, names in sorted(found.items())
+        if len(names_by_version) > 1:
+            versions = "; ".join(
+                f"format {version}: {join_names(names, _MOST_NAMED)}" for version, names in sorted(names_by_version.items())
             )
-            self.findings.append(f"The dataset mixes several format versions: {each}. Rebuild it.")
-        elif found and (version := next(iter(found))) != recipes.FORMAT:
+            self.findings.append(f"The dataset mixes several format versions: {versions}. Rebuild it.")
+        elif names_by_version and (version := next(iter(names_by_version))) != recipes.FORMAT:
             self.notes.append(
                 f"The dataset has format {version}; this release builds format {recipes.FORMAT}. It can be read, "
                 "curated and published, but not resumed or extended: see docs/format.md."
@@ -381,9 +398,9 @@ class _Check:
 
         A finished dataset's index also records the recipe's hash, so another dataset's recipe is detected.
         """
-        known = (self.index or {}).get(index.RECIPE_SHA256)
+        recorded = (self.index or {}).get(index.RECIPE_SHA256)
         sealed = recipes.is_sealed(self.recipe)
-        if sealed is False or (sealed is None and (known is not None or self.recipe.get("format", 1) != 1)):
+        if sealed is False or (sealed is None and (recorded is not None or self.recipe.get("format", 1) != 1)):
             self.findings.append(
                 f"{RECIPE}: it doesn't match its {recipes.SEAL}: something other than the execution settings was "
                 "edited. Restore it from a copy."
@@ -393,16 +410,16 @@ class _Check:
 
     # --- samples --------------------------------------------------------------------------------
 
-    def _check_shards(self, columns: Columns | None, looks: bool, show_progress: bool) -> list[Seen]:
+    def _check_shards(self, columns: Columns | None, hash_images: bool, show_progress: bool) -> list[ShardContents]:
         """Check all shards in parallel threads; Pillow and hashing release the GIL."""
         size = self.identity.get("size")
         expected = Expected(
-            self.directory, columns, self._image_format(), size if isinstance(size, int) else None, self._again, looks,
-            recipes.is_marked(self.recipe),
+            self.directory, columns, self._find_image_format(), size if isinstance(size, int) else None,
+            self._advise_rebuild, hash_images, recipes.is_marked(self.recipe),
         )  # fmt: skip
         stop, lock = threading.Event(), threading.Lock()
         total = sum(marker["samples"] for marker in self.markers.values())
-        seen = []
+        contents = []
         with (
             Progress(total, unit="image", desc=f"checking {self.directory}", show=show_progress) as bar,
             ThreadPoolExecutor(usable_cores(), thread_name_prefix="check") as pool,
@@ -419,50 +436,52 @@ class _Check:
             try:
                 for shard, future in futures.items():
                     try:
-                        seen.append(future.result())
-                        self.findings += seen[-1].findings
+                        contents.append(future.result())
+                        self.findings += contents[-1].findings
                     except Exception as error:  # a file may vanish, or crash a library in unforeseen ways
                         problem = f"it can't be checked ({type(error).__name__}: {error})"
-                        self.findings.append(f"{shard.name}: {problem}. {self._again(shard)}")
+                        self.findings.append(f"{shard.name}: {problem}. {self._advise_rebuild(shard)}")
             finally:
                 stop.set()
                 pool.shutdown(cancel_futures=True)
-        return seen
+        return contents
 
-    def _check_keys(self, seen: Sequence[Seen]) -> None:
-        keys = _Places(seen, [each.keys for each in seen])
-        twice: dict[tuple[Shard, Shard], list[str]] = {}
-        for one, other in keys.equal():
-            twice.setdefault((keys.shard(one), keys.shard(other)), []).append(keys.key(one))
-        for (first, second), names in twice.items():
-            what = f"The key {names[0]} occurs" if len(names) == 1 else f"{len(names)} keys occur"
-            such = f": {join_names(names, _NAMED)}" if len(names) > 1 else ""
-            self.findings.append(f"{what} twice, in {first.name} and in {second.name}{such}. {self._again(second)}")
+    def _check_keys(self, contents: Sequence[ShardContents]) -> None:
+        keys = _Digests(contents, [shard_contents.keys for shard_contents in contents])
+        repeated: dict[tuple[Shard, Shard], list[str]] = {}
+        for first_position, position in keys.find_equal():
+            repeated.setdefault((keys.shard(first_position), keys.shard(position)), []).append(keys.key(first_position))
+        for (first, second), names in repeated.items():
+            subject = f"The key {names[0]} occurs" if len(names) == 1 else f"{len(names)} keys occur"
+            examples = f": {join_names(names, _MOST_NAMED)}" if len(names) > 1 else ""
+            self.findings.append(
+                f"{subject} twice, in {first.name} and in {second.name}{examples}. {self._advise_rebuild(second)}"
+            )
 
-    def _check_images(self, seen: Sequence[Seen]) -> None:
-        images = _Places(seen, [each.images for each in seen])
+    def _check_images(self, contents: Sequence[ShardContents]) -> None:
+        images = _Digests(contents, [shard_contents.images for shard_contents in contents])
         within = 0
         across: dict[tuple[str, str], list[str]] = {}
-        for one, other in images.equal():
-            splits = images.shard(one).split, images.shard(other).split
+        for first, second in images.find_equal():
+            splits = images.shard(first).split, images.shard(second).split
             if splits[0] == splits[1]:
                 within += 1
             else:
-                across.setdefault(splits, []).append(f"{images.key(one)} and {images.key(other)}")
+                across.setdefault(splits, []).append(f"{images.key(first)} and {images.key(second)}")
         for (a, b), pairs in across.items():
             self.findings.append(
-                f"{len(pairs)} images of {b} have the same pixels as one of {a}: {join_names(pairs, _NAMED)}. "
+                f"{len(pairs)} images of {b} have the same pixels as one of {a}: {join_names(pairs, _MOST_NAMED)}. "
                 "Remove them from one of the two splits with `figureground curate`."
             )
         if within:
             self.notes.append(f"{within} images have the same pixels as another image of their split.")
 
-    def _check_sources(self, seen: Sequence[Seen]) -> None:
+    def _check_sources(self, contents: Sequence[ShardContents]) -> None:
         """Report cut-outs, scenes and photographs, matched by content, that several splits use."""
         by_content: dict[str, dict[str, str]] = {}
-        for each in seen:
-            for content, id in each.sources.items():
-                by_content.setdefault(content, {}).setdefault(each.shard.split, id)
+        for shard_contents in contents:
+            for content, id in shard_contents.sources.items():
+                by_content.setdefault(content, {}).setdefault(shard_contents.shard.split, id)
         shared: dict[tuple[str, ...], list[str]] = {}
         for ids in by_content.values():
             if len(ids) > 1:
@@ -470,39 +489,39 @@ class _Check:
         for splits, names in sorted(shared.items()):
             self.findings.append(
                 f"{len(names)} cut-outs, scenes or photographs are used in {' and in '.join(splits)}, so the splits "
-                f"aren't independent: {join_names(sorted(names), _NAMED)}. Give each split its own."
+                f"aren't independent: {join_names(sorted(names), _MOST_NAMED)}. Give each split its own."
             )
 
-    def _note_similar(self, seen: Sequence[Seen]) -> None:
+    def _note_similar(self, contents: Sequence[ShardContents]) -> None:
         """Count near-duplicates for each pair of splits."""
-        splits = list(dict.fromkeys(each.shard.split for each in seen))
+        splits = list(dict.fromkeys(shard_contents.shard.split for shard_contents in contents))
         if len(splits) < 2:
             return
-        if not similar.can_look():
+        if not similar.can_hash():
             self.notes.append(
                 "Near-duplicates between splits weren't searched: imagehash is missing (pip install "
                 "'figureground[check]')."
             )
             return
-        places = {}
+        digests = {}
         for split in splits:
-            its = [each for each in seen if each.shard.split == split]
-            places[split] = _Places(its, [each.looks for each in its])
-        how = f"perceptual hash, at most {similar.NEAR} of {similar.BITS} bits apart"
+            split_contents = [shard_contents for shard_contents in contents if shard_contents.shard.split == split]
+            digests[split] = _Digests(split_contents, [shard_contents.hashes for shard_contents in split_contents])
+        method = f"perceptual hash, at most {similar.NEAR} of {similar.BITS} bits apart"
         lines = []
         for a, b in combinations(splits, 2):
-            found, of_a, bits = similar.nearest(places[a].values, places[b].values)
-            if not len(found):
+            matches, nearest, bits = similar.find_nearest(digests[a].values, digests[b].values)
+            if not len(matches):
                 continue
             pairs = [
-                f"{places[b].key(int(found[i]))} and {places[a].key(int(of_a[i]))} ({bits[i]} bits)"
-                for i in np.argsort(bits, kind="stable")[:_NAMED]
+                f"{digests[b].key(int(matches[i]))} and {digests[a].key(int(nearest[i]))} ({bits[i]} bits)"
+                for i in np.argsort(bits, kind="stable")[:_MOST_NAMED]
             ]
             lines.append(
-                f"{len(found):,} of {len(places[b].values):,} images of {b} look like one of {a} ({how}), such as "
-                f"{', '.join(pairs)}."
+                f"{len(matches):,} of {len(digests[b].values):,} images of {b} look like one of {a} ({method}), "
+                f"such as {', '.join(pairs)}."
             )
-        self.notes += lines or [f"No image looks like one of another split ({how})."]
+        self.notes += lines or [f"No image looks like one of another split ({method})."]
 
     # --- index and card -------------------------------------------------------------------------
 
@@ -516,43 +535,45 @@ class _Check:
         saved = {"format": 1, **self.index}
         saved = {name: saved.get(name) for name in summary}
         where = [line.split(":")[0] for line in describe_differences(saved, json.loads(json.dumps(summary)))]
-        known = self.index.get(index.RECIPE_SHA256)
-        told = any(line.startswith(RECIPE) for line in self.findings)
-        if known is not None and self.recipe and not told and known != self.recipe.get("sha256"):
+        recorded = self.index.get(index.RECIPE_SHA256)
+        reported = any(line.startswith(RECIPE) for line in self.findings)
+        if recorded is not None and self.recipe and not reported and recorded != self.recipe.get("sha256"):
             self.findings.append(
                 f"{RECIPE}: it doesn't match the recipe hash in {index.INDEX}, so it belongs to another dataset or an "
                 "extension. Restore it, or rerun the command that made the dataset."
             )
         if where:
             self.findings.append(
-                f"{index.INDEX}: it disagrees with the markers in {join_names(where, _NAMED)}. {ANEW}."
+                f"{index.INDEX}: it disagrees with the markers in {join_names(where, _MOST_NAMED)}. {REWRITE}."
             )
-        findings, notes = check_card(self.directory, columns, summary, self.markers, self.index, self._image_format())
+        findings, notes = check_card(
+            self.directory, columns, summary, self.markers, self.index, self._find_image_format()
+        )
         self.findings += findings
         self.notes += notes
         self.findings += check_croissant(self.directory, self.markers)
 
 
-class _Places:
+class _Digests:
     """Concatenated digests of several shards, with the shard and key of each position."""
 
-    def __init__(self, seen: Sequence[Seen], values: Sequence[np.ndarray]) -> None:
-        self._seen = seen
+    def __init__(self, contents: Sequence[ShardContents], values: Sequence[np.ndarray]) -> None:
+        self._contents = contents
         self.values = np.concatenate(values) if values else np.empty((0, 2), np.uint64)
         self._ends = np.cumsum([len(value) for value in values])
 
-    def _place(self, position: int) -> tuple[Seen, int]:
+    def _locate(self, position: int) -> tuple[ShardContents, int]:
         shard = int(np.searchsorted(self._ends, position, "right"))
-        return self._seen[shard], position - (int(self._ends[shard - 1]) if shard else 0)
+        return self._contents[shard], position - (int(self._ends[shard - 1]) if shard else 0)
 
     def shard(self, position: int) -> Shard:
-        return self._place(position)[0].shard
+        return self._locate(position)[0].shard
 
     def key(self, position: int) -> str:
-        seen, place = self._place(position)
-        return seen.key(place)
+        contents, row = self._locate(position)
+        return contents.key(row)
 
-    def equal(self) -> Iterator[tuple[int, int]]:
+    def find_equal(self) -> Iterator[tuple[int, int]]:
         """Yield pairs of positions with equal digests: the first occurrence and each later one."""
         order = np.lexsort((np.arange(len(self.values)), self.values[:, 1], self.values[:, 0]))
         ordered = self.values[order]
@@ -564,16 +585,16 @@ class _Places:
             yield int(order[first]), int(order[place])
 
 
-def _sentence(text: str) -> str:
+def _capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _line(text: str) -> str:
+def _clean_line(text: str) -> str:
     """Join text into one line and escape what can't be encoded as UTF-8."""
     return " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
 
 
-def _contradictions(shard: Shard, marker: Mapping[str, Any], formats: Iterable[str]) -> Iterator[str]:
+def _find_contradictions(shard: Shard, marker: Mapping[str, Any], formats: Iterable[str]) -> Iterator[str]:
     """Yield the contradictions within a marker, one sentence each."""
     name, rejected = shard.path("marker"), sum(marker["rejects"].values())
     if marker["samples"] + rejected != marker["planned"]:
@@ -589,14 +610,14 @@ def _contradictions(shard: Shard, marker: Mapping[str, Any], formats: Iterable[s
     if rejected and not any(path == shard.path("rejects") for path in marker["files"]):
         yield f"{name}: it counts {rejected} rejects but lists no rejects file."
     for path in marker["files"]:
-        if path not in paths(shard.name):
+        if path not in list_paths(shard.name):
             yield f"{name}: it lists {path}, which doesn't belong to this shard."
 
 
-def _shard_named(name: str) -> Shard | None:
+def _parse_shard_name(name: str) -> Shard | None:
     """Parse a shard's name into a Shard with count 0; return None if it isn't one."""
-    found = _SHARD_NAME.fullmatch(name)
+    match = _SHARD_NAME.fullmatch(name)
     try:
-        return found and Shard(found["split"], int(found["index"]), int(found["of"]), 0, int(found["part"] or 0))
+        return match and Shard(match["split"], int(match["index"]), int(match["of"]), 0, int(match["part"] or 0))
     except ShardError:
         return None

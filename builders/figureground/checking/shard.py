@@ -26,9 +26,9 @@ from figureground.checking import similar
 from figureground.core.errors import join_names
 from figureground.core.files import MAX_TEXT_BYTES, FileError, open_regular, parse_json
 from figureground.shards.columns import REASON, Columns
-from figureground.shards.formats.format import Reading, opened_formats
+from figureground.shards.formats.format import Reading, load_formats
 from figureground.shards.formats.parquet import check_rows
-from figureground.shards.problems import Problems, in_a_line
+from figureground.shards.problems import Problems, shorten_error
 from figureground.shards.samples import Stored
 from figureground.shards.shard import RECIPE, Shard
 from figureground.sources import marks
@@ -51,27 +51,27 @@ class Expected:
     image_format: str
     size: int | None
     """Edge of the images in pixels, if the recipe sets it."""
-    again: Callable[[Shard], str]
+    remedy: Callable[[Shard], str]
     """Returns the remedy for a damaged shard, as a sentence."""
-    looks: bool
+    hash_images: bool
     """Whether to compute perceptual hashes."""
     marked: bool = False
     """Whether images must state that they are generated; see `sources.marks`."""
 
 
 @dataclass
-class Seen:
+class ShardContents:
     """Contents of a shard, as read."""
 
     shard: Shard
     findings: list[str] = field(default_factory=list)
-    read: int = 0
+    num_read: int = 0
     """Number of samples readable in at least one format."""
     keys: np.ndarray = field(default_factory=lambda: _digests([]))
     """Digest of the key of every sample and reject, in order: uint64 (n, 2)."""
     images: np.ndarray = field(default_factory=lambda: _digests([]))
     """Digest of each image's pixels, or of its bytes if it can't be decoded, in order: uint64 (n, 2)."""
-    looks: np.ndarray = field(default_factory=lambda: similar.looks([]))
+    hashes: np.ndarray = field(default_factory=lambda: similar.stack_hashes([]))
     """Perceptual hashes of the images; empty if not computed."""
     names: bytes = b""
     """The keys, one per line; a single bytes object takes the least memory."""
@@ -89,7 +89,7 @@ def check_shard(
     marker: Mapping[str, Any],
     progress: Callable[[int], None] = lambda samples: None,
     stop: threading.Event | None = None,
-) -> Seen:
+) -> ShardContents:
     """Read all files of a shard, hash them, and check and compare their samples.
 
     Args:
@@ -102,10 +102,12 @@ def check_shard(
     Returns:
         The shard's contents, with each fault as a line. No file content makes this raise.
     """
-    return _Check(expected, shard, marker, progress, stop or threading.Event()).run()
+    return _ShardCheck(expected, shard, marker, progress, stop or threading.Event()).run()
 
 
-class _Check:
+class _ShardCheck:
+    """Check of one shard; collects what is read of it and its problems."""
+
     def __init__(
         self,
         expected: Expected,
@@ -117,47 +119,47 @@ class _Check:
         self.expected, self.shard, self.marker = expected, shard, marker
         self.progress, self.stop = progress, stop
         self.problems = Problems()
-        self.seen = Seen(shard)
-        self.formats = opened_formats()
+        self.contents = ShardContents(shard)
+        self.formats = load_formats()
         self.paths = {kind: shard.path(kind) for kind in self.formats}
         self.cells: Counter[tuple[int, int]] = Counter()
         self.keys: list[str] = []
         self.images: list[bytes] = []
-        self.looks: list[bytes] = []
+        self.hashes: list[bytes] = []
 
-    def run(self) -> Seen:
+    def run(self) -> ShardContents:
         columns = self.expected.columns
-        there = [kind for kind, path in self.paths.items() if self._is_there(path)]
+        readable = [kind for kind, path in self.paths.items() if self._is_readable(path)]
         streams: dict[str, Iterator[Stored | None]] = {}
         with contextlib.ExitStack() as stack:
-            hashing: dict[str, _Hashing] = {}
-            for kind in there:
+            hashing: dict[str, _HashingFile] = {}
+            for kind in readable:
                 if columns is None or not self.formats[kind].HASHED_WHILE_READ:
                     # A file with the wrong hash isn't read: damage could mislead or crash the library.
-                    if not self._has_its_hash(self.paths[kind]) or columns is None:
+                    if not self._hash_matches(self.paths[kind]) or columns is None:
                         continue
                     file: BinaryIO = stack.enter_context(self._open(self.paths[kind]))
                 else:
-                    hashing[kind] = _Hashing(stack.enter_context(self._open(self.paths[kind])))
+                    hashing[kind] = _HashingFile(stack.enter_context(self._open(self.paths[kind])))
                     file = cast(BinaryIO, hashing[kind])
-                streams[kind] = self.formats[kind].check(self._reading(kind, file, columns))
+                streams[kind] = self.formats[kind].check(self._make_reading(kind, file, columns))
             if columns is not None:
                 self._read_samples(streams, columns)
-            for kind, hashed in hashing.items():
+            for kind, file_hash in hashing.items():
                 if not self.stop.is_set():
-                    self._compare_hash(self.paths[kind], hashed.digest())
-        others = (self.shard.path(kind) for kind in ("rejects", "published_rejects"))
-        for name in sorted(set(self.marker["files"]) & set(others)):
-            if self._is_there(name) and self._has_its_hash(name):
+                    self._compare_hash(self.paths[kind], file_hash.digest())
+        reject_paths = (self.shard.path(kind) for kind in ("rejects", "published_rejects"))
+        for name in sorted(set(self.marker["files"]) & set(reject_paths)):
+            if self._is_readable(name) and self._hash_matches(name):
                 self._check_rejects(name)
         names = [key.replace("\n", " ").encode("utf-8", "replace") for key in self.keys]
-        self.seen.names = b"\n".join(names)
-        self.seen.keys, self.seen.images = _digests([_digest(name) for name in names]), _digests(self.images)
-        self.seen.looks = similar.looks(self.looks)
-        self.seen.findings = self.problems.all(self.expected.again(self.shard))
-        return self.seen
+        self.contents.names = b"\n".join(names)
+        self.contents.keys, self.contents.images = _digests([_digest(name) for name in names]), _digests(self.images)
+        self.contents.hashes = similar.stack_hashes(self.hashes)
+        self.contents.findings = self.problems.to_lines(self.expected.remedy(self.shard))
+        return self.contents
 
-    def _reading(self, kind: str, file: BinaryIO, columns: Columns) -> Reading:
+    def _make_reading(self, kind: str, file: BinaryIO, columns: Columns) -> Reading:
         return Reading(
             self.expected.directory / self.paths[kind], file, self.paths[kind], columns, self.expected.image_format,
             self.marker["planned"], self.problems,
@@ -165,7 +167,7 @@ class _Check:
 
     # --- files ----------------------------------------------------------------------------------
 
-    def _is_there(self, path: str) -> bool:
+    def _is_readable(self, path: str) -> bool:
         """Whether the marker lists a file and it can be opened; record a wrong size as a fault."""
         if path not in self.marker["files"]:
             return False
@@ -181,15 +183,15 @@ class _Check:
         except OSError as error:
             self.problems.lines.append(f"{path}: it can't be read ({error.strerror}).")
             return False
-        said = self.marker["files"][path]["bytes"]
-        if size != said:
-            self.problems.lines.append(f"{path}: it has {size:,} bytes; its marker says {said:,}.")
+        expected_size = self.marker["files"][path]["bytes"]
+        if size != expected_size:
+            self.problems.lines.append(f"{path}: it has {size:,} bytes; its marker says {expected_size:,}.")
         return True
 
     def _open(self, path: str) -> io.BufferedReader:
         return open_regular(self.expected.directory / path, root=self.expected.directory)
 
-    def _has_its_hash(self, path: str) -> bool:
+    def _hash_matches(self, path: str) -> bool:
         with self._open(path) as file:
             return self._compare_hash(path, hashlib.file_digest(file, "sha256").hexdigest())
 
@@ -207,8 +209,8 @@ class _Check:
         if self.expected.columns is None:
             return
         reasons: Counter[str] = Counter()
-        wanted = self.expected.columns.of_rejects()
-        for row in check_rows(self.expected.directory / path, path, wanted, self.marker["planned"], self.problems):
+        columns = self.expected.columns.with_reason()
+        for row in check_rows(self.expected.directory / path, path, columns, self.marker["planned"], self.problems):
             if row is not None:
                 reasons[str(row.get(REASON))] += 1
                 data = (row["image"] or {}).get("bytes")
@@ -231,7 +233,7 @@ class _Check:
     def _compare_reasons(self, path: str, reasons: Mapping[str, int]) -> None:
         if dict(reasons) != self.marker["rejects"]:
             self.problems.lines.append(
-                f"{path}: it holds {_counts(reasons)}; the marker says {_counts(self.marker['rejects'])}."
+                f"{path}: it holds {_format_counts(reasons)}; the marker says {_format_counts(self.marker['rejects'])}."
             )
 
     # --- samples --------------------------------------------------------------------------------
@@ -244,13 +246,13 @@ class _Check:
         for row in itertools.zip_longest(*streams.values(), fillvalue=_END):
             if self.stop.is_set():
                 return
-            found = {k: s for k, s in zip(streams, row, strict=True) if isinstance(s, Stored)}
+            samples = {name: stored for name, stored in zip(streams, row, strict=True) if isinstance(stored, Stored)}
             for kind, sample in zip(streams, row, strict=True):
                 counts[kind] += sample is not _END
-            first, *others = [kind for kind in found if kind not in out_of_step] or [""]
-            out_of_step.update(kind for kind in others if not self._compare(first, kind, found))
-            if found:
-                self._check_samples(found, columns)
+            first, *others = [kind for kind in samples if kind not in out_of_step] or [""]
+            out_of_step.update(kind for kind in others if not self._compare_formats(first, kind, samples))
+            if samples:
+                self._check_samples(samples, columns)
             if (done := done + 1) % 50 == 0:
                 self.progress(50)
         self.progress(done % 50)
@@ -259,49 +261,53 @@ class _Check:
                 self.problems.lines.append(
                     f"{self.paths[kind]}: {count} samples are readable; its marker says {self.marker['samples']}."
                 )
-        said = Counter({(f, b): n for f, b, n in self.marker["cells"]})
-        if self.seen.read == self.marker["samples"] and self.cells != said:
-            differing = sorted(cell for cell in {*said, *self.cells} if said[cell] != self.cells[cell])
+        expected_cells = Counter({(f, b): n for f, b, n in self.marker["cells"]})
+        if self.contents.num_read == self.marker["samples"] and self.cells != expected_cells:
+            differing = sorted(
+                cell for cell in {*expected_cells, *self.cells} if expected_cells[cell] != self.cells[cell]
+            )
             f, b = differing[0]
             self.problems.lines.append(
                 f"{self.shard.path('marker')}: its cells don't match the data, which has {self.cells[f, b]} images of "
-                f"foreground {f} on background {b}, not {said[f, b]} ({len(differing)} cells differ)."
+                f"foreground {f} on background {b}, not {expected_cells[f, b]} ({len(differing)} cells differ)."
             )
 
-    def _compare(self, one: str, other: str, found: Mapping[str, Stored]) -> bool:
+    def _compare_formats(self, one: str, other: str, samples: Mapping[str, Stored]) -> bool:
         """Compare a sample in two formats; return whether it has the same key in both."""
-        mine, theirs = found[one], found[other]
-        if mine.key != theirs.key:
+        sample, other_sample = samples[one], samples[other]
+        if sample.key != other_sample.key:
             self.problems.lines.append(
-                f"{self.paths[one]}: it has {mine.key} where {self.paths[other]} has {theirs.key}; "
+                f"{self.paths[one]}: it has {sample.key} where {self.paths[other]} has {other_sample.key}; "
                 "later samples weren't compared."
             )
             return False
-        if mine == theirs:
+        if sample == other_sample:
             return True
         where = f"{self.paths[one]} and {self.paths[other]}"
-        for what in ("image", "prompt", "provenance"):
-            if getattr(mine, what) != getattr(theirs, what):
-                self.problems.add(where, f"their {what} differs", mine.key)
-        for of in ("labels", "texts", "images"):
-            here, there = getattr(mine, of), getattr(theirs, of)
-            for name in sorted({*here, *there}):
-                if here.get(name) != there.get(name):
-                    detail = "" if of == "images" else f"{here.get(name)!r} and {there.get(name)!r}"
-                    self.problems.add(where, f"their {name} differs", mine.key, detail)
+        for attribute in ("image", "prompt", "provenance"):
+            if getattr(sample, attribute) != getattr(other_sample, attribute):
+                self.problems.add(where, f"their {attribute} differs", sample.key)
+        for mapping in ("labels", "texts", "images"):
+            values, other_values = getattr(sample, mapping), getattr(other_sample, mapping)
+            for name in sorted({*values, *other_values}):
+                if values.get(name) != other_values.get(name):
+                    detail = "" if mapping == "images" else f"{values.get(name)!r} and {other_values.get(name)!r}"
+                    self.problems.add(where, f"their {name} differs", sample.key, detail)
         return True
 
-    def _check_samples(self, found: Mapping[str, Stored], columns: Columns) -> None:
+    def _check_samples(self, samples: Mapping[str, Stored], columns: Columns) -> None:
         """Check a sample in each format, or once if all are equal."""
-        first, *others = found.values()
-        same = bool(others) and all(other == first for other in others)
-        self.seen.read += 1
+        first, *others = samples.values()
+        all_equal = bool(others) and all(other == first for other in others)
+        self.contents.num_read += 1
         self.cells[first.labels["foreground"], first.labels["background"]] += 1
         images = []
-        for kind, sample in list(found.items())[: 1 if same else None]:
-            where = self.shard.name if same else self.paths[kind]
+        for kind, sample in list(samples.items())[: 1 if all_equal else None]:
+            where = self.shard.name if all_equal else self.paths[kind]
             self._check_labels(where, sample, columns)
-            images.append(self._decode(where, sample.key, sample.image, self.expected.image_format, self._edge(sample)))
+            images.append(
+                self._decode(where, sample.key, sample.image, self.expected.image_format, self._expected_edge(sample))
+            )
             for name, data in sample.images.items():
                 self._decode(where, f"{sample.key}.{name}", data, "png")
         image = images[0]
@@ -309,19 +315,19 @@ class _Check:
             self._check_mark(first, image)
         self.keys.append(first.key)
         self.images.append(_digest(first.image if image is None else pixel_hash(image).encode()))
-        if self.expected.looks:
+        if self.expected.hash_images:
             # An undecodable image resembles no other, but needs an entry to keep positions aligned.
-            unlike = hashlib.sha256(first.key.encode()).digest()
-            self.looks.append(similar.look(image) if image is not None else unlike)
+            placeholder = hashlib.sha256(first.key.encode()).digest()
+            self.hashes.append(similar.hash_image(image) if image is not None else placeholder)
 
     def _check_mark(self, sample: Stored, image: Image.Image) -> None:
         """Check the digital source type that an image states."""
-        said = marks.read_source_type(image)
-        if said not in (marks.GENERATED, marks.COMPOSITE):
+        source_type = marks.read_source_type(image)
+        if source_type not in (marks.GENERATED, marks.COMPOSITE):
             problem = f"its image lacks the {marks.NAME} that {RECIPE} announces"
-            self.problems.add(self.shard.name, problem, sample.key, said or "")
+            self.problems.add(self.shard.name, problem, sample.key, source_type or "")
 
-    def _edge(self, sample: Stored) -> int | None:
+    def _expected_edge(self, sample: Stored) -> int | None:
         if self.expected.size is not None:
             return self.expected.size
         with contextlib.suppress(ValueError, AttributeError):
@@ -339,39 +345,39 @@ class _Check:
         for name, label in labels.items():
             if not 0 <= label < len(names[name]):
                 problem(where, f"{name} isn't a label from 0 to {len(names[name]) - 1}", key, str(label))
-        if (form := _KEY.fullmatch(key)) is not None:
+        if (parts := _KEY.fullmatch(key)) is not None:
             for name in ("foreground", "background"):
-                if int(form[name]) != labels[name]:
+                if int(parts[name]) != labels[name]:
                     problem(where, f"its {name} differs from its key", key, f"label {labels[name]}")
-            if form["split"] != self.shard.split:
+            if parts["split"] != self.shard.split:
                 problem(where, "its key names another split", key)
         try:
-            said = parse_json(sample.provenance, "provenance")
+            provenance = parse_json(sample.provenance, "provenance")
         except FileError as error:
-            problem(where, "its provenance isn't JSON", key, in_a_line(error))
+            problem(where, "its provenance isn't JSON", key, shorten_error(error))
             return
-        if not isinstance(said, dict):
+        if not isinstance(provenance, dict):
             problem(where, "its provenance isn't a JSON object", key)
             return
-        for name, mine in (("key", key), ("split", self.shard.split), ("prompt", sample.prompt)):
-            if said.get(name) != mine:
-                problem(where, f"its provenance names another {name}", key, f"{said.get(name)!r}")
+        for name, value in (("key", key), ("split", self.shard.split), ("prompt", sample.prompt)):
+            if provenance.get(name) != value:
+                problem(where, f"its provenance names another {name}", key, f"{provenance.get(name)!r}")
         for name, label in labels.items():
-            here = names[name][label] if 0 <= label < len(names[name]) else label
-            if said.get(name) != here:
-                detail = f"labelled {here!r}, provenance says {said.get(name)!r}"
+            class_name = names[name][label] if 0 <= label < len(names[name]) else label
+            if provenance.get(name) != class_name:
+                detail = f"labelled {class_name!r}, provenance says {provenance.get(name)!r}"
                 problem(where, f"its {name} differs from its provenance", key, detail)
-        both = {name: labels[name] for name in ("foreground", "background")}
-        if said.get("labels", both) != both:
-            problem(where, "its labels differ from its provenance", key, f"provenance says {said['labels']}")
+        expected = {name: labels[name] for name in ("foreground", "background")}
+        if provenance.get("labels", expected) != expected:
+            problem(where, "its labels differ from its provenance", key, f"provenance says {provenance['labels']}")
         for name in columns.texts:
-            if str(said.get(name)) != sample.texts[name]:
+            if str(provenance.get(name)) != sample.texts[name]:
                 problem(where, f"its {name} differs from its provenance", key)
-        guide = said.get("guide")
+        guide = provenance.get("guide")
         if isinstance(guide, dict):
             for part in ("cutout", "template"):
                 if isinstance(id := guide.get(part), str) and "@" in id:
-                    self.seen.sources.setdefault(id.rpartition("@")[2], id)
+                    self.contents.sources.setdefault(id.rpartition("@")[2], id)
 
     def _decode(self, where: str, key: str, data: bytes, format: str, edge: int | None = None) -> Image.Image | None:
         """Decode the whole image; return None if that fails or the size is wrong."""
@@ -388,7 +394,7 @@ class _Check:
                 image = open_stored(data)
             image.load()
         except Exception as error:  # Pillow's decoders raise many kinds for damaged data
-            self.problems.add(where, "its image can't be decoded", key, in_a_line(error))
+            self.problems.add(where, "its image can't be decoded", key, shorten_error(error))
             return None
         return image
 
@@ -396,7 +402,7 @@ class _Check:
 _END = object()
 
 
-class _Hashing(io.RawIOBase):
+class _HashingFile(io.RawIOBase):
     """File wrapper that computes the SHA-256 of the whole file while it is read, even with seeks."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -449,5 +455,5 @@ def _digests(digests: list[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint64).reshape(len(digests), 2)
 
 
-def _counts(reasons: Mapping[str, int]) -> str:
+def _format_counts(reasons: Mapping[str, int]) -> str:
     return join_names(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "none"

@@ -32,32 +32,32 @@ _PAIRS_AT_ONCE = 2**21
 """Number of candidate pairs compared at once; 64 MiB per side."""
 
 
-def can_look() -> bool:
+def can_hash() -> bool:
     """Whether `imagehash` is installed."""
     return find_spec("imagehash") is not None
 
 
-def look(image: Image.Image) -> bytes:
+def hash_image(image: Image.Image) -> bytes:
     """Return the image's perceptual hash, 32 bytes."""
     import imagehash
 
     return np.packbits(imagehash.phash(image, hash_size=EDGE).hash).tobytes()
 
 
-def looks(hashes: list[bytes]) -> np.ndarray:
+def stack_hashes(hashes: list[bytes]) -> np.ndarray:
     """Return hashes as an array, uint64 (images, 4)."""
     return np.frombuffer(b"".join(hashes), np.uint64).reshape(len(hashes), WORDS)
 
 
-def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def find_nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the images of `b` that have a near-duplicate in `a`.
 
     Two hashes that differ in at most 15 bits agree in at least one of 16 bands of 16 bits. So only pairs that share a
     band are compared: 1 pair in 4,000 for uniformly distributed hashes.
 
     Args:
-        a: Hashes as returned by `looks`.
-        b: Hashes as returned by `looks`.
+        a: Hashes as returned by `stack_hashes`.
+        b: Hashes as returned by `stack_hashes`.
 
     Returns:
         Positions in `b`, ascending; the position in `a` of the nearest image for each; and their Hamming distances.
@@ -67,52 +67,52 @@ def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     b, group_b = np.unique(b, axis=0, return_inverse=True)
     # Distance and position share one integer, so that a minimum finds both.
     best = np.full(len(b), np.iinfo(np.int64).max)
-    for i, j in _sharing_a_band(a, b):
+    for i, j in _pair_by_band(a, b):
         bits = np.bitwise_count(a[i] ^ b[j]).sum(axis=1, dtype=np.int64)
         close = bits <= NEAR
         np.minimum.at(best, j[close], (bits[close] << 40) + i[close])
     best = best[group_b.reshape(-1)]
-    found = np.flatnonzero(best != np.iinfo(np.int64).max)
-    return found, first_a[best[found] & (2**40 - 1)], best[found] >> 40
+    matches = np.flatnonzero(best != np.iinfo(np.int64).max)
+    return matches, first_a[best[matches] & (2**40 - 1)], best[matches] >> 40
 
 
-def pairs(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def find_pairs(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find all pairs of near-duplicates among images. Of equal hashes, each is paired with the first one only.
 
     Args:
-        hashes: As returned by `looks`.
+        hashes: As returned by `stack_hashes`.
 
     Returns:
         Positions of the first and of the second image of each pair, ascending, and their Hamming distances.
     """
-    known, first, group = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
+    distinct, first, group = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
     group = group.reshape(-1)
     copies = np.setdiff1d(np.arange(len(hashes)), first)
-    found = [np.stack([first[group[copies]], copies, np.zeros(len(copies), np.int64)])]
-    for i, j in _sharing_a_band(known, known):
+    batches = [np.stack([first[group[copies]], copies, np.zeros(len(copies), np.int64)])]
+    for i, j in _pair_by_band(distinct, distinct):
         i, j = i[i < j], j[i < j]
-        bits = np.bitwise_count(known[i] ^ known[j]).sum(axis=1, dtype=np.int64)
+        bits = np.bitwise_count(distinct[i] ^ distinct[j]).sum(axis=1, dtype=np.int64)
         close = bits <= NEAR
-        one, other = first[i[close]], first[j[close]]
-        found.append(np.stack([np.minimum(one, other), np.maximum(one, other), bits[close]]))
-    one, other, bits = np.unique(np.concatenate(found, axis=1), axis=1)
-    return one, other, bits
+        left, right = first[i[close]], first[j[close]]
+        batches.append(np.stack([np.minimum(left, right), np.maximum(left, right), bits[close]]))
+    left, right, bits = np.unique(np.concatenate(batches, axis=1), axis=1)
+    return left, right, bits
 
 
-def _sharing_a_band(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pair_by_band(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield batches of positions in a and b of pairs that agree in a band; a pair may occur several times."""
-    for of_a, of_b in zip(a.view(_BAND).T, b.view(_BAND).T, strict=True):
-        order = np.argsort(of_a, kind="stable")
-        ordered = of_a[order]
-        low = np.searchsorted(ordered, of_b, "left")
-        counts = np.searchsorted(ordered, of_b, "right") - low
+    for band_a, band_b in zip(a.view(_BAND).T, b.view(_BAND).T, strict=True):
+        order = np.argsort(band_a, kind="stable")
+        ordered = band_a[order]
+        low = np.searchsorted(ordered, band_b, "left")
+        counts = np.searchsorted(ordered, band_b, "right") - low
         ends = np.cumsum(counts)
         start = 0
         while start < len(b):
             before = ends[start - 1] if start else 0
             stop = max(start + 1, int(np.searchsorted(ends, before + _PAIRS_AT_ONCE, "right")))
-            some = counts[start:stop]
-            j = np.repeat(np.arange(start, stop), some)
-            within = np.arange(len(j)) - np.repeat(np.cumsum(some) - some, some)
+            batch = counts[start:stop]
+            j = np.repeat(np.arange(start, stop), batch)
+            within = np.arange(len(j)) - np.repeat(np.cumsum(batch) - batch, batch)
             yield order[low[j] + within], j
             start = stop

@@ -305,9 +305,9 @@ def _print_samples(out: Path, table: bool = False) -> int:
     import numpy as np
 
     from figureground.recipe.table import cramers_v
-    from figureground.shards.finished import saved_index
+    from figureground.shards.finished import read_finished_index
 
-    index = saved_index(out)
+    index = read_finished_index(out)
     print_result(f"{out}: {plural(index['samples'], 'sample')}. figureground show {out} draws it.")
     for name, split in index["splits"].items() if table else ():
         counts = np.zeros((len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])), np.int64)

@@ -118,7 +118,7 @@ def _to_local_path(path: Path) -> Path:
     """
     place = parse(str(path)) if is_url(path) else path
     if isinstance(place, StoreUrl):
-        raise UsageError(f"{place}: this command takes a directory, not a URL. {how_to_copy(place)}")
+        raise UsageError(f"{place}: this command takes a directory, not a URL. {describe_copying(place)}")
     return place
 
 

@@ -21,8 +21,8 @@ from figureground.running.directory import register_worker
 from figureground.shards import card
 from figureground.shards.claiming import INDEX_LOCK
 from figureground.shards.columns import Columns
-from figureground.shards.directory import beside
-from figureground.shards.filling import counted, fill
+from figureground.shards.directory import find_added_files
+from figureground.shards.filling import fill, track_results
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import Shard
@@ -86,7 +86,7 @@ def write_shards(
 
     def write(shard: Shard, bar: tqdm) -> None:
         write_encoded(
-            out, shard, columns, counted(results(shard), bar), formats=formats, image_format=image_format,
+            out, shard, columns, track_results(results(shard), bar), formats=formats, image_format=image_format,
             publish_rejects=publish_rejects, version=version,
         )  # fmt: skip
 
@@ -111,7 +111,7 @@ def print_note(note: str, show_progress: bool) -> None:
 
 def copy_files(source: FinishedDataset, out: Path) -> None:
     """Copy files such as LICENSE. Call it under the stages' lock, or another process may remove a draft."""
-    for path in beside(source.directory):
+    for path in find_added_files(source.directory):
         with suppress(FileExistsError):
             create_bytes(out / path.name, read_bytes(path, root=source.directory), root=out)
 
@@ -121,7 +121,7 @@ def copy_card_text(source: FinishedDataset, out: Path) -> None:
     path = source.directory / card.CARD
     if not path.exists():
         return
-    empty_fields: dict[str, Any] = {name: [] for name in card.OURS}
+    empty_fields: dict[str, Any] = {name: [] for name in card.GENERATED_KEYS}
     text = card.rewrite(
         read_text(path, root=source.directory, encoding="utf-8-sig"), empty_fields, f"{card.BEGIN}\n{card.END}\n"
     )

@@ -26,7 +26,7 @@ from figureground.running.directory import claim_directory, describe_progress
 from figureground.shards import index
 from figureground.shards.claiming import STAGES_LOCK
 from figureground.shards.finished import FinishedDataset, refuse_overlap
-from figureground.shards.formats.format import loaded_as
+from figureground.shards.formats.format import find_loadable
 from figureground.shards.samples import Dropped, Encoded, Stored
 from figureground.shards.shard import Shard
 
@@ -87,8 +87,8 @@ def curate(
     refuse_overlap(out, [directory])
     source = FinishedDataset(directory)
     if publish_rejects:
-        source.columns.of_rejects()
-        kind = loaded_as(source.formats)
+        source.columns.with_reason()
+        kind = find_loadable(source.formats)
         if kind is None or not kind.PUBLISHES_REJECTS:
             raise RecipeError(
                 "--publish-rejects",
@@ -108,7 +108,7 @@ def curate(
     scan = apply_rule(source, rule, known_names, scores, whole_sets, show_progress)
     num_kept = scan.kept.total()
     step = {
-        "did": "curate", "rule": rule.text, "from": source.told(), "kept": num_kept,
+        "did": "curate", "rule": rule.text, "from": source.lineage_entry(), "kept": num_kept,
         "dropped": source.samples - num_kept,
     }  # fmt: skip
     identity = {"rule": rule.text, "publish_rejects": publish_rejects, "scores": fingerprints(scores)}

@@ -87,7 +87,7 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
     parts = _interleave_shards(sources)
     first = _count_earlier(parts, sources, labels)
     total = sum(source.samples for source in sources)
-    step = {"did": "merge", "from": [source.told() for source in sources], "samples": total}
+    step = {"did": "merge", "from": [source.lineage_entry() for source in sources], "samples": total}
     marked = [source for source in sources if recipes.is_marked(source.recipe)]
     if 0 < len(marked) < len(sources):
         unmarked = join_names(source.name for source in sources if source not in marked)

@@ -29,7 +29,7 @@ import numpy as np
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import create_bytes
 from figureground.core.tables import TextTable, UnreadableText
-from figureground.shards.directory import score_files
+from figureground.shards.directory import find_score_files
 from figureground.shards.shard import SCORES
 from figureground.sources.images import content_hash
 
@@ -138,7 +138,7 @@ def read_scores(directory: Path) -> dict[str, Scores]:
         FiguregroundError: As for `Scores`, or two files have the same name.
     """
     scores: dict[str, Scores] = {}
-    for path in score_files(directory):
+    for path in find_score_files(directory):
         if path.stem in scores:
             raise FiguregroundError(f"{SCORES} holds both {scores[path.stem].path.name} and {path.name}. Keep one.")
         scores[path.stem] = Scores(path)

@@ -26,7 +26,7 @@ from figureground.diffusion.interval import skip_guidance
 from figureground.diffusion.starts import find_start
 from figureground.models.family_records import Route, Start
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
-from figureground.shards.remaining import NothingLeft, describe, remedies
+from figureground.shards.remaining import NothingLeft, advise, describe_rejects
 
 LoadGuide = Callable[[Spec], tuple[Image.Image, Image.Image | None]]
 """Returns a Spec's guide (RGB, size × size) and its foreground's mask (L), or None without one.
@@ -192,8 +192,8 @@ class Renderer:
             self._reject_counts[reason] += 1
             if self._reject_counts.total() >= MOST_REJECTED:
                 raise NothingLeft(
-                    f"The first {MOST_REJECTED} images were all rejected ({describe(self._reject_counts)}), so the "
-                    f"rest most likely would be too. {remedies(self._reject_counts)}"
+                    f"The first {MOST_REJECTED} images were all rejected ({describe_rejects(self._reject_counts)}), so "
+                    f"the rest most likely would be too. {advise(self._reject_counts)}"
                 )
         if reason != "non-finite":
             self._num_non_finite = None

@@ -37,7 +37,7 @@ from figureground.evaluation.running import (
 from figureground.recipe.severity import FILE as AXES
 from figureground.shards.card import public
 from figureground.shards.claiming import STAGES_LOCK, remove_locks
-from figureground.shards.index import tell_scores
+from figureground.shards.index import rewrite_croissant
 from figureground.shards.shard import SCORES
 from figureground.sources.images import content_hash
 
@@ -197,7 +197,7 @@ def evaluate(
             for name, path in scores.items():
                 _write_scores(path, images, opened[name], evaluation.predictions[name])
         remove_locks(directory)
-        tell_scores(directory)
+        rewrite_croissant(directory)
     write_results(out, write_page(evaluation), report)
     return evaluation
 

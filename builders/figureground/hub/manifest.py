@@ -18,17 +18,17 @@ from figureground.recipe import document as recipes
 from figureground.recipe.formats import FORMATS
 from figureground.recipe.settings import Names, find_marks
 from figureground.shards import card, croissant
-from figureground.shards.directory import beside, score_files
-from figureground.shards.finished import FinishedDataset, saved_index
-from figureground.shards.formats.format import in_order, loaded_as
-from figureground.shards.index import INDEX, finish_again
+from figureground.shards.directory import find_added_files, find_score_files
+from figureground.shards.finished import FinishedDataset, read_finished_index
+from figureground.shards.formats.format import find_loadable, sort_formats
+from figureground.shards.index import INDEX, rewrite_descriptions
 from figureground.shards.markers import formats_of, markers, to_text
 from figureground.shards.shard import LABELS, MARKERS, PRIVATE, RECIPE, Shard
 
-AT_THE_TOP = (card.CARD, croissant.CROISSANT, card.PREVIEW)
+TOP_LEVEL = (card.CARD, croissant.CROISSANT, card.PREVIEW)
 """Published files at the top of the directory."""
 
-DESCRIBING = (RECIPE, INDEX, f"{PRIVATE}/numerics.json", card.ATTRIBUTION, LABELS)
+DESCRIPTIONS = (RECIPE, INDEX, f"{PRIVATE}/numerics.json", card.ATTRIBUTION, LABELS)
 """Published files below `_figureground`, besides markers and scores. `stages` isn't published: a build needs its
 contents, such as fine-tuned weights, only while it runs, and the recipe's hashes identify them."""
 
@@ -42,7 +42,7 @@ class Item:
     path: str
     """Path in the repository."""
     file: Path
-    known: str | None = None
+    known_sha256: str | None = None
     """SHA-256 from a marker, if there is one."""
 
     @cached_property
@@ -51,7 +51,7 @@ class Item:
 
     @cached_property
     def sha256(self) -> str:
-        return self.known or _digest(self.file, hashlib.sha256())
+        return self.known_sha256 or _digest(self.file, hashlib.sha256())
 
     @cached_property
     def blob(self) -> str:
@@ -59,19 +59,19 @@ class Item:
         return _digest(self.file, hashlib.sha1(b"blob %d\0" % self.size))
 
     @property
-    def turn(self) -> int:
+    def upload_rank(self) -> int:
         """Rank in the upload order: the recipe first, since it identifies the repository; the card last."""
         return {RECIPE: 0, INDEX: 2, croissant.CROISSANT: 2, card.CARD: 3}.get(self.path, 1)
 
 
 def _digest(file: Path, digest: Any) -> str:
-    with open_regular(file) as opened:
-        while block := opened.read(_BLOCK):
+    with open_regular(file) as stream:
+        while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
 
 
-def pack(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[Item]:
+def select_files(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[Item]:
     """Return the files of a finished dataset to publish, in upload order.
 
     Included are shards, rejects, markers, index, recipe, card, Croissant, scores, images of the card, and files such as
@@ -87,13 +87,13 @@ def pack(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[
         RecipeError: The dataset lacks a requested format, or `load_dataset` reads none of them.
         FiguregroundError: The dataset isn't finished.
     """
-    have = tuple(in_order(finished(directory).formats))
-    chosen = tuple(in_order(have if formats is None else formats))
-    if missing := sorted(set(formats or ()) - set(have)):
-        raise RecipeError("--formats", f"{directory} has no {join_names(missing)}; it holds {' and '.join(have)}.")
+    available = tuple(sort_formats(open_finished(directory).formats))
+    chosen = tuple(sort_formats(available if formats is None else formats))
+    if missing := sorted(set(formats or ()) - set(available)):
+        raise RecipeError("--formats", f"{directory} has no {join_names(missing)}; it holds {' and '.join(available)}.")
     if not chosen:
-        raise RecipeError("--formats", f"no format given; choose from {' and '.join(have)}, or omit the flag.")
-    if loaded_as(chosen) is None:
+        raise RecipeError("--formats", f"no format given; choose from {' and '.join(available)}, or omit the flag.")
+    if find_loadable(chosen) is None:
         loadable = join_names(name for name, kind in FORMATS.items() if kind.LOADABLE)
         raise RecipeError(
             "--formats",
@@ -101,45 +101,45 @@ def pack(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[
             f"{loadable}.",
         )
     recipe = scratch / "recipe.json"
-    recipe.write_text(_public_recipe(directory, chosen), encoding="utf-8")
-    if chosen != have:
-        directory = _in_formats(directory, chosen, scratch / "dataset")
-    items = {item.path: item for item in _belonging(directory)}
+    recipe.write_text(_make_public_recipe(directory, chosen), encoding="utf-8")
+    if chosen != available:
+        directory = _copy_in_formats(directory, chosen, scratch / "dataset")
+    items = {item.path: item for item in _iterate_items(directory)}
     items[RECIPE] = Item(RECIPE, recipe)
     # Copy files that a user may still edit, so that their current state is sent.
     for path in (card.CARD, croissant.CROISSANT, INDEX):
         if path in items:
             items[path] = Item(path, Path(shutil.copy(items[path].file, scratch / Path(path).name)))
-    return sorted(items.values(), key=lambda item: (item.turn, item.path))
+    return sorted(items.values(), key=lambda item: (item.upload_rank, item.path))
 
 
-def finished(directory: Path) -> FinishedDataset:
+def open_finished(directory: Path) -> FinishedDataset:
     """Return a dataset whose shards are all finished, and which has a card.
 
     Raises:
         FiguregroundError: The build isn't finished, or the directory isn't a dataset.
     """
-    saved_index(directory)
+    read_finished_index(directory)
     for path in (RECIPE, card.CARD):
         if not (directory / path).exists():
             raise FiguregroundError(f"{directory} has no {path}. Rerun the build's command: it resumes.")
     return FinishedDataset(directory)
 
 
-def _belonging(directory: Path) -> Iterator[Item]:
+def _iterate_items(directory: Path) -> Iterator[Item]:
     """Yield the published files: those listed in markers, and known names. The directory is never walked."""
     for marker in markers(directory).values():
-        shard = Shard.of_marker(marker).path("marker")
-        yield Item(shard, directory / shard)
+        marker_path = Shard.from_marker(marker).path("marker")
+        yield Item(marker_path, directory / marker_path)
         for path, file in marker["files"].items():
             yield Item(path, directory / path, file["sha256"])
-    named = [directory / path for path in (*AT_THE_TOP, *DESCRIBING)]
-    for path in [*named, *beside(directory), *score_files(directory)]:
+    fixed_paths = [directory / path for path in (*TOP_LEVEL, *DESCRIPTIONS)]
+    for path in [*fixed_paths, *find_added_files(directory), *find_score_files(directory)]:
         if path.is_file():
             yield Item(path.relative_to(directory).as_posix(), path)
 
 
-def _public_recipe(directory: Path, formats: Sequence[str]) -> str:
+def _make_public_recipe(directory: Path, formats: Sequence[str]) -> str:
     """Return the recipe as JSON, without local paths and with the published formats."""
     recipe = read_object(directory / RECIPE, root=directory)
     paths = None
@@ -154,35 +154,35 @@ def _public_recipe(directory: Path, formats: Sequence[str]) -> str:
     return json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
 
 
-def _in_formats(directory: Path, formats: Sequence[str], out: Path) -> Path:
+def _copy_in_formats(directory: Path, formats: Sequence[str], out: Path) -> Path:
     """Create the dataset in fewer formats: links to its files, with card, index and markers for those formats only."""
     (out / MARKERS).mkdir(parents=True)
     for marker in markers(directory).values():
-        kept = _marker_in_formats(marker, formats)
-        (out / Shard.of_marker(marker).path("marker")).write_text(to_text(kept), encoding="utf-8")
-        for path in kept["files"]:
+        reduced = _marker_in_formats(marker, formats)
+        (out / Shard.from_marker(marker).path("marker")).write_text(to_text(reduced), encoding="utf-8")
+        for path in reduced["files"]:
             _link(directory / path, out / path)
-    for item in list(_belonging(directory)):
+    for item in list(_iterate_items(directory)):
         if (
-            item.known is None
+            item.known_sha256 is None
             and not item.path.startswith(MARKERS)
             and item.path not in (INDEX, card.CARD, croissant.CROISSANT)
         ):
             _link(item.file, out / item.path)
     shutil.copy(directory / card.CARD, out / card.CARD)
-    index = finished(directory).index
-    told = dict(index["card"])
-    if "formats" in told.get("recipe", {}):
-        told["recipe"] = {**told["recipe"], "formats": list(formats)}
-    (out / INDEX).write_text(to_text({**index, "formats": list(formats), "card": told}), encoding="utf-8")
-    finish_again(out)
+    index = open_finished(directory).index
+    card_content = dict(index["card"])
+    if "formats" in card_content.get("recipe", {}):
+        card_content["recipe"] = {**card_content["recipe"], "formats": list(formats)}
+    (out / INDEX).write_text(to_text({**index, "formats": list(formats), "card": card_content}), encoding="utf-8")
+    rewrite_descriptions(out)
     return out
 
 
 def _marker_in_formats(marker: Mapping[str, Any], formats: Sequence[str]) -> dict[str, Any]:
-    shard = Shard.of_marker(marker)
+    shard = Shard.from_marker(marker)
     dropped = {shard.path(kind) for kind in formats_of(marker) if kind not in formats}
-    kind = loaded_as(formats)
+    kind = find_loadable(formats)
     if kind is None or not kind.PUBLISHES_REJECTS:  # all configs of a repository must share a format
         dropped.add(shard.path("published_rejects"))
     return {**marker, "files": {path: file for path, file in marker["files"].items() if path not in dropped}}

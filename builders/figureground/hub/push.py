@@ -20,20 +20,20 @@ from typing import TYPE_CHECKING, Any
 from figureground.core.errors import RecipeError, join_names
 from figureground.core.files import MAX_JSON_BYTES, parse_json, read_bytes, read_object, read_text
 from figureground.hub import card as hub_card
-from figureground.hub.errors import AGAIN, HubError, explained, transient
-from figureground.hub.manifest import Item, finished, pack
+from figureground.hub.errors import RESUME_ADVICE, HubError, explain_errors, is_transient
+from figureground.hub.manifest import Item, open_finished, select_files
 from figureground.recipe.formats import FORMATS
 from figureground.shards.card import CARD as README
-from figureground.shards.formats.format import folders
+from figureground.shards.formats.format import list_folders
 from figureground.shards.index import INDEX
 from figureground.shards.shard import PRIVATE, PUBLISHED_REJECTS, RECIPE
-from figureground.stores.mirror import reading
+from figureground.stores.mirror import local_copy
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-CARD_HERE = f"{PRIVATE}/README.md"
+PUSHED_CARD = f"{PRIVATE}/README.md"
 """Path in the repository of the local card as last pushed; the base for merging later edits of both sides."""
 
 FILES_AT_ONCE = 500
@@ -42,7 +42,7 @@ FILES_AT_ONCE = 500
 TRIES, SECONDS = 3, 2.0
 """Number of upload attempts when the Hub fails, and the first delay in seconds, doubled after each attempt."""
 
-WITHOUT_DATA = (README, ".gitattributes", ".gitignore")
+EMPTY_REPOSITORY_FILES = (README, ".gitattributes", ".gitignore")
 
 FINDINGS_SHOWN = 5
 
@@ -81,7 +81,7 @@ def push(
         FiguregroundError: The dataset isn't finished, or its card and the one on the Hub conflict.
     """
     _refuse_wrong_use(repo_id, revision, create_pr, formats)
-    with reading(directory, show_progress) as local:
+    with local_copy(directory, show_progress) as local:
         return _push(local, repo_id, private, revision, create_pr, formats, show_progress)
 
 
@@ -91,21 +91,21 @@ def _push(
 ) -> str:  # fmt: skip
     from huggingface_hub import HfApi
 
-    finished(directory)
+    open_finished(directory)
     api = HfApi(library_name="figureground")
-    with explained(repo_id):
+    with explain_errors(repo_id):
         user = api.whoami()["name"]  # fail on a missing login before the long check
-    before = _described(directory)
-    _check(directory, show_progress)
+    before = _read_descriptions(directory)
+    _require_no_findings(directory, show_progress)
     with (
-        explained(repo_id),
+        explain_errors(repo_id),
         tempfile.TemporaryDirectory(prefix="figureground-push-") as scratch,
         _progress(show_progress),
     ):
         manifest = Path(scratch) / "manifest"
         manifest.mkdir()
-        items = pack(directory, formats, manifest)
-        if _described(directory) != before:
+        items = select_files(directory, formats, manifest)
+        if _read_descriptions(directory) != before:
             raise HubError(
                 f"{directory} was changed by another process during the check ({INDEX} or {RECIPE} differs). "
                 "Nothing was sent. Push it again."
@@ -136,12 +136,12 @@ def _refuse_wrong_use(repo_id: str, revision: str | None, create_pr: bool, forma
         raise RecipeError("--formats", f"unknown format {join_names(map(repr, unknown))}; known are {known}.")
 
 
-def _described(directory: Path) -> list[bytes]:
+def _read_descriptions(directory: Path) -> list[bytes]:
     """Return the bytes of index and recipe, which change if an extension finishes meanwhile."""
     return [read_bytes(directory / name, root=directory, max_bytes=MAX_JSON_BYTES) for name in (INDEX, RECIPE)]
 
 
-def _check(directory: Path, show_progress: bool) -> None:
+def _require_no_findings(directory: Path, show_progress: bool) -> None:
     from figureground.checking.dataset import check
 
     findings = check(directory, show_progress=show_progress).findings
@@ -184,32 +184,32 @@ def _publish(
             f"{repo_id} exists and is public, so nothing was sent. Make it private on {url}/settings, or omit "
             "--private."
         )
-    target, address = _target(api, repo_id, url, revision)
-    title = f"figureground dataset {_recipe(items)['sha256'][:12]}"
-    there = _listing(api, repo_id, target)
-    pull = _open_pull(api, repo_id, title, user) if create_pr else None
-    if pull:
-        target, address = pull
-        there = _listing(api, repo_id, target)
-    _refuse_strangers(api, repo_id, target, items, there, scratch)
-    cards = _joint_card(api, repo_id, target, items, there, scratch)
+    target, address = _resolve_target(api, repo_id, url, revision)
+    title = f"figureground dataset {_read_recipe(items)['sha256'][:12]}"
+    remote_files = _list_files(api, repo_id, target)
+    pull_request = _find_pull_request(api, repo_id, title, user) if create_pr else None
+    if pull_request:
+        target, address = pull_request
+        remote_files = _list_files(api, repo_id, target)
+    _refuse_other_contents(api, repo_id, target, items, remote_files, scratch)
+    cards = _merge_cards(api, repo_id, target, items, remote_files, scratch)
     items = [item for item in items if item.path != README]
-    if create_pr and pull is None:
-        if not _lacking([*items, *cards], there):
+    if create_pr and pull_request is None:
+        if not _find_unsent([*items, *cards], remote_files):
             return url  # nothing to propose
-        made = api.create_pull_request(repo_id, title, repo_type="dataset")
-        assert made.git_reference is not None
-        target, address = made.git_reference, made.url
-    for _, group in itertools.groupby(_lacking(items, there), key=lambda item: item.turn):
+        created = api.create_pull_request(repo_id, title, repo_type="dataset")
+        assert created.git_reference is not None
+        target, address = created.git_reference, created.url
+    for _, group in itertools.groupby(_find_unsent(items, remote_files), key=lambda item: item.upload_rank):
         batch = list(group)
         for start in range(0, len(batch), FILES_AT_ONCE):
-            _hand_over(api, repo_id, target, batch[start : start + FILES_AT_ONCE], scratch / "staging")
-    _compare(repo_id, items, _listing(api, repo_id, target))
-    _hand_over(api, repo_id, target, _lacking(cards, there), scratch / "staging")
-    there = _listing(api, repo_id, target)
-    _compare(repo_id, [*items, *cards], there)
+            _upload(api, repo_id, target, batch[start : start + FILES_AT_ONCE], scratch / "staging")
+    _check_uploaded(repo_id, items, _list_files(api, repo_id, target))
+    _upload(api, repo_id, target, _find_unsent(cards, remote_files), scratch / "staging")
+    remote_files = _list_files(api, repo_id, target)
+    _check_uploaded(repo_id, [*items, *cards], remote_files)
     ours = {item.path for item in items}
-    if intruders := sorted(path for path in there if _is_data(path) and path not in ours):
+    if intruders := sorted(path for path in remote_files if _is_data(path) and path not in ours):
         raise HubError(
             f"{repo_id}: somebody else uploaded {join_names(intruders, 3)} at the same time, which would be read as "
             "part of this dataset. Delete files that don't belong there, and push again."
@@ -217,7 +217,7 @@ def _publish(
     return address
 
 
-def _target(api: HfApi, repo_id: str, url: str, revision: str | None) -> tuple[str, str]:
+def _resolve_target(api: HfApi, repo_id: str, url: str, revision: str | None) -> tuple[str, str]:
     """Return the branch to commit to, creating it if needed, and its URL."""
     if revision in (None, "main"):
         return "main", url
@@ -227,16 +227,17 @@ def _target(api: HfApi, repo_id: str, url: str, revision: str | None) -> tuple[s
     return revision, f"{url}/discussions/{number}" if number.isdecimal() else f"{url}/tree/{revision}"
 
 
-def _open_pull(api: HfApi, repo_id: str, title: str, user: str) -> tuple[str, str] | None:
+def _find_pull_request(api: HfApi, repo_id: str, title: str, user: str) -> tuple[str, str] | None:
     """Return the branch and URL of the pull request that an earlier run opened for the same recipe, or None."""
-    found = api.get_repo_discussions(repo_id, author=user, discussion_type="pull_request", repo_type="dataset")
-    for pull in found:
-        if pull.title == title and pull.author == user and pull.status in ("open", "draft") and pull.git_reference:
-            return pull.git_reference, pull.url
+    discussions = api.get_repo_discussions(repo_id, author=user, discussion_type="pull_request", repo_type="dataset")
+    for pull_request in discussions:
+        is_ours = pull_request.title == title and pull_request.author == user
+        if is_ours and pull_request.status in ("open", "draft") and pull_request.git_reference:
+            return pull_request.git_reference, pull_request.url
     return None
 
 
-def _listing(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
+def _list_files(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
     from huggingface_hub.hf_api import RepoFile
 
     tree = api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type="dataset")
@@ -244,27 +245,27 @@ def _listing(api: HfApi, repo_id: str, revision: str) -> dict[str, RepoFile]:
 
 
 def _is_data(path: str) -> bool:
-    return path.startswith(tuple(f"{folder}/" for folder in (*folders(), PUBLISHED_REJECTS)))
+    return path.startswith(tuple(f"{folder}/" for folder in (*list_folders(), PUBLISHED_REJECTS)))
 
 
-def _same(item: Item, there: RepoFile | None) -> bool:
-    if there is None or there.size != item.size:
+def _is_same(item: Item, remote: RepoFile | None) -> bool:
+    if remote is None or remote.size != item.size:
         return False
-    return there.lfs.sha256 == item.sha256 if there.lfs else there.blob_id == item.blob
+    return remote.lfs.sha256 == item.sha256 if remote.lfs else remote.blob_id == item.blob
 
 
-def _lacking(items: Iterable[Item], there: Mapping[str, RepoFile]) -> list[Item]:
-    return [item for item in items if not _same(item, there.get(item.path))]
+def _find_unsent(items: Iterable[Item], remote_files: Mapping[str, RepoFile]) -> list[Item]:
+    return [item for item in items if not _is_same(item, remote_files.get(item.path))]
 
 
 def _download(api: HfApi, repo_id: str, revision: str, path: str, scratch: Path) -> str:
-    at = api.hf_hub_download(
+    local_path = api.hf_hub_download(
         repo_id, path, repo_type="dataset", revision=revision, local_dir=scratch / "there", force_download=True
     )
-    return read_text(Path(at))
+    return read_text(Path(local_path))
 
 
-def _recipe(items: Iterable[Item]) -> dict[str, Any]:
+def _read_recipe(items: Iterable[Item]) -> dict[str, Any]:
     item = next(item for item in items if item.path == RECIPE)
     return read_object(item.file)
 
@@ -272,8 +273,8 @@ def _recipe(items: Iterable[Item]) -> dict[str, Any]:
 # Existing contents of the repository
 
 
-def _refuse_strangers(
-    api: HfApi, repo_id: str, revision: str, items: Sequence[Item], there: Mapping[str, RepoFile], scratch: Path
+def _refuse_other_contents(
+    api: HfApi, repo_id: str, revision: str, items: Sequence[Item], remote_files: Mapping[str, RepoFile], scratch: Path
 ) -> None:
     """Refuse a repository whose data wouldn't be exactly this dataset after the push.
 
@@ -281,33 +282,35 @@ def _refuse_strangers(
     is a part of it.
     """
     ours = {item.path: item for item in items}
-    data = [path for path in there if _is_data(path)]
-    elsewhere = f"Push to another name, or delete the contents of {repo_id}."
-    if RECIPE not in there:
-        others = [path for path in there if path not in WITHOUT_DATA and not path.upper().startswith("LICEN")]
-        if others:
+    data = [path for path in remote_files if _is_data(path)]
+    remedy = f"Push to another name, or delete the contents of {repo_id}."
+    if RECIPE not in remote_files:
+        other_files = [
+            path for path in remote_files if path not in EMPTY_REPOSITORY_FILES and not path.upper().startswith("LICEN")
+        ]
+        if other_files:
             raise HubError(
-                f"{repo_id} holds something else ({join_names(sorted(others), 3)}) and wasn't changed. {elsewhere}"
+                f"{repo_id} holds something else ({join_names(sorted(other_files), 3)}) and wasn't changed. {remedy}"
             )
         return
-    strangers = sorted(path for path in data if path not in ours)
-    differing = [path for path in data if path in ours and not _same(ours[path], there[path])]
-    if _same(ours[RECIPE], there[RECIPE]):
-        same = True
+    unknown = sorted(path for path in data if path not in ours)
+    differing = [path for path in data if path in ours and not _is_same(ours[path], remote_files[path])]
+    if _is_same(ours[RECIPE], remote_files[RECIPE]):
+        same_recipe = True
     else:
         try:
-            same = (
+            same_recipe = (
                 parse_json(_download(api, repo_id, revision, RECIPE, scratch), RECIPE).get("sha256")
-                == _recipe(items)["sha256"]
+                == _read_recipe(items)["sha256"]
             )
         except (ValueError, AttributeError):
-            raise HubError(f"{repo_id}: its {RECIPE} can't be read. {elsewhere}") from None
-    if not same and (strangers or differing or not data):
+            raise HubError(f"{repo_id}: its {RECIPE} can't be read. {remedy}") from None
+    if not same_recipe and (unknown or differing or not data):
         raise HubError(
-            f"{repo_id} holds a dataset with another recipe and wasn't changed; a repository holds one. {elsewhere}"
+            f"{repo_id} holds a dataset with another recipe and wasn't changed; a repository holds one. {remedy}"
         )
-    if strangers:
-        kinds = {path.split("/")[0] for path in strangers}
+    if unknown:
+        kinds = {path.split("/")[0] for path in unknown}
         unsent = kinds - {path.split("/")[0] for path in ours}
         advice = (
             "Push all formats that it holds (omit --formats)"
@@ -316,29 +319,29 @@ def _refuse_strangers(
         )
         raise HubError(
             f"{repo_id} holds shards that aren't in this dataset and would be read as part of it: "
-            f"{join_names(strangers, 3)}. {advice}."
+            f"{join_names(unknown, 3)}. {advice}."
         )
 
 
-def _joint_card(
-    api: HfApi, repo_id: str, revision: str, items: Sequence[Item], there: Mapping[str, RepoFile], scratch: Path
+def _merge_cards(
+    api: HfApi, repo_id: str, revision: str, items: Sequence[Item], remote_files: Mapping[str, RepoFile], scratch: Path
 ) -> list[Item]:
     """Return the card to publish, with the Hub's edits, and the local card as the base for the next push."""
-    here = next(item for item in items if item.path == README)
-    base = Item(CARD_HERE, here.file)
-    if README not in there or _same(here, there[README]):
-        return [base, here]
+    local_card = next(item for item in items if item.path == README)
+    base = Item(PUSHED_CARD, local_card.file)
+    if README not in remote_files or _is_same(local_card, remote_files[README]):
+        return [base, local_card]
     text = _download(api, repo_id, revision, README, scratch)
-    before = _download(api, repo_id, revision, CARD_HERE, scratch) if CARD_HERE in there else None
-    joint = scratch / "manifest" / "joint.md"
-    joint.write_text(hub_card.join(read_text(here.file), text, before), encoding="utf-8")
-    return [base, Item(README, joint)]
+    before = _download(api, repo_id, revision, PUSHED_CARD, scratch) if PUSHED_CARD in remote_files else None
+    merged = scratch / "manifest" / "joint.md"
+    merged.write_text(hub_card.merge_cards(read_text(local_card.file), text, before), encoding="utf-8")
+    return [base, Item(README, merged)]
 
 
 # Sending
 
 
-def _hand_over(api: HfApi, repo_id: str, revision: str, items: Sequence[Item], staging: Path) -> None:
+def _upload(api: HfApi, repo_id: str, revision: str, items: Sequence[Item], staging: Path) -> None:
     """Upload files through a folder of links to them; retry if the Hub or the network fails."""
     if not items:
         return
@@ -355,24 +358,24 @@ def _hand_over(api: HfApi, repo_id: str, revision: str, items: Sequence[Item], s
             )  # fmt: skip
             break
         except Exception as error:
-            if attempt == TRIES or not transient(error):
+            if attempt == TRIES or not is_transient(error):
                 raise
             time.sleep(SECONDS * 2 ** (attempt - 1))
     shutil.rmtree(staging)
 
 
-def _compare(repo_id: str, items: Iterable[Item], there: Mapping[str, RepoFile]) -> None:
+def _check_uploaded(repo_id: str, items: Iterable[Item], remote_files: Mapping[str, RepoFile]) -> None:
     """Check that the Hub holds the sent files.
 
     Raises:
         HubError: A file is missing on the Hub or has another size or hash.
     """
     wrong = [
-        f"{item.path} is missing" if item.path not in there else f"{item.path} differs"
-        for item in _lacking(items, there)
+        f"{item.path} is missing" if item.path not in remote_files else f"{item.path} differs"
+        for item in _find_unsent(items, remote_files)
     ]
     if wrong:
         raise HubError(
-            f"{repo_id}: after the upload, the Hub doesn't match the sent files: {join_names(wrong, 3)}. Either they "
-            f"were changed meanwhile, or the repository's .gitignore excludes them. {AGAIN}"
+            f"{repo_id}: after the upload, the Hub doesn't match the sent files: {join_names(wrong, 3)}. Either they were "
+            f"changed meanwhile, or the repository's .gitignore excludes them. {RESUME_ADVICE}"
         )

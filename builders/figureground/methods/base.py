@@ -49,7 +49,7 @@ from figureground.recipe.starter import write_starter
 from figureground.running import building
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
-from figureground.shards.finished import saved_index
+from figureground.shards.finished import read_finished_index
 from figureground.shards.shard import PRIVATE
 from figureground.sources import marks
 from figureground.sources.provenance import Credit, Source, read_weights
@@ -755,7 +755,7 @@ class Method(ABC):
 
     def done_message(self, out: Path) -> str:
         """Return the text that the command prints for a finished dataset."""
-        counts = saved_index(out)
+        counts = read_finished_index(out)
         rejects = ", ".join(f"{n} {reason}" for reason, n in counts["rejects"].items())
         return (
             f"{out}: {plural(counts['samples'], 'sample')}"

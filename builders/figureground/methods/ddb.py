@@ -447,7 +447,8 @@ class DDB(Repaint):
                 marker = read_marker(stages / f"{TOKENS}-{label}")
                 if marker is None or not path.is_file() or fingerprint_files(path) != marker["facts"]["embeddings"]:
                     raise FiguregroundError(
-                        f"{path} is missing or has changed since it was learned. {again(stages / f'{TOKENS}-{label}')}"
+                        f"{path} is missing or has changed since it was learned. "
+                        f"{advise_rerun(stages / f'{TOKENS}-{label}')}"
                     )
             load_tokens(checkpoint, list(files.values()))
         super().prepare(stages, checkpoint)

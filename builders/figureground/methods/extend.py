@@ -18,8 +18,8 @@ from figureground.methods.registry import METHODS, method_class
 from figureground.recipe import document as recipes
 from figureground.shards import journal
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, remove_locks
-from figureground.shards.directory import refuse_strange
-from figureground.shards.markers import missing
+from figureground.shards.directory import refuse_unsafe_entries
+from figureground.shards.markers import find_missing_shards
 from figureground.shards.progress import forget_plan
 from figureground.shards.shard import PRIVATE, RECIPE, as_shard
 
@@ -51,7 +51,7 @@ def extend(
         UsageError: A setting isn't written as `KEY=VALUE`.
     """
     directory = Path(directory)
-    refuse_strange(directory)
+    refuse_unsafe_entries(directory)
     saved = directory / RECIPE
     if not saved.exists():
         raise FiguregroundError(f"{directory} holds no dataset: {RECIPE} is missing. Build one first.")
@@ -106,7 +106,7 @@ def _plan(
             numbers = join_names(f"{split}={n}" for split, n in current.items())
             raise RecipeError("--per-cell", f"{directory} has {numbers} already.")
         return method, None
-    if missing(directory, [as_shard(s) for s in method.plan().shards()]):
+    if find_missing_shards(directory, [as_shard(s) for s in method.plan().shards()]):
         raise FiguregroundError(f"{directory} isn't finished. Repeat the command that started it, then extend.")
     new_fields["extended"] = [*steps, requested]
     extended_method = kind.from_recipe(new_fields)
@@ -146,8 +146,8 @@ def _restore_recipe(method: Method, directory: Path, old_text: str, new_text: st
         is_unchanged = (
             read_text(saved, root=directory, max_bytes=MAX_JSON_BYTES) == new_text
         )  # otherwise another process has restored or extended it
-        rendered, samples = journal.count_kept(directory)
-        is_empty = missing(directory, added) == added and not (samples if failed else rendered)
+        rendered, samples = journal.count_rendered(directory)
+        is_empty = find_missing_shards(directory, added) == added and not (samples if failed else rendered)
         if stages_idle and workers_idle and is_unchanged and is_empty:
             replace_text(saved, old_text)
             forget_plan(directory)

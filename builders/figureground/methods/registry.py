@@ -13,7 +13,7 @@ from figureground.core.hashing import digest
 from figureground.core.registry import Registry, check_subclass
 from figureground.methods.base import Method
 from figureground.recipe import document as recipes
-from figureground.shards.directory import refuse_strange
+from figureground.shards.directory import refuse_unsafe_entries
 from figureground.shards.shard import PRIVATE
 
 METHODS: Registry[type[Method]] = Registry(
@@ -50,7 +50,7 @@ def methods_from_data() -> list[str]:
 
 def open_dataset(directory: Path) -> Method | None:
     """Return the method that made a dataset, or None if its sources are missing or have changed."""
-    refuse_strange(directory)
+    refuse_unsafe_entries(directory)
     saved = directory / PRIVATE / "recipe.json"
     try:
         fields = recipes.read_recipe(saved)

@@ -36,7 +36,7 @@ from figureground.running.runners.local import Local, run_planning_parts
 from figureground.shards.columns import Columns
 from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE
-from figureground.shards.stages import again, read_marker, run_stage
+from figureground.shards.stages import advise_rerun, read_marker, run_stage
 from figureground.sources.images import center_square
 from figureground.sources.provenance import Credit, Source, read_source
 
@@ -610,7 +610,7 @@ def open_mask(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("L")
     except (OSError, SyntaxError, ValueError) as error:
-        raise FiguregroundError(f"{path} can't be read ({error}). {again(path.parent)}") from None
+        raise FiguregroundError(f"{path} can't be read ({error}). {advise_rerun(path.parent)}") from None
 
 
 def _refuse_long(prompt: str, count: int, tokenizer: Any) -> None:

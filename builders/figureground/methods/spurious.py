@@ -50,7 +50,7 @@ from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Spec, derive_seed
 from figureground.recipe.table import Counts
 from figureground.shards.card import public
-from figureground.shards.markers import missing
+from figureground.shards.markers import find_missing_shards
 from figureground.shards.shard import PRIVATE, as_shard
 from figureground.sources.images import content_hash
 from figureground.sources.provenance import Credit, Source, read_license, read_source
@@ -398,7 +398,7 @@ class Spurious(Method):
 
     def _unfinished_features(self, stages: Path) -> list[Feature]:
         """Return the classes with images still to be drawn."""
-        splits = {shard.split for shard in missing(stages.parents[1], map(as_shard, self.plan().shards()))}
+        splits = {shard.split for shard in find_missing_shards(stages.parents[1], map(as_shard, self.plan().shards()))}
         return [feature for feature in self.features if feature.slug in splits]
 
     def _gather_inputs(self, feature: Feature) -> Inputs:

@@ -61,7 +61,7 @@ def read_labels(directory: Path) -> Labels:
     try:
         summary = read_object(path, root=directory)
         check_shape(summary, _SHAPE)
-        if unknown := sorted({share["question"] for share in summary["shares"]} - set(ASKED)):
+        if unknown := sorted({share["question"] for share in summary["shares"]} - set(QUESTION_TEXTS)):
             raise ValueError(f"shares has the unknown question {unknown[0]!r}")
     except FileNotFoundError:
         summary = {"people": None, "shares": [], "scorers": {}}
@@ -85,7 +85,7 @@ def read_labels(directory: Path) -> Labels:
             [{"with_scorers": None, **share} for share in summary["shares"] if share["question"] == name],
         )
         for name, question in (summary["people"] or {"questions": {}})["questions"].items()
-        if name in ASKED
+        if name in QUESTION_TEXTS
     ]
     scorers = [
         {"name": name, "what": label, **facts}
@@ -120,7 +120,7 @@ def _describe_question(name: str, question: Mapping[str, Any], shares: Sequence[
         if (rows := sorted((s for s in shares if s["by"] == by), key=lambda share: share["people"]["value"]))
     ]
     return {
-        "corrected": None, "not_corrected": None, **question, "name": name, "asked": ASKED[name],
+        "corrected": None, "not_corrected": None, **question, "name": name, "asked": QUESTION_TEXTS[name],
         "rules": rules, "parts": parts,
         "all": next((share for share in shares if share["by"] == "all"), None),
         "several": question["agreement"]["images"],

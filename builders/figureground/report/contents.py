@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import FileError, parse_json, read_object
 from figureground.core.shapes import check_shape
-from figureground.shards.card import one_foreground_each
-from figureground.shards.directory import refuse_strange
-from figureground.shards.formats.format import folders, opened_formats
+from figureground.shards.card import find_class_splits
+from figureground.shards.directory import refuse_unsafe_entries
+from figureground.shards.formats.format import list_folders, load_formats
 from figureground.shards.index import INDEX
 from figureground.shards.markers import formats_of, markers
 from figureground.shards.reader import ShardReader
@@ -69,7 +69,7 @@ class Contents(NamedTuple):
 
     def one_foreground_each(self) -> dict[str, int]:
         """Return the foreground of each split if every split has a single one, else an empty dict."""
-        return one_foreground_each(
+        return find_class_splits(
             {
                 split: {
                     "samples": sum(s.samples for s in split_shards),
@@ -107,7 +107,7 @@ def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
     """
     if not directory.is_dir():
         raise FiguregroundError(f"{directory}: the directory doesn't exist; build a dataset into it first.")
-    refuse_strange(directory)
+    refuse_unsafe_entries(directory)
     shard_markers = markers(directory)
     shards = [_open_shard(directory, name, marker) for name, marker in shard_markers.items()]
     if not shards:
@@ -134,7 +134,7 @@ def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
 
 
 def _open_shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
-    formats = opened_formats()
+    formats = load_formats()
     for format_name in formats_of(marker):
         reader = ShardReader(directory, marker, formats[format_name])
         if reader.path.exists():

@@ -12,7 +12,7 @@ from figureground.annotation.correction import MISSING
 from figureground.annotation.population import Population, read_scorers
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.curation.scores import Scores
-from figureground.shards.directory import score_files
+from figureground.shards.directory import find_score_files
 
 _HASHES = ("image",)
 """Columns that aren't scores: the hash by which `verify` finds the image."""
@@ -76,7 +76,7 @@ def read_tables(directory: Path) -> tuple[list[ScoreTable], list[str]]:
     """
     tables: dict[str, ScoreTable] = {}
     notes = []
-    for path in score_files(directory):
+    for path in find_score_files(directory):
         try:
             table = ScoreTable(Scores(path))
         except FiguregroundError as error:

@@ -22,8 +22,8 @@ from figureground.report.folder import FOLDER, open_draft, refuse_folder
 from figureground.report.page import render_report
 from figureground.report.preview import draw_preview
 from figureground.report.samples import MOST_FULL, DrawGuide, DrawPanels, save_panels, write_samples
-from figureground.shards.card import CARD, PREVIEW, license_of
-from figureground.shards.index import writing_beside
+from figureground.shards.card import CARD, PREVIEW, read_license
+from figureground.shards.index import lock_descriptions
 
 REPORT = "report.html"
 SCRIPTS = ("report.js", "report.css")
@@ -81,7 +81,7 @@ def write_sheet(
                 shutil.copyfile(find_resource(f"templates/{name}"), draft.path / name)
             page = render_report(directory, contents, sheet, write_result, overview)
             draft.publish()
-            with writing_beside(directory) if out == directory else contextlib.nullcontext():
+            with lock_descriptions(directory) if out == directory else contextlib.nullcontext():
                 for path, data in {preview: encode_png(sheet), report: page.encode()}.items():
                     replace_bytes(path, data, root=out)
         for note in write_result.notes:
@@ -99,6 +99,6 @@ def license_note(directory: Path) -> str | None:
     Raises:
         ShardError: The card can't be read.
     """
-    if not (directory / CARD).exists() or license_of(directory):
+    if not (directory / CARD).exists() or read_license(directory):
         return None
     return f"license unknown: set `license:` in the header of {directory / CARD} before you publish; it is kept."

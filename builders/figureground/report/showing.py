@@ -12,10 +12,10 @@ from figureground.recipe.document import FORMAT, read_format
 from figureground.report.samples import MOST_FULL
 from figureground.report.sheet import license_note, write_sheet
 from figureground.running import building
-from figureground.shards.finished import made_from_others
-from figureground.shards.index import finish_again
+from figureground.shards.finished import is_copy
+from figureground.shards.index import rewrite_descriptions
 from figureground.shards.markers import markers
-from figureground.stores.mirror import reading
+from figureground.stores.mirror import local_copy
 from figureground.stores.urls import is_url
 
 
@@ -46,7 +46,7 @@ def show(directory: str | os.PathLike[str], full: int | None = MOST_FULL) -> Sho
     Raises:
         FiguregroundError: The directory holds no finished shard, or other files of those names; or the disk is full.
     """
-    with reading(directory) as local:
+    with local_copy(directory) as local:
         result = _show(local, full)
     if result.license and is_url(directory):
         return result._replace(license=result.license.replace(str(local), str(directory)))
@@ -66,8 +66,8 @@ def _show(directory: Path, full: int | None) -> Shown:
     if method:
         building.finish(method, directory)  # the card shows the preview
         return Shown(files, license, None)
-    finish_again(directory)
-    if made_from_others(directory):
+    rewrite_descriptions(directory)
+    if is_copy(directory):
         return Shown(files, license, None)
     version = read_format(next(iter(markers(directory).values())), str(directory))
     reason = "the recipe's cut-outs, lists or checkpoint are missing or have changed since the build"

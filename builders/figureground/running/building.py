@@ -33,14 +33,14 @@ from figureground.running.reporting import report_progress
 from figureground.running.runner import Runner, open_runner
 from figureground.shards import index
 from figureground.shards.claiming import STAGES_LOCK, remove_locks
-from figureground.shards.finished import saved_index
+from figureground.shards.finished import read_finished_index
 from figureground.shards.home import home_of
-from figureground.shards.markers import missing
+from figureground.shards.markers import find_missing_shards
 from figureground.shards.progress import forget_plan, is_unfinished, record_plan
 from figureground.shards.remaining import refuse_empty_parts
 from figureground.shards.shard import PRIVATE, Shard, as_shard
 from figureground.stores.leases import SECONDS
-from figureground.stores.scratch import attached
+from figureground.stores.scratch import open_scratch
 from figureground.stores.urls import StoreUrl, parse
 from figureground.tracking.reporting import tracked
 from figureground.tracking.tracker import check_tracker
@@ -99,7 +99,8 @@ def build(
         raise UsageError(f"--scratch is for datasets at a URL, not for the directory {target}.")
     with ExitStack() as stack:
         if isinstance(target, StoreUrl):
-            folder = stack.enter_context(attached(target, None if scratch is None else Path(scratch), seconds=lease))
+            scratch_path = None if scratch is None else Path(scratch)
+            folder = stack.enter_context(open_scratch(target, scratch_path, seconds=lease))
         else:
             folder = target
         log = open_log(log_json, folder)
@@ -148,7 +149,7 @@ def _build(method: Method, out: Path, runner: Runner, show_progress: bool, track
     with tracked(tracker, out, {"method": method.METHOD, "config": config.name, **settings}):
         is_finished = _render(method, out, runner, show_progress)
     if is_finished:
-        refuse_empty_parts(saved_index(out), str(out))
+        refuse_empty_parts(read_finished_index(out), str(out))
     return out
 
 
@@ -163,7 +164,7 @@ def _render(method: Method, out: Path, runner: Runner, show_progress: bool) -> b
     shards = [as_shard(s) for s in planned]
     with directory.claim_directory(out, method.recipe(out / PRIVATE), lambda: directory.describe_progress(out, shards)):
         directory.check_formats(out, method.config.formats)
-        is_complete = not missing(out, shards)
+        is_complete = not find_missing_shards(out, shards)
         if not is_complete and not _run(method, out, runner, shards, show_progress):
             return False
         with home_of(out).describing(images=method.SCORES) as is_needed:
@@ -179,8 +180,8 @@ def _run(method: Method, out: Path, runner: Runner, shards: Sequence[Shard], sho
         record_plan(out, shards)
     with report_progress(out, shards):
         runner.run(method, out, show_progress)
-    home_of(out).look(now=True)
-    if not missing(out, shards):
+    home_of(out).refresh(now=True)
+    if not find_missing_shards(out, shards):
         return True
     if reason := runner.explain_unfinished(out):
         print_note(f"{reason} {directory.describe_progress(out, shards)}")

@@ -25,7 +25,7 @@ from figureground.shards.claiming import (
     find_stale,
     remove_locks,
 )
-from figureground.shards.directory import refuse_strange
+from figureground.shards.directory import refuse_unsafe_entries
 from figureground.shards.index import INDEX
 from figureground.shards.progress import is_unfinished
 from figureground.shards.shard import JOURNAL, PRIVATE, RECIPE
@@ -76,7 +76,7 @@ def clean(directory: Path, *, dry_run: bool = False, unfinished: bool = False) -
             seen; or it is unfinished and would lose work.
     """
     read_saved_recipe(directory / RECIPE)
-    refuse_strange(directory)
+    refuse_unsafe_entries(directory)
     if (url := url_of(directory)) is not None:
         raise FiguregroundError(
             f"{directory} is the scratch directory of builds of {url} on this machine. Remove it once no build is "
@@ -129,13 +129,13 @@ def _measure(directory: Path) -> Cleanup:
         if path.name != COPIES and (size := _count_bytes(path)) and not _has_only_marker(path)
     }
     finished = not is_unfinished(directory) and (directory / INDEX).exists()
-    files = journal.files_of(directory)
+    files = journal.list_files(directory)
     stage_folders = [directory / STAGES / name for name in stages]
     drafts = [path for path, _ in find_stale(directory) if path.parent not in stage_folders]
     return Cleanup(
         stages,
         0 if finished else sum(path.lstat().st_size for path in files),
-        0 if finished else journal.count_kept(directory)[0],
+        0 if finished else journal.count_rendered(directory)[0],
         sum(path.lstat().st_size for path in drafts if finished or path not in files),
         not finished,
     )

@@ -11,7 +11,7 @@ import datasets
 from figureground.core.errors import RecipeError
 from figureground.core.hashing import digest
 from figureground.recipe.formats import FORMATS
-from figureground.shards.formats.format import columnar
+from figureground.shards.formats.format import find_columnar
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -40,7 +40,7 @@ class MethodBuilder(datasets.ArrowBasedBuilder):
         return datasets.DatasetInfo(features=self.method.columns().features(), citation=citation)
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        kind = columnar(self.method.config.formats)
+        kind = find_columnar(self.method.config.formats)
         if kind is None:
             names = [name for name, format in FORMATS.items() if format.COLUMNAR]
             raise RecipeError("formats", f"download_and_prepare needs a columnar format: add {' or '.join(names)}.")

@@ -20,9 +20,9 @@ from figureground.recipe.formats import FORMATS
 from figureground.running import disk
 from figureground.shards import card, journal
 from figureground.shards.claiming import WORKING_LOCK, clean_stale
-from figureground.shards.directory import refuse_strange
+from figureground.shards.directory import refuse_unsafe_entries
 from figureground.shards.home import home_of
-from figureground.shards.markers import formats_of, markers, missing
+from figureground.shards.markers import find_missing_shards, formats_of, markers
 from figureground.shards.shard import PRIVATE, RECIPE, Shard
 
 
@@ -92,7 +92,7 @@ def marks_images(out: Path) -> bool:
 
 
 def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
-    refuse_strange(out)
+    refuse_unsafe_entries(out)
     card.refuse_unreadable(out)
     saved = out / RECIPE
     if not saved.exists():
@@ -229,6 +229,6 @@ def _to_text(recipe: Mapping[str, Any]) -> str:
 
 def describe_progress(out: Path, shards: Sequence[Shard]) -> str:
     """Describe the progress of a stopped build."""
-    rendered, _ = journal.count_kept(out)
+    rendered, _ = journal.count_rendered(out)
     partial = f", and so {'is' if rendered == 1 else 'are'} {plural(rendered, 'image')} of others" if rendered else ""
     return f"{len(shards) - len(missing(out, shards)):,} of {len(shards):,} shards are done and kept{partial}."

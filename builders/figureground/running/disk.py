@@ -9,7 +9,7 @@ from pathlib import Path
 from figureground.core.locks import has_locks, lock, remove_held
 from figureground.shards import index, journal
 from figureground.shards.claiming import PARTS_LOCK, STAGES_LOCK, WORKING_LOCK, clean_stale, remove_locks
-from figureground.shards.formats.format import folders
+from figureground.shards.formats.format import list_folders
 from figureground.shards.progress import forget_plan
 from figureground.shards.shard import MARKERS, PRIVATE, PUBLISHED_REJECTS, REJECTS
 from figureground.shards.stages import has_work
@@ -22,7 +22,7 @@ def has_shards(out: Path) -> bool:
 
 def has_rendered(out: Path) -> bool:
     """Whether a shard, or a rendered batch of one, is kept."""
-    return has_shards(out) or journal.count_kept(out)[0] > 0
+    return has_shards(out) or journal.count_rendered(out)[0] > 0
 
 
 def list_existing(out: Path) -> frozenset[Path]:
@@ -61,7 +61,7 @@ def withdraw(out: Path, created: Path | None, existing: Collection[Path] = (), f
                 or (out / index.INDEX).exists()
             ):
                 return
-            rendered, samples = journal.count_kept(out)
+            rendered, samples = journal.count_rendered(out)
             if samples if failed else rendered:
                 return
             _remove_new(stages, existing)
@@ -74,7 +74,7 @@ def withdraw(out: Path, created: Path | None, existing: Collection[Path] = (), f
             for name in (WORKING_LOCK, PARTS_LOCK, STAGES_LOCK):
                 remove_held(out / name)
         remove_locks(out)
-        for name in (REJECTS, PUBLISHED_REJECTS, MARKERS, *folders(), private.name):
+        for name in (REJECTS, PUBLISHED_REJECTS, MARKERS, *list_folders(), private.name):
             if out / name not in existing:
                 with contextlib.suppress(FileNotFoundError):
                     (out / name).rmdir()

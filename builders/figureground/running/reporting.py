@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from figureground.core.files import read_json, replace_text
-from figureground.shards.markers import missing
+from figureground.shards.markers import find_missing_shards
 from figureground.shards.shard import PRIVATE, Shard
 from figureground.tracking.reporting import Report, begin
 
@@ -82,7 +82,7 @@ class _ProgressReporter:
 
     def _read_new_markers(self) -> None:
         """Read the markers that are new."""
-        unfinished = set(missing(self._out, self._pending))
+        unfinished = set(find_missing_shards(self._out, self._pending))
         for shard in [shard for shard in self._pending if shard not in unfinished]:
             with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged marker is reported by the build
                 marker = read_json(self._out / shard.path("marker"), root=self._out)

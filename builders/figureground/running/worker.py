@@ -52,15 +52,15 @@ from figureground.running.announcing import Announcer, time_first
 from figureground.running.runner import Place
 from figureground.shards.claiming import PARTS_LOCK, WORKING_LOCK
 from figureground.shards.columns import Columns
-from figureground.shards.encoding import described
-from figureground.shards.filling import counted, fill
+from figureground.shards.encoding import describe_sample
+from figureground.shards.filling import fill, track_results
 from figureground.shards.home import ClaimLost, home_of
-from figureground.shards.journal import Journal, origin
-from figureground.shards.markers import markers, missing
+from figureground.shards.journal import Journal, make_origin
+from figureground.shards.markers import find_missing_shards, markers
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import PRIVATE, RECIPE, Shard, as_shard
 from figureground.shards.writer import write_shard
-from figureground.stores.scratch import taking_part
+from figureground.stores.scratch import join_build
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -155,7 +155,7 @@ class Worker:
             FiguregroundError: The model can't be opened, the numerics differ from those of the first shards, or a shard
                 can't be rendered.
         """
-        with taking_part(self._out):
+        with join_build(self._out):
             self._work(numbers, show_progress)
 
     def _work(self, numbers: Sequence[int] | None, show_progress: bool) -> None:
@@ -166,7 +166,7 @@ class Worker:
         if self._model is None:
             self._make_parts()
         early_model = open_model_early(method, out, self._place) if self._model is None else None
-        while self._model is None or missing(out, shards):
+        while self._model is None or find_missing_shards(out, shards):
             with ExitStack() as stack:
                 with home_of(out).settling():
                     directory.settle_recipe(out, method.recipe(out / PRIVATE))
@@ -250,12 +250,12 @@ class Worker:
             specs = list(plan.specs(planned_shards[shard]))
             batches = list(split_batches(specs, sampling.batch_size))
             try:
-                with home_of(out).journal(shard, origin(shard, recipe, numerics, marked), batches) as journal:
+                with home_of(out).journal(shard, make_origin(shard, recipe, numerics, marked), batches) as journal:
                     self._journal = journal
                     renderer = self._open_renderer(specs[0].concept)
                     marker = write_shard(
                         out, shard, columns,
-                        counted(self._iterate_results(renderer, journal, columns, provenance), bar),
+                        track_results(self._iterate_results(renderer, journal, columns, provenance), bar),
                         lambda sample: provenance(sample.spec), formats=tuple(method.config.formats),
                         image_format=method.config.image_format, journal=journal, marked=marked,
                     )  # fmt: skip
@@ -275,11 +275,11 @@ class Worker:
         self, renderer: Renderer, journal: Journal, columns: Columns, provenance: Callable[[Spec], dict[str, Any]]
     ) -> Iterator[Sample | Encoded | Reject]:
         """Yield a shard's results: those that its journal kept, then those that are still to be rendered."""
-        for batch in journal.read(lambda spec: described(spec, columns, provenance(spec))):
+        for batch in journal.read(lambda spec: describe_sample(spec, columns, provenance(spec))):
             for result in batch:
                 renderer.count(result.reason if isinstance(result, Reject) else None)
                 yield result
-        remaining = journal.lacking()
+        remaining = journal.missing_specs()
         yield from time_first(
             renderer.render(remaining), time.perf_counter, lambda seconds: self._report_speed(seconds, remaining)
         )
@@ -290,7 +290,7 @@ class Worker:
         if not self._announcer.is_pending:
             return
         shards = [as_shard(shard) for shard in self._method.plan().shards()]
-        remaining = sum(shard.count for shard in missing(self._out, shards))
+        remaining = sum(shard.count for shard in find_missing_shards(self._out, shards))
         workers = self._place.local_world_size or self._method.config.workers
         self._announcer.report_first_batch(seconds, min(len(specs), self._model[1].batch_size), remaining, workers)
 
@@ -403,7 +403,7 @@ def open_checked_model(
     """
     started = directory.has_started(out) or (place.lacks_locks and place.rank > 0)
     directory.check_formats(out, method.config.formats, started)
-    rendered = home_of(out).rendered()
+    rendered = home_of(out).count_rendered()
     if model is not None and started:
         model = (model[0], *adopt_smaller_batch(out, *model[1:]))
     else:

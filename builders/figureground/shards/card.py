@@ -30,7 +30,7 @@ from figureground.recipe.document import MARKS
 from figureground.recipe.formats import FORMATS
 from figureground.recipe.table import cramers_v
 from figureground.shards.columns import Columns
-from figureground.shards.formats.format import Format, loaded_as
+from figureground.shards.formats.format import Format, find_loadable
 from figureground.shards.shard import ShardError
 from figureground.sources.provenance import NOT_STATED, Credit, format_credits
 
@@ -49,7 +49,7 @@ UNKNOWN_LICENSE = "unknown"
 REJECTS = "rejects"
 """The config of published rejects."""
 
-OURS = ("configs", "dataset_info", "size_categories")
+GENERATED_KEYS = ("configs", "dataset_info", "size_categories")
 """YAML keys that are rewritten each time; all others belong to the user."""
 
 MOST_CREDITS = 20
@@ -58,7 +58,7 @@ MOST_CREDITS = 20
 MOST_FOREGROUNDS = 40
 """Above this number of foreground classes, the card shows only the totals of each background."""
 
-ASKED = {
+QUESTION_TEXTS = {
     "foreground": "foreground is right", "background": "background is right", "label": "label is right",
     "class": "class isn't shown", "feature": "feature is shown",
 }  # fmt: skip
@@ -110,7 +110,7 @@ class CardContext:
 
 
 def write(directory: Path, header: Mapping[str, Any], body: str) -> None:
-    """Write README.md, and keep what a person wrote into one that is there: see `merge`.
+    """Write README.md, and keep what a person wrote into an existing one: see `merge`.
 
     Args:
         header: As `describe` returns it.
@@ -122,19 +122,19 @@ def write(directory: Path, header: Mapping[str, Any], body: str) -> None:
     path = directory / CARD
     text = f"---\n{dump(header)}---\n{body}"
     if path.exists():
-        text = rewrite(_read(path), header, body)
+        text = rewrite(_read_card(path), header, body)
     replace_if_changed(path, text, root=directory)
 
 
 @functools.cache
-def renderer(formats: tuple[str, ...]) -> str:
-    """Return a name of what renders the card of a dataset in these formats: the package's version, and a hash of the
-    templates and the code.
+def identify_renderer(formats: tuple[str, ...]) -> str:
+    """Identify the code that renders the card of a dataset in these formats: the package's version, and a hash of the
+    templates and the modules.
     """
-    of_formats = [sys.modules[FORMATS[name].__module__] for name in formats]
-    modules = (sys.modules[__name__], text_module, table_module, *of_formats)
+    format_modules = [sys.modules[FORMATS[name].__module__] for name in formats]
+    modules = (sys.modules[__name__], text_module, table_module, *format_modules)
     templates = sorted(find_resource("templates").glob("*.md.jinja"))
-    content = b"".join(path.read_bytes() for path in (*templates, *(Path(each.__file__ or "") for each in modules)))
+    content = b"".join(path.read_bytes() for path in (*templates, *(Path(module.__file__ or "") for module in modules)))
     return f"{__version__} {hashlib.sha256(content).hexdigest()[:16]}"
 
 
@@ -147,7 +147,7 @@ def write_attribution(directory: Path, facts: CardContext) -> None:
     """Write the credits next to the data, or remove those of an earlier build."""
     path = directory / ATTRIBUTION
     if facts.credits:
-        text = format_credits(Credit(**_public_credit(credit)) for credit in facts.credits)
+        text = credits_csv(Credit(**_strip_paths_in_credit(credit)) for credit in facts.credits)
         replace_text(path, text, root=directory)
     else:
         path.unlink(missing_ok=True)
@@ -161,10 +161,10 @@ def refuse_unreadable(directory: Path) -> None:
     """
     path = directory / CARD
     if path.exists():
-        generated_part(_header(_read(path))[2])
+        find_generated_part(_split_card(_read_card(path))[2])
 
 
-def license_of(directory: Path) -> str | None:
+def read_license(directory: Path) -> str | None:
     """Return the licence in the card's YAML; None if there is no card, or the licence is not set or unknown.
 
     Several licences are joined by commas. For `other`, returns `license_link`, or else `license_name`.
@@ -173,7 +173,7 @@ def license_of(directory: Path) -> str | None:
         ShardError: As `write`.
     """
     path = directory / CARD
-    header = _header(_read(path))[0] if path.exists() else {}
+    header = _split_card(_read_card(path))[0] if path.exists() else {}
     license = header.get("license")
     if not license or license == UNKNOWN_LICENSE:
         return None
@@ -187,21 +187,21 @@ def describe(
 ) -> dict[str, Any]:
     """Return the card's YAML: the files of each split, their columns with label names, and search tags.
 
-    It points at the first format that `load_dataset` reads. Without one, it tells of no files. A split without samples
+    It points at the first format that `load_dataset` reads. Without one, no files are listed. A split without samples
     is left out because `load_dataset` refuses it. Published rejects are a separate config.
     """
-    kind = loaded_as(formats)
+    kind = find_loadable(formats)
     return {
         "pretty_name": facts.title,
         "license": UNKNOWN_LICENSE,
         "task_categories": ["image-classification"],
         "tags": [*TAGS, facts.builder],
         "size_categories": [next((name for most, name in _SIZES if index["samples"] < most), "n>10M")],
-        **(_loading(kind, columns, index, image_format) if kind is not None else {}),
+        **(_describe_loading(kind, columns, index, image_format) if kind is not None else {}),
     }
 
 
-def _loading(kind: Format, columns: Columns, index: Mapping[str, Any], image_format: str) -> dict[str, Any]:
+def _describe_loading(kind: Format, columns: Columns, index: Mapping[str, Any], image_format: str) -> dict[str, Any]:
     """Return what `load_dataset` reads in the card's YAML: files, features and sizes."""
     splits = {name: split for name, split in index["splits"].items() if split["samples"]}
     # The size once loaded is known for tables only; another file's size is an estimate.
@@ -211,18 +211,20 @@ def _loading(kind: Format, columns: Columns, index: Mapping[str, Any], image_for
     configs: list[dict[str, Any]] = [
         {
             "config_name": "default",
-            "data_files": [{"split": name, "path": _one_or_all(globs(index, name, kind))} for name in splits],
+            "data_files": [{"split": name, "path": _unwrap_single(globs(index, name, kind))} for name in splits],
         }
     ]
-    rejects = {name: some for name, some in index.get("published_rejects", {}).items() if some["samples"]}
+    rejects = {name: split for name, split in index.get("published_rejects", {}).items() if split["samples"]}
     if rejects:
         configs[0]["default"] = True
-        files = [{"split": name, "path": _one_or_all(_globs(some["files"]))} for name, some in rejects.items()]
+        files = [
+            {"split": name, "path": _unwrap_single(_make_globs(split["files"]))} for name, split in rejects.items()
+        ]
         configs.append({"config_name": REJECTS, "data_files": files})
     return {
         "configs": configs,
         "dataset_info": {
-            "features": _features(kind, columns, image_format),
+            "features": _describe_features(kind, columns, image_format),
             "splits": [
                 {"name": name, "num_bytes": loaded[name], "num_examples": split["samples"]}
                 for name, split in splits.items()
@@ -241,17 +243,17 @@ def features(kind: Format, columns: Columns, image_format: str) -> Features:
     return Features({names[name]: feature for name, feature in columns.features().items() if name in names})
 
 
-def _features(kind: Format, columns: Columns, image_format: str) -> list[dict[str, Any]]:
+def _describe_features(kind: Format, columns: Columns, image_format: str) -> list[dict[str, Any]]:
     """Return the columns as `datasets` writes them in a card, which needs no `datasets`."""
     names, classes = kind.names(columns, image_format), columns.classes
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for name in columns.names:
-        told: Any = "image" if name in ("image", *columns.images) else "string"
+        dtype: Any = "image" if name in ("image", *columns.images) else "string"
         if name in classes:
-            told = {"class_label": {"names": {str(i): each for i, each in enumerate(classes[name])}}}
+            dtype = {"class_label": {"names": {str(i): class_name for i, class_name in enumerate(classes[name])}}}
         if name in names:
-            found.append({"name": names[name], "dtype": told})
-    return found
+            entries.append({"name": names[name], "dtype": dtype})
+    return entries
 
 
 def globs(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
@@ -260,7 +262,7 @@ def globs(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
     Each part has its own pattern, so that an unfinished extension is not announced. Split names contain no `-`, so
     the pattern of `train` never matches `train_2`.
     """
-    return _globs(files(index, split, kind))
+    return _make_globs(files(index, split, kind))
 
 
 def files(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
@@ -269,17 +271,17 @@ def files(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
     return [path for shard in shards for path in shard["files"] if path.startswith(f"{kind.FOLDER}/")]
 
 
-def _globs(files: Iterable[str]) -> list[str]:
-    found: dict[str, None] = {}
+def _make_globs(files: Iterable[str]) -> list[str]:
+    patterns: dict[str, None] = {}
     for file in files:
-        name = _SHARD_FILE.fullmatch(file)
-        if name is None:
+        match = _SHARD_FILE.fullmatch(file)
+        if match is None:
             raise ShardError(f"{file} is not named like a shard's file.")
-        found[f"{name['before']}-{'*' if name['part'] else '[0-9]*'}{name['suffix']}"] = None
-    return list(found)
+        patterns[f"{match['before']}-{'*' if match['part'] else '[0-9]*'}{match['suffix']}"] = None
+    return list(patterns)
 
 
-def _one_or_all(patterns: list[str]) -> str | list[str]:
+def _unwrap_single(patterns: list[str]) -> str | list[str]:
     return patterns[0] if len(patterns) == 1 else patterns
 
 
@@ -298,12 +300,19 @@ def render(
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters.update(cell=markdown, code=_code, url=_url, said=_said, fence=fence, share=_share)
-    kept = {name: split for name, split in index["splits"].items() if split["samples"]}
+    environment.filters.update(
+        cell=markdown,
+        code=_format_code,
+        url=_format_link,
+        lineage=_format_lineage_value,
+        fence=fence,
+        share=_format_share,
+    )
+    nonempty = {name: split for name, split in index["splits"].items() if split["samples"]}
     numerics = dict(public(facts.numerics))
-    credits = [_public_credit(credit) for credit in facts.credits]
-    kind, first = loaded_as(formats), next(iter(kept), None)
-    opened = [FORMATS[name]() for name in formats]
+    credits = [_strip_paths_in_credit(credit) for credit in facts.credits]
+    kind, first = find_loadable(formats), next(iter(nonempty), None)
+    shard_formats = [FORMATS[name]() for name in formats]
     text = environment.from_string(template.read_text(encoding="utf-8")).render(
         begin=BEGIN,
         end=END,
@@ -311,16 +320,20 @@ def render(
         index=index,
         columns=columns,
         split=first,
-        held_out=next((name for name in kept if name != first), first),
-        empty=[name for name in index["splits"] if name not in kept],
-        tables={name: _table(columns, split["cells"]) for name, split in kept.items()},
-        dependence={name: cramers_v(_counts(columns, split["cells"])) for name, split in kept.items()},
+        held_out=next((name for name in nonempty if name != first), first),
+        empty=[name for name in index["splits"] if name not in nonempty],
+        tables={name: _tabulate_cells(columns, split["cells"]) for name, split in nonempty.items()},
+        dependence={name: cramers_v(_count_cells(columns, split["cells"])) for name, split in nonempty.items()},
         most=MOST_FOREGROUNDS,
         loadable=kind is not None,
-        titles=[each.TITLE for each in opened],
+        titles=[shard_format.TITLE for shard_format in shard_formats],
         note=kind.note() if kind is not None else "",
         names=(kind.names(columns, image_format) if kind is not None else {name: name for name in columns.names}),
-        sections=[each.section(columns, image_format, first, files(index, first, each)) for each in opened if first],
+        sections=[
+            shard_format.section(columns, image_format, first, files(index, first, shard_format))
+            for shard_format in shard_formats
+            if first
+        ],
         recipe={name: value for name, value in public(recipe).items() if name not in ("lineage", MARKS)},
         # A merge of marked and unmarked images has one value for each source.
         marks=recipe.get(MARKS) if isinstance(recipe.get(MARKS), str) else None,
@@ -333,18 +346,18 @@ def render(
         sources=public(facts.sources),
         lineage=public(facts.lineage),
         concepts=public(facts.concepts),
-        asked=ASKED,
+        question_texts=QUESTION_TEXTS,
         losses=list(dict.fromkeys(name for concept in facts.concepts for name in concept["losses"])),
-        alone=one_foreground_each(index["splits"]),
+        class_splits=find_class_splits(index["splits"]),
         credits=credits,
         credited_under=sorted(Counter(credit["license"] or NOT_STATED for credit in credits).items()),
         most_credits=MOST_CREDITS,
         attribution=ATTRIBUTION,
     )
-    return _only_marks_of_its_own(text)
+    return _escape_inner_marks(text)
 
 
-def _only_marks_of_its_own(text: str) -> str:
+def _escape_inner_marks(text: str) -> str:
     """Escape marks in generated Markdown, except those on the first and last line of the generated part."""
     before, _, rest = text.partition(f"{BEGIN}\n")
     inner, _, after = rest.rpartition(f"\n{END}")
@@ -352,66 +365,68 @@ def _only_marks_of_its_own(text: str) -> str:
     return f"{before}{BEGIN}\n{inner}\n{END}{after}"
 
 
-def one_foreground_each(splits: Mapping[str, Any]) -> dict[str, int]:
+def find_class_splits(splits: Mapping[str, Any]) -> dict[str, int]:
     """Return the foreground of each split if splits are classes: one foreground each, and not all the same one.
 
     Args:
         splits: Splits of the index: `samples`, and `cells` of (foreground, background, samples).
     """
-    found = {name: {cell[0] for cell in split["cells"]} for name, split in splits.items() if split["samples"]}
-    if any(len(foregrounds) != 1 for foregrounds in found.values()):
+    foregrounds_by_split = {
+        name: {cell[0] for cell in split["cells"]} for name, split in splits.items() if split["samples"]
+    }
+    if any(len(foregrounds) != 1 for foregrounds in foregrounds_by_split.values()):
         return {}
-    alone = {name: foregrounds.pop() for name, foregrounds in found.items()}
-    return alone if len(alone) > 2 or len(set(alone.values())) > 1 else {}
+    class_splits = {name: foregrounds.pop() for name, foregrounds in foregrounds_by_split.items()}
+    return class_splits if len(class_splits) > 2 or len(set(class_splits.values())) > 1 else {}
 
 
-def _counts(columns: Columns, cells: Sequence[Sequence[int]]) -> np.ndarray:
+def _count_cells(columns: Columns, cells: Sequence[Sequence[int]]) -> np.ndarray:
     counts = np.zeros((len(columns.foregrounds), len(columns.backgrounds)), np.int64)
     for foreground, background, count in cells:
         counts[foreground, background] = count
     return counts
 
 
-def _table(columns: Columns, cells: Sequence[Sequence[int]]) -> list[tuple[str, list[int]]]:
+def _tabulate_cells(columns: Columns, cells: Sequence[Sequence[int]]) -> list[tuple[str, list[int]]]:
     """Return rows of foreground and counts by background, or only the row of totals if there are too many."""
-    counts = _counts(columns, cells)
+    counts = _count_cells(columns, cells)
     rows = list(zip(columns.foregrounds, counts.tolist(), strict=True))
     return [*(rows if len(rows) <= MOST_FOREGROUNDS else []), ("all", counts.sum(0).tolist())]
 
 
-def _code(value: object) -> str:
+def _format_code(value: object) -> str:
     """Format a setting's value as code in a Markdown table, truncated if long."""
     return code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
-def _url(value: str, text: str) -> str:
+def _format_link(value: str, text: str) -> str:
     """Format a value as a link if it is an http(s) URL, else as text."""
     if not _LINK.fullmatch(value):
         return markdown(value)
     return f"[{markdown(text)}]({quote(value, safe=_URL_SAFE)})"
 
 
-def _said(value: Any) -> str:
+def _format_lineage_value(value: Any) -> str:
     """Format a value of a lineage step: datasets with their names, numbers with commas, all else as code."""
     if isinstance(value, Mapping) and "name" in value:
-        more = [f"recipe `{str(value['sha256'])[:12]}`"] if value.get("sha256") else []
-        more += [f"{value['samples']:,} samples"] if isinstance(value.get("samples"), int) else []
+        details = [f"recipe `{str(value['sha256'])[:12]}`"] if value.get("sha256") else []
+        details += [f"{value['samples']:,} samples"] if isinstance(value.get("samples"), int) else []
         rest = {key: item for key, item in value.items() if key not in ("name", "sha256", "samples")}
-        more += [f"{key.replace('_', ' ')} {_said(item)}" for key, item in rest.items()]
-        return _code(value["name"]) + (f" ({', '.join(more)})" if more else "")
+        details += [f"{key.replace('_', ' ')} {_format_lineage_value(item)}" for key, item in rest.items()]
+        return _format_code(value["name"]) + (f" ({', '.join(details)})" if details else "")
     if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        return "; ".join(map(_said, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _code(value)
+        return "; ".join(map(_format_lineage_value, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _format_code(value)
 
 
-def _share(share: Mapping[str, float]) -> str:
+def _format_share(share: Mapping[str, float]) -> str:
     """Format a share and its interval as percentages; empty without one."""
     if not share:
         return ""
     return f"{100 * share['value']:.1f} % ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
 
 
-def _public_credit(credit: Mapping[str, str]) -> dict[str, str]:
+def _strip_paths_in_credit(credit: Mapping[str, str]) -> dict[str, str]:
     return {**credit, "source": public(credit["source"])}
 
 
@@ -441,8 +456,9 @@ def merge(existing: str, header: Mapping[str, Any], body: str) -> tuple[dict[str
     Raises:
         ShardError: The YAML can't be read, or one mark is missing.
     """
-    theirs, _, text = _header(existing)
-    return {**header, **{key: said for key, said in theirs.items() if key not in OURS}}, _merge_text(text, body)
+    existing_values, _, text = _split_card(existing)
+    users_values = {key: value for key, value in existing_values.items() if key not in GENERATED_KEYS}
+    return {**header, **users_values}, _merge_text(text, body)
 
 
 def rewrite(existing: str, header: Mapping[str, Any], body: str) -> str:
@@ -451,39 +467,39 @@ def rewrite(existing: str, header: Mapping[str, Any], body: str) -> str:
     Raises:
         ShardError: See `merge`.
     """
-    wanted, text = merge(existing, header, body)
-    theirs, written, _ = _header(existing)
-    return f"---\n{_merge_yaml(written, theirs, wanted)}---\n{text}"
+    merged, text = merge(existing, header, body)
+    existing_values, existing_yaml, _ = _split_card(existing)
+    return f"---\n{_merge_yaml(existing_yaml, existing_values, merged)}---\n{text}"
 
 
-def _read(path: Path) -> str:
+def _read_card(path: Path) -> str:
     try:
         return read_text(path, root=path.parent, encoding="utf-8-sig")
     except FileError as error:
         raise ShardError(f"{path.name} can't be read: {error.reason}. Save it as UTF-8, or delete it.") from error
 
 
-def _in_a_line(error: yaml.YAMLError) -> str:
+def _describe_yaml_error(error: yaml.YAMLError) -> str:
     """Describe a YAML error and its position from the header's first line, without quoting the lines."""
     problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
-    place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-    return f"{problem}{place}" if problem else " ".join(str(error).split())
+    position = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    return f"{problem}{position}" if problem else " ".join(str(error).split())
 
 
-def _header(existing: str) -> tuple[dict[Any, Any], str, str]:
+def _split_card(existing: str) -> tuple[dict[Any, Any], str, str]:
     """Split a card into its YAML, parsed and as text, and the Markdown after it."""
     match = _HEADER.match(existing)
     if not match:
         return {}, "", existing
     try:
-        theirs = safe_load(match["yaml"]) or {}
+        values = safe_load(match["yaml"]) or {}
     except yaml.YAMLError as error:
         raise ShardError(
-            f"README.md: its YAML header can't be read: {_in_a_line(error)}. Fix it, or delete the file."
+            f"README.md: its YAML header can't be read: {_describe_yaml_error(error)}. Fix it, or delete the file."
         ) from error
-    if not isinstance(theirs, dict):
+    if not isinstance(values, dict):
         raise ShardError("README.md: its YAML header is not a mapping. Fix it, or delete the file.")
-    return theirs, match["yaml"], existing[match.end() :]
+    return values, match["yaml"], existing[match.end() :]
 
 
 def dump(values: Mapping[Any, Any]) -> str:
@@ -494,39 +510,39 @@ def dump(values: Mapping[Any, Any]) -> str:
     return yaml.safe_dump(dict(values), sort_keys=False, width=120) if has_control_characters(text) else text
 
 
-def _merge_yaml(written: str, theirs: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> str:
+def _merge_yaml(existing_yaml: str, existing: Mapping[Any, Any], merged: Mapping[Any, Any]) -> str:
     """Return a header's YAML in which only keys that differ from the wanted values are rewritten."""
-    changed = {key: value for key, value in wanted.items() if key not in theirs or theirs[key] != value}
-    text = _replace_keys(written, changed)
+    changed = {key: value for key, value in merged.items() if key not in existing or existing[key] != value}
+    text = _replace_keys(existing_yaml, changed)
     try:
-        if safe_load(text) == wanted:
+        if safe_load(text) == merged:
             return text
     except yaml.YAMLError:
         pass
-    return dump(wanted)  # written in another style, such as {a: 1}: values are kept, comments are lost
+    return dump(merged)  # written in another style, such as {a: 1}: values are kept, comments are lost
 
 
-def _replace_keys(written: str, changed: Mapping[Any, Any]) -> str:
+def _replace_keys(existing_yaml: str, changed: Mapping[Any, Any]) -> str:
     """Replace the values of top-level keys in YAML; missing keys are appended."""
-    root = yaml.compose(written)
+    root = yaml.compose(existing_yaml)
     keys = root.value if isinstance(root, yaml.MappingNode) else []
     starts = [key.start_mark.index for key, _ in keys]
-    ends = [*starts, len(written)][1:]
-    parts = [written[: starts[0]] if starts else written]
+    ends = [*starts, len(existing_yaml)][1:]
+    parts = [existing_yaml[: starts[0]] if starts else existing_yaml]
     for (key, _), start, end in zip(keys, starts, ends, strict=True):
-        block = written[start:end]
+        block = existing_yaml[start:end]
         if key.value in changed:
             # Comments after our lines and above the next key belong to the user.
-            own = re.sub(r"(?:^(?:#.*)?\n)+\Z", "", block, flags=re.MULTILINE)
-            block = dump({key.value: changed[key.value]}) + block[len(own) :]
+            without_comments = re.sub(r"(?:^(?:#.*)?\n)+\Z", "", block, flags=re.MULTILINE)
+            block = dump({key.value: changed[key.value]}) + block[len(without_comments) :]
         parts.append(block)
-    there = {key.value for key, _ in keys}
+    present = {key.value for key, _ in keys}
     text = "".join(parts)
     text += "\n" if text and not text.endswith("\n") else ""
-    return text + dump({key: value for key, value in changed.items() if key not in there})
+    return text + dump({key: value for key, value in changed.items() if key not in present})
 
 
-def generated_part(text: str) -> tuple[int, int] | None:
+def find_generated_part(text: str) -> tuple[int, int] | None:
     """Return start and end of a card's generated part, including both marks; None without marks.
 
     Marks stand on lines of their own. A mark within a line is a setting's value or a class name, written by an older
@@ -535,16 +551,19 @@ def generated_part(text: str) -> tuple[int, int] | None:
     Raises:
         ShardError: A mark is missing or repeated; the error names the lines and the fix.
     """
-    alone = {m: [f.start(1) for f in re.finditer(rf"^[ \t]*({re.escape(m)})[ \t]*\r?$", text, re.M)] for m in _MARKS}
-    found = alone
-    if not any(alone.values()):
-        found = {mark: [f.start() for f in re.finditer(re.escape(mark), text)] for mark in _MARKS}
-    if not any(found.values()):
+    on_own_lines = {
+        mark: [match.start(1) for match in re.finditer(rf"^[ \t]*({re.escape(mark)})[ \t]*\r?$", text, re.M)]
+        for mark in _MARKS
+    }
+    positions = on_own_lines
+    if not any(on_own_lines.values()):
+        positions = {mark: [match.start() for match in re.finditer(re.escape(mark), text)] for mark in _MARKS}
+    if not any(positions.values()):
         return None
-    begins, ends = found[BEGIN], found[END]
+    begins, ends = positions[BEGIN], positions[END]
     if len(begins) == len(ends) == 1 and begins[0] < ends[0]:
         return begins[0], ends[0] + len(END)
-    lines = {mark: join_names((text.count("\n", 0, place) + 1 for place in found[mark]), 5) for mark in _MARKS}
+    lines = {mark: join_names((text.count("\n", 0, position) + 1 for position in positions[mark]), 5) for mark in _MARKS}
     raise ShardError(
         f"README.md: the generated part must stand between the lines {BEGIN} and {END}, once each, in this order. "
         f"Below the header, the first is in line {lines[BEGIN] or '(none)'}, the second in line "
@@ -554,12 +573,12 @@ def generated_part(text: str) -> tuple[int, int] | None:
 
 
 def _merge_text(text: str, body: str) -> str:
-    found = generated_part(body)
-    assert found is not None, "a card is rendered with its marks"
-    generated = body[found[0] : found[1]]
+    new_span = find_generated_part(body)
+    assert new_span is not None, "a card is rendered with its marks"
+    generated = body[new_span[0] : new_span[1]]
     if not text.strip():
         return body
-    theirs = generated_part(text)
-    if theirs is None:
+    old_span = find_generated_part(text)
+    if old_span is None:
         return f"{text.rstrip()}\n\n{generated}\n"
-    return text[: theirs[0]] + generated + text[theirs[1] :]
+    return text[: old_span[0]] + generated + text[old_span[1] :]

@@ -19,7 +19,7 @@ from figureground.core.shapes import Count, Optional, check_shape
 from figureground.core.system import OPEN_NO_LINK, OPEN_NONBLOCKING
 from figureground.recipe.formats import FORMATS
 from figureground.shards import journal
-from figureground.shards.formats.format import folders
+from figureground.shards.formats.format import list_folders
 from figureground.shards.shard import JOURNAL, MARKERS, PRIVATE, PUBLISHED_REJECTS, REJECTS, SCORES, Shard
 
 INDEX_LOCK = f"{PRIVATE}/.index.lock"
@@ -34,7 +34,7 @@ WORKING_LOCK = f"{PRIVATE}/.working.lock"
 PARTS_LOCK = f"{PRIVATE}/.parts.lock"
 """Lock shared by all processes that run stages which don't need each other."""
 
-MOST_SAID = 2**16
+MOST_LOCK_SIZE = 2**16
 """Maximum size of a lock file, bytes."""
 MOST_REASON = 4000
 """Maximum length of the reason why a shard failed, characters."""
@@ -65,9 +65,9 @@ def claim(directory: Path, shard: Shard) -> Iterator[bool]:
             _write_holder(path, describe_error(error))
             raise
         except BaseException:  # a signal to stop
-            _forget_holder(path)
+            _clear_holder(path)
             raise
-        _forget_holder(path)
+        _clear_holder(path)
 
 
 @contextlib.contextmanager
@@ -87,7 +87,7 @@ def claim_part(directory: Path, name: str) -> Iterator[bool]:
 
 
 def note_failure(directory: Path, shard: Shard, reason: str, host: str, pid: int) -> None:
-    """Say why a shard failed, for `read_holder`, where the process that held it died without a word.
+    """Record why a shard failed, for `read_holder`, if the process that held it died without recording it.
 
     Nothing is written if another process holds the shard by now.
 
@@ -113,23 +113,23 @@ def read_holder(path: Path, directory: Path) -> dict[str, Any] | None:
         was killed doesn't. On a file system without locks that can't be seen, so such a process still counts.
     """
     try:
-        said = read_object(path, root=directory, max_bytes=MOST_SAID)
-        check_shape(said, _HOLDER)
+        record = read_object(path, root=directory, most=MOST_LOCK_SIZE)
+        check_shape(record, _HOLDER)
     except (OSError, ValueError):  # gone meanwhile, or being written
         return None
-    holder = {name: said[name] for name in _HOLDER if said.get(name) is not None}
+    holder = {name: record[name] for name in _HOLDER if record.get(name) is not None}
     return holder if "reason" in holder or is_held(path) else None
 
 
 def _write_holder(path: Path, reason: str | None = None, host: str | None = None, pid: int | None = None) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    said = {"host": host or socket.gethostname(), "pid": pid or os.getpid(), "since": now}
+    record = {"host": host or socket.gethostname(), "pid": pid or os.getpid(), "since": now}
     if reason is not None:
-        said["reason"] = reason[:MOST_REASON]
-    _overwrite(path, json.dumps(said).encode())
+        record["reason"] = reason[:MOST_REASON]
+    _overwrite(path, json.dumps(record).encode())
 
 
-def _forget_holder(path: Path) -> None:
+def _clear_holder(path: Path) -> None:
     _overwrite(path, b"")
 
 
@@ -150,7 +150,7 @@ def clean_stale(directory: Path) -> list[Path]:
     Files that a process is still writing stay, and so do files of other programs. On a file system without locks
     nothing is removed, because files in use can't be recognised.
     """
-    removed = [path for path, held_by in find_stale(directory) if unlink_while_held(held_by, path)]
+    removed = [path for path, lock_path in find_stale(directory) if unlink_while_held(lock_path, path)]
     with contextlib.suppress(OSError):  # journals of unfinished shards stay
         (directory / JOURNAL).rmdir()
     return removed
@@ -159,19 +159,19 @@ def clean_stale(directory: Path) -> list[Path]:
 def find_stale(directory: Path) -> Iterator[tuple[Path, Path]]:
     """Yield the files that `clean_stale` removes if nobody writes them, each with the lock that its writer holds."""
     stages = sorted(p for p in (directory / PRIVATE / "stages").glob("*") if p.is_dir())
-    own = ("", *folders(), PRIVATE, MARKERS, REJECTS, PUBLISHED_REJECTS, SCORES)
-    temporary = _temporary()
-    for folder in [*(directory / name for name in own), *stages]:
+    folder_names = ("", *list_folders(), PRIVATE, MARKERS, REJECTS, PUBLISHED_REJECTS, SCORES)
+    temporary = _compile_temporary_names()
+    for folder in [*(directory / name for name in folder_names), *stages]:
         for path in sorted(folder.glob(".*.tmp")):
             match = temporary.fullmatch(path.name)
             if not match:
                 continue
-            held_by = STAGES_LOCK if match["settled"] else INDEX_LOCK
+            lock_path = STAGES_LOCK if match["settled"] else INDEX_LOCK
             if match["shard"]:
-                held_by = f"{MARKERS}/.{match['shard']}.lock"
-            yield path, directory / held_by
-    for path in journal.files_of(directory):
-        name = journal.shard_of(path)
+                lock_path = f"{MARKERS}/.{match['shard']}.lock"
+            yield path, directory / lock_path
+    for path in journal.list_files(directory):
+        name = journal.parse_shard_name(path)
         if (directory / MARKERS / f"{name}.json").exists():
             yield path, directory / MARKERS / f".{name}.lock"
 
@@ -187,7 +187,7 @@ def remove_locks(directory: Path) -> None:
             unlink_while_held(path, path)
 
 
-def _temporary() -> re.Pattern[str]:
+def _compile_temporary_names() -> re.Pattern[str]:
     """Return a pattern of the names that temporary files of this package have."""
     suffixes = [".json", ".jsonl", ".parquet", *(kind.SUFFIX for _, kind in FORMATS.items())]
     return re.compile(

@@ -57,8 +57,8 @@ class Columns:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all columns, in order."""
-        own = ("image", "foreground", "background", "prompt", "key", "provenance")
-        return (*own, *self.labels, *self.texts, *self.images)
+        common = ("image", "foreground", "background", "prompt", "key", "provenance")
+        return (*common, *self.labels, *self.texts, *self.images)
 
     def features(self) -> Features:
         """Return the columns as `load_dataset` shows them, under their own names."""
@@ -79,7 +79,7 @@ class Columns:
             }
         )
 
-    def of_rejects(self) -> Columns:
+    def with_reason(self) -> Columns:
         """Return the columns of published rejects, which include `reason`.
 
         Raises:
@@ -92,4 +92,4 @@ class Columns:
     @property
     def images(self) -> tuple[str, ...]:
         """Names of the image columns besides `image`."""
-        return tuple(name for name, kept in (("guide", self.guide), ("mask", self.mask)) if kept)
+        return tuple(name for name, is_stored in (("guide", self.guide), ("mask", self.mask)) if is_stored)

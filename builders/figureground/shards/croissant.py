@@ -14,7 +14,7 @@ from figureground.shards import card, croissant_annotations, croissant_origin
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.croissant_annotations import ScoreFile, find_scores
-from figureground.shards.formats.format import Format, columnar, opened_formats
+from figureground.shards.formats.format import Format, find_columnar, load_formats
 from figureground.shards.formats.parquet import Parquet
 from figureground.shards.shard import PUBLISHED_REJECTS
 
@@ -66,7 +66,7 @@ def write(
     Raises:
         ShardError: The existing README.md can't be parsed.
     """
-    license = card.license_of(directory)
+    license = card.read_license(directory)
     document = describe(columns, index, facts, formats=formats, license=license, scores=find_scores(directory))
     path, text = directory / CROISSANT, json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     replace_if_changed(path, text, root=directory)
@@ -96,15 +96,17 @@ def describe(
         scores: Files of scores.
     """
     splits = [name for name, split in index["splits"].items() if split["samples"]]
-    files = [_file(path, file) for shard in index["shards"] for path, file in shard["files"].items()]
+    files = [_describe_file(path, file) for shard in index["shards"] for path, file in shard["files"].items()]
     distribution = [file for file in files if file is not None]
-    records = [_splits(splits)] if splits else []
-    records += [_labels(name, names) for name, names in _label_columns(columns).items()]
-    if (kind := columnar(formats)) is not None and splits:
-        distribution.insert(0, _file_set(kind, [glob for split in splits for glob in card.globs(index, split, kind)]))
-        records.append(_samples(kind, columns, splits, facts.labels, scores or []))
-    distribution += croissant_annotations.files(scores or [])
-    records += croissant_annotations.records(scores or [])
+    records = [_describe_splits(splits)] if splits else []
+    records += [_describe_labels(name, names) for name, names in _label_columns(columns).items()]
+    if (kind := find_columnar(formats)) is not None and splits:
+        distribution.insert(
+            0, _describe_file_set(kind, [glob for split in splits for glob in card.globs(index, split, kind)])
+        )
+        records.append(_describe_samples(kind, columns, splits, facts.labels, scores or []))
+    distribution += croissant_annotations.describe_files(scores or [])
+    records += croissant_annotations.describe_records(scores or [])
     document = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -117,9 +119,9 @@ def describe(
         "creator": {"@type": "sc:Organization", "name": "figureground"},
         "keywords": [*card.TAGS, facts.builder],
         "citeAs": facts.citation.strip(),
-        "usageInfo": croissant_origin.usage(facts),
-        **croissant_origin.provenance(facts, index.get("recipe_sha256")),
-        **croissant_annotations.of_dataset(facts.labels),
+        "usageInfo": croissant_origin.describe_licenses(facts),
+        **croissant_origin.describe_provenance(facts, index.get("recipe_sha256")),
+        **croissant_annotations.annotate_dataset(facts.labels),
         "rai:dataUseCases": list(facts.uses),
         "rai:dataLimitations": [*facts.limits, *facts.misuses],
         "distribution": distribution,
@@ -133,8 +135,8 @@ def _license_url(license: str) -> str:
     return f"https://spdx.org/licenses/{name}.html" if name else license
 
 
-def _file(path: str, file: Mapping[str, Any]) -> dict[str, Any] | None:
-    types = {kind.FOLDER: kind.MIME for kind in opened_formats().values()} | {PUBLISHED_REJECTS: Parquet.MIME}
+def _describe_file(path: str, file: Mapping[str, Any]) -> dict[str, Any] | None:
+    types = {kind.FOLDER: kind.MIME for kind in load_formats().values()} | {PUBLISHED_REJECTS: Parquet.MIME}
     folder = path.split("/")[0]
     if folder not in types:
         return None  # the list of rejects is internal
@@ -149,7 +151,7 @@ def _file(path: str, file: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _file_set(kind: Format, globs: Sequence[str]) -> dict[str, Any]:
+def _describe_file_set(kind: Format, globs: Sequence[str]) -> dict[str, Any]:
     return {
         "@type": "cr:FileSet",
         "@id": kind.NAME,
@@ -164,7 +166,7 @@ def _label_columns(columns: Columns) -> dict[str, Sequence[str]]:
     return {"foreground": columns.foregrounds, "background": columns.backgrounds, **columns.labels}
 
 
-def _splits(splits: Sequence[str]) -> dict[str, Any]:
+def _describe_splits(splits: Sequence[str]) -> dict[str, Any]:
     return {
         "@type": "cr:RecordSet",
         "@id": "splits",
@@ -172,29 +174,29 @@ def _splits(splits: Sequence[str]) -> dict[str, Any]:
         "description": "The splits of the dataset.",
         "dataType": "cr:Split",
         "key": {"@id": "splits/name"},
-        "field": [_field("splits", "name", "sc:Text")],
+        "field": [_describe_field("splits", "name", "sc:Text")],
         "data": [{"splits/name": split} for split in splits],
     }
 
 
-def _labels(column: str, names: Sequence[str]) -> dict[str, Any]:
-    own = f"{column}_names"
+def _describe_labels(column: str, names: Sequence[str]) -> dict[str, Any]:
+    record_set = f"{column}_names"
     return {
         "@type": "cr:RecordSet",
-        "@id": own,
-        "name": own,
+        "@id": record_set,
+        "name": record_set,
         "description": f"Names of the labels in {column}.",
         "dataType": "sc:Enumeration",
-        "key": {"@id": f"{own}/label"},
-        "field": [_field(own, "label", "sc:Integer"), _field(own, "name", "sc:Text")],
-        "data": [{f"{own}/label": label, f"{own}/name": name} for label, name in enumerate(names)],
+        "key": {"@id": f"{record_set}/label"},
+        "field": [_describe_field(record_set, "label", "sc:Integer"), _describe_field(record_set, "name", "sc:Text")],
+        "data": [{f"{record_set}/label": label, f"{record_set}/name": name} for label, name in enumerate(names)],
     }
 
 
-def _samples(
+def _describe_samples(
     kind: Format, columns: Columns, splits: Sequence[str], labels: Mapping[str, Any], scores: list[ScoreFile]
 ) -> dict[str, Any]:
-    described = {
+    descriptions = {
         "image": "The image.",
         **{name: f"A label; {name}_names holds its name." for name in _label_columns(columns)},
         "prompt": "The prompt of the diffusion model.",
@@ -216,7 +218,7 @@ def _samples(
     }
     fields = [
         {
-            **_field("default", "split", "sc:Text", "The split that the sample belongs to."),
+            **_describe_field("default", "split", "sc:Text", "The split that the sample belongs to."),
             "source": {"fileSet": {"@id": kind.NAME}, **split},
             # Labels refer to their names only in words: with a second join, mlcroissant can't filter by split.
             "references": {"field": {"@id": "splits/name"}},
@@ -226,11 +228,11 @@ def _samples(
         source: dict[str, Any] = {"fileSet": {"@id": kind.NAME}, "extract": {"column": name}}
         if datatype == "sc:ImageObject":
             source["transform"] = {"jsonPath": "bytes"}  # the column holds bytes and a file's name
-        field = {**_field("default", name, datatype, described[name]), "source": source}
-        if annotations := croissant_annotations.of_column(name, labels):
+        field = {**_describe_field("default", name, datatype, descriptions[name]), "source": source}
+        if annotations := croissant_annotations.annotate_column(name, labels):
             field["annotation"] = annotations
         fields.append(field)
-    annotations = croissant_annotations.of_samples(scores)
+    annotations = croissant_annotations.annotate_samples(scores)
     return {
         "@type": "cr:RecordSet",
         "@id": "default",
@@ -242,6 +244,6 @@ def _samples(
     }
 
 
-def _field(records: str, name: str, kind: str, description: str = "") -> dict[str, Any]:
-    about = {"description": description} if description else {}
-    return {"@type": "cr:Field", "@id": f"{records}/{name}", "name": name, **about, "dataType": kind}
+def _describe_field(records: str, name: str, kind: str, description: str = "") -> dict[str, Any]:
+    optional = {"description": description} if description else {}
+    return {"@type": "cr:Field", "@id": f"{records}/{name}", "name": name, **optional, "dataType": kind}

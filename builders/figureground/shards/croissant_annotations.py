@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.files import FileError, check_regular
-from figureground.shards.card import ASKED
-from figureground.shards.directory import score_files
+from figureground.shards.card import QUESTION_TEXTS
+from figureground.shards.directory import find_score_files
 from figureground.shards.shard import SCORES
 
 KEY = "key"
-COLUMN_OF = {
+QUESTION_COLUMNS = {
     "foreground": "foreground", "background": "background", "label": "foreground", "class": "spurious_for",
     "feature": "feature",
 }  # fmt: skip
@@ -46,15 +46,15 @@ class ScoreFile:
 
 def find_scores(directory: Path) -> list[ScoreFile]:
     """Return a dataset's score files with a column `key`; others can't be read, and are left out."""
-    found = []
-    for path in score_files(directory):
-        types = _types(path, directory)
+    scores = []
+    for path in find_score_files(directory):
+        types = _read_types(path, directory)
         if KEY in types:
-            found.append(ScoreFile(f"{SCORES}/{path.name}", types))
-    return found
+            scores.append(ScoreFile(f"{SCORES}/{path.name}", types))
+    return scores
 
 
-def _types(path: Path, directory: Path) -> dict[str, str]:
+def _read_types(path: Path, directory: Path) -> dict[str, str]:
     """Return the type of each column; empty if the file can't be read."""
     import pyarrow as pa
     import pyarrow.csv
@@ -70,101 +70,102 @@ def _types(path: Path, directory: Path) -> dict[str, str]:
     except (pa.ArrowException, OSError, FileError, ValueError):
         return {}
 
-    def type_of(kind: Any) -> str:
+    def croissant_type(kind: Any) -> str:
         if pa.types.is_boolean(kind):
             return "sc:Boolean"
         if pa.types.is_integer(kind):
             return "sc:Integer"
         return "sc:Float" if pa.types.is_floating(kind) else "sc:Text"
 
-    return {each.name: "sc:Text" if each.name == KEY else type_of(each.type) for each in schema}
+    return {field.name: "sc:Text" if field.name == KEY else croissant_type(field.type) for field in schema}
 
 
-def files(scores: list[ScoreFile]) -> list[dict[str, Any]]:
+def describe_files(scores: list[ScoreFile]) -> list[dict[str, Any]]:
     """Return the resources of scores: sets of one file, as files of a set need no hash and scores may change."""
     return [
         {
-            "@type": "cr:FileSet", "@id": f"{each.id}_file", "name": f"{each.id}_file",
-            "description": "Scores of the images, one row for each key.", "includes": [each.path],
-            "encodingFormat": _MIME[Path(each.path).suffix],
+            "@type": "cr:FileSet", "@id": f"{score_file.id}_file", "name": f"{score_file.id}_file",
+            "description": "Scores of the images, one row for each key.", "includes": [score_file.path],
+            "encodingFormat": _MIME[Path(score_file.path).suffix],
         }
-        for each in scores
+        for score_file in scores
     ]  # fmt: skip
 
 
-def records(scores: list[ScoreFile]) -> list[dict[str, Any]]:
+def describe_records(scores: list[ScoreFile]) -> list[dict[str, Any]]:
     """Return the records of scores, which their key joins with the samples."""
     return [
         {
-            "@type": "cr:RecordSet", "@id": each.id, "name": each.id,
-            "description": f"Scores {each.name} of the images; default/key has the same keys.",
-            "key": {"@id": f"{each.id}/{KEY}"},
-            "field": [_column(each, f"{each.id}/{column}", column) for column in each.types],
+            "@type": "cr:RecordSet", "@id": score_file.id, "name": score_file.id,
+            "description": f"Scores {score_file.name} of the images; default/key has the same keys.",
+            "key": {"@id": f"{score_file.id}/{KEY}"},
+            "field": [_describe_column(score_file, f"{score_file.id}/{column}", column) for column in score_file.types],
         }
-        for each in scores
+        for score_file in scores
     ]  # fmt: skip
 
 
-def of_samples(scores: list[ScoreFile]) -> list[dict[str, Any]]:
+def annotate_samples(scores: list[ScoreFile]) -> list[dict[str, Any]]:
     """Return annotations of whole samples: their scores, by file."""
     return [
         {
-            "@type": "cr:Field", "@id": f"default/{each.id}", "name": each.id,
-            "description": f"Scores {each.name} of the image; {each.id} holds them by key.",
-            "prov:wasAttributedTo": {"@type": ["prov:Agent", "prov:SoftwareAgent"], "prov:label": each.name},
+            "@type": "cr:Field", "@id": f"default/{score_file.id}", "name": score_file.id,
+            "description": f"Scores {score_file.name} of the image; {score_file.id} holds them by key.",
+            "prov:wasAttributedTo": {"@type": ["prov:Agent", "prov:SoftwareAgent"], "prov:label": score_file.name},
             "subField": [
-                _column(each, f"default/{each.id}/{column}", column) for column in each.types if column != KEY
+                _describe_column(score_file, f"default/{score_file.id}/{column}", column)
+                for column in score_file.types if column != KEY
             ],
         }
-        for each in scores
+        for score_file in scores
     ]  # fmt: skip
 
 
-def _column(scores: ScoreFile, id: str, column: str) -> dict[str, Any]:
+def _describe_column(scores: ScoreFile, id: str, column: str) -> dict[str, Any]:
     return {
         "@type": "cr:Field", "@id": id, "name": column, "dataType": scores.types[column],
         "source": {"fileSet": {"@id": f"{scores.id}_file"}, "extract": {"column": column}},
     }  # fmt: skip
 
 
-def of_column(column: str, labels: Mapping[str, Any]) -> list[dict[str, Any]]:
+def annotate_column(column: str, labels: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return annotations of a label column: the share of right labels among all images, by people's answers.
 
     Args:
         labels: What is known of the labels, in the shape of `index_shape.LABELS`.
     """
-    found = []
+    annotations = []
     for share in labels.get("shares", ()):
-        if COLUMN_OF.get(share["question"]) != column or "split" in share:
+        if QUESTION_COLUMNS.get(share["question"]) != column or "split" in share:
             continue
         people = share["people"]
         interval = f"{people['low']:.4f} to {people['high']:.4f}"
-        asked = ASKED.get(share["question"], share["question"])
-        found.append(
+        question = QUESTION_TEXTS.get(share["question"], share["question"])
+        annotations.append(
             {
                 "@type": "cr:Field", "@id": f"default/{column}/{share['question']}_right",
                 "name": f"{share['question']}_right", "dataType": "sc:Float", "value": people["value"],
-                "description": f"Share of labels of which people say: {asked} ({share['labels']:,} of "
+                "description": f"Share of labels of which people say: {question} ({share['labels']:,} of "
                 f"{share['images']:,} images looked at, 95 % interval {interval}).",
-                "prov:wasAttributedTo": {"@type": "prov:Agent", "prov:label": _people(labels)},
+                "prov:wasAttributedTo": {"@type": "prov:Agent", "prov:label": _format_people(labels)},
             }
         )  # fmt: skip
-    return found
+    return annotations
 
 
-def of_dataset(labels: Mapping[str, Any]) -> dict[str, Any]:
+def annotate_dataset(labels: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the vocabulary for responsible AI has about annotation: the protocol, and models that scored."""
-    said: dict[str, Any] = {}
+    annotations: dict[str, Any] = {}
     if (people := labels.get("people")) is not None:
-        said["rai:dataAnnotationProtocol"] = [
-            f"{_people(labels)} looked at {people['images']:,} images and gave {people['answers']:,} answers (yes, no, "
-            "unsure) to questions about their labels. figureground review asked them."
+        annotations["rai:dataAnnotationProtocol"] = [
+            f"{_format_people(labels)} looked at {people['images']:,} images and gave {people['answers']:,} answers "
+            "(yes, no, unsure) to questions about their labels. figureground review asked them."
         ]
     if labels.get("scorers"):
-        said["rai:machineAnnotationTools"] = list(dict.fromkeys(scorer["name"] for scorer in labels["scorers"]))
-    return said
+        annotations["rai:machineAnnotationTools"] = list(dict.fromkeys(scorer["name"] for scorer in labels["scorers"]))
+    return annotations
 
 
-def _people(labels: Mapping[str, Any]) -> str:
+def _format_people(labels: Mapping[str, Any]) -> str:
     people = labels.get("people") or {"annotators": 0}
     return "1 person" if people["annotators"] == 1 else f"{people['annotators']:,} people"

@@ -12,16 +12,16 @@ from figureground.sources.provenance import NOT_STATED
 _CONTENT = {"cutouts": "cut-outs", "scenes": "scenes", "photographs": "photographs"}
 
 
-def provenance(facts: CardContext, recipe_sha256: str | None) -> dict[str, Any]:
+def describe_provenance(facts: CardContext, recipe_sha256: str | None) -> dict[str, Any]:
     """Return `prov:wasGeneratedBy` and `prov:wasDerivedFrom` of a dataset, as far as they are known.
 
     Args:
         facts: Facts on the card.
         recipe_sha256: SHA-256 of the recipe's identity, if known.
     """
-    sources = [_source(source) for source in public(facts.sources)]
-    checkpoint = _checkpoint(public(facts.checkpoint))
-    concepts = [_concept(concept) for concept in public(facts.concepts)]
+    sources = [_describe_source(source) for source in public(facts.sources)]
+    checkpoint = _describe_checkpoint(public(facts.checkpoint))
+    concepts = [_describe_concept(concept) for concept in public(facts.concepts)]
     version = facts.numerics.get("versions", {}).get("figureground", "")
     software = {"@type": ["prov:Agent", "prov:SoftwareAgent"], "prov:label": f"figureground {version}".strip()}
     plan: dict[str, Any] = {"@type": ["prov:Entity", "prov:Plan"], "@id": RECIPE, "prov:label": "recipe"}
@@ -33,69 +33,75 @@ def provenance(facts: CardContext, recipe_sha256: str | None) -> dict[str, Any]:
         "prov:qualifiedAssociation": {"@type": "prov:Association", "prov:agent": software, "prov:hadPlan": plan},
     }  # fmt: skip
     steps = public(facts.lineage)
-    datasets = [_dataset(dataset) for step in steps for dataset in _from(step)]
+    datasets = [_describe_dataset(dataset) for step in steps for dataset in _iterate_sources(step)]
     return {
-        "prov:wasGeneratedBy": [{name: value for name, value in build.items() if value}, *map(_step, steps)],
+        "prov:wasGeneratedBy": [{name: value for name, value in build.items() if value}, *map(_describe_step, steps)],
         "prov:wasDerivedFrom": [*checkpoint, *sources, *datasets],
     }
 
 
-def usage(facts: CardContext) -> list[dict[str, Any]]:
+def describe_licenses(facts: CardContext) -> list[dict[str, Any]]:
     """Return the licences of the checkpoint and of the source images, for `usageInfo`: they bind who uses the images.
 
     The licence of the dataset itself is `license`.
     """
-    found = []
+    licenses = []
     checkpoint = public(facts.checkpoint)
     if checkpoint.get("license", NOT_STATED) != NOT_STATED:
         terms = checkpoint.get("link") or checkpoint["license"]
-        found.append(_terms(f"Licence of the checkpoint {checkpoint['name']}", terms))
+        licenses.append(_describe_license(f"Licence of the checkpoint {checkpoint['name']}", terms))
     for source in public(facts.sources):
         if source["license"] != NOT_STATED:
-            found.append(_terms(f"Licence of the {_CONTENT.get(source['what'], source['what'])} {source['name']}",
-                                source["license"]))  # fmt: skip
-    return found
+            content = _CONTENT.get(source["what"], source["what"])
+            licenses.append(_describe_license(f"Licence of the {content} {source['name']}", source["license"]))
+    return licenses
 
 
-def _terms(name: str, license: str) -> dict[str, Any]:
+def _describe_license(name: str, license: str) -> dict[str, Any]:
     return {"@type": "sc:CreativeWork", "name": name, "license": license}
 
 
-def _checkpoint(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _describe_checkpoint(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not checkpoint:
         return []
-    said = {"@type": "prov:Entity", "prov:label": checkpoint["name"], "description": "Checkpoint that drew the images."}
-    more = {"version": checkpoint.get("revision"), "license": checkpoint.get("link") or checkpoint.get("license")}
-    return [said | {name: value for name, value in more.items() if value and value != NOT_STATED}]
+    entity = {
+        "@type": "prov:Entity",
+        "prov:label": checkpoint["name"],
+        "description": "Checkpoint that drew the images.",
+    }
+    optional = {"version": checkpoint.get("revision"), "license": checkpoint.get("link") or checkpoint.get("license")}
+    return [entity | {name: value for name, value in optional.items() if value and value != NOT_STATED}]
 
 
-def _source(source: Mapping[str, Any]) -> dict[str, Any]:
-    of = f"{source['images']:,} {_CONTENT.get(source['what'], source['what'])} that generation started from."
-    said = {"@type": ["prov:Entity", "prov:Collection"], "prov:label": source["name"], "description": of}
-    return said if source["license"] == NOT_STATED else {**said, "license": source["license"]}
+def _describe_source(source: Mapping[str, Any]) -> dict[str, Any]:
+    description = f"{source['images']:,} {_CONTENT.get(source['what'], source['what'])} that generation started from."
+    entity = {"@type": ["prov:Entity", "prov:Collection"], "prov:label": source["name"], "description": description}
+    return entity if source["license"] == NOT_STATED else {**entity, "license": source["license"]}
 
 
-def _concept(concept: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_concept(concept: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "@type": "prov:Entity", "prov:label": f"concept {concept['feature']}", "sha256": concept["sha256"],
         "description": f"Learned from {concept['references']:,} images of {concept['class']}.",
     }  # fmt: skip
 
 
-def _from(step: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _iterate_sources(step: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the datasets that a step of the lineage names."""
-    given = step.get("from", [])
-    yield from (each for each in (given if isinstance(given, Sequence) else [given]) if isinstance(each, Mapping))
+    sources = step.get("from", [])
+    yield from (
+        source for source in (sources if isinstance(sources, Sequence) else [sources]) if isinstance(source, Mapping)
+    )
 
 
-def _dataset(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    said = {"@type": ["prov:Entity", "prov:Collection"], "prov:label": dataset.get("name", "")}
-    return {**said, "sha256": dataset["sha256"]} if dataset.get("sha256") else said
+def _describe_dataset(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    entity = {"@type": ["prov:Entity", "prov:Collection"], "prov:label": dataset.get("name", "")}
+    return {**entity, "sha256": dataset["sha256"]} if dataset.get("sha256") else entity
 
 
-def _step(step: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_step(step: Mapping[str, Any]) -> dict[str, Any]:
     rule = {"description": f"Kept samples for which {step['rule']}."} if step.get("rule") else {}
-    used = [_dataset(dataset) for dataset in _from(step)]
+    used = [_describe_dataset(dataset) for dataset in _iterate_sources(step)]
     return {
         "@type": "prov:Activity", "prov:label": str(step["did"]), **rule, **({"prov:used": used} if used else {}),
     }  # fmt: skip

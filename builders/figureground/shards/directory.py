@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from figureground.core.files import FileError, find_unsafe_entries, leads_outside
-from figureground.shards.formats.format import folders
+from figureground.core.files import FileError, leads_outside, find_unsafe_entries
+from figureground.shards.formats.format import list_folders
 
 FOLDERS = ("rejects", "_figureground", "_evaluation", "_audit")
 """Directories of a dataset, besides those of its formats."""
@@ -15,51 +15,51 @@ FOLDERS = ("rejects", "_figureground", "_evaluation", "_audit")
 DESCRIPTIONS = ("README.md", "croissant.json", "preview.png", "report.html")
 """Top-level files that commands write."""
 
-BESIDE = ("LICENSE", "LICENCE", "NOTICE", "ATTRIBUTION", "CITATION")
+ADDED_FILES = ("LICENSE", "LICENCE", "NOTICE", "ATTRIBUTION", "CITATION")
 """Prefixes, in capitals, of top-level files that people add to be published with a dataset."""
 
 
-def belongs(name: str) -> bool:
+def belongs_to_dataset(name: str) -> bool:
     """Whether a top-level entry belongs to the dataset."""
-    return name in (*folders(), *FOLDERS) or name in DESCRIPTIONS or name.upper().startswith(BESIDE)
+    return name in (*list_folders(), *FOLDERS) or name in DESCRIPTIONS or name.upper().startswith(ADDED_FILES)
 
 
-def strange(directory: Path) -> list[tuple[str, str]]:
+def find_unsafe_entries(directory: Path) -> list[tuple[str, str]]:
     """Return the entries of a dataset directory that must not be opened: name, and what is wrong with it.
 
     These are links that leave the directory, FIFOs, devices and sockets. Top-level names that begin with `.` are
     skipped because nothing reads them.
     """
-    names = {name for name in _names(directory) if not name.startswith(".")}
+    names = {name for name in _list_names(directory) if not name.startswith(".")}
     return list(find_unsafe_entries(directory, names))
 
 
-def refuse_strange(directory: Path) -> None:
+def refuse_unsafe_entries(directory: Path) -> None:
     """Refuse a dataset directory in which a name that commands use is not a regular file inside it.
 
     Raises:
         FileError: There is such an entry; names the first. The target of a link is neither opened nor named.
     """
-    names = {name for name in _names(directory) if belongs(name)}
-    found = list(find_unsafe_entries(directory, names))
-    if found:
-        name, problem = found[0]
-        more = f" (there are {len(found):,} such entries in all)" if found[1:] else ""
-        raise FileError(directory / name, f"{problem}{more}. Put a file of its own there, or remove it")
+    names = {name for name in _list_names(directory) if belongs_to_dataset(name)}
+    unsafe = list(find_unsafe_entries(directory, names))
+    if unsafe:
+        name, problem = unsafe[0]
+        others = f" (there are {len(unsafe):,} such entries in all)" if unsafe[1:] else ""
+        raise FileError(directory / name, f"{problem}{others}. Put a file of its own there, or remove it")
 
 
-def beside(directory: Path) -> Iterator[Path]:
+def find_added_files(directory: Path) -> Iterator[Path]:
     """Yield the files that people added to a dataset (licence, notice, attribution, citation), sorted by name."""
-    for name in sorted(_names(directory)):
+    for name in sorted(_list_names(directory)):
         path = directory / name
-        if name.upper().startswith(BESIDE) and not leads_outside(path, directory) and path.is_file():
+        if name.upper().startswith(ADDED_FILES) and not leads_outside(path, directory) and path.is_file():
             yield path
 
 
-def score_files(directory: Path) -> Iterator[Path]:
+def find_score_files(directory: Path) -> Iterator[Path]:
     """Yield the score files, CSV and Parquet, sorted by name."""
     folder = directory / "_figureground" / "scores"
-    for name in sorted(_names(folder)):
+    for name in sorted(_list_names(folder)):
         path = folder / name
         if path.suffix not in (".csv", ".parquet") or name.startswith("."):
             continue
@@ -67,7 +67,7 @@ def score_files(directory: Path) -> Iterator[Path]:
             yield path
 
 
-def _names(directory: Path) -> list[str]:
+def _list_names(directory: Path) -> list[str]:
     try:
         return os.listdir(directory)
     except OSError:  # reported where the directory is needed

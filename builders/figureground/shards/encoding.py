@@ -45,20 +45,20 @@ def encode_all(
     with ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode") as pool:
         try:
             for result in results:
-                _check(result.spec, shard, columns)
+                _check_spec(result.spec, shard, columns)
                 item: Future[Encoded] | Encoded | Reject
                 if isinstance(result, Sample):
-                    empty = described(result.spec, columns, provenance(result))
+                    empty = describe_sample(result.spec, columns, provenance(result))
                     item = pool.submit(_encode, result, empty, image_format, marked)
                 else:
                     item = result
                 waiting.append(item)
                 if journal is not None:
                     journal.add(item)
-                while waiting and (len(waiting) > AHEAD or _is_settled(waiting[0])):
-                    yield _settled(waiting.popleft())
+                while waiting and (len(waiting) > AHEAD or _is_ready(waiting[0])):
+                    yield _get_result(waiting.popleft())
             while waiting:
-                yield _settled(waiting.popleft())
+                yield _get_result(waiting.popleft())
             if journal is not None:
                 journal.flush()
         finally:
@@ -70,15 +70,15 @@ def encode_all(
                     item.cancel()
 
 
-def _is_settled(item: Future[Encoded] | Encoded | Reject) -> bool:
+def _is_ready(item: Future[Encoded] | Encoded | Reject) -> bool:
     return not isinstance(item, Future) or item.done()
 
 
-def _settled(item: Future[Encoded] | Encoded | Reject) -> Encoded | Reject:
+def _get_result(item: Future[Encoded] | Encoded | Reject) -> Encoded | Reject:
     return item.result() if isinstance(item, Future) else item
 
 
-def _check(spec: Spec, shard: Shard, columns: Columns) -> None:
+def _check_spec(spec: Spec, shard: Shard, columns: Columns) -> None:
     where = f"shard {shard.name}, key {spec.key!r}"
     if spec.split != shard.split:
         raise ShardError(f"{where}: the image belongs to the split {spec.split!r}.")
@@ -86,15 +86,15 @@ def _check(spec: Spec, shard: Shard, columns: Columns) -> None:
         raise ShardError(
             f"{where}: a key must not contain dots, slashes or spaces, because it names the members of a tar."
         )
-    for what, label, names in (
+    for column, label, names in (
         ("foreground", spec.foreground, columns.foregrounds),
         ("background", spec.background, columns.backgrounds),
     ):
         if not 0 <= label < len(names):
-            raise ShardError(f"{where}: {what} {label} is not a label from 0 to {len(names) - 1}.")
+            raise ShardError(f"{where}: {column} {label} is not a label from 0 to {len(names) - 1}.")
 
 
-def described(spec: Spec, columns: Columns, provenance: Mapping[str, Any]) -> Encoded:
+def describe_sample(spec: Spec, columns: Columns, provenance: Mapping[str, Any]) -> Encoded:
     """Return a sample as it is written, with empty images.
 
     Args:

@@ -14,7 +14,7 @@ from figureground.core import signals
 from figureground.core.progress import Progress
 from figureground.core.terminal import print_note
 from figureground.shards.home import ClaimLost, home_of
-from figureground.shards.markers import missing
+from figureground.shards.markers import find_missing_shards
 from figureground.shards.shard import Shard
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -27,42 +27,42 @@ def fill(out: Path, shards: Sequence[Shard], write: Callable[[Shard, tqdm], None
     """Write every unfinished shard that no other process has claimed; return when all are finished.
 
     A shard that another process has claimed is waited for, and taken over if that process dies. One that is written
-    already, but isn't where the dataset is kept, is only brought there.
+    already, but not stored where the dataset is kept, is only stored there.
 
     Args:
-        write: Writes a shard; it advances the bar by the shard's images (see `counted`).
+        write: Writes a shard; it advances the bar by the shard's images (see `track_results`).
     """
     total = sum(shard.count for shard in shards)
-    done = total - sum(shard.count for shard in missing(out, shards))
+    done = total - sum(shard.count for shard in find_missing_shards(out, shards))
     home = home_of(out)
     bar = Progress(total, initial=done, unit="image", desc=home.title, show=show_progress)
     with signals.delay_to_checks(), bar:
-        while todo := missing(out, shards):
-            home.look()
-            for shard in missing(out, todo):
+        while unfinished := find_missing_shards(out, shards):
+            home.refresh()
+            for shard in find_missing_shards(out, unfinished):
                 signals.check()
-                with _going_on(), home.claim(shard) as mine:
-                    if mine and missing(out, [shard]):
+                with _skip_lost_claim(), home.claim(shard) as claimed:
+                    if claimed and find_missing_shards(out, [shard]):
                         if (out / shard.path("marker")).exists():
                             bar.update(shard.count)
                         else:
                             write(shard, bar)
-                        home.keep(shard)
-            if missing(out, todo):
+                        home.store_shard(shard)
+            if find_missing_shards(out, unfinished):
                 signals.check()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 @contextmanager
-def _going_on() -> Iterator[None]:
+def _skip_lost_claim() -> Iterator[None]:
     """Go on with other shards if the claim of one was lost."""
     try:
         yield
-    except ClaimLost as lost:
-        print_note(lost)
+    except ClaimLost as error:
+        print_note(error)
 
 
-def counted(results: Iterable[T], bar: tqdm) -> Iterator[T]:
+def track_results(results: Iterable[T], bar: tqdm) -> Iterator[T]:
     """Yield a shard's samples and rejects, advancing the bar; stop at a signal."""
     for result in results:
         signals.check()

@@ -14,12 +14,12 @@ from figureground.recipe.formats import FORMATS
 from figureground.recipe.sample import Reject
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
-from figureground.shards.directory import refuse_strange
-from figureground.shards.formats.format import TEXTS, in_order
+from figureground.shards.directory import refuse_unsafe_entries
+from figureground.shards.formats.format import TEXTS, sort_formats
 from figureground.shards.index_shape import INDEX, read_index
 from figureground.shards.markers import markers
 from figureground.shards.reader import ShardReader
-from figureground.shards.remaining import why_empty
+from figureground.shards.remaining import explain_empty
 from figureground.shards.samples import Stored
 from figureground.shards.shard import RECIPE, Shard
 
@@ -40,8 +40,8 @@ class FinishedDataset:
             raise FiguregroundError(f"{directory}: no such directory. Give the directory of a finished dataset.")
         self.directory = directory
         self.name = name or directory.resolve().name
-        self.index = saved_index(directory)
-        if problem := why_empty(self.index):
+        self.index = read_finished_index(directory)
+        if problem := explain_empty(self.index):
             raise FiguregroundError(f"{directory}: {problem} No samples can be taken from it.")
         self.columns = Columns.from_json(self.index["columns"])
         self.names: dict[str, Sequence[str]] = {
@@ -55,14 +55,14 @@ class FinishedDataset:
         self.version: int = recipes.read_format(self.recipe, str(directory / RECIPE))
         """Version of the format in which its images were drawn."""
         self._markers = markers(directory)
-        listed_there = [shard["shard"] for shard in self.index["shards"]]
-        odd = sorted(set(listed_there) ^ set(self._markers))
-        if odd:
+        indexed = [shard["shard"] for shard in self.index["shards"]]
+        differing = sorted(set(indexed) ^ set(self._markers))
+        if differing:
             raise FiguregroundError(
-                f"{directory} isn't finished: {INDEX} and the markers of shards disagree about {join_names(odd, 3)}. "
+                f"{directory} isn't finished: {INDEX} and the markers of shards disagree about {join_names(differing, 3)}. "
                 f"Rerun the command that made it: it resumes. figureground check {directory} says what is wrong."
             )
-        self.shards: tuple[Shard, ...] = tuple(Shard.of_marker(self._markers[name]) for name in listed_there)
+        self.shards: tuple[Shard, ...] = tuple(Shard.from_marker(self._markers[name]) for name in indexed)
 
     def _read_recipe(self) -> dict[str, Any]:
         try:
@@ -76,7 +76,7 @@ class FinishedDataset:
     def samples(self) -> int:
         return int(self.index["samples"])
 
-    def told(self) -> dict[str, Any]:
+    def lineage_entry(self) -> dict[str, Any]:
         """Return the lineage's entry for this dataset."""
         return {"name": self.name, "sha256": self.recipe["sha256"], "samples": self.samples}
 
@@ -92,7 +92,7 @@ class FinishedDataset:
 
     def reader(self, shard: Shard) -> ShardReader:
         """Return the reader of a shard, in the first of the dataset's formats."""
-        return ShardReader(self.directory, self.marker(shard), FORMATS[in_order(self.formats)[0]]())
+        return ShardReader(self.directory, self.marker(shard), FORMATS[sort_formats(self.formats)[0]]())
 
     def verify(self, shard: Shard) -> None:
         """Compare a shard's files with its marker.
@@ -115,7 +115,7 @@ class FinishedDataset:
         return self.reader(shard).rejects(self.columns if images else None)
 
 
-def saved_index(directory: Path) -> dict[str, Any]:
+def read_finished_index(directory: Path) -> dict[str, Any]:
     """Return the contents of `_figureground/index.json`.
 
     Raises:
@@ -123,7 +123,7 @@ def saved_index(directory: Path) -> dict[str, Any]:
             it lacks a field that this release writes.
     """
     path = directory / INDEX
-    refuse_strange(directory)
+    refuse_unsafe_entries(directory)
     try:
         if not {"columns", "formats", "image_format", "card"} <= set(read_object(path, root=directory)):
             raise FiguregroundError(
@@ -140,7 +140,7 @@ def saved_index(directory: Path) -> dict[str, Any]:
         raise FiguregroundError(f"{path} can't be used: {why}. Build again to rewrite it.") from None
 
 
-def made_from_others(directory: Path) -> bool:
+def is_copy(directory: Path) -> bool:
     """Whether a dataset was made by `curate` or `merge`, so no method can rebuild it."""
     try:
         return read_object(directory / RECIPE, root=directory)["builder"] in recipes.COPIES
@@ -154,8 +154,8 @@ def refuse_overlap(out: Path, directories: Sequence[Path]) -> None:
     Raises:
         FiguregroundError: The directories overlap; names both.
     """
-    there = out.resolve()
+    target = out.resolve()
     for directory in directories:
         source = directory.resolve()
-        if there == source or source in there.parents or there in source.parents:
+        if target == source or source in target.parents or target in source.parents:
             raise FiguregroundError(f"--out {out} and {directory} overlap. Give a separate directory.")

@@ -15,7 +15,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.locks import lock
 from figureground.recipe.sample import Spec
 from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, claim, claim_part
-from figureground.shards.journal import FileJournal, Journal, count_kept
+from figureground.shards.journal import FileJournal, Journal, count_rendered
 from figureground.shards.markers import markers
 from figureground.shards.shard import Shard
 
@@ -39,8 +39,8 @@ class Home:
         """Name of the dataset in messages: its directory or its URL."""
         return str(self.directory)
 
-    def look(self, now: bool = False) -> None:
-        """Find out which shards others have finished; afterwards, `markers.missing` knows them.
+    def refresh(self, now: bool = False) -> None:
+        """Find out which shards others have finished; afterwards, `markers.find_missing_shards` knows them.
 
         Args:
             now: Whether to look although that was done a moment ago.
@@ -49,19 +49,19 @@ class Home:
     @contextlib.contextmanager
     def claim(self, shard: Shard) -> Iterator[bool]:
         """Try to claim a shard for this process, without waiting; yields whether that succeeded."""
-        with claim(self.directory, shard) as mine:
-            yield mine
+        with claim(self.directory, shard) as claimed:
+            yield claimed
 
     def journal(self, shard: Shard, origin: Mapping[str, Any], batches: Sequence[Sequence[Spec]]) -> Journal:
         """Return the journal of a claimed shard; see `shards.journal`."""
         return FileJournal(self.directory, shard, origin, batches)
 
-    def rendered(self) -> int:
+    def count_rendered(self) -> int:
         """Return how many images, or batches, of unfinished shards are kept; call it within `settling`."""
-        return count_kept(self.directory)[0]
+        return count_rendered(self.directory)[0]
 
-    def keep(self, shard: Shard) -> None:
-        """Bring a claimed shard, whose files and marker lie in the directory, to where it is kept.
+    def store_shard(self, shard: Shard) -> None:
+        """Store a claimed shard, whose files and marker are in the directory, where the dataset is kept.
 
         Raises:
             ClaimLost: The claim was lost meanwhile, and the work is thrown away.
@@ -77,17 +77,17 @@ class Home:
     @contextlib.contextmanager
     def claim_part(self, name: str) -> Iterator[bool]:
         """Try to claim a stage that doesn't need others, without waiting; finished ones lie in the directory then."""
-        with claim_part(self.directory, name) as mine:
-            yield mine
+        with claim_part(self.directory, name) as claimed:
+            yield claimed
 
-    def keep_stage(self, name: str) -> None:
-        """Bring a stage that has just finished to where it is kept; called within `settling`."""
+    def store_stage(self, name: str) -> None:
+        """Store a stage that has just finished where the dataset is kept; called within `settling`."""
 
     def has_started(self) -> bool:
         """Whether a shard is finished or a process is rendering one; call it within `settling`."""
         # The lock comes first: between the two checks the last worker could finish a shard and exit.
-        with lock(self.directory / WORKING_LOCK) as alone:
-            return not alone or bool(markers(self.directory))
+        with lock(self.directory / WORKING_LOCK) as exclusive:
+            return not exclusive or bool(markers(self.directory))
 
     def is_alone(self) -> bool:
         """Whether no process in another directory is rendering; call it within `settling`."""
@@ -125,14 +125,14 @@ def home_of(directory: Path) -> Home:
 
 
 @contextlib.contextmanager
-def registered(home: Home) -> Iterator[None]:
+def register(home: Home) -> Iterator[None]:
     """Make `home_of` return this home for its directory."""
-    place = home.directory.absolute()
-    before = _HOMES.get(place)
-    _HOMES[place] = home
+    path = home.directory.absolute()
+    previous = _HOMES.get(path)
+    _HOMES[path] = home
     try:
         yield
     finally:
-        del _HOMES[place]
-        if before is not None:
-            _HOMES[place] = before
+        del _HOMES[path]
+        if previous is not None:
+            _HOMES[path] = previous

@@ -17,10 +17,10 @@ from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
 from figureground.shards import card, croissant
 from figureground.shards.claiming import INDEX_LOCK, clean_stale, remove_locks
 from figureground.shards.columns import Columns
-from figureground.shards.formats.format import in_order
+from figureground.shards.formats.format import sort_formats
 from figureground.shards.index_shape import INDEX as INDEX
 from figureground.shards.index_shape import read_index
-from figureground.shards.markers import kept_elsewhere, markers, missing, to_text
+from figureground.shards.markers import find_missing_shards, markers, read_stored_shards, to_text
 from figureground.shards.remaining import refuse_empty
 from figureground.shards.shard import LABELS, MARKERS, RECIPE, Shard, ShardError
 
@@ -62,17 +62,17 @@ def finish(
             replaced the recipe.
         NothingLeft: Every image was rejected. Nothing is written then.
     """
-    if missing(directory, shards):
+    if find_missing_shards(directory, shards):
         return None
-    with writing_beside(directory):
+    with lock_descriptions(directory):
         if sha256 is not None:
             _refuse_other_recipe(directory, sha256)
-        facts = dataclasses.replace(facts, labels=_kept_labels(directory, shards))
+        facts = dataclasses.replace(facts, labels=_read_current_labels(directory, shards))
         return _finish(directory, shards, columns, recipe, facts, formats, image_format)
 
 
 @contextmanager
-def writing_beside(directory: Path) -> Iterator[None]:
+def lock_descriptions(directory: Path) -> Iterator[None]:
     """Lock the files next to the data (index, card, preview, report) against other processes.
 
     Read the inputs of these files inside this context, not before.
@@ -87,10 +87,10 @@ def writing_beside(directory: Path) -> Iterator[None]:
 
 
 def _refuse_other_recipe(directory: Path, sha256: str) -> None:
-    theirs = read_object(directory / RECIPE, root=directory)["sha256"]
-    if theirs != sha256:
+    found = read_object(directory / RECIPE, root=directory)["sha256"]
+    if found != sha256:
         raise ShardError(
-            f"{directory} was extended by another process meanwhile ({RECIPE} has the SHA-256 {theirs[:12]}, not "
+            f"{directory} was extended by another process meanwhile ({RECIPE} has the SHA-256 {found[:12]}, not "
             f"{sha256[:12]}). That process will write the index when it has finished."
         )
 
@@ -109,16 +109,16 @@ def _finish(
         "columns": columns.to_json(),
         "formats": list(formats),
         "image_format": image_format,
-        **_recipe_of(directory),
+        **_read_recipe_hash(directory),
         # With these, the card can be rewritten when nothing else of the build is available.
-        "card": {"recipe": card.public(recipe), "facts": _facts(facts)},
+        "card": {"recipe": card.public(recipe), "facts": _facts_to_json(facts)},
     }
     refuse_empty(index, str(directory))
     preview = card.PREVIEW if (directory / card.PREVIEW).exists() else None
     body = card.render(columns, index, recipe, facts, formats=formats, image_format=image_format, preview=preview)
-    part = card.generated_part(body)
+    part = card.find_generated_part(body)
     assert part is not None
-    index["card"] |= {"renderer": card.renderer(tuple(formats)), "text": card.hash_text(body[slice(*part)])}
+    index["card"] |= {"renderer": card.identify_renderer(tuple(formats)), "text": card.hash_text(body[slice(*part)])}
     replace_text(directory / INDEX, to_text(index), root=directory)
     card.write_attribution(directory, facts)
     croissant.write(directory, columns, index, facts, formats=formats)
@@ -127,27 +127,28 @@ def _finish(
     return index
 
 
-def _facts(facts: card.CardContext) -> dict[str, Any]:
+def _facts_to_json(facts: card.CardContext) -> dict[str, Any]:
     """Return the card's contents as JSON. An older release doesn't know `labels`, so it is left out if empty."""
-    said = card.public(dataclasses.asdict(facts))
-    return said if facts.labels else {name: value for name, value in said.items() if name != "labels"}
+    fields = card.public(dataclasses.asdict(facts))
+    return fields if facts.labels else {name: value for name, value in fields.items() if name != "labels"}
 
 
-def _kept_labels(directory: Path, shards: Sequence[Shard]) -> dict[str, Any]:
+def _read_current_labels(directory: Path, shards: Sequence[Shard]) -> dict[str, Any]:
     """Return what the index says about the labels if it was written for the same shards; otherwise forgets it."""
     try:
         index = read_index(directory)
     except (FileError, OSError, ValueError):  # there is none, or it is rewritten because it is damaged
         index = {}
-    done = markers(directory)
-    now = [_listed(shard, done[shard.name]) for shard in shards if shard.name in done]
-    if index.get("shards") == now and index.get(RECIPE_SHA256) == _recipe_of(directory).get(RECIPE_SHA256):
+    marker_of = markers(directory)
+    shard_entries = [_make_shard_entry(shard, marker_of[shard.name]) for shard in shards if shard.name in marker_of]
+    recipe_sha256 = _read_recipe_hash(directory).get(RECIPE_SHA256)
+    if index.get("shards") == shard_entries and index.get(RECIPE_SHA256) == recipe_sha256:
         return dict(index["card"]["facts"].get("labels", {}))
     (directory / LABELS).unlink(missing_ok=True)
     return {}
 
 
-def _recipe_of(directory: Path) -> dict[str, str]:
+def _read_recipe_hash(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of the saved recipe's identity, if there is a recipe.
 
     Releases that didn't seal recipes didn't write it either; `check` takes an index with it for a newer one, whose
@@ -160,7 +161,7 @@ def _recipe_of(directory: Path) -> dict[str, str]:
         return {}
 
 
-def finish_again(directory: Path) -> dict[str, Any] | None:
+def rewrite_descriptions(directory: Path) -> dict[str, Any] | None:
     """Rewrite the index and the card of a finished dataset from its index and markers.
 
     Returns:
@@ -169,21 +170,25 @@ def finish_again(directory: Path) -> dict[str, Any] | None:
     Raises:
         ShardError: See `finish`.
     """
-    return _finish_again(directory, None)
+    return _rewrite(directory, None)
 
 
-def finish_with_labels(directory: Path, labels: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Like `finish_again`, with what is known of the labels, in the shape of `index_shape.LABELS`; empty if nothing."""
-    return _finish_again(directory, labels)
+def rewrite_with_labels(directory: Path, labels: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Like `rewrite_descriptions`, with other facts about the labels.
+
+    Args:
+        labels: What is known of them, in the shape of `index_shape.LABELS`; empty if nothing.
+    """
+    return _rewrite(directory, labels)
 
 
-def tell_scores(directory: Path) -> None:
+def rewrite_croissant(directory: Path) -> None:
     """Rewrite croissant.json of a finished dataset whose score files have changed. Unfinished ones get it later.
 
     Raises:
         ShardError: The card can't be parsed, which names the licence.
     """
-    with writing_beside(directory):
+    with lock_descriptions(directory):
         try:
             index = read_index(directory)
             columns, facts = Columns.from_json(index["columns"]), card.CardContext(**index["card"]["facts"])
@@ -192,20 +197,20 @@ def tell_scores(directory: Path) -> None:
         croissant.write(directory, columns, index, facts, formats=tuple(index["formats"]))
 
 
-def _finish_again(directory: Path, labels: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _rewrite(directory: Path, labels: Mapping[str, Any] | None) -> dict[str, Any] | None:
     path = directory / INDEX
-    with writing_beside(directory):
+    with lock_descriptions(directory):
         if not path.exists() or "card" not in read_object(path, root=directory):
             return None
         index = read_index(directory)
-        done = markers(directory)
-        gone = [shard["shard"] for shard in index["shards"] if shard["shard"] not in done]
-        if gone:
-            raise ShardError(f"{MARKERS} lacks the markers of {join_names(gone, 3)}. Restore them, or build again.")
+        marker_of = markers(directory)
+        lost = [shard["shard"] for shard in index["shards"] if shard["shard"] not in marker_of]
+        if lost:
+            raise ShardError(f"{MARKERS} lacks the markers of {join_names(lost, 3)}. Restore them, or build again.")
         facts = index["card"]["facts"] if labels is None else {**index["card"]["facts"], "labels": labels}
         return _finish(
             directory,
-            [Shard.of_marker(done[shard["shard"]]) for shard in index["shards"]],
+            [Shard.from_marker(marker_of[shard["shard"]]) for shard in index["shards"]],
             Columns.from_json(index["columns"]),
             index["card"]["recipe"],
             card.CardContext(**facts),
@@ -227,123 +232,125 @@ def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) 
     Raises:
         ShardError: See `finish`.
     """
-    done = markers(directory)
-    strangers = set(done) - {shard.name for shard in shards}
-    if strangers:
+    marker_of = markers(directory)
+    unplanned = set(marker_of) - {shard.name for shard in shards}
+    if unplanned:
         raise ShardError(
-            f"{MARKERS} contains shards that this build doesn't plan: {join_names(sorted(strangers))}. "
+            f"{MARKERS} contains shards that this build doesn't plan: {join_names(sorted(unplanned))}. "
             "Build into an empty directory, or remove those shards' files and markers."
         )
     for shard in shards:
-        _check(directory, shard, done[shard.name], formats)
+        _check_shard(directory, shard, marker_of[shard.name], formats)
     by_split: dict[str, list[dict[str, Any]]] = {}
     for shard in shards:
-        by_split.setdefault(shard.split, []).append(done[shard.name])
-    kind = next((kind for kind in in_order(formats) if FORMATS[kind].IN_SHARDLISTS), None)
+        by_split.setdefault(shard.split, []).append(marker_of[shard.name])
+    kind = next((kind for kind in sort_formats(formats) if FORMATS[kind].IN_SHARDLISTS), None)
     return {
-        "format": _version(directory, shards, done),
-        **_totals(done.values()),
-        "splits": {split: _split(found, formats) for split, found in by_split.items()},
-        "shards": [_listed(shard, done[shard.name]) for shard in shards],
-        "shardlists": {s: _shardlist(found, kind) for s, found in by_split.items() if kind is not None},
-        **_published_rejects(by_split),
+        "format": _find_common_version(directory, shards, marker_of),
+        **_sum_counts(marker_of.values()),
+        "splits": {split: _summarise_split(split_markers, formats) for split, split_markers in by_split.items()},
+        "shards": [_make_shard_entry(shard, marker_of[shard.name]) for shard in shards],
+        "shardlists": {
+            s: _make_shardlist(split_markers, kind) for s, split_markers in by_split.items() if kind is not None
+        },
+        **_summarise_published_rejects(by_split),
     }
 
 
-def sum_markers(found: Sequence[tuple[Shard, Mapping[str, Any]]]) -> dict[str, Any]:
+def sum_markers(pairs: Sequence[tuple[Shard, Mapping[str, Any]]]) -> dict[str, Any]:
     """Return only the counts of an index, which `remaining` needs: in total, by split, and by shard."""
     splits: dict[str, list[Mapping[str, Any]]] = {}
-    for shard, marker in found:
+    for shard, marker in pairs:
         splits.setdefault(shard.split, []).append(marker)
     return {
-        **_totals(marker for _, marker in found),
-        "splits": {split: _totals(some) for split, some in splits.items()},
-        "shards": [_listed(shard, marker) for shard, marker in found],
+        **_sum_counts(marker for _, marker in pairs),
+        "splits": {split: _sum_counts(split_markers) for split, split_markers in splits.items()},
+        "shards": [_make_shard_entry(shard, marker) for shard, marker in pairs],
     }
 
 
-def _listed(shard: Shard, marker: Mapping[str, Any]) -> dict[str, Any]:
-    told = {key: marker[key] for key in ("shard", "split", "planned", "samples", "rejects", "files")}
-    return {"part": shard.part, **told}
+def _make_shard_entry(shard: Shard, marker: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {key: marker[key] for key in ("shard", "split", "planned", "samples", "rejects", "files")}
+    return {"part": shard.part, **counts}
 
 
-def _version(directory: Path, shards: Sequence[Shard], done: Mapping[str, Mapping[str, Any]]) -> int:
+def _find_common_version(directory: Path, shards: Sequence[Shard], marker_of: Mapping[str, Mapping[str, Any]]) -> int:
     """Return the format version of all markers.
 
     Raises:
         ShardError: Markers have different versions, or one that this release doesn't know.
     """
-    found: dict[int, str] = {}
+    shard_by_version: dict[int, str] = {}
     for shard in shards:
-        found.setdefault(read_format(done[shard.name], shard.path("marker")), shard.name)
-    if len(found) > 1:
-        each = join_names(f"shard {name} of format {version}" for version, name in sorted(found.items()))
+        shard_by_version.setdefault(format_of(marker_of[shard.name], shard.path("marker")), shard.name)
+    if len(shard_by_version) > 1:
+        versions = join_names(f"shard {name} of format {version}" for version, name in sorted(shard_by_version.items()))
         raise ShardError(
-            f"{directory} contains {each}: their noise and order differ, so they don't form one dataset. Delete the "
-            "markers and files of one format, and build again."
+            f"{directory} contains {versions}: their noise and order differ, so they don't form one dataset. Delete "
+            "the markers and files of one format, and build again."
         )
-    return next(iter(found), FORMAT)
+    return next(iter(shard_by_version), FORMAT)
 
 
-def _check(directory: Path, shard: Shard, marker: Mapping[str, Any], formats: Sequence[str]) -> None:
-    again = f"Delete {shard.path('marker')} and build again to render the shard anew."
+def _check_shard(directory: Path, shard: Shard, marker: Mapping[str, Any], formats: Sequence[str]) -> None:
+    remedy = f"Delete {shard.path('marker')} and build again to render the shard anew."
     if marker["planned"] != shard.count:
         raise ShardError(
-            f"shard {shard.name} was built from {marker['planned']} images, but {shard.count} are planned. {again}"
+            f"shard {shard.name} was built from {marker['planned']} images, but {shard.count} are planned. {remedy}"
         )
     for kind in formats:
         if shard.path(kind) not in marker["files"]:
-            raise ShardError(f"shard {shard.name} was built without the format {kind!r}. {again}")
-    if kept_elsewhere(directory) is not None:
+            raise ShardError(f"shard {shard.name} was built without the format {kind!r}. {remedy}")
+    if read_stored_shards(directory) is not None:
         return  # the store's sizes were compared when the markers were fetched
     for name, file in marker["files"].items():
         path = directory / name
         size = path.stat().st_size if path.exists() else None
         if size != file["bytes"]:
             state = "is gone" if size is None else f"has {size} bytes"
-            raise ShardError(f"{name} {state}; its marker says {file['bytes']} bytes. {again}")
+            raise ShardError(f"{name} {state}; its marker says {file['bytes']} bytes. {remedy}")
 
 
-def _totals(found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    found = list(found)
+def _sum_counts(shard_markers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    shard_markers = list(shard_markers)
     rejects: Counter[str] = Counter()
-    for marker in found:
+    for marker in shard_markers:
         rejects.update(marker["rejects"])
     return {
-        "planned": sum(marker["planned"] for marker in found),
-        "samples": sum(marker["samples"] for marker in found),
+        "planned": sum(marker["planned"] for marker in shard_markers),
+        "samples": sum(marker["samples"] for marker in shard_markers),
         "rejects": dict(sorted(rejects.items())),
     }
 
 
-def _split(found: Sequence[Mapping[str, Any]], formats: Sequence[str]) -> dict[str, Any]:
+def _summarise_split(split_markers: Sequence[Mapping[str, Any]], formats: Sequence[str]) -> dict[str, Any]:
     cells: Counter[tuple[int, int]] = Counter()
-    for marker in found:
+    for marker in split_markers:
         for foreground, background, count in marker["cells"]:
             cells[foreground, background] += count
-    paths = {kind: [_path(marker, kind) for marker in found] for kind in formats}
+    paths = {kind: [_file_path(marker, kind) for marker in split_markers] for kind in formats}
     return {
-        **_totals(found),
-        "shards": len(found),
+        **_sum_counts(split_markers),
+        "shards": len(split_markers),
         "bytes": {
-            kind: sum(marker["files"][path]["bytes"] for marker, path in zip(found, paths[kind], strict=True))
+            kind: sum(marker["files"][path]["bytes"] for marker, path in zip(split_markers, paths[kind], strict=True))
             for kind in formats
         },
-        **_loaded(found),
+        **_sum_loaded_bytes(split_markers),
         "cells": [[*cell, count] for cell, count in sorted(cells.items())],
     }
 
 
-def _loaded(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _sum_loaded_bytes(split_markers: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return the size of a split's samples once loaded, bytes, if the shards include Parquet."""
-    known = [marker["arrow_bytes"] for marker in found if "arrow_bytes" in marker]
-    return {"arrow_bytes": sum(known)} if len(known) == len(found) else {}
+    sizes = [marker["arrow_bytes"] for marker in split_markers if "arrow_bytes" in marker]
+    return {"arrow_bytes": sum(sizes)} if len(sizes) == len(split_markers) else {}
 
 
-def _published_rejects(by_split: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def _summarise_published_rejects(by_split: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     splits = {}
-    for split, found in by_split.items():
-        files = {_path(marker, "published_rejects"): marker for marker in found}
+    for split, split_markers in by_split.items():
+        files = {_file_path(marker, "published_rejects"): marker for marker in split_markers}
         files = {path: marker for path, marker in files.items() if path in marker["files"]}
         if files:
             splits[split] = {
@@ -354,10 +361,10 @@ def _published_rejects(by_split: Mapping[str, Sequence[Mapping[str, Any]]]) -> d
     return {"published_rejects": splits} if splits else {}
 
 
-def _shardlist(found: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
-    files = [(_path(marker, kind), marker) for marker in found]
+def _make_shardlist(split_markers: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
+    files = [(_file_path(marker, kind), marker) for marker in split_markers]
     return [{"url": file, "nsamples": m["samples"], "filesize": m["files"][file]["bytes"]} for file, m in files]
 
 
-def _path(marker: Mapping[str, Any], kind: str) -> str:
-    return Shard.of_marker(marker).path(kind)
+def _file_path(marker: Mapping[str, Any], kind: str) -> str:
+    return Shard.from_marker(marker).path(kind)

@@ -89,16 +89,16 @@ def check_index(index: dict[str, Any]) -> None:
     Raises:
         ValueError: The check fails; names the field.
     """
-    _rename_older(index)
+    _rename_pictures(index)
     check_shape(index, _SHAPE)
     for part, fields in (("columns", COLUMNS), ("card.facts", _FACTS)):
-        held = index["columns"] if part == "columns" else index["card"]["facts"]
-        if unknown := sorted(set(held) - set(fields)):
+        values = index["columns"] if part == "columns" else index["card"]["facts"]
+        if unknown := sorted(set(values) - set(fields)):
             raise ValueError(f"{part}.{unknown[0]} is not a field that this release knows")
     unknown = [kind for kind in index["formats"] if kind not in FORMATS]
     if unknown or not index["formats"]:
-        what = f"names {join_names(map(repr, unknown), 3)}, but the installed ones are" if unknown else "is none of"
-        raise ValueError(f"formats {what} {' and '.join(FORMATS.names())}")
+        problem = f"names {join_names(map(repr, unknown), 3)}, but the installed ones are" if unknown else "is none of"
+        raise ValueError(f"formats {problem} {' and '.join(FORMATS.names())}")
     if index["image_format"] not in IMAGE_FORMATS:
         raise ValueError(f"image_format isn't one of {', '.join(IMAGE_FORMATS)}")
     sizes = len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])
@@ -108,7 +108,7 @@ def check_index(index: dict[str, Any]) -> None:
                 raise ValueError(f"splits.{name}.cells has labels that are missing from columns")
 
 
-def _rename_older(index: dict[str, Any]) -> None:
+def _rename_pictures(index: dict[str, Any]) -> None:
     """Give the counts of source images the name that they have had since `pictures` became `images`."""
     facts = index["card"].get("facts") if isinstance(index.get("card"), dict) else None
     sources = facts.get("sources") if isinstance(facts, dict) else None

@@ -22,7 +22,7 @@ from typing import IO, Any
 from figureground.core.files import FileError, open_regular, read_at_most, sync_directory
 from figureground.recipe.document import FORMAT
 from figureground.recipe.sample import Reject, Spec
-from figureground.shards.record import Damaged, Describe, Head, pack, read_head, unpack
+from figureground.shards.record import Describe, Head, RecordError, pack, read_head, unpack
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import JOURNAL, Shard
 
@@ -33,7 +33,7 @@ SUFFIX = ".journal"
 Result = Encoded | Reject
 
 
-def origin(shard: Shard, recipe: str, numerics: Mapping[str, Any], marked: bool = False) -> dict[str, Any]:
+def make_origin(shard: Shard, recipe: str, numerics: Mapping[str, Any], marked: bool = False) -> dict[str, Any]:
     """Return what batches must have in common to be used for one shard, JSON-able.
 
     Args:
@@ -41,12 +41,12 @@ def origin(shard: Shard, recipe: str, numerics: Mapping[str, Any], marked: bool 
         numerics: Numerics of the process that renders, such as `device` and `batch_size`.
         marked: Whether the images state that they are generated.
     """
-    said = {
+    fields = {
         "journal": VERSION, "format": FORMAT, "shard": shard.name, "planned": shard.count, "recipe": recipe,
         "numerics": dict(numerics), **({"marked": True} if marked else {}),
     }  # fmt: skip
-    found: dict[str, Any] = json.loads(json.dumps(said))
-    return found
+    plain: dict[str, Any] = json.loads(json.dumps(fields))
+    return plain
 
 
 class Journal(ABC):
@@ -55,20 +55,20 @@ class Journal(ABC):
     `read` returns the batches that are there, `add` takes those that are rendered after them. Batches are put in a
     thread, one at a time, while the next one is rendered. Leaving the context waits for the last.
 
-    A subclass says where the records lie: `stored`, `put` and `remove`.
+    A subclass defines where records are stored: `read_records`, `put` and `remove`.
 
     Args:
-        origin: What the batches must come from; see `origin`.
+        origin: What the batches must come from; see `make_origin`.
         batches: The shard's planned images, in the batches in which an undisturbed build renders them.
     """
 
     def __init__(self, origin: Mapping[str, Any], batches: Sequence[Sequence[Spec]]):
         self._origin, self._batches = origin, batches
-        self._kept = 0  # leading batches that are in the journal
-        self._added = 0  # batches that were added whole
+        self._num_stored = 0  # leading batches that are in the journal
+        self._num_added = 0  # batches that were added whole
         self._items: list[Result | Future[Encoded]] = []  # of the next one
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._putting: Future[None] | None = None
+        self._pending: Future[None] | None = None
 
     def __enter__(self) -> Journal:
         return self
@@ -87,7 +87,7 @@ class Journal(ABC):
     # --- what a subclass says -------------------------------------------------------------------
 
     @abstractmethod
-    def stored(self, number: int) -> Iterable[tuple[Head, bytes]]:
+    def read_records(self, number: int) -> Iterable[tuple[Head, bytes]]:
         """Return the whole records of a batch with this origin, several if several owners put one; none if none.
 
         A record whose images are damaged may be among them.
@@ -113,20 +113,20 @@ class Journal(ABC):
         Args:
             describe: Returns a Spec's sample as it would be written, without its images.
         """
-        while self._kept < len(self._batches):
-            batch = self._intact(self._kept, describe)
+        while self._num_stored < len(self._batches):
+            batch = self._read_batch(self._num_stored, describe)
             if batch is None:
                 return
-            self._kept += 1
+            self._num_stored += 1
             yield batch
 
-    def lacking(self) -> list[Spec]:
+    def missing_specs(self) -> list[Spec]:
         """Return the planned images after the batches that `read` has yielded."""
-        return [spec for batch in self._batches[self._kept :] for spec in batch]
+        return [spec for batch in self._batches[self._num_stored :] for spec in batch]
 
-    def _intact(self, number: int, describe: Describe) -> list[Result] | None:
-        for head, data in self.stored(number):
-            with contextlib.suppress(Damaged):
+    def _read_batch(self, number: int, describe: Describe) -> list[Result] | None:
+        for head, data in self.read_records(number):
+            with contextlib.suppress(RecordError):
                 return unpack(data, head, self._batches[number], describe)
         return None
 
@@ -139,16 +139,16 @@ class Journal(ABC):
             OSError: The batch before it couldn't be put.
         """
         self._items.append(item)
-        if len(self._items) < len(self._batches[self._added]):
+        if len(self._items) < len(self._batches[self._num_added]):
             return
-        if self._added >= self._kept:
+        if self._num_added >= self._num_stored:
             self.flush()
-            self._putting = self._pool.submit(self._put, self._items)
-        self._items, self._added = [], self._added + 1
+            self._pending = self._pool.submit(self._put, self._items)
+        self._items, self._num_added = [], self._num_added + 1
 
     def check(self) -> None:
         """Raise the error of a batch that couldn't be put, without waiting; call it while the next one is rendered."""
-        if self._putting is not None and self._putting.done():
+        if self._pending is not None and self._pending.done():
             self.flush()
 
     def flush(self) -> None:
@@ -157,22 +157,22 @@ class Journal(ABC):
         Raises:
             OSError: It couldn't be put.
         """
-        if self._putting is not None:
-            self._putting.result()
-            self._putting = None
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
 
     def _put(self, items: Sequence[Result | Future[Encoded]]) -> None:
         results = [item.result() if isinstance(item, Future) else item for item in items]
-        self.put(self._kept, pack(self._origin, self._kept, results))
-        self._kept += 1
+        self.put(self._num_stored, pack(self._origin, self._num_stored, results))
+        self._num_stored += 1
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Location:
     """A record in a file."""
 
     path: Path
-    at: int
+    offset: int
     head: Head
 
 
@@ -194,16 +194,16 @@ class FileJournal(Journal):
         super().__init__(origin, batches)
         self._directory, self._shard = directory, shard
         self._file: IO[bytes] | None = None
-        self._places: dict[int, list[_Place]] = {}
-        for path in files_of(directory, shard.name):
-            places = list(_records(directory, path))
-            if not places or places[0].head.origin != origin:
+        self._locations: dict[int, list[_Location]] = {}
+        for path in list_files(directory, shard.name):
+            locations = list(_locate_records(directory, path))
+            if not locations or locations[0].head.origin != origin:
                 with contextlib.suppress(OSError):
                     path.unlink()
                 continue
-            for place in places:
-                if place.head.origin == origin:
-                    self._places.setdefault(place.head.number, []).append(place)
+            for location in locations:
+                if location.head.origin == origin:
+                    self._locations.setdefault(location.head.number, []).append(location)
 
     def __exit__(self, *error: Any) -> None:
         try:
@@ -213,25 +213,25 @@ class FileJournal(Journal):
                 with contextlib.suppress(OSError):
                     self._file.close()
 
-    def stored(self, number: int) -> Iterator[tuple[Head, bytes]]:
-        for place in self._places.get(number, ()):
-            with contextlib.suppress(OSError, FileError), open_regular(place.path, root=self._directory) as file:
-                file.seek(place.at)
-                data = read_at_most(file, place.head.size)
-                if len(data) == place.head.size:
-                    yield place.head, data
+    def read_records(self, number: int) -> Iterator[tuple[Head, bytes]]:
+        for location in self._locations.get(number, ()):
+            with contextlib.suppress(OSError, FileError), open_regular(location.path, root=self._directory) as file:
+                file.seek(location.offset)
+                data = read_at_most(file, location.head.size)
+                if len(data) == location.head.size:
+                    yield location.head, data
 
     def put(self, number: int, record: bytes) -> None:
         if self._file is None:
-            self._file = _create(self._directory / JOURNAL, self._shard)
-        at = self._file.tell()
+            self._file = _create_file(self._directory / JOURNAL, self._shard)
+        offset = self._file.tell()
         try:
             self._file.write(record)
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError:
             with contextlib.suppress(OSError):  # frees the space, which may be what is missing
-                os.truncate(self._file.fileno(), at)
+                os.truncate(self._file.fileno(), offset)
             raise
 
     def remove(self) -> None:
@@ -244,10 +244,10 @@ class FileJournal(Journal):
             remove_files(self._directory, self._shard.name)
 
 
-def files_of(directory: Path, shard: str = "") -> list[Path]:
+def list_files(directory: Path, shard: str = "") -> list[Path]:
     """Return the files of a shard's journal in a dataset directory, sorted; of all shards if none is named."""
-    of = re.escape(shard) if shard else r"[\w-]+"
-    pattern = re.compile(rf"{of}\.\d+-[0-9a-f]{{16}}{re.escape(SUFFIX)}")
+    name_pattern = re.escape(shard) if shard else r"[\w-]+"
+    pattern = re.compile(rf"{name_pattern}\.\d+-[0-9a-f]{{16}}{re.escape(SUFFIX)}")
     try:
         return sorted(path for path in (directory / JOURNAL).iterdir() if pattern.fullmatch(path.name))
     except OSError:
@@ -256,27 +256,27 @@ def files_of(directory: Path, shard: str = "") -> list[Path]:
 
 def remove_files(directory: Path, shard: str = "") -> None:
     """Remove the files of a shard's journal, or of all, and the folder if it is empty then."""
-    for path in files_of(directory, shard):
+    for path in list_files(directory, shard):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # another shard has a journal, or there never was one
         (directory / JOURNAL).rmdir()
 
 
-def shard_of(path: Path) -> str:
+def parse_shard_name(path: Path) -> str:
     """Return the name of the shard that a journal's file belongs to."""
     return path.name.partition(".")[0]
 
 
-def count_kept(directory: Path) -> tuple[int, int]:
+def count_rendered(directory: Path) -> tuple[int, int]:
     """Return how many images the journals in a dataset directory hold, and how many of them aren't rejects."""
     images: dict[str, bool] = {}
-    for path in files_of(directory):
-        for place in _records(directory, path):
-            images |= {result["key"]: "reason" not in result for result in place.head.results}
+    for path in list_files(directory):
+        for location in _locate_records(directory, path):
+            images |= {result["key"]: "reason" not in result for result in location.head.results}
     return len(images), sum(images.values())
 
 
-def _create(folder: Path, shard: Shard) -> IO[bytes]:
+def _create_file(folder: Path, shard: Shard) -> IO[bytes]:
     """Create a file that no other process has. Another process may remove the folder while it is empty."""
     for attempt in range(10):
         folder.mkdir(parents=True, exist_ok=True)
@@ -291,12 +291,12 @@ def _create(folder: Path, shard: Shard) -> IO[bytes]:
     raise AssertionError
 
 
-def _records(directory: Path, path: Path) -> Iterator[_Place]:
+def _locate_records(directory: Path, path: Path) -> Iterator[_Location]:
     """Yield the records of a file up to the first that isn't whole."""
-    with contextlib.suppress(OSError, FileError, Damaged), open_regular(path, root=directory) as file:
-        size, at = os.fstat(file.fileno()).st_size, 0
-        while at < size:
-            file.seek(at)
-            head = read_head(file, size - at)
-            yield _Place(path, at, head)
-            at += head.size
+    with contextlib.suppress(OSError, FileError, RecordError), open_regular(path, root=directory) as file:
+        size, offset = os.fstat(file.fileno()).st_size, 0
+        while offset < size:
+            file.seek(offset)
+            head = read_head(file, size - offset)
+            yield _Location(path, offset, head)
+            offset += head.size

@@ -13,14 +13,14 @@ from figureground.core.files import MAX_JSON_BYTES, read_json, read_text
 from figureground.core.shapes import Count, MapOf, Optional, check_shape
 from figureground.recipe.formats import FORMATS
 from figureground.shards.index_shape import CELL, FILES
-from figureground.shards.shard import MARKERS, Shard, ShardError, paths
+from figureground.shards.shard import MARKERS, Shard, ShardError, list_paths
 
 _MARKER = {
     "shard": str, "split": str, "index": Count, "of": Count, "part": Optional(Count), "planned": Count,
     "samples": Count, "arrow_bytes": Optional(Count), "rejects": MapOf(Count), "cells": [CELL], "files": FILES,
 }  # fmt: skip
 
-KEPT = f"{MARKERS}/.kept"
+STORED_SHARDS = f"{MARKERS}/.kept"
 """File of a scratch directory: names of the shards that the store has, one a line."""
 
 
@@ -43,9 +43,9 @@ def read_marker(directory: Path, path: Path) -> dict[str, Any]:
     try:
         marker = read_json(path, root=directory)
         check_marker(marker)
-        if Shard.of_marker(marker).name != path.stem:
-            raise ValueError(f"it describes the shard {Shard.of_marker(marker).name}")
-        if foreign := sorted(set(marker["files"]) - set(paths(path.stem))):
+        if Shard.from_marker(marker).name != path.stem:
+            raise ValueError(f"it describes the shard {Shard.from_marker(marker).name}")
+        if foreign := sorted(set(marker["files"]) - set(list_paths(path.stem))):
             raise ValueError(f"it lists {printable(foreign[0])}, which is not a file of this shard")
     except (OSError, ValueError) as error:
         raise ShardError(
@@ -64,17 +64,17 @@ def check_marker(marker: Any) -> None:
     check_shape(marker, _MARKER)
 
 
-def missing(directory: Path, shards: Iterable[Shard]) -> list[Shard]:
+def find_missing_shards(directory: Path, shards: Iterable[Shard]) -> list[Shard]:
     """Return the unfinished shards, in the given order. In a scratch directory, those in the store are finished."""
-    kept = kept_elsewhere(directory)
-    if kept is not None:
-        return [shard for shard in shards if shard.name not in kept]
+    stored = read_stored_shards(directory)
+    if stored is not None:
+        return [shard for shard in shards if shard.name not in stored]
     return [shard for shard in shards if not (directory / shard.path("marker")).exists()]
 
 
-def kept_elsewhere(directory: Path) -> frozenset[str] | None:
+def read_stored_shards(directory: Path) -> frozenset[str] | None:
     """Return the names of the shards in the store of a scratch directory, as last seen; None for other directories."""
-    path = directory / KEPT
+    path = directory / STORED_SHARDS
     try:
         status = path.stat()
     except OSError:
@@ -90,7 +90,7 @@ def _read_names(path: Path, modified: int, size: int, number: int) -> frozenset[
 
 def formats_of(marker: Mapping[str, Any]) -> list[str]:
     """Return the names of the formats that a shard was written in, in the registry's order."""
-    shard = Shard.of_marker(marker)
+    shard = Shard.from_marker(marker)
     return [name for name, _ in FORMATS.items() if shard.path(name) in marker["files"]]
 
 

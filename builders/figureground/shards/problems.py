@@ -17,24 +17,24 @@ class Problems:
     lines: list[str] = field(default_factory=list)
     samples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
-    def add(self, where: str, what: str, key: str, detail: str = "") -> None:
+    def add(self, where: str, fault: str, key: str, detail: str = "") -> None:
         """Record a fault of one sample; details are shown for the first few."""
-        self.samples.setdefault((where, what), []).append(f"{key} ({detail})" if detail else key)
+        self.samples.setdefault((where, fault), []).append(f"{key} ({detail})" if detail else key)
 
-    def all(self, again: str) -> list[str]:
+    def to_lines(self, remedy: str) -> list[str]:
         """Return one line per fault, with the remedy."""
-        grouped = [f"{where}: {what}: {join_names(keys, 3)}." for (where, what), keys in self.samples.items()]
-        return [f"{line} {again}" for line in [*self.lines, *grouped]]
+        grouped = [f"{where}: {fault}: {join_names(keys, 3)}." for (where, fault), keys in self.samples.items()]
+        return [f"{line} {remedy}" for line in [*self.lines, *grouped]]
 
 
-def in_a_line(error: BaseException) -> str:
+def shorten_error(error: BaseException) -> str:
     """Return an error's message as one line of at most 200 characters."""
     text = " ".join(str(error).split())
     return text[:200] or type(error).__name__
 
 
 @contextlib.contextmanager
-def damage_named(path: Path) -> Iterator[None]:
+def explain_damage(path: Path) -> Iterator[None]:
     """Turn errors from a damaged file, or one with other columns, into an error that names the file.
 
     Raises:
@@ -47,8 +47,8 @@ def damage_named(path: Path) -> Iterator[None]:
     except FiguregroundError as error:
         raise FiguregroundError(f"{path}: {error}") from None
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        message = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise FiguregroundError(
-            f"{path} is damaged ({type(error).__name__}: {said}). figureground check {path.parent.parent} lists all "
+            f"{path} is damaged ({type(error).__name__}: {message}). figureground check {path.parent.parent} lists all "
             "problems. Restore the file from a copy, or delete its shard's marker and build again."
         ) from error

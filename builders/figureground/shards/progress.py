@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, read_object, replace_if_changed
@@ -41,7 +41,7 @@ def record_plan(directory: Path, shards: Iterable[Shard]) -> None:
 
 
 def forget_plan(directory: Path) -> None:
-    """Remove what `record_plan` wrote: the index of a finished dataset says it too."""
+    """Remove what `record_plan` wrote: the index of a finished dataset has these numbers too."""
     (directory / PLANNED).unlink(missing_ok=True)
 
 
@@ -51,7 +51,7 @@ def is_unfinished(directory: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Claimed:
+class Claim:
     """A shard that a process holds, or that failed."""
 
     shard: str
@@ -84,8 +84,8 @@ class Progress:
     """Whether the number of planned shards is known; otherwise only the finished ones are counted."""
     finished: bool
     """Whether every shard and the index are written."""
-    working: list[Claimed] = field(default_factory=list)
-    failed: list[Claimed] = field(default_factory=list)
+    working: list[Claim] = field(default_factory=list)
+    failed: list[Claim] = field(default_factory=list)
     recent_rate: float | None = None
     """Present speed, images per second: that of the shards of the last minutes, times the shards in work; None if no
     shard is in work or finished."""
@@ -110,20 +110,29 @@ class Progress:
         return {
             "finished": self.finished, "planned": self.planned, **sums,
             "splits": {name: vars(split) for name, split in self.splits.items()},
-            "working": [_plain(each) for each in self.working],
-            "failed": [_plain(each) for each in self.failed],
-            "images_per_second": {"recent": _rounded(self.recent_rate), "total": _rounded(self.total_rate)},
-            "seconds_left": _rounded(self.seconds_left),
+            "working": [_claim_to_json(claim) for claim in self.working],
+            "failed": [_claim_to_json(claim) for claim in self.failed],
+            "images_per_second": {"recent": _round(self.recent_rate), "total": _round(self.total_rate)},
+            "seconds_left": _round(self.seconds_left),
         }  # fmt: skip
 
 
-def _plain(claimed: Claimed) -> dict[str, Any]:
-    named = {name: getattr(claimed, name) for name in Claimed.__dataclass_fields__}
-    return {name: value for name, value in named.items() if value is not None}
+def _claim_to_json(claim: Claim) -> dict[str, Any]:
+    fields = {name: getattr(claim, name) for name in Claim.__dataclass_fields__}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
-def _rounded(number: float | None) -> float | None:
+def _round(number: float | None) -> float | None:
     return None if number is None else round(number, 3)
+
+
+class _Timing(NamedTuple):
+    """When a finished shard was rendered."""
+
+    end: float
+    """Time of its marker's file, seconds since 1970."""
+    seconds: float
+    images: int
 
 
 class Watch:
@@ -138,7 +147,7 @@ class Watch:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._done: dict[str, dict[str, Any]] = {}
+        self._markers: dict[str, dict[str, Any]] = {}
         if not directory.is_dir():
             raise FiguregroundError(f"{directory}: no such directory. Give the directory of a dataset.")
         if not (directory / RECIPE).exists():
@@ -151,10 +160,10 @@ class Watch:
             ShardError: A marker can't be read.
             FileError: The index can't be read.
         """
-        claims = list(self._claims())  # before the markers: a shard may be finished in between
+        claims = list(self._read_claims())  # before the markers: a shard may be finished in between
         self._read_markers()
-        splits, planned, indexed = self._planned()
-        for marker in self._done.values():
+        splits, planned, indexed = self._read_plan()
+        for marker in self._markers.values():
             split = splits.setdefault(marker["split"], SplitProgress(0, 0))
             split.shards_done += 1
             split.images_done += marker["planned"]
@@ -162,67 +171,66 @@ class Watch:
         if not planned:
             for split in splits.values():
                 split.shards, split.images = split.shards_done, split.images_done
-        claims = [each for each in claims if each.shard not in self._done]
-        working = [each for each in claims if each.reason is None]
-        whole = planned and all(split.shards_done >= split.shards for split in splits.values())
+        claims = [claim for claim in claims if claim.shard not in self._markers]
+        working = [claim for claim in claims if claim.reason is None]
+        complete = planned and all(split.shards_done >= split.shards for split in splits.values())
         return Progress(
-            splits, planned, whole and indexed, working, [each for each in claims if each.reason is not None],
-            _recent_rate(self._finished(), len(working)), _total_rate(self._finished()),
+            splits, planned, complete and indexed, working, [claim for claim in claims if claim.reason is not None],
+            _recent_rate(self._list_timings(), len(working)), _total_rate(self._list_timings()),
         )  # fmt: skip
 
-    def _planned(self) -> tuple[dict[str, SplitProgress], bool, bool]:
+    def _read_plan(self) -> tuple[dict[str, SplitProgress], bool, bool]:
         """Return planned shards and images by split, whether they are known, and whether the index has them all."""
         with contextlib.suppress(OSError):
             try:
-                told = read_object(self.directory / PLANNED, root=self.directory)
-                check_shape(told, _SHAPE)
+                plan = read_object(self.directory / PLANNED, root=self.directory)
+                check_shape(plan, _SHAPE)
             except FileError:
                 raise
             except ValueError as error:
                 raise FileError(self.directory / PLANNED, f"{error}. Delete it") from None
-            return {name: SplitProgress(**each) for name, each in told["splits"].items()}, True, False
+            return {name: SplitProgress(**each) for name, each in plan["splits"].items()}, True, False
         with contextlib.suppress(OSError):
             splits = read_index(self.directory)["splits"]
             return {n: SplitProgress(each["shards"], each["planned"]) for n, each in splits.items()}, True, True
         return {}, False, False
 
     def _read_markers(self) -> None:
-        there = set()
+        present = set()
         for path in (self.directory / MARKERS).glob("[!.]*.json"):
-            there.add(path.stem)
-            if path.stem not in self._done:
-                self._done[path.stem] = {**read_marker(self.directory, path), "ended": path.stat().st_mtime}
-        for name in set(self._done) - there:
-            del self._done[name]
+            present.add(path.stem)
+            if path.stem not in self._markers:
+                self._markers[path.stem] = {**read_marker(self.directory, path), "ended": path.stat().st_mtime}
+        for name in set(self._markers) - present:
+            del self._markers[name]
 
-    def _claims(self) -> Iterator[Claimed]:
+    def _read_claims(self) -> Iterator[Claim]:
         for path in sorted((self.directory / MARKERS).glob(".*.lock")):
             match = _CLAIM.fullmatch(path.name)
             holder = read_holder(path, self.directory) if match else None
             if match and holder:
-                yield Claimed(match["shard"], match["split"], **holder)
+                yield Claim(match["shard"], match["split"], **holder)
 
-    def _finished(self) -> list[tuple[float, float, int]]:
-        """Return (end, seconds, images) of finished shards, in order of their ends; end is the file's time."""
-        known = [each for each in self._done.values() if isinstance(each.get("seconds"), int | float)]
-        return sorted((each["ended"], float(each["seconds"]), int(each["planned"])) for each in known)
+    def _list_timings(self) -> list[_Timing]:
+        """Return the timings of finished shards, in order of their ends."""
+        timed = [marker for marker in self._markers.values() if isinstance(marker.get("seconds"), int | float)]
+        return sorted(_Timing(marker["ended"], float(marker["seconds"]), int(marker["planned"])) for marker in timed)
 
 
-def _recent_rate(finished: Sequence[tuple[float, float, int]], working: int) -> float | None:
+def _recent_rate(timings: Sequence[_Timing], working: int) -> float | None:
     """Return images per second of the shards in work, if they go on like those finished in the last minutes."""
-    if not finished or not working:
+    if not timings or not working:
         return None
-    last = finished[-1][0]
-    recent = [each for each in finished if each[0] > last - SECONDS_RECENT]
-    recent = recent if len(recent) >= working else list(finished[-working:])
-    seconds = sum(each[1] for each in recent)
-    return working * sum(each[2] for each in recent) / seconds if seconds else None
+    recent = [timing for timing in timings if timing.end > timings[-1].end - SECONDS_RECENT]
+    recent = recent if len(recent) >= working else list(timings[-working:])
+    seconds = sum(timing.seconds for timing in recent)
+    return working * sum(timing.images for timing in recent) / seconds if seconds else None
 
 
-def _total_rate(finished: Sequence[tuple[float, float, int]]) -> float | None:
+def _total_rate(timings: Sequence[_Timing]) -> float | None:
     """Return images per second over the union of the times in which shards were rendered."""
     busy, reached = 0.0, float("-inf")
-    for start, end in sorted((end - seconds, end) for end, seconds, _ in finished):
+    for start, end in sorted((timing.end - timing.seconds, timing.end) for timing in timings):
         busy += max(0.0, end - max(start, reached))
         reached = max(reached, end)
-    return sum(each[2] for each in finished) / busy if busy else None
+    return sum(timing.images for timing in timings) / busy if busy else None

@@ -14,7 +14,7 @@ from figureground.core.files import FileError
 from figureground.recipe.sample import Reject
 from figureground.shards.columns import Columns
 from figureground.shards.formats.format import TEXTS, Format
-from figureground.shards.problems import in_a_line
+from figureground.shards.problems import shorten_error
 from figureground.shards.rejects import read_published, read_rejects
 from figureground.shards.samples import Stored
 from figureground.shards.shard import Shard
@@ -36,7 +36,7 @@ class ShardReader:
 
     @cached_property
     def shard(self) -> Shard:
-        return Shard.of_marker(self.marker)
+        return Shard.from_marker(self.marker)
 
     @cached_property
     def path(self) -> Path:
@@ -52,20 +52,20 @@ class ShardReader:
         for name, file in self.marker["files"].items():
             path = self.directory / name
             if not path.is_file():
-                trouble = "is gone"
+                problem = "is gone"
             elif path.stat().st_size != file["bytes"]:
-                trouble = f"has {path.stat().st_size:,} bytes instead of the {file['bytes']:,} recorded by the build"
+                problem = f"has {path.stat().st_size:,} bytes instead of the {file['bytes']:,} recorded by the build"
             elif content_hash(path) != file["sha256"]:
-                trouble = "is damaged: its SHA-256 differs from the one recorded by the build"
+                problem = "is damaged: its SHA-256 differs from the one recorded by the build"
             else:
                 continue
             raise FiguregroundError(
-                f"{path} {trouble}. Nothing is taken from this shard. "
+                f"{path} {problem}. Nothing is taken from this shard. "
                 f"figureground check {self.directory} lists all that is wrong."
             )
 
     @contextmanager
-    def _explained(self, path: Path) -> Iterator[None]:
+    def _explain_errors(self, path: Path) -> Iterator[None]:
         """Name the damaged file if the shard can't be read.
 
         Raises:
@@ -80,25 +80,25 @@ class ShardReader:
             if isinstance(error, FiguregroundError):
                 raise
             raise FiguregroundError(
-                f"{path} can't be read ({type(error).__name__}: {in_a_line(error)}). figureground check "
+                f"{path} can't be read ({type(error).__name__}: {shorten_error(error)}). figureground check "
                 f"{self.directory} lists all that is wrong."
             ) from error
 
     def schema(self) -> Columns | None:
         """Return the columns and the names of classes that the file records; None if its format records none."""
-        with self._explained(self.path):
+        with self._explain_errors(self.path):
             return self.format.schema(self.path)
 
     def samples(self, rows: Collection[int] | None = None) -> Iterator[Stored]:
         """Yield the samples in order, or only those at the positions in `rows`."""
-        with self._explained(self.path):
+        with self._explain_errors(self.path):
             yield from self.format.read(self.path, rows)
 
     def columns_of(
         self, labels: Sequence[str] = ("foreground", "background"), texts: Sequence[str] = TEXTS
     ) -> Iterator[dict[str, Any]]:
         """Yield columns of each sample, in order: labels as numbers, texts, no images."""
-        with self._explained(self.path):
+        with self._explain_errors(self.path):
             yield from self.format.columns_of(self.path, labels, texts)
 
     def rejects(self, published: Columns | None = None) -> Iterator[Reject]:
@@ -110,9 +110,9 @@ class ShardReader:
         shard, files = self.shard, self.marker["files"]
         if shard.path("rejects") not in files:
             return
-        with self._explained(self.directory / shard.path("rejects")):
+        with self._explain_errors(self.directory / shard.path("rejects")):
             with_images = published is not None and shard.path("published_rejects") in files
-            found = read_published(self.directory, shard, published) if published and with_images else ()
-            dropped = {reject.spec.key: reject for reject in found}
+            with_image = read_published(self.directory, shard, published) if published and with_images else ()
+            dropped_by_key = {reject.spec.key: reject for reject in with_image}
             for reject in read_rejects(self.directory, shard):
-                yield dropped.get(reject.spec.key, reject)
+                yield dropped_by_key.get(reject.spec.key, reject)

@@ -33,7 +33,7 @@ Describe = Callable[[Spec], Encoded]
 """Returns a Spec's sample as it would be written, without its images."""
 
 
-class Damaged(ValueError):
+class RecordError(ValueError):
     """Raised for bytes that are no whole record."""
 
 
@@ -61,53 +61,53 @@ def pack(origin: Mapping[str, Any], number: int, results: Sequence[Encoded | Rej
         number: Its position in its shard, from 0.
         results: All its results, in order.
     """
-    said: list[dict[str, Any]] = []
+    described: list[dict[str, Any]] = []
     images: list[bytes] = []
     for result in results:
         if isinstance(result, Reject):
-            said.append({"key": result.spec.key, "reason": result.reason})
+            described.append({"key": result.spec.key, "reason": result.reason})
             continue
         files = {"image": result.image, **result.images}
-        said.append({
+        described.append({
             "key": result.spec.key, "provenance": _sha256(result.provenance.encode()),
             "files": {name: [len(data), _sha256(data)] for name, data in files.items()},
         })  # fmt: skip
         images += files.values()
-    head = json.dumps({"origin": origin, "batch": number, "results": said}, ensure_ascii=False).encode()
+    head = json.dumps({"origin": origin, "batch": number, "results": described}, ensure_ascii=False).encode()
     prefix = _PREFIX.pack(_MAGIC, len(head), sum(map(len, images)), hashlib.sha256(head).digest())
     return b"".join([prefix, head, *images])
 
 
-def read_head(file: IO[bytes], most: int) -> Head:
+def read_head(file: IO[bytes], available: int) -> Head:
     """Read the prefix and the head of the record that begins at a file's position.
 
     Args:
         most: The number of bytes that are left in the file.
 
     Raises:
-        Damaged: There is no whole record. The images aren't read; `unpack` checks them.
+        RecordError: There is no whole record. The images aren't read; `unpack` checks them.
     """
     prefix = file.read(_PREFIX.size)
     if len(prefix) < _PREFIX.size:
-        raise Damaged("the record ends in its prefix")
+        raise RecordError("the record ends in its prefix")
     magic, length, images, sha256 = _PREFIX.unpack(prefix)
     if magic != _MAGIC or length > MOST_HEAD or images > MOST_IMAGES:
-        raise Damaged("the prefix is none of a record")
+        raise RecordError("the prefix is none of a record")
     start = _PREFIX.size + length
-    if start + images > most:
-        raise Damaged("the record is cut")
+    if start + images > available:
+        raise RecordError("the record is cut")
     text = read_at_most(file, length)
     if hashlib.sha256(text).digest() != sha256:
-        raise Damaged("the head has another checksum")
+        raise RecordError("the head has another checksum")
     try:
-        said = parse_json(text, "the head of a record")
-        check_shape(said, _HEAD)
+        fields = parse_json(text, "the head of a record")
+        check_shape(fields, _HEAD)
     except (FileError, ValueError) as error:
-        raise Damaged(str(error)) from None
-    sizes = [size for result in said["results"] for size, _ in result.get("files", {}).values()]
+        raise RecordError(str(error)) from None
+    sizes = [size for result in fields["results"] for size, _ in result.get("files", {}).values()]
     if sum(sizes) != images:
-        raise Damaged("its images have another size than their sum")
-    return Head(said["origin"], said["batch"], said["results"], start, start + images)
+        raise RecordError("its images have another size than their sum")
+    return Head(fields["origin"], fields["batch"], fields["results"], start, start + images)
 
 
 def unpack(data: bytes, head: Head, planned: Sequence[Spec], describe: Describe) -> list[Encoded | Reject]:
@@ -120,28 +120,28 @@ def unpack(data: bytes, head: Head, planned: Sequence[Spec], describe: Describe)
         describe: Returns what this run would write about an image; the record must agree.
 
     Raises:
-        Damaged: A checksum differs, or it is another batch.
+        RecordError: A checksum differs, or it is another batch.
     """
     if [result["key"] for result in head.results] != [spec.key for spec in planned]:
-        raise Damaged("it has other keys than the planned ones")
-    found: list[Encoded | Reject] = []
-    at, view = head.start, memoryview(data)
-    for spec, said in zip(planned, head.results, strict=True):
-        if "reason" in said:
-            found.append(Reject(spec, said["reason"]))
+        raise RecordError("it has other keys than the planned ones")
+    results: list[Encoded | Reject] = []
+    offset, view = head.start, memoryview(data)
+    for spec, fields in zip(planned, head.results, strict=True):
+        if "reason" in fields:
+            results.append(Reject(spec, fields["reason"]))
             continue
         images = {}
-        for name, (size, sha256) in said.get("files", {}).items():
-            images[name] = bytes(view[at : at + size])
-            at += size
+        for name, (size, sha256) in fields.get("files", {}).items():
+            images[name] = bytes(view[offset : offset + size])
+            offset += size
             if _sha256(images[name]) != sha256:
-                raise Damaged(f"{spec.key}: its {name} has another checksum")
+                raise RecordError(f"{spec.key}: its {name} has another checksum")
         expected = describe(spec)
-        same = said.get("provenance") == _sha256(expected.provenance.encode())
-        if not same or images.keys() != {"image", *expected.images}:
-            raise Damaged(f"{spec.key}: this run would write something else about it")
-        found.append(replace(expected, image=images.pop("image"), images=images))
-    return found
+        matches = fields.get("provenance") == _sha256(expected.provenance.encode())
+        if not matches or images.keys() != {"image", *expected.images}:
+            raise RecordError(f"{spec.key}: this run would write something else about it")
+        results.append(replace(expected, image=images.pop("image"), images=images))
+    return results
 
 
 def _sha256(data: bytes) -> str:

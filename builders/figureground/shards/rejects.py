@@ -49,9 +49,9 @@ class RejectsWriter:
             if self._published is None:
                 from figureground.shards.formats.parquet import ParquetWriter
 
-                draft, columns = self._draft("published_rejects"), self._columns.of_rejects()
+                draft, columns = self._draft("published_rejects"), self._columns.with_reason()
                 self._published = self._stack.enter_context(ParquetWriter(draft, columns, self._image_format))
-            self._published.add(_published(reject))
+            self._published.add(_encode_reject(reject))
 
     def close(self) -> None:
         """Write what is still held; without any reject, there is no file."""
@@ -67,7 +67,7 @@ class RejectsWriter:
         return self.drafts[kind]
 
 
-def _published(reject: Reject) -> Encoded:
+def _encode_reject(reject: Reject) -> Encoded:
     """Return a reject as it is published; one without an image holds its planned spec."""
     if isinstance(reject, Dropped):
         return replace(reject.encoded, texts={**reject.encoded.texts, REASON: reject.reason})
@@ -77,9 +77,9 @@ def _published(reject: Reject) -> Encoded:
 def read_rejects(directory: Path, shard: Shard) -> Iterator[Reject]:
     """Yield the rejects of a shard, in order, without images."""
     path = shard.path("rejects")
-    for line in read_text(directory / path, root=directory, max_bytes=MAX_JSON_BYTES).splitlines():
-        said = parse_json(line, path)
-        yield Reject(Spec.from_json(said["spec"]), said["reason"])
+    for line in read_text(directory / path, root=directory, most=MAX_JSON_BYTES).splitlines():
+        fields = parse_json(line, path)
+        yield Reject(Spec.from_json(fields["spec"]), fields["reason"])
 
 
 def read_published(directory: Path, shard: Shard, columns: Columns) -> Iterator[Dropped]:
@@ -90,7 +90,7 @@ def read_published(directory: Path, shard: Shard, columns: Columns) -> Iterator[
     """
     from figureground.shards.formats.parquet import from_row, read_rows
 
-    for row in read_rows(directory / shard.path("published_rejects"), columns.of_rejects().names):
+    for row in read_rows(directory / shard.path("published_rejects"), columns.with_reason().names):
         reason = row.pop(REASON)
         if row["image"]:
             encoded = from_row(row).encoded()

@@ -48,12 +48,12 @@ class Stored:
 
     def spec(self) -> Spec:
         """Return the Spec that the sample was made from, as far as its provenance records it."""
-        said: dict[str, Any] = parse_json(self.provenance, f"{self.key}: its provenance")
-        guide = Guide.from_json(said["guide"]) if said.get("guide") else None
+        record: dict[str, Any] = parse_json(self.provenance, f"{self.key}: its provenance")
+        guide = Guide.from_json(record["guide"]) if record.get("guide") else None
         return Spec(
-            self.key, said["split"], self.labels["foreground"], self.labels["background"],
-            said.get("foreground_name", said["foreground"]), said.get("background_name", said["background"]),
-            self.prompt, said.get("seed", 0), guide, (said.get("concept") or {}).get("name"),
+            self.key, record["split"], self.labels["foreground"], self.labels["background"],
+            record.get("foreground_name", record["foreground"]), record.get("background_name", record["background"]),
+            self.prompt, record.get("seed", 0), guide, (record.get("concept") or {}).get("name"),
         )  # fmt: skip
 
     def encoded(self) -> Encoded:

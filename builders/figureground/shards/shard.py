@@ -38,7 +38,7 @@ class ShardError(FiguregroundError, ValueError):
     """Raised for samples that can't be written as requested, and for files on disk that contradict each other."""
 
 
-_OTHERS = {
+_FIXED_KINDS = {
     "marker": (MARKERS, ".json"), "rejects": (REJECTS, ".jsonl"), "published_rejects": (PUBLISHED_REJECTS, ".parquet"),
 }  # fmt: skip
 
@@ -64,7 +64,7 @@ class Shard:
             raise ShardError(f"split {self.split!r}: shard {self.index} of {self.of} doesn't exist.")
 
     @classmethod
-    def of_marker(cls, marker: Mapping[str, Any]) -> Shard:
+    def from_marker(cls, marker: Mapping[str, Any]) -> Shard:
         """Return the shard that a marker describes."""
         return cls(marker["split"], marker["index"], marker["of"], marker["planned"], marker.get("part", 0))
 
@@ -78,16 +78,16 @@ class Shard:
 
         Kinds are the formats, `marker`, `rejects`, and `published_rejects`.
         """
-        return _file_of(self.name, kind)
+        return _file_path(self.name, kind)
 
 
-def paths(name: str) -> list[str]:
+def list_paths(name: str) -> list[str]:
     """Return the paths of the files that a shard of this name may have, without its marker."""
-    return [_file_of(name, kind) for kind in (*dict(FORMATS.items()), "rejects", "published_rejects")]
+    return [_file_path(name, kind) for kind in (*dict(FORMATS.items()), "rejects", "published_rejects")]
 
 
-def _file_of(name: str, kind: str) -> str:
-    folder, suffix = _OTHERS[kind] if kind in _OTHERS else (FORMATS[kind].FOLDER, FORMATS[kind].SUFFIX)
+def _file_path(name: str, kind: str) -> str:
+    folder, suffix = _FIXED_KINDS[kind] if kind in _FIXED_KINDS else (FORMATS[kind].FOLDER, FORMATS[kind].SUFFIX)
     return f"{folder}/{name}{suffix}"
 
 

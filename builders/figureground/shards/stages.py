@@ -39,14 +39,14 @@ def run_stage(root: Path, name: str, inputs: Any, work: Callable[[Path], dict[st
         FiguregroundError: The marker is damaged.
     """
     folder, inputs_hash = root / name, digest(inputs)
-    done = read_marker(folder)
-    if done is not None and done["inputs"] == inputs_hash:
-        return done["facts"]
+    marker = read_marker(folder)
+    if marker is not None and marker["inputs"] == inputs_hash:
+        return marker["facts"]
     folder.mkdir(parents=True, exist_ok=True)
     facts = work(folder)
     text = json.dumps({"inputs": inputs_hash, "facts": facts}, indent=2, ensure_ascii=False)
     replace_text(folder / DONE, text + "\n")
-    home_of(root.parents[1]).keep_stage(name)
+    home_of(root.parents[1]).store_stage(name)
     return facts
 
 
@@ -60,13 +60,13 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        done = read_object(path)
-        return {"inputs": done["inputs"], "facts": done["facts"]}
+        marker = read_object(path)
+        return {"inputs": marker["inputs"], "facts": marker["facts"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise FiguregroundError(f"{path} is damaged ({error}). {again(folder)}") from None
+        raise FiguregroundError(f"{path} is damaged ({error}). {advise_rerun(folder)}") from None
 
 
-def finished_facts(folder: Path, inputs_hash: str) -> dict[str, Any] | None:
+def read_finished_facts(folder: Path, inputs_hash: str) -> dict[str, Any] | None:
     """Return the facts of a finished stage, or None if it isn't finished, is damaged, or had other inputs.
 
     Facts are cached until the marker changes; callers must not change them.
@@ -77,18 +77,18 @@ def finished_facts(folder: Path, inputs_hash: str) -> dict[str, Any] | None:
     """
     try:
         status = (folder / DONE).stat()
-        done = _read_unchanged(folder, status.st_mtime_ns, status.st_size)
+        marker = _read_cached(folder, status.st_mtime_ns, status.st_size)
     except (OSError, FiguregroundError):
         return None
-    return done["facts"] if done is not None and done["inputs"] == inputs_hash else None
+    return marker["facts"] if marker is not None and marker["inputs"] == inputs_hash else None
 
 
 @lru_cache(maxsize=8)
-def _read_unchanged(folder: Path, modified: int, size: int) -> dict[str, Any] | None:
+def _read_cached(folder: Path, modified: int, size: int) -> dict[str, Any] | None:
     """Read a marker; its time of modification and size are part of the cache's key."""
     return read_marker(folder)
 
 
-def again(folder: Path) -> str:
+def advise_rerun(folder: Path) -> str:
     """Return the advice for a damaged file of a finished stage."""
     return f"Remove {folder} and run the same command again: only that stage is repeated."

@@ -26,7 +26,7 @@ from figureground.shards.journal import Journal
 from figureground.shards.markers import to_text
 from figureground.shards.rejects import RejectsWriter
 from figureground.shards.samples import Encoded
-from figureground.shards.shard import Shard, ShardError, paths
+from figureground.shards.shard import Shard, ShardError, list_paths
 
 
 def write_shard(
@@ -90,7 +90,7 @@ def write_encoded(
     unknown = [kind for kind in formats if kind not in FORMATS]
     if unknown or not formats:
         raise ShardError(f"formats: {join_names(unknown) or 'none'} given; choose from {join_names(FORMATS.names())}.")
-    _refuse_done(directory, shard)
+    _refuse_finished(directory, shard)
     start = time.perf_counter()
     cells: Counter[tuple[int, int]] = Counter()
     keys: set[str] = set()
@@ -124,10 +124,10 @@ def write_encoded(
             finished = pool.map(Draft.finish, drafts.values())
             files = {shard.path(kind): facts for kind, facts in zip(drafts, finished, strict=True)}
         if (directory / shard.path("marker")).exists():
-            return _theirs(directory, shard, files)  # without locks, two processes may render one shard
+            return _adopt_marker(directory, shard, files)  # without locks, two processes may render one shard
         for draft in drafts.values():
             draft.publish()
-        for path in set(paths(shard.name)) - set(files):
+        for path in set(list_paths(shard.name)) - set(files):
             # A killed build may have left files of this shard in other formats; without a marker they are garbage.
             (directory / path).unlink(missing_ok=True)
     seconds = time.perf_counter() - start
@@ -153,22 +153,22 @@ def write_encoded(
     try:
         create_text(directory / shard.path("marker"), to_text(marker))
     except FileExistsError:
-        return _theirs(directory, shard, files)
+        return _adopt_marker(directory, shard, files)
     return marker
 
 
-def _theirs(directory: Path, shard: Shard, files: Mapping[str, Any]) -> dict[str, Any]:
+def _adopt_marker(directory: Path, shard: Shard, files: Mapping[str, Any]) -> dict[str, Any]:
     """Return the marker of a shard that another process finished meanwhile; its files must have the same bytes."""
-    done: dict[str, Any] = read_object(directory / shard.path("marker"), root=directory)
-    if done["files"] != files:
+    marker: dict[str, Any] = read_object(directory / shard.path("marker"), root=directory)
+    if marker["files"] != files:
         raise ShardError(
             f"shard {shard.name}: another process wrote it at the same time, with different bytes. Delete its "
             f"marker {shard.path('marker')} and build again to render it anew."
         )
-    return done
+    return marker
 
 
-def _refuse_done(directory: Path, shard: Shard) -> None:
+def _refuse_finished(directory: Path, shard: Shard) -> None:
     if (directory / shard.path("marker")).exists():
         raise ShardError(
             f"shard {shard.name} is already done according to {shard.path('marker')}; shards are never rewritten."

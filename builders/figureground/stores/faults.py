@@ -57,16 +57,16 @@ _PASSING_NUMBERS = {
 }  # fmt: skip
 
 
-def judge(error: BaseException) -> Fault:
+def classify_error(error: BaseException) -> Fault:
     """Return the kind of an error that a file system of fsspec raised.
 
     Libraries wrap each other's errors, so the whole chain of causes counts, by the code and the status of the HTTP
     answer if it has them, else by the error's class.
     """
-    chain = list(_chain(error))
-    names = {type(each).__name__ for each in chain}
-    codes = {code for each in chain if (code := _code(each))}
-    statuses = {status for each in chain if (status := _status(each))}
+    chain = list(_iterate_causes(error))
+    names = {type(cause).__name__ for cause in chain}
+    codes = {code for cause in chain if (code := _read_code(cause))}
+    statuses = {status for cause in chain if (status := _read_status(cause))}
     if "NoSuchBucket" in codes:
         return Fault.NO_BUCKET
     if isinstance(error, FileExistsError) or "PreconditionFailed" in codes or 412 in statuses:
@@ -81,13 +81,15 @@ def judge(error: BaseException) -> Fault:
         return Fault.DENIED
     if 404 in statuses or names & {"BucketNotFoundError", "RepositoryNotFoundError"}:
         return Fault.NO_BUCKET
-    waits = (ConnectionError, TimeoutError, asyncio.TimeoutError)
-    if any(isinstance(each, waits) or getattr(each, "errno", None) in _PASSING_NUMBERS for each in chain):
+    connection_errors = (ConnectionError, TimeoutError, asyncio.TimeoutError)
+    if any(
+        isinstance(cause, connection_errors) or getattr(cause, "errno", None) in _PASSING_NUMBERS for cause in chain
+    ):
         return Fault.PASSING
     return Fault.OTHER
 
 
-def told(error: BaseException) -> str:
+def redact_error(error: BaseException) -> str:
     """Return an error's text in one line, at most 200 characters, without secrets."""
     text = " ".join(str(error).split()) or type(error).__name__
     for name, value in os.environ.items():
@@ -96,7 +98,7 @@ def told(error: BaseException) -> str:
     return printable(SECRETS.sub(r"\1…", text))[:200].rstrip(". ")
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -104,17 +106,19 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _code(error: BaseException) -> str | None:
+def _read_code(error: BaseException) -> str | None:
     """The code in an answer of S3: `SlowDown`."""
-    answer = getattr(error, "response", None)
-    found = answer.get("Error", {}).get("Code") if isinstance(answer, dict) else None
-    return str(found) if found else None
+    response = getattr(error, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return str(code) if code else None
 
 
-def _status(error: BaseException) -> int | None:
-    answer = getattr(error, "response", None)
-    if isinstance(answer, dict):
-        found = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+def _read_status(error: BaseException) -> int | None:
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        found = getattr(answer, "status_code", None) or getattr(error, "status", None) or getattr(error, "code", None)
-    return int(found) if isinstance(found, int) or (isinstance(found, str) and found.isdigit()) else None
+        status = (
+            getattr(response, "status_code", None) or getattr(error, "status", None) or getattr(error, "code", None)
+        )
+    return int(status) if isinstance(status, int) or (isinstance(status, str) and status.isdigit()) else None

@@ -9,7 +9,7 @@ from typing import Any
 
 from figureground.recipe.sample import Spec
 from figureground.shards.journal import Journal
-from figureground.shards.record import Damaged, Head, read_head
+from figureground.shards.record import Head, RecordError, read_head
 from figureground.shards.shard import JOURNAL, Shard
 from figureground.stores.leases import Lease
 from figureground.stores.store import Store
@@ -32,11 +32,11 @@ class StoreJournal(Journal):
         self._folder = f"{JOURNAL}/{shard.name}"
         self._objects = sorted(store.list(self._folder))
 
-    def stored(self, number: int) -> Iterator[tuple[Head, bytes]]:
+    def read_records(self, number: int) -> Iterator[tuple[Head, bytes]]:
         for path in self._objects:
             if not path.endswith(f"/{number:06d}"):
                 continue
-            with contextlib.suppress(Damaged, FileNotFoundError):
+            with contextlib.suppress(RecordError, FileNotFoundError):
                 data = self._store.read(path)
                 head = read_head(io.BytesIO(data), len(data))
                 if head.origin == self._origin and head.number == number and head.size == len(data):
@@ -50,7 +50,7 @@ class StoreJournal(Journal):
             StoreError: The store can't be used.
         """
         self.check_lease()
-        self._store.create(f"{self._folder}/{self._lease.told['owner']}/{number:06d}", record)
+        self._store.create(f"{self._folder}/{self._lease.holder['owner']}/{number:06d}", record)
 
     def check(self) -> None:
         self.check_lease()
@@ -59,7 +59,7 @@ class StoreJournal(Journal):
     def check_lease(self) -> None:
         """Raise ClaimLost if the heartbeat has found that the shard was taken over."""
         if self._lease.lost:
-            raise self._lease.taken_over()
+            raise self._lease.lost_error()
 
     def remove(self) -> None:
-        """Do nothing: the objects are removed once the store has the marker; see `Remote.keep`."""
+        """Do nothing: the objects are removed once the store has the marker; see `Remote.store_shard`."""

@@ -44,7 +44,7 @@ class Lease:
 
     name: str
     number: int
-    told: dict[str, Any]
+    holder: dict[str, Any]
     """The holder, as written in the object."""
     beats: int = 0
     beat_at: tuple[float, float] = field(default_factory=_now)
@@ -57,31 +57,33 @@ class Lease:
     def path(self) -> str:
         return f"{LEASES}/{self.name}/{self.number:06d}"
 
-    def taken_over(self) -> ClaimLost:
+    def lost_error(self) -> ClaimLost:
         """Return the error for a lost lease."""
         return ClaimLost(
             f"{self.name.lstrip('.')} was taken over by another process, because this one had sent no heartbeat for "
-            f"{self.told['stale_after']:g} seconds. This process discards its work."
+            f"{self.holder['stale_after']:g} seconds. This process discards its work."
         )
 
-    def silence(self) -> float:
+    def silent_seconds(self) -> float:
         """Return the seconds since the last heartbeat; the monotonic clock may leave out the time in suspension."""
-        return max(now - then for now, then in zip(_now(), self.beat_at, strict=True))
+        return max(now - heartbeat for now, heartbeat in zip(_now(), self.beat_at, strict=True))
 
-    def text(self) -> bytes:
-        return (json.dumps({**self.told, "beat": self.beats}) + "\n").encode()
+    def to_bytes(self) -> bytes:
+        return (json.dumps({**self.holder, "beat": self.beats}) + "\n").encode()
 
 
 @dataclass
-class _Seen:
+class _Observation:
+    """A lease's object as this process last saw it."""
+
     entry: Entry
     since: float
     """When this process first saw the object with this content; monotonic."""
     until: float
     """When this process last saw it so; monotonic."""
-    early: bool = False
+    at_start: bool = False
     """Whether it was there when this process first looked, so that a dead process of its directory may have left it."""
-    told: dict[str, Any] | None = None
+    content: dict[str, Any] | None = None
     """Its content, once it was read."""
 
 
@@ -98,72 +100,82 @@ class Leases:
     def __init__(self, store: Store, scratch: str, seconds: float = SECONDS):
         self.store, self.scratch, self.seconds = store, scratch, seconds
         self.owner = f"{scratch}-{secrets.token_hex(6)}"
-        self._quiet = store.background(max(self.seconds / 2, 5.0))
-        self._last = store.background(5.0, tries=3)
-        self._seen: dict[str, _Seen] = {}
-        self._looked = float("-inf")
-        self._held: dict[str, Lease] = {}
+        self._heartbeat_store = store.background(max(self.seconds / 2, 5.0))
+        self._release_store = store.background(5.0, tries=3)
+        self._observations: dict[str, _Observation] = {}
+        self._refreshed_at = float("-inf")
+        self._held_leases: dict[str, Lease] = {}
         self._wake, self._closed = threading.Event(), False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     # --- seeing others --------------------------------------------------------------------------
 
-    def look(self, age: float = 0.0) -> None:
+    def refresh(self, age: float = 0.0) -> None:
         """List all leases, unless that was done within the last `age` seconds."""
-        if time.monotonic() - self._looked <= age:
+        if time.monotonic() - self._refreshed_at <= age:
             return
-        found, now = self.store.list(LEASES), time.monotonic()
-        self._seen = {path: self._watched(path, entry, now) for path, entry in found.items()}
-        self._looked = now
+        entries, now = self.store.list(LEASES), time.monotonic()
+        self._observations = {path: self._observe(path, entry, now) for path, entry in entries.items()}
+        self._refreshed_at = now
 
-    def _watched(self, path: str, entry: Entry, now: float) -> _Seen:
-        before = self._seen.get(path)
-        if before is None:
-            return _Seen(entry, now, now, early=self._looked == float("-inf"))
-        return _Seen(entry, before.since if before.entry == entry else now, now, before.early, before.told)
+    def _observe(self, path: str, entry: Entry, now: float) -> _Observation:
+        previous = self._observations.get(path)
+        if previous is None:
+            return _Observation(entry, now, now, at_start=self._refreshed_at == float("-inf"))
+        return _Observation(
+            entry, previous.since if previous.entry == entry else now, now, previous.at_start, previous.content
+        )
 
-    def _look_at(self, name: str) -> list[str]:
+    def _refresh_name(self, name: str) -> list[str]:
         """List the leases of one name; return their paths, the holder's last."""
         folder, now = f"{LEASES}/{name}", time.monotonic()
-        found = self.store.list(folder)
-        for path in [path for path in self._seen if path.startswith(f"{folder}/") and path not in found]:
-            del self._seen[path]
-        self._seen |= {path: self._watched(path, entry, now) for path, entry in found.items()}
-        return sorted(found)
+        entries = self.store.list(folder)
+        for path in [path for path in self._observations if path.startswith(f"{folder}/") and path not in entries]:
+            del self._observations[path]
+        self._observations |= {path: self._observe(path, entry, now) for path, entry in entries.items()}
+        return sorted(entries)
 
-    def busy(self, name: str) -> bool:
+    def is_held(self, name: str) -> bool:
         """Whether another process held a name when leases were last listed, and didn't seem dead."""
-        paths = sorted(path for path in self._seen if path.startswith(f"{LEASES}/{name}/"))
-        return bool(paths) and not self._free(paths[-1])
+        paths = sorted(path for path in self._observations if path.startswith(f"{LEASES}/{name}/"))
+        return bool(paths) and not self._is_abandoned(paths[-1])
 
-    def _free(self, path: str) -> bool:
+    def _is_abandoned(self, path: str) -> bool:
         """Whether a lease was left by a dead process: of this directory, or unchanged for too long."""
-        seen = self._seen[path]
-        waited = seen.until - seen.since  # what happened since the last listing isn't known
-        if seen.told is None and (seen.early or waited >= self.seconds):
-            seen.told = self._read(path)
-        told = seen.told or {}
-        theirs = told.get("stale_after")
-        longest = max(self.seconds, float(theirs) if isinstance(theirs, int | float) else 0.0)
-        return told.get("scratch") == self.scratch or waited >= longest
+        observation = self._observations[path]
+        waited = observation.until - observation.since  # what happened since the last listing isn't known
+        if observation.content is None and (observation.at_start or waited >= self.seconds):
+            observation.content = self._read(path)
+        content = observation.content or {}
+        owner_seconds = content.get("stale_after")
+        patience = max(self.seconds, float(owner_seconds) if isinstance(owner_seconds, int | float) else 0.0)
+        return content.get("scratch") == self.scratch or waited >= patience
 
     def _read(self, path: str) -> dict[str, Any]:
         with contextlib.suppress(ValueError, FileNotFoundError):
-            told = json.loads(self.store.read(path))
-            return told if isinstance(told, dict) else {}
+            content = json.loads(self.store.read(path))
+            return content if isinstance(content, dict) else {}
         return {}
 
-    def others(self) -> dict[str, dict[str, Any]]:
+    def list_others(self) -> dict[str, dict[str, Any]]:
         """Return who holds which name, of other directories, as last listed; leases that seem dead are left out."""
-        tops: dict[str, str] = {}
-        for path in sorted(self._seen):
-            tops[path.removeprefix(f"{LEASES}/").rpartition("/")[0]] = path
-        return {name: self._seen[path].told or {} for name, path in tops.items() if not self._free(path)}
+        latest: dict[str, str] = {}
+        for path in sorted(self._observations):
+            latest[path.removeprefix(f"{LEASES}/").rpartition("/")[0]] = path
+        return {
+            name: self._observations[path].content or {}
+            for name, path in latest.items()
+            if not self._is_abandoned(path)
+        }
 
     def entries(self, prefix: str) -> dict[str, Entry]:
         """Return the entries of the leases whose names begin with a prefix, as last listed."""
-        return {path: seen.entry for path, seen in self._seen.items() if path.startswith(f"{LEASES}/{prefix}")}
+        return {
+            path: observation.entry
+            for path, observation in self._observations.items()
+            if path.startswith(f"{LEASES}/{prefix}")
+        }
 
     # --- holding --------------------------------------------------------------------------------
 
@@ -173,33 +185,33 @@ class Leases:
         Raises:
             StoreError: The store can't be used.
         """
-        if self.busy(name):
-            self.look(self.seconds / BEATS)
-            if self.busy(name):
+        if self.is_held(name):
+            self.refresh(self.seconds / BEATS)
+            if self.is_held(name):
                 return None
-        paths = sorted(path for path in self._seen if path.startswith(f"{LEASES}/{name}/"))
+        paths = sorted(path for path in self._observations if path.startswith(f"{LEASES}/{name}/"))
         number = int(paths[-1].rpartition("/")[2]) + 1 if paths else 1
-        told = {
+        holder = {
             "owner": self.owner, "scratch": self.scratch, "host": platform.node(), "pid": os.getpid(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"), "stale_after": self.seconds,
         }  # fmt: skip
-        lease = Lease(name, number, told)
-        if not self.store.create(lease.path, lease.text()):
-            self._look_at(name)
+        lease = Lease(name, number, holder)
+        if not self.store.create(lease.path, lease.to_bytes()):
+            self._refresh_name(name)
             return None
         with self._lock:
-            self._held[name] = lease
+            self._held_leases[name] = lease
             if self._thread is None:
-                self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+                self._thread = threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True)
                 self._thread.start()
         return lease
 
     @contextlib.contextmanager
-    def waited_for(self, name: str, sleep: Callable[[float], None]) -> Iterator[Lease]:
+    def hold(self, name: str, sleep: Callable[[float], None]) -> Iterator[Lease]:
         """Hold a name, after waiting for it if need be."""
         while (lease := self.take(name)) is None:
             sleep(min(2.0, self.seconds / BEATS))
-            self._look_at(name)
+            self._refresh_name(name)
         try:
             yield lease
         finally:
@@ -212,9 +224,9 @@ class Leases:
             ClaimLost: Another process has taken over.
         """
         if not lease.lost:
-            lease.lost = self._is_lost(lease, self._look_at(lease.name))
+            lease.lost = self._is_lost(lease, self._refresh_name(lease.name))
         if lease.lost:
-            raise lease.taken_over()
+            raise lease.lost_error()
 
     def _is_lost(self, lease: Lease, paths: list[str]) -> bool:
         """Whether the paths of a name show that another process has taken it over.
@@ -223,23 +235,25 @@ class Leases:
         """
         if not paths or paths[-1] != lease.path:
             return True
-        return lease.silence() > self.seconds and self._read(lease.path).get("owner") != self.owner
+        return lease.silent_seconds() > self.seconds and self._read(lease.path).get("owner") != self.owner
 
     def release(self, lease: Lease) -> None:
         """Give a name back: remove the object, and those of dead owners before. If that fails, it becomes stale."""
         with self._lock:
-            self._held.pop(lease.name, None)
-        older = [path for path in self._seen if path.startswith(f"{LEASES}/{lease.name}/") and path < lease.path]
+            self._held_leases.pop(lease.name, None)
+        older = [
+            path for path in self._observations if path.startswith(f"{LEASES}/{lease.name}/") and path < lease.path
+        ]
         with lease.writing, contextlib.suppress(StoreError):
-            if lease.silence() > self.seconds:
-                lease.lost = lease.lost or self._is_lost(lease, self._look_at(lease.name))
-            gone = [] if lease.lost and self._read(lease.path).get("owner") != self.owner else [lease.path]
-            self._drop(gone if lease.lost else [*older, *gone])
+            if lease.silent_seconds() > self.seconds:
+                lease.lost = lease.lost or self._is_lost(lease, self._refresh_name(lease.name))
+            own = [] if lease.lost and self._read(lease.path).get("owner") != self.owner else [lease.path]
+            self._drop(own if lease.lost else [*older, *own])
 
     def _drop(self, paths: list[str]) -> None:
-        self._last.delete(paths)
+        self._release_store.delete(paths)
         for path in paths:
-            self._seen.pop(path, None)
+            self._observations.pop(path, None)
 
     def sweep(self, sleep: Callable[[float], None]) -> None:
         """Remove the leases that dead owners left.
@@ -249,43 +263,45 @@ class Leases:
         Raises:
             StoreError: The store can't be used.
         """
-        self.look()
+        self.refresh()
         with self._lock:
-            own = {lease.path for lease in self._held.values()}
-        unsure = {path: seen.entry for path, seen in self._seen.items() if path not in own}
+            own = {lease.path for lease in self._held_leases.values()}
+        unsure = {path: observation.entry for path, observation in self._observations.items() if path not in own}
         while True:
-            self._drop([path for path in unsure if self._free(path)])
+            self._drop([path for path in unsure if self._is_abandoned(path)])
             unsure = {
-                path: entry for path, entry in unsure.items() if path in self._seen and self._seen[path].entry == entry
+                path: entry
+                for path, entry in unsure.items()
+                if path in self._observations and self._observations[path].entry == entry
             }
             if not unsure:
                 return
             sleep(min(2.0, self.seconds / BEATS))
-            self.look()
+            self.refresh()
 
     def close(self) -> None:
         """Stop the heartbeats; leases still held become stale."""
         self._closed = True
         self._wake.set()
 
-    def _beat_on(self) -> None:
+    def _send_heartbeats(self) -> None:
         while not self._wake.wait(self.seconds / BEATS):
             with self._lock:
-                held = list(self._held.values())
-            for lease in held:
+                leases = list(self._held_leases.values())
+            for lease in leases:
                 if not lease.lost:
                     with contextlib.suppress(StoreError):  # `check` finds out
-                        self._beat(lease)
+                        self._send_heartbeat(lease)
 
-    def _beat(self, lease: Lease) -> None:
-        if lease.silence() > self.seconds:  # this process was paused, or the network was cut
-            lease.lost = self._is_lost(lease, sorted(self._quiet.list(f"{LEASES}/{lease.name}")))
+    def _send_heartbeat(self, lease: Lease) -> None:
+        if lease.silent_seconds() > self.seconds:  # this process was paused, or the network was cut
+            lease.lost = self._is_lost(lease, sorted(self._heartbeat_store.list(f"{LEASES}/{lease.name}")))
             if lease.lost:
                 return
         with lease.writing:
             with self._lock:
-                if self._held.get(lease.name) is not lease:
+                if self._held_leases.get(lease.name) is not lease:
                     return
             lease.beats += 1
-            self._quiet.put(lease.path, lease.text())
+            self._heartbeat_store.put(lease.path, lease.to_bytes())
             lease.beat_at = _now()

@@ -15,12 +15,12 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, read_object, replace_text, safe_join
 from figureground.core.locks import lock
 from figureground.core.progress import Progress
-from figureground.shards.directory import belongs
+from figureground.shards.directory import belongs_to_dataset
 from figureground.shards.progress import PLANNED
 from figureground.shards.shard import JOURNAL, MARKERS, PRIVATE
 from figureground.stores.leases import LEASES
 from figureground.stores.remote import FAILED
-from figureground.stores.scratch import cache, named
+from figureground.stores.scratch import cache_directory, name_url_in_errors
 from figureground.stores.store import Entry, Store
 from figureground.stores.urls import StoreUrl, parse
 
@@ -32,7 +32,7 @@ _DRAWN = ("preview.png", "report.html", "report")
 
 
 @contextlib.contextmanager
-def reading(place: str | os.PathLike[str], show_progress: bool = True) -> Iterator[Path]:
+def local_copy(place: str | os.PathLike[str], show_progress: bool = True) -> Iterator[Path]:
     """Read a dataset: yield its directory or, for a URL, that of its mirror. Errors name the URL.
 
     Raises:
@@ -44,14 +44,14 @@ def reading(place: str | os.PathLike[str], show_progress: bool = True) -> Iterat
         yield url
         return
     directory = directory_of(url)
-    with lock(directory.with_name(".lock"), wait=True), named(url, directory):
+    with lock(directory.with_name(".lock"), wait=True), name_url_in_errors(url, directory):
         update(url, directory, show_progress)
         yield directory
 
 
 def directory_of(url: StoreUrl) -> Path:
     """The mirror of a URL in the user's cache; its last part is that of the URL."""
-    return cache() / "mirrors" / hashlib.sha256(str(url).encode()).hexdigest()[:12] / url.name
+    return cache_directory() / "mirrors" / hashlib.sha256(str(url).encode()).hexdigest()[:12] / url.name
 
 
 def update(url: StoreUrl, directory: Path, show_progress: bool = True) -> None:
@@ -61,16 +61,20 @@ def update(url: StoreUrl, directory: Path, show_progress: bool = True) -> None:
     their marker; if they don't twice, they are damaged in the store, which `check` reports.
     """
     store = Store(url)
-    there = {path: entry for path, entry in store.list("").items() if not path.startswith(_NOT_FETCHED)}
-    if not there:
+    objects = {path: entry for path, entry in store.list("").items() if not path.startswith(_NOT_FETCHED)}
+    if not objects:
         raise FiguregroundError(f"{url} holds no dataset: there is nothing at this URL. Give the URL of a build.")
-    saved = directory.with_name("versions.json")
-    known = _read_versions(saved)
-    for path in [path for path in _local(directory) if path not in there]:
+    versions_file = directory.with_name("versions.json")
+    known_versions = _read_versions(versions_file)
+    for path in [path for path in _list_local_files(directory) if path not in objects]:
         (directory / path).unlink()
-    stale = {path: entry for path, entry in there.items() if not _is_known(known.get(path), directory, path, entry)}
-    first = {path: entry for path, entry in stale.items() if path.startswith(f"{MARKERS}/")}
-    rest = {path: entry for path, entry in stale.items() if path not in first}
+    stale = {
+        path: entry
+        for path, entry in objects.items()
+        if not _is_current(known_versions.get(path), directory, path, entry)
+    }
+    marker_objects = {path: entry for path, entry in stale.items() if path.startswith(f"{MARKERS}/")}
+    other_objects = {path: entry for path, entry in stale.items() if path not in marker_objects}
     total = sum(entry.size for entry in stale.values())
     hashes: dict[str, str] = {}
 
@@ -78,28 +82,30 @@ def update(url: StoreUrl, directory: Path, show_progress: bool = True) -> None:
         sha256 = store.fetch(path, safe_join(directory, path))
         if sha256 != hashes.get(path, sha256):
             store.fetch(path, safe_join(directory, path))
-        bar.update(there[path].size)
+        bar.update(objects[path].size)
 
     try:
         with (
             Progress(total, unit="B", unit_scale=True, desc=f"fetching {url}", show=show_progress) as bar,
             ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch") as pool,
         ):
-            list(pool.map(fetch, first))
-            hashes |= _hashes(directory)
-            list(pool.map(fetch, rest))
+            list(pool.map(fetch, marker_objects))
+            hashes |= _read_hashes(directory)
+            list(pool.map(fetch, other_objects))
     finally:
-        versions = {path: known[path] for path in there if path in known and path not in stale}
-        versions |= {path: now for path, entry in stale.items() if (now := _version(directory, path, entry))}
-        replace_text(saved, json.dumps(versions) + "\n")
+        versions = {path: known_versions[path] for path in objects if path in known_versions and path not in stale}
+        versions |= {
+            path: version for path, entry in stale.items() if (version := _copy_version(directory, path, entry))
+        }
+        replace_text(versions_file, json.dumps(versions) + "\n")
 
 
-def _is_known(known: list[Any] | None, directory: Path, path: str, entry: Entry) -> bool:
+def _is_current(known_version: list[Any] | None, directory: Path, path: str, entry: Entry) -> bool:
     """Whether the copy of an object is the one that was fetched from it."""
-    return known is not None and known == _version(directory, path, entry)
+    return known_version is not None and known_version == _copy_version(directory, path, entry)
 
 
-def _version(directory: Path, path: str, entry: Entry) -> list[Any] | None:
+def _copy_version(directory: Path, path: str, entry: Entry) -> list[Any] | None:
     """Return what identifies an object and its copy; None if there is no whole copy."""
     with contextlib.suppress(OSError):
         status = safe_join(directory, path).stat()
@@ -114,15 +120,15 @@ def _read_versions(path: Path) -> Mapping[str, Any]:
     return {}
 
 
-def _hashes(directory: Path) -> dict[str, str]:
+def _read_hashes(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of each data file, by the markers that can be read."""
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for path in (directory / MARKERS).glob("[!.]*.json"):
         with contextlib.suppress(OSError, FileError, KeyError, TypeError, AttributeError):
-            found |= {name: file["sha256"] for name, file in read_object(path)["files"].items()}
-    return found
+            hashes |= {name: file["sha256"] for name, file in read_object(path)["files"].items()}
+    return hashes
 
 
-def _local(directory: Path) -> list[str]:
+def _list_local_files(directory: Path) -> list[str]:
     files = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
-    return [path.as_posix() for path in files if path.parts[0] not in _DRAWN and belongs(path.parts[0])]
+    return [path.as_posix() for path in files if path.parts[0] not in _DRAWN and belongs_to_dataset(path.parts[0])]

@@ -34,11 +34,11 @@ from figureground.shards.croissant import CROISSANT
 from figureground.shards.home import ClaimLost, Home
 from figureground.shards.index_shape import INDEX
 from figureground.shards.journal import Journal
-from figureground.shards.markers import KEPT, kept_elsewhere, markers
+from figureground.shards.markers import STORED_SHARDS, markers, read_stored_shards
 from figureground.shards.progress import PLANNED
 from figureground.shards.shard import JOURNAL, LABELS, MARKERS, PRIVATE, RECIPE, SCORES, Shard, ShardError
 from figureground.shards.stages import COPIES, DONE
-from figureground.stores.faults import StoreError, told
+from figureground.stores.faults import StoreError, redact_error
 from figureground.stores.journal import StoreJournal
 from figureground.stores.leases import BEATS, LEASES, Lease, Leases
 from figureground.stores.store import Entry, Store
@@ -56,7 +56,7 @@ SECONDS_BETWEEN_LOOKS = 15.0
 SECONDS_AFTER_MISS = 3.0
 """Longest age of a listing before a shard is claimed, after a claim that failed, seconds. Other claims need none: it
 only saves requests for shards that others hold or have finished."""
-TIMES_TAKEN = 5.0
+LISTING_INTERVAL_FACTOR = 5.0
 """Time between listings, as a multiple of the time that one takes: thousands of markers take seconds."""
 _DESCRIBING_LOCK = f"{PRIVATE}/.describing.lock"
 AT_ONCE = 16
@@ -75,11 +75,11 @@ class Remote(Home):
     def __init__(self, directory: Path, store: Store, leases: Leases):
         super().__init__(directory)
         self.store, self.leases = store, leases
-        self._mine: dict[str, Lease] = {}
-        self._looked = float("-inf")
-        self._took = 0.0
+        self._held_leases: dict[str, Lease] = {}
+        self._refreshed_at = float("-inf")
+        self._listing_seconds = 0.0
         """Time that the last listing took, seconds."""
-        self._missed = False
+        self._claim_failed = False
         """Whether the last claim found a shard that another process holds or has finished."""
         self._stages: dict[str, str] = {}
         """Version of the proof of each stage in the store that the scratch has too."""
@@ -90,44 +90,44 @@ class Remote(Home):
 
     # --- shards ---------------------------------------------------------------------------------
 
-    def look(self, now: bool = False) -> None:
-        self._look(0 if now else min(SECONDS_BETWEEN_LOOKS, self.leases.seconds / BEATS))
+    def refresh(self, now: bool = False) -> None:
+        self._refresh(0 if now else min(SECONDS_BETWEEN_LOOKS, self.leases.seconds / BEATS))
 
-    def _look(self, age: float) -> None:
+    def _refresh(self, age: float) -> None:
         """List markers and leases, unless that was done within the last `age` seconds; 0 always does."""
         start = time.monotonic()
-        if start - self._looked > (age and max(age, TIMES_TAKEN * self._took)):
-            found = self.store.list(MARKERS)
-            self._looked = time.monotonic()
-            self._took = self._looked - start
-            self._note(Path(path).stem for path in found if path.endswith(".json"))
-            self.leases.look()
+        if start - self._refreshed_at > (age and max(age, LISTING_INTERVAL_FACTOR * self._listing_seconds)):
+            objects = self.store.list(MARKERS)
+            self._refreshed_at = time.monotonic()
+            self._listing_seconds = self._refreshed_at - start
+            self._record_stored(Path(path).stem for path in objects if path.endswith(".json"))
+            self.leases.refresh()
 
-    def _note(self, names: Iterable[str], *, anew: bool = False) -> None:
+    def _record_stored(self, names: Iterable[str], *, replace: bool = False) -> None:
         """Record shards that the store has.
 
         Args:
             anew: Whether to forget those recorded earlier.
         """
-        path = self.directory / KEPT
+        path = self.directory / STORED_SHARDS
         with lock(path.with_name(f"{path.name}.lock"), wait=True):
-            known = kept_elsewhere(self.directory)
-            all_of_them = frozenset(names) | (frozenset() if anew or known is None else known)
-            if all_of_them != known:
-                replace_text(path, "".join(f"{name}\n" for name in sorted(all_of_them)))
+            known = read_stored_shards(self.directory)
+            stored = frozenset(names) | (frozenset() if replace or known is None else known)
+            if stored != known:
+                replace_text(path, "".join(f"{name}\n" for name in sorted(stored)))
 
-    def _kept(self) -> frozenset[str]:
-        return kept_elsewhere(self.directory) or frozenset()
+    def _stored_shards(self) -> frozenset[str]:
+        return read_stored_shards(self.directory) or frozenset()
 
     @contextlib.contextmanager
     def claim(self, shard: Shard) -> Iterator[bool]:
         """Try to claim a shard: its lock file against processes of this machine, then its lease against others."""
-        with super().claim(shard) as mine:
-            lease = self._take(shard) if mine else None
+        with super().claim(shard) as claimed:
+            lease = self._take(shard) if claimed else None
             if lease is None:
                 yield False
                 return
-            self._mine[shard.name] = lease
+            self._held_leases[shard.name] = lease
             try:
                 yield True
             except ClaimLost:
@@ -137,62 +137,62 @@ class Remote(Home):
                 self._note_failure(lease, error)
                 raise
             finally:
-                del self._mine[shard.name]
+                del self._held_leases[shard.name]
                 self.leases.release(lease)
 
     def _forget_journal(self, shard: Shard, lease: Lease) -> None:
         """Remove the batches of an owner that lost its shard, if nobody needs them: some may have arrived late."""
         if self.store.entry(shard.path("marker")) is not None:
-            self.store.delete(self.store.list(f"{JOURNAL}/{shard.name}/{lease.told['owner']}"))
+            self.store.delete(self.store.list(f"{JOURNAL}/{shard.name}/{lease.holder['owner']}"))
 
     def _note_failure(self, lease: Lease, error: Exception) -> None:
         """Say in the store why a shard failed, for `status`; if that fails too, it isn't said."""
-        told_there = {**lease.told, "reason": told(error)}
+        record = {**lease.holder, "reason": redact_error(error)}
         with contextlib.suppress(StoreError):
-            self.store.background(5.0).put(f"{FAILED}/{lease.name}", json.dumps(told_there).encode())
+            self.store.background(5.0).put(f"{FAILED}/{lease.name}", json.dumps(record).encode())
 
     def _take(self, shard: Shard) -> Lease | None:
-        if self._missed:
-            self._look(SECONDS_AFTER_MISS)
-        if shard.name in self._kept():
+        if self._claim_failed:
+            self._refresh(SECONDS_AFTER_MISS)
+        if shard.name in self._stored_shards():
             return None
         lease = self.leases.take(shard.name)
         # Whoever had the lease before may have finished since the listing.
         if lease is not None and self.store.entry(shard.path("marker")) is not None:
-            self._note([shard.name])
+            self._record_stored([shard.name])
             self.leases.release(lease)
             lease = None
-        self._missed = lease is None
+        self._claim_failed = lease is None
         return lease
 
     def journal(self, shard: Shard, origin: Mapping[str, Any], batches: Sequence[Sequence[Spec]]) -> Journal:
-        return StoreJournal(self.store, self._mine[shard.name], shard, origin, batches)
+        return StoreJournal(self.store, self._held_leases[shard.name], shard, origin, batches)
 
-    def rendered(self) -> int:
+    def count_rendered(self) -> int:
         return len(self.store.list(JOURNAL))
 
-    def keep(self, shard: Shard) -> None:
+    def store_shard(self, shard: Shard) -> None:
         """Put a shard: data first, the marker last, both create-only, each after a look at the lease.
 
         Raises:
             ClaimLost: Another process has taken the shard over.
             ShardError: The store has other bytes under one of its names.
         """
-        lease, path = self._mine[shard.name], shard.path("marker")
+        lease, path = self._held_leases[shard.name], shard.path("marker")
         marker = read_object(self.directory / path)
         try:
             for name in marker["files"]:
                 self.leases.check(lease)
                 if not self.store.create(name, self.directory / name):
                     self.leases.check(lease)
-                    raise self._differs(shard, name)
+                    raise self._conflict_error(shard, name)
             self.leases.check(lease)
             if not self.store.create(path, read_bytes(self.directory / path)):
                 self._adopt(shard, marker)
         except ClaimLost:
-            self._throw_away(shard, marker)
+            self._discard(shard, marker)
             raise
-        self._note([shard.name])
+        self._record_stored([shard.name])
         for name in marker["files"]:
             (self.directory / name).unlink(missing_ok=True)
         self.store.delete(self.store.list(f"{JOURNAL}/{shard.name}"))
@@ -205,21 +205,21 @@ class Remote(Home):
         """
         path = shard.path("marker")
         text = self.store.read(path)
-        theirs = parse_json(text, f"{self.title}/{path}")
-        if not isinstance(theirs, dict) or theirs.get("files") != marker["files"]:
-            raise self._differs(shard, path)
+        stored_marker = parse_json(text, f"{self.title}/{path}")
+        if not isinstance(stored_marker, dict) or stored_marker.get("files") != marker["files"]:
+            raise self._conflict_error(shard, path)
         replace_bytes(self.directory / path, text)
 
-    def _throw_away(self, shard: Shard, marker: Mapping[str, Any]) -> None:
+    def _discard(self, shard: Shard, marker: Mapping[str, Any]) -> None:
         for name in (shard.path("marker"), *marker["files"]):
             (self.directory / name).unlink(missing_ok=True)
 
-    def _differs(self, shard: Shard, name: str) -> ShardError:
-        here = (self.directory / NUMERICS).read_text() if (self.directory / NUMERICS).exists() else "unknown"
-        there = (self.store.read_if_there(NUMERICS) or b"unknown").decode(errors="replace")
+    def _conflict_error(self, shard: Shard, name: str) -> ShardError:
+        local = (self.directory / NUMERICS).read_text() if (self.directory / NUMERICS).exists() else "unknown"
+        remote = (self.store.read_or_none(NUMERICS) or b"unknown").decode(errors="replace")
         return ShardError(
             f"shard {shard.name}: {self.title}/{name} exists with other bytes than those made here. Nothing was "
-            f"overwritten.\nnumerics here: {' '.join(here.split())}\nnumerics there: {' '.join(there.split())}\n"
+            f"overwritten.\nnumerics here: {' '.join(local.split())}\nnumerics there: {' '.join(remote.split())}\n"
             f"If no build is running, delete {name} there and run the same command again."
         )
 
@@ -228,20 +228,20 @@ class Remote(Home):
     @contextlib.contextmanager
     def settling(self) -> Iterator[None]:
         """Hold the lock file and the lease; have recipe, numerics and stages of the store, and put them at the end."""
-        with super().settling(), self.leases.waited_for(SETTLING, self.store.sleep) as lease:
-            self._mine[SETTLING] = lease
+        with super().settling(), self.leases.hold(SETTLING, self.store.sleep) as lease:
+            self._held_leases[SETTLING] = lease
             try:
                 self.pull()
                 yield
                 self._push()
             finally:
-                del self._mine[SETTLING]
+                del self._held_leases[SETTLING]
 
     @contextlib.contextmanager
     def claim_part(self, name: str) -> Iterator[bool]:
         """Try to claim a stage: its lock file, then its lease."""
-        with super().claim_part(name) as mine:
-            lease = self.leases.take(f".stage-{name}") if mine else None
+        with super().claim_part(name) as claimed:
+            lease = self.leases.take(f".stage-{name}") if claimed else None
             try:
                 self._pull_stages()
                 yield lease is not None
@@ -249,7 +249,7 @@ class Remote(Home):
                 if lease is not None:
                     self.leases.release(lease)
 
-    def pull(self, anew: bool = False) -> None:
+    def pull(self, discard_recipe: bool = False) -> None:
         """Make recipe, numerics and finished stages in the scratch those of the store, and see what is finished.
 
         Args:
@@ -257,43 +257,43 @@ class Remote(Home):
                 which is put with its first stage or its numerics.
         """
         for name in (RECIPE, NUMERICS):
-            found, path = self.store.read_if_there(name), self.directory / name
-            if found is None:
-                if anew or name != RECIPE:
+            data, path = self.store.read_or_none(name), self.directory / name
+            if data is None:
+                if discard_recipe or name != RECIPE:
                     path.unlink(missing_ok=True)
-            elif not path.exists() or read_bytes(path) != found:
-                replace_bytes(path, found)
-        self._look(0)
-        if self._kept() and not markers(self.directory):  # all shards have the formats of the first one
-            self._fetch_markers([min(self._kept())])
+            elif not path.exists() or read_bytes(path) != data:
+                replace_bytes(path, data)
+        self._refresh(0)
+        if self._stored_shards() and not markers(self.directory):  # all shards have the formats of the first one
+            self._fetch_markers([min(self._stored_shards())])
         self._pull_stages()
 
     def _pull_stages(self) -> None:
-        there = self.store.list(STAGES)
-        for proof in sorted(path for path in there if path.endswith(f"/{DONE}")):
+        objects = self.store.list(STAGES)
+        for proof in sorted(path for path in objects if path.endswith(f"/{DONE}")):
             folder = proof.removesuffix(f"/{DONE}")
-            if self._stages.get(folder) == there[proof].version:
+            if self._stages.get(folder) == objects[proof].version:
                 continue
             text, local = self.store.read(proof), safe_join(self.directory, proof)
             if not local.exists() or read_bytes(local) != text:
                 local.unlink(missing_ok=True)
-                own = [path for path in there if path.startswith(f"{folder}/") and path != proof]
-                for path in [*own, *_companions(there, text)]:
+                stage_files = [path for path in objects if path.startswith(f"{folder}/") and path != proof]
+                for path in [*stage_files, *_find_concept_files(objects, text)]:
                     target = safe_join(self.directory, path)
-                    if not target.exists() or target.stat().st_size != there[path].size or path in own:
+                    if not target.exists() or target.stat().st_size != objects[path].size or path in stage_files:
                         self.store.fetch(path, target)
                 replace_bytes(local, text)
-            self._stages[folder] = there[proof].version
+            self._stages[folder] = objects[proof].version
 
     def _push(self) -> None:
         """Put what a finished start has settled: the recipe first, the numerics last."""
         if (self.directory / NUMERICS).exists():
             self._put_recipe()
-            self._put_changed(NUMERICS)
+            self._put_file(NUMERICS)
             if (self.directory / PLANNED).exists():
                 self.store.create(PLANNED, read_bytes(self.directory / PLANNED))
 
-    def keep_stage(self, name: str) -> None:
+    def store_stage(self, name: str) -> None:
         """Put a finished stage, its proof last.
 
         Raises:
@@ -302,11 +302,10 @@ class Remote(Home):
         self._put_recipe()
         folder, proof = self.directory / STAGES, f"{STAGES}/{name}/{DONE}"
         self.store.delete([proof])
-        own = [f"{STAGES}/{path.as_posix()}" for path in _files(folder)]
+        files = [f"{STAGES}/{path.as_posix()}" for path in _list_files(folder)]
         text = read_bytes(folder / name / DONE)
-        for key in [key for key in own if key.startswith(f"{STAGES}/{name}/") and key != proof] + _companions(
-            own, text
-        ):
+        stage_files = [key for key in files if key.startswith(f"{STAGES}/{name}/") and key != proof]
+        for key in [*stage_files, *_find_concept_files(files, text)]:
             self._check_settling()
             self.store.put(key, self.directory / key)
         self._check_settling()
@@ -315,7 +314,7 @@ class Remote(Home):
             self._stages[f"{STAGES}/{name}"] = entry.version
 
     def _check_settling(self) -> None:
-        if (lease := self._mine.get(SETTLING)) is not None:
+        if (lease := self._held_leases.get(SETTLING)) is not None:
             self.leases.check(lease)
 
     def _put_recipe(self) -> None:
@@ -328,13 +327,13 @@ class Remote(Home):
         self._check_settling()
         if self.store.create(RECIPE, text):
             return
-        theirs = parse_json(self.store.read(RECIPE), f"{self.title}/{RECIPE}")
-        if theirs["sha256"] != parse_json(text, RECIPE)["sha256"]:
+        stored_recipe = parse_json(self.store.read(RECIPE), f"{self.title}/{RECIPE}")
+        if stored_recipe["sha256"] != parse_json(text, RECIPE)["sha256"]:
             raise FiguregroundError(f"--out {self.title} holds another recipe, and a place can hold only one.")
         self._check_settling()
         self.store.put(RECIPE, text)
 
-    def _put_changed(self, name: str) -> None:
+    def _put_file(self, name: str) -> None:
         data = read_bytes(self.directory / name)
         self._check_settling()
         if not self.store.create(name, data):
@@ -342,36 +341,36 @@ class Remote(Home):
 
     def has_started(self) -> bool:
         """Whether a shard is finished, or a process renders one on any machine; call it within `settling`."""
-        return super().has_started() or bool(self._kept()) or not self.is_alone()
+        return super().has_started() or bool(self._stored_shards()) or not self.is_alone()
 
     def is_alone(self) -> bool:
         """Whether no other directory holds the lease of a shard; call it within `settling`."""
-        self.leases.look()
-        return not any(not name.startswith(".") for name in self.leases.others())
+        self.leases.refresh()
+        return not any(not name.startswith(".") for name in self.leases.list_others())
 
     def is_deserted(self) -> bool:
-        if self._kept() or super().has_started():
+        if self._stored_shards() or super().has_started():
             return False
         print_note(f"{self.title} was begun with other numerics; checking whether another process is working there.")
-        before = self.leases.entries("")
-        while any(not name.startswith(".") for name in self.leases.others()):
+        earlier = self.leases.entries("")
+        while any(not name.startswith(".") for name in self.leases.list_others()):
             self.store.sleep(self.leases.seconds / BEATS)
-            self.leases.look()
-            now = self.leases.entries("")
-            if any(now.get(path, entry) != entry for path, entry in before.items() if f"/{SETTLING}/" not in path):
+            self.leases.refresh()
+            entries = self.leases.entries("")
+            if any(entries.get(path, entry) != entry for path, entry in earlier.items() if f"/{SETTLING}/" not in path):
                 return False
         return not self.store.list(MARKERS)
 
     def withdraw(self) -> None:
         """Remove recipe and numerics from the store if no shard, no stage and no other build needs them."""
         with contextlib.suppress(StoreError, OSError):
-            quiet = self.store.background(10.0)
-            if any(quiet.list(folder) for folder in (MARKERS, STAGES, JOURNAL)) or quiet.entry(INDEX):
+            store = self.store.background(10.0)
+            if any(store.list(folder) for folder in (MARKERS, STAGES, JOURNAL)) or store.entry(INDEX):
                 return
-            held = {path.split("/")[2] for path in quiet.list(LEASES)}
-            if held - {BUILDING}:
+            leases = {path.split("/")[2] for path in store.list(LEASES)}
+            if leases - {BUILDING}:
                 return
-            quiet.delete([RECIPE, NUMERICS])
+            store.delete([RECIPE, NUMERICS])
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -379,24 +378,24 @@ class Remote(Home):
     def describing(self, images: bool) -> Iterator[bool]:
         with (
             lock(self.directory / _DESCRIBING_LOCK, wait=True),
-            self.leases.waited_for(DESCRIBING, self.store.sleep) as lease,
+            self.leases.hold(DESCRIBING, self.store.sleep) as lease,
         ):
-            self._look(0)
-            done = self._pull_descriptions()
-            if not done:
+            self._refresh(0)
+            is_described = self._pull_descriptions()
+            if not is_described:
                 for name in (RECIPE, NUMERICS):  # another build that failed may have withdrawn them
                     self.store.create(name, read_bytes(self.directory / name))
-                self._fetch_markers(self._kept())
+                self._fetch_markers(self._stored_shards())
                 self._compare_sizes()
                 if images:
                     self._fetch_images()
-            yield not done
-            if not done:
-                for path in _files(self.directory / STAGES):
+            yield not is_described
+            if not is_described:
+                for path in _list_files(self.directory / STAGES):
                     key = f"{STAGES}/{path.as_posix()}"
                     if path.parts[0] != COPIES and self.store.entry(key) is None:
                         self.store.put(key, self.directory / key)
-                scores = [f"{SCORES}/{path}" for path in _files(self.directory / SCORES)]
+                scores = [f"{SCORES}/{path}" for path in _list_files(self.directory / SCORES)]
                 for name in [*scores, *(name for name in DESCRIPTIONS if (self.directory / name).exists())]:
                     self.leases.check(lease)
                     self.store.put(name, self.directory / name)
@@ -404,33 +403,33 @@ class Remote(Home):
 
     def _pull_descriptions(self) -> bool:
         """Fetch card and index; return whether they describe the finished dataset."""
-        found = {name: self.store.read_if_there(name) for name in DESCRIPTIONS}
-        for name, data in found.items():
+        contents = {name: self.store.read_or_none(name) for name in DESCRIPTIONS}
+        for name, data in contents.items():
             path = self.directory / name
             if data is None:
                 path.unlink(missing_ok=True)
             else:
                 replace_bytes(path, data)
-        if not all(found[name] for name in (CARD, CROISSANT, INDEX)):
+        if not all(contents[name] for name in (CARD, CROISSANT, INDEX)):
             return False
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             index = read_object(self.directory / INDEX)
             recipe = read_object(self.directory / RECIPE)
             return (
                 index["recipe_sha256"] == recipe["sha256"]
-                and {each["shard"] for each in index["shards"]} == self._kept()
+                and {shard["shard"] for shard in index["shards"]} == self._stored_shards()
             )
         return False
 
     def _fetch_markers(self, names: Iterable[str]) -> None:
-        there = markers(self.directory)
+        present = markers(self.directory)
 
         def fetch(name: str) -> None:
             path = f"{MARKERS}/{name}.json"
             replace_bytes(safe_join(self.directory, path), self.store.read(path))
 
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch") as pool:
-            list(pool.map(fetch, [name for name in names if name not in there]))
+            list(pool.map(fetch, [name for name in names if name not in present]))
 
     def _compare_sizes(self) -> None:
         """Compare the sizes of all data with the markers.
@@ -439,13 +438,13 @@ class Remote(Home):
             ShardError: An object is gone or has another size.
         """
         files = {name: file for marker in markers(self.directory).values() for name, file in marker["files"].items()}
-        there: dict[str, Entry] = {}
+        objects: dict[str, Entry] = {}
         for folder in sorted({name.rpartition("/")[0] for name in files}):
-            there |= self.store.list(folder)
-        odd = [name for name, file in files.items() if name not in there or there[name].size != file["bytes"]]
-        if odd:
+            objects |= self.store.list(folder)
+        differing = [name for name, file in files.items() if name not in objects or objects[name].size != file["bytes"]]
+        if differing:
             raise ShardError(
-                f"{self.title}: {join_names(odd, 3)} are missing or have other sizes than their markers say. Delete "
+                f"{self.title}: {join_names(differing, 3)} are missing or have other sizes than their markers print_result. Delete "
                 f"their markers in {MARKERS} and what is left of these files, and run the same command again."
             )
 
@@ -460,52 +459,56 @@ class Remote(Home):
 
     def _clean(self) -> None:
         """Remove data from the scratch, what paused owners of finished shards wrote late, and leases of dead owners."""
-        kept = self._kept()
+        stored = self._stored_shards()
         for marker in markers(self.directory).values():
-            if marker["shard"] in kept:
+            if marker["shard"] in stored:
                 for name in marker["files"]:
                     (self.directory / name).unlink(missing_ok=True)
         late = [*self.store.list(LEASES), *self.store.list(JOURNAL)]
-        left = [path for path in late if path.split("/")[2] in kept]
-        self.store.delete([*left, *self.store.list(FAILED), PLANNED])
+        leftovers = [path for path in late if path.split("/")[2] in stored]
+        self.store.delete([*leftovers, *self.store.list(FAILED), PLANNED])
         self.leases.sweep(self.store.sleep)
 
     def begin(self) -> None:
         """See anew what the store has; what the scratch has of an unfinished shard stays if it is whole and fits."""
         with lock(self.directory / _DESCRIBING_LOCK, wait=True):  # another process may be reading the markers
-            self._note((), anew=True)
-            self._look(0)
-            text, recipe = self.store.read_if_there(RECIPE), self.directory / RECIPE
-            fits = text is not None and recipe.exists() and _sha256_in(text) == _sha256_in(read_bytes(recipe))
-            kept = self._kept()
+            self._record_stored((), replace=True)
+            self._refresh(0)
+            text, recipe = self.store.read_or_none(RECIPE), self.directory / RECIPE
+            fits = (
+                text is not None
+                and recipe.exists()
+                and _read_recipe_hash(text) == _read_recipe_hash(read_bytes(recipe))
+            )
+            stored = self._stored_shards()
             for name, marker in markers(self.directory).items():
                 files = [(self.directory / path, file["bytes"]) for path, file in marker["files"].items()]
-                whole = all(path.is_file() and path.stat().st_size == size for path, size in files)
-                if name in kept or not (fits and whole):
-                    self._throw_away(Shard.of_marker(marker), marker)
-        self.pull(anew=True)
+                complete = all(path.is_file() and path.stat().st_size == size for path, size in files)
+                if name in stored or not (fits and complete):
+                    self._discard(Shard.from_marker(marker), marker)
+        self.pull(discard_recipe=True)
 
 
-def _sha256_in(recipe: bytes) -> Any:
+def _read_recipe_hash(recipe: bytes) -> Any:
     """Return the SHA-256 that a saved recipe records; None if it can't be read."""
     with contextlib.suppress(FileError, KeyError, TypeError):
         return parse_json(recipe, RECIPE)["sha256"]
     return None
 
 
-def _companions(there: Iterable[str], proof: bytes) -> list[str]:
+def _find_concept_files(files: Iterable[str], proof: bytes) -> list[str]:
     """Return the files of a stage that lie beside its folder: those of the concept that its facts name."""
     with contextlib.suppress(FileError, KeyError, TypeError):
         facts = parse_json(proof, DONE)["facts"]
         if isinstance(facts, dict) and isinstance(facts.get("folder"), str):
-            return [path for path in there if path.startswith(f"{STAGES}/concepts/{facts['folder']}/")]
+            return [path for path in files if path.startswith(f"{STAGES}/concepts/{facts['folder']}/")]
     return []
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     """Return the files below a folder, relative to it, without hidden ones."""
-    found = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
-    return [path for path in found if not any(part.startswith(".") for part in path.parts)]
+    files = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+    return [path for path in files if not any(part.startswith(".") for part in path.parts)]
 
 
 def _sha256(path: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.files import read_object, replace_text
 from figureground.core.terminal import print_note
-from figureground.shards.home import Home, home_of, registered
+from figureground.shards.home import Home, home_of, register
 from figureground.shards.shard import PRIVATE
 from figureground.stores.faults import StoreError
 from figureground.stores.leases import LEAST_SECONDS, SECONDS, Leases
@@ -28,29 +28,29 @@ STORE = f"{PRIVATE}/.store.json"
 """File of a scratch directory: the URL that it belongs to, and how its builds use the store."""
 
 
-def cache() -> Path:
+def cache_directory() -> Path:
     """The user's cache directory of this package."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "figureground"
 
 
 def default_scratch(url: StoreUrl) -> Path:
     """The scratch directory of a URL in the user's cache."""
-    return cache() / "scratch" / f"{url.name}-{hashlib.sha256(str(url).encode()).hexdigest()[:12]}"
+    return cache_directory() / "scratch" / f"{url.name}-{hashlib.sha256(str(url).encode()).hexdigest()[:12]}"
 
 
 def url_of(directory: Path) -> StoreUrl | None:
     """Return the URL that a scratch directory belongs to, or None if it is none."""
-    saved = _saved(directory)
-    url = parse(str(saved["url"])) if saved else None
+    settings = _read_settings(directory)
+    url = parse(str(settings["url"])) if settings else None
     return url if isinstance(url, StoreUrl) else None
 
 
 def settings_of(directory: Path) -> tuple[StoreUrl | None, float]:
     """Return the URL of a scratch directory, or None, and the time after which its builds take a lease for dead."""
-    return url_of(directory), float((_saved(directory) or {}).get("seconds", SECONDS))
+    return url_of(directory), float((_read_settings(directory) or {}).get("seconds", SECONDS))
 
 
-def _saved(directory: Path) -> dict[str, Any] | None:
+def _read_settings(directory: Path) -> dict[str, Any] | None:
     try:
         return read_object(directory / STORE)
     except FileNotFoundError:
@@ -58,8 +58,8 @@ def _saved(directory: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def attached(
-    url: StoreUrl, scratch: Path | None = None, *, seconds: float = SECONDS, handed_out: bool = False
+def open_scratch(
+    url: StoreUrl, scratch: Path | None = None, *, seconds: float = SECONDS, coordinated: bool = False
 ) -> Iterator[Path]:
     """Build in a scratch directory whose dataset is kept at a URL.
 
@@ -80,58 +80,58 @@ def attached(
     if not LEAST_SECONDS <= seconds < math.inf:
         raise UsageError(f"--lease {seconds:g}: give {LEAST_SECONDS:g} or more.")
     directory = scratch or default_scratch(url)
-    saved = _saved(directory)
-    if saved is None and directory.exists() and any(directory.iterdir()):
+    settings = _read_settings(directory)
+    if settings is None and directory.exists() and any(directory.iterdir()):
         raise UsageError(f"--scratch {directory} holds something else. Give a new directory.")
-    if saved is not None and saved["url"] != str(url):
-        raise UsageError(f"--scratch {directory} is the scratch of {saved['url']}. Give another directory.")
+    if settings is not None and settings["url"] != str(url):
+        raise UsageError(f"--scratch {directory} is the scratch of {settings['url']}. Give another directory.")
     store = Store(url)
     creates = store.probe(PRIVATE)
-    saved = {
-        "url": str(url), "scratch": (saved or {}).get("scratch") or secrets.token_hex(8),
+    settings = {
+        "url": str(url), "scratch": (settings or {}).get("scratch") or secrets.token_hex(8),
         "creates": creates, "seconds": seconds,
     }  # fmt: skip
-    replace_text(directory / STORE, json.dumps(saved, indent=2) + "\n")
-    with _opened(directory, store, saved) as remote:
-        alone = contextlib.nullcontext() if creates or handed_out else _only_build(remote)
-        with alone, named(url, directory):
+    replace_text(directory / STORE, json.dumps(settings, indent=2) + "\n")
+    with _open_remote(directory, store, settings) as remote:
+        exclusion = contextlib.nullcontext() if creates or coordinated else _exclude_other_builds(remote)
+        with exclusion, name_url_in_errors(url, directory):
             remote.begin()
             yield directory
 
 
 @contextlib.contextmanager
-def taking_part(directory: Path) -> Iterator[None]:
-    """Take part, in another process of the same machine, in the build of a scratch directory; any other one is left."""
-    saved = _saved(directory) if type(home_of(directory)) is Home else None
-    if saved is None:
+def join_build(directory: Path) -> Iterator[None]:
+    """Join, from another process of the same machine, the build of a scratch directory; do nothing for any other."""
+    settings = _read_settings(directory) if type(home_of(directory)) is Home else None
+    if settings is None:
         yield
         return
-    url = parse(str(saved["url"]))
+    url = parse(str(settings["url"]))
     assert isinstance(url, StoreUrl)
     store = Store(url)
-    store.outlasts = True  # the process that started this one has put an object
-    with _opened(directory, store, saved):
+    store.waits_out_faults = True  # the process that started this one has put an object
+    with _open_remote(directory, store, settings):
         yield
 
 
 @contextlib.contextmanager
-def _opened(directory: Path, store: Store, saved: Mapping[str, Any]) -> Iterator[Remote]:
-    begun = time.monotonic()
-    leases = Leases(store, saved["scratch"], saved["seconds"])
+def _open_remote(directory: Path, store: Store, settings: Mapping[str, Any]) -> Iterator[Remote]:
+    start = time.monotonic()
+    leases = Leases(store, settings["scratch"], settings["seconds"])
     remote = Remote(directory, store, leases)
     try:
-        with registered(remote):
+        with register(remote):
             yield remote
     finally:
         leases.close()
-        seconds = max(time.monotonic() - begun, 1.0)
-        each = ", ".join(f"{n:,} {kind}" for kind, n in sorted(store.requests.items()))
+        seconds = max(time.monotonic() - start, 1.0)
+        counts = ", ".join(f"{n:,} {kind}" for kind, n in sorted(store.requests.items()))
         total = store.requests.total()
-        print_note(f"{store.url}: {total:,} requests of this process ({each}), {total / seconds:.3g} a second.")
+        print_note(f"{store.url}: {total:,} requests of this process ({counts}), {total / seconds:.3g} a second.")
 
 
 @contextlib.contextmanager
-def named(url: StoreUrl, directory: Path) -> Iterator[None]:
+def name_url_in_errors(url: StoreUrl, directory: Path) -> Iterator[None]:
     """Let errors about the dataset name its URL instead of the scratch; those of the scratch's disk stay."""
     try:
         yield
@@ -142,30 +142,30 @@ def named(url: StoreUrl, directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _only_build(remote: Remote) -> Iterator[None]:
+def _exclude_other_builds(remote: Remote) -> Iterator[None]:
     """Refuse to build beside another build, in a store that can't keep two from writing the same object.
 
     Raises:
         StoreError: Another build is running there.
     """
     leases, name = remote.leases, f"{BUILDING}/{remote.leases.scratch}"
-    leases.look()
-    said = False
-    while any(each.startswith(BUILDING) and each != name for each in leases.others()):
-        if not said:
-            said = True
+    leases.refresh()
+    warned = False
+    while any(other.startswith(BUILDING) and other != name for other in leases.list_others()):
+        if not warned:
+            warned = True
             print_note(
                 f"{remote.title}: another build was working there; checking for {leases.seconds:g} s whether it still "
                 "is."
             )
-        before = leases.entries(BUILDING)
+        earlier = leases.entries(BUILDING)
         remote.store.sleep(leases.seconds / 4)
-        leases.look()
-        if any(leases.entries(BUILDING).get(path, entry) != entry for path, entry in before.items()):
+        leases.refresh()
+        if any(leases.entries(BUILDING).get(path, entry) != entry for path, entry in earlier.items()):
             raise StoreError(
                 f"{remote.title}: another build is running there, and this store can't create an object only where "
                 "there is none, so two would overwrite each other. Wait for it, use one runner that hands out the "
                 "shards, or build in a store that can (s3://, gs://)."
             )
-    with leases.waited_for(name, remote.store.sleep):
+    with leases.hold(name, remote.store.sleep):
         yield

@@ -10,7 +10,7 @@ from pathlib import Path
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import parse_json, replace_bytes, safe_join
 from figureground.shards.index_shape import INDEX
-from figureground.shards.progress import PLANNED, Claimed, Progress, Watch
+from figureground.shards.progress import PLANNED, Claim, Progress, Watch
 from figureground.shards.shard import MARKERS, RECIPE
 from figureground.stores.leases import LEASES
 from figureground.stores.mirror import directory_of
@@ -32,10 +32,10 @@ class StoreWatch(Watch):
     def __init__(self, url: StoreUrl):
         self._store = Store(url)
         self._versions: dict[str, str] = {}
-        self._claimed: list[Claimed] = []
+        self._current_claims: list[Claim] = []
         # It holds recipe, index and plan if there are any, and the markers, whose files have the times of the store.
         directory = directory_of(url).with_name("status")
-        self._fill(directory)
+        self._update(directory)
         super().__init__(directory)
 
     def read(self) -> Progress:
@@ -44,58 +44,63 @@ class StoreWatch(Watch):
         Raises:
             StoreError: The store can't be read.
         """
-        self._claimed = self._fill(self.directory)
+        self._current_claims = self._update(self.directory)
         return super().read()
 
-    def _claims(self) -> Iterator[Claimed]:
-        yield from self._claimed
+    def _read_claims(self) -> Iterator[Claim]:
+        yield from self._current_claims
 
-    def _fill(self, directory: Path) -> list[Claimed]:
+    def _update(self, directory: Path) -> list[Claim]:
         """Bring the directory up to date; return the shards in work and those that failed.
 
-        A lease whose owner died without a word is listed until another process takes its shard over.
+        A lease whose owner died without recording a failure is listed until another process takes its shard over.
 
         Raises:
             FiguregroundError: There is no dataset.
         """
         leases = self._store.list(LEASES)
         markers = self._store.list(MARKERS)
-        for gone in (directory / MARKERS).glob("*.json"):
-            if f"{MARKERS}/{gone.name}" not in markers:
-                gone.unlink()
+        for marker in (directory / MARKERS).glob("*.json"):
+            if f"{MARKERS}/{marker.name}" not in markers:
+                marker.unlink()
         for name, entry in markers.items():
             if self._versions.get(name) != entry.version:
-                copy = safe_join(directory, name)
-                replace_bytes(copy, self._store.read(name))
-                os.utime(copy, (entry.modified, entry.modified))
+                local = safe_join(directory, name)
+                replace_bytes(local, self._store.read(name))
+                os.utime(local, (entry.modified, entry.modified))
                 self._versions[name] = entry.version
         for name in (RECIPE, INDEX, PLANNED):
             self._copy(directory, name)
         if not (directory / RECIPE).exists() and not markers:
             raise FiguregroundError(f"{self._store.url} holds no dataset: {RECIPE} is missing. Build one there first.")
-        tops: dict[str, str] = {}
+        latest: dict[str, str] = {}
         for path in sorted(leases):
             name = path.split("/")[2]
             if not name.startswith(".") and f"{MARKERS}/{name}.json" not in markers:
-                tops[name] = path
-        found = [self._read(name, path) for name, path in tops.items()]
+                latest[name] = path
+        claims = [self._read_claim(name, path) for name, path in latest.items()]
         for path in self._store.list(FAILED):
             name = path.rpartition("/")[2]
-            if name not in tops and f"{MARKERS}/{name}.json" not in markers:
-                found.append(self._read(name, path))
-        return [each for each in found if each is not None]
+            if name not in latest and f"{MARKERS}/{name}.json" not in markers:
+                claims.append(self._read_claim(name, path))
+        return [claim for claim in claims if claim is not None]
 
     def _copy(self, directory: Path, name: str) -> None:
-        path, data = directory / name, self._store.read_if_there(name)
+        path, data = directory / name, self._store.read_or_none(name)
         if data is None:
             path.unlink(missing_ok=True)
         else:
             replace_bytes(path, data)
 
-    def _read(self, shard: str, path: str) -> Claimed | None:
+    def _read_claim(self, shard: str, path: str) -> Claim | None:
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            told = parse_json(self._store.read(path), path)
-            return Claimed(
-                shard, shard.split("-")[0], str(told["host"]), int(told["pid"]), str(told["since"]), told.get("reason")
+            record = parse_json(self._store.read(path), path)
+            return Claim(
+                shard,
+                shard.split("-")[0],
+                str(record["host"]),
+                int(record["pid"]),
+                str(record["since"]),
+                record.get("reason"),
             )
         return None

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from figureground.core import signals
 from figureground.core.files import temporary_path
 from figureground.core.terminal import print_note
-from figureground.stores.faults import Fault, StoreError, judge, told
+from figureground.stores.faults import Fault, StoreError, classify_error, redact_error
 from figureground.stores.urls import StoreUrl, check_installed
 
 if TYPE_CHECKING:
@@ -73,30 +73,30 @@ class Store:
         self.url = url
         self.requests: Counter[str] = Counter()
         """Requests so far, by kind."""
-        self.outlasts = False
+        self.waits_out_faults = False
         """Whether faults are waited for: set once the store has taken an object."""
         self._tries, self._check, self._limit = tries or QUICK_TRIES, check, limit
-        self._files: fsspec.AbstractFileSystem | None = None
+        self._system: fsspec.AbstractFileSystem | None = None
 
     def background(self, limit: float, tries: int = 1) -> Store:
         """Return the same store for heartbeats and last requests: a few tries, which end after `limit` seconds each."""
-        other = Store(self.url, tries=tries, check=None, limit=limit)
-        other.requests = self.requests
-        return other
+        store = Store(self.url, tries=tries, check=None, limit=limit)
+        store.requests = self.requests
+        return store
 
     # --- requests -------------------------------------------------------------------------------
 
     def list(self, folder: str) -> dict[str, Entry]:
         """Return all objects below a folder by path, also in its folders; empty if there are none."""
-        start = f"{folder}/" if folder else ""
-        found = self._find(f"{self._place(folder)}/", folder)
-        return {name: entry for name, entry in found.items() if name.startswith(start)}
+        prefix = f"{folder}/" if folder else ""
+        entries = self._list_prefix(f"{self._full_path(folder)}/", folder)
+        return {name: entry for name, entry in entries.items() if name.startswith(prefix)}
 
     def entry(self, path: str) -> Entry | None:
         """Return an object's entry, or None if there is none."""
-        return self._find(self._place(path), path).get(path)
+        return self._list_prefix(self._full_path(path), path).get(path)
 
-    def _find(self, start: str, shown: str) -> dict[str, Entry]:
+    def _list_prefix(self, start: str, label: str) -> dict[str, Entry]:
         """List the objects whose places begin so; on stores that don't list by prefix, only those at or below it.
 
         Args:
@@ -108,18 +108,18 @@ class Store:
             rest += "/"
 
         def call() -> dict[str, Any]:
-            files = self._open()
-            files.invalidate_cache()
+            file_system = self._file_system()
+            file_system.invalidate_cache()
             if self.url.protocol in CREATES:  # one request, even if there are no objects
-                return dict(files.find(folder, prefix=rest, detail=True))
-            return dict(files.find(start.rstrip("/"), detail=True))
+                return dict(file_system.find(folder, prefix=rest, detail=True))
+            return dict(file_system.find(start.rstrip("/"), detail=True))
 
         try:
-            found = self._ask("list", shown, call)
+            objects = self._request("list", label, call)
         except FileNotFoundError:
             return {}
         below = len(self.url.path) + 1
-        return {str(path).lstrip("/")[below:]: _entry(facts) for path, facts in found.items()}
+        return {str(path).lstrip("/")[below:]: _make_entry(facts) for path, facts in objects.items()}
 
     def read(self, path: str) -> bytes:
         """Return an object's bytes.
@@ -127,9 +127,9 @@ class Store:
         Raises:
             FileNotFoundError: There is none.
         """
-        return bytes(self._ask("get", path, lambda: self._open().cat_file(self._place(path))))
+        return bytes(self._request("get", path, lambda: self._file_system().cat_file(self._full_path(path))))
 
-    def read_if_there(self, path: str) -> bytes | None:
+    def read_or_none(self, path: str) -> bytes | None:
         """Return an object's bytes, or None if there is none."""
         with contextlib.suppress(FileNotFoundError):
             return self.read(path)
@@ -144,7 +144,7 @@ class Store:
         to.parent.mkdir(parents=True, exist_ok=True)
         draft = temporary_path(to)
         try:
-            self._ask("get", path, lambda: self._open().get_file(self._place(path), str(draft)))
+            self._request("get", path, lambda: self._file_system().get_file(self._full_path(path), str(draft)))
             with draft.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             draft.replace(to)
@@ -154,7 +154,7 @@ class Store:
 
     def put(self, path: str, data: bytes | Path) -> None:
         """Write an object, in place of one that is there."""
-        self._ask("put", path, lambda: self._write(path, data, {}))
+        self._request("put", path, lambda: self._write(path, data, {}))
 
     def create(self, path: str, data: bytes | Path) -> bool:
         """Write an object that must not exist yet.
@@ -167,7 +167,7 @@ class Store:
         mode = {"mode": "create"}
         absent = False
         try:
-            self._ask("put", path, lambda: self._write(path, data, mode))
+            self._request("put", path, lambda: self._write(path, data, mode))
             return True
         except FileExistsError:
             pass
@@ -204,7 +204,7 @@ class Store:
                 self._delete(path)
 
     def _delete(self, path: str) -> None:
-        self._ask("delete", path, lambda: self._open().rm_file(self._place(path)))
+        self._request("delete", path, lambda: self._file_system().rm_file(self._full_path(path)))
 
     def probe(self, folder: str) -> bool:
         """Write a small object and delete it; return whether the store creates objects only where there is none.
@@ -215,7 +215,7 @@ class Store:
         path = f"{folder}/probe-{secrets.token_hex(8)}"
         creates = self.url.protocol in CREATES
         try:
-            self._ask("put", path, lambda: self._write(path, b"1", {"mode": "create"} if creates else {}))
+            self._request("put", path, lambda: self._write(path, b"1", {"mode": "create"} if creates else {}))
         except FileNotFoundError:
             raise StoreError(f"{self.url} can't be written: {Fault.NO_BUCKET.value}, {self.url.bucket}.") from None
         except StoreError as error:
@@ -223,7 +223,7 @@ class Store:
                 raise
             creates = False  # the store may refuse the condition
             self.put(path, b"1")
-        self.outlasts = True
+        self.waits_out_faults = True
         try:
             if creates:
                 creates = not self._overwrites(path)
@@ -233,7 +233,7 @@ class Store:
 
     def _overwrites(self, path: str) -> bool:
         try:
-            self._ask("put", path, lambda: self._write(path, b"2", {"mode": "create"}))
+            self._request("put", path, lambda: self._write(path, b"2", {"mode": "create"}))
         except FileExistsError:
             return self.read(path) != b"1"
         return True
@@ -241,15 +241,15 @@ class Store:
     # --- trying again ---------------------------------------------------------------------------
 
     def _write(self, path: str, data: bytes | Path, mode: Mapping[str, str]) -> None:
-        files, place = self._open(), self._place(path)
+        file_system, place = self._file_system(), self._full_path(path)
         if isinstance(data, bytes):
-            files.pipe_file(place, data, **mode)
+            file_system.pipe_file(place, data, **mode)
         else:
             parts = {"chunksize": PART, "max_concurrency": 4} if self.url.protocol in ("s3", "s3a") else {}
-            files.put_file(str(data), place, **parts, **mode)
+            file_system.put_file(str(data), place, **parts, **mode)
 
-    def _ask(self, kind: str, path: str, call: Callable[[], T]) -> T:
-        """Make a request until it succeeds or can't; a fault that may pass is waited for if `outlasts`.
+    def _request(self, kind: str, path: str, call: Callable[[], T]) -> T:
+        """Make a request until it succeeds or can't; a fault that may pass is waited for if `waits_out_faults`.
 
         Raises:
             FileNotFoundError: There is no such object.
@@ -260,89 +260,88 @@ class Store:
         while True:
             tries += 1
             self.requests[kind] += 1
-            found, error = self._waited_for(call)
+            result, error = self._run_in_thread(call)
             if error is None:
                 if paused:
                     print_note(f"{self.url} answers again; the work continues.")
-                return cast("T", found)
-            fault = judge(error)
+                return cast("T", result)
+            fault = classify_error(error)
             if fault is Fault.ABSENT:
                 raise FileNotFoundError(f"{self.url}/{path}") from None
             if fault is Fault.EXISTS:
                 raise FileExistsError(f"{self.url}/{path}") from None
-            renewed = fault in (Fault.CREDENTIALS, Fault.DENIED)
+            is_refused = fault in (Fault.CREDENTIALS, Fault.DENIED)
             if fault not in (Fault.PASSING, Fault.CREDENTIALS, Fault.DENIED) or not (
-                self.outlasts or (fault is Fault.PASSING and tries < self._tries)
+                self.waits_out_faults or (fault is Fault.PASSING and tries < self._tries)
             ):
                 raise StoreError(self._explain(kind, path, fault, error), fault) from None
-            if not paused and (renewed or tries >= self._tries):
+            if not paused and (is_refused or tries >= self._tries):
                 paused = True
-                what = "have been renewed" if renewed else "answers again"
-                subject = "once credentials" if renewed else "once the store"
+                condition = "credentials have been renewed" if is_refused else "the store answers again"
                 print_note(
-                    f"{self.url}: {fault.value} ({told(error)}). The work pauses, and continues {subject} {what}. "
-                    "Ctrl-C stops it; the same command resumes."
+                    f"{self.url}: {fault.value} ({redact_error(error)}). The work pauses, and continues once "
+                    f"{condition}. Ctrl-C stops it; the same command resumes."
                 )
-            if renewed:
-                self._files = None  # a new one reads the credentials again
+            if is_refused:
+                self._system = None  # a new one reads the credentials again
             self.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
 
     def _explain(self, kind: str, path: str, fault: Fault, error: BaseException) -> str:
-        does = {"put": "be written", "delete": "be deleted", "list": "be listed"}.get(kind, "be read")
+        action = {"put": "be written", "delete": "be deleted", "list": "be listed"}.get(kind, "be read")
         advice = {
             Fault.NO_BUCKET: f"Create the bucket {self.url.bucket}, or correct its name.",
             Fault.CREDENTIALS: "Renew them, or set them as the store's own tools need them, and repeat the command.",
             Fault.DENIED: "Ask its owner for the right to list, read, write and delete objects there.",
             Fault.PASSING: "Run the same command again later.",
         }.get(fault, "")
-        return f"{self.url}/{path} can't {does}: {fault.value} ({told(error)}). {advice}".strip()
+        return f"{self.url}/{path} can't {action}: {fault.value} ({redact_error(error)}). {advice}".strip()
 
-    def _waited_for(self, call: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    def _run_in_thread(self, call: Callable[[], T]) -> tuple[T | None, Exception | None]:
         """Run a request in a thread, so that `check` can give it up; then the request may still arrive.
 
         Returns:
             What it returned, or its error. This isn't raised here: an error that the caller is handling would become
-            part of its chain, by which `judge` tells errors apart.
+            part of its chain, by which `classify_error` tells errors apart.
         """
-        answer: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
 
         def run() -> None:
             try:
-                answer.put((call(), None))
+                answers.put((call(), None))
             except Exception as error:
-                answer.put((None, error))
+                answers.put((None, error))
 
         threading.Thread(target=run, name="store", daemon=True).start()
-        latest = None if self._limit is None else time.monotonic() + self._limit
+        deadline = None if self._limit is None else time.monotonic() + self._limit
         while True:
             with contextlib.suppress(queue.Empty):
-                return answer.get(timeout=0.1)
+                return answers.get(timeout=0.1)
             if self._check is not None:
                 self._check()
-            if latest is not None and time.monotonic() > latest:
+            if deadline is not None and time.monotonic() > deadline:
                 return None, TimeoutError(f"no answer in {self._limit:g} seconds")
 
     def sleep(self, seconds: float) -> None:
         """Wait; `check` can end it."""
-        latest = time.monotonic() + seconds
-        while (left := latest - time.monotonic()) > 0:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
             if self._check is not None:
                 self._check()
             time.sleep(min(left, 0.1))
 
     # --- the file system ------------------------------------------------------------------------
 
-    def _place(self, path: str) -> str:
+    def _full_path(self, path: str) -> str:
         return f"{self.url.path}/{path}" if path else self.url.path
 
-    def _open(self) -> fsspec.AbstractFileSystem:
-        if self._files is None:
-            self._files = _file_system(self.url.protocol)
-        return self._files
+    def _file_system(self) -> fsspec.AbstractFileSystem:
+        if self._system is None:
+            self._system = _open_file_system(self.url.protocol)
+        return self._system
 
 
-def _file_system(protocol: str) -> fsspec.AbstractFileSystem:
+def _open_file_system(protocol: str) -> fsspec.AbstractFileSystem:
     """Open a file system of fsspec that caches nothing and leaves repeating to `Store`."""
     import fsspec
     from fsspec.config import conf
@@ -353,15 +352,15 @@ def _file_system(protocol: str) -> fsspec.AbstractFileSystem:
         options["config_kwargs"] = {**once, **conf.get(protocol, {}).get("config_kwargs", {})}
     if protocol != "hf":
         options["use_listings_cache"] = False
-    files = fsspec.filesystem(protocol, **options)
+    file_system = fsspec.filesystem(protocol, **options)
     if protocol in ("s3", "s3a"):
-        files.retries = 1
-    return files
+        file_system.retries = 1
+    return file_system
 
 
-def _entry(facts: Mapping[str, Any]) -> Entry:
+def _make_entry(facts: Mapping[str, Any]) -> Entry:
     names = ("ETag", "etag", "generation", "xet_hash", "version_id", "md5Hash", "LastModified", "mtime", "uploaded_at")
     version = " ".join(str(facts[name]) for name in names if facts.get(name))
-    written = next((facts[name] for name in ("LastModified", "mtime", "uploaded_at") if facts.get(name)), None)
-    modified = written.timestamp() if isinstance(written, datetime) else 0.0
+    modified_at = next((facts[name] for name in ("LastModified", "mtime", "uploaded_at") if facts.get(name)), None)
+    modified = modified_at.timestamp() if isinstance(modified_at, datetime) else 0.0
     return Entry(int(facts.get("size") or 0), version, modified)

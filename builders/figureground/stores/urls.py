@@ -10,19 +10,19 @@ from urllib.parse import unquote, urlsplit
 from figureground.core.errors import UsageError, printable, suggest_or_list
 
 _URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://?(?=.)")
-_BUCKET = {"s3": 1, "s3a": 1, "gs": 1, "gcs": 1, "hf": 3}
+_BUCKET_PARTS = {"s3": 1, "s3a": 1, "gs": 1, "gcs": 1, "hf": 3}
 """Number of leading parts of a path that name the bucket; `hf://buckets/USER/NAME` has three."""
-_PIP = {
+_INSTALL_COMMANDS = {
     "s3": "pip install 'figureground[s3]'", "s3a": "pip install 'figureground[s3]'",
     "gs": "pip install 'figureground[gs]'", "gcs": "pip install 'figureground[gs]'",
     "abfs": "pip install adlfs", "abfss": "pip install adlfs", "az": "pip install adlfs",
 }  # fmt: skip
-_COPY = {
+_COPY_COMMANDS = {
     "s3": "aws s3 sync {url} DIR", "gs": "gcloud storage rsync -r {url} DIR",
     "gcs": "gcloud storage rsync -r {url} DIR",
     "hf": "hf buckets sync {url} DIR",
 }  # fmt: skip
-_SHARED_BY_NONE = (
+_UNSUITABLE = (
     "memory",
     "dir",
     "data",
@@ -50,7 +50,7 @@ class StoreUrl:
 
     @property
     def bucket(self) -> str:
-        return "/".join(self.path.split("/")[: _BUCKET.get(self.protocol, 1)])
+        return "/".join(self.path.split("/")[: _BUCKET_PARTS.get(self.protocol, 1)])
 
     @property
     def name(self) -> str:
@@ -60,8 +60,8 @@ class StoreUrl:
 
 def is_url(place: object) -> bool:
     """Whether a text is a URL: `s3://bucket/name`. `s3:/bucket/name`, which `Path` makes of it, counts too."""
-    found = _URL.match(str(place))
-    return found is not None and len(found["protocol"]) > 1
+    match = _URL.match(str(place))
+    return match is not None and len(match["protocol"]) > 1
 
 
 def parse(place: str) -> StoreUrl | Path:
@@ -70,10 +70,10 @@ def parse(place: str) -> StoreUrl | Path:
     Raises:
         UsageError: The URL lacks a bucket or a path, has a password or a query, or its protocol can't hold a dataset.
     """
-    found = _URL.match(place)
-    if found is None or not is_url(place):
+    match = _URL.match(place)
+    if match is None or not is_url(place):
         return Path(place)
-    protocol, rest = found["protocol"].lower(), place[found.end() :]
+    protocol, rest = match["protocol"].lower(), place[match.end() :]
     if protocol == "file":
         return Path(unquote(urlsplit(place).path))
     if "@" in rest.split("/")[0] or "?" in rest or "#" in rest:
@@ -86,7 +86,7 @@ def parse(place: str) -> StoreUrl | Path:
     parts = path.split("/")
     if "::" in place or ".." in parts or "." in parts or not path.isprintable():
         raise UsageError(f"{printable(place)}: give a plain URL, such as s3://bucket/name.")
-    if protocol in _SHARED_BY_NONE:
+    if protocol in _UNSUITABLE:
         raise UsageError(
             f"{url}: {protocol}:// isn't a store that can hold a dataset. Give a directory, or a URL such as "
             "s3://bucket/name."
@@ -96,7 +96,7 @@ def parse(place: str) -> StoreUrl | Path:
             f"{url}: a build can't write to a repository of the Hub. Give a bucket, hf://buckets/USER/NAME/…, or "
             "build into a directory and use figureground push."
         )
-    if len(parts) <= _BUCKET.get(protocol, 1):
+    if len(parts) <= _BUCKET_PARTS.get(protocol, 1):
         raise UsageError(f"{url}: give a place within the bucket too, such as {str(url).rstrip('/')}/name.")
     return url
 
@@ -111,17 +111,19 @@ def check_installed(url: StoreUrl) -> None:
     from fsspec.registry import known_implementations
 
     if url.protocol not in fsspec.available_protocols():
-        known = [name for name in fsspec.available_protocols() if name in (*_PIP, "hf")]
+        known = [name for name in fsspec.available_protocols() if name in (*_INSTALL_COMMANDS, "hf")]
         raise UsageError(f"{url}: unknown protocol {url.protocol!r}{suggest_or_list(url.protocol, known)}")
     try:
         fsspec.get_filesystem_class(url.protocol)
     except ImportError as error:
-        told = known_implementations.get(url.protocol, {}).get("err", str(error))
-        raise UsageError(f"{url} needs a package that isn't installed: {_PIP.get(url.protocol, told)}.") from None
+        advice = known_implementations.get(url.protocol, {}).get("err", str(error))
+        raise UsageError(
+            f"{url} needs a package that isn't installed: {_INSTALL_COMMANDS.get(url.protocol, advice)}."
+        ) from None
 
 
-def how_to_copy(place: object) -> str:
+def describe_copying(place: object) -> str:
     """Return a sentence that says how a dataset at a URL gets into a directory."""
     url = parse(str(place))
-    command = _COPY.get(url.protocol) if isinstance(url, StoreUrl) else None
+    command = _COPY_COMMANDS.get(url.protocol) if isinstance(url, StoreUrl) else None
     return f"Copy it first: {command.format(url=url)}." if command else "Copy it to a directory first."

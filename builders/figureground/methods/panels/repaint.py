@@ -16,7 +16,7 @@ from figureground.core.files import FileError, safe_join
 from figureground.learn.errors import ARRAYS, read_errors
 from figureground.methods.panels.panel import Missing, missing_stage_error
 from figureground.shards.shard import PRIVATE
-from figureground.shards.stages import finished_facts
+from figureground.shards.stages import read_finished_facts
 from figureground.sources.images import UnreadableImage, center_square, read_image
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def stages_of(directory: Path) -> Path:
 
 def read_stage(method: Repaint, directory: Path, name: str) -> dict[str, Any] | None:
     """Return the facts of a stage of the method's recipe; None if it is missing, damaged or another recipe's."""
-    return finished_facts(stages_of(directory) / name, method.identity_hash)
+    return read_finished_facts(stages_of(directory) / name, method.identity_hash)
 
 
 def read_source(method: Repaint, key: str) -> Image.Image:

@@ -18,7 +18,7 @@ from figureground.core.numerics import library_versions
 from figureground.running.failure import Failure, describe_failure
 from figureground.running.runner import Job, Place
 from figureground.shards.progress import is_unfinished
-from figureground.stores.scratch import attached
+from figureground.stores.scratch import open_scratch
 from figureground.stores.urls import StoreUrl
 
 
@@ -69,7 +69,7 @@ class Actor:
         self._attached = contextlib.ExitStack()  # for as long as the actor lives
         self._sees_dataset = isinstance(out, StoreUrl)
         if isinstance(out, StoreUrl):
-            out = self._attached.enter_context(attached(out, seconds=lease, handed_out=True))
+            out = self._attached.enter_context(open_scratch(out, seconds=lease, coordinated=True))
         self._sees_dataset = self._sees_dataset or is_unfinished(out)
         self._job, self._out, self._place = job, out, place
         self._worker: Any = None

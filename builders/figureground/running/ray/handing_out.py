@@ -21,7 +21,7 @@ from figureground.running.ray.actor import Actor, ActorInfo, RenderResult, check
 from figureground.running.ray.cluster import Resources
 from figureground.running.runner import Job, Place
 from figureground.shards.claiming import clean_stale, note_failure
-from figureground.shards.markers import missing
+from figureground.shards.markers import find_missing_shards
 from figureground.shards.shard import PRIVATE, Shard
 from figureground.stores.urls import StoreUrl
 
@@ -151,7 +151,9 @@ class Dispatcher:
 
     def raise_failed(self, out: Path) -> None:
         """Raise FiguregroundError if shards failed; names them with their reasons."""
-        failed = {number: reason for number, reason in self.failed.items() if missing(out, [self.shards[number]])}
+        failed = {
+            number: reason for number, reason in self.failed.items() if find_missing_shards(out, [self.shards[number]])
+        }
         if failed:
             lines = [f"{self.shards[number].name}: {reason}" for number, reason in sorted(failed.items())]
             raise FiguregroundError(

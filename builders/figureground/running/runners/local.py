@@ -27,7 +27,7 @@ from figureground.recipe.sample import derive_seed
 from figureground.running.failure import Failure, describe_failure, raise_failure
 from figureground.running.runner import Job, Place, Runner
 from figureground.shards.home import home_of
-from figureground.shards.markers import missing
+from figureground.shards.markers import find_missing_shards
 from figureground.shards.shard import PRIVATE, as_shard
 
 if TYPE_CHECKING:
@@ -108,12 +108,12 @@ def _run_in_processes(method: Method, out: Path, parts: Sequence[tuple[list[int]
     total = sum(s.count for s in planned)
 
     def count_finished() -> int:
-        return total - sum(s.count for s in missing(out, planned))
+        return total - sum(s.count for s in find_missing_shards(out, planned))
 
     with Progress(total, initial=count_finished(), unit="image", desc=home_of(out).title, show=show_progress) as bar:
         _run_tasks(
             [_Task(job, out, numbers, place) for numbers, place in parts], lambda: bar.update(count_finished() - bar.n),
-            lambda: not missing(out, planned),
+            lambda: not find_missing_shards(out, planned),
         )  # fmt: skip
 
 

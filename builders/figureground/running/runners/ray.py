@@ -22,7 +22,7 @@ from figureground.running.ray.cluster import choose_resources, join_cluster
 from figureground.running.ray.handing_out import ActorStarter, Dispatcher
 from figureground.running.runner import Job, Runner
 from figureground.shards.home import home_of
-from figureground.shards.markers import missing
+from figureground.shards.markers import find_missing_shards
 from figureground.shards.shard import as_shard
 from figureground.stores.scratch import settings_of
 
@@ -77,7 +77,7 @@ class Ray(Runner):
     def run(self, method: Method, out: Path, show_progress: bool) -> None:
         planned = method.plan().shards()
         shards = [as_shard(shard) for shard in planned]
-        todo = [number for number, shard in enumerate(shards) if missing(out, [shard])]
+        todo = [number for number, shard in enumerate(shards) if find_missing_shards(out, [shard])]
         with join_cluster(self._address()) as nodes:
             workers = self.workers or (method.config.workers if method.config.workers > 1 else None)
             resources = choose_resources(
@@ -91,8 +91,8 @@ class Ray(Runner):
             home = home_of(out)
 
             def count_finished() -> int:
-                home.look()
-                return total - sum(shard.count for shard in missing(out, shards))
+                home.refresh()
+                return total - sum(shard.count for shard in find_missing_shards(out, shards))
 
             url, lease = settings_of(out)
             resources = dataclasses.replace(resources, workers=min(resources.workers, len(todo)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Self
 
 from figureground.core.errors import join_names
 from figureground.recipe.formats import FORMATS
-from figureground.shards.problems import Problems, in_a_line
+from figureground.shards.problems import Problems, shorten_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -125,8 +125,8 @@ class Format(ABC):
             texts: Text columns.
         """
         for stored in self.read(path):
-            said = {"prompt": stored.prompt, "key": stored.key, "provenance": stored.provenance, **stored.texts}
-            yield {**{name: stored.labels[name] for name in labels}, **{name: said[name] for name in texts}}
+            stored_texts = {"prompt": stored.prompt, "key": stored.key, "provenance": stored.provenance, **stored.texts}
+            yield {**{name: stored.labels[name] for name in labels}, **{name: stored_texts[name] for name in texts}}
 
     def schema(self, path: Path) -> Columns | None:
         """Return the columns with the names of the classes; None if its files don't say.
@@ -147,13 +147,13 @@ class Format(ABC):
         """
         try:
             for stored in self.read(reading.path):
-                if odd := _odd_columns(stored, reading.columns):
+                if mismatched := _find_mismatched_columns(stored, reading.columns):
                     reading.problems.add(
-                        reading.where, "its columns don't match the dataset", stored.key, join_names(odd)
+                        reading.where, "its columns don't match the dataset", stored.key, join_names(mismatched)
                     )
-                yield None if odd else stored
+                yield None if mismatched else stored
         except Exception as error:  # whatever a damaged file makes a library raise
-            reading.problems.lines.append(f"{reading.where}: it can't be read to its end ({in_a_line(error)}).")
+            reading.problems.lines.append(f"{reading.where}: it can't be read to its end ({shorten_error(error)}).")
 
     # --- the card -------------------------------------------------------------------------------
 
@@ -175,38 +175,38 @@ class Format(ABC):
         return ""
 
 
-def _odd_columns(stored: Stored, columns: Columns) -> list[str]:
+def _find_mismatched_columns(stored: Stored, columns: Columns) -> list[str]:
     """Return the columns that a sample lacks, has in addition, or has of another type."""
-    wanted = {
+    expected = {
         **dict.fromkeys((*TEXTS, *columns.texts), str),
         **dict.fromkeys(("foreground", "background", *columns.labels), int),
         **dict.fromkeys(("image", *columns.images), bytes),
     }
-    own = {"key": stored.key, "prompt": stored.prompt, "provenance": stored.provenance, "image": stored.image}
-    there = {**own, **stored.labels, **stored.texts, **stored.images}
-    return sorted(name for name in {*wanted, *there} if type(there.get(name)) is not wanted.get(name))
+    common = {"key": stored.key, "prompt": stored.prompt, "provenance": stored.provenance, "image": stored.image}
+    actual = {**common, **stored.labels, **stored.texts, **stored.images}
+    return sorted(name for name in {*expected, *actual} if type(actual.get(name)) is not expected.get(name))
 
 
-def opened_formats() -> dict[str, Format]:
+def load_formats() -> dict[str, Format]:
     """Return all formats by name, this package's first; those that can't be imported are left out."""
     return {name: kind() for name, kind in FORMATS.items()}
 
 
-def in_order(names: Collection[str]) -> list[str]:
+def sort_formats(names: Collection[str]) -> list[str]:
     """Return the names of known formats in the registry's order."""
     return [name for name in FORMATS.names() if name in names]
 
 
-def loaded_as(names: Collection[str]) -> Format | None:
+def find_loadable(names: Collection[str]) -> Format | None:
     """Return the format in which `load_dataset` reads a dataset that has several; None if it reads none of them."""
-    return next((FORMATS[name]() for name in in_order(names) if FORMATS[name].LOADABLE), None)
+    return next((FORMATS[name]() for name in sort_formats(names) if FORMATS[name].LOADABLE), None)
 
 
-def columnar(names: Collection[str]) -> Format | None:
+def find_columnar(names: Collection[str]) -> Format | None:
     """Return the first columnar format of several; None if there is none."""
-    return next((FORMATS[name]() for name in in_order(names) if FORMATS[name].COLUMNAR), None)
+    return next((FORMATS[name]() for name in sort_formats(names) if FORMATS[name].COLUMNAR), None)
 
 
-def folders() -> list[str]:
+def list_folders() -> list[str]:
     """Return the directories that hold shards of any format."""
     return [kind.FOLDER for _, kind in FORMATS.items()]

@@ -16,7 +16,7 @@ from figureground.shards.columns import Columns
 from figureground.shards.drafts import Draft
 from figureground.shards.formats.format import TEXTS, Format, Reading, Writer
 from figureground.shards.index_shape import INDEX
-from figureground.shards.problems import Problems, damage_named, in_a_line
+from figureground.shards.problems import Problems, explain_damage, shorten_error
 from figureground.shards.samples import Encoded, Stored
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ MOST_ROWS, MOST_IN_MEMORY = 1000, 2**30
 MOST_LOST = 100_000
 """Upper limit on the rows that a damaged row group is assumed to have held."""
 
-_OWN = ("foreground", "background", "prompt", "key", "provenance", "image")
+_COMMON = ("foreground", "background", "prompt", "key", "provenance", "image")
 
 
 class Parquet(Format):
@@ -60,14 +60,14 @@ class Parquet(Format):
         import pyarrow.parquet as pq
 
         check_regular(path)
-        with damage_named(path), pq.ParquetFile(path) as file:
+        with explain_damage(path), pq.ParquetFile(path) as file:
             start = 0
             for group in range(file.num_row_groups):
                 stop = start + file.metadata.row_group(group).num_rows
-                wanted = None if rows is None else {row - start for row in rows if start <= row < stop}
-                if wanted is None or wanted:
-                    for place, row in enumerate(_group_rows(file, group)):
-                        if wanted is None or place in wanted:
+                selected = None if rows is None else {row - start for row in rows if start <= row < stop}
+                if selected is None or selected:
+                    for position, row in enumerate(_group_rows(file, group)):
+                        if selected is None or position in selected:
                             _check_labels(row)
                             yield from_row(row)
                 start = stop
@@ -87,7 +87,7 @@ class Parquet(Format):
         from datasets import ClassLabel, Features, Value
 
         check_regular(path)
-        with damage_named(path):
+        with explain_damage(path):
             schema = pq.read_schema(path)
             if b"huggingface" not in (schema.metadata or {}):
                 raise FiguregroundError("its schema lacks class names, so figureground didn't write this file.")
@@ -129,7 +129,7 @@ class ParquetWriter(Writer):
         self._image_format = image_format
         self._samples: list[Encoded] = []
         self._bytes = 0
-        self._loaded = 0
+        self._loaded_bytes = 0
         images = ["image", *columns.images]
         short = ["foreground", "background", "prompt", "key", *columns.labels, *columns.texts]
         # Not the draft's own file: each write to it would wait for the thread that runs Python.
@@ -162,20 +162,20 @@ class ParquetWriter(Writer):
     def close(self) -> None:
         if self._samples:
             self._flush()
-        self._settle()
+        self._wait()
         self._writer.close()
         self._file.close()
 
     def facts(self) -> dict[str, Any]:
         """Return the size of the samples once loaded, bytes."""
-        return {"arrow_bytes": self._loaded}
+        return {"arrow_bytes": self._loaded_bytes}
 
     def _flush(self) -> None:
-        self._settle()
+        self._wait()
         self._writing = self._thread.submit(self._write, self._samples)
         self._samples, self._bytes = [], 0
 
-    def _settle(self) -> None:
+    def _wait(self) -> None:
         if self._writing is not None:
             self._writing.result()
 
@@ -198,7 +198,7 @@ class ParquetWriter(Writer):
         for name in self._columns.images:
             rows[name] = _image_column([(s.images.get(name, b""), f"{s.spec.key}.{name}.png") for s in samples])
         table = pa.Table.from_pydict(rows, schema=self._schema)
-        self._loaded += table.nbytes
+        self._loaded_bytes += table.nbytes
         self._writer.write_table(table, row_group_size=len(samples))
 
 
@@ -232,7 +232,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     check_regular(path)
-    with damage_named(path), pq.ParquetFile(path) as file:
+    with explain_damage(path), pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             for row in _group_rows(file, group, columns):
                 _check_labels(row)
@@ -245,8 +245,8 @@ def _group_rows(file: Any, group: int, columns: Sequence[str] | None = None) -> 
     Raises:
         FileError: The row group would take many times more memory than it has bytes in the file.
     """
-    said = file.metadata.row_group(group)
-    chunks = [said.column(i) for i in range(said.num_columns)]
+    metadata = file.metadata.row_group(group)
+    chunks = [metadata.column(i) for i in range(metadata.num_columns)]
     if columns is not None:
         chunks = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
     stored = sum(chunk.total_compressed_size for chunk in chunks)
@@ -262,13 +262,13 @@ def _group_rows(file: Any, group: int, columns: Sequence[str] | None = None) -> 
 
 def from_row(row: dict[str, Any]) -> Stored:
     """Return the sample in a row of a Parquet shard."""
-    rest = {name: value for name, value in row.items() if name not in _OWN}
+    further = {name: value for name, value in row.items() if name not in _COMMON}
     return Stored(
         row["key"], row["image"]["bytes"], row["prompt"], row["provenance"],
         labels={"foreground": row["foreground"], "background": row["background"],
-                **{name: value for name, value in rest.items() if isinstance(value, int)}},
-        texts={name: value for name, value in rest.items() if isinstance(value, str)},
-        images={name: value["bytes"] for name, value in rest.items() if isinstance(value, dict)},
+                **{name: value for name, value in further.items() if isinstance(value, int)}},
+        texts={name: value for name, value in further.items() if isinstance(value, str)},
+        images={name: value["bytes"] for name, value in further.items() if isinstance(value, dict)},
     )  # fmt: skip
 
 
@@ -292,31 +292,31 @@ def check_rows(
             if not _schema_fits(where, file.schema_arrow, columns, problems):
                 return
             for group in range(file.num_row_groups):
-                read = 0
+                num_read = 0
                 try:
                     for row in _group_rows(file, group):
                         yield row
-                        read += 1
+                        num_read += 1
                 except Exception as error:
-                    problems.lines.append(f"{where}: row group {group} can't be read ({in_a_line(error)}).")
-                    lost = min(file.metadata.row_group(group).num_rows, planned) - read
+                    problems.lines.append(f"{where}: row group {group} can't be read ({shorten_error(error)}).")
+                    lost = min(file.metadata.row_group(group).num_rows, planned) - num_read
                     yield from itertools.repeat(None, max(0, min(lost, MOST_LOST)))
     except Exception as error:  # pyarrow raises many kinds
-        problems.lines.append(f"{where}: it can't be read as Parquet ({in_a_line(error)}).")
+        problems.lines.append(f"{where}: it can't be read as Parquet ({shorten_error(error)}).")
 
 
 def _schema_fits(where: str, schema: Any, columns: Columns, problems: Problems) -> bool:
     """Whether the samples can be read; differing class names are a fault but don't prevent it."""
     from datasets import Features
 
-    wanted = columns.features()
-    readable = schema.equals(wanted.arrow_schema)
+    expected = columns.features()
+    readable = schema.equals(expected.arrow_schema)
     if not readable:
         problems.lines.append(
-            f"{where}: its columns are {join_names(_typed(schema))}; the dataset's are "
-            f"{join_names(_typed(wanted.arrow_schema))}."
+            f"{where}: its columns are {join_names(_describe_types(schema))}; the dataset's are "
+            f"{join_names(_describe_types(expected.arrow_schema))}."
         )
-    elif Features.from_arrow_schema(schema) != wanted:
+    elif Features.from_arrow_schema(schema) != expected:
         problems.lines.append(f"{where}: its class names differ from those in {INDEX}.")
     return readable
 
@@ -336,5 +336,5 @@ def _check_row(reading: Reading, row: dict[str, Any]) -> Stored | None:
     return from_row(row)
 
 
-def _typed(schema: Any) -> list[str]:
+def _describe_types(schema: Any) -> list[str]:
     return [f"{field.name} ({field.type})" for field in schema]

@@ -18,7 +18,7 @@ from figureground.recipe.sample import IMAGE_FORMATS
 from figureground.shards.columns import Columns
 from figureground.shards.drafts import Draft
 from figureground.shards.formats.format import TEXTS, Format, Reading, Writer
-from figureground.shards.problems import in_a_line
+from figureground.shards.problems import shorten_error
 from figureground.shards.samples import Encoded, Stored
 
 PROMPT = "prompt.txt"
@@ -44,38 +44,38 @@ class Tar(Format):
         return _TarWriter(draft, image_format)
 
     def read(self, path: Path, rows: Collection[int] | None = None) -> Iterator[Stored]:
-        wanted = None if rows is None else set(rows)
+        selected = None if rows is None else set(rows)
         for row, (key, members) in enumerate(tar_members(path)):
-            if wanted is None or row in wanted:
+            if selected is None or row in selected:
                 yield from_members(key, members)
 
     def columns_of(
         self, path: Path, labels: Sequence[str] = ("foreground", "background"), texts: Sequence[str] = TEXTS
     ) -> Iterator[dict[str, Any]]:
-        named = {name: "json" if name == "provenance" else f"{name}.txt" for name in texts if name != "key"}
-        for key, found in tar_members(path, [*(f"{name}.cls" for name in labels), *named.values()]):
+        member_names = {name: "json" if name == "provenance" else f"{name}.txt" for name in texts if name != "key"}
+        for key, members in tar_members(path, [*(f"{name}.cls" for name in labels), *member_names.values()]):
             yield {
                 **({"key": key} if "key" in texts else {}),
-                **{name: int(found[f"{name}.cls"]) for name in labels},
-                **{name: found[member].decode() for name, member in named.items()},
+                **{name: int(members[f"{name}.cls"]) for name in labels},
+                **{name: members[member].decode() for name, member in member_names.items()},
             }
 
     def check(self, reading: Reading) -> Iterator[Stored | None]:
         columns, problems, where = reading.columns, reading.problems, reading.where
-        wanted = {"json", reading.image_format, *self.names(columns, reading.image_format).values()} - {"__key__"}
+        expected = {"json", reading.image_format, *self.names(columns, reading.image_format).values()} - {"__key__"}
         try:
             for key, members in tar_members(reading.file):
-                if set(members) != wanted:
-                    lacks, more = sorted(wanted - set(members)), sorted(set(members) - wanted)
-                    what = f"lacks {join_names(lacks)}" if lacks else f"also has {join_names(more)}"
-                    problems.add(where, "its members don't match the dataset", key, what)
+                if set(members) != expected:
+                    missing, extra = sorted(expected - set(members)), sorted(set(members) - expected)
+                    problem = f"lacks {join_names(missing)}" if missing else f"also has {join_names(extra)}"
+                    problems.add(where, "its members don't match the dataset", key, problem)
                 try:
-                    yield from_members(key, members) if wanted <= set(members) else None
+                    yield from_members(key, members) if expected <= set(members) else None
                 except ValueError as error:
-                    problems.add(where, "a member can't be read", key, in_a_line(error))
+                    problems.add(where, "a member can't be read", key, shorten_error(error))
                     yield None
         except (OSError, tarfile.TarError, FiguregroundError, ValueError) as error:
-            problems.lines.append(f"{where}: it can't be read to its end ({in_a_line(error)}).")
+            problems.lines.append(f"{where}: it can't be read to its end ({shorten_error(error)}).")
 
     def names(self, columns: Columns, image_format: str) -> dict[str, str]:
         """Return the tar's member for each column.
@@ -102,7 +102,7 @@ class Tar(Format):
         environment = jinja2.Environment(
             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
         )
-        return environment.from_string(template).render(image_format=image_format, split=split, urls=_braced(files))
+        return environment.from_string(template).render(image_format=image_format, split=split, urls=_brace_urls(files))
 
 
 class _TarWriter(Writer):
@@ -132,7 +132,7 @@ class _TarWriter(Writer):
         self._tar.close()
 
 
-class _Bounded:
+class _BoundedFile:
     """File wrapper for `tarfile`, which otherwise reads as many bytes at once as a header claims.
 
     A sparse file can hold that many bytes, mostly holes, at little cost on disk.
@@ -160,25 +160,25 @@ def tar_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> Ite
     key: str | None = None
     members: dict[str, bytes] = {}
     with (
-        contextlib.nullcontext(path) if not isinstance(path, Path) else open_regular(path) as opened,
-        tarfile.open(fileobj=cast(Any, _Bounded(opened)), mode="r:") as tar,
+        contextlib.nullcontext(path) if not isinstance(path, Path) else open_regular(path) as file,
+        tarfile.open(fileobj=cast(Any, _BoundedFile(file)), mode="r:") as tar,
     ):
         for member in tar:
             if not member.isfile():
                 continue
-            name, _, end = member.name.partition(".")
+            name, _, suffix = member.name.partition(".")
             if key is not None and name != key:
                 yield key, members
                 members = {}
             key = name
-            if end in members:
+            if suffix in members:
                 raise FiguregroundError(f"the member {member.name} occurs twice in one sample")
-            if only is None or end in only:
+            if only is None or suffix in only:
                 if member.issparse() or member.size > MOST_MEMBER:
                     raise FileError(member.name, f"it is a member of {member.size:,} bytes, so it isn't read")
                 data = tar.extractfile(member)
                 assert data is not None
-                members[end] = data.read()
+                members[suffix] = data.read()
     if key is not None:
         yield key, members
 
@@ -190,9 +190,9 @@ def from_members(key: str, members: dict[str, bytes]) -> Stored:
         FiguregroundError: The image, the prompt or the JSON is missing.
     """
     image = next((members[name] for name in IMAGE_FORMATS if name in members), None)
-    lacking = [name for name in (PROMPT, "json") if name not in members]
-    if image is None or lacking:
-        raise FiguregroundError(f"the sample {key} has no {lacking[0] if lacking else 'image'}")
+    missing = [name for name in (PROMPT, "json") if name not in members]
+    if image is None or missing:
+        raise FiguregroundError(f"the sample {key} has no {missing[0] if missing else 'image'}")
     return Stored(
         key, image, members[PROMPT].decode(), members["json"].decode(),
         labels={name.removesuffix(".cls"): int(data) for name, data in members.items() if name.endswith(".cls")},
@@ -204,15 +204,15 @@ def from_members(key: str, members: dict[str, bytes]) -> Stored:
     )  # fmt: skip
 
 
-def _braced(urls: Iterable[str]) -> list[str]:
+def _brace_urls(urls: Iterable[str]) -> list[str]:
     """Return the files of a split in `webdataset` notation: consecutive numbers in braces."""
     runs: list[tuple[str, list[str], str]] = []
     for url in urls:
-        found = _NUMBERED.fullmatch(url)
-        if found is None:
+        match = _NUMBERED.fullmatch(url)
+        if match is None:
             runs.append((url, [], ""))
             continue
-        before, number, after = found["before"], found["number"], found["after"]
+        before, number, after = match["before"], match["number"], match["after"]
         last = runs[-1] if runs else ("", [], "")
         follows = last[1] and len(last[1][-1]) == len(number) and int(last[1][-1]) + 1 == int(number)
         if follows and (last[0], last[2]) == (before, after):
