@@ -340,7 +340,7 @@ class _ShardCheck:
         key, problem = sample.key, self.problems.add
         if not re.fullmatch(r"[^./\\\s]+", key):
             problem(where, "its key contains dots, slashes or whitespace", repr(key))
-        names = {"foreground": columns.foregrounds, "background": columns.backgrounds, **columns.labels}
+        names = columns.classes
         labels = {name: sample.labels[name] for name in names}
         for name, label in labels.items():
             if not 0 <= label < len(names[name]):

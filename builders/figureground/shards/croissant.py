@@ -99,7 +99,7 @@ def describe(
     files = [_describe_file(path, file) for shard in index["shards"] for path, file in shard["files"].items()]
     distribution = [file for file in files if file is not None]
     records = [_describe_splits(splits)] if splits else []
-    records += [_describe_labels(name, names) for name, names in _label_columns(columns).items()]
+    records += [_describe_labels(name, names) for name, names in columns.classes.items()]
     if (kind := find_columnar(formats)) is not None and splits:
         distribution.insert(
             0, _describe_file_set(kind, [glob for split in splits for glob in card.globs(index, split, kind)])
@@ -162,10 +162,6 @@ def _describe_file_set(kind: Format, globs: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _label_columns(columns: Columns) -> dict[str, Sequence[str]]:
-    return {"foreground": columns.foregrounds, "background": columns.backgrounds, **columns.labels}
-
-
 def _describe_splits(splits: Sequence[str]) -> dict[str, Any]:
     return {
         "@type": "cr:RecordSet",
@@ -198,7 +194,7 @@ def _describe_samples(
 ) -> dict[str, Any]:
     descriptions = {
         "image": "The image.",
-        **{name: f"A label; {name}_names holds its name." for name in _label_columns(columns)},
+        **{name: f"A label; {name}_names holds its name." for name in columns.classes},
         "prompt": "The prompt of the diffusion model.",
         "key": "The name of the image.",
         "provenance": "JSON: how the image was made.",
@@ -208,7 +204,7 @@ def _describe_samples(
     }
     datatypes = {
         **dict.fromkeys(("image", *columns.images), "sc:ImageObject"),
-        **dict.fromkeys(_label_columns(columns), "sc:Integer"),
+        **dict.fromkeys(columns.classes, "sc:Integer"),
         **dict.fromkeys(("prompt", "key", "provenance", *columns.texts), "sc:Text"),
     }
     # The pattern matches a path and also the bare split name, which mlcroissant looks up when it joins.

@@ -44,9 +44,7 @@ class FinishedDataset:
         if problem := explain_empty(self.index):
             raise FiguregroundError(f"{directory}: {problem} No samples can be taken from it.")
         self.columns = Columns.from_json(self.index["columns"])
-        self.names: dict[str, Sequence[str]] = {
-            "foreground": self.columns.foregrounds, "background": self.columns.backgrounds, **self.columns.labels,
-        }  # fmt: skip
+        self.names: dict[str, Sequence[str]] = self.columns.classes
         """Class names of each label column."""
         self.formats: tuple[str, ...] = tuple(self.index["formats"])
         self.image_format: str = self.index["image_format"]
