@@ -180,10 +180,10 @@ class _DatasetCheck:
                 )
                 continue
             markers[shard] = marker
-        order = {name: position for position, name in enumerate(self._listed_shards())}
+        order = {name: position for position, name in enumerate(self._list_indexed_shards())}
         return dict(sorted(markers.items(), key=lambda item: (order.get(item[0].name, len(order)), item[0].name)))
 
-    def _listed_shards(self) -> list[str]:
+    def _list_indexed_shards(self) -> list[str]:
         """Return the names of the shards that the index lists."""
         shards = (self.index or {}).get("shards", [])
         return [str(s.get("shard")) for s in shards if isinstance(s, dict)] if isinstance(shards, list) else []
@@ -231,7 +231,7 @@ class _DatasetCheck:
         runs: dict[tuple[str, int], list[Shard]] = {}
         for shard in self.markers:
             runs.setdefault((shard.split, shard.part), []).append(shard)
-        listed_shards = set(self._listed_shards())
+        listed_shards = set(self._list_indexed_shards())
         for (split, part), shards in runs.items():
             counts = {shard.of for shard in shards}
             if len(counts) > 1:

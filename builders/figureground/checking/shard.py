@@ -67,9 +67,9 @@ class ShardContents:
     findings: list[str] = field(default_factory=list)
     num_read: int = 0
     """Number of samples readable in at least one format."""
-    keys: np.ndarray = field(default_factory=lambda: _digests([]))
+    keys: np.ndarray = field(default_factory=lambda: _stack_digests([]))
     """Digest of the key of every sample and reject, in order: uint64 (n, 2)."""
-    images: np.ndarray = field(default_factory=lambda: _digests([]))
+    images: np.ndarray = field(default_factory=lambda: _stack_digests([]))
     """Digest of each image's pixels, or of its bytes if it can't be decoded, in order: uint64 (n, 2)."""
     hashes: np.ndarray = field(default_factory=lambda: similar.stack_hashes([]))
     """Perceptual hashes of the images; empty if not computed."""
@@ -154,7 +154,10 @@ class _ShardCheck:
                 self._check_rejects(name)
         names = [key.replace("\n", " ").encode("utf-8", "replace") for key in self.keys]
         self.contents.names = b"\n".join(names)
-        self.contents.keys, self.contents.images = _digests([_digest(name) for name in names]), _digests(self.images)
+        self.contents.keys, self.contents.images = (
+            _stack_digests([_hash_bytes(name) for name in names]),
+            _stack_digests(self.images),
+        )
         self.contents.hashes = similar.stack_hashes(self.hashes)
         self.contents.findings = self.problems.to_lines(self.expected.remedy(self.shard))
         return self.contents
@@ -306,7 +309,9 @@ class _ShardCheck:
             where = self.shard.name if all_equal else self.paths[kind]
             self._check_labels(where, sample, columns)
             images.append(
-                self._decode(where, sample.key, sample.image, self.expected.image_format, self._expected_edge(sample))
+                self._decode(
+                    where, sample.key, sample.image, self.expected.image_format, self._find_expected_edge(sample)
+                )
             )
             for name, data in sample.images.items():
                 self._decode(where, f"{sample.key}.{name}", data, "png")
@@ -314,7 +319,7 @@ class _ShardCheck:
         if self.expected.marked and image is not None:
             self._check_mark(first, image)
         self.keys.append(first.key)
-        self.images.append(_digest(first.image if image is None else pixel_hash(image).encode()))
+        self.images.append(_hash_bytes(first.image if image is None else pixel_hash(image).encode()))
         if self.expected.hash_images:
             # An undecodable image resembles no other, but needs an entry to keep positions aligned.
             placeholder = hashlib.sha256(first.key.encode()).digest()
@@ -327,7 +332,7 @@ class _ShardCheck:
             problem = f"its image lacks the {marks.NAME} that {RECIPE} announces"
             self.problems.add(self.shard.name, problem, sample.key, source_type or "")
 
-    def _expected_edge(self, sample: Stored) -> int | None:
+    def _find_expected_edge(self, sample: Stored) -> int | None:
         if self.expected.size is not None:
             return self.expected.size
         with contextlib.suppress(ValueError, AttributeError):
@@ -447,11 +452,11 @@ class _HashingFile(io.RawIOBase):
             self._hashed += len(block)
 
 
-def _digest(data: bytes) -> bytes:
+def _hash_bytes(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _digests(digests: list[bytes]) -> np.ndarray:
+def _stack_digests(digests: list[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint64).reshape(len(digests), 2)
 
 

@@ -51,12 +51,12 @@ class Item:
 
     @cached_property
     def sha256(self) -> str:
-        return self.known_sha256 or _digest(self.file, hashlib.sha256())
+        return self.known_sha256 or _hash_file(self.file, hashlib.sha256())
 
     @cached_property
     def blob(self) -> str:
         """Git blob id."""
-        return _digest(self.file, hashlib.sha1(b"blob %d\0" % self.size))
+        return _hash_file(self.file, hashlib.sha1(b"blob %d\0" % self.size))
 
     @property
     def upload_rank(self) -> int:
@@ -64,7 +64,7 @@ class Item:
         return {RECIPE: 0, INDEX: 2, croissant.CROISSANT: 2, card.CARD: 3}.get(self.path, 1)
 
 
-def _digest(file: Path, digest: Any) -> str:
+def _hash_file(file: Path, digest: Any) -> str:
     with open_regular(file) as stream:
         while block := stream.read(_BLOCK):
             digest.update(block)
@@ -158,7 +158,7 @@ def _copy_in_formats(directory: Path, formats: Sequence[str], out: Path) -> Path
     """Create the dataset in fewer formats: links to its files, with card, index and markers for those formats only."""
     (out / MARKERS).mkdir(parents=True)
     for marker in markers(directory).values():
-        reduced = _marker_in_formats(marker, formats)
+        reduced = _reduce_marker(marker, formats)
         (out / Shard.from_marker(marker).path("marker")).write_text(to_text(reduced), encoding="utf-8")
         for path in reduced["files"]:
             _link(directory / path, out / path)
@@ -179,7 +179,7 @@ def _copy_in_formats(directory: Path, formats: Sequence[str], out: Path) -> Path
     return out
 
 
-def _marker_in_formats(marker: Mapping[str, Any], formats: Sequence[str]) -> dict[str, Any]:
+def _reduce_marker(marker: Mapping[str, Any], formats: Sequence[str]) -> dict[str, Any]:
     shard = Shard.from_marker(marker)
     dropped = {shard.path(kind) for kind in formats_of(marker) if kind not in formats}
     kind = find_loadable(formats)

@@ -211,7 +211,9 @@ def _describe_loading(kind: Format, columns: Columns, index: Mapping[str, Any], 
     configs: list[dict[str, Any]] = [
         {
             "config_name": "default",
-            "data_files": [{"split": name, "path": _unwrap_single(globs(index, name, kind))} for name in splits],
+            "data_files": [
+                {"split": name, "path": _unwrap_single(make_split_globs(index, name, kind))} for name in splits
+            ],
         }
     ]
     rejects = {name: split for name, split in index.get("published_rejects", {}).items() if split["samples"]}
@@ -256,16 +258,16 @@ def _describe_features(kind: Format, columns: Columns, image_format: str) -> lis
     return entries
 
 
-def globs(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
+def make_split_globs(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
     """Return glob patterns that match exactly the files of a split in one format.
 
     Each part has its own pattern, so that an unfinished extension is not announced. Split names contain no `-`, so
     the pattern of `train` never matches `train_2`.
     """
-    return _make_globs(files(index, split, kind))
+    return _make_globs(list_split_files(index, split, kind))
 
 
-def files(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
+def list_split_files(index: Mapping[str, Any], split: str, kind: Format) -> list[str]:
     """Return the files of a split in one format, in order, as paths in the dataset."""
     shards = (shard for shard in index["shards"] if shard["split"] == split)
     return [path for shard in shards for path in shard["files"] if path.startswith(f"{kind.FOLDER}/")]
@@ -330,7 +332,7 @@ def render(
         note=kind.note() if kind is not None else "",
         names=(kind.names(columns, image_format) if kind is not None else {name: name for name in columns.names}),
         sections=[
-            shard_format.section(columns, image_format, first, files(index, first, shard_format))
+            shard_format.section(columns, image_format, first, list_split_files(index, first, shard_format))
             for shard_format in shard_formats
             if first
         ],

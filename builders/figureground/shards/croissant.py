@@ -102,7 +102,8 @@ def describe(
     records += [_describe_labels(name, names) for name, names in columns.classes.items()]
     if (kind := find_columnar(formats)) is not None and splits:
         distribution.insert(
-            0, _describe_file_set(kind, [glob for split in splits for glob in card.globs(index, split, kind)])
+            0,
+            _describe_file_set(kind, [glob for split in splits for glob in card.make_split_globs(index, split, kind)]),
         )
         records.append(_describe_samples(kind, columns, splits, facts.labels, scores or []))
     distribution += croissant_annotations.describe_files(scores or [])
@@ -115,7 +116,7 @@ def describe(
         "description": " ".join(facts.summary.split()),
         # Each extension adds samples and changes none.
         "version": f"1.{max((shard['part'] for shard in index['shards']), default=0)}.0",
-        "license": _license_url(license) if license else None,
+        "license": _make_license_url(license) if license else None,
         "creator": {"@type": "sc:Organization", "name": "figureground"},
         "keywords": [*card.TAGS, facts.builder],
         "citeAs": facts.citation.strip(),
@@ -130,7 +131,7 @@ def describe(
     return {name: value for name, value in document.items() if value}
 
 
-def _license_url(license: str) -> str:
+def _make_license_url(license: str) -> str:
     name = _SPDX.get(license.lower())
     return f"https://spdx.org/licenses/{name}.html" if name else license
 

@@ -176,7 +176,7 @@ class Watch:
         complete = planned and all(split.shards_done >= split.shards for split in splits.values())
         return Progress(
             splits, planned, complete and indexed, working, [claim for claim in claims if claim.reason is not None],
-            _recent_rate(self._list_timings(), len(working)), _total_rate(self._list_timings()),
+            _measure_recent_rate(self._list_timings(), len(working)), _measure_total_rate(self._list_timings()),
         )  # fmt: skip
 
     def _read_plan(self) -> tuple[dict[str, SplitProgress], bool, bool]:
@@ -217,7 +217,7 @@ class Watch:
         return sorted(_Timing(marker["ended"], float(marker["seconds"]), int(marker["planned"])) for marker in timed)
 
 
-def _recent_rate(timings: Sequence[_Timing], working: int) -> float | None:
+def _measure_recent_rate(timings: Sequence[_Timing], working: int) -> float | None:
     """Return images per second of the shards in work, if they go on like those finished in the last minutes."""
     if not timings or not working:
         return None
@@ -227,7 +227,7 @@ def _recent_rate(timings: Sequence[_Timing], working: int) -> float | None:
     return working * sum(timing.images for timing in recent) / seconds if seconds else None
 
 
-def _total_rate(timings: Sequence[_Timing]) -> float | None:
+def _measure_total_rate(timings: Sequence[_Timing]) -> float | None:
     """Return images per second over the union of the times in which shards were rendered."""
     busy, reached = 0.0, float("-inf")
     for start, end in sorted((timing.end - timing.seconds, timing.end) for timing in timings):

@@ -33,7 +33,7 @@ BEATS = 5
 """Heartbeats within that time."""
 
 
-def _now() -> tuple[float, float]:
+def _read_clocks() -> tuple[float, float]:
     """Return the time by the monotonic clock and by that of the machine, seconds."""
     return time.monotonic(), time.time()
 
@@ -47,7 +47,7 @@ class Lease:
     holder: dict[str, Any]
     """The holder, as written in the object."""
     beats: int = 0
-    beat_at: tuple[float, float] = field(default_factory=_now)
+    beat_at: tuple[float, float] = field(default_factory=_read_clocks)
     """When the last heartbeat arrived, by both clocks."""
     lost: bool = False
     writing: threading.Lock = field(default_factory=threading.Lock)
@@ -66,7 +66,7 @@ class Lease:
 
     def silent_seconds(self) -> float:
         """Return the seconds since the last heartbeat; the monotonic clock may leave out the time in suspension."""
-        return max(now - heartbeat for now, heartbeat in zip(_now(), self.beat_at, strict=True))
+        return max(now - heartbeat for now, heartbeat in zip(_read_clocks(), self.beat_at, strict=True))
 
     def to_bytes(self) -> bytes:
         return (json.dumps({**self.holder, "beat": self.beats}) + "\n").encode()
@@ -304,4 +304,4 @@ class Leases:
                     return
             lease.beats += 1
             self._heartbeat_store.put(lease.path, lease.to_bytes())
-            lease.beat_at = _now()
+            lease.beat_at = _read_clocks()

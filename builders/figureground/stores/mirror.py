@@ -95,17 +95,17 @@ def update(url: StoreUrl, directory: Path, show_progress: bool = True) -> None:
     finally:
         versions = {path: known_versions[path] for path in objects if path in known_versions and path not in stale}
         versions |= {
-            path: version for path, entry in stale.items() if (version := _copy_version(directory, path, entry))
+            path: version for path, entry in stale.items() if (version := _read_copy_version(directory, path, entry))
         }
         replace_text(versions_file, json.dumps(versions) + "\n")
 
 
 def _is_current(known_version: list[Any] | None, directory: Path, path: str, entry: Entry) -> bool:
     """Whether the copy of an object is the one that was fetched from it."""
-    return known_version is not None and known_version == _copy_version(directory, path, entry)
+    return known_version is not None and known_version == _read_copy_version(directory, path, entry)
 
 
-def _copy_version(directory: Path, path: str, entry: Entry) -> list[Any] | None:
+def _read_copy_version(directory: Path, path: str, entry: Entry) -> list[Any] | None:
     """Return what identifies an object and its copy; None if there is no whole copy."""
     with contextlib.suppress(OSError):
         status = safe_join(directory, path).stat()

@@ -66,7 +66,7 @@ class Parquet(Format):
                 stop = start + file.metadata.row_group(group).num_rows
                 selected = None if rows is None else {row - start for row in rows if start <= row < stop}
                 if selected is None or selected:
-                    for position, row in enumerate(_group_rows(file, group)):
+                    for position, row in enumerate(_read_group_rows(file, group)):
                         if selected is None or position in selected:
                             _check_labels(row)
                             yield from_row(row)
@@ -183,7 +183,7 @@ class ParquetWriter(Writer):
         import pyarrow as pa
 
         rows: dict[str, Any] = {
-            "image": _image_column([(s.image, f"{s.spec.key}.{self._image_format}") for s in samples]),
+            "image": _make_image_column([(s.image, f"{s.spec.key}.{self._image_format}") for s in samples]),
             "foreground": [s.spec.foreground for s in samples],
             "background": [s.spec.background for s in samples],
             "prompt": [s.spec.prompt for s in samples],
@@ -196,13 +196,13 @@ class ParquetWriter(Writer):
         for name in self._columns.texts:
             rows[name] = [s.texts.get(name) for s in samples]
         for name in self._columns.images:
-            rows[name] = _image_column([(s.images.get(name, b""), f"{s.spec.key}.{name}.png") for s in samples])
+            rows[name] = _make_image_column([(s.images.get(name, b""), f"{s.spec.key}.{name}.png") for s in samples])
         table = pa.Table.from_pydict(rows, schema=self._schema)
         self._loaded_bytes += table.nbytes
         self._writer.write_table(table, row_group_size=len(samples))
 
 
-def _image_column(rows: Sequence[tuple[bytes, str]]) -> pa.StructArray:
+def _make_image_column(rows: Sequence[tuple[bytes, str]]) -> pa.StructArray:
     """Return a column of images, bytes and path; null where there are no bytes.
 
     The bytes are joined here: given one by one, Arrow copies them more often and blocks the thread that writes the
@@ -234,12 +234,12 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     check_regular(path)
     with explain_damage(path), pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            for row in _group_rows(file, group, columns):
+            for row in _read_group_rows(file, group, columns):
                 _check_labels(row)
                 yield row
 
 
-def _group_rows(file: Any, group: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def _read_group_rows(file: Any, group: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of a row group of a `pyarrow.parquet.ParquetFile`, with a few in memory at a time.
 
     Raises:
@@ -294,7 +294,7 @@ def check_rows(
             for group in range(file.num_row_groups):
                 num_read = 0
                 try:
-                    for row in _group_rows(file, group):
+                    for row in _read_group_rows(file, group):
                         yield row
                         num_read += 1
                 except Exception as error:

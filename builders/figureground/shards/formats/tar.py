@@ -45,7 +45,7 @@ class Tar(Format):
 
     def read(self, path: Path, rows: Collection[int] | None = None) -> Iterator[Stored]:
         selected = None if rows is None else set(rows)
-        for row, (key, members) in enumerate(tar_members(path)):
+        for row, (key, members) in enumerate(read_members(path)):
             if selected is None or row in selected:
                 yield from_members(key, members)
 
@@ -53,7 +53,7 @@ class Tar(Format):
         self, path: Path, labels: Sequence[str] = ("foreground", "background"), texts: Sequence[str] = TEXTS
     ) -> Iterator[dict[str, Any]]:
         member_names = {name: "json" if name == "provenance" else f"{name}.txt" for name in texts if name != "key"}
-        for key, members in tar_members(path, [*(f"{name}.cls" for name in labels), *member_names.values()]):
+        for key, members in read_members(path, [*(f"{name}.cls" for name in labels), *member_names.values()]):
             yield {
                 **({"key": key} if "key" in texts else {}),
                 **{name: int(members[f"{name}.cls"]) for name in labels},
@@ -64,7 +64,7 @@ class Tar(Format):
         columns, problems, where = reading.columns, reading.problems, reading.where
         expected = {"json", reading.image_format, *self.names(columns, reading.image_format).values()} - {"__key__"}
         try:
-            for key, members in tar_members(reading.file):
+            for key, members in read_members(reading.file):
                 if set(members) != expected:
                     missing, extra = sorted(expected - set(members)), sorted(set(members) - expected)
                     problem = f"lacks {join_names(missing)}" if missing else f"also has {join_names(extra)}"
@@ -148,7 +148,7 @@ class _BoundedFile:
         return self._file.read(size)
 
 
-def tar_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
+def read_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield key and members of each sample: runs of members whose names are equal up to the first dot.
 
     Members are keyed by the rest of their names, such as `foreground.cls`. With `only`, others are skipped unread.
@@ -184,7 +184,7 @@ def tar_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> Ite
 
 
 def from_members(key: str, members: dict[str, bytes]) -> Stored:
-    """Return the sample that tar members from `tar_members` form.
+    """Return the sample that tar members from `read_members` form.
 
     Raises:
         FiguregroundError: The image, the prompt or the JSON is missing.
