@@ -51,7 +51,7 @@ def _summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
 def _question_lines(name: str, question: Mapping[str, Any], shares: list[Mapping[str, Any]]) -> Iterator[str]:
     unsure = f", {question['unsure']:,} can't tell" if question["unsure"] else ""
     answers, images = plural(question["answers"], "answer"), plural(question["images"], "image")
-    yield f"{ASKED[name]}: {answers} about {images}{unsure}"
+    yield f"{QUESTION_TEXTS[name]}: {answers} about {images}{unsure}"
     for share in shares:
         if share["by"] == "all":
             yield f"  people: {_format_share(share)}"

@@ -21,7 +21,7 @@ from figureground.checking import similar
 from figureground.checking.card import REWRITE, check_card, check_croissant
 from figureground.checking.shard import Expected, ShardContents, check_shard
 from figureground.core.describe_differences import describe_differences
-from figureground.core.errors import FiguregroundError, plural, join_names, printable
+from figureground.core.errors import FiguregroundError, join_names, plural, printable
 from figureground.core.files import FileError, check_regular, leads_outside, read_json, read_object
 from figureground.core.hashing import digest
 from figureground.core.numerics import usable_cores
@@ -136,7 +136,9 @@ class _DatasetCheck:
         num_read = sum(shard_contents.num_read for shard_contents in contents)
         splits = sorted({shard.split for shard in self.markers})
         self.notes.insert(
-            0, f"{num_read:,} samples read in {len(self.markers)} shards of {join_names(splits)}: {' and '.join(formats)}."
+            0,
+            f"{num_read:,} samples read in {len(self.markers)} shards of {join_names(splits)}: "
+            f"{' and '.join(formats)}.",
         )
         return Report(list(dict.fromkeys(map(_clean_line, self.findings))), list(map(_clean_line, self.notes)))
 
@@ -269,7 +271,8 @@ class _DatasetCheck:
             )
         unrecorded = sorted({shard.part for shard in self.markers if shard.part > extensions})
         if unrecorded and self.recipe and self.made_by not in recipes.COPIES:
-            self.findings.append(
+            "
+            "self.findings.append(
                 f"{RECIPE} lists {extensions or 'no'} extensions, but shards of extension {join_names(unrecorded)} exist. "
                 "Restore it from a copy, or rerun the command that extended the dataset."
             )
@@ -379,12 +382,13 @@ class _DatasetCheck:
         names_by_version: dict[int, list[str]] = {}
         for name, saved in documents:
             try:
-                names_by_version.setdefault(recipes.format_of(saved, name), []).append(name)
+                names_by_version.setdefault(recipes.read_format(saved, name), []).append(name)
             except FiguregroundError as error:
                 self.findings.append(str(error))
         if len(names_by_version) > 1:
             versions = "; ".join(
-                f"format {version}: {join_names(names, _MOST_NAMED)}" for version, names in sorted(names_by_version.items())
+                f"format {version}: {join_names(names, _MOST_NAMED)}"
+                for version, names in sorted(names_by_version.items())
             )
             self.findings.append(f"The dataset mixes several format versions: {versions}. Rebuild it.")
         elif names_by_version and (version := next(iter(names_by_version))) != recipes.FORMAT:

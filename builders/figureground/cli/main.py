@@ -32,7 +32,7 @@ from figureground.cli import (
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.terminal import Parser, discard_output, make_unwritable_error, prepare_streams, print_error
-from figureground.stores.urls import StoreUrl, how_to_copy, is_url, parse
+from figureground.stores.urls import StoreUrl, describe_copying, is_url, parse
 
 EXIT_CODES = (
     "exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM"

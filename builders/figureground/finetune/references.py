@@ -53,7 +53,7 @@ class UnusedFiles:
             lines.append(f"{plural(len(self.unreadable), 'reference')} left out as unreadable: {names}.")
         if self.repeated:
             names = join_names((f"{printable(name)} is {printable(original)}" for name, original in self.repeated), 6)
-            lines.append(f"{plural(len(self.repeated), 'reference')} given twice, plural once: {names}.")
+            lines.append(f"{plural(len(self.repeated), 'reference')} given twice, counted once: {names}.")
         return lines
 
 

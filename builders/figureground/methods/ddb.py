@@ -45,7 +45,7 @@ from figureground.running import directory
 from figureground.shards.claiming import remove_locks
 from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE, SCORES
-from figureground.shards.stages import again, read_marker
+from figureground.shards.stages import advise_rerun, read_marker
 from figureground.sources.references import MIN_REFERENCES
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from figureground.annotation.answers import list_annotation_files
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, read_object
 from figureground.core.shapes import Count, MapOf, Number, Optional, check_shape
-from figureground.shards.card import ASKED
+from figureground.shards.card import QUESTION_TEXTS
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import LABELS
 

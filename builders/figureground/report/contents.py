@@ -145,7 +145,7 @@ def _open_shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
             )  # fmt: skip
     raise FiguregroundError(
         f"{directory}: shard {name} has a marker, but is in none of "
-        f"{join_names(f'{folder}/' for folder in folders())}. "
+        f"{join_names(f'{folder}/' for folder in list_folders())}. "
         f"Restore it, or delete {MARKERS}/{name}.json and build again."
     )
 

@@ -231,4 +231,6 @@ def describe_progress(out: Path, shards: Sequence[Shard]) -> str:
     """Describe the progress of a stopped build."""
     rendered, _ = journal.count_rendered(out)
     partial = f", and so {'is' if rendered == 1 else 'are'} {plural(rendered, 'image')} of others" if rendered else ""
-    return f"{len(shards) - len(missing(out, shards)):,} of {len(shards):,} shards are done and kept{partial}."
+    return (
+        f"{len(shards) - len(find_missing_shards(out, shards)):,} of {len(shards):,} shards are done and kept{partial}."
+    )

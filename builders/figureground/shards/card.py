@@ -147,7 +147,7 @@ def write_attribution(directory: Path, facts: CardContext) -> None:
     """Write the credits next to the data, or remove those of an earlier build."""
     path = directory / ATTRIBUTION
     if facts.credits:
-        text = credits_csv(Credit(**_strip_paths_in_credit(credit)) for credit in facts.credits)
+        text = format_credits(Credit(**_strip_paths_in_credit(credit)) for credit in facts.credits)
         replace_text(path, text, root=directory)
     else:
         path.unlink(missing_ok=True)
@@ -565,7 +565,9 @@ def find_generated_part(text: str) -> tuple[int, int] | None:
     begins, ends = positions[BEGIN], positions[END]
     if len(begins) == len(ends) == 1 and begins[0] < ends[0]:
         return begins[0], ends[0] + len(END)
-    lines = {mark: join_names((text.count("\n", 0, position) + 1 for position in positions[mark]), 5) for mark in _MARKS}
+    lines = {
+        mark: join_names((text.count("\n", 0, position) + 1 for position in positions[mark]), 5) for mark in _MARKS
+    }
     raise ShardError(
         f"README.md: the generated part must stand between the lines {BEGIN} and {END}, once each, in this order. "
         f"Below the header, the first is in line {lines[BEGIN] or '(none)'}, the second in line "

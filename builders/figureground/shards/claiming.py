@@ -113,7 +113,7 @@ def read_holder(path: Path, directory: Path) -> dict[str, Any] | None:
         was killed doesn't. On a file system without locks that can't be seen, so such a process still counts.
     """
     try:
-        record = read_object(path, root=directory, most=MOST_LOCK_SIZE)
+        record = read_object(path, root=directory, max_bytes=MOST_LOCK_SIZE)
         check_shape(record, _HOLDER)
     except (OSError, ValueError):  # gone meanwhile, or being written
         return None

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from figureground.core.files import FileError, leads_outside, find_unsafe_entries
+from figureground.core import files
+from figureground.core.files import FileError, leads_outside
 from figureground.shards.formats.format import list_folders
 
 FOLDERS = ("rejects", "_figureground", "_evaluation", "_audit")
@@ -31,7 +32,7 @@ def find_unsafe_entries(directory: Path) -> list[tuple[str, str]]:
     skipped because nothing reads them.
     """
     names = {name for name in _list_names(directory) if not name.startswith(".")}
-    return list(find_unsafe_entries(directory, names))
+    return list(files.find_unsafe_entries(directory, names))
 
 
 def refuse_unsafe_entries(directory: Path) -> None:
@@ -41,7 +42,7 @@ def refuse_unsafe_entries(directory: Path) -> None:
         FileError: There is such an entry; names the first. The target of a link is neither opened nor named.
     """
     names = {name for name in _list_names(directory) if belongs_to_dataset(name)}
-    unsafe = list(find_unsafe_entries(directory, names))
+    unsafe = list(files.find_unsafe_entries(directory, names))
     if unsafe:
         name, problem = unsafe[0]
         others = f" (there are {len(unsafe):,} such entries in all)" if unsafe[1:] else ""

@@ -282,7 +282,7 @@ def _find_common_version(directory: Path, shards: Sequence[Shard], marker_of: Ma
     """
     shard_by_version: dict[int, str] = {}
     for shard in shards:
-        shard_by_version.setdefault(format_of(marker_of[shard.name], shard.path("marker")), shard.name)
+        shard_by_version.setdefault(read_format(marker_of[shard.name], shard.path("marker")), shard.name)
     if len(shard_by_version) > 1:
         versions = join_names(f"shard {name} of format {version}" for version, name in sorted(shard_by_version.items()))
         raise ShardError(

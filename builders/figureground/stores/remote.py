@@ -444,7 +444,8 @@ class Remote(Home):
         differing = [name for name, file in files.items() if name not in objects or objects[name].size != file["bytes"]]
         if differing:
             raise ShardError(
-                f"{self.title}: {join_names(differing, 3)} are missing or have other sizes than their markers print_result. Delete "
+                f"{self.title}: {join_names(differing, 3)} are missing or have other sizes than their markers "
+                "say. Delete "
                 f"their markers in {MARKERS} and what is left of these files, and run the same command again."
             )
 
