@@ -271,10 +271,9 @@ class _DatasetCheck:
             )
         unrecorded = sorted({shard.part for shard in self.markers if shard.part > extensions})
         if unrecorded and self.recipe and self.made_by not in recipes.COPIES:
-            "
-            "self.findings.append(
-                f"{RECIPE} lists {extensions or 'no'} extensions, but shards of extension {join_names(unrecorded)} exist. "
-                "Restore it from a copy, or rerun the command that extended the dataset."
+            self.findings.append(
+                f"{RECIPE} lists {extensions or 'no'} extensions, but shards of extension {join_names(unrecorded)} "
+                "exist. Restore it from a copy, or rerun the command that extended the dataset."
             )
         if unbuilt:
             self.findings.append(f"{RECIPE} lists an extension that has no shards. {rerun}.")

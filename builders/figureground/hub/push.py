@@ -377,6 +377,5 @@ def _check_uploaded(repo_id: str, items: Iterable[Item], remote_files: Mapping[s
     if wrong:
         raise HubError(
             f"{repo_id}: after the upload, the Hub doesn't match the sent files: {join_names(wrong, 3)}. Either "
-            "they were "
-            f"changed meanwhile, or the repository's .gitignore excludes them. {RESUME_ADVICE}"
+            f"they were changed meanwhile, or the repository's .gitignore excludes them. {RESUME_ADVICE}"
         )

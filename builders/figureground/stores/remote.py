@@ -445,8 +445,7 @@ class Remote(Home):
         if differing:
             raise ShardError(
                 f"{self.title}: {join_names(differing, 3)} are missing or have other sizes than their markers "
-                "say. Delete "
-                f"their markers in {MARKERS} and what is left of these files, and run the same command again."
+                f"say. Delete their markers in {MARKERS} and what is left of these files, and run the same command again."
             )
 
     def _fetch_images(self) -> None:
