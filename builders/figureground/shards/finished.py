@@ -58,7 +58,8 @@ class FinishedDataset:
         if differing:
             raise FiguregroundError(
                 f"{directory} isn't finished: {INDEX} and the markers of shards disagree about "
-                f"{join_names(differing, 3)}. Rerun the command that made it: it resumes. figureground check {directory} says what is wrong."
+                f"{join_names(differing, 3)}. Rerun the command that made it: it resumes. "
+                f"figureground check {directory} says what is wrong."
             )
         self.shards: tuple[Shard, ...] = tuple(Shard.from_marker(self._markers[name]) for name in indexed)
 

@@ -445,7 +445,8 @@ class Remote(Home):
         if differing:
             raise ShardError(
                 f"{self.title}: {join_names(differing, 3)} are missing or have other sizes than their markers "
-                f"say. Delete their markers in {MARKERS} and what is left of these files, and run the same command again."
+                f"say. Delete their markers in {MARKERS} and what is left of these files, and run the same "
+                "command again."
             )
 
     def _fetch_images(self) -> None:
