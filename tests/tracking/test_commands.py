@@ -17,7 +17,7 @@ from figureground.finetune.dreambooth import finetune
 from figureground.learn.settings import Training
 from figureground.learn.training import train
 from figureground.running import reporting
-from figureground.running.reporting import MARK, reported
+from figureground.running.reporting import MARK, report_progress
 from figureground.shards.shard import as_shard
 from figureground.tracking.reporting import tracked
 
@@ -147,14 +147,14 @@ def test_a_resumed_build_continues_its_run_and_reports_rejects_by_reason(built, 
         (out / shard.path("marker")).write_text(json.dumps(marker))
 
     def stop_early():
-        with tracked("diary", out, {}), reported(out, shards):
+        with tracked("diary", out, {}), report_progress(out, shards):
             finish(shards[0], {"flat": 1})
             raise Ended
 
     with pytest.raises(Ended):
         stop_early()
     assert (out / MARK).exists()
-    with tracked("diary", out, {}), reported(out, shards):
+    with tracked("diary", out, {}), report_progress(out, shards):
         finish(shards[1], {"flat": 1, "safety": 2})
         finish(shards[2], {})
     assert not (out / MARK).exists()

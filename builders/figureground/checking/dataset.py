@@ -20,7 +20,7 @@ import numpy as np
 from figureground.checking import similar
 from figureground.checking.card import REWRITE, check_card, check_croissant
 from figureground.checking.shard import Expected, ShardContents, check_shard
-from figureground.core.describe_differences import describe_differences
+from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, join_names, plural, printable
 from figureground.core.files import FileError, check_regular, leads_outside, read_json, read_object
 from figureground.core.hashing import digest
