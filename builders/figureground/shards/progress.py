@@ -31,7 +31,7 @@ _CLAIM = re.compile(r"\.(?P<shard>(?P<split>\w+?)(-e\d+)?-\d{5,}-of-\d{5,})\.loc
 
 
 def record_plan(directory: Path, shards: Iterable[Shard]) -> None:
-    """Write down how many shards and images are planned, for `read_progress`."""
+    """Write down how many shards and images are planned, for `Watch`."""
     splits: dict[str, dict[str, int]] = {}
     for shard in shards:
         counts = splits.setdefault(shard.split, {"shards": 0, "images": 0})
