@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from figureground.evaluation.evaluating import evaluate
     from figureground.exporting.exporting import export
     from figureground.hub.push import push
-    from figureground.materials.making import cutouts
+    from figureground.materials.cutouts import cutouts
     from figureground.methods.d3s import D3S
     from figureground.methods.ddb import DDB
     from figureground.methods.extend import extend

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from figureground.annotation.answers import ANNOTATIONS, read_answers
+from figureground.annotation.assignment import Turns
 from figureground.annotation.exchange.exchange import EXCHANGES, export, import_results
 from figureground.annotation.exchange.mturk import as_utc
 from figureground.annotation.exchange.mturk import read_answers as read_mturk
 from figureground.annotation.sampling import Wanted, draw, reference_keys
-from figureground.annotation.turns import Turns
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.shards.finished import FinishedDataset
 

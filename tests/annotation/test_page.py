@@ -8,8 +8,8 @@ from browsers import CONTRAST
 from tiny_datasets import make_dataset
 
 from figureground.annotation.answers import ANNOTATIONS, read_answers
+from figureground.annotation.assignment import Turns
 from figureground.annotation.sampling import Wanted, draw
-from figureground.annotation.turns import Turns
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import Shard
 

@@ -13,9 +13,9 @@ from PIL import Image
 from review_server import fetch
 
 from figureground.annotation.answers import ANNOTATIONS, read_answers
+from figureground.annotation.assignment import Turns
 from figureground.annotation.sampling import Wanted, draw, reference_keys
 from figureground.annotation.server import ADDRESS, PORT
-from figureground.annotation.turns import Turns
 from figureground.shards.finished import FinishedDataset
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from figureground.annotation.alternative_annotator import alternative_annotator, benjamini_yekutieli
 from figureground.annotation.correction import MISSING
 from figureground.annotation.rules import measure_outcomes, predict_outcomes
-from figureground.annotation.standin import alternative_annotator, benjamini_yekutieli
 
 
 def annotate(rng, errors, images=200, share=0.7):

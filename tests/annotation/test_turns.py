@@ -3,8 +3,8 @@ import json
 import pytest
 
 from figureground.annotation.answers import ANNOTATIONS, read_answers
+from figureground.annotation.assignment import BadRequest, Turns
 from figureground.annotation.sampling import Wanted, draw, reference_keys
-from figureground.annotation.turns import BadRequest, Turns
 from figureground.core.errors import FiguregroundError
 from figureground.shards.finished import FinishedDataset
 

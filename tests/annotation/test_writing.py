@@ -6,7 +6,7 @@ import resource
 import pytest
 
 from figureground.annotation.answers import ANNOTATIONS, NotUsable, read_answers
-from figureground.annotation.writing import AnswerWriter, NotSaved
+from figureground.annotation.answers_file import AnswerWriter, NotSaved
 from figureground.core.files import FileError
 from figureground.shards.finished import FinishedDataset
 

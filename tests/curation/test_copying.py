@@ -17,7 +17,7 @@ from figureground.recipe.document import is_sealed
 from figureground.recipe.sample import Reject, make_key
 from figureground.shards import filling
 from figureground.shards.card import BEGIN, END
-from figureground.shards.claiming import claim
+from figureground.shards.claims import claim
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.markers import markers
 from figureground.shards.shard import RECIPE, ShardError

@@ -24,7 +24,7 @@ from figureground.core.locks import lock
 from figureground.curation.curating import DROPPED, curate
 from figureground.curation.rule import RuleError
 from figureground.recipe.sample import make_key
-from figureground.shards.claiming import INDEX_LOCK
+from figureground.shards.claims import INDEX_LOCK
 from figureground.shards.finished import read_finished_index
 from figureground.shards.formats.parquet import Parquet
 from figureground.shards.formats.tar import Tar

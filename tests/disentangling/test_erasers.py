@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from figureground.disentangling.crossing import Features, run_cross_probes
+from figureground.disentangling.cross_probes import Features, run_cross_probes
 from figureground.disentangling.logistic import fit_logistic
 from figureground.disentangling.probes import Examples, fit_probe
 from figureground.disentangling.separator import SEPARATORS

@@ -26,7 +26,7 @@ from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.dreambooth import finetune
 from figureground.models.concept_files import read_concept
 from figureground.models.weights import fingerprint
-from figureground.training.unfinished import SavedRun
+from figureground.training.saved_run import SavedRun
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 QUIET = {"device": "cpu", "show_progress": False}

@@ -19,7 +19,7 @@ from tiny_layouts import TABLE, make_folders, make_table
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
-from figureground.learn.reading import mean_cross_entropy
+from figureground.learn.inference import mean_cross_entropy
 from figureground.learn.settings import TWO_STAGE, Training
 from figureground.learn.training import train
 from figureground.learn.training_data import gather

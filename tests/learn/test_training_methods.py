@@ -12,7 +12,7 @@ from figureground.learn.dfr import draw_balanced, draw_half, fit_logistic, refit
 from figureground.learn.groupdro import GroupDRO, average_by_group, raise_weights
 from figureground.learn.jtt import find_minority_groups, summarise_errors, weigh_errors
 from figureground.learn.schedule import draw_in_passes, schedule
-from figureground.learn.trained import mean_and_std, score
+from figureground.learn.training_results import mean_and_std, score
 from figureground.learn.weights import balance, normalise, weigh_added
 from figureground.recipe.sample import derive_seed
 

@@ -18,7 +18,7 @@ from red_photographs import disc, save_class
 from tiny_onnx import save_salient
 
 from figureground.core.errors import FiguregroundError, UsageError
-from figureground.materials.making import cutouts
+from figureground.materials.cutouts import cutouts
 from figureground.materials.settings import Cutting
 from figureground.sources.guide import ImagePool, compose
 
@@ -227,7 +227,7 @@ def test_huge_photographs_take_little_memory(network, tmp_path):
     folder.mkdir(parents=True)
     disc((1000, 800)).resize((8000, 6400)).save(folder / "huge.jpg", quality=60)
     code = (
-        "import re\nfrom pathlib import Path\nfrom figureground.materials.making import cutouts\n"
+        "import re\nfrom pathlib import Path\nfrom figureground.materials.cutouts import cutouts\n"
         f"cutouts({str(tmp_path / 'photos')!r}, {str(tmp_path / 'out')!r}, {network!r}, show_progress=False)\n"
         # Unlike ru_maxrss, it doesn't begin with the memory of the process that started this one.
         "print(int(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1]) // 1024)\n"
@@ -249,7 +249,7 @@ def test_equal_stems_get_names_of_their_own(network, tmp_path):
 
 
 def test_phrases_go_to_segmenters_that_read_them(tmp_path):
-    from figureground.materials.listing import read_phrases, to_phrase
+    from figureground.materials.photographs import read_phrases, to_phrase
 
     assert to_phrase("n02085620_Chihuahua") == "Chihuahua"
     assert to_phrase("red_fox") == "red fox"

@@ -14,7 +14,7 @@ from figureground.materials.scenes import Drawing, draw_scenes
 from figureground.recipe.classes import read_nouns
 from figureground.sources.guide import ImagePool
 from figureground.sources.marks import GENERATED, read_source_type
-from figureground.verification.emptiness import SceneJudge
+from figureground.verification.scene_judge import SceneJudge
 
 POCKET = Drawing(checkpoint="pocket", size=64, num_inference_steps=6, guidance_scale=4.0, images=2, batch_size=4)
 

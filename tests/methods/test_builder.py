@@ -25,7 +25,7 @@ from figureground.methods.forecast import describe
 from figureground.running.directory import claim_directory
 from figureground.running.runner import Place
 from figureground.running.worker import begin
-from figureground.shards.remaining import NothingLeft
+from figureground.shards.empty_splits import NothingLeft
 from figureground.sources.guide import read_square
 
 TINY = {

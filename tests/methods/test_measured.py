@@ -10,7 +10,7 @@ from figureground.cli.main import main
 from figureground.core.errors import RecipeError
 from figureground.methods.d3s import D3S
 from figureground.methods.ddb import DDB
-from figureground.methods.measured import dataset_of, read_measured
+from figureground.methods.measured_speed import dataset_of, read_measured
 from figureground.methods.scgs import SCGS
 from figureground.methods.spurious import Spurious
 

@@ -6,7 +6,7 @@ import sys
 
 from commands import recipe, run
 
-from figureground.running.announcing import Announcer, time_first
+from figureground.running.announcement import Announcer, time_first
 
 NUMERICS = {"device": "cpu", "dtype": "float32", "batch_size": 16, "threads": 2}
 
@@ -14,7 +14,7 @@ NUMERICS = {"device": "cpu", "dtype": "float32", "batch_size": 16, "threads": 2}
 def on_terminal(code: str) -> str:
     """Output of a script on a terminal."""
     reader, writer = os.openpty()
-    script = f"from figureground.running.announcing import Announcer\nnumerics = {NUMERICS}\n{code}"
+    script = f"from figureground.running.announcement import Announcer\nnumerics = {NUMERICS}\n{code}"
     environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
     done = subprocess.run([sys.executable, "-c", script], stderr=writer, env=environment, timeout=60)
     os.close(writer)

@@ -18,7 +18,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.locks import lock
 from figureground.running import disk
 from figureground.running.directory import claim_directory
-from figureground.shards.claiming import WORKING_LOCK
+from figureground.shards.claims import WORKING_LOCK
 from figureground.shards.shard import MARKERS
 from figureground.shards.stages import run_stage
 

@@ -13,8 +13,8 @@ from figureground.methods.extend import extend
 from figureground.recipe.sample import Reject
 from figureground.shards import index
 from figureground.shards.card import CARD
+from figureground.shards.empty_splits import NothingLeft
 from figureground.shards.markers import markers
-from figureground.shards.remaining import NothingLeft
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_shard
 

@@ -20,7 +20,7 @@ from figureground.running.building import finish
 from figureground.running.directory import claim_directory, has_started
 from figureground.running.worker import work
 from figureground.shards import index
-from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK
+from figureground.shards.claims import STAGES_LOCK, WORKING_LOCK
 from figureground.shards.columns import Columns
 from figureground.shards.shard import Shard, ShardError
 from figureground.shards.writer import write_shard

@@ -19,9 +19,9 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.event_log import EventLog
 from figureground.running.ray.actor import ActorInfo, check_actor
 from figureground.running.ray.cluster import Resources, choose_resources
-from figureground.running.ray.handing_out import ActorHandle, Dispatcher
+from figureground.running.ray.dispatcher import ActorHandle, Dispatcher
 from figureground.running.runners.ray import Ray
-from figureground.shards.claiming import claim
+from figureground.shards.claims import claim
 from figureground.shards.progress import Watch, record_plan
 from figureground.shards.shard import Shard
 
@@ -261,6 +261,6 @@ def test_starts_that_fail_for_a_while_end_nothing_and_without_end_the_build(monk
     for _ in range(20):  # a machine has vanished, and Ray hasn't noticed it
         dispatcher._replace_actor(dispatcher.handles[1], "the node died")
     assert capsys.readouterr().err.count("the node died") == 1
-    monkeypatch.setattr("figureground.running.ray.handing_out.SECONDS_OF_FAILED_STARTS", -1.0)
+    monkeypatch.setattr("figureground.running.ray.dispatcher.SECONDS_OF_FAILED_STARTS", -1.0)
     with pytest.raises(FiguregroundError, match=r"21 workers died as they started.*the node died"):
         dispatcher._replace_actor(dispatcher.handles[1], "the node died")

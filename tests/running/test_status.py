@@ -11,7 +11,7 @@ import pytest
 from commands import ENVIRONMENT, litter, markers, recipe, run, start, wait_for
 from tiny_checkpoints import make_checkpoint
 
-from figureground.shards.claiming import claim, note_failure
+from figureground.shards.claims import claim, note_failure
 from figureground.shards.progress import Watch, record_plan
 from figureground.shards.shard import Shard
 

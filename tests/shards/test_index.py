@@ -16,7 +16,7 @@ from PIL import Image
 
 from figureground.recipe.sample import Reject, Sample, Spec, make_key
 from figureground.shards.card import CardContext
-from figureground.shards.claiming import claim
+from figureground.shards.claims import claim
 from figureground.shards.columns import Columns
 from figureground.shards.index import INDEX, finish
 from figureground.shards.markers import find_missing_shards, markers

@@ -11,7 +11,7 @@ import pytest
 
 from figureground.recipe.sample import Reject, Spec
 from figureground.running import disk
-from figureground.shards.claiming import clean_stale
+from figureground.shards.claims import clean_stale
 from figureground.shards.journal import FileJournal, count_rendered, list_files, make_origin
 from figureground.shards.record import RecordError, pack, read_head, unpack
 from figureground.shards.samples import Encoded

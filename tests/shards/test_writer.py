@@ -27,7 +27,7 @@ from figureground.core.locks import lock
 from figureground.pocket import world
 from figureground.recipe.sample import Guide, Reject, Sample, Spec, make_key
 from figureground.shards import writer
-from figureground.shards.claiming import claim, clean_stale, remove_locks
+from figureground.shards.claims import claim, clean_stale, remove_locks
 from figureground.shards.columns import Columns
 from figureground.shards.formats import parquet
 from figureground.shards.shard import REJECTS, Shard, ShardError
@@ -344,7 +344,7 @@ def test_webdataset_reads_a_shard(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from figureground.shards.claiming import claim
+from figureground.shards.claims import claim
 from figureground.shards.shard import Shard
 
 with claim(Path({directory!r}), Shard("train", 0, 2, 8)) as held:

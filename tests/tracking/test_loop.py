@@ -8,7 +8,7 @@ from figureground.tracking.reporting import begin, tracked
 from figureground.training.curves import NotFinite
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import single_process
-from figureground.training.unfinished import SavedRun
+from figureground.training.saved_run import SavedRun
 
 STEPS = 25
 

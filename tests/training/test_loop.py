@@ -13,7 +13,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.training.curves import NotFinite
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import single_process
-from figureground.training.unfinished import SavedRun
+from figureground.training.saved_run import SavedRun
 
 CPU = torch.device("cpu")
 STEPS = 7

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from figureground.core.errors import FiguregroundError
 from figureground.training.curves import Curves
+from figureground.training.saved_run import SavedRun
 from figureground.training.state import STATE
-from figureground.training.unfinished import SavedRun
 
 CPU = torch.device("cpu")
 MADE_WITH = {"checkpoint": "sd1", "steps": 1000, "size": [32, 32]}

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from figureground.verification.answers import probability_of_yes, read_yes_or_no
+from figureground.verification.yes_no import probability_of_yes, read_yes_or_no
 
 
 @pytest.mark.parametrize("token", ["yes", "Yes", " YES", "▁yes", "ĠYes", "yes.", '"Yes'])

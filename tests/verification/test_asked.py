@@ -3,7 +3,7 @@
 import pytest
 
 from figureground.core.errors import UsageError
-from figureground.verification.asked import parse_scorers
+from figureground.verification.requests import parse_scorers
 
 
 def names(*texts):

@@ -12,7 +12,7 @@ from figureground.annotation.answers import Answer
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.shards.finished import FinishedDataset, read_finished_index
 from figureground.shards.shard import Shard
-from figureground.verification.choosing import choose_rule, judge_by_majority
+from figureground.verification.chosen_rule import choose_rule, judge_by_majority
 from figureground.verification.scores_file import SavedScores, write_saved
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from figureground.verification.judging import judge
+from figureground.verification.verdicts import judge
 
 NAMES = ("bird", "cat", "fish")
 NAN = np.nan

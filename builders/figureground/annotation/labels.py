@@ -15,13 +15,13 @@ import numpy as np
 
 from figureground.annotation import rules
 from figureground.annotation.agreement import measure
+from figureground.annotation.alternative_annotator import alternative_annotator
 from figureground.annotation.answers import FLAGS, REFERENCE, Answer, read_answers
 from figureground.annotation.correction import CorrectedShare
 from figureground.annotation.population import Population, Scorer, read_scorers
 from figureground.annotation.questions import UNKNOWN
 from figureground.annotation.responses import Responses, group_responses, read_gold_labels
 from figureground.annotation.shares import LABEL_OF_QUESTION, estimate_corrected, estimate_shares
-from figureground.annotation.standin import alternative_annotator
 from figureground.core.files import replace_text
 from figureground.core.intervals import wilson
 from figureground.shards.finished import FinishedDataset

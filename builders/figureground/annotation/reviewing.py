@@ -21,7 +21,7 @@ from figureground.core.terminal import print_result
 from figureground.shards.finished import FinishedDataset
 
 if TYPE_CHECKING:
-    from figureground.annotation.turns import Turns
+    from figureground.annotation.assignment import Turns
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def review(
         FiguregroundError: There is no finished dataset, or a file of answers belongs to another one or is damaged.
         UsageError: The sample or the port can't be had.
     """
+    from figureground.annotation.assignment import Turns
     from figureground.annotation.server import Server
-    from figureground.annotation.turns import Turns
 
     dataset = FinishedDataset(Path(directory))
     changes = {

@@ -17,9 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from figureground.annotation.answers_file import NotSaved
+from figureground.annotation.assignment import BadRequest, Turns
 from figureground.annotation.images import Images
-from figureground.annotation.turns import BadRequest, Turns
-from figureground.annotation.writing import NotSaved
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.files import FileError, parse_json
 from figureground.core.pages import render_page

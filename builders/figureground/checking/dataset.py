@@ -29,7 +29,7 @@ from figureground.core.progress import Progress
 from figureground.core.shapes import check_shape
 from figureground.recipe import document as recipes
 from figureground.recipe.formats import FORMATS
-from figureground.shards import index, remaining
+from figureground.shards import empty_splits, index
 from figureground.shards.columns import Columns
 from figureground.shards.directory import find_unsafe_entries
 from figureground.shards.formats.format import list_folders, load_formats, sort_formats
@@ -287,15 +287,15 @@ class _DatasetCheck:
             totals = index.sum_markers(list(self.markers.items()))
         except (KeyError, TypeError, ValueError):  # contradictory markers already have their own findings
             return
-        if problem := remaining.explain_empty(totals):
-            self.findings.append(f"{_capitalise(problem)} {remaining.advise(totals['rejects'])} Rebuild it.")
+        if problem := empty_splits.explain_empty(totals):
+            self.findings.append(f"{_capitalise(problem)} {empty_splits.advise(totals['rejects'])} Rebuild it.")
             return
-        splits, extension = remaining.describe_empty_splits(totals), remaining.describe_empty_extension(totals)
+        splits, extension = empty_splits.describe_empty_splits(totals), empty_splits.describe_empty_extension(totals)
         lines = [_capitalise(line) for line in (*splits, *([extension] if extension else []))]
         if self.made_by in recipes.COPIES:  # may be intended in a copy
             self.notes += lines
         else:
-            self.findings += [f"{line} {remaining.advise(totals['rejects'])} Rebuild it." for line in lines]
+            self.findings += [f"{line} {empty_splits.advise(totals['rejects'])} Rebuild it." for line in lines]
 
     def _is_in_run(self, shard: Shard) -> bool:
         """Whether a shard belongs to a run of shards known from markers."""

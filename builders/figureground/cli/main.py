@@ -17,8 +17,9 @@ from typing import NoReturn
 from figureground import __version__
 from figureground.cli import (
     audits,
-    built,
+    builds,
     concepts,
+    datasets,
     disentangling,
     doctor,
     exporting,
@@ -26,8 +27,7 @@ from figureground.cli import (
     recipes,
     reviewing,
     training,
-    trust,
-    watching,
+    verification,
 )
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, UsageError
@@ -39,10 +39,11 @@ EXIT_CODES = (
 )
 COMMANDS = (
     recipes.add_init, recipes.add_plan, recipes.add_settings, recipes.add_build, materials.add_cutouts,
-    materials.add_scenes, watching.add_status, watching.add_clean, concepts.add_finetune, built.add_show,
-    built.add_check, built.add_evaluate, trust.add_verify, reviewing.add_review, audits.add_audit, training.add_groups,
-    training.add_train, training.add_compare, disentangling.add_disentangle, built.add_curate, built.add_extend,
-    built.add_merge, exporting.add_export, built.add_push, concepts.add_components, doctor.add_doctor,
+    materials.add_scenes, builds.add_status, builds.add_clean, concepts.add_finetune, datasets.add_show,
+    datasets.add_check, datasets.add_evaluate, verification.add_verify, reviewing.add_review, audits.add_audit,
+    training.add_groups, training.add_train, training.add_compare, disentangling.add_disentangle, datasets.add_curate,
+    datasets.add_extend, datasets.add_merge, exporting.add_export, datasets.add_push, concepts.add_components,
+    doctor.add_doctor,
 )  # fmt: skip
 """Commands, in the order in which help lists them."""
 

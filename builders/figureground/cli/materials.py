@@ -11,7 +11,7 @@ from figureground.core.errors import plural
 from figureground.core.terminal import print_error, print_result
 
 if TYPE_CHECKING:
-    from figureground.materials.making import Cutouts
+    from figureground.materials.cutouts import Cutouts
 
 MAX_NAMED = 20
 """Classes that a summary names."""
@@ -56,7 +56,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 def _cutouts(options: argparse.Namespace) -> int:
     from figureground.cli.flags import read_flags
-    from figureground.materials.making import cutouts
+    from figureground.materials.cutouts import cutouts
     from figureground.materials.settings import Cutting
 
     values: dict[str, Any] = read_flags(vars(options), Cutting)
@@ -72,7 +72,7 @@ def _cutouts(options: argparse.Namespace) -> int:
 
 
 def _print_report(result: Cutouts) -> None:
-    from figureground.materials.deciding import count_reasons
+    from figureground.materials.decisions import count_reasons
 
     print_result(f"{result.out}: {result.kept:,} of {plural(len(result.decisions), 'photograph')} became cut-outs.")
     for folder, counts in list(result.counts.items())[:MAX_NAMED]:

@@ -19,7 +19,7 @@ from figureground.core.terminal import print_error, print_json, print_result
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
-    from figureground.methods.measured import Measured
+    from figureground.methods.measured_speed import Measured
     from figureground.running.runner import Runner
     from figureground.stores.urls import StoreUrl
 
@@ -112,7 +112,7 @@ def _read_speed(options: argparse.Namespace, method: Method) -> float | Measured
     Raises:
         RecipeError: It is neither a number above 0 nor a dataset that was drawn in the same way.
     """
-    from figureground.methods.measured import dataset_of, read_measured
+    from figureground.methods.measured_speed import dataset_of, read_measured
 
     value = options.images_per_second
     if value is None:

@@ -119,8 +119,8 @@ def _train(options: argparse.Namespace) -> int:
         root=options.root, y=options.y, a=options.a, file=options.file, split_column=options.split_column,
         device=options.device, workers=options.workers,
     )  # fmt: skip
-    from figureground.learn.trained import TABLE, tabulate
     from figureground.learn.training import train_request
+    from figureground.learn.training_results import TABLE, tabulate
 
     report = train_request(request, track=options.track)
     print_result(f"{tabulate(report)}\n\n{options.out / TABLE}")

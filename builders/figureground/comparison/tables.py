@@ -16,7 +16,7 @@ from figureground.core.files import replace_text
 from figureground.core.intervals import wilson
 from figureground.core.text import markdown, printable
 from figureground.data.groups import align_columns
-from figureground.learn.trained import (
+from figureground.learn.training_results import (
     STAGES,
     average_over_seeds,
     describe_selection,

@@ -19,7 +19,7 @@ from figureground.recipe import document as recipes
 from figureground.recipe.sample import Reject
 from figureground.running.directory import register_worker
 from figureground.shards import card
-from figureground.shards.claiming import INDEX_LOCK
+from figureground.shards.claims import INDEX_LOCK
 from figureground.shards.columns import Columns
 from figureground.shards.directory import find_added_files
 from figureground.shards.filling import fill, track_results

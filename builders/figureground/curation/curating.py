@@ -24,7 +24,7 @@ from figureground.recipe.formats import FORMATS
 from figureground.recipe.sample import Reject
 from figureground.running.directory import claim_directory, describe_progress
 from figureground.shards import index
-from figureground.shards.claiming import STAGES_LOCK
+from figureground.shards.claims import STAGES_LOCK
 from figureground.shards.finished import FinishedDataset, refuse_overlap
 from figureground.shards.formats.format import find_loadable
 from figureground.shards.samples import Dropped, Encoded, Stored
@@ -33,7 +33,8 @@ from figureground.shards.shard import Shard
 DROPPED = "dropped by the rule"
 """Reject reason of samples that a rule dropped."""
 CARRIED: Registry[Callable[[FinishedDataset, Path], None]] = Registry(
-    "figureground.carried", "way of carrying facts about samples", {"labels": "figureground.annotation.carrying:carry"},
+    "figureground.carried", "way of carrying facts about samples",
+    {"labels": "figureground.annotation.carry_over:carry"},
     lambda name, found: None if callable(found) else "can't be called",
 )  # fmt: skip
 """Further things that a finished copy gets from its source. Each function takes the source and the copy's directory,

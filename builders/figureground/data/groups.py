@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from figureground.core.columns import pad, text_width
 from figureground.core.errors import FiguregroundError, join_names, plural, printable
 from figureground.core.hashing import digest
+from figureground.core.text_width import pad, text_width
 from figureground.data.splits import SPLITS
 from figureground.recipe.table import Counts, cramers_v
 from figureground.sources.images import MASK_SUFFIX, UnreadableImage, open_stored, read_image

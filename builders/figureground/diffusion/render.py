@@ -26,7 +26,7 @@ from figureground.diffusion.interval import skip_guidance
 from figureground.diffusion.starts import find_start
 from figureground.models.family_records import Route, Start
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
-from figureground.shards.remaining import NothingLeft, advise, describe_rejects
+from figureground.shards.empty_splits import NothingLeft, advise, describe_rejects
 
 LoadGuide = Callable[[Spec], tuple[Image.Image, Image.Image | None]]
 """Returns a Spec's guide (RGB, size × size) and its foreground's mask (L), or None without one.

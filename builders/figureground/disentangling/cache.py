@@ -11,7 +11,7 @@ from torch import Tensor
 
 from figureground.core.hashing import digest
 from figureground.disentangling.trunk import Trunk
-from figureground.learn.reading import run_network
+from figureground.learn.inference import run_network
 from figureground.learn.training_data import Album, Part
 
 

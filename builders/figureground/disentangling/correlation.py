@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from figureground.data.groups import accuracy_by_group, worst_group_accuracy
-from figureground.disentangling.crossing import Features
+from figureground.disentangling.cross_probes import Features
 from figureground.disentangling.probes import fit_probe
 
 PARTS = ("foreground", "background", "all")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from figureground.core.seeding import make_generator, seed_default_generators
-from figureground.disentangling.parting import Parting
+from figureground.disentangling.parts import Parting
 from figureground.disentangling.penalty import Batch, Penalty
 from figureground.disentangling.sources import Source
 from figureground.learn.schedule import draw_in_passes, schedule

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, read_object
 from figureground.disentangling.learner import Heads
-from figureground.disentangling.parting import KINDS, Parting
+from figureground.disentangling.parts import KINDS, Parting
 from figureground.disentangling.trunk import Trunk, open_trunk
-from figureground.learn.reading import as_array, prepare_images
+from figureground.learn.inference import as_array, prepare_images
 from figureground.vision.classifiers import Classifier
 from figureground.vision.model_files import hash_files
 

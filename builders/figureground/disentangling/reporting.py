@@ -14,7 +14,7 @@ from figureground.core.files import replace_text
 from figureground.core.text import printable
 from figureground.data.groups import align_columns
 from figureground.disentangling.correlation import PARTS
-from figureground.disentangling.crossing import SIDES
+from figureground.disentangling.cross_probes import SIDES
 from figureground.disentangling.probes import KINDS
 
 REPORT, TABLE, PNG = "report.json", "report.txt", "report.png"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from figureground.disentangling.trunk import Trunk
 from figureground.learn.augmentation import crop_and_mirror
-from figureground.learn.reading import as_array, prepare_images
+from figureground.learn.inference import as_array, prepare_images
 from figureground.learn.training_data import Album
 from figureground.recipe.sample import derive_seed
 

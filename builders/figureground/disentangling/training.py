@@ -23,11 +23,11 @@ from figureground.core.terminal import print_note
 from figureground.disentangling import reporting
 from figureground.disentangling.cache import cached_features
 from figureground.disentangling.correlation import judge_task
-from figureground.disentangling.crossing import SIDES, Features, run_cross_probes
+from figureground.disentangling.cross_probes import SIDES, Features, run_cross_probes
 from figureground.disentangling.learner import Heads, SeparationLearner, TrainingRows, TrainingSchedule
 from figureground.disentangling.logistic import fit_logistic
 from figureground.disentangling.model import Disentangled
-from figureground.disentangling.parting import Cut, Erased, Mapped, Parting, Whole, choose_width
+from figureground.disentangling.parts import Cut, Erased, Mapped, Parting, Whole, choose_width
 from figureground.disentangling.preflight import INPUTS, Request, read_request
 from figureground.disentangling.separator import SEPARATORS, Eraser, Shape, TrainedSeparator
 from figureground.disentangling.settings import Disentangling
@@ -44,7 +44,7 @@ from figureground.tracking.reporting import Report, begin_training, tracked
 from figureground.tracking.tracker import check_tracker
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import single_process
-from figureground.training.unfinished import SavedRun, explain_errors
+from figureground.training.saved_run import SavedRun, explain_errors
 
 SAVED_EVERY, SAVED_SECONDS = 200, 60.0
 """Steps, and seconds, between saved states."""

@@ -36,7 +36,7 @@ from figureground.evaluation.running import (
 )
 from figureground.recipe.severity import FILE as AXES
 from figureground.shards.card import public
-from figureground.shards.claiming import STAGES_LOCK, remove_locks
+from figureground.shards.claims import STAGES_LOCK, remove_locks
 from figureground.shards.index import rewrite_croissant
 from figureground.shards.shard import SCORES
 from figureground.sources.images import content_hash

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from figureground.core import signals
-from figureground.core.ahead import compute_ahead
 from figureground.core.errors import FiguregroundError, OutOfMemory, plural
+from figureground.core.prefetch import compute_ahead
 from figureground.core.progress import Progress
 from figureground.data.images import Draw, FolderImages, Images
 from figureground.evaluation.counterparts import Counterparts

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from figureground.core.columns import pad, text_width
 from figureground.core.errors import join_names
 from figureground.core.pages import render_page
+from figureground.core.text_width import pad, text_width
 from figureground.evaluation.page import encode_data_url
 from figureground.evaluation.plots import plot_severity
 from figureground.evaluation.summary import format_percent, format_share

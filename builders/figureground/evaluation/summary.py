@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from figureground.core.columns import pad, text_width
 from figureground.core.errors import join_names, plural
+from figureground.core.text_width import pad, text_width
 from figureground.evaluation import robustness
 from figureground.evaluation.spuriousness import METRICS
 

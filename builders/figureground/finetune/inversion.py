@@ -45,8 +45,8 @@ from figureground.training.curves import PNG
 from figureground.training.curves_file import CSV
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import single_process
+from figureground.training.saved_run import SavedRun
 from figureground.training.state import STATE, read_state, resume_threads
-from figureground.training.unfinished import SavedRun
 
 __all__ = ["POCKET", "Inversion", "invert", "settings_for"]
 

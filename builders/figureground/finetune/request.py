@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from figureground.finetune.settings import Finetuning, fill
-from figureground.training.unfinished import SavedRun
+from figureground.training.saved_run import SavedRun
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.progress import Progress
 from figureground.data.groups import GroupedImages
 from figureground.learn.errors import Errors
-from figureground.learn.reading import BATCH_SIZE, as_array, softmax
+from figureground.learn.inference import BATCH_SIZE, as_array, softmax
 from figureground.learn.training_data import Album, default_workers
 from figureground.vision.classifiers import Classifier, Reading
 

@@ -29,14 +29,14 @@ from figureground.learn.backbones import open_backbone, save_backbone
 from figureground.learn.directory import lock_directory
 from figureground.learn.errors import Errors, read_arrays, save_errors, write_arrays
 from figureground.learn.fit import Fit
+from figureground.learn.inference import run_network, softmax
 from figureground.learn.objective import WeightedMean
 from figureground.learn.preflight import INPUTS
-from figureground.learn.reading import run_network, softmax
 from figureground.learn.settings import LAST, WORST_CLASS, WORST_GROUP, Training
 from figureground.learn.training import advise_memory, read_versions, record_inputs, run_fit
 from figureground.learn.training_data import Album, Part, TrainingData, default_workers
 from figureground.recipe.sample import derive_seed
-from figureground.training.unfinished import explain_errors
+from figureground.training.saved_run import explain_errors
 
 MOST_FOLDS = 100
 EARLY = "early-stopped"

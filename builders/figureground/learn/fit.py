@@ -29,8 +29,8 @@ from figureground.data.groups import accuracy_by_group, worst_group_accuracy
 from figureground.learn.augmentation import crop_and_mirror
 from figureground.learn.backbones import Backbone
 from figureground.learn.epochs import Best, Epoch, Stage, score_epoch
+from figureground.learn.inference import as_array, mean_cross_entropy, prepare_images, run_network, score_predictions
 from figureground.learn.objective import Objective
-from figureground.learn.reading import as_array, mean_cross_entropy, prepare_images, run_network, score_predictions
 from figureground.learn.schedule import draw_in_passes, schedule
 from figureground.learn.settings import Training
 from figureground.learn.training_data import TrainingData
@@ -39,7 +39,7 @@ from figureground.tracking.reporting import Report
 from figureground.training.curves import NotFinite
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import single_process
-from figureground.training.unfinished import SavedRun
+from figureground.training.saved_run import SavedRun
 
 MAX_GRADIENT_NORM = 1.0
 """Gradients are clipped to this norm, so that an image with a large weight doesn't destabilise training."""

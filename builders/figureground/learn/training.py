@@ -20,14 +20,14 @@ from figureground.core.errors import plural
 from figureground.core.files import read_json, replace_text
 from figureground.core.numerics import library_versions
 from figureground.core.terminal import print_note
-from figureground.learn import trained
+from figureground.learn import training_results
 from figureground.learn.backbones import Backbone, check_saving, open_backbone, save_backbone
 from figureground.learn.directory import lock_directory, read_inputs, refuse_changed_inputs, remove_drafts
 from figureground.learn.epochs import Epoch, Stage
 from figureground.learn.fit import Fit
+from figureground.learn.inference import predict
 from figureground.learn.objective import Objective, WeightedMean
 from figureground.learn.preflight import INPUTS, Request, read_request
-from figureground.learn.reading import predict
 from figureground.learn.settings import LAST, RULES, Training
 from figureground.learn.training_data import TrainingData, default_workers
 from figureground.learn.way import WAYS, Way
@@ -35,7 +35,7 @@ from figureground.learn.weights import normalise, weigh_added
 from figureground.recipe.document import FORMAT
 from figureground.tracking.reporting import tracked
 from figureground.tracking.tracker import check_tracker
-from figureground.training.unfinished import explain_errors
+from figureground.training.saved_run import explain_errors
 
 
 def train(
@@ -201,8 +201,8 @@ class Session:
         for num_finished, seed in enumerate(seeds):
             progress.seeds, progress.seed, progress.curve, progress.in_first_model = num_finished, seed, (), False
             results.append(self._train_seed(seed, progress))
-        report = trained.summarise(self._describe_run(backbone), results)
-        trained.write(self.out, report, results)
+        report = training_results.summarise(self._describe_run(backbone), results)
+        training_results.write(self.out, report, results)
         return report
 
     def _describe_run(self, backbone: Backbone) -> dict[str, Any]:
@@ -258,7 +258,7 @@ class Session:
             "validation": chosen["validation"], **extra, "test": chosen["test"],
             "seconds": round(time.monotonic() - start_time, 1),
             "curve": [dataclasses.asdict(result) for result in fit.curve],
-            "confusion": trained.count_confusions(predicted, groups, len(names), len(self.material.classes)),
+            "confusion": training_results.count_confusions(predicted, groups, len(names), len(self.material.classes)),
         }  # fmt: skip
         replace_text(marker, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         for path in (state, *self.out.glob(f"seed-{seed}-*")):
@@ -271,7 +271,7 @@ class Session:
         return {
             "epoch": epoch,
             "validation": {"average": result.average, "worst": result.worst, "worst_class": result.worst_class},
-            "test": trained.score(
+            "test": training_results.score(
                 predicted, test.y, test.group, material.group_names, material.train_counts, test.objects
             ),
         }  # fmt: skip

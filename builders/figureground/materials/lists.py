@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.files import read_bytes, replace_bytes, replace_text
-from figureground.materials.deciding import Decision, count_reasons
+from figureground.materials.decisions import Decision, count_reasons
 from figureground.materials.gates import Measures
 from figureground.materials.journal import MADE_BY
 from figureground.sources.provenance import format_credits, read_license, read_source

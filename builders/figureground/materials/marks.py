@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from figureground.core.errors import UsageError, suggest_or_list
-from figureground.materials.listing import read_columns
+from figureground.materials.photographs import read_columns
 
 KEEP, LEAVE = "keep", "leave"
 """Marks: take a cut-out that a gate leaves out, and leave out one that passes."""

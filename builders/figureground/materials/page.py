@@ -11,7 +11,7 @@ from urllib.parse import quote
 from figureground.core.files import replace_text
 from figureground.core.hashing import digest
 from figureground.core.pages import render_page
-from figureground.materials.deciding import Decision, count_reasons
+from figureground.materials.decisions import Decision, count_reasons
 from figureground.materials.sheet import thumbnail_path
 
 PAGE = "cutouts.html"

@@ -126,7 +126,7 @@ def draw_scenes(
         out: Directory of the scenes: new, empty, or of an earlier run with the same settings.
         avoid: Classes that the scenes shouldn't show: like `classes` of a D3S recipe. They are named in the negative
             prompt.
-        judge: Looks at what is drawn, such as `verification.emptiness.SceneJudge`; what it rejects is drawn again.
+        judge: Looks at what is drawn, such as `verification.scene_judge.SceneJudge`; what it rejects is drawn again.
         judge_identity: What decides the judge's answers, JSON-able.
         settings: How scenes are drawn.
         show_progress: Whether to show progress.

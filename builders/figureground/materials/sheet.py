@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from figureground.core.errors import plural, printable
 from figureground.core.fonts import Font, choose_font, to_ascii
-from figureground.materials.deciding import Decision
+from figureground.materials.decisions import Decision
 
 EDGE = 160
 """Edge of a thumbnail's halves, pixels."""

@@ -22,7 +22,7 @@ from figureground.core.resources import find_resource
 from figureground.materials.settings import is_from_photographs
 from figureground.methods import citations
 from figureground.methods.base import Method
-from figureground.methods.cut_stage import CUTOUTS, CutStage
+from figureground.methods.cutout_stage import CUTOUTS, CutStage
 from figureground.methods.d3s_settings import EDIT_STARTS_FROM_NOISE, POCKET, D3SConfig, configs
 from figureground.methods.panels import d3s as d3s_panels
 from figureground.methods.panels.panel import Panel

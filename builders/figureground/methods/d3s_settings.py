@@ -13,7 +13,7 @@ from pydantic import Field
 from figureground.core.errors import RecipeError, join_names
 from figureground.core.shares import whole_part
 from figureground.materials.settings import FromPhotographs, is_from_photographs
-from figureground.methods.cut_stage import CutStage
+from figureground.methods.cutout_stage import CutStage
 from figureground.recipe.config import Config
 from figureground.recipe.settings import Names, Share, Text, settings
 from figureground.recipe.table import MAX_PER_CELL, Correlation

@@ -42,7 +42,7 @@ from figureground.recipe.sample import Spec
 from figureground.recipe.settings import EXECUTION, Names, Share, Text, execution_names, settings
 from figureground.recipe.table import Counts
 from figureground.running import directory
-from figureground.shards.claiming import remove_locks
+from figureground.shards.claims import remove_locks
 from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE, SCORES
 from figureground.shards.stages import advise_rerun, read_marker

@@ -17,7 +17,7 @@ from figureground.methods.base import Method
 from figureground.methods.registry import METHODS, method_class
 from figureground.recipe import document as recipes
 from figureground.shards import journal
-from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, remove_locks
+from figureground.shards.claims import STAGES_LOCK, WORKING_LOCK, remove_locks
 from figureground.shards.directory import refuse_unsafe_entries
 from figureground.shards.markers import find_missing_shards
 from figureground.shards.progress import forget_plan

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from figureground.core.columns import pad, text_width
 from figureground.core.errors import FiguregroundError, UsageError, plural
 from figureground.core.text import human_time
-from figureground.methods.measured import Measured
+from figureground.core.text_width import pad, text_width
+from figureground.methods.measured_speed import Measured
 from figureground.recipe.shard_size import STEP, bytes_per_image
 from figureground.recipe.table import Counts, bias_aligned_share, cramers_v
 from figureground.running.runner import open_runner

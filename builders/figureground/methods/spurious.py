@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from figureground.core import signals
-from figureground.core.columns import pad, text_width
 from figureground.core.errors import (
     RecipeError,
     join_names,
@@ -32,6 +31,7 @@ from figureground.core.hashing import digest
 from figureground.core.names import RULE, Lookup, slug
 from figureground.core.resources import find_resource
 from figureground.core.text import markdown
+from figureground.core.text_width import pad, text_width
 from figureground.finetune.concept_store import ConceptStore
 from figureground.finetune.settings import fill, fingerprint_network
 from figureground.methods import citations

@@ -24,7 +24,7 @@ from figureground.core.progress import Progress
 from figureground.core.terminal import print_error
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import single_process
-from figureground.training.unfinished import SavedRun
+from figureground.training.saved_run import SavedRun
 
 
 @dataclass(frozen=True)

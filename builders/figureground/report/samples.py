@@ -20,9 +20,9 @@ from PIL import Image
 
 from figureground.annotation.population import VERIFIED, Population
 from figureground.core import signals
-from figureground.core.ahead import compute_ahead
 from figureground.core.errors import FiguregroundError, join_names, plural
 from figureground.core.files import parse_json
+from figureground.core.prefetch import compute_ahead
 from figureground.core.progress import Progress
 from figureground.core.text import printable
 from figureground.methods.panels.panel import Panel

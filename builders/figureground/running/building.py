@@ -32,12 +32,12 @@ from figureground.running import directory
 from figureground.running.reporting import report_progress
 from figureground.running.runner import Runner, open_runner
 from figureground.shards import index
-from figureground.shards.claiming import STAGES_LOCK, remove_locks
+from figureground.shards.claims import STAGES_LOCK, remove_locks
+from figureground.shards.empty_splits import refuse_empty_parts
 from figureground.shards.finished import read_finished_index
 from figureground.shards.home import home_of
 from figureground.shards.markers import find_missing_shards
 from figureground.shards.progress import forget_plan, is_unfinished, record_plan
-from figureground.shards.remaining import refuse_empty_parts
 from figureground.shards.shard import PRIVATE, Shard, as_shard
 from figureground.stores.leases import SECONDS
 from figureground.stores.scratch import open_scratch

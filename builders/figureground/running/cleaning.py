@@ -17,7 +17,7 @@ from figureground.core.errors import FiguregroundError, join_names, plural
 from figureground.core.locks import has_locks, lock
 from figureground.recipe.document import read_saved_recipe
 from figureground.shards import journal
-from figureground.shards.claiming import (
+from figureground.shards.claims import (
     PARTS_LOCK,
     STAGES_LOCK,
     WORKING_LOCK,

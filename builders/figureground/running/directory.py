@@ -19,7 +19,7 @@ from figureground.recipe import document as recipes
 from figureground.recipe.formats import FORMATS
 from figureground.running import disk
 from figureground.shards import card, journal
-from figureground.shards.claiming import WORKING_LOCK, clean_stale
+from figureground.shards.claims import WORKING_LOCK, clean_stale
 from figureground.shards.directory import refuse_unsafe_entries
 from figureground.shards.home import home_of
 from figureground.shards.markers import find_missing_shards, formats_of, markers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from figureground.core.locks import has_locks, lock, remove_held
 from figureground.shards import index, journal
-from figureground.shards.claiming import PARTS_LOCK, STAGES_LOCK, WORKING_LOCK, clean_stale, remove_locks
+from figureground.shards.claims import PARTS_LOCK, STAGES_LOCK, WORKING_LOCK, clean_stale, remove_locks
 from figureground.shards.formats.format import list_folders
 from figureground.shards.progress import forget_plan
 from figureground.shards.shard import MARKERS, PRIVATE, PUBLISHED_REJECTS, REJECTS

@@ -48,9 +48,9 @@ from figureground.recipe import document as recipes
 from figureground.recipe.plan import Plan, PlannedShard
 from figureground.recipe.sample import Guide, Reject, Sample, Spec
 from figureground.running import directory
-from figureground.running.announcing import Announcer, time_first
+from figureground.running.announcement import Announcer, time_first
 from figureground.running.runner import Place
-from figureground.shards.claiming import PARTS_LOCK, WORKING_LOCK
+from figureground.shards.claims import PARTS_LOCK, WORKING_LOCK
 from figureground.shards.columns import Columns
 from figureground.shards.encoding import describe_sample
 from figureground.shards.filling import fill, track_results

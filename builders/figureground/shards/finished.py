@@ -15,11 +15,11 @@ from figureground.recipe.sample import Reject
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.directory import refuse_unsafe_entries
+from figureground.shards.empty_splits import explain_empty
 from figureground.shards.formats.format import TEXTS, sort_formats
 from figureground.shards.index_shape import INDEX, read_index
 from figureground.shards.markers import markers
 from figureground.shards.reader import ShardReader
-from figureground.shards.remaining import explain_empty
 from figureground.shards.samples import Stored
 from figureground.shards.shard import RECIPE, Shard
 

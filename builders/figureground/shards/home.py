@@ -14,7 +14,7 @@ from typing import Any
 from figureground.core.errors import FiguregroundError
 from figureground.core.locks import lock
 from figureground.recipe.sample import Spec
-from figureground.shards.claiming import STAGES_LOCK, WORKING_LOCK, claim, claim_part
+from figureground.shards.claims import STAGES_LOCK, WORKING_LOCK, claim, claim_part
 from figureground.shards.journal import FileJournal, Journal, count_rendered
 from figureground.shards.markers import markers
 from figureground.shards.shard import Shard

@@ -15,13 +15,13 @@ from figureground.core.locks import lock, remove_held
 from figureground.recipe.document import FORMAT, SEAL, read_format
 from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
 from figureground.shards import card, croissant
-from figureground.shards.claiming import INDEX_LOCK, clean_stale, remove_locks
+from figureground.shards.claims import INDEX_LOCK, clean_stale, remove_locks
 from figureground.shards.columns import Columns
+from figureground.shards.empty_splits import refuse_empty
 from figureground.shards.formats.format import sort_formats
 from figureground.shards.index_shape import INDEX as INDEX
 from figureground.shards.index_shape import read_index
 from figureground.shards.markers import find_missing_shards, markers, read_stored_shards, to_text
-from figureground.shards.remaining import refuse_empty
 from figureground.shards.shard import LABELS, MARKERS, RECIPE, Shard, ShardError
 
 RECIPE_SHA256 = "recipe_sha256"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, read_object, replace_if_changed
 from figureground.core.shapes import Count, MapOf, check_shape
-from figureground.shards.claiming import read_holder
+from figureground.shards.claims import read_holder
 from figureground.shards.index_shape import read_index
 from figureground.shards.markers import read_marker
 from figureground.shards.shard import MARKERS, PRIVATE, RECIPE, Shard

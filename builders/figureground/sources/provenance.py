@@ -17,7 +17,7 @@ from figureground.core.documents import parse_yaml
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import open_regular
 from figureground.core.tables import TextTable, decode
-from figureground.sources.terms import output_terms
+from figureground.sources.licence_terms import output_terms
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "file": ("file", "filename", "file name", "path", "image", "picture", "name", "id"),

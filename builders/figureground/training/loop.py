@@ -22,8 +22,8 @@ from figureground.core.progress import Progress
 from figureground.tracking.reporting import Report, begin_training
 from figureground.training.curves import Curves, NotFinite
 from figureground.training.processes import Processes
+from figureground.training.saved_run import SavedRun, Stateful
 from figureground.training.state import resume_threads
-from figureground.training.unfinished import SavedRun, Stateful
 
 SECONDS_BETWEEN_UPDATES = 5.0
 """Interval at which the curves on disk and the progress bar's note are updated."""

@@ -25,7 +25,7 @@ from PIL import Image
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, UsageError, printable
 from figureground.core.files import FileError, parse_json
-from figureground.verification.answers import probability_of_yes
+from figureground.verification.yes_no import probability_of_yes
 
 KEY = "FIGUREGROUND_API_KEY"
 """Environment variable with the server's key, if it needs one."""

@@ -15,7 +15,7 @@ from figureground.core import libraries, signals
 from figureground.core.accelerator import choose_device
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.models.opening import open_network, open_part
-from figureground.verification.answers import read_yes_or_no
+from figureground.verification.yes_no import read_yes_or_no
 
 libraries.import_silently("transformers")
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from figureground.core import signals
-from figureground.core.ahead import compute_ahead
 from figureground.core.files import parse_json
+from figureground.core.prefetch import compute_ahead
 from figureground.core.progress import Progress
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.samples import Stored

@@ -10,7 +10,7 @@ from typing import Any
 from figureground.core.errors import UsageError
 from figureground.materials.scenes import Drawing, Scenes, draw_scenes, read_avoided
 from figureground.recipe.classes import read_nouns
-from figureground.verification.emptiness import SceneJudge
+from figureground.verification.scene_judge import SceneJudge
 
 
 def scenes(

@@ -17,8 +17,8 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.registry import Registry, check_subclass
-from figureground.verification.judging import judge
 from figureground.verification.questions import Question
+from figureground.verification.verdicts import judge
 
 Kind = Literal["float", "int", "text"]
 """Type of a column of scores."""

@@ -31,10 +31,10 @@ from figureground.data.objects import iterate_identities
 from figureground.shards.card import public
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import PRIVATE
-from figureground.verification.asked import ScorerRequest, parse_scorers
 from figureground.verification.journal import Journal
 from figureground.verification.quality import QualityScorer
 from figureground.verification.questions import read_questions
+from figureground.verification.requests import ScorerRequest, parse_scorers
 from figureground.verification.safety import SafetyScorer
 from figureground.verification.samples import Inventory, read_batches, take_inventory
 from figureground.verification.scorer import SCORERS, Batch, Options, Scorer, Values

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from figureground.annotation.answers import ANSWERS, QUESTIONS, check_name
+from figureground.annotation.answers_file import AnswerWriter
+from figureground.annotation.assignment import Turns, image_ids
 from figureground.annotation.images import Images
 from figureground.annotation.sampling import Sample, reference_keys
-from figureground.annotation.turns import Turns, image_ids
-from figureground.annotation.writing import AnswerWriter
 from figureground.core.errors import FiguregroundError, UsageError, join_names, printable, suggest_or_list
 from figureground.core.files import replace_bytes, replace_text
 from figureground.core.hashing import digest

@@ -63,7 +63,7 @@ def _refit(session: Session, backbone: Backbone, seed: int) -> dict[str, Any]:
 
     from figureground.learn import dfr
     from figureground.learn.backbones import find_last_layer
-    from figureground.learn.reading import run_network
+    from figureground.learn.inference import run_network
     from figureground.vision.classifiers import Classifier
 
     material, settings = session.material, session.settings

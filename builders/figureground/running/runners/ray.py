@@ -19,7 +19,7 @@ from figureground.core.event_log import EventLog
 from figureground.core.locks import has_locks
 from figureground.core.progress import Progress
 from figureground.running.ray.cluster import choose_resources, join_cluster
-from figureground.running.ray.handing_out import ActorStarter, Dispatcher
+from figureground.running.ray.dispatcher import ActorStarter, Dispatcher
 from figureground.running.runner import Job, Runner
 from figureground.shards.home import home_of
 from figureground.shards.markers import find_missing_shards

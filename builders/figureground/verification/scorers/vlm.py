@@ -17,10 +17,10 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.verification.endpoint import Endpoint, check_url
-from figureground.verification.judging import judge
 from figureground.verification.models import find_model, refuse_absent
 from figureground.verification.questions import Question
 from figureground.verification.scorer import VERDICT_COLUMNS, Batch, Kind, Options, Scorer, Values
+from figureground.verification.verdicts import judge
 
 MAX_UNCLEAR = 16
 """Number of first answers that may be neither yes nor no, before the model is given up."""

@@ -10,8 +10,8 @@ from PIL import Image
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.recipe.classes import ClassEntry
-from figureground.verification.asked import parse_scorers
 from figureground.verification.questions import BACKGROUND, FOREGROUND, Question
+from figureground.verification.requests import parse_scorers
 from figureground.verification.scorer import SCORERS, Batch, LabelScorer, Options, Scorer
 
 MAX_PROBABILITY = 0.5

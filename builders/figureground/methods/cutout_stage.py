@@ -11,11 +11,11 @@ from typing import Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, plural
 from figureground.core.hashing import digest
-from figureground.materials.deciding import count_reasons
+from figureground.materials.cutouts import cutouts, cutting_identity
+from figureground.materials.decisions import count_reasons
 from figureground.materials.journal import UNREADABLE
-from figureground.materials.listing import list_photographs
-from figureground.materials.making import cutouts, cutting_identity
 from figureground.materials.page import PAGE
+from figureground.materials.photographs import list_photographs
 from figureground.materials.settings import FromPhotographs, read_cutting
 from figureground.models.segmenter_files import find_kind, format_public_name
 from figureground.recipe.classes import ClassEntry

@@ -197,7 +197,7 @@ def _curate(options: argparse.Namespace) -> int:
             if getattr(options, name):
                 raise UsageError(f"--{name} needs --target SHARE.")
     else:
-        from figureground.verification.choosing import choose_rule
+        from figureground.verification.chosen_rule import choose_rule
 
         if options.whole_sets:
             raise UsageError(

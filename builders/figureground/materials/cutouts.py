@@ -25,13 +25,13 @@ from figureground.core.locks import lock
 from figureground.core.owned import encode_png, is_ours, refuse_foreign_files, refuse_occupied, refuse_within
 from figureground.core.progress import Progress
 from figureground.materials.cutting import cut, read_photograph
-from figureground.materials.deciding import Decision, count_by_class, decide
+from figureground.materials.decisions import Decision, count_by_class, decide
 from figureground.materials.fetching import format_fetch_help
 from figureground.materials.journal import CUT, NOTHING, UNREADABLE, Journal, Row
-from figureground.materials.listing import Entry, list_photographs, read_phrases, to_phrase
 from figureground.materials.lists import write_lists
 from figureground.materials.marks import read_marks
 from figureground.materials.page import write_page
+from figureground.materials.photographs import Entry, list_photographs, read_phrases, to_phrase
 from figureground.materials.settings import IDENTITY, Cutting
 from figureground.materials.sheet import draw_sheet, draw_thumbnail, encode_thumbnail, thumbnail_path
 from figureground.models.needs import refuse_absent_segmenter

@@ -10,10 +10,10 @@ from hashlib import blake2b
 from typing import Any
 
 from figureground.annotation.answers import ANSWERS, FLAGS, Answers, check_name, list_annotation_files
+from figureground.annotation.answers_file import AnswerWriter
 from figureground.annotation.gold import check_gold, read_gold
 from figureground.annotation.questions import Item, Question, Questions
 from figureground.annotation.sampling import Sample, find_items, shuffle_keys
-from figureground.annotation.writing import AnswerWriter
 from figureground.core.errors import FiguregroundError
 from figureground.core.hashing import digest
 from figureground.shards.finished import FinishedDataset

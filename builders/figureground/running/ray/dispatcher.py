@@ -20,7 +20,7 @@ from figureground.running.failure import raise_failure
 from figureground.running.ray.actor import Actor, ActorInfo, RenderResult, check_actor, read_versions
 from figureground.running.ray.cluster import Resources
 from figureground.running.runner import Job, Place
-from figureground.shards.claiming import clean_stale, note_failure
+from figureground.shards.claims import clean_stale, note_failure
 from figureground.shards.markers import find_missing_shards
 from figureground.shards.shard import PRIVATE, Shard
 from figureground.stores.urls import StoreUrl
