@@ -40,7 +40,7 @@ def source(tmp_path, monkeypatch):
     """The tiny dataset numbers images one by one; here, those of a foreground among six in a row show one object."""
     import tiny_datasets
 
-    monkeypatch.setattr(tiny_datasets, "key", lambda split, f, b, i: make_key(split, f, b, i // 6))
+    monkeypatch.setattr(tiny_datasets, "make_key", lambda split, f, b, i: make_key(split, f, b, i // 6))
     return matched(tmp_path / "in")
 
 
@@ -65,7 +65,7 @@ def test_a_set_is_kept_if_the_rule_keeps_all_of_it(source, tmp_path):
 def test_a_set_that_lacks_an_image_is_not_whole(tmp_path, monkeypatch):
     import tiny_datasets
 
-    monkeypatch.setattr(tiny_datasets, "key", lambda split, f, b, i: make_key(split, f, b, i // 6))
+    monkeypatch.setattr(tiny_datasets, "make_key", lambda split, f, b, i: make_key(split, f, b, i // 6))
     lost = make_key("train", 0, 1, 0)
     source = matched(tmp_path / "in", rejected={lost})
     out = curate(source, tmp_path / "out", "strength > 0", whole_sets=True, show_progress=False)

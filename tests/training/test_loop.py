@@ -193,7 +193,7 @@ out = Path(sys.argv[1])
 hooks = Signal(out)
 loop = make(out, hooks=hooks, saving=Saving(every=2, on_stop=sys.argv[3] == "save"))
 try:
-    with signals.handled(), loop.saved_run.explain_errors("", ""):
+    with signals.handle_signals(), loop.saved_run.explain_errors("", ""):
         loop.run()
 except KeyboardInterrupt as stop:
     print(stop.signal, loop.saved_run.step, hooks.said, *stop.__notes__, sep="; ")
