@@ -48,7 +48,7 @@ _MODULES = {
     "show": "report.showing", "evaluate": "evaluation.evaluating", "curate": "curation.curating",
     "Disentangled": "disentangling.model", "disentangle": "disentangling.training",
     "export": "exporting.exporting", "merge": "curation.merging", "push": "hub.push", "review": "annotation.reviewing",
-    "verify": "verification.verifying", "cutouts": "materials.making", "scenes": "verification.scenes",
+    "verify": "verification.verifying", "cutouts": "materials.cutouts", "scenes": "verification.scenes",
 }  # fmt: skip
 """Module of each public name."""
 
