@@ -68,7 +68,6 @@ from figureground.recipe.table import read_pairing
 OBJECTS = ["bird", "boat", "car", "cat", "mug", "umbrella"]
 SCENES = ["forest", "grass", "night", "sand", "snow", "water"]
 PER_CELL = {"train": 48, "validation": 20, "test": 10}
-BIRDS = {"bias_aligned_share": 0.95, "validation": 4, "test": 2000}
 SEEDS, TUNED_WITH = tuple(range(6)), 100
 TRAINED, ERASERS = ("wasserstein", "adversarial", "hsic"), ("inlp", "leace")
 PENALTIES: Mapping[str, tuple[float, ...]] = {

@@ -41,3 +41,12 @@ def make_classifier(
     processor = processor or t.ViTImageProcessorPil(size={"height": 32, "width": 32})
     processor.save_pretrained(out)
     return out
+
+
+def fit_components_of(classifier, label: int, directory: Path, count: int | None = None):
+    """Return the neural principal components of a class, from a directory of its images."""
+    from figureground.vision.components import read_class_images
+    from figureground.vision.neural_pca import fit_components, weight_features
+
+    images = read_class_images(classifier, directory)
+    return fit_components(weight_features(images.reading.features, classifier.weight[label].cpu()), label, count)

@@ -16,7 +16,7 @@ from commands import ENVIRONMENT, litter, run, start, wait_for
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_checkpoints import KINDS, make_checkpoint, set_weights
-from tiny_classifiers import make_classifier
+from tiny_classifiers import fit_components_of, make_classifier
 from tiny_references import flags, make_references, tiny
 
 from figureground.core.errors import FiguregroundError, RecipeError
@@ -271,11 +271,10 @@ def test_in_bfloat16_prior_images_and_previews_are_drawn_and_sfsl_is_finite(sd1,
 
 def test_neural_pca_components_are_part_of_what_a_concept_is_made_from(sd1, references, tmp_path):
     from figureground.vision.classifiers import open_classifier
-    from figureground.vision.components import fit_images
     from figureground.vision.neural_pca import write_components
 
     classifier = open_classifier(str(make_classifier(tmp_path / "network")))
-    made = fit_images(classifier, 0, make_references(tmp_path / "hens", 6), 4)
+    made = fit_components_of(classifier, 0, make_references(tmp_path / "hens", 6), 4)
     for name, count in (("some", range(3)), ("others", range(1, 4))):
         write_components(made.select(count), tmp_path / name, {"classifier": classifier.facts})
     settings = tiny(

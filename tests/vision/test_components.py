@@ -9,12 +9,11 @@ import torch
 import transformers as t
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_classifiers import make_classifier
+from tiny_classifiers import fit_components_of, make_classifier
 
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
 from figureground.vision.classifiers import open_classifier
-from figureground.vision.components import fit_images
 from figureground.vision.neural_pca import read_components
 
 
@@ -102,7 +101,7 @@ def test_the_first_component_is_what_varies_and_its_images_are_the_most_activati
     assert red == pytest.approx([220, 60, 90], abs=3)  # the reddest image comes first
     assert sorted(p.name for p in out.iterdir()) == ["components.json", "components.png", "components.safetensors"]
     opened = open_classifier(str(classifier))
-    written, fitted = read_components(out / "components.safetensors", opened), fit_images(opened, 1, images, 2)
+    written, fitted = read_components(out / "components.safetensors", opened), fit_components_of(opened, 1, images, 2)
     assert torch.allclose(written.vectors, fitted.vectors)
 
 
@@ -144,7 +143,7 @@ def test_one_image_is_too_few_and_unreadable_ones_are_named(classifier, tmp_path
     Image.new("RGB", (9, 9)).save(tmp_path / "few" / "one.png")
     (tmp_path / "few" / "two.png").write_bytes(b"")
     with pytest.raises(FiguregroundError, match=r"has 1 image that can be read.*two\.png: the file is empty"):
-        fit_images(open_classifier(str(classifier)), 1, tmp_path / "few")
+        fit_components_of(open_classifier(str(classifier)), 1, tmp_path / "few")
 
 
 def test_alike_images_are_refused(classifier, tmp_path):
@@ -152,7 +151,7 @@ def test_alike_images_are_refused(classifier, tmp_path):
     for i in range(3):
         Image.new("RGB", (9, 9), "teal").save(tmp_path / "alike" / f"{i}.png")
     with pytest.raises(FiguregroundError, match="all equal"):
-        fit_images(open_classifier(str(classifier)), 1, tmp_path / "alike")
+        fit_components_of(open_classifier(str(classifier)), 1, tmp_path / "alike")
 
 
 def test_damaged_weights_are_told_of_before_any_image_is_read(run, classifier, images, tmp_path):

@@ -122,17 +122,6 @@ def correct_share(
     return CorrectedShare(interval, rates_at_peak[:-1, 0], float(rates_at_peak[-1, 0]), posterior)
 
 
-def rogan_gladen(share: float, sensitivity: float, specificity: float) -> float:
-    """Return the true share of right labels, 0 to 1, from the share that annotators call right, and their known rates.
-
-    Raises:
-        ValueError: The answers say nothing: sensitivity + specificity is at most 1.
-    """
-    if sensitivity + specificity <= 1:
-        raise ValueError("Annotators whose sensitivity and specificity add up to 1 or less tell nothing.")
-    return min(1.0, max(0.0, (share + specificity - 1) / (sensitivity + specificity - 1)))
-
-
 def _scale_weights(n: int, weights: np.ndarray | None) -> np.ndarray:
     """Return the weight of each image in the likelihood; they add up to Kish's effective number of images."""
     if weights is None:

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.seeding import seed_default_generators
-from figureground.data.groups import accuracy_by_group, worst_group_accuracy
+from figureground.data.groups import worst_class_accuracy
 from figureground.learn.augmentation import crop_and_mirror
 from figureground.learn.backbones import Backbone
 from figureground.learn.epochs import Best, Epoch, Stage, score_epoch
@@ -219,9 +219,9 @@ class Fit(Hooks):
         """Return the fields of `Epoch` computed on validation."""
         validation, predicted = self.material.validation, logits.argmax(axis=1)
         average, worst = score_predictions(predicted, validation, len(self.material.group_names))
-        by_class = accuracy_by_group(predicted == validation.y, validation.y, len(self.material.classes))
         return {
-            "average": average, "worst": worst, "worst_class": worst_group_accuracy(by_class),
+            "average": average, "worst": worst,
+            "worst_class": worst_class_accuracy(predicted == validation.y, validation.y, len(self.material.classes)),
             "validation_loss": mean_cross_entropy(logits, validation.y),
         }  # fmt: skip
 

@@ -19,7 +19,7 @@ from figureground.core.files import replace_bytes
 from figureground.core.owned import encode_png, is_ours, refuse_within
 from figureground.sources.images import UnreadableImage, list_images, list_non_files, read_image
 from figureground.vision.classifiers import Classifier, Reading
-from figureground.vision.neural_pca import Components, fit_components, weight_features, write_components
+from figureground.vision.neural_pca import fit_components, weight_features, write_components
 
 SHEET, TABLE, TENSORS = "components.png", "components.json", "components.safetensors"
 """Output files of the command."""
@@ -86,20 +86,6 @@ def _read_batches(files: Sequence[Path], unreadable: dict[str, str]) -> Iterator
             batch = []
     if batch:
         yield batch
-
-
-def fit_images(classifier: Classifier, label: int, directory: Path, count: int | None = None) -> Components:
-    """Compute the components of a class from a directory of its images.
-
-    Args:
-        label: The class's position in the logits.
-        count: Number of components; None for all.
-
-    Raises:
-        FiguregroundError: As in `read_class_images` and `fit_components`.
-    """
-    images = read_class_images(classifier, directory)
-    return fit_components(weight_features(images.reading.features, classifier.weight[label].cpu()), label, count)
 
 
 def analyse(
