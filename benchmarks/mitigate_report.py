@@ -336,6 +336,29 @@ def format_made_sets(units: Sequence[Unit]) -> str | None:
     return format_table(head, body) if body else None
 
 
+def format_convergence(units: Sequence[Unit]) -> str | None:
+    """Return a table of how the losses of the trainings end, for rows whose results have them; see `beds.RULE`."""
+    by_row: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = {}
+    for unit in units:
+        for name, by_backbone in unit["rows"].items():
+            for backbone, tables in by_backbone.items():
+                endings = [seed["convergence"] for seed in tables[PRIMARY_TABLE]["seeds"] if seed.get("convergence")]
+                if endings:
+                    by_row.setdefault((unit["bed"], unit["bias"], name, backbone), []).extend(endings)
+    body = []
+    for (bed, bias, name, backbone), endings in sorted(by_row.items()):
+        changes = [ending["change"] / ending["validation_loss"] for ending in endings]
+        losses = [ending["training_loss"] for ending in endings]
+        body.append([
+            f"{name}, {backbone}", f"{bed}, {bias}", str(len(endings)), str(sum(e["converged"] for e in endings)),
+            str(sum(change < 0 for change in changes)), str(sum(change > 0 for change in changes)),
+            f"{100 * statistics.fmean(map(abs, changes)):.0f}", f"{statistics.fmean(losses):.4f}", f"{max(losses):.4f}",
+        ])  # fmt: skip
+    head = ["row", "bed", "trainings", "converged", "falling", "rising", "mean absolute change, %", "training loss, nats",
+            "largest"]  # fmt: skip
+    return format_table(head, body) if body else None
+
+
 def format_tuning(kept: Path) -> str | None:
     """Return a table of the settings tried for each row, and their validation accuracy."""
     trials_by_row: dict[tuple[str, str, str], list[list[Mapping[str, Any]]]] = {}
@@ -428,6 +451,7 @@ def to_markdown(units: Sequence[Unit], kept: Path) -> str:
         blocks += ["## Beds without a bias", "Exploratory, uncorrected: a method must do no harm.", *unbiased]
     for title, text in (
         ("## Error sets", format_error_sets(units)), ("## Labels of made images", format_made_sets(units)),
+        ("## Validation loss in the last fifth of the epochs", format_convergence(units)),
         ("## Tried settings", format_tuning(kept)),
     ):  # fmt: skip
         blocks += [title, text] if text else []

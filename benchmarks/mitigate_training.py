@@ -116,5 +116,17 @@ def keep_seed(seed_report: Mapping[str, Any], table: str) -> dict[str, Any]:
         "budget": seed_report["budget"],
         "seconds": seed_report["seconds"], "validation": rule_report["validation"], "average": test["average"],
         "worst": test["worst"], "groups": [group["accuracy"] for group in test["groups"]],
+        "convergence": measure_convergence(seed_report["curve"]),
         **({"error_set": seed_report["jtt"]} if "jtt" in seed_report else {}),
     }  # fmt: skip
+
+
+def measure_convergence(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the fields of `beds.Convergence` of a training; None if fewer than two epochs were evaluated."""
+    from beds import converge
+
+    evaluated = [epoch for epoch in curve if epoch["validation_loss"] is not None]
+    if len(evaluated) < 2:
+        return None
+    losses = [epoch["loss"] for epoch in evaluated], [epoch["validation_loss"] for epoch in evaluated]
+    return converge(*losses)._asdict()
