@@ -354,8 +354,8 @@ def format_convergence(units: Sequence[Unit]) -> str | None:
             str(sum(change < 0 for change in changes)), str(sum(change > 0 for change in changes)),
             f"{100 * statistics.fmean(map(abs, changes)):.0f}", f"{statistics.fmean(losses):.4f}", f"{max(losses):.4f}",
         ])  # fmt: skip
-    head = ["row", "bed", "trainings", "converged", "falling", "rising", "mean absolute change, %", "training loss, nats",
-            "largest"]  # fmt: skip
+    head = ["row", "bed", "trainings", "converged", "falling", "rising", "mean absolute change, %",
+            "training loss, nats", "largest"]  # fmt: skip
     return format_table(head, body) if body else None
 
 
