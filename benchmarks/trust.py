@@ -27,7 +27,7 @@ import numpy as np
 from results import Row, make_parser, report
 
 from figureground.annotation.correction import MISSING, Gold, correct_share
-from figureground.annotation.inference import LabelledImages, share_of_people, share_with_scorers
+from figureground.annotation.inference import StratifiedLabels, share_of_people, share_with_scorers
 from figureground.core.intervals import Interval, wilson
 from figureground.core.progress import Progress
 
@@ -86,7 +86,7 @@ class World:
 class Campaign:
     """Answers of simulated annotators."""
 
-    sample: LabelledImages
+    sample: StratifiedLabels
     answers: np.ndarray
     """int8 (labels, annotators)"""
     gold: Gold
@@ -120,7 +120,7 @@ class Campaign:
             np.stack([wrong_answers[0], settings.gold_right - wrong_answers[0]], axis=1),
             np.stack([settings.gold_wrong - wrong_answers[1], wrong_answers[1]], axis=1),
         )
-        sample = LabelledImages.from_population(values[labelled], labelled, world.cells, world.scores)
+        sample = StratifiedLabels.from_population(values[labelled], labelled, world.cells, world.scores)
         answers = np.where(is_asked, calls, MISSING)[labelled].astype(np.int8)
         return cls(sample, answers, gold, float(values.mean()))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from figureground.annotation.inference import LabelledImages, share_of_people, share_with_scorers, tune
+from figureground.annotation.inference import StratifiedLabels, share_of_people, share_with_scorers, tune
 
 
 def draw(rng, sizes, shares, counts, quality=0.0):
@@ -14,14 +14,14 @@ def draw(rng, sizes, shares, counts, quality=0.0):
     labelled = np.concatenate(
         [rng.choice(np.flatnonzero(strata == h), count, replace=False) for h, count in enumerate(counts)]
     )
-    return LabelledImages.from_population(right[labelled].astype(float), labelled, strata, predictions), right.mean()
+    return StratifiedLabels.from_population(right[labelled].astype(float), labelled, strata, predictions), right.mean()
 
 
 def test_strata_are_weighted_by_their_size():
     strata = np.repeat([0, 1], [900, 100])
     labelled = np.concatenate([np.arange(30), np.arange(900, 930)])
     values = np.concatenate([np.ones(30), np.zeros(30)])
-    assert share_of_people(LabelledImages.from_population(values, labelled, strata)).interval.value == pytest.approx(
+    assert share_of_people(StratifiedLabels.from_population(values, labelled, strata)).interval.value == pytest.approx(
         0.9
     )
 
@@ -29,14 +29,14 @@ def test_strata_are_weighted_by_their_size():
 def test_a_stratum_is_divided_only_if_each_of_its_parts_has_labels():
     levels = np.array([np.repeat([0, 1], [100, 60]), np.repeat([0, 1, 2, 3], [50, 50, 30, 30])])
     labelled = np.array([0, 60, 100, 101, 102])  # none in the last part
-    sample = LabelledImages.from_population(np.array([1.0, 1, 1, 0, 0]), labelled, levels)
+    sample = StratifiedLabels.from_population(np.array([1.0, 1, 1, 0, 0]), labelled, levels)
     assert sample.sizes.tolist() == [60, 50, 50]
     assert share_of_people(sample).interval.value == pytest.approx((100 + 60 / 3) / 160)
 
 
 def test_the_answers_of_a_review_that_has_just_begun_count_alike():
     cells = np.repeat(np.arange(100), 5)
-    few = LabelledImages.from_population(
+    few = StratifiedLabels.from_population(
         np.array([1.0, 1, 1, 0]), np.array([2, 10, 30, 31]), np.stack([cells // 10, cells])
     )
     assert share_of_people(few).interval.value == pytest.approx(0.75)
@@ -44,21 +44,21 @@ def test_the_answers_of_a_review_that_has_just_begun_count_alike():
 
 def test_few_labels_or_none_wrong_get_an_exact_interval():
     strata = np.zeros(10_000, int)
-    few = share_of_people(LabelledImages.from_population(np.array([1.0] * 28 + [0.0]), np.arange(29), strata))
+    few = share_of_people(StratifiedLabels.from_population(np.array([1.0] * 28 + [0.0]), np.arange(29), strata))
     assert few.method == "exact"
     assert few.interval.low == pytest.approx(0.8224, abs=1e-4)  # 1 − 0.1776, see test_binomial
-    none_wrong = share_of_people(LabelledImages.from_population(np.ones(300), np.arange(300), strata))
+    none_wrong = share_of_people(StratifiedLabels.from_population(np.ones(300), np.arange(300), strata))
     assert (none_wrong.method, none_wrong.interval.high) == ("exact", 1)
     assert none_wrong.interval.low == pytest.approx(0.025 ** (1 / 300))
     assert (
-        share_of_people(LabelledImages.from_population(np.array([0.0] + [1.0] * 29), np.arange(30), strata)).method
+        share_of_people(StratifiedLabels.from_population(np.array([0.0] + [1.0] * 29), np.arange(30), strata)).method
         == "wilson"
     )
 
 
 def test_if_all_images_are_labelled_the_share_is_known():
     values = np.array([1.0] * 90 + [0.0] * 10)
-    found = share_of_people(LabelledImages.from_population(values, np.arange(100), np.zeros(100, int)))
+    found = share_of_people(StratifiedLabels.from_population(values, np.arange(100), np.zeros(100, int)))
     assert found.interval == pytest.approx((0.9, 0.9, 0.9))
     assert found.method == "known"
 
@@ -88,16 +88,16 @@ def test_the_weight_is_the_regression_coefficient_of_values_on_predictions():
     rng = np.random.default_rng(2)
     predictions = rng.random(1000)
     values = (rng.random(1000) < predictions).astype(float)
-    sample = LabelledImages.from_population(values[:200], np.arange(200), np.zeros(1000, int), predictions)
+    sample = StratifiedLabels.from_population(values[:200], np.arange(200), np.zeros(1000, int), predictions)
     slope = np.polyfit(predictions[:200], values[:200], 1)[0]
     assert tune(sample) == pytest.approx(min(1, slope))
-    inverted = LabelledImages.from_population(1 - values[:200], np.arange(200), np.zeros(1000, int), predictions)
+    inverted = StratifiedLabels.from_population(1 - values[:200], np.arange(200), np.zeros(1000, int), predictions)
     assert tune(inverted) == 0
     assert share_with_scorers(inverted).interval == share_of_people(inverted).interval
 
 
 def test_without_labels_or_predictions_there_is_an_error():
     with pytest.raises(ValueError, match="labelled"):
-        LabelledImages.from_population(np.array([]), np.array([], int), np.zeros(5, int))
+        StratifiedLabels.from_population(np.array([]), np.array([], int), np.zeros(5, int))
     with pytest.raises(ValueError, match="predictions"):
-        share_with_scorers(LabelledImages.from_population(np.ones(2), np.arange(2), np.zeros(5, int)))
+        share_with_scorers(StratifiedLabels.from_population(np.ones(2), np.arange(2), np.zeros(5, int)))

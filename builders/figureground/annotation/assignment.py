@@ -128,7 +128,7 @@ class Turns:
             NotSaved: They couldn't be written.
         """
         with self._lock:
-            checked = [self._check_answer(answer) for answer in answers]
+            checked = [self._parse_answer(answer) for answer in answers]
             if not checked:
                 raise BadRequest("there is no answer.")
             writer = self._get_writer(annotator)
@@ -261,7 +261,7 @@ class Turns:
             "replaced": writer.answers.replaced,
         }
 
-    def _check_answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _parse_answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         key = self.keys.get(request.get("id", ""))
         if key is None:
             raise BadRequest("there is no such image in this review.")

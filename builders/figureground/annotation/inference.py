@@ -33,7 +33,7 @@ _MIN_FREEDOM = 10
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class StratifiedLabels:
     """Labelled images of a population that is divided into strata, each with at least one labelled image."""
 
     values: np.ndarray
@@ -55,7 +55,7 @@ class LabelledImages:
         strata: np.ndarray,
         predictions: np.ndarray | None = None,
         least: int = MIN_LABELS,
-    ) -> LabelledImages:
+    ) -> StratifiedLabels:
         """Divide the population into strata that have labels, and take what is needed of it.
 
         Args:
@@ -103,7 +103,7 @@ class Share:
     """λ, the weight of the scorers' predictions, 0 to 1."""
 
 
-def share_of_people(sample: LabelledImages, level: float = LEVEL) -> Share:
+def share_of_people(sample: StratifiedLabels, level: float = LEVEL) -> Share:
     """Return the share of right labels from people alone: the stratified mean of their answers."""
     value = _clip_rounding(float(sample.weights @ sample.values))
     if len(sample.values) < SMALL_SAMPLE or not 0 < value < 1:
@@ -111,7 +111,7 @@ def share_of_people(sample: LabelledImages, level: float = LEVEL) -> Share:
     return _estimate_share(sample, sample.values, value, 0.0, level)
 
 
-def share_with_scorers(sample: LabelledImages, level: float = LEVEL) -> Share:
+def share_with_scorers(sample: StratifiedLabels, level: float = LEVEL) -> Share:
     """Return the share of right labels from people and scorers, by power-tuned prediction-powered inference.
 
     With fewer than `SMALL_SAMPLE` labels, or without a wrong or a right one, λ is 0 and the result that of people
@@ -134,7 +134,7 @@ def share_with_scorers(sample: LabelledImages, level: float = LEVEL) -> Share:
     return _estimate_share(sample, residuals, value, weight, level)
 
 
-def tune(sample: LabelledImages) -> float:
+def tune(sample: StratifiedLabels) -> float:
     """Return the weight λ of the predictions, 0 to 1, that minimises the variance of the share (PPI++, section 6)."""
     assert sample.predictions is not None
     shared = _covariance(sample, sample.values, sample.predictions)
@@ -142,7 +142,7 @@ def tune(sample: LabelledImages) -> float:
     return min(1.0, max(0.0, shared / own)) if own > 0 else 0.0
 
 
-def _estimate_share(sample: LabelledImages, values: np.ndarray, value: float, weight: float, level: float) -> Share:
+def _estimate_share(sample: StratifiedLabels, values: np.ndarray, value: float, weight: float, level: float) -> Share:
     variance = _covariance(sample, values, values)
     freedom = _count_freedom(sample) - (weight > 0)
     if (sample.counts == sample.sizes).all():
@@ -154,18 +154,18 @@ def _estimate_share(sample: LabelledImages, values: np.ndarray, value: float, we
     return Share(wilson(value, n, level), "wilson", weight)
 
 
-def _exact_share(sample: LabelledImages, value: float, level: float) -> Share:
+def _exact_share(sample: StratifiedLabels, value: float, level: float) -> Share:
     n = sample.effective_size
     return Share(clopper_pearson(value * n, n, level), "exact")
 
 
-def _count_freedom(sample: LabelledImages) -> int:
+def _count_freedom(sample: StratifiedLabels) -> int:
     """Return the degrees of freedom of the variance within strata; of that of all labels, if strata have too few."""
     within = int((sample.counts - 1).sum())
     return within if within >= _MIN_FREEDOM else len(sample.values) - 1
 
 
-def _covariance(sample: LabelledImages, first: np.ndarray, second: np.ndarray) -> float:
+def _covariance(sample: StratifiedLabels, first: np.ndarray, second: np.ndarray) -> float:
     """Return the covariance of two stratified means.
 
     Strata with one label get the mean variance of the others. If there are hardly any others, all strata get the

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from figureground.annotation.correction import CorrectedShare, correct_share, explain_unidentified
-from figureground.annotation.inference import LabelledImages, Share, share_of_people, share_with_scorers
+from figureground.annotation.inference import Share, StratifiedLabels, share_of_people, share_with_scorers
 from figureground.annotation.population import Population, Scorer, predict
 from figureground.annotation.responses import Responses
 
@@ -76,7 +76,7 @@ def estimate_shares(
         labelled_inside = domain.inside[responses.images]
         values = responses.values[labelled_inside]
         position = np.cumsum(domain.inside) - 1  # position of an image in the part
-        sample = LabelledImages.from_population(
+        sample = StratifiedLabels.from_population(
             values, position[responses.images[labelled_inside]], parts[:, domain.inside],
             None if predictions is None else predictions[domain.inside],
         )  # fmt: skip
@@ -101,7 +101,7 @@ def estimate_corrected(responses: Responses, population: Population, eligible: n
     if reason := explain_unidentified(responses.votes, responses.gold):
         return reason
     position = np.cumsum(eligible) - 1
-    sample = LabelledImages.from_population(
+    sample = StratifiedLabels.from_population(
         responses.values, position[responses.images], population.parts()[:, eligible]
     )
     unlabelled = 1 - len(responses.images) / int(eligible.sum())

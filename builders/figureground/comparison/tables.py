@@ -21,8 +21,8 @@ from figureground.learn.training_results import (
     average_over_seeds,
     describe_selection,
     format_mean_and_std,
-    format_percent,
     mean_and_std,
+    percent_number,
     worst_kind,
 )
 
@@ -98,7 +98,7 @@ def notes_on_small_groups(rows: Sequence[Mapping[str, Any]], kind: str) -> list[
     tested = [group for group in rows[0]["groups"] if group["images"]] if rows else []
     if not tested or (smallest := min(tested, key=lambda group: group["images"]))["images"] >= FEW:
         return []
-    low = format_percent(wilson(1.0, smallest["images"]).low)
+    low = percent_number(wilson(1.0, smallest["images"]).low)
     return [
         f"The smallest test {kind}, {smallest['name']}, has {plural(smallest['images'], 'image')}: if all are "
         f"correct, the interval is 100.0 % ({low} to 100.0). The deviation over seeds doesn't include this uncertainty."

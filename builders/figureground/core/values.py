@@ -87,7 +87,7 @@ def convert(value: Any, kind: Any, field: str) -> Any:
         default = mappings[-1] if mappings else Any
         mapping = next((kind for kind in mappings if any(name in _fixed_keys(kind) for name in value)), default)
         return {
-            _check_encoding(name, field): convert(v, _entry_type(mapping, name), f"{field}.{name}")
+            _to_utf8_text(name, field): convert(v, _entry_type(mapping, name), f"{field}.{name}")
             for name, v in value.items()
         }
     if isinstance(value, list):
@@ -97,7 +97,7 @@ def convert(value: Any, kind: Any, field: str) -> Any:
         item_kind = get_args(lists[0])[0] if lists else Any
         is_list_of_names = str in _union_members(item_kind)
         return [
-            _check_encoding(item, field)
+            _to_utf8_text(item, field)
             if is_list_of_names and isinstance(item, str)
             else convert(item, item_kind, f"{field}[{i}]")
             for i, item in enumerate(value)
@@ -123,7 +123,7 @@ def _convert_scalar(value: str, kinds: list[Any], field: str) -> Any:
     elif not takes_text:
         raise RecipeError(field, f"{_quote(value)} is in quotes, which makes it text; this needs {_name_types(kinds)}.")
     if takes_text:
-        return _check_encoding(value, field)
+        return _to_utf8_text(value, field)
     raise _make_error(_quote(value), kinds, field)
 
 
@@ -142,7 +142,7 @@ def _parse_number(text: str, bases: set[Any]) -> int | float | None:
 
 def _parse_setting(text: Setting, kinds: list[Any], field: str) -> Any:
     """Parse a setting as YAML if it is in quotes, or if it looks like a list or mapping and the field accepts one."""
-    typed = _check_encoding(text, field).strip()
+    typed = _to_utf8_text(text, field).strip()
     bases = {_base(each) for each in kinds}
     is_quoted = typed[:1] in ("'", '"') and len(typed) > 1 and typed[0] == typed[-1]
     looks_nested = (
@@ -161,7 +161,7 @@ def _parse_setting(text: Setting, kinds: list[Any], field: str) -> Any:
     return parsed if is_nested or isinstance(parsed, str) else Plain(typed)
 
 
-def _check_encoding(value: str, field: str) -> str:
+def _to_utf8_text(value: str, field: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -14,7 +14,7 @@ from figureground.core.files import FileError, read_object, replace_text
 from figureground.core.owned import refuse_foreign_files
 from figureground.disentangling.correlation import PARTS
 from figureground.disentangling.probes import KINDS
-from figureground.disentangling.reporting import CROSSINGS, NAMES, OWN, REPORT, TESTS, format_percent
+from figureground.disentangling.reporting import CROSSINGS, NAMES, OWN, REPORT, TESTS, percent_number
 
 SUFFIXES = (".json", ".md", ".png")
 """Files that a comparison writes, beside each other."""
@@ -160,12 +160,12 @@ def to_markdown(runs: Sequence[Run]) -> str:
     header = ["run", "seeds", *(f"{name}, {NAMES[kind]}" for name in CROSSINGS for kind in KINDS)]
     rows = [
         [run.title, str(len(run.report["seeds"])),
-         *(format_percent(run.report["over_seeds"]["probes"][name]["accuracy"][kind])
+         *(percent_number(run.report["over_seeds"]["probes"][name]["accuracy"][kind])
            for name in CROSSINGS for kind in KINDS)]
         for run in runs
     ]  # fmt: skip
     chances = "; ".join(
-        f"{name} {format_percent(probes[name]['chance'])} ({format_percent(probes[name]['majority'])})"
+        f"{name} {percent_number(probes[name]['chance'])} ({percent_number(probes[name]['majority'])})"
         for name in ("foreground from background", "background from foreground")
     )
     blocks = [
@@ -180,7 +180,7 @@ def to_markdown(runs: Sequence[Run]) -> str:
         for run in with_task:
             parts = run.report["over_seeds"]["task"]["parts"]
             cells = [
-                format_percent(value)
+                percent_number(value)
                 for part in PARTS
                 for value in (*(parts[part][test]["accuracy"] for test in TESTS),
                               parts[part]["anti_correlated"]["worst_group"])

@@ -93,8 +93,8 @@ def _draw_held_out(train: Examples, rng: np.random.Generator) -> np.ndarray:
     for value in np.unique(label):
         objects = rng.permutation(np.unique(train.objects[label == value]))
         for i, number in enumerate(objects.tolist()):
-            is_last = i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-            is_held_out.setdefault(number, is_last or (i == 0 and 1 < len(objects) < HELD_OUT_EVERY))
+            ends_block = i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+            is_held_out.setdefault(number, ends_block or (i == 0 and 1 < len(objects) < HELD_OUT_EVERY))
     held_out = np.array([is_held_out[number] for number in train.objects.tolist()])
     if not held_out.any() or held_out.all():  # a single object
         held_out = np.arange(len(train)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1

@@ -66,7 +66,7 @@ def summarise(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) ->
     }  # fmt: skip
 
 
-def format_percent(value: Mapping[str, float | None] | float) -> str:
+def percent_number(value: Mapping[str, float | None] | float) -> str:
     """Format a share, or the output of `mean_and_std`, in % without the sign."""
     if not isinstance(value, Mapping):
         return f"{100 * value:.1f}"
@@ -93,8 +93,8 @@ def tabulate(report: Mapping[str, Any]) -> str:
     for name in CROSSINGS:
         probe = probes[name]
         rows.append([
-            name, *(format_percent(probe["accuracy"][kind]) for kind in KINDS), format_percent(probe["chance"]),
-            format_percent(probe["majority"]), format_percent(probe["on_fitted"]),
+            name, *(percent_number(probe["accuracy"][kind]) for kind in KINDS), percent_number(probe["chance"]),
+            percent_number(probe["majority"]), percent_number(probe["on_fitted"]),
         ])  # fmt: skip
     blocks = ["\n".join(head), "\n".join(align_columns(rows)), format_task(means["task"])]
     blocks += ["\n".join(f"note: {note}" for note in report["notes"])] if report["notes"] else []
@@ -112,14 +112,14 @@ def format_task(task: Mapping[str, Any] | None) -> str:
         correlated, anti_correlated = (tests[test] for test in TESTS)
         rows.append([
             f"head on {part}" + (" features" if part == "all" else ""),
-            format_percent(correlated["accuracy"]), format_percent(correlated["worst_group"]),
-            format_percent(anti_correlated["accuracy"]), format_percent(anti_correlated["worst_group"]),
-            format_percent(anti_correlated["worst_class"]),
+            percent_number(correlated["accuracy"]), percent_number(correlated["worst_group"]),
+            percent_number(anti_correlated["accuracy"]), percent_number(anti_correlated["worst_group"]),
+            percent_number(anti_correlated["worst_class"]),
         ])  # fmt: skip
     images = task["images"]
     counts = (
         f"heads: {images['heads']:,} images; tests: {images['correlated']:,} and {images['anti_correlated']:,}; "
-        f"chance {format_percent(task['chance'])}"
+        f"chance {percent_number(task['chance'])}"
     )
     return "\n".join([*align_columns(rows), counts])
 

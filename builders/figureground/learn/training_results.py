@@ -138,14 +138,14 @@ def format_steps_label(steps: Mapping[str, int]) -> str:
     return "steps" if len(steps) == 1 else f"steps: {' + '.join(STAGES[stage] for stage in STAGES if stage in steps)}"
 
 
-def format_percent(value: float | None) -> str:
+def percent_number(value: float | None) -> str:
     """Format a share, 0 to 1, in % without the sign; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
 def format_mean_and_std(value: Mapping[str, float | None]) -> str:
     """Format the output of `mean_and_std` in %."""
-    return format_percent(value["mean"]) + ("" if value["std"] is None else f" ± {format_percent(value['std'])}")
+    return percent_number(value["mean"]) + ("" if value["std"] is None else f" ± {percent_number(value['std'])}")
 
 
 def tabulate(report: Mapping[str, Any]) -> str:
@@ -154,7 +154,7 @@ def tabulate(report: Mapping[str, Any]) -> str:
     kind = "group" if report["attributes"] is not None else "class"
 
     def row(name: str, mean: Mapping[str, float | None], values: Sequence[float | None]) -> list[str]:
-        return [name, format_mean_and_std(mean), *map(format_percent, values)]
+        return [name, format_mean_and_std(mean), *map(percent_number, values)]
 
     rows = [["test accuracy, %", "mean ± std" if len(seeds) > 1 else "mean", *(f"seed {s['seed']}" for s in seeds)]]
     rows.append(row("average", spreads["average"], [s["test"]["average"] for s in seeds]))
@@ -184,7 +184,7 @@ def tabulate(report: Mapping[str, Any]) -> str:
 def _format_interval(test: Mapping[str, Any]) -> str:
     """Format the interval of the worst group, such as `43.9 to 100.0`."""
     (worst,) = (group for group in test["groups"] if group["name"] == test["worst_name"])
-    return f"{format_percent(worst['low'])} to {format_percent(worst['high'])}"
+    return f"{percent_number(worst['low'])} to {percent_number(worst['high'])}"
 
 
 def _format_errors(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -195,8 +195,8 @@ def _format_errors(seeds: Sequence[Mapping[str, Any]]) -> list[str]:
         line = f"seed {seed['seed']}: the first model got {errors['errors']:,} of {errors['images']:,} wrong"
         if "precision" in errors:
             line += (
-                f"; of minority groups: precision {format_percent(errors['precision'])} %, recall "
-                f"{format_percent(errors['recall'])} %"
+                f"; of minority groups: precision {percent_number(errors['precision'])} %, recall "
+                f"{percent_number(errors['recall'])} %"
             )
         lines.append(line)
     return ["", *lines] if lines else []

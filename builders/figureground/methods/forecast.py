@@ -50,7 +50,7 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
     Raises:
         UsageError: No machine can build the recipe as given.
     """
-    needs = _check_method(method)
+    needs = _list_needs(method)
     rate = images_per_second
     measured, speed = (rate, rate.images_per_second) if isinstance(rate, Measured) else (None, rate)
     config, planned = method.config, method.plan()
@@ -89,7 +89,7 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
     }  # fmt: skip
 
 
-def _check_method(method: Method) -> list[Need]:
+def _list_needs(method: Method) -> list[Need]:
     """Return a build's missing requirements; raise every error as UsageError, as no work has been started."""
     try:
         method.check_size()

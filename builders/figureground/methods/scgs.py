@@ -318,9 +318,11 @@ class SCGS(Repaint):
             masks = {row: self._draw_random_box(row) for row in rows}
         else:
             masks = {row: np.ones(self.image(row).size[::-1], bool) for row in rows}
-        return {row: self._check_region(~mask if config.repaint == COMPLEMENT else mask) for row, mask in masks.items()}
+        return {
+            row: self._mask_or_reason(~mask if config.repaint == COMPLEMENT else mask) for row, mask in masks.items()
+        }
 
-    def _check_region(self, mask: np.ndarray) -> np.ndarray | str:
+    def _mask_or_reason(self, mask: np.ndarray) -> np.ndarray | str:
         share = float(mask.mean())
         if share < LEAST:
             return "covers nothing"

@@ -24,7 +24,7 @@ class WorkerTraceback(Exception):
     """Traceback of an error in a worker, for `--debug`."""
 
 
-def describe_failure(error: BaseException) -> Failure:
+def make_failure(error: BaseException) -> Failure:
     """Return an error as it is sent from a worker."""
     system = None
     if isinstance(error, OSError) and error.errno:

@@ -21,7 +21,7 @@ from figureground.methods.panels.maps import ATTRIBUTION_MAPS, read_map
 from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, missing_stage_fact
 from figureground.methods.panels.repaint import (
     JOBS,
-    count_shares,
+    format_shares,
     masked_share,
     read_region,
     read_source,
@@ -196,12 +196,15 @@ def overview(method: DDB, directory: Path) -> list[Panel]:
     ]
     classes = {key: name for key, (name, _) in names.items()}
     facts += [
-        (f"dropped of {name}", n) for name, n in count_shares((classes[key] for key in dropped), list(classes.values()))
+        (f"dropped of {name}", n)
+        for name, n in format_shares((classes[key] for key in dropped), list(classes.values()))
     ]
     if len(backgrounds) > 1:
         groups = {key: f"{name} × {scene}" for key, (name, scene) in names.items()}
         all_groups = list(groups.values())
-        facts += [(f"dropped of {name}", n) for name, n in count_shares((groups[key] for key in dropped), all_groups)]
+        facts += [
+            (f"dropped of {name}", share) for name, share in format_shares((groups[key] for key in dropped), all_groups)
+        ]
     facts += _left_out_facts(method, directory)
     draws: dict[str, Draw] = {
         f"{column.replace('_', ' ')}: kept in blue, dropped in orange": partial(

@@ -80,7 +80,7 @@ def masked_share(mask: Image.Image) -> float:
     return float((np.asarray(mask) >= 128).mean())
 
 
-class Predictions(NamedTuple):
+class SavedPredictions(NamedTuple):
     """A classifier's predictions for the training images, in split order."""
 
     y: np.ndarray
@@ -93,7 +93,7 @@ class Predictions(NamedTuple):
     """int64 (n,): the fold in which an image was held out."""
 
 
-def read_predictions(method: Repaint, directory: Path, name: str) -> Predictions | None:
+def read_predictions(method: Repaint, directory: Path, name: str) -> SavedPredictions | None:
     """Return the predictions that a stage saved; None if they are missing, damaged or another recipe's."""
     if read_stage(method, directory, name) is None:
         return None
@@ -107,11 +107,11 @@ def read_predictions(method: Repaint, directory: Path, name: str) -> Predictions
 
 
 @lru_cache(maxsize=4)
-def _read_unchanged(folder: Path, modified: int, size: int) -> Predictions:
+def _read_unchanged(folder: Path, modified: int, size: int) -> SavedPredictions:
     """Read predictions; the file's time of modification and size are part of the cache's key."""
     errors = read_errors(folder)
     probability = errors.probability[np.arange(len(errors.y)), errors.predicted]
-    return Predictions(errors.y, errors.predicted, probability, errors.fold)
+    return SavedPredictions(errors.y, errors.predicted, probability, errors.fold)
 
 
 def source_facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -139,7 +139,7 @@ def format_counts(counts: Counter[str], most: int = GROUPS_SHOWN) -> str:
     return ", ".join([*texts, *([f"{len(counts) - most} more"] if len(counts) > most else [])]) or "none"
 
 
-def count_shares(
+def format_shares(
     part_names: Iterable[str], all_names: Sequence[str], most: int = GROUPS_SHOWN
 ) -> list[tuple[str, str]]:
     """Return for each name how many of all there are in a part: `3 of 12 (25.0%)`, most in the part first.

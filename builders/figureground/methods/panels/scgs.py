@@ -18,9 +18,9 @@ from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, 
 from figureground.methods.panels.repaint import (
     JOBS,
     MASKS,
-    Predictions,
-    count_shares,
+    SavedPredictions,
     format_counts,
+    format_shares,
     group_of,
     masked_share,
     read_predictions,
@@ -140,7 +140,7 @@ def read_clusters(method: SCGS, directory: Path) -> list[Cluster] | None:
     ]
 
 
-def _describe_cluster(method: SCGS, cluster: Cluster, predictions: Predictions | None) -> list[tuple[str, str]]:
+def _describe_cluster(method: SCGS, cluster: Cluster, predictions: SavedPredictions | None) -> list[tuple[str, str]]:
     classes, rows = method.data.classes, list(cluster.rows)
     facts = [
         ("cluster", f"{cluster.number} of class {classes[cluster.label]}, which has {cluster.of}"),
@@ -181,7 +181,7 @@ def overview(method: SCGS, directory: Path) -> list[Panel]:
 
 
 def _error_set_facts(
-    method: SCGS, predictions: Predictions | None, jobs: Mapping[str, Any] | None
+    method: SCGS, predictions: SavedPredictions | None, jobs: Mapping[str, Any] | None
 ) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = []
     if predictions is None:
@@ -193,7 +193,7 @@ def _error_set_facts(
             ("errors", f"{len(wrong):,} of {plural(len(rows), 'training image')} ({len(wrong) / len(rows):.1%})")
         )
         groups = [group_of(method, row) for row in rows]
-        facts += [(f"errors in {name}", n) for name, n in count_shares((groups[row] for row in wrong), groups)]
+        facts += [(f"errors in {name}", n) for name, n in format_shares((groups[row] for row in wrong), groups)]
     if jobs is None:
         return [*facts, missing_stage_fact(JOBS)]
     summary = jobs["told"]
@@ -206,7 +206,7 @@ def _error_set_facts(
 
 
 def _cluster_panel(
-    method: SCGS, cluster: Cluster, predictions: Predictions | None, jobs: Mapping[str, Any] | None
+    method: SCGS, cluster: Cluster, predictions: SavedPredictions | None, jobs: Mapping[str, Any] | None
 ) -> Panel:
     classes, keys = method.data.classes, method.train.keys
     facts = _describe_cluster(method, cluster, predictions)[1:]

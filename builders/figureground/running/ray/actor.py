@@ -15,7 +15,7 @@ from typing import Any
 from figureground.core import libraries
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.numerics import library_versions
-from figureground.running.failure import Failure, describe_failure
+from figureground.running.failure import Failure, make_failure
 from figureground.running.runner import Job, Place
 from figureground.shards.progress import is_unfinished
 from figureground.stores.scratch import open_scratch
@@ -96,7 +96,7 @@ class Actor:
         except Exception as error:
             from figureground.core.accelerator import is_device_error
 
-            return RenderResult(events, describe_failure(error), is_device_error(error))
+            return RenderResult(events, make_failure(error), is_device_error(error))
         return RenderResult(events)
 
 

@@ -24,7 +24,7 @@ from figureground.core.progress import Progress
 from figureground.core.system import HAS_MASKS
 from figureground.core.terminal import print_error
 from figureground.recipe.sample import derive_seed
-from figureground.running.failure import Failure, describe_failure, raise_failure
+from figureground.running.failure import Failure, make_failure, raise_failure
 from figureground.running.runner import Job, Place, Runner
 from figureground.shards.home import home_of
 from figureground.shards.markers import find_missing_shards
@@ -257,7 +257,7 @@ def _run_worker(task: _Task, connection: Any) -> None:
             if number is not None or isinstance(error, KeyboardInterrupt):
                 raise SystemExit(128 + (number or signal.SIGINT)) from None
             with suppress(OSError):
-                connection.send(describe_failure(error))
+                connection.send(make_failure(error))
             raise SystemExit(1) from None
         finally:
             gc.freeze()  # see `figureground.__main__`
