@@ -177,7 +177,7 @@ def open_diffusers_pipeline(checkpoint: str, device: torch.device, dtype: torch.
 class Ways:
     """Makes the images of one recipe in each of the three ways, into a folder.
 
-    The simple ways make at most `some` of the images, evenly spaced.
+    The simple ways make at most `max_simple` of the images, evenly spaced.
     """
 
     def __init__(

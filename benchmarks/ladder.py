@@ -360,10 +360,8 @@ def use_scheduler(opened: Checkpoint, name: str, checkpoint: str) -> Iterator[No
     pipelines = [
         pipeline for pipeline in (opened.text_to_image, opened.image_to_image, opened.inpaint) if pipeline is not None
     ]
-    earlier_schedulers, scheduler = (
-        [pipeline.scheduler for pipeline in pipelines],
-        open_scheduler(opened.folder, checkpoint, name),
-    )
+    earlier_schedulers = [pipeline.scheduler for pipeline in pipelines]
+    scheduler = open_scheduler(opened.folder, checkpoint, name)
     try:
         for pipeline in pipelines:
             pipeline.scheduler = scheduler

@@ -19,7 +19,7 @@ from figureground.vision.classifiers import Classifier, imagenet_nouns, open_cla
 
 EVERY = 4
 """Every fourth photograph is classified."""
-MOST_OBJECTS = 200
+MAX_OBJECTS = 200
 """Number of objects to move, from every second photograph."""
 SCENES = 3
 """Number of other scenes onto which each object is pasted."""
@@ -108,9 +108,9 @@ def choose_cutouts(inputs: Inputs) -> list[tuple[Photograph, Image.Image, Image.
         probability = inputs.probability("photographs", photograph.name, image)
         if explain_unusable(probability) is None:
             cutouts.append((photograph, image, make_alpha(probability)))
-    if len(cutouts) <= MOST_OBJECTS:
+    if len(cutouts) <= MAX_OBJECTS:
         return cutouts
-    return [cutouts[i] for i in np.linspace(0, len(cutouts) - 1, MOST_OBJECTS).round().astype(int)]
+    return [cutouts[i] for i in np.linspace(0, len(cutouts) - 1, MAX_OBJECTS).round().astype(int)]
 
 
 def measure_moved(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:

@@ -30,11 +30,11 @@ SHORTEST = 224
 """Pixels of the shorter edge; smaller photographs are left out."""
 SHARE = (0.04, 0.6)
 """Share of a photograph that an object may cover."""
-LEAST_SURE = 0.75
+MIN_SURE = 0.75
 """Share of the pixels of probability above 0.1 that must have one above 0.9."""
-LEAST_WHOLE = 0.92
+MIN_WHOLE = 0.92
 """Share of an object's pixels that must be in its largest part."""
-MOST_CUT = 0.12
+MAX_CUT = 0.12
 """Share of the photograph's border that an object may touch.
 
 These limits differ from those of `figureground.materials.gates`, which measures other shares. With the package's
@@ -89,13 +89,13 @@ def explain_unusable(probability: np.ndarray) -> str | None:
     mask = probability > 0.5
     if not SHARE[0] <= mask.mean() <= SHARE[1]:
         return "covers too little" if mask.mean() < SHARE[0] else "covers too much"
-    if (probability > 0.9).sum() < LEAST_SURE * (probability > 0.1).sum():
+    if (probability > 0.9).sum() < MIN_SURE * (probability > 0.1).sum():
         return "unsure"
     parts, count = ndimage.label(mask)
-    if np.bincount(parts.ravel())[1:].max() < LEAST_WHOLE * mask.sum():
+    if np.bincount(parts.ravel())[1:].max() < MIN_WHOLE * mask.sum():
         return f"{count} parts"
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    return "cut by the border" if border.mean() > MOST_CUT else None
+    return "cut by the border" if border.mean() > MAX_CUT else None
 
 
 def make_alpha(probability: np.ndarray) -> Image.Image:

@@ -279,7 +279,7 @@ def test_the_page_needs_no_other_file_escapes_what_it_quotes_and_sorts_images_by
 
 
 def test_of_many_classes_the_page_shows_those_that_matter_most_and_says_so(tmp_path, classifier, monkeypatch):
-    monkeypatch.setattr(evaluation_page, "MOST_CLASSES", 1)
+    monkeypatch.setattr(evaluation_page, "MAX_CLASSES", 1)
     for directory, first in (
         (make_coloured(tmp_path / "d3s", DRAWN), "bird"),
         (make_spurious(tmp_path / "spurious"), "cat"),

@@ -18,7 +18,7 @@ from figureground.evaluation.severity_page import summarise
 from figureground.methods.d3s import D3S
 from figureground.recipe.severity import Axis, list_points, load_axes, read_axes, save_axes
 from figureground.shards.finished import FinishedDataset
-from figureground.sources.guide import draw_box
+from figureground.sources.guide import sample_box
 
 
 def test_the_failure_point_lies_between_the_datasets_around_it():
@@ -49,7 +49,7 @@ def test_a_position_is_a_distance_from_the_centre():
     far = []
     for seed in range(40):
         for share in (0.0, 0.5, 1.0):
-            left, top, right, bottom = draw_box(np.random.default_rng(seed), 64, (0.25, 0.25), share)
+            left, top, right, bottom = sample_box(np.random.default_rng(seed), 64, (0.25, 0.25), share)
             assert (right - left, bottom - top) == (16, 16)
             assert min(left, top) >= 0
             assert max(right, bottom) <= 64

@@ -13,7 +13,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.finetune import stopping
 from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.dreambooth import finetune
-from figureground.finetune.stopping import Evaluations, measure_progress
+from figureground.finetune.stopping import Evaluations, measure_evaluation
 
 QUIET = {"device": "cpu", "show_progress": False}
 
@@ -41,13 +41,13 @@ def test_what_looks_like_the_references_is_better_than_the_prior_and_the_class_g
     references = torch.tensor([[9.0, 6.0, 8.0], [9.0, 6.0, 8.0]])  # towards the class by 4, by 3 their own
     of_class = torch.tensor([[9.0, 6.0, 5.0], [7.0, 6.0, 5.0]])
     mixed = torch.tensor([[9.0, 6.0, 6.0]])
-    assert measure_progress(references, references, prior, None) == pytest.approx(1)
-    assert measure_progress(of_class, references, prior, None) == pytest.approx(0.8)
-    assert measure_progress(mixed, references, prior, None) > 0.9
-    assert measure_progress(references, references, prior, of_class) == pytest.approx(1)
-    assert measure_progress(of_class, references, prior, of_class) == pytest.approx(0)
+    assert measure_evaluation(references, references, prior, None) == pytest.approx(1)
+    assert measure_evaluation(of_class, references, prior, None) == pytest.approx(0.8)
+    assert measure_evaluation(mixed, references, prior, None) > 0.9
+    assert measure_evaluation(references, references, prior, of_class) == pytest.approx(1)
+    assert measure_evaluation(of_class, references, prior, of_class) == pytest.approx(0)
     with pytest.raises(FiguregroundError, match="on average the same as the prior images"):
-        measure_progress(mixed, references, prior, prior)
+        measure_evaluation(mixed, references, prior, prior)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +76,10 @@ def values(monkeypatch, *given):
     left = list(given)
 
     def say(*features):
-        assert -1 <= measure_progress(*features) <= 1
+        assert -1 <= measure_evaluation(*features) <= 1
         return left.pop(0)
 
-    monkeypatch.setattr(stopping, "measure_progress", say)
+    monkeypatch.setattr(stopping, "measure_evaluation", say)
     return left
 
 

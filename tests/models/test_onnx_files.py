@@ -15,7 +15,7 @@ from onnx import helper
 from tiny_onnx import EDGE, save_beside, save_salient
 
 from figureground.core.errors import FiguregroundError
-from figureground.models.onnx_files import MOST_NESTED, check_onnx, fingerprint_onnx, open_onnx
+from figureground.models.onnx_files import MAX_NESTED, check_onnx, fingerprint_onnx, open_onnx
 
 WHAT = "segmenter 'onnx:tiny.onnx'"
 
@@ -138,7 +138,7 @@ def test_deep_nesting_is_refused(tmp_path: Path) -> None:
         return bytes([tag]) + size + bytes([length]) + content
 
     graph = b""
-    for _ in range(MOST_NESTED + 2):  # graph → node → attribute → graph
+    for _ in range(MAX_NESTED + 2):  # graph → node → attribute → graph
         graph = wrapped(wrapped(wrapped(graph, 0x32), 0x2A), 0x0A)
     path = tmp_path / "deep.onnx"
     path.write_bytes(wrapped(graph, 0x3A))

@@ -17,8 +17,8 @@ from figureground.sources.guide import (
     _apportion,
     check_disjoint,
     compose,
-    draw_box,
     read_square,
+    sample_box,
     split_bank,
 )
 from figureground.sources.images import UnreadableImage, content_hash, pixel_hash, read_image
@@ -305,7 +305,7 @@ def test_directories_of_two_splits_that_share_a_image_are_refused(tmp_path: Path
 def test_boxes_lie_inside_the_canvas(position: str, size: int, scale: tuple[float, float]) -> None:
     rng = np.random.default_rng(1)
     for _ in range(3000):
-        left, top, right, bottom = draw_box(rng, size, scale, position)
+        left, top, right, bottom = sample_box(rng, size, scale, position)
         assert 0 <= left < right <= size
         assert 0 <= top < bottom <= size
         assert right - left == bottom - top
@@ -314,13 +314,13 @@ def test_boxes_lie_inside_the_canvas(position: str, size: int, scale: tuple[floa
 
 def test_uniform_boxes_reach_every_edge_and_ground_boxes_stand_low() -> None:
     rng = np.random.default_rng(2)
-    boxes = np.array([draw_box(rng, 64, (0.5, 0.5), "uniform") for _ in range(4000)])
+    boxes = np.array([sample_box(rng, 64, (0.5, 0.5), "uniform") for _ in range(4000)])
     assert (boxes[:, :2].min(0) == 0).all()
     assert (boxes[:, 2:].max(0) == 64).all()
     counts = np.bincount(boxes[:, 0], minlength=33)
     assert counts.min() > 70  # 4000 / 33 = 121 expected at each of the 33 places.
     assert counts.max() < 180
-    bottoms = np.array([draw_box(rng, 100, (0.2, 0.5), "ground")[3] for _ in range(4000)])
+    bottoms = np.array([sample_box(rng, 100, (0.2, 0.5), "ground")[3] for _ in range(4000)])
     assert (bottoms.min(), bottoms.max()) == (78, 98)
 
 
@@ -328,7 +328,7 @@ def test_recipes_that_differ_in_position_or_scale_leave_the_generator_alike() ->
     after = []
     for scale, position in (((0.4, 0.4), "uniform"), ((0.2, 0.9), "ground")):
         rng = np.random.default_rng(3)
-        draw_box(rng, 64, scale, position)
+        sample_box(rng, 64, scale, position)
         after.append(rng.random())
     assert after[0] == after[1]
 
@@ -336,12 +336,12 @@ def test_recipes_that_differ_in_position_or_scale_leave_the_generator_alike() ->
 @pytest.mark.parametrize("scale", [(0.0, 0.5), (0.6, 0.5), (0.5, 1.1), (float("nan"), 0.5)])
 def test_a_scale_that_is_no_range_is_refused(scale: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match=r"range within \(0, 1\]"):
-        draw_box(np.random.default_rng(0), 64, scale, "uniform")
+        sample_box(np.random.default_rng(0), 64, scale, "uniform")
 
 
 def test_an_unknown_position_is_refused() -> None:
     with pytest.raises(ValueError, match="'uniform' or 'ground', not 'sky'"):
-        draw_box(np.random.default_rng(0), 64, (0.4, 0.4), "sky")
+        sample_box(np.random.default_rng(0), 64, (0.4, 0.4), "sky")
 
 
 # --- composites -------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ for crowds)."""
 FALSE_DISCOVERIES = 0.05
 WINS = 0.5
 """Share of annotators that the scorer has to win against."""
-LEAST_ANNOTATORS = 3
-LEAST_IMAGES = 30
+MIN_ANNOTATORS = 3
+MIN_IMAGES = 30
 """Images that an annotator has to share with another one; the t-test needs as many."""
 
 
@@ -64,12 +64,12 @@ def alternative_annotator(answers: np.ndarray, scorer_answers: np.ndarray, epsil
     answered = answers != MISSING
     usable = (answered.sum(1) >= 2) & (scorer_answers != MISSING)
     answers, answered, scorer_answers = answers[usable], answered[usable], scorer_answers[usable]
-    annotators = [j for j in range(answers.shape[1]) if answered[:, j].sum() >= LEAST_IMAGES]
+    annotators = [j for j in range(answers.shape[1]) if answered[:, j].sum() >= MIN_IMAGES]
     images, wrong_found = len(scorer_answers), _measure_wrong_found(answers, answered, scorer_answers)
-    if len(annotators) < LEAST_ANNOTATORS:
+    if len(annotators) < MIN_ANNOTATORS:
         reason = (
-            f"{plural(len(annotators), 'annotator')} with {LEAST_IMAGES} images that another one answered too; needs "
-            f"{LEAST_ANNOTATORS}"
+            f"{plural(len(annotators), 'annotator')} with {MIN_IMAGES} images that another one answered too; needs "
+            f"{MIN_ANNOTATORS}"
         )
         return StandIn(reason, len(annotators), images, wrong_found=wrong_found)
     p, advantages = [], []

@@ -40,7 +40,7 @@ REFERENCE = "reference:"
 
 SUFFIX = ".jsonl"
 VERSION = 1
-MOST_BYTES = 256 * 2**20
+MAX_BYTES = 256 * 2**20
 """Maximum size of an annotator's file: about two million answers."""
 
 _NAME = re.compile(r"[^\W_](?:[\w .@+-]{0,62}[\w@+-])?")
@@ -271,7 +271,7 @@ def _check_header(header: Mapping[str, Any], path: Path, identity: Mapping[str, 
 
 def read_file(path: Path, directory: Path, identity: Mapping[str, Any]) -> Answers:
     """Read the answers of one annotator; raises as `parse_answers`, and OSError if the file can't be read."""
-    return parse_answers(read_bytes(path, root=directory, max_bytes=MOST_BYTES), path, identity)[0]
+    return parse_answers(read_bytes(path, root=directory, max_bytes=MAX_BYTES), path, identity)[0]
 
 
 def read_all(directory: Path, identity: Mapping[str, Any] | None = None) -> list[Answers]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from figureground.annotation.answers import (
     ANNOTATIONS,
-    MOST_BYTES,
+    MAX_BYTES,
     Answer,
     Answers,
     find_answer_file,
@@ -61,7 +61,7 @@ class AnswerWriter:
             size = check_regular(self.path, root=self._directory).st_size
             if size != self._size:
                 with open(self.path, "rb") as file:
-                    self._parse_data(file.read(MOST_BYTES))
+                    self._parse_data(file.read(MAX_BYTES))
         except FileNotFoundError:
             self.answers, self._size = Answers(self.path.stem), 0
         except OSError as error:
@@ -135,7 +135,7 @@ class AnswerWriter:
             size = os.fstat(handle).st_size
             if size != self._size or self.answers.notes:
                 with open(handle, "rb", closefd=False) as file:
-                    valid_size = self._parse_data(file.read(MOST_BYTES))
+                    valid_size = self._parse_data(file.read(MAX_BYTES))
                 if valid_size < size:  # a last line that a crash cut off, which nobody was told is saved
                     os.ftruncate(handle, valid_size)
                     size = self._size = valid_size

@@ -24,7 +24,7 @@ AHEAD = 3
 """Number of further images that a page may load in advance."""
 RESERVED = 900.0
 """Seconds for which an image that one person was shown is not shown to another who needn't see it."""
-MOST_SECONDS = 86400.0
+MAX_SECONDS = 86400.0
 
 
 class BadRequest(FiguregroundError):
@@ -269,7 +269,7 @@ class Turns:
         allowed = ("yes", "no") if name in FLAGS else ANSWERS
         if name not in _question_names(self._questions_of[key]) or answer not in allowed:
             raise BadRequest("there is no such question or answer about this image.")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_SECONDS:
             seconds = None  # the page was suspended, or a clock is wrong
         return {"key": key, "question": name, "answer": answer, "seconds": seconds}
 

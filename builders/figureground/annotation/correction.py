@@ -27,14 +27,14 @@ from figureground.core.intervals import LEVEL, Interval, student_quantile
 
 MISSING = -1
 """An image that an annotator didn't answer."""
-LEAST_GOLD = 10
-"""Minimum number of gold answers about right labels. With fewer, and with fewer images than `LEAST_OVERLAP`, nothing is
+MIN_GOLD = 10
+"""Minimum number of gold answers about right labels. With fewer, and with fewer images than `MIN_OVERLAP`, nothing is
 corrected."""
-LEAST_OVERLAP = 20
+MIN_OVERLAP = 20
 """Images with two answers or more."""
 
 _EDGE = 1e-9
-_LEAST_RATE = 0.5
+_MIN_RATE = 0.5
 _CONVERGED = 1e-6
 _STEPS = 200
 _GRID = 33
@@ -76,10 +76,10 @@ def explain_unidentified(answers: np.ndarray, gold: Gold) -> str | None:
         answers: int (images, annotators): 1 for *yes*, 0 for *no*, or `MISSING`.
     """
     overlap = int(((answers != MISSING).sum(1) >= 2).sum())
-    if overlap < LEAST_OVERLAP and gold.right.sum() < LEAST_GOLD:
+    if overlap < MIN_OVERLAP and gold.right.sum() < MIN_GOLD:
         return (
             f"{overlap} images with two answers and {int(gold.right.sum())} answers to gold items with right labels; "
-            f"needs {LEAST_OVERLAP} or {LEAST_GOLD}"
+            f"needs {MIN_OVERLAP} or {MIN_GOLD}"
         )
     return None
 
@@ -213,7 +213,7 @@ class _Model:
             twice, _ = self._step(shares, once)
             step, bend = once - rates, twice - 2 * once + rates
             length = -np.sqrt((step**2).sum(0) / np.maximum((bend**2).sum(0), 1e-300))
-            extrapolated = np.clip(rates - 2 * length * step + length**2 * bend, _LEAST_RATE, 1 - _EDGE)
+            extrapolated = np.clip(rates - 2 * length * step + length**2 * bend, _MIN_RATE, 1 - _EDGE)
             extrapolated_next, extrapolated_likelihood = self._step(shares, extrapolated)
             plain_next, likelihood = self._step(shares, twice)
             better = extrapolated_likelihood >= likelihood
@@ -256,4 +256,4 @@ def _fit_rate(hits: np.ndarray, misses: np.ndarray, gold_hits: Any, gold_misses:
     hits, misses = hits + gold_hits, misses + gold_misses
     total = hits + misses
     rate = np.where(total > 0, hits / np.where(total > 0, total, 1), 0.9)
-    return np.clip(rate, _LEAST_RATE, 1 - _EDGE)
+    return np.clip(rate, _MIN_RATE, 1 - _EDGE)

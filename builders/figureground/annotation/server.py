@@ -31,7 +31,7 @@ PORT = 8377
 """Default port; if it is in use, a free one is chosen."""
 HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 """Names in `Host` that are served, with any port: a tunnel may change it."""
-MOST_BODY = 2**20
+MAX_BODY = 2**20
 """Maximum size of a request's body, bytes."""
 
 POLICY = (
@@ -199,10 +199,10 @@ class _Handler(BaseHTTPRequestHandler):
         if (
             not length.isascii()
             or not length.isdigit()
-            or int(length) > MOST_BODY
+            or int(length) > MAX_BODY
             or "Transfer-Encoding" in self.headers
         ):
-            raise BadRequest(f"the request needs a length of at most {MOST_BODY:,} bytes.")
+            raise BadRequest(f"the request needs a length of at most {MAX_BODY:,} bytes.")
         try:
             body = parse_json(self.rfile.read(int(length)), "the request")
         except FileError as error:

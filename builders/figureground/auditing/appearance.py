@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from figureground.auditing.regions import LEAST_PIXELS
+from figureground.auditing.regions import MIN_PIXELS
 
 NUMBERS = {
     "brightness": ("brighter", "darker"), "contrast": ("richer in contrast", "poorer in contrast"),
@@ -37,7 +37,7 @@ def measure_appearance(image: Image.Image, inside: np.ndarray) -> np.ndarray:
     inner[0] = inner[-1] = inner[:, 0] = inner[:, -1] = False
     for shift, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
         inner &= np.roll(inside, shift, axis)
-    if inside.sum() < LEAST_PIXELS or inner.sum() < LEAST_PIXELS // 4:
+    if inside.sum() < MIN_PIXELS or inner.sum() < MIN_PIXELS // 4:
         return np.full(len(NUMBERS), np.nan)
     rgb = np.asarray(image, np.float64) / 255
     luma = rgb @ _LUMA

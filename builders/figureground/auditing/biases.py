@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.auditing.compositions import compose, fill_smoothly
-from figureground.auditing.findings import MOST_KEYS, Finding
+from figureground.auditing.findings import MAX_KEYS, Finding
 from figureground.auditing.measuring import ImageScan
 from figureground.auditing.regions import Box
 from figureground.auditing.samples import Samples
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from figureground.evaluation.counterparts import Counterparts
     from figureground.vision.classifiers import Classifier
 
-MOST_OBJECTS = 400
+MAX_OBJECTS = 400
 """Maximum number of images whose objects are used."""
-MOST_ATTRIBUTED = 64
+MAX_ATTRIBUTED = 64
 """Maximum number of images of which attributions are computed."""
 MIN_OBJECTS = 20
 """Minimum number of usable images."""
@@ -46,7 +46,7 @@ FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)
 """Sizes of objects, relative to their own."""
 SIDE = 0.5
 """Longest side of an object in the nine places, relative to the image's shorter edge."""
-MOST_SIDE = 0.95
+MAX_SIDE = 0.95
 """Longest side of an enlarged object."""
 PLACES = {
     f"{y} {x}".replace("middle middle", "centre"): ((i + 0.5) / 3, (j + 0.5) / 3)
@@ -89,8 +89,8 @@ def measure_biases(
     if len(rows) < MIN_OBJECTS:
         return {"reason": f"Not measured: {len(rows)} images with a mask and a class that the classifier knows are "
                           f"fewer than {MIN_OBJECTS}."}, [], []  # fmt: skip
-    if len(rows) > MOST_OBJECTS:
-        rows = sorted(rng.choice(rows, MOST_OBJECTS, replace=False).tolist())
+    if len(rows) > MAX_OBJECTS:
+        rows = sorted(rng.choice(rows, MAX_OBJECTS, replace=False).tolist())
     parts = _cut_parts(samples, scan, rows)
     label = samples.foreground[[part.row for part in parts]]
     objects = samples.objects[[part.row for part in parts]]
@@ -111,9 +111,7 @@ def measure_biases(
             compositions.add(name, part, any_background, centre, min(side, SIDE), label[i])
         for factor in FACTORS:
             if factor != 1:
-                compositions.add(
-                    f"{factor:g}", part, any_background, own_place, min(MOST_SIDE, side * factor), label[i]
-                )
+                compositions.add(f"{factor:g}", part, any_background, own_place, min(MAX_SIDE, side * factor), label[i])
     right = compositions.classify_all()
     right["1"] = right["all"]
     object_ids = objects[usable]
@@ -129,7 +127,7 @@ def measure_biases(
         lost = [key for key, a, b in zip(keys, better, worse, strict=True) if a > b]
         if effect > 0:
             findings.append(
-                Finding("bias", text, min(1.0, effect), keys=tuple(lost[:MOST_KEYS]), p=p, numbers={"bias": name})
+                Finding("bias", text, min(1.0, effect), keys=tuple(lost[:MAX_KEYS]), p=p, numbers={"bias": name})
             )
 
     accuracy_all, accuracy_same = accuracy["all"].value, accuracy["same"].value
@@ -256,7 +254,7 @@ def _measure_focus(
         return {"reason": "Not measured: captum is missing (pip install 'figureground[mitigate]')."}
     from figureground.vision.attribution import share_inside
 
-    chosen = sorted(rng.choice(len(parts), min(len(parts), MOST_ATTRIBUTED), replace=False).tolist())
+    chosen = sorted(rng.choice(len(parts), min(len(parts), MAX_ATTRIBUTED), replace=False).tolist())
     shares = share_inside(
         classifier, [parts[i].image for i in chosen], [parts[i].mask for i in chosen],
         [counterparts.groups[label[i]][0] for i in chosen], steps=16,

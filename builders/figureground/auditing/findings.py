@@ -10,7 +10,7 @@ import numpy as np
 
 LEVEL = 0.05
 """Highest chance of any false finding among all tests of an audit."""
-MOST_KEYS = 12
+MAX_KEYS = 12
 """Maximum number of images that a finding names."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from figureground.auditing.appearance import find_most_different
-from figureground.auditing.findings import LEVEL, MOST_KEYS, Finding
+from figureground.auditing.findings import LEVEL, MAX_KEYS, Finding
 from figureground.auditing.probe import Probe, TooFew, probe
 
 APPEARANCE, NETWORK = "appearance", "network"
@@ -130,7 +130,7 @@ def _make_finding(region: Region, k: int, by_kind: dict[str, tuple[float, float,
         text += f" What it sees is {word} than elsewhere by {abs(difference):.1f} standard deviations."
     return Finding(
         region.name, text, effect=min(1.0, max(0.0, 2 * auc - 1)), classes=(name,),
-        keys=tuple(region.keys[region.rows[row]] for row in own[:MOST_KEYS]),
-        beside=tuple(region.keys[region.rows[row]] for row in others[: MOST_KEYS // 2]), p=p,
+        keys=tuple(region.keys[region.rows[row]] for row in own[:MAX_KEYS]),
+        beside=tuple(region.keys[region.rows[row]] for row in others[: MAX_KEYS // 2]), p=p,
         numbers={kind: {"auc": by_kind[kind][1], "p": by_kind[kind][0]} for kind in by_kind},
     )  # fmt: skip

@@ -13,7 +13,7 @@ from figureground.auditing.appearance import NUMBERS, measure_appearance
 from figureground.auditing.features import read_features
 from figureground.auditing.leaks import APPEARANCE, NETWORK, OBJECT, SURROUNDINGS, Region
 from figureground.auditing.regions import (
-    MOST_HOLE,
+    MAX_HOLE,
     Box,
     cover_object,
     cut_object,
@@ -116,7 +116,7 @@ def measure_images(
                 numbers[OBJECT][row] = values
                 order.append((OBJECT, row))
                 yield samples.keys[row], cut_object(image, inside, box)
-            if box.side <= MOST_HOLE * min(image.size):
+            if box.side <= MAX_HOLE * min(image.size):
                 square = place_square(box, square_side(scan.largest, image.size), image.size)
                 if np.isfinite(values := measure_appearance(image, mask_outside(square, image.size))).all():
                     numbers[SURROUNDINGS][row] = values

@@ -16,9 +16,9 @@ from figureground.evaluation.summary import format_percent, format_share
 if TYPE_CHECKING:
     from figureground.auditing.auditing import Audit
 
-MOST_FINDINGS = 40
+MAX_FINDINGS = 40
 """Maximum number of findings shown with images."""
-MOST_ROWS = 40
+MAX_ROWS = 40
 """Maximum number of rows of a table."""
 THUMBNAIL = 160
 """Maximum edge of an image in pixels."""
@@ -27,7 +27,7 @@ _SMALL = 96
 
 def write_page(audit: Audit) -> str:
     """Return a self-contained HTML page."""
-    findings = audit.findings[:MOST_FINDINGS]
+    findings = audit.findings[:MAX_FINDINGS]
     images = _draw_thumbnails(audit, {key for finding in findings for key in (*finding.keys, *finding.beside)})
     return render_page(
         "audit.html.jinja",
@@ -39,7 +39,7 @@ def write_page(audit: Audit) -> str:
             for finding in findings
         ],
         hidden=len(audit.findings) - len(findings),
-        most=MOST_ROWS,
+        most=MAX_ROWS,
         notes=list_notes(audit.report),
     )  # fmt: skip
 

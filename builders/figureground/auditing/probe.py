@@ -25,9 +25,9 @@ MIN_OBJECTS = 5
 """Minimum number of objects of a class, one a fold; classes with fewer are left out."""
 MIN_IMAGES = 20
 """Minimum number of images in all."""
-MOST_IMAGES, MOST_OF_ANY = 4_000, 20_000
+MAX_IMAGES, MAX_OF_ANY = 4_000, 20_000
 """Maximum number of images: 4,000, or 20 a class up to 20,000; of more, a random part is used."""
-MOST_COMPONENTS = 64
+MAX_COMPONENTS = 64
 """Maximum number of principal components on which a probe is fitted."""
 PERMUTATIONS = 999
 
@@ -146,10 +146,10 @@ def choose_rows(label: np.ndarray, objects: np.ndarray, rng: np.random.Generator
 
 def max_images(classes: int) -> int:
     """Return the number of images that are used at most, for a number of classes."""
-    return max(MOST_IMAGES, min(MOST_OF_ANY, 20 * classes))
+    return max(MAX_IMAGES, min(MAX_OF_ANY, 20 * classes))
 
 
-def project_components(x: np.ndarray, most: int = MOST_COMPONENTS) -> np.ndarray:
+def project_components(x: np.ndarray, most: int = MAX_COMPONENTS) -> np.ndarray:
     """Return standardised features, projected on their first principal components, float64 (n, at most `most`).
 
     Constant features are left out. The projection sees no label, so it may be fitted to all images.

@@ -8,8 +8,8 @@ import numpy as np
 
 from figureground.auditing.features import read_features
 from figureground.auditing.fidelity import NEIGHBOURS, clipped_coverage, clipped_density, frechet_distance
-from figureground.auditing.findings import MOST_KEYS, Finding
-from figureground.auditing.probe import MOST_IMAGES, TooFew, assign_folds, probe
+from figureground.auditing.findings import MAX_KEYS, Finding
+from figureground.auditing.probe import MAX_IMAGES, TooFew, assign_folds, probe
 from figureground.auditing.samples import Samples
 from figureground.auditing.transfer import auc_interval, fit_and_predict, sign_test
 from figureground.core import intervals
@@ -70,9 +70,9 @@ def report_references(
         report["reason"] = f"Not measured: no class has {MIN_OF_CLASS} images on either side."
         return report, [], []
     rows, rows_of_references = np.sort(np.concatenate(chosen)), np.concatenate(chosen_references)
-    if len(rows) > MOST_IMAGES // 2:
-        rows = np.sort(rng.choice(rows, MOST_IMAGES // 2, replace=False))
-        rows_of_references = rng.choice(rows_of_references, MOST_IMAGES // 2, replace=False)
+    if len(rows) > MAX_IMAGES // 2:
+        rows = np.sort(rng.choice(rows, MAX_IMAGES // 2, replace=False))
+        rows_of_references = rng.choice(rows_of_references, MAX_IMAGES // 2, replace=False)
     generated = read_features(
         network, ((samples.keys[row], image) for row, image, _ in samples.decode(rows)), len(rows),
         batch_size=batch_size, title=f"{network.name} on {samples.name}", show_progress=show_progress,
@@ -99,8 +99,8 @@ def _read_references(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of readable references of known classes, and their features, float (n, d)."""
     rows = np.flatnonzero(references.label >= 0)
-    if len(rows) > MOST_IMAGES:
-        rows = np.sort(rng.choice(rows, MOST_IMAGES, replace=False))
+    if len(rows) > MAX_IMAGES:
+        rows = np.sort(rng.choice(rows, MAX_IMAGES, replace=False))
     read: list[int] = []
 
     def images() -> Iterator[tuple[str, Image.Image]]:
@@ -175,8 +175,8 @@ def _measure_separability(
         "0.5 is chance). A classifier that sees both can use it."
     )
     finding = Finding(
-        "references", text, effect=max(0.0, 2 * auc.value - 1), keys=tuple(own_keys[:MOST_KEYS]),
-        beside=tuple(own_keys[::-1][: MOST_KEYS // 2]), p=result.p, numbers=summary,
+        "references", text, effect=max(0.0, 2 * auc.value - 1), keys=tuple(own_keys[:MAX_KEYS]),
+        beside=tuple(own_keys[::-1][: MAX_KEYS // 2]), p=result.p, numbers=summary,
     )  # fmt: skip
     return summary, [finding], [result.p]
 
@@ -231,7 +231,7 @@ def _measure_utility(
         f"trained on as many references {100 * mean[1].value:.1f}%: {100 * gap.value:.1f} points fewer "
         f"({100 * gap.low:.1f} to {100 * gap.high:.1f}), most of all for {name}."
     )
-    keys = tuple(samples.keys[row] for row in np.flatnonzero(samples.foreground == classes[worst])[:MOST_KEYS])
+    keys = tuple(samples.keys[row] for row in np.flatnonzero(samples.foreground == classes[worst])[:MAX_KEYS])
     return (
         summary,
         [Finding("references", text, effect=gap.value, classes=(name,), keys=keys, p=p, numbers=summary)],

@@ -16,9 +16,9 @@ GREY = (128, 128, 128)
 """Colour of what is cut away."""
 EDGE = 0.03
 """Width of the rim that is cut off the object, relative to the image's edge."""
-MOST_HOLE = 0.75
+MAX_HOLE = 0.75
 """Largest side of the square over the object, relative to the image's edge; images with larger objects are left out."""
-LEAST_PIXELS = 16
+MIN_PIXELS = 16
 """Minimum size of a region."""
 
 
@@ -105,4 +105,4 @@ def square_side(share: float, size: tuple[int, int]) -> int:
         share: Longest side of any object's bounding box in the dataset, relative to the shorter edge of its image.
         size: Width and height of the image.
     """
-    return min(round(share * min(size)) + 2 * rim_width(size), int(MOST_HOLE * min(size)))
+    return min(round(share * min(size)) + 2 * rim_width(size), int(MAX_HOLE * min(size)))

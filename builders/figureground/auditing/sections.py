@@ -9,13 +9,13 @@ import numpy as np
 
 from figureground.auditing.dependence import Dependence, measure_dependence
 from figureground.auditing.duplicates import DuplicateGroup, count_reuse, find_duplicates
-from figureground.auditing.findings import LEVEL, MOST_KEYS, Finding
+from figureground.auditing.findings import LEVEL, MAX_KEYS, Finding
 from figureground.auditing.probe import TooFew
 from figureground.auditing.samples import Samples
 from figureground.checking import similar
 from figureground.core.errors import join_names, plural
 
-MOST_GROUPS = 200
+MAX_GROUPS = 200
 """Maximum number of small groups, or of groups of near-duplicates, in the report."""
 NAMED = 3
 """Maximum number of examples in a sentence."""
@@ -54,7 +54,7 @@ def _small_groups(samples: Samples, counts: np.ndarray, small: int) -> dict[str,
     ]  # fmt: skip
     smallest = [
         {"foreground": samples.foregrounds[f], "background": samples.backgrounds[b], "images": n}
-        for n, f, b in sorted(cells)[:MOST_GROUPS]
+        for n, f, b in sorted(cells)[:MAX_GROUPS]
     ]
     return {"count": len(cells), "smallest": smallest}
 
@@ -79,7 +79,7 @@ def _describe_dependence(samples: Samples, split: str, rows: np.ndarray, depende
         f"{v.high:.2f}; independent labels would give {dependence.chance:.2f} by chance). Furthest from independence: "
         f"{'; '.join(examples)}.",
         effect=v.value, classes=(samples.foregrounds[f], samples.backgrounds[b]), keys=_list_keys(samples, own),
-        beside=_list_keys(samples, others, MOST_KEYS // 2), p=dependence.p,
+        beside=_list_keys(samples, others, MAX_KEYS // 2), p=dependence.p,
         numbers={"split": split, "cramers_v": v._asdict(),
                  "cells": [{"foreground": samples.foregrounds[f], "background": samples.backgrounds[b],
                             "images": int(dependence.counts[f, b]), "expected": float(dependence.expected[f, b])}
@@ -101,8 +101,8 @@ def report_duplicates(samples: Samples, hashes: Sequence[bytes] | None) -> Secti
     for name, selected in (("across_splits", across), ("within_splits", within)):
         report[name] = {
             "groups": len(selected), "images": sum(len(group.rows) for group in selected),
-            "examples": [{"keys": [samples.keys[row] for row in group.rows[:MOST_KEYS]], "bits": group.bits}
-                         for group in selected[:MOST_GROUPS]],
+            "examples": [{"keys": [samples.keys[row] for row in group.rows[:MAX_KEYS]], "bits": group.bits}
+                         for group in selected[:MAX_GROUPS]],
         }  # fmt: skip
         if selected:
             findings.append(_describe_duplicates(samples, selected, name == "across_splits"))
@@ -139,7 +139,7 @@ def report_reuse(samples: Samples) -> Section:
             continue
         shared = [
             {"id": id, "images": len(rows), "splits": _name_splits(samples, np.array(rows))}
-            for id, rows in list(result.shared.items())[:MOST_GROUPS]
+            for id, rows in list(result.shared.items())[:MAX_GROUPS]
         ]
         report[name] = {
             "sources": result.sources, "images": result.images, "most": result.most, "shared": len(result.shared),
@@ -183,5 +183,5 @@ def _choose_examples(samples: Samples, shared: dict[str, tuple[int, ...]]) -> tu
     return _list_keys(samples, np.array(rows, np.int64))
 
 
-def _list_keys(samples: Samples, rows: np.ndarray, limit: int = MOST_KEYS) -> tuple[str, ...]:
+def _list_keys(samples: Samples, rows: np.ndarray, limit: int = MAX_KEYS) -> tuple[str, ...]:
     return tuple(samples.keys[row] for row in rows[:limit])

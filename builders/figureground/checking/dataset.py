@@ -51,7 +51,7 @@ NUMERICS = f"{PRIVATE}/numerics.json"
 RERUN = "rerun the command that made the dataset"
 
 _SHARD_NAME = re.compile(r"(?P<split>\w+?)(-e(?P<part>\d{1,18}))?-(?P<index>\d{5,18})-of-(?P<of>\d{5,18})", re.ASCII)
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 """Number of examples (pairs, keys or shards) that a line names."""
 
 
@@ -249,7 +249,7 @@ class _DatasetCheck:
         self.unplaced = listed_shards - in_runs - {shard.name for shard in self.markers}
         total = sum(counts for counts, _ in self.runs.values()) + len(self.unplaced)
         self.num_missing = num_missing = total - sum(len(present) for _, present in self.runs.values())
-        missing = list(itertools.islice(itertools.chain(self._iterate_missing(), sorted(self.unplaced)), _MOST_NAMED))
+        missing = list(itertools.islice(itertools.chain(self._iterate_missing(), sorted(self.unplaced)), _MAX_NAMED))
         missing += ["…"] if num_missing > len(missing) else []
         extended = self.identity.get("extended")
         extensions = len(extended) if isinstance(extended, list) else 0
@@ -386,7 +386,7 @@ class _DatasetCheck:
                 self.findings.append(str(error))
         if len(names_by_version) > 1:
             versions = "; ".join(
-                f"format {version}: {join_names(names, _MOST_NAMED)}"
+                f"format {version}: {join_names(names, _MAX_NAMED)}"
                 for version, names in sorted(names_by_version.items())
             )
             self.findings.append(f"The dataset mixes several format versions: {versions}. Rebuild it.")
@@ -456,7 +456,7 @@ class _DatasetCheck:
             repeated.setdefault((keys.shard(first_position), keys.shard(position)), []).append(keys.key(first_position))
         for (first, second), names in repeated.items():
             subject = f"The key {names[0]} occurs" if len(names) == 1 else f"{len(names)} keys occur"
-            examples = f": {join_names(names, _MOST_NAMED)}" if len(names) > 1 else ""
+            examples = f": {join_names(names, _MAX_NAMED)}" if len(names) > 1 else ""
             self.findings.append(
                 f"{subject} twice, in {first.name} and in {second.name}{examples}. {self._advise_rebuild(second)}"
             )
@@ -473,7 +473,7 @@ class _DatasetCheck:
                 across.setdefault(splits, []).append(f"{images.key(first)} and {images.key(second)}")
         for (a, b), pairs in across.items():
             self.findings.append(
-                f"{len(pairs)} images of {b} have the same pixels as one of {a}: {join_names(pairs, _MOST_NAMED)}. "
+                f"{len(pairs)} images of {b} have the same pixels as one of {a}: {join_names(pairs, _MAX_NAMED)}. "
                 "Remove them from one of the two splits with `figureground curate`."
             )
         if within:
@@ -492,7 +492,7 @@ class _DatasetCheck:
         for splits, names in sorted(shared.items()):
             self.findings.append(
                 f"{len(names)} cut-outs, scenes or photographs are used in {' and in '.join(splits)}, so the splits "
-                f"aren't independent: {join_names(sorted(names), _MOST_NAMED)}. Give each split its own."
+                f"aren't independent: {join_names(sorted(names), _MAX_NAMED)}. Give each split its own."
             )
 
     def _note_similar(self, contents: Sequence[ShardContents]) -> None:
@@ -518,7 +518,7 @@ class _DatasetCheck:
                 continue
             pairs = [
                 f"{digests[b].key(int(matches[i]))} and {digests[a].key(int(nearest[i]))} ({bits[i]} bits)"
-                for i in np.argsort(bits, kind="stable")[:_MOST_NAMED]
+                for i in np.argsort(bits, kind="stable")[:_MAX_NAMED]
             ]
             lines.append(
                 f"{len(matches):,} of {len(digests[b].values):,} images of {b} look like one of {a} ({method}), "
@@ -547,7 +547,7 @@ class _DatasetCheck:
             )
         if where:
             self.findings.append(
-                f"{index.INDEX}: it disagrees with the markers in {join_names(where, _MOST_NAMED)}. {REWRITE}."
+                f"{index.INDEX}: it disagrees with the markers in {join_names(where, _MAX_NAMED)}. {REWRITE}."
             )
         findings, notes = check_card(
             self.directory, columns, summary, self.markers, self.index, self._find_image_format()

@@ -29,7 +29,7 @@ from figureground.learn.directory import (
     remove_drafts,
 )
 from figureground.learn.preflight import check_workers, list_seeds, refuse_backbone, refuse_revision, refuse_unfit_data
-from figureground.learn.settings import MASKS, MOST_POCKET, RULES, Training, choose_backbone
+from figureground.learn.settings import MASKS, MAX_POCKET, RULES, Training, choose_backbone
 from figureground.learn.training_data import TrainingData, gather
 from figureground.learn.way import WAYS
 from figureground.recipe import document as recipes
@@ -197,7 +197,7 @@ class _Preflight:
     @property
     def config(self) -> str:
         """Default config of the methods that generate images, which depends on the size of the training images."""
-        return "pocket" if self.edge <= MOST_POCKET else "photographs"
+        return "pocket" if self.edge <= MAX_POCKET else "photographs"
 
     def check_trainings(self, rows: Sequence[Row]) -> dict[str, Training]:
         """Return the settings of each training, including erm's if paste uses its classifiers."""

@@ -33,7 +33,7 @@ _COLUMNS = {
     "source_precision": "SCGS precision", "source_recall": "SCGS recall",
 }  # fmt: skip
 """Columns that are shown if any row has a value."""
-MOST_GROUPS = 12
+MAX_GROUPS = 12
 """Maximum number of groups in the tables; if there are more, group accuracies are only in the JSON."""
 
 
@@ -143,7 +143,7 @@ def _make_tables(comparison: Mapping[str, Any]) -> list[list[list[str]]]:
         cells += [(_format_count if name == "added" else format_mean_and_std)(row[name]) for name in extras]
         overall.append([row["method"], *cells, ", ".join(row["uses"]) or "–"])
     groups = rows[0]["groups"]
-    if len(groups) > MOST_GROUPS:
+    if len(groups) > MAX_GROUPS:
         return [overall]
     kind = "group" if comparison["attributes"] is not None else "class"
     by_group = [[f"by {kind}, %", *(f"{group['name']} ({group['images']:,})" for group in groups)]]

@@ -180,8 +180,7 @@ def read_folders(request: Request) -> GroupedImages:
     if len(flat_splits) > 1:
         raise FiguregroundError(
             f"{path}: {join_names(flat_splits)} are named like splits and contain images, but no class folders. Put "
-            "the "
-            "images into one folder per class, or name the class column of a table metadata.csv or metadata.jsonl: "
+            "the images into one folder per class, or name the class column of a table metadata.csv or metadata.jsonl: "
             "--y NAME."
         )
     others = [folder for folder in _subfolders(path) if splits and folder not in splits]

@@ -40,10 +40,10 @@ FEATHER = 0.5
 
 FLAT_RANGE = 2
 """An image is flat if every channel spans at most this many of 255 levels."""
-MOST_EMBEDDINGS = 512
-MOST_NON_FINITE = 8
+MAX_EMBEDDINGS = 512
+MAX_NON_FINITE = 8
 """Rendering stops if this many first images are all non-finite, because later ones would be too."""
-MOST_REJECTED = 32
+MAX_REJECTED = 32
 """Rendering stops if this many first images of a set are all rejected, because later ones most likely would be too."""
 
 
@@ -83,7 +83,7 @@ class Renderer:
     Args:
         load_guide: Returns a Spec's guide.
         between_steps: Called between denoiser steps; it may raise, to stop.
-        proven: Whether images of the same set were kept before; a run of rejects then doesn't stop rendering.
+        any_kept: Whether images of the same set were kept before; a run of rejects then doesn't stop rendering.
     """
 
     def __init__(
@@ -183,26 +183,26 @@ class Renderer:
             reason: Why the image was rejected; None if it was kept.
 
         Raises:
-            NothingLeft: The first `MOST_REJECTED` images were all rejected.
-            FiguregroundError: The first `MOST_NON_FINITE` images were all non-finite.
+            NothingLeft: The first `MAX_REJECTED` images were all rejected.
+            FiguregroundError: The first `MAX_NON_FINITE` images were all non-finite.
         """
         if reason is None:
             self.any_kept = True
         elif not self.any_kept:
             self._reject_counts[reason] += 1
-            if self._reject_counts.total() >= MOST_REJECTED:
+            if self._reject_counts.total() >= MAX_REJECTED:
                 raise NothingLeft(
-                    f"The first {MOST_REJECTED} images were all rejected ({describe_rejects(self._reject_counts)}), so "
+                    f"The first {MAX_REJECTED} images were all rejected ({describe_rejects(self._reject_counts)}), so "
                     f"the rest most likely would be too. {advise(self._reject_counts)}"
                 )
         if reason != "non-finite":
             self._num_non_finite = None
         elif self._num_non_finite is not None:
             self._num_non_finite += 1
-            if self._num_non_finite >= MOST_NON_FINITE:
+            if self._num_non_finite >= MAX_NON_FINITE:
                 dtype = str(self._checkpoint.denoiser.dtype).removeprefix("torch.")
                 raise FiguregroundError(
-                    f"The first {MOST_NON_FINITE} images, computed in {dtype}, all hold NaN or infinity. "
+                    f"The first {MAX_NON_FINITE} images, computed in {dtype}, all hold NaN or infinity. "
                     + ("Its numbers overflow easily: try --set dtype=float32." if dtype == "float16" else
                        "The checkpoint seems to be damaged.")
                 )  # fmt: skip
@@ -287,7 +287,7 @@ class Renderer:
             else:
                 self._embeddings[prompt] = self._encode(prompt)
         rows = [self._embeddings[prompt] for prompt in prompts]
-        while len(self._embeddings) > MOST_EMBEDDINGS:
+        while len(self._embeddings) > MAX_EMBEDDINGS:
             self._embeddings.popitem(last=False)
         collate = self._checkpoint.family.collate
         return {**collate(rows), **(collate([self._negative] * len(rows)) if self._negative else {})}

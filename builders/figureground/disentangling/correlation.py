@@ -24,7 +24,7 @@ def judge_task(
     Args:
         heads: Images that train the heads.
         tests: Images that judge them, by name: `correlated` and `anti_correlated`.
-        classes: Number of labels by `crossing.SIDES`.
+        classes: Number of labels by `cross_probes.SIDES`.
         seed: Seed of all randomness.
 
     Returns:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from figureground.disentangling.penalty import Batch, Penalty
 
-LEAST = 4
+MIN_IMAGES = 4
 """Least number of images for which the estimator is defined."""
 
 
@@ -22,11 +22,11 @@ def hsic(first: Tensor, second: Tensor) -> Tensor:
     """Return the unbiased estimate of HSIC from two kernel matrices, a scalar (Song et al. 2012, equation 5).
 
     Args:
-        first, second: Kernel matrices, (n, n), n at least `LEAST`; their diagonals are not used.
+        first, second: Kernel matrices, (n, n), n at least `MIN_IMAGES`; their diagonals are not used.
     """
     n = len(first)
-    if n < LEAST:
-        raise ValueError(f"HSIC needs at least {LEAST} images.")
+    if n < MIN_IMAGES:
+        raise ValueError(f"HSIC needs at least {MIN_IMAGES} images.")
     off_diagonal = 1 - torch.eye(n, dtype=first.dtype, device=first.device)
     k, m = first * off_diagonal, second * off_diagonal
     products = (k * m).sum()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MOST_STEPS = 200
+MAX_STEPS = 200
 """Maximum number of iterations of L-BFGS."""
 
 
@@ -43,7 +43,7 @@ def fit_logistic(features: Tensor, label: Tensor, classes: int, inverse_strength
     n, d = x.shape
     weight, bias = x.new_zeros(classes, d, requires_grad=True), x.new_zeros(classes, requires_grad=True)
     solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=MOST_STEPS, tolerance_grad=1e-7, tolerance_change=1e-12,
+        [weight, bias], max_iter=MAX_STEPS, tolerance_grad=1e-7, tolerance_change=1e-12,
         line_search_fn="strong_wolfe",
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from figureground.core.seeding import make_generator, seed_default_generators
 from figureground.disentangling.logistic import fit_logistic
 from figureground.recipe.sample import derive_seed
 
-MOST_IMAGES = 20_000
+MAX_IMAGES = 20_000
 """Maximum number of training images of a probe; of more, a random part is used."""
 HELD_OUT_EVERY = 5
 """One in this many objects is held out to choose a probe's setting."""
@@ -72,8 +72,8 @@ def fit_probe(kind: str, train: Examples, classes: int, seed: int) -> Predict:
         seed: Seed of all randomness.
     """
     rng = np.random.default_rng(derive_seed(seed, "probe", "rows"))
-    if len(train) > MOST_IMAGES:
-        train = train.select(np.sort(rng.choice(len(train), MOST_IMAGES, replace=False)))
+    if len(train) > MAX_IMAGES:
+        train = train.select(np.sort(rng.choice(len(train), MAX_IMAGES, replace=False)))
     mean, std = train.features.double().mean(0), train.features.double().std(0, correction=0)
     std = torch.where(std > 1e-9, std, torch.inf)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EACH_END = 6
 """Number of images shown per class with the highest p, and again with the lowest."""
-MOST_CLASSES = 40
+MAX_CLASSES = 40
 """Maximum number of classes whose images are shown, and of rows in a table of cells."""
 THUMBNAIL = 192
 """Maximum edge of an image in pixels; displayed at half size."""
@@ -48,7 +48,7 @@ def write_page(evaluation: Evaluation) -> str:
         robustness=report.get("robustness"),
         plot=plot_robustness(report["robustness"], report["dataset"]["name"]) if report.get("robustness") else "",
         strips=_choose_strips(evaluation, mean),
-        most_classes=MOST_CLASSES,
+        most_classes=MAX_CLASSES,
         judged=len(np.unique(mean.label[mean.judged])),
     )
 
@@ -109,8 +109,8 @@ def _format_cell(metrics: JsonDict, metric: str) -> dict[str, Any] | None:
 def _make_cell_table(name: str, results: JsonDict) -> dict[str, Any]:
     """Return a classifier's accuracies, foregrounds down, backgrounds across; if too many, only the lowest ones."""
     foregrounds = list(results["by_foreground"])
-    if len(foregrounds) > MOST_CLASSES:
-        foregrounds = sorted(foregrounds, key=lambda f: results["by_foreground"][f]["value"])[:MOST_CLASSES]
+    if len(foregrounds) > MAX_CLASSES:
+        foregrounds = sorted(foregrounds, key=lambda f: results["by_foreground"][f]["value"])[:MAX_CLASSES]
     cells = {(cell["foreground"], cell["background"]): cell for cell in results["by_cell"]}
     backgrounds = list(results["by_background"])
     return {
@@ -142,7 +142,7 @@ def _choose_strips(evaluation: Evaluation, mean: Predictions) -> list[dict[str, 
     labels = evaluation.images.labels
     spurious = evaluation.report["kind"] == "spurious"
     hits = {k: float(mean.correct[mean.mask_of(k)].mean()) for k in np.unique(mean.label[mean.judged]).tolist()}
-    classes = sorted(hits, key=lambda k: -hits[k] if spurious else hits[k])[:MOST_CLASSES]
+    classes = sorted(hits, key=lambda k: -hits[k] if spurious else hits[k])[:MAX_CLASSES]
     ends: dict[int, tuple[list[int], list[int]]] = {}
     for k in classes:
         rows = np.flatnonzero(mean.mask_of(k))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-LEAST = 3
+MIN_CLASSIFIERS = 3
 """Least number of classifiers through which a line is fitted."""
 FEW = 10
 """Number of classifiers below which the report says that the line is uncertain."""
@@ -63,11 +63,11 @@ def measure(classifiers: Mapping[str, JsonDict]) -> JsonDict | None:
     if len(points) < 2:
         return None
     ordinary = [name for name, point in points.items() if not point["zero_shot"]]
-    fitted = ordinary if len(ordinary) >= LEAST else list(points)
+    fitted = ordinary if len(ordinary) >= MIN_CLASSIFIERS else list(points)
     x, y = (np.array([_logit(points[name][kind]) for name in fitted]) for kind in ("references", "accuracy"))
     reason = None
-    if len(fitted) < LEAST:
-        reason = f"a line needs at least {LEAST} classifiers, and there are {len(fitted)}"
+    if len(fitted) < MIN_CLASSIFIERS:
+        reason = f"a line needs at least {MIN_CLASSIFIERS} classifiers, and there are {len(fitted)}"
     elif np.ptp(x) < _APART:
         reason = "the classifiers are equally accurate on the references"
     if reason is not None:

@@ -11,10 +11,10 @@ from figureground.core.text_width import pad, text_width
 from figureground.evaluation import robustness
 from figureground.evaluation.spuriousness import METRICS
 
-MOST_GROUPS = 12
+MAX_GROUPS = 12
 """Maximum number of printed groups of one kind; of more, those with the lowest accuracy."""
 
-MOST_LETTERS = 24
+MAX_LETTERS = 24
 """Maximum number of characters of a recipe's value that a note quotes."""
 
 JsonMapping = Mapping[str, Any]
@@ -105,7 +105,7 @@ def _format_values(values: Sequence[Any]) -> str:
 
 def _shorten(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
+    return text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS - 1]}…"
 
 
 def _note_intervals(report: JsonMapping) -> Iterator[str]:
@@ -198,11 +198,11 @@ def _format_comparison(kind: str, comparison: JsonMapping) -> str:
 
 def _group_lines(title: str, groups: Mapping[str, JsonMapping]) -> Iterator[str]:
     selected = dict(groups)
-    if len(groups) > MOST_GROUPS:
-        lowest = sorted(groups, key=lambda name: (groups[name]["value"], -groups[name]["samples"]))[:MOST_GROUPS]
+    if len(groups) > MAX_GROUPS:
+        lowest = sorted(groups, key=lambda name: (groups[name]["value"], -groups[name]["samples"]))[:MAX_GROUPS]
         selected, title = (
             {name: groups[name] for name in lowest},
-            f"{title}, the lowest {MOST_GROUPS} of {len(groups):,}",
+            f"{title}, the lowest {MAX_GROUPS} of {len(groups):,}",
         )
     yield f"  {title}:"
     width = max(map(text_width, selected))
@@ -239,9 +239,9 @@ def _class_lines(classes: JsonMapping, kind: str, features: Mapping[str, str]) -
     names = sorted(classes, key=lambda name: -classes[name][kind]["predicted"]["value"])
     yield "  by class, the share predicted:"
     width = max(map(text_width, names))
-    for name in names[:MOST_GROUPS]:
+    for name in names[:MAX_GROUPS]:
         entry = classes[name][kind]
         numbers = f"{format_share(entry['predicted']):24} {entry['images']:7,}"
         yield f"    {pad(name, width)}  {numbers}  {features.get(name, '')}".rstrip()
-    if len(names) > MOST_GROUPS:
-        yield f"    … and {len(names) - MOST_GROUPS} more"
+    if len(names) > MAX_GROUPS:
+        yield f"    … and {len(names) - MAX_GROUPS} more"

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 MIME = {"jpg": "image/jpeg", "webp": "image/webp", "png": "image/png"}
 """Types of image files, by image format."""
-MOST_PEM = 2**20
+MAX_PEM = 2**20
 """Maximum size of a certificate or key, bytes."""
-LEAST_RSA_BITS = 2048
+MIN_RSA_BITS = 2048
 """Least length of an RSA key that C2PA allows."""
 _ADVICE = (
     "The certificate must allow signing: key usage digitalSignature, and extended key usage such as emailProtection"
@@ -128,7 +128,7 @@ def source_type_of(data: bytes, guided: bool) -> str:
 
 def _read_pem(path: Path) -> bytes:
     try:
-        return read_bytes(path, max_bytes=MOST_PEM)
+        return read_bytes(path, max_bytes=MAX_PEM)
     except FileError as error:
         raise SigningError(str(error)) from None
     except OSError as error:
@@ -190,12 +190,12 @@ def _find_algorithm(private_key: Any, key_file: str) -> str:
     curves = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
     if isinstance(private_key, ed25519.Ed25519PrivateKey):
         return "ED25519"
-    if isinstance(private_key, rsa.RSAPrivateKey) and private_key.key_size >= LEAST_RSA_BITS:
+    if isinstance(private_key, rsa.RSAPrivateKey) and private_key.key_size >= MIN_RSA_BITS:
         return "PS256"
     if isinstance(private_key, ec.EllipticCurvePrivateKey) and private_key.curve.name in curves:
         return curves[private_key.curve.name]
     raise SigningError(
-        f"{key_file} is a key that C2PA doesn't allow. Use P-256, P-384, P-521, Ed25519, or RSA with {LEAST_RSA_BITS} "
+        f"{key_file} is a key that C2PA doesn't allow. Use P-256, P-384, P-521, Ed25519, or RSA with {MIN_RSA_BITS} "
         "bits or more."
     )
 

@@ -100,10 +100,10 @@ class Evaluator:
         """Draw images and measure them, ignoring rejected ones (flat or not finite); `WORST` if all are rejected."""
         renderer = Renderer(self._checkpoint, self._sampling, refuse_guide, between_steps)
         images = [result.image for result in renderer.render(self._specs) if isinstance(result, Sample)]
-        return measure_progress(read_features(self._classifier, images), *self._features) if images else WORST
+        return measure_evaluation(read_features(self._classifier, images), *self._features) if images else WORST
 
 
-def measure_progress(drawn: Tensor, references: Tensor, prior: Tensor, class_images: Tensor | None) -> float:
+def measure_evaluation(drawn: Tensor, references: Tensor, prior: Tensor, class_images: Tensor | None) -> float:
     """Return the value of an evaluation by the rule `similarity`, or `without-class` if `class_images` is given.
 
     See the module's docstring.

@@ -224,7 +224,7 @@ class Training:
 
     @contextlib.contextmanager
     def final_weights(self) -> Iterator[None]:
-        """Give the network its final weights: the best, if any were kept, otherwise those of `averaged`."""
+        """Give the network its final weights: the best, if any were kept, otherwise those of `averaged_weights`."""
         if not self._best_values:
             with self.averaged_weights():
                 yield

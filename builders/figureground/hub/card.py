@@ -23,9 +23,9 @@ def merge_cards(local: str, remote: str, previous: str | None) -> str:
     its version is used. Lists that both sides changed are united.
 
     Args:
-        here: The local card.
-        there: The card on the Hub.
-        before: The local card at the last push; None if it was never pushed.
+        local: The local card.
+        remote: The card on the Hub.
+        previous: The local card at the last push; None if it was never pushed.
 
     Raises:
         FiguregroundError: Both sides changed the same item, or a card's header can't be read.

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier
 
 METHODS = ("k-means", "gaussian-mixture")
-LEAST_SILHOUETTE = 0.05
+MIN_SILHOUETTE = 0.05
 """Minimum silhouette for dividing the images; below it they stay in one cluster."""
 STARTS = 10
 """Number of random starts of k-means or of the mixture; the best is kept."""
 DIMENSIONS = 16
 """Maximum number of dimensions to which features are reduced."""
-LEAST_VARIANCE = 1e-3
+MIN_VARIANCE = 1e-3
 """Minimum variance of a mixture component in each dimension, so that none collapses to a point."""
 
 
@@ -79,7 +79,7 @@ def cluster(
         features: float (n, d), n 1 or more.
         method: One of `METHODS`; the mixture's covariances are diagonal. A mixture may end with fewer than k clusters.
         k: Number of clusters. None takes the k from 2 to `most` with the largest silhouette (ties: the smallest k),
-            with at least two points per cluster on average. It takes 1 if no silhouette exceeds `LEAST_SILHOUETTE`.
+            with at least two points per cluster on average. It takes 1 if no silhouette exceeds `MIN_SILHOUETTE`.
         most: The largest k to try.
 
     Raises:
@@ -120,7 +120,7 @@ def cluster(
             if len(np.unique(labels)) > 1:
                 labels_by_k[candidate], silhouettes[candidate] = labels, float(silhouette_score(points, labels))
         best_k = max(silhouettes, key=silhouettes.__getitem__, default=1)
-        chosen_k = best_k if silhouettes.get(best_k, -1.0) > LEAST_SILHOUETTE else 1
+        chosen_k = best_k if silhouettes.get(best_k, -1.0) > MIN_SILHOUETTE else 1
         return _sort_by_size(labels_by_k[chosen_k], silhouettes, points)
 
 
@@ -151,7 +151,7 @@ def _fit(points: np.ndarray, method: str, k: int, seed: int) -> np.ndarray:
     if method == "k-means":
         return KMeans(k, n_init=STARTS, random_state=random_state).fit_predict(points)
     mixture = GaussianMixture(
-        k, covariance_type="diag", n_init=STARTS, reg_covar=LEAST_VARIANCE, random_state=random_state, max_iter=300
+        k, covariance_type="diag", n_init=STARTS, reg_covar=MIN_VARIANCE, random_state=random_state, max_iter=300
     )
     return mixture.fit_predict(points)
 

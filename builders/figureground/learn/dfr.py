@@ -23,7 +23,7 @@ from figureground.recipe.sample import derive_seed
 
 STRENGTHS = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
 """Candidate inverse strengths C, as in the paper."""
-MOST_STEPS = 5000
+MAX_STEPS = 5000
 TOLERANCE = 1e-7
 """Convergence tolerance: largest change of a weight in a step, relative to the largest weight."""
 
@@ -61,7 +61,7 @@ def fit_logistic(features: Tensor, y: Tensor, classes: int, inverse_strength: fl
     weights = design.new_zeros(classes, d + 1)
     extrapolated, t = weights, 1.0
     steps = 0
-    while steps < MOST_STEPS:
+    while steps < MAX_STEPS:
         steps += 1
         gradient = (torch.softmax(design @ extrapolated.T, dim=1) - target).T @ design / n
         new = extrapolated - step_size * gradient

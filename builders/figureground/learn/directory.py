@@ -91,7 +91,7 @@ def refuse_changed_inputs(out: Path, kind: str, changed: Sequence[str]) -> None:
     """Raise FiguregroundError if a directory's content, such as a training, differs from the requested one.
 
     Args:
-        changed: Differences from `recipe.differences`.
+        changed: Differences from `core.differences.describe_differences`.
     """
     if changed:
         raise FiguregroundError(

@@ -38,7 +38,7 @@ from figureground.learn.training_data import Album, Part, TrainingData, default_
 from figureground.recipe.sample import derive_seed
 from figureground.training.saved_run import explain_errors
 
-MOST_FOLDS = 100
+MAX_FOLDS = 100
 EARLY = "early-stopped"
 """Folder of the early-stopped classifier."""
 
@@ -166,8 +166,8 @@ def _plan_folds(
     Raises:
         RecipeError: The number of folds doesn't fit the data.
     """
-    if not isinstance(folds, int) or not 2 <= folds <= MOST_FOLDS:
-        raise RecipeError("folds", f"{folds} is not a whole number from 2 to {MOST_FOLDS}.")
+    if not isinstance(folds, int) or not 2 <= folds <= MAX_FOLDS:
+        raise RecipeError("folds", f"{folds} is not a whole number from 2 to {MAX_FOLDS}.")
     y = groups.of_split(0).y
     counts = np.bincount(y, minlength=len(groups.classes))
     if too_small := [f"{groups.classes[label]} ({n:,})" for label, n in enumerate(counts.tolist()) if 0 < n < folds]:

@@ -25,8 +25,8 @@ from figureground.models.needs import refuse_absent, refuse_onnx
 
 INPUTS = "training.json"
 """File that records the inputs of a directory's classifiers and marks the directory as ours."""
-MOST_SEEDS = 1000
-MOST_DECODERS = 256
+MAX_SEEDS = 1000
+MAX_DECODERS = 256
 """Maximum number of decoding threads."""
 
 
@@ -100,8 +100,8 @@ def refuse_revision(settings: Training, backbone: str) -> None:
 
 def check_workers(workers: int | None) -> None:
     """Raise RecipeError for an invalid number of decoding threads."""
-    if workers is not None and not 1 <= workers <= MOST_DECODERS:
-        raise RecipeError("workers", f"{workers} is not a whole number from 1 to {MOST_DECODERS}.")
+    if workers is not None and not 1 <= workers <= MAX_DECODERS:
+        raise RecipeError("workers", f"{workers} is not a whole number from 1 to {MAX_DECODERS}.")
 
 
 def list_seeds(seeds: int | Sequence[int]) -> list[int]:
@@ -120,8 +120,8 @@ def list_seeds(seeds: int | Sequence[int]) -> list[int]:
             if list(seeds).count(seed) > 1:
                 raise RecipeError("seeds", f"{seed} is named twice.")
     count = len(seeds) if isinstance(seeds, Sequence) else seeds
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_SEEDS:
-        raise RecipeError("seeds", f"{count} is not a whole number from 1 to {MOST_SEEDS:,}.")
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_SEEDS:
+        raise RecipeError("seeds", f"{count} is not a whole number from 1 to {MAX_SEEDS:,}.")
     return list(seeds) if isinstance(seeds, Sequence) else list(range(seeds))
 
 

@@ -22,7 +22,7 @@ IN_TRAINING, IN_VALIDATION, MASKS = "training attributes", "validation attribute
 
 POCKET = "pocket"
 """The backbone for small images, trained from random weights."""
-MOST_POCKET = 96
+MAX_POCKET = 96
 """Edge in pixels of the largest images for which the pocket backbone is the default."""
 
 
@@ -155,15 +155,15 @@ def choose_backbone(settings: Training, edge: int) -> str:
         edge: Longer edge of an image in pixels.
 
     Raises:
-        RecipeError: No backbone is given, and the images are larger than `MOST_POCKET`.
+        RecipeError: No backbone is given, and the images are larger than `MAX_POCKET`.
     """
     if settings.backbone is not None:
         return settings.backbone
-    if edge <= MOST_POCKET:
+    if edge <= MAX_POCKET:
         return POCKET
     raise RecipeError(
         "backbone",
-        f"name one, since the images have {edge} px, and the pocket backbone is for at most {MOST_POCKET}: "
+        f"name one, since the images have {edge} px, and the pocket backbone is for at most {MAX_POCKET}: "
         "--backbone with a transformers directory, a Hub id such as microsoft/resnet-50, or timm:NAME.",
     )
 

@@ -26,13 +26,13 @@ CACHE_BYTES = 256 * 2**20
 """Total size of decoded images kept in memory; other images are decoded at each use."""
 PREFETCH_BATCHES = 2
 """Number of batches decoded ahead."""
-MOST_WORKERS = 8
+MAX_WORKERS = 8
 """Default maximum number of decoding threads."""
 
 
 def default_workers() -> int:
     """Return the default number of decoding threads; it doesn't affect results."""
-    return min(MOST_WORKERS, usable_cores())
+    return min(MAX_WORKERS, usable_cores())
 
 
 @dataclass(eq=False)

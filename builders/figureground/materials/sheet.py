@@ -21,7 +21,7 @@ SMALL = 110
 COLUMNS = 6
 """Thumbnails in a row of the sheet; as many of each class are drawn kept, and left out."""
 GAP, CAPTION, HEADER = 8, 30, 34
-MOST_CLASSES = 60
+MAX_CLASSES = 60
 """Classes on the sheet; the page shows all."""
 SQUARE = 8
 """Edge of the squares behind transparent pixels."""
@@ -57,7 +57,7 @@ def draw_sheet(private: Path, decisions: Sequence[Decision]) -> Image.Image:
         decisions: By class.
     """
     classes = [(folder, list(in_class)) for folder, in_class in groupby(decisions, lambda decision: decision.folder)]
-    blocks = [_draw_class(private, folder, in_class) for folder, in_class in classes[:MOST_CLASSES]]
+    blocks = [_draw_class(private, folder, in_class) for folder, in_class in classes[:MAX_CLASSES]]
     sheet = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), "white")
     top = 0
     for block in blocks:

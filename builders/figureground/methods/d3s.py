@@ -37,7 +37,7 @@ from figureground.running.directory import claim_directory, settle_recipe
 from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE
 from figureground.shards.stages import run_stage
-from figureground.sources.guide import ImagePool, check_disjoint, compose, draw_box, read_square, split_bank
+from figureground.sources.guide import ImagePool, check_disjoint, compose, read_square, sample_box, split_bank
 from figureground.sources.images import UnreadableImage, list_folders
 from figureground.sources.provenance import Credit, Source, read_source
 
@@ -428,7 +428,7 @@ class D3S(Method):
         cutout = cutouts[pick(seed, ["cutout", *labels], len(cutouts), i)]
         scene = scenes[pick(seed, ["template", split, str(b), str(f)], len(scenes), i)]
         rng = np.random.default_rng(derive_seed(seed, "place", *labels, str(i)))
-        box = draw_box(rng, config.size, config.scale_range(), config.position)
+        box = sample_box(rng, config.size, config.scale_range(), config.position)
         return Guide("paste", cutout.id, scene.id, box, bool(rng.random() < 0.5))
 
     def _choose_photograph_guide(self, split: str, f: int, b: int, i: int) -> Guide:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 IDLE = 0.1
 """Share of the workers' time that may be idle without a note."""
-MOST_ROUNDS = 32
+MAX_ROUNDS = 32
 """Shards for each worker up to which a better shard size is looked for."""
-MOST_ROWS = 24
+MAX_ROWS = 24
 """Classes whose counts are printed one by one."""
 
 
@@ -180,7 +180,7 @@ def _better_size(plan: Plan, workers: int) -> int | None:
     images = sum(totals.values())
     assert plan.shard_size is not None
     idle = {}
-    for rounds in range(1, MOST_ROUNDS + 1):
+    for rounds in range(1, MAX_ROUNDS + 1):
         size = images // (workers * rounds) // STEP * STEP
         if 0 < size < plan.shard_size and size not in idle:
             idle[size] = _idle_share(images, sum(-(-n // size) for n in totals.values()), size, workers)
@@ -203,9 +203,9 @@ def format_counts_by_split(method: Method, plan: Plan) -> list[str]:
 
 
 def format_counts(counts: Counts, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> list[str]:
-    """Return the table of counts; for more than `MOST_ROWS` classes, only each background's total and range."""
+    """Return the table of counts; for more than `MAX_ROWS` classes, only each background's total and range."""
     widths = [max(7, text_width(name) + 1) for name in backgrounds]
-    is_long = len(foregrounds) > MOST_ROWS
+    is_long = len(foregrounds) > MAX_ROWS
     labels = ["all classes", "least", "most"] if is_long else list(foregrounds)
     rows = np.stack([counts.sum(0), counts.min(0), counts.max(0)]) if is_long else counts
     label_width = max(map(text_width, labels))

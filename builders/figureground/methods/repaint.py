@@ -53,7 +53,7 @@ GROUND_TRUTH_MASKS = "true-masks"
 """Value that means the data's own masks."""
 JOBS, MASKS = "jobs", "masks"
 """Stages of both methods: the images to make with their sources, and the regions to repaint."""
-MOST_DROPPED = 0.5
+MAX_DROPPED = 0.5
 """Largest share of a class's images that may lack a usable mask; above it, the build fails."""
 
 
@@ -644,7 +644,7 @@ def _separate_masks(
             dropped.setdefault(classes[int(y[row])], Counter())[region] += 1
     for name, reasons in dropped.items():
         count = total[list(classes).index(name)]
-        if reasons.total() > MOST_DROPPED * count:
+        if reasons.total() > MAX_DROPPED * count:
             summary = join_names(f"{n:,} × {reason}" for reason, n in reasons.items())
             raise FiguregroundError(
                 f"{MASKS}: {reasons.total():,} of {plural(count, 'image')} of {name!r} have no usable mask "

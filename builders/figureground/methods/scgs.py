@@ -46,7 +46,7 @@ CROSS_FITTED, EARLY_STOPPED = "cross-fitted", "early-stopped"
 ATTENTION, RANDOM, WHOLE = "attention", "random", "whole"
 QUANTILE, KNEE = "quantile", "knee"
 ATTENDED, COMPLEMENT = "attended", "complement"
-LEAST, MOST = 0.01, 0.98
+MIN_SHARE, MAX_SHARE = 0.01, 0.98
 """Smallest and largest share of an image that a repainted region may have; beyond, it covers nothing or everything."""
 BOX = (0.3, 0.7)
 """Smallest and largest edge of a random box, as shares of the image's edge."""
@@ -324,9 +324,9 @@ class SCGS(Repaint):
 
     def _mask_or_reason(self, mask: np.ndarray) -> np.ndarray | str:
         share = float(mask.mean())
-        if share < LEAST:
+        if share < MIN_SHARE:
             return "covers nothing"
-        return "covers everything" if share > MOST and self.config.mask != WHOLE else mask
+        return "covers everything" if share > MAX_SHARE and self.config.mask != WHOLE else mask
 
     def _find_attended_regions(self, errors: Errors, rows: Sequence[int], maps: Path) -> dict[int, np.ndarray]:
         from figureground.learn.classifier_errors import match_classes

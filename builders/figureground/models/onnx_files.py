@@ -21,11 +21,11 @@ from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import check_regular, leads_outside
 from figureground.core.numerics import usable_cores
 
-MOST_BYTES = 2 * 2**30
+MAX_BYTES = 2 * 2**30
 """Maximum size of an ONNX file with its data files, bytes. A single protobuf message can't be larger either."""
-MOST_MESSAGES = 5_000_000
+MAX_MESSAGES = 5_000_000
 """Maximum number of nodes, attributes and tensors. Large networks have some ten thousand."""
-MOST_NESTED = 64
+MAX_NESTED = 64
 """Maximum depth of graphs in graphs, as in loops and branches."""
 
 # The parts of onnx.proto in which tensors lie: message, then field number to the message that it holds.
@@ -172,8 +172,8 @@ def check_onnx(path: Path, what: str) -> list[Path]:
                 "Keep the two files together."
             ) from error
         files.append(place)
-    if size > MOST_BYTES:
-        raise FiguregroundError(f"{what} has {size:,} bytes; at most {MOST_BYTES:,} are opened.")
+    if size > MAX_BYTES:
+        raise FiguregroundError(f"{what} has {size:,} bytes; at most {MAX_BYTES:,} are opened.")
     return files
 
 
@@ -204,8 +204,8 @@ def _find_locations(path: Path) -> set[str]:
         for beginning, kind in _HEADS.items():
             if start.lstrip().startswith(beginning):
                 raise ValueError(f"it is {kind}.")
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes; at most {MOST_BYTES:,} are opened.")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are opened.")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
             return _parse_locations(view)
 
@@ -217,10 +217,10 @@ def _parse_locations(data: memoryview) -> set[str]:
     while stack:
         message, start, end, depth = stack.pop()
         visited += 1
-        if visited > MOST_MESSAGES:
-            raise ValueError(f"it has more than {MOST_MESSAGES:,} parts.")
-        if depth > MOST_NESTED:
-            raise ValueError(f"its graphs are nested more than {MOST_NESTED} deep.")
+        if visited > MAX_MESSAGES:
+            raise ValueError(f"it has more than {MAX_MESSAGES:,} parts.")
+        if depth > MAX_NESTED:
+            raise ValueError(f"its graphs are nested more than {MAX_NESTED} deep.")
         texts: dict[int, bytes] = {}
         for number, first, last in _iterate_fields(data, start, end):
             kind = _FIELDS[message].get(number)

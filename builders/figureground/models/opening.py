@@ -23,7 +23,7 @@ ATTENTION = ("eager", "sdpa", "flex_attention")
 """Attention implementations of transformers and torch. Other names may be kernels that are downloaded and run."""
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "stable_diffusion_xl")
 """Allowed libraries for the parts of a pipeline, as named in `model_index.json`."""
-MOST_BYTES = 16 * 2**20
+MAX_BYTES = 16 * 2**20
 """Largest configuration file, bytes. One for 21,000 classes has 1 MB."""
 
 _IMPLEMENTATIONS = tuple(
@@ -54,7 +54,7 @@ def refuse_code(folder: Path, what: str) -> None:
                 f"{where} makes the library open another model (base_model_name_or_path) instead of this one. Merge "
                 "the adapter into its base model first: PeftModel.from_pretrained(…).merge_and_unload()."
             )
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             raise FiguregroundError(f"{where} has {path.stat().st_size:,} bytes, too many for a configuration.")
         try:
             content = read_json(path)

@@ -19,7 +19,7 @@ FREE_LAYERS = 256
 """Number of layers always allowed, because configurations include defaults of missing parts."""
 FREE_WIDTH = 16384
 """Width, image size or number of classes always allowed. SDXL's widest layer has 10,240 channels."""
-MOST_HEADER = 100_000_000
+MAX_HEADER = 100_000_000
 """Largest header of a safetensors file, bytes: the library's own limit."""
 
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".gguf")
@@ -92,7 +92,7 @@ def _measure_weights(folder: Path) -> tuple[int, int]:
         try:
             with open_regular(path) as file:
                 size = int.from_bytes(file.read(8), "little")
-                header = parse_json(file.read(size), path) if size <= MOST_HEADER else {}
+                header = parse_json(file.read(size), path) if size <= MAX_HEADER else {}
         except (OSError, FileError):
             continue
         for name, tensor in header.items() if isinstance(header, dict) else ():

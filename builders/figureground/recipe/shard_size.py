@@ -30,7 +30,7 @@ def bytes_per_image(size: int, image_format: str, keep: Sequence[str] = ()) -> f
 def default_shard_size(totals: Mapping[str, int], image_bytes: float) -> int:
     """Return the images a shard: about `SHARD_BYTES`, but at least `MIN_SHARDS` shards a split.
 
-    Splits with fewer than `LEAST_SHARDS * STEP` images get fewer, since their shards would be smaller than a batch.
+    Splits with fewer than `MIN_SHARDS * STEP` images get fewer, since their shards would be smaller than a batch.
 
     Args:
         totals: Images by split.

@@ -14,7 +14,7 @@ from figureground.shards.card import QUESTION_TEXTS
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import LABELS
 
-MOST_PARTS = 200
+MAX_PARTS = 200
 """Number of parts of a dataset that the page lists by cell, those with the lowest shares first."""
 _GROUPINGS = ("split", "foreground", "background", "cell")
 
@@ -115,7 +115,7 @@ def _describe_question(name: str, question: Mapping[str, Any], shares: Sequence[
             for people, by_rule in outcomes.get("expected", {}).items() for rule, outcome in by_rule.items()
         ]  # fmt: skip
     parts = [
-        {"by": by, "rows": rows[:MOST_PARTS], "left": max(0, len(rows) - MOST_PARTS)}
+        {"by": by, "rows": rows[:MAX_PARTS], "left": max(0, len(rows) - MAX_PARTS)}
         for by in _GROUPINGS
         if (rows := sorted((s for s in shares if s["by"] == by), key=lambda share: share["people"]["value"]))
     ]

@@ -21,7 +21,7 @@ from figureground.core.pages import render_page
 from figureground.report.answers import read_labels
 from figureground.report.contents import Contents, Example, Labels, Shard, choose_evenly, read_examples
 from figureground.report.facts import flatten
-from figureground.report.preview import LARGEST_CELL, MOST_DOWN, fit, open_rgb
+from figureground.report.preview import LARGEST_CELL, MAX_DOWN, fit, open_rgb
 from figureground.report.samples import WriteResult
 from figureground.shards.card import public
 from figureground.shards.shard import PRIVATE
@@ -90,7 +90,7 @@ def _pair_references(directory: Path, contents: Contents) -> Iterator[dict[str, 
     """Yield, for each class with saved references, some references and some results, for the template."""
     copies = directory / PRIVATE / "stages" / COPIES
     single_foreground = contents.one_foreground_each()
-    for split in choose_evenly([split for split in contents.splits if (copies / split).is_dir()], MOST_DOWN):
+    for split in choose_evenly([split for split in contents.splits if (copies / split).is_dir()], MAX_DOWN):
         references = []
         for path in choose_evenly(list_images(copies / split), REFERENCES):
             with contextlib.suppress(UnreadableImage):

@@ -20,9 +20,9 @@ from figureground.report.contents import (
 )
 from figureground.sources.images import open_stored
 
-MOST_DOWN = 20
+MAX_DOWN = 20
 """Maximum number of foregrounds in a preview; of more, evenly spaced ones are drawn."""
-MOST_ACROSS = 20
+MAX_ACROSS = 20
 """Maximum number of backgrounds in a preview."""
 SMALLEST_CELL, LARGEST_CELL = 96, 128
 """Edge of an image in the preview, in pixels."""
@@ -56,7 +56,7 @@ def draw_preview(contents: Contents) -> Image.Image:
         _Row(first_split, label, contents.foregrounds[label]) for label in _choose_labels(contents, shards, 0)
     ]
     backgrounds = _choose_labels(contents, contents.shards if single_foreground else shards, 1)
-    down, across = choose_evenly(all_rows, MOST_DOWN), choose_evenly(backgrounds, MOST_ACROSS)
+    down, across = choose_evenly(all_rows, MAX_DOWN), choose_evenly(backgrounds, MAX_ACROSS)
     images = {
         (split, *example.labels): fit(open_rgb(example.image))
         for split in dict.fromkeys(row.split for row in down)

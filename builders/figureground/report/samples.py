@@ -37,7 +37,7 @@ from figureground.shards.samples import Dropped, Stored
 
 CHUNK = 100
 """Number of images whose details one script holds."""
-MOST_FULL = 2000
+MAX_FULL = 2000
 """Number of images that are written at full size by default, with guide, mask and panels."""
 
 _SHOWN_ALREADY = (

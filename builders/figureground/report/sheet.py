@@ -21,7 +21,7 @@ from figureground.report.contents import read_contents
 from figureground.report.folder import FOLDER, open_draft, refuse_folder
 from figureground.report.page import render_report
 from figureground.report.preview import draw_preview
-from figureground.report.samples import MOST_FULL, DrawGuide, DrawPanels, save_panels, write_samples
+from figureground.report.samples import MAX_FULL, DrawGuide, DrawPanels, save_panels, write_samples
 from figureground.shards.card import CARD, PREVIEW, read_license
 from figureground.shards.index import lock_descriptions
 
@@ -38,7 +38,7 @@ def write_sheet(
     *,
     draw_panels: DrawPanels | None = None,
     draw_overview: Callable[[], list[Panel]] | None = None,
-    full: int | None = MOST_FULL,
+    full: int | None = MAX_FULL,
 ) -> list[Path]:
     """Write `preview.png` (foregrounds down, backgrounds across), `report.html` and its folder `report`.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from figureground.methods.registry import open_dataset
 from figureground.recipe.document import FORMAT, read_format
-from figureground.report.samples import MOST_FULL
+from figureground.report.samples import MAX_FULL
 from figureground.report.sheet import license_note, write_sheet
 from figureground.running import building
 from figureground.shards.finished import is_copy
@@ -30,7 +30,7 @@ class Shown(NamedTuple):
     """Why the report shows no guides; None if it does, or if the dataset has none."""
 
 
-def show(directory: str | os.PathLike[str], full: int | None = MOST_FULL) -> Shown:
+def show(directory: str | os.PathLike[str], full: int | None = MAX_FULL) -> Shown:
     """Draw `preview.png` and `report.html` of a dataset, and refer to the preview in its card.
 
     The page needs the folder `report` beside it, which holds thumbnails, data and pictures.

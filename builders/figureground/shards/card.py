@@ -52,10 +52,10 @@ REJECTS = "rejects"
 GENERATED_KEYS = ("configs", "dataset_info", "size_categories")
 """YAML keys that are rewritten each time; all others belong to the user."""
 
-MOST_CREDITS = 20
+MAX_CREDITS = 20
 """Above this number, credits are listed only in `ATTRIBUTION`."""
 
-MOST_FOREGROUNDS = 40
+MAX_FOREGROUNDS = 40
 """Above this number of foreground classes, the card shows only the totals of each background."""
 
 QUESTION_TEXTS = {
@@ -326,7 +326,7 @@ def render(
         empty=[name for name in index["splits"] if name not in nonempty],
         tables={name: _tabulate_cells(columns, split["cells"]) for name, split in nonempty.items()},
         dependence={name: cramers_v(_count_cells(columns, split["cells"])) for name, split in nonempty.items()},
-        most=MOST_FOREGROUNDS,
+        most=MAX_FOREGROUNDS,
         loadable=kind is not None,
         titles=[shard_format.TITLE for shard_format in shard_formats],
         note=kind.note() if kind is not None else "",
@@ -353,7 +353,7 @@ def render(
         class_splits=find_class_splits(index["splits"]),
         credits=credits,
         credited_under=sorted(Counter(credit["license"] or NOT_STATED for credit in credits).items()),
-        most_credits=MOST_CREDITS,
+        most_credits=MAX_CREDITS,
         attribution=ATTRIBUTION,
     )
     return _escape_inner_marks(text)
@@ -393,7 +393,7 @@ def _tabulate_cells(columns: Columns, cells: Sequence[Sequence[int]]) -> list[tu
     """Return rows of foreground and counts by background, or only the row of totals if there are too many."""
     counts = _count_cells(columns, cells)
     rows = list(zip(columns.foregrounds, counts.tolist(), strict=True))
-    return [*(rows if len(rows) <= MOST_FOREGROUNDS else []), ("all", counts.sum(0).tolist())]
+    return [*(rows if len(rows) <= MAX_FOREGROUNDS else []), ("all", counts.sum(0).tolist())]
 
 
 def _format_code(value: object) -> str:

@@ -34,9 +34,9 @@ WORKING_LOCK = f"{PRIVATE}/.working.lock"
 PARTS_LOCK = f"{PRIVATE}/.parts.lock"
 """Lock shared by all processes that run stages which don't need each other."""
 
-MOST_LOCK_SIZE = 2**16
+MAX_LOCK_SIZE = 2**16
 """Maximum size of a lock file, bytes."""
-MOST_REASON = 4000
+MAX_REASON = 4000
 """Maximum length of the reason why a shard failed, characters."""
 
 _HOLDER = {"host": str, "pid": Count, "since": str, "reason": Optional(str)}
@@ -113,7 +113,7 @@ def read_holder(path: Path, directory: Path) -> dict[str, Any] | None:
         was killed doesn't. On a file system without locks that can't be seen, so such a process still counts.
     """
     try:
-        record = read_object(path, root=directory, max_bytes=MOST_LOCK_SIZE)
+        record = read_object(path, root=directory, max_bytes=MAX_LOCK_SIZE)
         check_shape(record, _HOLDER)
     except (OSError, ValueError):  # gone meanwhile, or being written
         return None
@@ -125,7 +125,7 @@ def _write_holder(path: Path, reason: str | None = None, host: str | None = None
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     record = {"host": host or socket.gethostname(), "pid": pid or os.getpid(), "since": now}
     if reason is not None:
-        record["reason"] = reason[:MOST_REASON]
+        record["reason"] = reason[:MAX_REASON]
     _overwrite(path, json.dumps(record).encode())
 
 

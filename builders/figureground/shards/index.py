@@ -109,7 +109,7 @@ def _finish(
         "columns": columns.to_json(),
         "formats": list(formats),
         "image_format": image_format,
-        **_read_recipe_hash(directory),
+        **_recipe_hash_entry(directory),
         # With these, the card can be rewritten when nothing else of the build is available.
         "card": {"recipe": card.public(recipe), "facts": _facts_to_json(facts)},
     }
@@ -141,14 +141,14 @@ def _read_current_labels(directory: Path, shards: Sequence[Shard]) -> dict[str, 
         index = {}
     marker_of = markers(directory)
     shard_entries = [_make_shard_entry(shard, marker_of[shard.name]) for shard in shards if shard.name in marker_of]
-    recipe_sha256 = _read_recipe_hash(directory).get(RECIPE_SHA256)
+    recipe_sha256 = _recipe_hash_entry(directory).get(RECIPE_SHA256)
     if index.get("shards") == shard_entries and index.get(RECIPE_SHA256) == recipe_sha256:
         return dict(index["card"]["facts"].get("labels", {}))
     (directory / LABELS).unlink(missing_ok=True)
     return {}
 
 
-def _read_recipe_hash(directory: Path) -> dict[str, str]:
+def _recipe_hash_entry(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of the saved recipe's identity, if there is a recipe.
 
     Releases that didn't seal recipes didn't write it either; `check` takes an index with it for a newer one, whose
@@ -258,7 +258,7 @@ def summarise(directory: Path, shards: Sequence[Shard], formats: Sequence[str]) 
 
 
 def sum_markers(pairs: Sequence[tuple[Shard, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Return only the counts of an index, which `remaining` needs: in total, by split, and by shard."""
+    """Return only the counts of an index, which `empty_splits` needs: in total, by split, and by shard."""
     splits: dict[str, list[Mapping[str, Any]]] = {}
     for shard, marker in pairs:
         splits.setdefault(shard.split, []).append(marker)

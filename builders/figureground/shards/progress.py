@@ -1,6 +1,6 @@
 """How far a build is, read from the dataset's directory while others write there. Needs no torch.
 
-A claim's lock file says who holds the shard (`claiming.claim`), and `PLANNED` how many shards there will be.
+A claim's lock file says who holds the shard (`claims.claim`), and `PLANNED` how many shards there will be.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from figureground.core.shapes import Count, MapOf, Optional, TupleOf, check_shap
 from figureground.recipe.sample import Reject, Spec
 from figureground.shards.samples import Encoded
 
-MOST_HEAD = 64 * 2**20
+MAX_HEAD = 64 * 2**20
 """Maximum size of a head, bytes; a result takes about 300."""
-MOST_IMAGES = 4 * 2**30
+MAX_IMAGES = 4 * 2**30
 """Maximum size of all images of a batch, bytes."""
 
 _MAGIC = b"fgbatch1"
@@ -82,7 +82,7 @@ def read_head(file: IO[bytes], available: int) -> Head:
     """Read the prefix and the head of the record that begins at a file's position.
 
     Args:
-        most: The number of bytes that are left in the file.
+        available: The number of bytes that are left in the file.
 
     Raises:
         RecordError: There is no whole record. The images aren't read; `unpack` checks them.
@@ -91,7 +91,7 @@ def read_head(file: IO[bytes], available: int) -> Head:
     if len(prefix) < _PREFIX.size:
         raise RecordError("the record ends in its prefix")
     magic, length, images, sha256 = _PREFIX.unpack(prefix)
-    if magic != _MAGIC or length > MOST_HEAD or images > MOST_IMAGES:
+    if magic != _MAGIC or length > MAX_HEAD or images > MAX_IMAGES:
         raise RecordError("the prefix is none of a record")
     start = _PREFIX.size + length
     if start + images > available:

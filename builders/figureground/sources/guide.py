@@ -340,7 +340,7 @@ def check_disjoint(banks: Mapping[str, ImagePool]) -> None:
         )
 
 
-def draw_box(
+def sample_box(
     rng: np.random.Generator,
     size: int,
     scale: tuple[float, float],

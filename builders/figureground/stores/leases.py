@@ -28,7 +28,7 @@ from figureground.stores.store import Entry, Store
 LEASES = f"{PRIVATE}/leases"
 SECONDS = 60.0
 """Time without a change after which a lease is stale, seconds."""
-LEAST_SECONDS = 1.0
+MIN_SECONDS = 1.0
 BEATS = 5
 """Heartbeats within that time."""
 

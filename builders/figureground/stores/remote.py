@@ -107,7 +107,7 @@ class Remote(Home):
         """Record shards that the store has.
 
         Args:
-            anew: Whether to forget those recorded earlier.
+            replace: Whether to forget those recorded earlier.
         """
         path = self.directory / STORED_SHARDS
         with lock(path.with_name(f"{path.name}.lock"), wait=True):
@@ -253,8 +253,8 @@ class Remote(Home):
         """Make recipe, numerics and finished stages in the scratch those of the store, and see what is finished.
 
         Args:
-            anew: Whether a recipe that the store lacks goes from the scratch too. Otherwise it is that of this build,
-                which is put with its first stage or its numerics.
+            discard_recipe: Whether a recipe that the store lacks goes from the scratch too. Otherwise it is that of
+                this build, which is put with its first stage or its numerics.
         """
         for name in (RECIPE, NUMERICS):
             data, path = self.store.read_or_none(name), self.directory / name

@@ -19,7 +19,7 @@ from figureground.core.terminal import print_note
 from figureground.shards.home import Home, home_of, register
 from figureground.shards.shard import PRIVATE
 from figureground.stores.faults import StoreError
-from figureground.stores.leases import LEAST_SECONDS, SECONDS, Leases
+from figureground.stores.leases import MIN_SECONDS, SECONDS, Leases
 from figureground.stores.remote import BUILDING, Remote
 from figureground.stores.store import Store
 from figureground.stores.urls import StoreUrl, parse
@@ -67,7 +67,7 @@ def open_scratch(
         url: Where the dataset is kept.
         scratch: The scratch directory; None for one in the user's cache.
         seconds: Time without a heartbeat after which a shard is taken over.
-        handed_out: Whether one process hands out shards to all that build there, each to one only. Then a store that
+        coordinated: Whether one process hands out shards to all that build there, each to one only. Then a store that
             can't create objects only where there is none will do.
 
     Yields:
@@ -77,8 +77,8 @@ def open_scratch(
         UsageError: The directory is the scratch of another URL, or holds something else.
         StoreError: The store can't be used.
     """
-    if not LEAST_SECONDS <= seconds < math.inf:
-        raise UsageError(f"--lease {seconds:g}: give {LEAST_SECONDS:g} or more.")
+    if not MIN_SECONDS <= seconds < math.inf:
+        raise UsageError(f"--lease {seconds:g}: give {MIN_SECONDS:g} or more.")
     directory = scratch or default_scratch(url)
     settings = _read_settings(directory)
     if settings is None and directory.exists() and any(directory.iterdir()):

@@ -101,7 +101,7 @@ class Store:
 
         Args:
             start: Bucket and beginning of the path.
-            shown: What an error calls it.
+            label: The place as errors name it.
         """
         folder, _, rest = start.rstrip("/").rpartition("/")
         if start.endswith("/"):

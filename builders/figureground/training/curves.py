@@ -20,7 +20,7 @@ from figureground.training.curves_file import CSV
 GRADIENT = "gradient"
 """Name of the curve of the gradient norm."""
 PNG = "curves.png"
-MOST_ACROSS = 4
+MAX_ACROSS = 4
 """Maximum number of curves per row of the drawing."""
 FETCH_EVERY = 10
 """Number of steps whose losses stay on the device, so that training doesn't wait after each step."""
@@ -101,7 +101,7 @@ class Curves:
         """Draw `curves.png`, each curve with its moving average, if matplotlib is installed."""
         rows = self.state()
         window = max(1, len(rows) // 25)
-        columns = min(MOST_ACROSS, len(self.names))
+        columns = min(MAX_ACROSS, len(self.names))
         rows_down = -(-len(self.names) // columns)
 
         def plot(figure: Any, axes: Any) -> None:

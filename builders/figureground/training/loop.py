@@ -89,7 +89,7 @@ class Loop:
     """A run of a learner to its last step. Call `resume`, then `run`.
 
     Args:
-        unfinished: Where states are saved, and the number of steps.
+        saved_run: Where states are saved, and the number of steps.
         made_with: What a saved state must have been made with, JSON-serialisable.
         title: Name of the progress bar.
     """

@@ -197,7 +197,7 @@ class LabelScorer(Scorer):
 NONE = "none"
 """`top` of an image that shows none of the labels."""
 VERDICT_COLUMNS: dict[str, Kind] = {"p": "float", "margin": "float", "rank": "int", "top": "text"}
-"""Columns of a question; see `judging.judge`."""
+"""Columns of a question; see `verdicts.judge`."""
 
 SCORERS: Registry[type[Scorer]] = Registry(
     "figureground.scorers", "scorer",

@@ -26,9 +26,9 @@ from figureground.vision.preprocessing import Preprocessing, to_pixels
 
 SHARES = tuple(round(0.05 * i, 2) for i in range(1, 13))
 """Area shares that `mask_by_knee` tries."""
-MOST_PREFIX = 8
+MAX_PREFIX = 8
 """Maximum number of tokens before the patch tokens, such as the class token and registers."""
-LEAST_EDGE = 6
+MIN_EDGE = 6
 """Minimum number of cells along a map's edge, where there is a choice; ImageNet networks have 7 or more."""
 _ATTENTION_MODULE = re.compile("attn|attention", re.IGNORECASE)
 
@@ -59,7 +59,7 @@ def find_layer(network: nn.Module, size: tuple[int, int]) -> Layer:
 
     This is the last feature map before pooling. In networks that read only a class token it is the `layernorm_before`
     (`norm1`) of the last block, because later patch outputs don't affect the logits. Modules within attention are
-    skipped, as their rows are heads and windows. If the map has fewer than `LEAST_EDGE` cells along an edge, as in
+    skipped, as their rows are heads and windows. If the map has fewer than `MIN_EDGE` cells along an edge, as in
     networks for small images, it is too coarse to localise. Then the last layer with enough cells through which all
     information reaches the logits is taken, if one exists.
 
@@ -88,9 +88,9 @@ def find_layer(network: nn.Module, size: tuple[int, int]) -> Layer:
             "classifier that has one."
         )
     last = relevant[-1][0]
-    if min(last.grid) < LEAST_EDGE:
+    if min(last.grid) < MIN_EDGE:
         for layer, output in reversed(relevant):
-            if min(layer.grid) >= LEAST_EDGE and trace.is_bottleneck(output):
+            if min(layer.grid) >= MIN_EDGE and trace.is_bottleneck(output):
                 return layer
     return last
 
@@ -162,7 +162,7 @@ def _read_layout(name: str, module: nn.Module, output: Tensor, patches: Sequence
         height, width = patches[-1]
         while height * width > output.shape[1]:  # tokens are merged two by two
             height, width = -(-height // 2), -(-width // 2)
-        if 1 < height * width >= output.shape[1] - MOST_PREFIX:
+        if 1 < height * width >= output.shape[1] - MAX_PREFIX:
             return Layer(name, "tokens", (height, width))
     return None
 

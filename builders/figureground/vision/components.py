@@ -25,7 +25,7 @@ SHEET, TABLE, TENSORS = "components.png", "components.json", "components.safeten
 """Output files of the command."""
 MADE_BY = "figureground components"
 BATCH = 32
-MOST_DOWN, MOST_ACROSS = 128, 32
+MAX_DOWN, MAX_ACROSS = 128, 32
 """Maximum number of components, and of images per component, on a sheet."""
 EDGE, GAP, CAPTION, HEAD = 128, 6, 30, 170
 """Sizes in pixels: image edge, gap between images, height of captions, width of the text before a row."""
@@ -117,7 +117,7 @@ def analyse(
     label = classifier.index(name)
     classifier.require_features()
     width = classifier.weight.shape[1]
-    for field, value, most in (("--count", count, min(MOST_DOWN, width)), ("--top", top, MOST_ACROSS)):
+    for field, value, most in (("--count", count, min(MAX_DOWN, width)), ("--top", top, MAX_ACROSS)):
         if not 1 <= value <= most:
             raise RecipeError(field, f"give a number from 1 to {most}, not {value}.")
     refuse_within(out, directory, "--images")

@@ -26,7 +26,7 @@ class ImageText:
 
     Args:
         folder: A transformers directory.
-        shown: The model in errors, such as `--scorer clip:mine`.
+        name: The model in errors, such as `--scorer clip:mine`.
 
     Raises:
         FiguregroundError: It doesn't open, is of another kind, or lacks weights.

@@ -30,7 +30,7 @@ EDGE = 224
 """Edge of the input, in pixels, if neither file says one."""
 MARGIN = 256 / 224
 """Shorter edge after resizing, as a multiple of the crop's: ImageNet's usual preprocessing."""
-MOST_EDGE = 4096
+MAX_EDGE = 4096
 OUTPUTS = ("logits", "probabilities")
 _SHAPE = {
     "labels": Optional([str]), "resize": Optional((Number, None)), "crop": Optional(Number),
@@ -168,9 +168,9 @@ def read_settings(path: Path) -> Settings:
 def _check_values(entries: Mapping[str, Any]) -> None:
     for name in ("resize", "crop"):
         value = entries.get(name)
-        if value is not None and not (isinstance(value, int) and 1 <= value <= MOST_EDGE):
-            raise ValueError(f"{name} is {value!r}; give a whole number of pixels, from 1 to {MOST_EDGE:,}")
-    if (entries.get("resize") or MOST_EDGE) < (entries.get("crop") or 0):
+        if value is not None and not (isinstance(value, int) and 1 <= value <= MAX_EDGE):
+            raise ValueError(f"{name} is {value!r}; give a whole number of pixels, from 1 to {MAX_EDGE:,}")
+    if (entries.get("resize") or MAX_EDGE) < (entries.get("crop") or 0):
         raise ValueError(f"resize is {entries['resize']}, less than crop, which is {entries['crop']}")
     for name in ("mean", "std"):
         value = entries.get(name, (1.0,) * 3)

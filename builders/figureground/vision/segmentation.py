@@ -36,9 +36,9 @@ libraries.import_silently("transformers")
 NOTHING, EVERYTHING = "nothing found", "covers everything"
 """Reasons for having no mask."""
 
-LEAST_SCORE = 0.25
+MIN_SCORE = 0.25
 """Minimum score of a box, as in Grounding DINO's processor."""
-MOST_BOXES = 32
+MAX_BOXES = 32
 """Maximum number of segmented boxes per image, the best first."""
 
 
@@ -141,7 +141,7 @@ class GroundedSam:
         scores = out.logits[0].float().sigmoid().amax(1)
         _refuse_non_finite(scores, self.name)
         scores, order = scores.sort(descending=True, stable=True)
-        order = order[scores >= LEAST_SCORE][:MOST_BOXES]
+        order = order[scores >= MIN_SCORE][:MAX_BOXES]
         x, y, width, height = out.pred_boxes[0, order].float().unbind(1)
         corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1).clamp(0, 1)
         edges = torch.tensor([image.width, image.height] * 2, device=device)
@@ -280,8 +280,8 @@ def open_grounded(detector: str, masker: str, device: str | torch.device) -> Gro
     return GroundedSam(
         parts, (network, _open_part(folder, model_name, "image processor")), name,
         {
-            "name": name, "detector": detector_facts, "masker": masker_facts, "least_score": LEAST_SCORE,
-            "most_boxes": MOST_BOXES,
+            "name": name, "detector": detector_facts, "masker": masker_facts, "least_score": MIN_SCORE,
+            "most_boxes": MAX_BOXES,
         },
     )  # fmt: skip
 

@@ -32,7 +32,7 @@ class Task:
     """An image with its questions, for an export."""
 
     id: str
-    """Opaque name of the image, see `turns.image_ids`."""
+    """Opaque name of the image, see `assignment.image_ids`."""
     url: str
     dataset: str
     """SHA-256 of the dataset's identity."""

@@ -38,7 +38,7 @@ ERRORS, CLUSTERS = "errors", "clusters"
 """Stages with the classifier's predictions and with the clusters of its errors."""
 MEMBERS = 6
 """Images shown of each cluster, those nearest to its centre."""
-MOST_CLUSTERS = 24
+MAX_CLUSTERS = 24
 """Maximum number of clusters shown, the largest of them."""
 
 
@@ -168,7 +168,7 @@ def overview(method: SCGS, directory: Path) -> list[Panel]:
     facts = _error_set_facts(method, predictions, jobs)
     if clusters is None:
         return [Panel("Errors of the classifier", (), (*facts, missing_stage_fact(CLUSTERS)))]
-    largest = sorted(clusters, key=lambda cluster: (-len(cluster.rows), cluster.label, cluster.number))[:MOST_CLUSTERS]
+    largest = sorted(clusters, key=lambda cluster: (-len(cluster.rows), cluster.label, cluster.number))[:MAX_CLUSTERS]
     count = plural(len(clusters), "cluster")
     facts.append(
         ("clusters", count if len(largest) == len(clusters) else f"{count}, of which {len(largest)} are shown")

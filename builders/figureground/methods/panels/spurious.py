@@ -29,13 +29,13 @@ LOSSES = ("dreambooth", "prior", "sfsl")
 """Curves that are drawn, if they were recorded."""
 REFERENCES = 6
 """Maximum number of references shown of a class."""
-MOST_CONCEPTS = 24
+MAX_CONCEPTS = 24
 """Maximum number of concepts shown."""
 
 
 def overview(method: Spurious, directory: Path) -> list[Panel]:
-    """Return a panel of each concept, at most `MOST_CONCEPTS` of them."""
-    shown = method.features[:MOST_CONCEPTS]
+    """Return a panel of each concept, at most `MAX_CONCEPTS` of them."""
+    shown = method.features[:MAX_CONCEPTS]
     panels = [_concept_panel(method, directory, feature) for feature in shown]
     if len(shown) < len(method.features):
         fact = ("shown", f"the first {len(shown)} of {len(method.features):,}")

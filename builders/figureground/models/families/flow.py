@@ -38,7 +38,7 @@ class FlowMatching(Family):
     PATCH = 2
     EVEN_SIGMAS: ClassVar[bool] = True
     """Whether pipelines give their scheduler evenly spaced noise levels, which it shifts, and not the number alone."""
-    MOST_SHIFT: ClassVar[float] = 1.15
+    MAX_SHIFT: ClassVar[float] = 1.15
     """The pipelines' largest shift of noise levels, if the scheduler's configuration has none."""
 
     def native_size(self, folder: Path) -> int:
@@ -101,7 +101,7 @@ class FlowMatching(Family):
     def _compute_shift(self, config: Mapping[str, Any], patches: int) -> float:
         """Return the shift of noise levels for images of a number of patches, linear in it."""
         few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-        low, high = config.get("base_shift", 0.5), config.get("max_shift", self.MOST_SHIFT)
+        low, high = config.get("base_shift", 0.5), config.get("max_shift", self.MAX_SHIFT)
         return low + (high - low) * (patches - few) / (many - few)
 
     def add_noise(self, scheduler: Any, latents: Tensor, noise: Tensor, time: Tensor) -> Tensor:

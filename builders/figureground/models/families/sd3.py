@@ -68,7 +68,7 @@ class StableDiffusion3(FlowMatching):
     SINGLE_FILE = LAYOUT
     GUIDES_IN_ONE_BATCH = True
     EVEN_SIGMAS = False
-    MOST_SHIFT = 1.16
+    MAX_SHIFT = 1.16
     ENCODED: ClassVar[tuple[str, ...]] = (
         "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds",
     )  # fmt: skip

@@ -35,7 +35,7 @@ SECONDS_OF_FAILED_STARTS = 120.0
 machine has vanished."""
 SECONDS_FOR_KILLED = 5.0
 """Time to wait for killed actors to let go of their shards, seconds."""
-MOST_DEATHS = 3
+MAX_DEATHS = 3
 """Number of actors that may die on one shard, and number of deaths in a row, per worker, that end the build."""
 
 
@@ -217,7 +217,7 @@ class Dispatcher:
             shard = self.shards[handle.number]
             self._deaths[handle.number] += 1
             self.log.write("failure", shard=shard.name, error=cause, on=host)
-            if self._deaths[handle.number] < MOST_DEATHS:
+            if self._deaths[handle.number] < MAX_DEATHS:
                 print_error(
                     f"figureground: a worker on {host} died, and {shard.name} goes to another one: {cause[:500]}"
                 )
@@ -228,7 +228,7 @@ class Dispatcher:
                 self.failed[handle.number] = reason
                 assert handle.info is not None
                 note_failure(self.starter.out, shard, reason, host, handle.info.pid)
-        if self._died_in_a_row >= MOST_DEATHS * max(2, len(self.handles)):
+        if self._died_in_a_row >= MAX_DEATHS * max(2, len(self.handles)):
             raise FiguregroundError(
                 f"{self._died_in_a_row} workers died one after the other, the last on {host}: {cause}"
             )
@@ -247,7 +247,7 @@ class Dispatcher:
         if len(self._failed_starts) == 1:
             print_error(f"figureground: a worker died as it started, and another one is started: {cause[:500]}")
         duration = self._failed_starts[-1] - self._failed_starts[0]
-        if len(self._failed_starts) >= MOST_DEATHS * max(2, len(self.handles)) and duration > SECONDS_OF_FAILED_STARTS:
+        if len(self._failed_starts) >= MAX_DEATHS * max(2, len(self.handles)) and duration > SECONDS_OF_FAILED_STARTS:
             raise FiguregroundError(f"{len(self._failed_starts)} workers died as they started; the last error: {cause}")
 
     def _check_for_workers(self) -> None:

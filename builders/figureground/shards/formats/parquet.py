@@ -29,11 +29,11 @@ BYTES_PER_GROUP = 32 * 2**20
 CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0}
 """Content-defined chunking of Parquet pages: datasets that share images share storage on the Hub."""
 
-MOST_INFLATED, MOST_RATIO = 2**26, 4
+MAX_INFLATED, MAX_RATIO = 2**26, 4
 """Bytes of memory allowed for a row group, and additional bytes per byte in the file. Images hardly compress."""
-MOST_ROWS, MOST_IN_MEMORY = 1000, 2**30
+MAX_ROWS, MAX_IN_MEMORY = 1000, 2**30
 """Maximum number and size, bytes, of the Parquet rows held in memory at a time."""
-MOST_LOST = 100_000
+MAX_LOST = 100_000
 """Upper limit on the rows that a damaged row group is assumed to have held."""
 
 _COMMON = ("foreground", "background", "prompt", "key", "provenance", "image")
@@ -251,11 +251,11 @@ def _read_group_rows(file: Any, group: int, columns: Sequence[str] | None = None
         chunks = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
     stored = sum(chunk.total_compressed_size for chunk in chunks)
     inflated = sum(chunk.total_uncompressed_size for chunk in chunks)
-    if inflated > MOST_INFLATED + MOST_RATIO * stored:
+    if inflated > MAX_INFLATED + MAX_RATIO * stored:
         raise FileError(f"row group {group}", f"its {stored:,} bytes expand to {inflated:,}, so it isn't read")
     # A value that all rows share is stored once but takes memory in each row; none is larger than its column.
     largest = max((chunk.total_uncompressed_size for chunk in chunks), default=1)
-    rows = max(1, min(MOST_ROWS, MOST_IN_MEMORY // max(1, largest)))
+    rows = max(1, min(MAX_ROWS, MAX_IN_MEMORY // max(1, largest)))
     for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
         yield from batch.to_pylist()
 
@@ -300,7 +300,7 @@ def check_rows(
                 except Exception as error:
                     problems.lines.append(f"{where}: row group {group} can't be read ({shorten_error(error)}).")
                     lost = min(file.metadata.row_group(group).num_rows, planned) - num_read
-                    yield from itertools.repeat(None, max(0, min(lost, MOST_LOST)))
+                    yield from itertools.repeat(None, max(0, min(lost, MAX_LOST)))
     except Exception as error:  # pyarrow raises many kinds
         problems.lines.append(f"{where}: it can't be read as Parquet ({shorten_error(error)}).")
 

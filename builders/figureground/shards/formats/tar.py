@@ -22,7 +22,7 @@ from figureground.shards.problems import shorten_error
 from figureground.shards.samples import Encoded, Stored
 
 PROMPT = "prompt.txt"
-MOST_MEMBER = 2**28
+MAX_MEMBER = 2**28
 """Largest tar member that is read, bytes. A PNG of 8,192 by 8,192 pixels is smaller."""
 
 _NUMBERED = re.compile(r"(?P<before>.*-)(?P<number>\d+)(?P<after>-of-\d+\.tar)")
@@ -143,7 +143,7 @@ class _BoundedFile:
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MOST_MEMBER:
+        if not 0 <= size <= MAX_MEMBER:
             raise tarfile.ReadError(f"a header claims {size:,} bytes, so it isn't read")
         return self._file.read(size)
 
@@ -154,7 +154,7 @@ def read_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> It
     Members are keyed by the rest of their names, such as `foreground.cls`. With `only`, others are skipped unread.
 
     Raises:
-        FiguregroundError: A sample has two members of one name, or a member is sparse or larger than `MOST_MEMBER`.
+        FiguregroundError: A sample has two members of one name, or a member is sparse or larger than `MAX_MEMBER`.
         tarfile.TarError: The file ends within a member, or isn't a tar.
     """
     key: str | None = None
@@ -174,7 +174,7 @@ def read_members(path: Path | BinaryIO, only: Sequence[str] | None = None) -> It
             if suffix in members:
                 raise FiguregroundError(f"the member {member.name} occurs twice in one sample")
             if only is None or suffix in only:
-                if member.issparse() or member.size > MOST_MEMBER:
+                if member.issparse() or member.size > MAX_MEMBER:
                     raise FileError(member.name, f"it is a member of {member.size:,} bytes, so it isn't read")
                 data = tar.extractfile(member)
                 assert data is not None

@@ -22,7 +22,7 @@ EDGE = 320
 """Size of the input if the network leaves it open."""
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 """ImageNet's mean and standard deviation of pixels in 0..1: red, green, blue."""
-LEAST_PEAK = 0.5
+MIN_PEAK = 0.5
 """Smallest highest probability of an image in which something stands out. Below it, the output is not stretched to
 0..1, which would turn noise into an object."""
 BOUND = 1e-3
@@ -112,7 +112,7 @@ def to_probability(values: np.ndarray) -> np.ndarray:
     if values.min() < -BOUND or values.max() > 1 + BOUND:
         values = 0.5 * (1 + np.tanh(0.5 * values))  # the sigmoid, without overflow
     low, high = float(values.min()), float(values.max())
-    if high < LEAST_PEAK or high == low:
+    if high < MIN_PEAK or high == low:
         return values.astype(np.float32)
     return ((values - low) / (high - low)).astype(np.float32)
 
