@@ -49,7 +49,7 @@ class Weights:
 
 
 def curve_names(weights: Weights) -> list[str]:
-    """Return the names of what `compute_losses` returns, in order: each part unweighted, and weighted as in the total."""
+    """Name the values of `compute_losses`, in order: each part unweighted, and weighted as in the total."""
     parts = ["dreambooth", *(["prior"] if weights.prior else []), *(["sfsl"] if weights.sfsl else [])]
     return ["total", *(name for part in parts for name in (part, f"{part}_weighted"))]
 
