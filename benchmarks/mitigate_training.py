@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 from mitigate_plan import ROWS, TABLES, TUNED_WITH, Plan, Row, Unit, choose_settings, make_settings, training_seeds
 
+from figureground.learn import training_results
 from figureground.pocket import birds
 
 
@@ -98,17 +100,27 @@ def train_row(
             place, row, backbone, change, [TABLES[table] for table in served_tables], served_tables[0], add,
             trainings or place.plan.trainings,
         )  # fmt: skip
+        curves = read_curves(find_trained_folder(place, row, backbone, served_tables[0]))
         for table in served_tables:
             results[table] = {
                 "settings": change, "rule": TABLES[table], "uses": row.uses(table),
                 "added": training_report["images"]["added"],
-                "seeds": [keep_seed(each, table) for each in training_report["seeds"]],
+                "seeds": [keep_seed(each, curves[each["seed"]], table) for each in training_report["seeds"]],
             }  # fmt: skip
     return {table: results[table] for table in tables}
 
 
-def keep_seed(seed_report: Mapping[str, Any], table: str) -> dict[str, Any]:
-    """Return the part of a classifier's report that is kept."""
+def read_curves(folder: Path) -> dict[int, list[dict[str, str]]]:
+    """Return the rows of `curves.csv` in a folder of classifiers, by training seed."""
+    curves: dict[int, list[dict[str, str]]] = {}
+    with (folder / training_results.CSV).open(newline="") as file:
+        for row in csv.DictReader(file):
+            curves.setdefault(int(row["seed"]), []).append(row)
+    return curves
+
+
+def keep_seed(seed_report: Mapping[str, Any], curve: Sequence[Mapping[str, str]], table: str) -> dict[str, Any]:
+    """Return the part of a classifier's report that is kept, with how its losses end."""
     rule_report = seed_report.get("selected", {}).get(TABLES[table], seed_report)
     test = rule_report["test"]
     return {
@@ -116,17 +128,17 @@ def keep_seed(seed_report: Mapping[str, Any], table: str) -> dict[str, Any]:
         "budget": seed_report["budget"],
         "seconds": seed_report["seconds"], "validation": rule_report["validation"], "average": test["average"],
         "worst": test["worst"], "groups": [group["accuracy"] for group in test["groups"]],
-        "convergence": measure_convergence(seed_report["curve"]),
+        "convergence": measure_convergence(curve),
         **({"error_set": seed_report["jtt"]} if "jtt" in seed_report else {}),
     }  # fmt: skip
 
 
-def measure_convergence(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def measure_convergence(curve: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:
     """Return the fields of `beds.Convergence` of a training; None if fewer than two epochs were evaluated."""
     from beds import converge
 
-    evaluated = [epoch for epoch in curve if epoch["validation_loss"] is not None]
+    evaluated = [epoch for epoch in curve if epoch["validation_loss"]]
     if len(evaluated) < 2:
         return None
-    losses = [epoch["loss"] for epoch in evaluated], [epoch["validation_loss"] for epoch in evaluated]
+    losses = [[float(epoch[name]) for epoch in evaluated] for name in ("training_loss", "validation_loss")]
     return converge(*losses)._asdict()

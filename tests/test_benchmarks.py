@@ -338,6 +338,10 @@ def test_mitigation_keeps_each_row_of_a_unit_at_equal_steps_and_goes_on_where_it
     assert {told["budget"] for _, _, cell in cells for told in cell["seeds"]} == {8}  # 40 images, 32 a batch, 4 epochs
     assert {name for name, table, _ in cells if table == "unknown"} == set(unit["rows"]) - {"dfr"}
     assert not any("validation attributes" in cell["uses"] for _, table, cell in cells if table == "unknown")
+    endings = {name: seed["convergence"] for name, _, cell in cells for seed in cell["seeds"]}
+    assert endings.pop("jtt") is None  # its second stage has one evaluated epoch
+    assert all(0 < ending["training_loss"] < 2 for ending in endings.values())
+    assert "## Validation loss in the last fifth" in (folder / "mitigate.md").read_text()
     assert all(1 <= made["images"] <= 4 and made["seconds"] > 0 for made in unit["made"].values())
     assert unit["made"]["ddb"]["kept"] == 1  # at thresholds of 0
     for name in ("scgs", "ddb"):
