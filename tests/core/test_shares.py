@@ -42,6 +42,8 @@ def test_a_plan_counts_two_evaluations_for_guided_steps_and_one_for_others():
     assert evaluations(guidance_scale=1.0) == 6
     assert evaluations(guidance_interval=[0.0, 0.7]) == 9  # steps 4 to 9 are drawn, 4 to 6 with guidance
     assert evaluations(guidance_interval=[0.0, 0.3]) == 6
+    assert evaluations(scheduler="pndm") == 14
+    assert evaluations(scheduler="pndm", guidance_interval=[0.0, 0.7]) == 11  # steps 3 to 9, 3 to 6 with guidance
 
 
 @pytest.mark.parametrize("interval", [[0.5], [0.5, 0.5], [0.8, 0.2], [0.1, 0.2, 0.3], [0.21, 0.29], [0.2, 1.5]])

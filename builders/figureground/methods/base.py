@@ -393,11 +393,16 @@ class Method(ABC):
         """Return the denoiser steps that one image takes."""
         return self.config.num_inference_steps
 
-    def guided_steps(self) -> int:
-        """Return the denoiser steps of one image in which guidance is applied, if it is on."""
+    def guided_evaluations(self) -> int:
+        """Return the evaluations of the denoiser for one image in which guidance is applied, if it is on."""
         steps, interval = self.config.num_inference_steps, self.config.guidance_interval
-        first = steps - self.denoiser_steps()
-        return sum(step >= first for step in steps_between(steps, interval))
+        first, repeated = steps - self.denoiser_steps(), self.repeated_steps()
+        guided_steps = steps_between(steps, interval)
+        return sum(max(0, step - repeated) in guided_steps for step in range(first, steps + repeated))
+
+    def repeated_steps(self) -> int:
+        """Return the steps that the sampler takes twice."""
+        return int(self.config.scheduler == "pndm")
 
     @cached_property
     def family(self) -> Family | None:

@@ -55,14 +55,14 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
     measured, speed = (rate, rate.images_per_second) if isinstance(rate, Measured) else (None, rate)
     config, planned = method.config, method.plan()
     images = sum(planned.totals().values())
-    calls = method.denoiser_steps() + (config.scheduler == "pndm")  # pndm takes its second step twice
+    calls = method.denoiser_steps() + method.repeated_steps()
     is_guided = config.guidance_scale > 1 or (config.true_cfg_scale or 1) > 1
     passes = 1 + is_guided
     if method.family:
         passes = method.family.evaluations(config.guidance_scale, config.true_cfg_scale)
     evaluations = calls * passes
     if config.guidance_interval is not None:
-        evaluations = calls + method.guided_steps() * (passes - 1)
+        evaluations = calls + method.guided_evaluations() * (passes - 1)
     splits = {}
     for split, count in planned.totals().items():
         cells, pairing = planned.cells(split), method.pairings.get(split)
