@@ -250,8 +250,9 @@ def summarise_values(values: Sequence[float]) -> dict[str, Any]:
         "high": None,
     }
     if len(percentages) > 1:
-        low, high = scipy.stats.t.interval(0.95, len(percentages) - 1, percentages.mean(), scipy.stats.sem(percentages))
-        summary |= {"std": float(percentages.std(ddof=1)), "low": float(low), "high": float(high)}
+        deviation = float(percentages.std(ddof=1))
+        half = deviation / math.sqrt(len(percentages)) * float(scipy.stats.t.isf(0.025, len(percentages) - 1))
+        summary |= {"std": deviation, "low": summary["mean"] - half, "high": summary["mean"] + half}
     return summary
 
 

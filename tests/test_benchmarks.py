@@ -70,6 +70,15 @@ def benchmark(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def read_strictly(path: Path) -> Any:
+    """Read a JSON file as other languages do: NaN and Infinity, which Python writes by default, are no JSON."""
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{path} contains {constant}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
 def run(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
     """Run `benchmarks/{name}.py --quick` there; return the JSON that it wrote."""
     out = folder / f"{name}.json"
@@ -77,7 +86,7 @@ def run(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
     process = Forked(command, AS_MAIN, env={**os.environ, "OMP_NUM_THREADS": "1"})
     said, errors = process.communicate()
     assert process.returncode == 0, errors
-    found = json.loads(out.read_text())
+    found = read_strictly(out)
     for row in found.get("rows") or found["measures"]:
         assert row["name"] in said
     assert not list(folder.glob("benchmark-*")), "a benchmark leaves nothing beside its results"
@@ -103,6 +112,20 @@ def kept_files() -> dict[Path, int]:
     """Return the files in `benchmarks/` and their modification times."""
     there = (path for path in BENCHMARKS.rglob("*") if "__pycache__" not in path.parts)
     return {path: path.stat().st_mtime_ns for path in there if path.is_file()}
+
+
+def test_kept_results_are_json_of_any_language():
+    paths = sorted((BENCHMARKS / "results").rglob("*.json"))
+    assert paths
+    for path in paths:
+        read_strictly(path)
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.0, 1.0], [0.5, 0.7, 0.9]])
+def test_an_interval_of_the_mean_is_finite_even_for_equal_values(values, monkeypatch):
+    summary = bench("beds", monkeypatch).summarise_values(values)
+    assert summary["mean"] - summary["low"] == pytest.approx(summary["high"] - summary["mean"])
+    assert (summary["low"] == summary["high"]) == (len(set(values)) == 1)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in SECONDS)) for n in NAMES])

@@ -20,6 +20,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.images import DatasetImages
 from figureground.hub.manifest import select_files
 from figureground.methods.d3s import D3S
+from figureground.methods.recipe_files import make_schema
 from figureground.recipe.formats import FORMATS
 from figureground.shards.finished import FinishedDataset
 
@@ -173,7 +174,7 @@ def test_recipes_know_the_formats_of_the_registry(zipped):
     assert D3S("pocket", formats=["zip", "parquet"]).config.formats == ["zip", "parquet"]
     with pytest.raises(RecipeError, match=r"formats: 'zipp' .* parquet, webdataset, zip, did you mean 'zip'"):
         D3S("pocket", formats=["zipp"])
-    assert D3S.recipe_schema()["properties"]["formats"]["items"]["enum"] == ["parquet", "webdataset", "zip"]
+    assert make_schema(D3S)["properties"]["formats"]["items"]["enum"] == ["parquet", "webdataset", "zip"]
 
 
 @pytest.mark.parametrize("where", ["json:loads", "zipformat:ZipWriter", "figureground.shards.formats.tar:Tar"])

@@ -12,6 +12,7 @@ from figureground.finetune.inversion_settings import Inversion
 from figureground.finetune.settings import settings_for
 from figureground.learn.settings import Training
 from figureground.methods.d3s_settings import D3SConfig
+from figureground.methods.recipe_files import make_schema
 from figureground.methods.registry import METHODS, method_class
 
 TEXTS = [3, None, ["a"], {"a": 1}]
@@ -100,7 +101,7 @@ def test_the_schema_has_every_field_with_its_text_and_range(name, capsys):
 
 
 def test_the_schema_reaches_into_settings_of_trainings():
-    inside = method_class("scgs").recipe_schema()["properties"]["training"]
+    inside = make_schema(method_class("scgs"))["properties"]["training"]
     assert inside["properties"]["epochs"]["minimum"] == 1
     assert inside["additionalProperties"] is False
 

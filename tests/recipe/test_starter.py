@@ -8,6 +8,7 @@ from commands import TINY, run
 from tiny_checkpoints import make_checkpoint
 
 from figureground.cli.main import main
+from figureground.methods.recipe_files import make_config
 from figureground.methods.registry import METHODS, method_class
 from figureground.recipe.document import read_recipe
 from figureground.recipe.settings import describe_fields, execution_names, field_names
@@ -21,7 +22,7 @@ def test_read_back_it_is_the_config_and_every_field_says_what_it_takes(name, con
     assert main(["init", name, "--config", config, "--out", str(file)]) == 0
     fields = read_recipe(file)
     assert (fields["builder"], fields["config"]) == (name, config)
-    read, plain = kind.make_config(config, fields), kind.CONFIGS[config]
+    read, plain = make_config(kind, config, fields), kind.CONFIGS[config]
     same = [each for each in field_names(type(plain)) if each not in kind.EXAMPLES]
     assert {each: getattr(read, each) for each in same} == {each: getattr(plain, each) for each in same}
 

@@ -100,77 +100,102 @@ def measure_biases(
         return {"reason": "Not measured: too few images have another object of the same class."}, [], []
     compositions = _Compositions(classifier, counterparts, show_progress)
     for i in usable.tolist():
-        part = parts[i]
-        own_place = ((part.box.left + part.box.right) / 2 / part.image.width,
-               (part.box.top + part.box.bottom) / 2 / part.image.height)  # fmt: skip
-        side = part.box.side / min(part.image.size)
-        any_background = parts[others[i]].background
-        compositions.add("same", part, parts[same[i]].background, own_place, side, label[i])
-        compositions.add("all", part, any_background, own_place, side, label[i])
-        for name, centre in PLACES.items():
-            compositions.add(name, part, any_background, centre, min(side, SIDE), label[i])
-        for factor in FACTORS:
-            if factor != 1:
-                compositions.add(f"{factor:g}", part, any_background, own_place, min(MAX_SIDE, side * factor), label[i])
-    right = compositions.classify_all()
-    right["1"] = right["all"]
-    object_ids = objects[usable]
-    accuracy = {name: intervals.mean([answers], [object_ids]) for name, answers in right.items()}
-    report: dict[str, Any] = {"images": len(usable), "objects": len(np.unique(object_ids))}
-    findings: list[Finding] = []
-    tests: list[float] = []
-    keys = [samples.keys[parts[i].row] for i in usable]
+        compositions.add_all(parts[i], parts[same[i]].background, parts[others[i]].background, label[i])
+    answers = _Answers(
+        classifier.name, compositions.classify_all(), objects[usable], [samples.keys[parts[i].row] for i in usable]
+    )
+    report = {
+        "images": len(usable),
+        "objects": len(np.unique(answers.objects)),
+        "background_robustness": _measure_background_robustness(answers),
+        "centre_bias": _measure_centre_bias(answers),
+        "size_bias": _measure_size_bias(answers),
+        "foreground_focus": _measure_focus(classifier, counterparts, [parts[i] for i in usable], label[usable], rng),
+    }
+    return report, answers.findings, answers.p_values
 
-    def add_finding(name: str, text: str, better: np.ndarray, worse: np.ndarray, effect: float) -> None:
-        p = sign_test(better, worse, object_ids)
-        tests.append(p)
-        lost = [key for key, a, b in zip(keys, better, worse, strict=True) if a > b]
+
+class _Answers:
+    """Whether compositions were classified rightly, and the findings that follow.
+
+    Args:
+        classifier: Its name.
+        right: By composition, bool (n,): whether each image was classified rightly.
+        objects: The object of each image, int (n,).
+        keys: The images' keys.
+    """
+
+    def __init__(self, classifier: str, right: dict[str, np.ndarray], objects: np.ndarray, keys: list[str]):
+        self.classifier, self.right, self.objects, self._keys = classifier, right, objects, keys
+        self.accuracy = {name: intervals.mean([answers], [objects]) for name, answers in right.items()}
+        self.findings: list[Finding] = []
+        self.p_values: list[float] = []
+
+    def compare(self, name: str, text: str, better: np.ndarray, worse: np.ndarray, effect: float) -> None:
+        """Test whether one composition is classified better than another, and add a finding if the effect is above 0.
+
+        Args:
+            name: Name of the bias.
+            text: The finding.
+            better, worse: Shares of right answers for each image, float or bool (n,).
+            effect: The difference of their accuracies.
+        """
+        p = sign_test(better, worse, self.objects)
+        self.p_values.append(p)
         if effect > 0:
-            findings.append(
+            lost = [key for key, a, b in zip(self._keys, better, worse, strict=True) if a > b]
+            self.findings.append(
                 Finding("bias", text, min(1.0, effect), keys=tuple(lost[:MAX_KEYS]), p=p, numbers={"bias": name})
             )
 
-    accuracy_all, accuracy_same = accuracy["all"].value, accuracy["same"].value
-    report["background_robustness"] = {
-        "value": accuracy_all / accuracy_same if accuracy_same else None, "all": accuracy["all"]._asdict(),
-        "same": accuracy["same"]._asdict(),
-    }  # fmt: skip
-    name = classifier.name
-    add_finding(
+
+def _measure_background_robustness(answers: _Answers) -> dict[str, Any]:
+    accuracy_all, accuracy_same = answers.accuracy["all"], answers.accuracy["same"]
+    answers.compare(
         "background_robustness",
-        f"{name} relies on backgrounds: it classifies {100 * accuracy_same:.1f}% of objects correctly on a "
-        f"background of their own class, and {100 * accuracy_all:.1f}% on any background.",
-        right["same"], right["all"], accuracy_same - accuracy_all,
+        f"{answers.classifier} relies on backgrounds: it classifies {100 * accuracy_same.value:.1f}% of objects "
+        f"correctly on a background of their own class, and {100 * accuracy_all.value:.1f}% on any background.",
+        answers.right["same"], answers.right["all"], accuracy_same.value - accuracy_all.value,
     )  # fmt: skip
-    corner, edge = (min(places, key=lambda place: accuracy[place].value) for places in (CORNERS, SIDES))
+    return {
+        "value": accuracy_all.value / accuracy_same.value if accuracy_same.value else None,
+        "all": accuracy_all._asdict(),
+        "same": accuracy_same._asdict(),
+    }
+
+
+def _measure_centre_bias(answers: _Answers) -> dict[str, Any]:
+    accuracy = answers.accuracy
+    corner, side = (min(places, key=lambda place: accuracy[place].value) for places in (CORNERS, SIDES))
     middle = accuracy[CENTRE].value
-    report["centre_bias"] = {
-        "value": 1 - (accuracy[corner].value + accuracy[edge].value) / (2 * middle) if middle else None,
-        "places": {place: accuracy[place]._asdict() for place in PLACES},
-    }  # fmt: skip
-    elsewhere = np.mean([right[place] for place in (*CORNERS, *SIDES)], axis=0)
-    add_finding(
+    elsewhere = np.mean([answers.right[place] for place in (*CORNERS, *SIDES)], axis=0)
+    answers.compare(
         "centre_bias",
-        f"{name} prefers the centre: it classifies {100 * middle:.1f}% of objects correctly there, "
+        f"{answers.classifier} prefers the centre: it classifies {100 * middle:.1f}% of objects correctly there, "
         f"{100 * elsewhere.mean():.1f}% elsewhere, and {100 * accuracy[corner].value:.1f}% at the {corner}.",
-        right[CENTRE], elsewhere, middle - float(elsewhere.mean()),
+        answers.right[CENTRE], elsewhere, middle - float(elsewhere.mean()),
     )  # fmt: skip
-    factors = {f"{factor:g}": accuracy[f"{factor:g}"] for factor in FACTORS}
-    report["size_bias"] = {
-        "value": {f: each.value / accuracy_all if accuracy_all else None for f, each in factors.items()},
-        "accuracy": {f: each._asdict() for f, each in factors.items()},
-    }  # fmt: skip
-    for f in ("0.5", "2"):
-        add_finding(
+    return {
+        "value": 1 - (accuracy[corner].value + accuracy[side].value) / (2 * middle) if middle else None,
+        "places": {place: accuracy[place]._asdict() for place in PLACES},
+    }
+
+
+def _measure_size_bias(answers: _Answers) -> dict[str, Any]:
+    own_size = answers.accuracy["all"].value
+    factors = {f"{factor:g}": answers.accuracy["all" if factor == 1 else f"{factor:g}"] for factor in FACTORS}
+    for factor, words in (("0.5", "half"), ("2", "twice")):
+        accuracy = factors[factor].value
+        answers.compare(
             "size_bias",
-            f"{name} depends on size: it classifies {100 * accuracy_all:.1f}% of objects correctly at their own size, "
-            f"{100 * factors[f].value:.1f}% {'half' if f == '0.5' else 'twice'} as large.",
-            right["1"], right[f], accuracy_all - factors[f].value,
+            f"{answers.classifier} depends on size: it classifies {100 * own_size:.1f}% of objects correctly at "
+            f"their own size, {100 * accuracy:.1f}% {words} as large.",
+            answers.right["all"], answers.right[factor], own_size - accuracy,
         )  # fmt: skip
-    report["foreground_focus"] = _measure_focus(
-        classifier, counterparts, [parts[i] for i in usable], label[usable], rng
-    )
-    return report, findings, tests
+    return {
+        "value": {name: each.value / own_size if own_size else None for name, each in factors.items()},
+        "accuracy": {name: each._asdict() for name, each in factors.items()},
+    }
 
 
 def _cut_parts(samples: Samples, scan: ImageScan, rows: list[int]) -> list[Part]:
@@ -215,7 +240,26 @@ class _Compositions:
         self._waiting: list[tuple[str, Image.Image, int]] = []
         self._right: dict[str, list[bool]] = {}
 
-    def add(
+    def add_all(self, part: Part, same: Image.Image, other: Image.Image, label: int) -> None:
+        """Compose an object in all ways that are compared.
+
+        Args:
+            same: Background of an image of the object's class.
+            other: Background of any other image.
+            label: The object's class.
+        """
+        own_place = ((part.box.left + part.box.right) / 2 / part.image.width,
+               (part.box.top + part.box.bottom) / 2 / part.image.height)  # fmt: skip
+        side = part.box.side / min(part.image.size)
+        self._add("same", part, same, own_place, side, label)
+        self._add("all", part, other, own_place, side, label)
+        for name, centre in PLACES.items():
+            self._add(name, part, other, centre, min(side, SIDE), label)
+        for factor in FACTORS:
+            if factor != 1:
+                self._add(f"{factor:g}", part, other, own_place, min(MAX_SIDE, side * factor), label)
+
+    def _add(
         self, name: str, part: Part, background: Image.Image, centre: tuple[float, float], side: float, label: int
     ) -> None:
         image = compose(part.image, part.mask, part.box, background, centre, min(1.0, side))
@@ -224,7 +268,7 @@ class _Compositions:
             self._classify_waiting()
 
     def classify_all(self) -> dict[str, np.ndarray]:
-        """Return by name whether each image was classified rightly, bool (n,), in the order of `add`."""
+        """Return by name whether each image was classified rightly, bool (n,), in the order of `add_all`."""
         self._classify_waiting()
         self._bar.close()
         return {name: np.array(answers) for name, answers in self._right.items()}

@@ -149,16 +149,15 @@ def add_settings(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _settings(options: argparse.Namespace) -> int:
-    from figureground.core.errors import suggest_or_list
+    from figureground.methods.recipe_files import find_config, make_config, make_schema
 
     kind, recipe = _read_method(options)
     name = str(options.config or recipe.get("config") or kind.DEFAULT)
-    if name not in kind.CONFIGS:
-        raise RecipeError("config", f"{kind.METHOD} has no config {name!r}{suggest_or_list(name, kind.CONFIGS)}")
+    find_config(kind, name)
     if options.schema:
-        print_json(kind.recipe_schema())
+        print_json(make_schema(kind))
         return 0
-    config = kind.make_config(name, recipe)
+    config = make_config(kind, name, recipe)
     for field, text in config.field_help().items():
         value = json.dumps(getattr(config, field), ensure_ascii=False).strip('"')
         description = textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
@@ -183,12 +182,13 @@ def add_init(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _init(options: argparse.Namespace) -> int:
     from figureground.core.files import create_text
+    from figureground.methods.recipe_files import make_starter
     from figureground.methods.registry import method_class
 
     kind = method_class(options.method)
     out = options.out or Path(f"{kind.METHOD}.yaml")
     file = f"{kind.METHOD}.yaml" if str(out) == STDOUT else out.name
-    text = kind.starter(options.config or kind.DEFAULT, shlex.quote(file))
+    text = make_starter(kind, options.config or kind.DEFAULT, shlex.quote(file))
     if str(out) == STDOUT:
         print_result(text.removesuffix("\n"))
         return 0

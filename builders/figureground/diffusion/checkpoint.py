@@ -183,31 +183,8 @@ def open_checkpoint(
         check_loras(loras, folder, checkpoint, variant)
     if isinstance(dtype, str):
         dtype = choose_dtype(dtype, device, family.HALF)
-    kinds = family.pipelines()
-    options: dict[str, Any] = {"dtype": dtype}
-    if variant:
-        options["variant"] = variant
     vae_dtype = autoencoder_dtype(folder, dtype, device)
-    try:
-        options.update(_open_networks(family, folder, index, checkpoint, options, {"vae": vae_dtype}))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _make_open_error(checkpoint, error, device) from error
-    options.update(family.pipeline_options(index, safety))
-    try:
-        pipeline = open_pipeline(kinds.text, folder, what, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _make_open_error(checkpoint, error, device) from error
-    for name, part in family.open_others(folder, what).items():
-        setattr(pipeline, name, part)
-    for encoder, tokenizer in family.TEXTS.items():
-        if getattr(pipeline, tokenizer, None) is not None and getattr(pipeline, encoder, None) is not None:
-            limit_tokens(getattr(pipeline, tokenizer), family.tokens_read(folder, encoder))
-    for name, part in pipeline.components.items():  # a checkpoint may hold its parts in several dtypes
-        part_dtype = vae_dtype if name == "vae" else dtype
-        if isinstance(part, torch.nn.Module) and part.dtype != part_dtype:
-            part.to(part_dtype)
-    if vae_dtype != dtype:
-        compute_in_own_dtype(pipeline.vae)
+    pipeline = _open_pipeline(family, folder, index, checkpoint, dtype, vae_dtype, variant, safety, device)
     if loras:
         merge_loras(pipeline, loras)
     _refuse_non_finite(pipeline, family, checkpoint, dtype)
@@ -223,13 +200,10 @@ def open_checkpoint(
     if device.type != "cpu":
         _use_channels_last(getattr(pipeline, family.DENOISER))
     _use_channels_last(pipeline.vae)
-    pipeline.set_progress_bar_config(disable=True)
-    shared = {**pipeline.components, **family.sibling_options(pipeline)}
-    sibling_kinds = (kinds.image, kinds.inpaint if inpaint else None, kinds.edit)
-    siblings = [None if kind is None else _make_sibling(kind, shared) for kind in sibling_kinds]
-    for sibling in siblings:
-        if sibling is not None:
-            sibling.set_progress_bar_config(disable=True)
+    image, inpainting, edit = siblings = _make_siblings(pipeline, family, inpaint)
+    for each in (pipeline, *siblings):
+        if each is not None:
+            each.set_progress_bar_config(disable=True)
     if offload != "none":
         place([pipeline, *(sibling for sibling in siblings if sibling is not None)], device, offload)
     facts: dict[str, Any] = {
@@ -245,15 +219,62 @@ def open_checkpoint(
         ]
     if quantization is not None:
         facts["quantization"] = quantization
-    return Checkpoint(
-        family, pipeline, siblings[0], facts, folder, siblings[1], siblings[2],
-        None if offload == "none" else device,
-    )  # fmt: skip
+    return Checkpoint(family, pipeline, image, facts, folder, inpainting, edit, None if offload == "none" else device)
 
 
-def _make_sibling(kind: Any, parts: Mapping[str, Any]) -> Any:
-    """Make a pipeline from parts, without those that it doesn't have."""
-    return kind(**{name: parts[name] for name in inspect.signature(kind.__init__).parameters if name in parts})
+def _open_pipeline(
+    family: Family, folder: Path, index: dict[str, Any], checkpoint: str, dtype: torch.dtype, vae_dtype: torch.dtype,
+    variant: str | None, safety: str, device: torch.device,
+) -> Any:  # fmt: skip
+    """Open a checkpoint's text-to-image pipeline on the CPU, with the scheduler that it has.
+
+    Args:
+        dtype, vae_dtype: Dtypes of the weights, and of the autoencoder's.
+        variant: Variant of the weights' files, such as fp16.
+        device: The device that the pipeline is meant for, for error messages.
+    """
+    what = f"checkpoint {checkpoint!r}"
+    options: dict[str, Any] = {"dtype": dtype}
+    if variant:
+        options["variant"] = variant
+    try:
+        options.update(_open_networks(family, folder, index, checkpoint, options, {"vae": vae_dtype}))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _make_open_error(checkpoint, error, device) from error
+    options.update(family.pipeline_options(index, safety))
+    try:
+        pipeline = open_pipeline(family.pipelines().text, folder, what, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _make_open_error(checkpoint, error, device) from error
+    for name, part in family.open_others(folder, what).items():
+        setattr(pipeline, name, part)
+    for encoder, tokenizer in family.TEXTS.items():
+        if getattr(pipeline, tokenizer, None) is not None and getattr(pipeline, encoder, None) is not None:
+            limit_tokens(getattr(pipeline, tokenizer), family.tokens_read(folder, encoder))
+    for name, part in pipeline.components.items():  # a checkpoint may hold its parts in several dtypes
+        part_dtype = vae_dtype if name == "vae" else dtype
+        if isinstance(part, torch.nn.Module) and part.dtype != part_dtype:
+            part.to(part_dtype)
+    if vae_dtype != dtype:
+        compute_in_own_dtype(pipeline.vae)
+    return pipeline
+
+
+def _make_siblings(pipeline: Any, family: Family, inpaint: bool) -> tuple[Any, Any, Any]:
+    """Make a pipeline's image-to-image, inpainting and editing siblings, which share its parts.
+
+    Returns:
+        The three; None for those that the family doesn't have, and for inpainting unless `inpaint`.
+    """
+    parts, kinds = {**pipeline.components, **family.sibling_options(pipeline)}, family.pipelines()
+
+    def make(kind: Any) -> Any:
+        return kind(**{name: parts[name] for name in inspect.signature(kind.__init__).parameters if name in parts})
+
+    image, inpainting, edit = (
+        None if kind is None else make(kind) for kind in (kinds.image, kinds.inpaint if inpaint else None, kinds.edit)
+    )
+    return image, inpainting, edit
 
 
 def _use_channels_last(network: Any) -> None:

@@ -7,7 +7,6 @@ in `running.building`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -17,41 +16,35 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, RecipeError, plural, suggest_or_list
+from figureground.core.errors import FiguregroundError, RecipeError, plural
 from figureground.core.event_log import EventLog
-from figureground.core.hashing import digest
-from figureground.core.numerics import library_versions, read_numerics
-from figureground.core.shares import steps_between, whole_part
-from figureground.core.values import field_types
+from figureground.core.numerics import read_numerics
+from figureground.core.shares import whole_part
+from figureground.methods.family_support import check_support
+from figureground.methods.identity import list_unset_sampling, make_identity, make_lineage, make_recipe
 from figureground.methods.panels.panel import Panel
+from figureground.methods.recipe_files import convert_fields, find_config
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.family import OWN, Family
 from figureground.models.family_records import Route, Start
 from figureground.models.fast_settings import FastRow, find_fast_row
 from figureground.models.loras import identify, select_active
 from figureground.models.needs import Need, missing_checkpoint, missing_device, missing_packages
-from figureground.models.single_file import refuse_training
 from figureground.models.weights import (
-    check_size,
     download_file,
-    edge_multiple,
     find_family,
     fingerprint,
-    local_directory,
 )
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING, Config
 from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
-from figureground.recipe.settings import Names, find_marks, json_schema
 from figureground.recipe.shard_size import bytes_per_image, default_shard_size
-from figureground.recipe.starter import write_starter
 from figureground.running import building
 from figureground.shards.card import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.finished import read_finished_index
 from figureground.shards.shard import PRIVATE
-from figureground.sources import marks
 from figureground.sources.provenance import Credit, Source, read_weights
 from figureground.stores.leases import SECONDS
 
@@ -120,13 +113,7 @@ class Method(ABC):
     """Unintended uses listed in the card."""
 
     def __init__(self, config_name: str | None = None, *, cache_dir: str | None = None, **fields: Any):
-        name = config_name or self.DEFAULT
-        if name not in self.CONFIGS:
-            raise RecipeError(
-                "config",
-                f"{self.METHOD} has no config {name!r}{suggest_or_list(name, self.CONFIGS)}",
-            )
-        base = self.CONFIGS[name]
+        base = find_config(type(self), config_name or self.DEFAULT)
         recipes.check_names(fields, type(base).field_names(), self.METHOD)
         self.config = dataclasses.replace(base, **{n: _to_plain(value) for n, value in fields.items()})
         self.cache_dir = cache_dir
@@ -172,59 +159,7 @@ class Method(ABC):
             UsageError: A setting isn't written as `KEY=VALUE`.
         """
         name = str(config_name or fields.get("config") or cls.DEFAULT)
-        return cls(name, **cls._convert_fields(name, fields, settings or [])) if name in cls.CONFIGS else cls(name)
-
-    @classmethod
-    def recipe_schema(cls) -> dict[str, Any]:
-        """Return the JSON Schema of this method's recipe files."""
-        schema = json_schema(type(cls.CONFIGS[cls.DEFAULT]))
-        fields = {name: value for name, value in schema["properties"].items() if name != "name"}
-        head = {
-            "builder": {"const": cls.METHOD, "description": "The method."},
-            "config": {"enum": list(cls.CONFIGS), "description": "The config that the defaults come from."},
-        }
-        return {
-            "$schema": "https://json-schema.org/draft/2020-12/schema", **schema,
-            "title": f"figureground recipe: {cls.METHOD}", "properties": {**head, **fields},
-        }  # fmt: skip
-
-    @classmethod
-    def starter(cls, name: str, file: str) -> str:
-        """Return a commented recipe to start from, with the settings `STARTER` of a config.
-
-        Args:
-            name: Name of the config.
-            file: Name of the recipe's file, for the commands at its top.
-
-        Raises:
-            RecipeError: There is no such config.
-        """
-        if name not in cls.CONFIGS:
-            raise RecipeError("config", f"{cls.METHOD} has no config {name!r}{suggest_or_list(name, cls.CONFIGS)}")
-        head = [
-            f"Recipe of figureground {cls.METHOD}. {cls.TITLE}.",
-            "",
-            f"    figureground plan  --recipe {file}              # counts, size and work",
-            f"    figureground build --recipe {file} --out DIR    # the same command resumes a stopped build",
-            "",
-            f"All settings: figureground settings {cls.METHOD} --config {name}",
-        ]
-        return write_starter(head, cls.METHOD, cls.CONFIGS[name], cls.CONFIGS, cls.STARTER, cls.EXAMPLES)
-
-    @classmethod
-    def make_config(cls, name: str, fields: recipes.Fields) -> Config:
-        """Return a config with a recipe file's fields, without reading the files that it names."""
-        typed = cls._convert_fields(name, fields, [])
-        recipes.check_names(typed, type(cls.CONFIGS[name]).field_names(), cls.METHOD)
-        return dataclasses.replace(cls.CONFIGS[name], **typed)
-
-    @classmethod
-    def _convert_fields(cls, name: str, fields: recipes.Fields, settings: list[str]) -> recipes.Fields:
-        base = cls.CONFIGS[name]
-        kinds = field_types(type(base))
-        fields = {n: v for n, v in recipes.resolve_paths(fields, type(base)).items() if n not in recipes.HEAD}
-        fields = recipes.convert_fields(fields, kinds)
-        return recipes.apply_settings(fields, settings, dataclasses.asdict(base), kinds)
+        return cls(name, **convert_fields(find_config(cls, name), fields, settings or []))
 
     # --- building -------------------------------------------------------------------------------
 
@@ -393,17 +328,6 @@ class Method(ABC):
         """Return the denoiser steps that one image takes."""
         return self.config.num_inference_steps
 
-    def guided_evaluations(self) -> int:
-        """Return the evaluations of the denoiser for one image in which guidance is applied, if it is on."""
-        steps, interval = self.config.num_inference_steps, self.config.guidance_interval
-        first, repeated = steps - self.denoiser_steps(), self.repeated_steps()
-        guided_steps = steps_between(steps, interval)
-        return sum(max(0, step - repeated) in guided_steps for step in range(first, steps + repeated))
-
-    def repeated_steps(self) -> int:
-        """Return the steps that the sampler takes twice."""
-        return int(self.config.scheduler == "pndm")
-
     @cached_property
     def family(self) -> Family | None:
         """Family of the checkpoint; None if it isn't on this machine."""
@@ -430,21 +354,6 @@ class Method(ABC):
     def steps_on_guide(self) -> int:
         """Return the denoiser steps that an image takes that starts from a guide; all of them if that isn't known."""
         return self.start.steps if self.start else self.config.num_inference_steps
-
-    def start_notes(self) -> list[str]:
-        """Return a line for `plan` on where drawing on a guide starts, if `noise` says it."""
-        config, start = self.config, self.start
-        if config.noise is None:
-            return []
-        if start is None:
-            return [
-                f"The step at which noise {config.noise:g} starts, and so the number of steps that are run, "
-                "depends on the checkpoint."
-            ]
-        return [
-            f"Guides start at noise {start.noise:.3f}, the step nearest to {config.noise:g}: {start.steps} of "
-            f"{config.num_inference_steps} steps are run."
-        ]
 
     # --- stages, in the order in which they are called ------------------------------------------
 
@@ -529,53 +438,24 @@ class Method(ABC):
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the dataset, with the content of files instead of their paths."""
-        fields = {name: getattr(self.config, name) for name in self._identity_names()}
-        return json.loads(json.dumps({"format": recipes.FORMAT, "builder": self.METHOD, **fields, **self.content}))
+        return make_identity(self)
 
-    def _identity_names(self) -> list[str]:
-        """Return the fields that decide the dataset."""
-        # `speed` was replaced by the settings that it stands for.
-        unset = ["speed", *([] if self.config.extended else ["extended"]), *self._unset_sampling()]
-        unset += [] if select_active(self.config.loras) else ["loras"]
-        unset += [] if self.config.quantization else ["quantization"]
-        return [n for n in self.config.field_names() if n not in (*self.config.execution_names(), *unset)]
-
-    def _unset_sampling(self) -> list[str]:
-        """Return the settings of sampling that decide nothing, so that recipes are the same as in earlier releases."""
-        unset = ["noise" if self.config.noise is None else "strength"]
-        return unset + [n for n in ("true_cfg_scale", "guidance_interval") if getattr(self.config, n) is None]
+    def unset_sampling(self) -> list[str]:
+        """Return the settings of sampling that decide nothing."""
+        return list_unset_sampling(self.config)
 
     def init_fields(self) -> dict[str, Any]:
         """Return the fields with which the method can be made again, without those that decide nothing."""
-        unset = self._unset_sampling()
+        unset = self.unset_sampling()
         return {name: getattr(self.config, name) for name in self.config.field_names() if name not in unset}
 
     def recipe(self, folder: Path) -> dict[str, Any]:
         """Return the recipe as saved in `folder`. It describes the dataset and can rebuild it."""
-        file_fields = find_marks(type(self.config), Names)
-        values = {name: getattr(self.config, name) for name in self.config.field_names()}
-        saved = {n: recipes.make_paths_relative(file_fields.get(n), v, folder) for n, v in values.items()}
-        recipe = {
-            "format": recipes.FORMAT,
-            "builder": self.METHOD,
-            "config": self.config.name,
-            "figureground": library_versions()["figureground"],
-            **({recipes.MARKS: marks.NAME} if self.marks_images else {}),
-            "identity": {n: saved[n] for n in self._identity_names()},
-            "execution": {n: saved[n] for n in self.config.execution_names()},
-            "content": self.content,
-            "sha256": digest(self.identity()),
-            **({"lineage": self.lineage()} if self.lineage() else {}),
-        }
-        return recipes.seal(recipe)
+        return make_recipe(self, folder)
 
     def lineage(self) -> list[dict[str, Any]]:
         """Return the steps applied to the dataset since it was first built."""
-        images = [sum(int(c.sum()) for c in counts.values()) for counts in [*self.plan().earlier, self.plan().counts]]
-        return [
-            {"did": "extend", "per_cell": dict(per_cell), "planned_before": before, "planned": after}
-            for per_cell, before, after in zip(self.config.extended, images[:-1], images[1:], strict=True)
-        ]
+        return make_lineage(self)
 
     # --- rendering and provenance ---------------------------------------------------------------
 
@@ -585,7 +465,7 @@ class Method(ABC):
 
     def provenance_settings(self) -> dict[str, Any]:
         """Return the recipe's fields that every sample's provenance contains."""
-        unset = self._unset_sampling()
+        unset = self.unset_sampling()
         return {name: getattr(self.config, name) for name in SAMPLING if name not in unset}
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
@@ -676,42 +556,7 @@ class Method(ABC):
                 family's can't be trained.
         """
         if self.family is not None:
-            config, subject = self.config, f"checkpoint {self.config.checkpoint!r}"
-            self.family.check_route(self.route, subject)
-            self.family.check_sampling(
-                subject, config.eta, config.negative_prompt, config.true_cfg_scale, config.guidance_interval
-            )
-            if self.trains_checkpoint:
-                field, settings = self.training()
-                try:
-                    self.family.check_training(subject, settings)
-                except RecipeError as error:
-                    raise RecipeError(f"{field}.{error.field}", str(error).partition(": ")[2]) from None
-                refuse_training(config.checkpoint)
-                unsupported = {
-                    "loras": bool(select_active(config.loras)), "quantization": config.quantization is not None,
-                    "offload": config.offload != "none",
-                }  # fmt: skip
-                for name in (name for name, value in unsupported.items() if value):
-                    raise RecipeError(
-                        name,
-                        f"{self.METHOD} trains the checkpoint, and training doesn't support this setting. Leave "
-                        "it out.",
-                    )
-
-    def check_size(self) -> None:
-        """Check that latents can have the image size. Needs no weights; passes if the checkpoint isn't known.
-
-        Raises:
-            RecipeError: The size isn't a multiple of the checkpoint's pixels per latent pixel or patch. For
-                checkpoints on the Hub, 8 are assumed, which every family needs at least.
-        """
-        try:
-            folder = local_directory(self.config.checkpoint, self.config.checkpoint_config)
-            step = edge_multiple(folder, self.config.checkpoint) if folder else 8
-        except (FiguregroundError, OSError, ValueError):
-            return
-        check_size(self.config.size, step)
+            check_support(self, self.family)
 
     def checkpoint_notes(self) -> list[str]:
         """Return warnings about likely mistakes in using the checkpoint; empty if it isn't on this machine."""

@@ -530,8 +530,8 @@ class D3S(Method):
     def sampling(self) -> dict[str, Any]:
         return {"edit": self.config.edit}
 
-    def _unset_sampling(self) -> list[str]:
-        unset = super()._unset_sampling()
+    def unset_sampling(self) -> list[str]:
+        unset = super().unset_sampling()
         if self.config.edit:
             return [*unset, "noise", "strength"]
         return unset if self.CONFIGS[self.config.name].edit else [*unset, "edit"]

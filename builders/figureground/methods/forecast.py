@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figureground.core.errors import FiguregroundError, UsageError, plural
+from figureground.core.shares import steps_between
 from figureground.core.text import human_time
 from figureground.core.text_width import pad, text_width
 from figureground.methods.measured_speed import Measured
+from figureground.models.weights import check_size, edge_multiple, local_directory
+from figureground.recipe.config import Config
 from figureground.recipe.shard_size import STEP, bytes_per_image
 from figureground.recipe.table import Counts, bias_aligned_share, cramers_v
 from figureground.running.runner import open_runner
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
+    from figureground.models.family_records import Start
     from figureground.models.needs import Need
     from figureground.recipe.plan import Plan
 
@@ -55,14 +59,14 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
     measured, speed = (rate, rate.images_per_second) if isinstance(rate, Measured) else (None, rate)
     config, planned = method.config, method.plan()
     images = sum(planned.totals().values())
-    calls = method.denoiser_steps() + method.repeated_steps()
+    calls = method.denoiser_steps() + count_repeated_steps(config.scheduler)
     is_guided = config.guidance_scale > 1 or (config.true_cfg_scale or 1) > 1
     passes = 1 + is_guided
     if method.family:
         passes = method.family.evaluations(config.guidance_scale, config.true_cfg_scale)
     evaluations = calls * passes
     if config.guidance_interval is not None:
-        evaluations = calls + method.guided_evaluations() * (passes - 1)
+        evaluations = calls + count_guided_evaluations(config, method.denoiser_steps()) * (passes - 1)
     splits = {}
     for split, count in planned.totals().items():
         cells, pairing = planned.cells(split), method.pairings.get(split)
@@ -82,7 +86,7 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
         "workers": config.workers, "idle_share": round(idle_share(planned, config.workers), 6),
         "notes": [
             *([method.fast_row.note] if method.fast_row else []),
-            *method.checkpoint_notes(), *method.start_notes(), *method.plan_notes(),
+            *method.checkpoint_notes(), *start_notes(config, method.start), *method.plan_notes(),
             *idle_notes(planned, config.workers),
         ],
         "to_build": [need.to_json() for need in needs],
@@ -92,7 +96,7 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
 def _list_needs(method: Method) -> list[Need]:
     """Return a build's missing requirements; raise every error as UsageError, as no work has been started."""
     try:
-        method.check_size()
+        _check_size(method.config)
         needs = method.needs()
         method.check_family()
         method.check_plan()
@@ -102,6 +106,57 @@ def _list_needs(method: Method) -> list[Need]:
     except FiguregroundError as error:
         raise UsageError(str(error)) from error
     return needs
+
+
+def _check_size(config: Config) -> None:
+    """Check that latents can have the image size. Needs no weights; passes if the checkpoint isn't known.
+
+    Raises:
+        RecipeError: The size isn't a multiple of the checkpoint's pixels per latent pixel or patch. For checkpoints on
+            the Hub, 8 are assumed, which every family needs at least.
+    """
+    try:
+        folder = local_directory(config.checkpoint, config.checkpoint_config)
+        step = edge_multiple(folder, config.checkpoint) if folder else 8
+    except (FiguregroundError, OSError, ValueError):
+        return
+    check_size(config.size, step)
+
+
+def count_repeated_steps(scheduler: str) -> int:
+    """Return the number of steps that a sampler takes twice: pndm's second."""
+    return int(scheduler == "pndm")
+
+
+def count_guided_evaluations(config: Config, drawn_steps: int) -> int:
+    """Return the evaluations of the denoiser for one image in which guidance is applied, if it is on.
+
+    Args:
+        config: Its `guidance_interval` limits guidance to some of `num_inference_steps`.
+        drawn_steps: The steps that are run, which are the last ones.
+    """
+    steps, repeated = config.num_inference_steps, count_repeated_steps(config.scheduler)
+    guided_steps = steps_between(steps, config.guidance_interval)
+    return sum(max(0, step - repeated) in guided_steps for step in range(steps - drawn_steps, steps + repeated))
+
+
+def start_notes(config: Config, start: Start | None) -> list[str]:
+    """Return a line on where drawing on a guide starts, if `noise` says it.
+
+    Args:
+        start: Where it starts; None if the checkpoint isn't on this machine.
+    """
+    if config.noise is None:
+        return []
+    if start is None:
+        return [
+            f"The step at which noise {config.noise:g} starts, and so the number of steps that are run, "
+            "depends on the checkpoint."
+        ]
+    return [
+        f"Guides start at noise {start.noise:.3f}, the step nearest to {config.noise:g}: {start.steps} of "
+        f"{config.num_inference_steps} steps are run."
+    ]
 
 
 def describe(method: Method, images_per_second: float | Measured | None = None) -> str:
