@@ -85,8 +85,11 @@ CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "looks-98": ("pocketlooks", {"bias_aligned_share": 0.98, "train": 1200}),
     "looks-98.4": ("pocketlooks", {"bias_aligned_share": 0.984, "train": 1200}),
     "looks-98.5": ("pocketlooks", {"bias_aligned_share": 0.985, "train": 1200}),
-    "looks-11-of-1320": ("pocketlooks", {"bias_aligned_share": 1 - 22 / 1320, "train": 1320}),
-    "looks-13-of-1600": ("pocketlooks", {"bias_aligned_share": 1 - 26 / 1600, "train": 1600}),
+    "looks-16-of-1320": ("pocketlooks", {"bias_aligned_share": 1 - 16 / 1320, "train": 1320}),
+    "looks-18-of-1320": ("pocketlooks", {"bias_aligned_share": 1 - 18 / 1320, "train": 1320}),
+    "looks-20-of-1320": ("pocketlooks", {"bias_aligned_share": 1 - 20 / 1320, "train": 1320}),
+    "looks-22-of-1320": ("pocketlooks", {"bias_aligned_share": 1 - 22 / 1320, "train": 1320}),
+    "looks-26-of-1600": ("pocketlooks", {"bias_aligned_share": 1 - 26 / 1600, "train": 1600}),
     "looks-98-mug-umbrella": (
         "pocketlooks",
         {"bias_aligned_share": 0.98, "train": 1200, "objects": ("mug", "umbrella")},
