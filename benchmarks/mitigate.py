@@ -21,6 +21,9 @@ seeds, which are averaged before rows are paired, so the number of pairs is the 
 backbone, in the table `PRIMARY_TABLE`, worst group of test, over `PRIMARY_SEEDS`, with 95 % intervals of paired
 differences and Holm's adjusted p. All others are exploratory, on `EXPLORATORY_SEEDS`, and uncorrected.
 
+**Longer.** `--longer` trains for twice as many epochs with the same added images, because longer training can raise
+the worst group of ERM, too. `--report` adds a section with its results.
+
 A unit of work is a bed, biased or not, and a pipeline seed. Its JSON file in `results/mitigate/` is written after each
 row, and finished rows are not repeated, so the same command resumes a stopped run. `--report` makes tables and chart
 from these files alone. `--time` estimates the duration of the whole plan.
@@ -44,6 +47,10 @@ from mitigate_images import make_images, open_oracle
 from mitigate_plan import (
     BACKBONES,
     BEDS,
+    EPOCHS,
+    LONGER,
+    LONGER_RESULTS,
+    PRIMARY,
     RESULTS,
     ROWS,
     TABLES,
@@ -263,9 +270,19 @@ def _parse() -> argparse.Namespace:
     add("--backbones", nargs="+", default=list(BACKBONES), metavar="NAME", help="(%(default)s)")
     add("--untuned", action="store_true", help="use the default settings in all rows")
     add("--workers", type=int, default=2, help="processes, a thread each (%(default)s)")
-    add("--kept", type=Path, default=RESULTS, help="folder of the units' JSON files")
+    add(
+        "--kept",
+        type=Path,
+        help=f"folder of the units' JSON files ({RESULTS.name}, with --longer {LONGER_RESULTS.name})",
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--tune", action="store_true", help="try the settings of each row on the tuning seeds")
+    what.add_argument(
+        "--longer",
+        action="store_true",
+        help=f"train {LONGER} times as long, once per pipeline seed, on biased beds with the same added images "
+        f"(rows: erm, {', '.join(PRIMARY)})",
+    )
     what.add_argument("--report", action="store_true", help="only make tables and chart from the kept results")
     what.add_argument(
         "--time", action="store_true", help="do each row once, and estimate the core-hours of the whole plan"
@@ -284,9 +301,12 @@ def _plan(args: argparse.Namespace) -> Plan:
         return Plan(work, work / "kept", rows, tuple(args.backbones), trainings=1, everything=True, choose=False,
                     command=command)  # fmt: skip
     backbones = tuple(args.backbones)
+    if args.longer:
+        return Plan(args.work, args.kept or LONGER_RESULTS, rows or ("erm", *PRIMARY), backbones, LONGER * EPOCHS, 1,
+                    images_of=RESULTS, choose=not args.untuned, command=command)  # fmt: skip
     if args.tune and backbones == BACKBONES:
         backbones = BACKBONES[:1]  # the second takes the settings of the first, unless it is named
-    return Plan(args.work, args.kept, rows, backbones, choose=not args.untuned, command=command)
+    return Plan(args.work, args.kept or RESULTS, rows, backbones, choose=not args.untuned, command=command)
 
 
 def _units(args: argparse.Namespace) -> list[Unit]:
@@ -296,7 +316,8 @@ def _units(args: argparse.Namespace) -> list[Unit]:
     if args.tune:
         units = [Unit(bed, True, seed) for seed in TUNED_WITH for bed in args.beds]
     else:
-        units = [unit for unit in whole_plan(args.beds) if unit.kind in args.bias]
+        kinds = ["biased"] if args.longer else args.bias
+        units = [unit for unit in whole_plan(args.beds) if unit.kind in kinds]
     return [unit for unit in units if requested is None or unit.seed in requested]
 
 

@@ -26,6 +26,8 @@ VALIDATE_EVERY = 2
 """Epochs between evaluations on validation, in all rows."""
 TRAININGS = 3
 """Number of training seeds per pipeline seed."""
+LONGER = 2
+"""Times as many epochs with `--longer`, with one training per pipeline seed."""
 IMAGES = 300
 """Number of added images in a row."""
 
@@ -39,6 +41,7 @@ UNBIASED = ("erm", "d3s", "scgs", "ddb")
 """Rows measured on unbiased beds, where a method must do no harm."""
 
 RESULTS = ROOT / "benchmarks" / "results" / "mitigate"
+LONGER_RESULTS = ROOT / "benchmarks" / "results" / "mitigate-longer"
 KEPT_FORMAT = 1
 """Format of the units' JSON files."""
 
@@ -165,6 +168,8 @@ class Plan:
     """Numbers of images for training, validation and test; None for the bed's own."""
     smaller: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Settings of each builder for smaller sizes than planned."""
+    images_of: Path | None = None
+    """Folder of the units' JSON files of another plan whose added images are used, with their facts."""
     everything: bool = False
     """Whether each unit has all rows, for timing."""
     choose: bool = True
@@ -188,6 +193,10 @@ class Plan:
 
 
 # Files of results
+
+
+SHARED = ("data", "made", "origins")
+"""Entries of a unit's JSON file that describe the drawings and the added images."""
 
 
 class Record:
@@ -220,14 +229,16 @@ class Record:
                 raise FiguregroundError(
                     f"{path.name} was made by another plan: {', '.join(changed)} differ. Move it away."
                 )
-            for earlier in self.content["origins"]:
-                if (earlier["format"], earlier["weights"]) != (
-                    self.current_origin["format"],
-                    self.current_origin["weights"],
-                ):
-                    raise FiguregroundError(
-                        f"{path.name} was made with other weights, or another format of datasets. Move it away."
-                    )
+        elif plan.images_of is not None and (other := plan.images_of / path.name).exists():
+            self.content |= {name: value for name, value in read_json(other).items() if name in SHARED}
+        for earlier in self.content["origins"]:
+            if (earlier["format"], earlier["weights"]) != (
+                self.current_origin["format"],
+                self.current_origin["weights"],
+            ):
+                raise FiguregroundError(
+                    f"{path.name} was made with other weights, or another format of datasets. Move it away."
+                )
 
     @property
     def origin(self) -> int:

@@ -17,6 +17,7 @@ from mitigate_plan import (
     BACKBONES,
     BEDS,
     EXPLORATORY_SEEDS,
+    LONGER_RESULTS,
     MASK_SEEDS,
     PRIMARY,
     PRIMARY_SEEDS,
@@ -359,6 +360,39 @@ def format_convergence(units: Sequence[Unit]) -> str | None:
     return format_table(head, body) if body else None
 
 
+def format_longer(units: Sequence[Unit], longer_units: Sequence[Unit], bed: str) -> str | None:
+    """Return a table of trainings of `--longer`, and of those with the same seeds and the usual length; None if there
+    are no results.
+
+    Differences are paired by pipeline seed; each has one training.
+    """
+    selection, body = Selection(bed, PRIMARY_TABLE, BACKBONES[0]), []
+    by_row = {name: cells for name in ROWS if (cells := selection.cells(longer_units, name))}
+    for name, cells in by_row.items():
+        usual = {
+            seed: worst_group(unit, result)
+            for seed, (unit, cell) in selection.cells(units, name).items()
+            for result in cell["seeds"]
+            if seed in cells and result["seed"] == cells[seed][1]["seeds"][0]["seed"]
+        }
+        longer = selection.values(longer_units, name, worst_group)
+        results = [cell["seeds"][0] for _, cell in cells.values()]
+        endings = [result["convergence"] for result in results]
+        body.append([
+            name, str(len(cells)), format_mean_of(result["budget"] for result in results), format_mean(usual),
+            format_mean(longer), format_difference(subtract(longer, usual) if usual else None),
+            _format_gain(longer_units, selection, name, worst_group),
+            format_mean(selection.values(longer_units, name, against_bias)),
+            _format_gain(longer_units, selection, name, against_bias),
+            format_mean(selection.values(longer_units, name, average_accuracy)),
+            format_mean_of(result["epoch"] for result in results), f"{sum(e['converged'] for e in endings)}",
+            f"{statistics.fmean(e['training_loss'] for e in endings):.4f}",
+        ])  # fmt: skip
+    head = [bed, "n", "steps", "worst group, usual length", "worst group, longer", "longer − usual", "longer: less erm",
+            "against the bias", "less erm", "average", "epoch", "converged", "training loss, nats"]  # fmt: skip
+    return format_table(head, body) if body else None
+
+
 def format_tuning(kept: Path) -> str | None:
     """Return a table of the settings tried for each row, and their validation accuracy."""
     trials_by_row: dict[tuple[str, str, str], list[list[Mapping[str, Any]]]] = {}
@@ -403,7 +437,7 @@ def note_unequal_steps(units: Sequence[Unit]) -> list[str]:
     return [f"**The rows took different numbers of optimiser steps ({summary}), so they can't be compared.**"]
 
 
-def to_markdown(units: Sequence[Unit], kept: Path) -> str:
+def to_markdown(units: Sequence[Unit], kept: Path, longer_units: Sequence[Unit] = ()) -> str:
     """Return all tables."""
     origins = [origin for unit in units for origin in unit["origins"]]
     plan, commits = units[0]["plan"], sorted({str(origin["commit"])[:12] for origin in origins})
@@ -449,6 +483,13 @@ def to_markdown(units: Sequence[Unit], kept: Path) -> str:
     ]  # fmt: skip
     if unbiased:
         blocks += ["## Beds without a bias", "Exploratory, uncorrected: a method must do no harm.", *unbiased]
+    if longer_tables := [text for bed in BEDS if (text := format_longer(units, longer_units, bed))]:
+        blocks += [
+            "## Longer training",
+            f"Exploratory, uncorrected: {longer_units[0]['plan']['epochs']} epochs with the same added images, one "
+            f"training per pipeline seed. Attributes {PRIMARY_TABLE} in validation.",
+            *longer_tables,
+        ]
     for title, text in (
         ("## Error sets", format_error_sets(units)), ("## Labels of made images", format_made_sets(units)),
         ("## Validation loss in the last fifth of the epochs", format_convergence(units)),
@@ -532,7 +573,9 @@ def write_report(kept: Path, args: argparse.Namespace, began: float) -> None:
     With `--quick` they go beside the units, and the JSON only to `--out`.
     """
     units = read_units(kept)
-    text = to_markdown(units, kept)
+    has_longer = kept == RESULTS and any(LONGER_RESULTS.glob("*.json"))
+    longer_units = read_units(LONGER_RESULTS) if has_longer else []
+    text = to_markdown(units, kept, longer_units)
     print("\n" + text)
     out = args.out or (kept / "mitigate.json" if args.quick else RESULTS.parent / "mitigate.json")
     folder = out.parent if not args.quick or args.out else kept.parent

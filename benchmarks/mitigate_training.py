@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mitigate_plan import ROWS, TABLES, TUNED_WITH, Plan, Row, Unit, choose_settings, make_settings, training_seeds
+from mitigate_plan import (
+    EPOCHS,
+    ROWS,
+    TABLES,
+    TUNED_WITH,
+    Plan,
+    Row,
+    Unit,
+    choose_settings,
+    make_settings,
+    training_seeds,
+)
 
 from figureground.learn import training_results
 from figureground.pocket import birds
@@ -58,7 +69,8 @@ def find_trained_folder(place: Place, row: Row, backbone: str, name: str) -> Pat
         name: Name of the training: that of a table, or of a tried setting.
     """
     folder = row.name.replace(", ", "-").replace(" ", "-")
-    return place.folder / "trained" / f"{folder}-{backbone}-{name}"
+    length = "" if place.plan.epochs == EPOCHS else f"-{place.plan.epochs}-epochs"
+    return place.folder / "trained" / f"{folder}-{backbone}-{name}{length}"
 
 
 def fit(
