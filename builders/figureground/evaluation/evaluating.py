@@ -120,14 +120,7 @@ def evaluate(
     if validation is not None and not spurious:
         raise UsageError("--validation applies to class-wise spurious sets only; give photographs as --references.")
     occurring = [images.labels[k] for k in np.unique(images.label)]
-    other_images: dict[str, DatasetImages | FolderImages] = {}
-    if references is not None:
-        column = None if spurious else "foreground"
-        other_images[REFERENCES] = open_images(Path(references), images.labels, occurring, column)
-    for control in map(Path, controls):
-        control_images = _open_control(control, images, occurring, splits)
-        name = _name_config(control_images) or control_images.name
-        other_images[make_unique(name, (*other_images, GENERATED, REFERENCES))] = control_images
+    other_images = _open_others(images, occurring, references, controls, splits)
     validation_images = None if validation is None else open_images(Path(validation), images.labels, occurring)
     table = LabelTable() if labels is None else read_label_table(Path(labels), images.labels)
     out = directory / FOLDER if out is None else Path(out)
@@ -156,20 +149,8 @@ def evaluate(
         for name, mapping in zip(opened, counterparts, strict=True)
     }
     steered = _find_steered(images, opened)
-    report: dict[str, Any] = {
-        "made_by": _MADE_BY.decode(),
-        "dataset": _describe_dataset(images),
-        "kind": "spurious" if spurious else "foreground",
-        "intervals": {"method": METHOD, "level": LEVEL, **_count_reuse(images)},
-        "beside": {
-            kind: {
-                **_describe_images(each, occurring),
-                **({} if kind == REFERENCES else {"differs": _find_differences(images, each)}),
-            }
-            for kind, each in other_images.items()
-        },
-        "validation": None if validation_images is None else _describe_images(validation_images, occurring),
-        "label_table": None if table.path is None else {"name": table.path.name, "sha256": content_hash(table.path)},
+    report = {
+        **_describe_inputs(images, occurring, other_images, validation_images, table),
         "classifiers": {
             name: {
                 "facts": public(classifier.facts),
@@ -200,6 +181,22 @@ def evaluate(
         rewrite_croissant(directory)
     write_results(out, write_page(evaluation), report)
     return evaluation
+
+
+def _open_others(
+    images: DatasetImages, occurring: Sequence[str], references: Path | str | None, controls: Sequence[Path | str],
+    splits: Sequence[str],
+) -> dict[str, DatasetImages | FolderImages]:  # fmt: skip
+    """Open the images to compare a dataset with, by name: `REFERENCES`, and the config or folder of each control."""
+    others: dict[str, DatasetImages | FolderImages] = {}
+    if references is not None:
+        column = None if images.column == SPURIOUS_FOR else "foreground"
+        others[REFERENCES] = open_images(Path(references), images.labels, occurring, column)
+    for control in map(Path, controls):
+        control_images = _open_control(control, images, occurring, splits)
+        name = _name_config(control_images) or control_images.name
+        others[make_unique(name, (*others, GENERATED, REFERENCES))] = control_images
+    return others
 
 
 def _find_steered(images: DatasetImages, classifiers: Mapping[str, Classifier]) -> set[str]:
@@ -261,6 +258,28 @@ def _count_reuse(images: DatasetImages) -> dict[str, int]:
     """Return the numbers of distinct `objects` and, if images were guided by background images, `scenes`."""
     scenes = len(np.unique(images.scenes[images.scenes >= 0]))
     return {"objects": len(np.unique(images.objects)), **({"scenes": scenes} if scenes else {})}
+
+
+def _describe_inputs(
+    images: DatasetImages, occurring: Sequence[str], other_images: Mapping[str, DatasetImages | FolderImages],
+    validation_images: DatasetImages | FolderImages | None, table: LabelTable,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the report's entries on everything but the classifiers."""
+    return {
+        "made_by": _MADE_BY.decode(),
+        "dataset": _describe_dataset(images),
+        "kind": "spurious" if images.column == SPURIOUS_FOR else "foreground",
+        "intervals": {"method": METHOD, "level": LEVEL, **_count_reuse(images)},
+        "beside": {
+            kind: {
+                **_describe_images(each, occurring),
+                **({} if kind == REFERENCES else {"differs": _find_differences(images, each)}),
+            }
+            for kind, each in other_images.items()
+        },
+        "validation": None if validation_images is None else _describe_images(validation_images, occurring),
+        "label_table": None if table.path is None else {"name": table.path.name, "sha256": content_hash(table.path)},
+    }
 
 
 def _describe_dataset(images: DatasetImages) -> dict[str, Any]:
