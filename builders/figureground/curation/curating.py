@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,22 +87,7 @@ def curate(
     directory, out = Path(directory), Path(out)
     refuse_overlap(out, [directory])
     source = FinishedDataset(directory)
-    if publish_rejects:
-        source.columns.with_reason()
-        kind = find_loadable(source.formats)
-        if kind is None or not kind.PUBLISHES_REJECTS:
-            raise RecipeError(
-                "--publish-rejects",
-                f"{directory} has only {join_names(FORMATS[name].TITLE for name in source.formats)} files. Rejects are "
-                "published as Parquet, and `load_dataset` reads all configs of a dataset in one format. Omit the flag; "
-                "dropped samples are still counted.",
-            )
-    if whole_sets and not is_matched(source.recipe):
-        raise RecipeError(
-            "--whole-sets",
-            f"{directory} has no matched sets: its recipe doesn't say match: foreground, or it was merged. Omit the "
-            "flag.",
-        )
+    _refuse_options(source, whole_sets, publish_rejects)
     scores = read_scores(directory)
     known_names = collect_names(source, scores)
     rule = Rule(keep, known_names)
@@ -142,13 +127,7 @@ def curate(
             image_format=source.image_format, version=source.version, publish_rejects=publish_rejects,
             show_progress=show_progress,
         )  # fmt: skip
-        with lock(out / STAGES_LOCK, wait=True):
-            for name, file_scores in scores.items():
-                file_scores.write(scan.kept_rows[name], out)
-            numerics = directory / "_figureground" / "numerics.json"
-            if numerics.exists():
-                create_once(out / "_figureground" / "numerics.json", read_text(numerics, root=directory))
-            copying.copy_files(source, out)
+        _copy_private_files(source, out, scores, scan)
         copying.copy_card_text(source, out)
         index.finish(
             out, source.shards, source.columns, source.index["card"]["recipe"],
@@ -158,6 +137,37 @@ def curate(
         for _, carry in CARRIED.items():
             carry(source, out)
     return out
+
+
+def _refuse_options(source: FinishedDataset, whole_sets: bool, publish_rejects: bool) -> None:
+    """Raise RecipeError for an option of `curate` that the dataset doesn't allow."""
+    if publish_rejects:
+        source.columns.with_reason()
+        kind = find_loadable(source.formats)
+        if kind is None or not kind.PUBLISHES_REJECTS:
+            titles = join_names(FORMATS[name].TITLE for name in source.formats)
+            raise RecipeError(
+                "--publish-rejects",
+                f"{source.directory} has only {titles} files. Rejects are published as Parquet, and `load_dataset` "
+                "reads all configs of a dataset in one format. Omit the flag; dropped samples are still counted.",
+            )
+    if whole_sets and not is_matched(source.recipe):
+        raise RecipeError(
+            "--whole-sets",
+            f"{source.directory} has no matched sets: its recipe doesn't say match: foreground, or it was merged. "
+            "Omit the flag.",
+        )
+
+
+def _copy_private_files(source: FinishedDataset, out: Path, scores: Mapping[str, Scores], scan: Scan) -> None:
+    """Copy scores, numerics and what else lies beside the shards."""
+    with lock(out / STAGES_LOCK, wait=True):
+        for name, file_scores in scores.items():
+            file_scores.write(scan.kept_rows[name], out)
+        numerics = source.directory / "_figureground" / "numerics.json"
+        if numerics.exists():
+            create_once(out / "_figureground" / "numerics.json", read_text(numerics, root=source.directory))
+        copying.copy_files(source, out)
 
 
 def collect_names(source: FinishedDataset, scores: Mapping[str, Scores]) -> KnownNames:
@@ -290,15 +300,45 @@ def apply_rule(
         scan.num_whole_sets += 1
         for split, set_rows in kept_by_set[name]:
             scan.add(split, set_rows)
+    _refuse_foreign_keys(source, scores, has_sample)
+    if unmatched:
+        path = min(unmatched, key=spell_name)
+        raise RuleError(f"no sample has {spell_name(path)!r}{hint_nearest(path, known_names, fields)}")
+    _refuse_missing(source, scores, missing)
+    if not scan.kept and kept_by_set:
+        raise RuleError(
+            f"the rule keeps no whole set: each matched set has an image for which {rule.text} is false, or one that "
+            "was rejected earlier. Omit --whole-sets to keep the others."
+        )
+    if not scan.kept:
+        raise RuleError(f"the rule keeps nothing: {rule.text} is true for none of the {source.samples:,} samples.")
+    return scan
+
+
+def _refuse_foreign_keys(
+    source: FinishedDataset, scores: Mapping[str, Scores], has_sample: Mapping[str, np.ndarray]
+) -> None:
+    """Raise FiguregroundError if scores have rows without a sample.
+
+    Args:
+        has_sample: By name of the scores, bool (rows of the file).
+    """
     for name, file_scores in scores.items():
         if not has_sample[name].all():
             raise FiguregroundError(
                 f"{file_scores.path_in_dataset} has {(~has_sample[name]).sum():,} keys that {source.directory} doesn't "
                 f"have: {join_names(file_scores.keys(~has_sample[name]), 3)}. Remove the file or those rows."
             )
-    if unmatched:
-        path = min(unmatched, key=spell_name)
-        raise RuleError(f"no sample has {spell_name(path)!r}{hint_nearest(path, known_names, fields)}")
+
+
+def _refuse_missing(
+    source: FinishedDataset, scores: Mapping[str, Scores], missing: Mapping[str, Sequence[str]]
+) -> None:
+    """Raise RuleError if a compared value is missing.
+
+    Args:
+        missing: By name in the rule, keys of the samples without a value.
+    """
     for name, keys in missing.items():
         files = [
             file_scores.path_in_dataset
@@ -310,14 +350,6 @@ def apply_rule(
             f"{name} is missing for {len(keys):,} of {source.samples:,} samples ({join_names(keys, 3)}). Handle them "
             f"in the rule: '{name} is None or …' keeps them, '{name} is not None and …' drops them{complete}."
         )
-    if not scan.kept and kept_by_set:
-        raise RuleError(
-            f"the rule keeps no whole set: each matched set has an image for which {rule.text} is false, or one that "
-            "was rejected earlier. Omit --whole-sets to keep the others."
-        )
-    if not scan.kept:
-        raise RuleError(f"the rule keeps nothing: {rule.text} is true for none of the {source.samples:,} samples.")
-    return scan
 
 
 def _matched_set(key: str) -> str:
