@@ -86,6 +86,7 @@ CANDIDATES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "looks-98.4": ("pocketlooks", {"bias_aligned_share": 0.984, "train": 1200}),
     "looks-98.5": ("pocketlooks", {"bias_aligned_share": 0.985, "train": 1200}),
     "looks-16-of-1320": ("pocketlooks", {"bias_aligned_share": 1 - 16 / 1320, "train": 1320}),
+    "looks-17-of-1320": ("pocketlooks", {"bias_aligned_share": 1 - 17 / 1320, "train": 1320}),
     "looks-18-of-1320": ("pocketlooks", {"bias_aligned_share": 1 - 18 / 1320, "train": 1320}),
     "looks-20-of-1320": ("pocketlooks", {"bias_aligned_share": 1 - 20 / 1320, "train": 1320}),
     "looks-22-of-1320": ("pocketlooks", {"bias_aligned_share": 1 - 22 / 1320, "train": 1320}),
