@@ -22,7 +22,7 @@ backbone, in the table `PRIMARY_TABLE`, worst group of test, over `PRIMARY_SEEDS
 differences and Holm's adjusted p. All others are exploratory, on `EXPLORATORY_SEEDS`, and uncorrected.
 
 **Longer.** `--longer` trains for twice as many epochs with the same added images, because longer training can raise
-the worst group of ERM, too. `--report` adds a section with its results.
+the worst group of ERM, too. Its results are kept in `results/mitigate-longer/`, and `--report` adds a section on them.
 
 A unit of work is a bed, biased or not, and a pipeline seed. Its JSON file in `results/mitigate/` is written after each
 row, and finished rows are not repeated, so the same command resumes a stopped run. `--report` makes tables and chart
@@ -48,9 +48,9 @@ from mitigate_plan import (
     BACKBONES,
     BEDS,
     EPOCHS,
+    EXPLORATORY_SEEDS,
     LONGER,
-    LONGER_RESULTS,
-    PRIMARY,
+    LONGER_ROWS,
     RESULTS,
     ROWS,
     TABLES,
@@ -60,12 +60,13 @@ from mitigate_plan import (
     Record,
     Row,
     Unit,
+    find_longer,
     list_rows,
     read_json,
     tuning_file,
     whole_plan,
 )
-from mitigate_training import Place, choose_change, find_trained_folder, fit, keep_seed, train_row
+from mitigate_training import Place, choose_change, find_trained_folder, fit, read_rule, train_row
 from results import ROOT, make_parser, strip_locations
 from tqdm import tqdm
 
@@ -133,7 +134,7 @@ def run_row(place: Place, record: Record, row: Row, backbone: str) -> None:
     for table, result in train_row(place, row, backbone, row.tables, add).items():
         results_by_table[table] = {**result, "origin": record.origin}
     record.write()
-    if row.name != "erm" or backbone != BACKBONES[0]:  # paste looks at those
+    if row.name != "erm" or backbone != BACKBONES[0] or place.plan.images_of:  # paste looks at the usual ones
         for name in row.tables:
             shutil.rmtree(find_trained_folder(place, row, backbone, name), ignore_errors=True)
 
@@ -163,7 +164,7 @@ def tune(task: tuple[Plan, Unit]) -> list[str]:
                 training_report = fit(place, row, backbone, change, rules, f"tried-{i}", add, 1)
                 (seed,) = training_report["seeds"]
                 validation = {
-                    table: keep_seed(seed, table)["validation"]["worst" if rule == WORST_GROUP else "average"]
+                    table: read_rule(seed, table)["validation"]["worst" if rule == WORST_GROUP else "average"]
                     for table, rule in TABLES.items()
                     if table in row.tables
                 }
@@ -270,24 +271,21 @@ def _parse() -> argparse.Namespace:
     add("--backbones", nargs="+", default=list(BACKBONES), metavar="NAME", help="(%(default)s)")
     add("--untuned", action="store_true", help="use the default settings in all rows")
     add("--workers", type=int, default=2, help="processes, a thread each (%(default)s)")
-    add(
-        "--kept",
-        type=Path,
-        help=f"folder of the units' JSON files ({RESULTS.name}, with --longer {LONGER_RESULTS.name})",
-    )
+    add("--kept", type=Path, default=RESULTS, help="folder of the units' JSON files; --longer appends -longer")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--tune", action="store_true", help="try the settings of each row on the tuning seeds")
     what.add_argument(
-        "--longer",
-        action="store_true",
-        help=f"train {LONGER} times as long, once per pipeline seed, on biased beds with the same added images "
-        f"(rows: erm, {', '.join(PRIMARY)})",
-    )
+        "--longer", action="store_true",
+        help=f"train {', '.join(LONGER_ROWS)} {LONGER} times as long on biased beds, with the images of a usual run",
+    )  # fmt: skip
     what.add_argument("--report", action="store_true", help="only make tables and chart from the kept results")
     what.add_argument(
         "--time", action="store_true", help="do each row once, and estimate the core-hours of the whole plan"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.longer and (args.quick or args.bias == ["unbiased"] or set(args.rows or ()) - set(LONGER_ROWS)):
+        parser.error(f"--longer trains {', '.join(LONGER_ROWS)} on biased beds, at full size.")
+    return args
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -302,11 +300,13 @@ def _plan(args: argparse.Namespace) -> Plan:
                     command=command)  # fmt: skip
     backbones = tuple(args.backbones)
     if args.longer:
-        return Plan(args.work, args.kept or LONGER_RESULTS, rows or ("erm", *PRIMARY), backbones, LONGER * EPOCHS, 1,
-                    images_of=RESULTS, choose=not args.untuned, command=command)  # fmt: skip
+        if backbones == BACKBONES:
+            backbones = BACKBONES[:1]
+        return Plan(args.work, find_longer(args.kept), rows or LONGER_ROWS, backbones, LONGER * EPOCHS, 1,
+                    images_of=args.kept, choose=not args.untuned, command=command)  # fmt: skip
     if args.tune and backbones == BACKBONES:
         backbones = BACKBONES[:1]  # the second takes the settings of the first, unless it is named
-    return Plan(args.work, args.kept or RESULTS, rows, backbones, choose=not args.untuned, command=command)
+    return Plan(args.work, args.kept, rows, backbones, choose=not args.untuned, command=command)
 
 
 def _units(args: argparse.Namespace) -> list[Unit]:
@@ -316,8 +316,9 @@ def _units(args: argparse.Namespace) -> list[Unit]:
     if args.tune:
         units = [Unit(bed, True, seed) for seed in TUNED_WITH for bed in args.beds]
     else:
-        kinds = ["biased"] if args.longer else args.bias
-        units = [unit for unit in whole_plan(args.beds) if unit.kind in kinds]
+        units = [unit for unit in whole_plan(args.beds) if unit.kind in args.bias]
+    if args.longer:
+        units = [unit for unit in units if unit.biased and unit.seed in EXPLORATORY_SEEDS]
     return [unit for unit in units if requested is None or unit.seed in requested]
 
 
@@ -344,10 +345,10 @@ def main() -> int:
     import mitigate_report
 
     try:
-        if args.report or args.quick:
-            mitigate_report.write_report(plan.results_folder, args, began)
-        elif args.tune:
+        if args.tune:
             print(mitigate_report.format_tuning(plan.results_folder) or "Nothing has been tuned.")
+        elif args.report or args.quick:
+            mitigate_report.write_report(plan.results_folder, args, began)
         elif not args.time:
             print("Tables and chart of the kept results: python benchmarks/mitigate.py --report")
     except FiguregroundError as error:

@@ -27,7 +27,9 @@ VALIDATE_EVERY = 2
 TRAININGS = 3
 """Number of training seeds per pipeline seed."""
 LONGER = 2
-"""Times as many epochs with `--longer`, with one training per pipeline seed."""
+"""Factor by which `--longer` multiplies `EPOCHS`; it trains once per pipeline seed."""
+LONGER_ROWS = ("erm", "ddb", "scgs")
+"""Rows that `--longer` trains, on biased beds and `EXPLORATORY_SEEDS`."""
 IMAGES = 300
 """Number of added images in a row."""
 
@@ -41,7 +43,6 @@ UNBIASED = ("erm", "d3s", "scgs", "ddb")
 """Rows measured on unbiased beds, where a method must do no harm."""
 
 RESULTS = ROOT / "benchmarks" / "results" / "mitigate"
-LONGER_RESULTS = ROOT / "benchmarks" / "results" / "mitigate-longer"
 KEPT_FORMAT = 1
 """Format of the units' JSON files."""
 
@@ -169,7 +170,8 @@ class Plan:
     smaller: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Settings of each builder for smaller sizes than planned."""
     images_of: Path | None = None
-    """Folder of the units' JSON files of another plan whose added images are used, with their facts."""
+    """Folder of another plan's JSON files: its units' added images, and the facts about them, are used. None to make
+    images."""
     everything: bool = False
     """Whether each unit has all rows, for timing."""
     choose: bool = True
@@ -195,15 +197,12 @@ class Plan:
 # Files of results
 
 
-SHARED = ("data", "made", "origins")
-"""Entries of a unit's JSON file that describe the drawings and the added images."""
-
-
 class Record:
     """A unit's JSON file with its finished rows.
 
     Raises:
-        FiguregroundError: An existing file was made with another plan, other weights or another dataset format.
+        FiguregroundError: An existing file, or that of the unit whose images are used, was made with another plan,
+            other weights or another dataset format, or lacks images.
     """
 
     def __init__(self, path: Path, plan: Plan, unit: Unit):
@@ -224,32 +223,58 @@ class Record:
             "failed": {},
         }
         if path.exists():
-            self.content = json.loads(path.read_text())
-            if changed := [name for name, value in identity.items() if self.content.get(name) != value]:
-                raise FiguregroundError(
-                    f"{path.name} was made by another plan: {', '.join(changed)} differ. Move it away."
-                )
-        elif plan.images_of is not None and (other := plan.images_of / path.name).exists():
-            self.content |= {name: value for name, value in read_json(other).items() if name in SHARED}
-        for earlier in self.content["origins"]:
-            if (earlier["format"], earlier["weights"]) != (
-                self.current_origin["format"],
-                self.current_origin["weights"],
-            ):
-                raise FiguregroundError(
-                    f"{path.name} was made with other weights, or another format of datasets. Move it away."
-                )
+            self.content = self._read(path, identity)
+        if plan.images_of is not None:
+            self._use_images_of(plan.images_of / path.name, identity, plan.select_rows(unit))
+
+    def _read(self, path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the contents of a unit's file; raise FiguregroundError if it can't be used with this plan."""
+        content = read_json(path)
+        name = f"{path.parent.name}/{path.name}"
+        if changed := [entry for entry, value in identity.items() if content.get(entry) != value]:
+            raise FiguregroundError(f"{name} was made by another plan: {', '.join(changed)} differ. Move it away.")
+        current = self.current_origin["format"], self.current_origin["weights"]
+        if any((earlier["format"], earlier["weights"]) != current for earlier in content["origins"]):
+            raise FiguregroundError(f"{name} was made with other weights, or another format of datasets. Move it away.")
+        return content
+
+    def _use_images_of(self, path: Path, identity: Mapping[str, Any], rows: Sequence[str]) -> None:
+        """Take over the facts about the drawings and the added images from another plan's file."""
+        if not path.exists():
+            raise FiguregroundError(f"{path.parent.name}/{path.name} is missing: train for the usual length first.")
+        shorter = read_json(path)["plan"]
+        plan = {**identity["plan"], "epochs": shorter["epochs"], "trainings": shorter["trainings"]}
+        other = self._read(path, {**identity, "plan": plan})
+        missing = [name for name in rows if ROWS[name].made and ROWS[name].made not in other["made"]]
+        if missing:
+            raise FiguregroundError(
+                f"{path.parent.name}/{path.name} has no images of {', '.join(missing)}: train these rows for the "
+                "usual length first."
+            )
+        self.content.setdefault("data", other["data"])
+        for name in (str(ROWS[row].made) for row in rows if ROWS[row].made):
+            if name not in self.content["made"]:
+                facts = other["made"][name]
+                self.content["made"][name] = {**facts, "origin": self._number(other["origins"][facts["origin"]])}
 
     @property
     def origin(self) -> int:
         """Index of this run's origin in the file's `origins`."""
-        if self.current_origin not in self.content["origins"]:
-            self.content["origins"].append(self.current_origin)
-        return int(self.content["origins"].index(self.current_origin))
+        return self._number(self.current_origin)
+
+    def _number(self, origin: Mapping[str, Any]) -> int:
+        if origin not in self.content["origins"]:
+            self.content["origins"].append(origin)
+        return int(self.content["origins"].index(origin))
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(self.path, json.dumps(self.content, indent=1, ensure_ascii=False) + "\n")
+
+
+def find_longer(kept: Path) -> Path:
+    """Return the folder of the units trained longer, beside that of the usual ones."""
+    return kept.with_name(f"{kept.name}-longer")
 
 
 def read_json(path: Path) -> Any:

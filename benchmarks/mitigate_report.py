@@ -17,7 +17,6 @@ from mitigate_plan import (
     BACKBONES,
     BEDS,
     EXPLORATORY_SEEDS,
-    LONGER_RESULTS,
     MASK_SEEDS,
     PRIMARY,
     PRIMARY_SEEDS,
@@ -28,6 +27,7 @@ from mitigate_plan import (
     TUNED_WITH,
     UNBIASED,
     choose_settings,
+    find_longer,
 )
 from paired import Difference, holm, subtract
 from results import Row as Measured
@@ -70,25 +70,24 @@ def refuse_mixed(units: Sequence[Unit]) -> None:
     Raises:
         FiguregroundError: They differ in plan, weights or dataset format, or a row's settings differ between them.
     """
+    _refuse_different("their plans", ((unit["file"], [unit["kept_format"], unit["plan"]]) for unit in units))
+    refuse_mixed_rows(units)
 
-    def refuse(description: str, entries: Iterable[tuple[str, Any]]) -> None:
-        first: tuple[str, str] | None = None
-        for file, value in entries:
-            text = json.dumps(value, sort_keys=True)
-            first = first or (file, text)
-            if text != first[1]:
-                raise FiguregroundError(
-                    f"{first[0]} and {file} can't be reported together: {description} differ. Move away those that "
-                    "are not meant, and do their rows again."
-                )
 
-    refuse("their plans", ((unit["file"], [unit["kept_format"], unit["plan"]]) for unit in units))
-    refuse(
+def refuse_mixed_rows(units: Sequence[Unit]) -> None:
+    """Check that units have the same drawings, weights and settings, whatever the length of training.
+
+    Raises:
+        FiguregroundError: They don't.
+    """
+    _refuse_different(
         "weights or formats",
         ((unit["file"], [origin["format"], origin["weights"]]) for unit in units for origin in unit["origins"]),
     )
     for bed in dict.fromkeys(unit["bed"] for unit in units):
-        refuse(f"the drawings of {bed}", ((unit["file"], unit["drawn"]) for unit in units if unit["bed"] == bed))
+        _refuse_different(
+            f"the drawings of {bed}", ((unit["file"], unit["drawn"]) for unit in units if unit["bed"] == bed)
+        )
     places = {
         (unit["bed"], name, backbone, table)
         for unit in units
@@ -99,7 +98,20 @@ def refuse_mixed(units: Sequence[Unit]) -> None:
     for bed, name, backbone, table in sorted(places):
         entries = [(unit["file"], cell["settings"]) for unit in units if unit["bed"] == bed
                  and (cell := unit["rows"].get(name, {}).get(backbone, {}).get(table))]  # fmt: skip
-        refuse(f"the settings of {name} ({backbone}, {table})", entries)
+        _refuse_different(f"the settings of {name} ({backbone}, {table})", entries)
+
+
+def _refuse_different(description: str, entries: Iterable[tuple[str, Any]]) -> None:
+    """Raise FiguregroundError if not all entries, pairs of a file's name and a value, have the same value."""
+    first: tuple[str, str] | None = None
+    for file, value in entries:
+        text = json.dumps(value, sort_keys=True)
+        first = first or (file, text)
+        if text != first[1]:
+            raise FiguregroundError(
+                f"{first[0]} and {file} can't be reported together: {description} differ. Move away those that are "
+                "not meant, and do their rows again."
+            )
 
 
 # Numbers
@@ -361,8 +373,8 @@ def format_convergence(units: Sequence[Unit]) -> str | None:
 
 
 def format_longer(units: Sequence[Unit], longer_units: Sequence[Unit], bed: str) -> str | None:
-    """Return a table of trainings of `--longer`, and of those with the same seeds and the usual length; None if there
-    are no results.
+    """Return a table that compares trainings of `--longer` with those of the usual length and the same training seed;
+    None if there are no results.
 
     Differences are paired by pipeline seed; each has one training.
     """
@@ -375,18 +387,22 @@ def format_longer(units: Sequence[Unit], longer_units: Sequence[Unit], bed: str)
             for result in cell["seeds"]
             if seed in cells and result["seed"] == cells[seed][1]["seeds"][0]["seed"]
         }
-        longer = selection.values(longer_units, name, worst_group)
+        cells = {seed: cell for seed, cell in cells.items() if seed in usual}
+        if not cells:
+            continue
+        longer = {seed: worst_group(unit, cell["seeds"][0]) for seed, (unit, cell) in cells.items()}
         results = [cell["seeds"][0] for _, cell in cells.values()]
-        endings = [result["convergence"] for result in results]
+        endings = [result["convergence"] for result in results if result["convergence"]]
         body.append([
             name, str(len(cells)), format_mean_of(result["budget"] for result in results), format_mean(usual),
-            format_mean(longer), format_difference(subtract(longer, usual) if usual else None),
+            format_mean(longer), format_difference(subtract(longer, usual)),
             _format_gain(longer_units, selection, name, worst_group),
             format_mean(selection.values(longer_units, name, against_bias)),
             _format_gain(longer_units, selection, name, against_bias),
             format_mean(selection.values(longer_units, name, average_accuracy)),
-            format_mean_of(result["epoch"] for result in results), f"{sum(e['converged'] for e in endings)}",
-            f"{statistics.fmean(e['training_loss'] for e in endings):.4f}",
+            format_mean_of(result["epoch"] for result in results),
+            f"{sum(ending['converged'] for ending in endings)} of {len(endings)}",
+            format_mean_of((ending["training_loss"] for ending in endings), digits=4),
         ])  # fmt: skip
     head = [bed, "n", "steps", "worst group, usual length", "worst group, longer", "longer − usual", "longer: less erm",
             "against the bias", "less erm", "average", "epoch", "converged", "training loss, nats"]  # fmt: skip
@@ -439,7 +455,8 @@ def note_unequal_steps(units: Sequence[Unit]) -> list[str]:
 
 def to_markdown(units: Sequence[Unit], kept: Path, longer_units: Sequence[Unit] = ()) -> str:
     """Return all tables."""
-    origins = [origin for unit in units for origin in unit["origins"]]
+    all_units = [*units, *longer_units]
+    origins = [origin for unit in all_units for origin in unit["origins"]]
     plan, commits = units[0]["plan"], sorted({str(origin["commit"])[:12] for origin in origins})
     weights = ", ".join(f"{name} {sha.removeprefix('sha256:')[:12]}" for name, sha in origins[0]["weights"].items())
     blocks = [
@@ -450,6 +467,7 @@ def to_markdown(units: Sequence[Unit], kept: Path, longer_units: Sequence[Unit] 
         "pipeline seeds. Numbers are test accuracies in %, mean ± sample standard deviation, with 95 % intervals of "
         "paired differences (Student's t).",
         *note_unequal_steps(units),
+        *note_unequal_steps(longer_units),
         "The minimum of several groups is biased low, the more so the more they vary by chance. So all groups are "
         "listed, and the mean of the groups against the bias, which are fixed in advance.",
         "## Primary comparisons",
@@ -496,9 +514,9 @@ def to_markdown(units: Sequence[Unit], kept: Path, longer_units: Sequence[Unit] 
         ("## Tried settings", format_tuning(kept)),
     ):  # fmt: skip
         blocks += [title, text] if text else []
-    if any(unit.get("failed") for unit in units):
+    if any(unit.get("failed") for unit in all_units):
         blocks.append("## Failed")
-        blocks += [f"- {unit['file']}, {row}: {reason}" for unit in units for row, reason in unit["failed"].items()]
+        blocks += [f"- {unit['file']}, {row}: {reason}" for unit in all_units for row, reason in unit["failed"].items()]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -573,8 +591,11 @@ def write_report(kept: Path, args: argparse.Namespace, began: float) -> None:
     With `--quick` they go beside the units, and the JSON only to `--out`.
     """
     units = read_units(kept)
-    has_longer = kept == RESULTS and any(LONGER_RESULTS.glob("*.json"))
-    longer_units = read_units(LONGER_RESULTS) if has_longer else []
+    longer = find_longer(kept)
+    longer_units = [
+        {**unit, "file": f"{longer.name}/{unit['file']}"} for unit in (read_units(longer) if longer.exists() else [])
+    ]
+    refuse_mixed_rows([*units, *longer_units])
     text = to_markdown(units, kept, longer_units)
     print("\n" + text)
     out = args.out or (kept / "mitigate.json" if args.quick else RESULTS.parent / "mitigate.json")
@@ -595,7 +616,8 @@ def write_report(kept: Path, args: argparse.Namespace, began: float) -> None:
             "rows": {name: {"tried": list(row.tried), "training": row.training, "made": row.made,
                             "fixed": dict(row.fixed)} for name, row in ROWS.items()},
         },
-        began, units=[unit["file"] for unit in units], origins=_list_origins(units), primary=comparisons,
+        began, units=[unit["file"] for unit in units], longer_units=[unit["file"] for unit in longer_units],
+        origins=_list_origins([*units, *longer_units]), primary=comparisons,
     )  # fmt: skip
 
 

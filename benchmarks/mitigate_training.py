@@ -92,7 +92,8 @@ def choose_change(place: Place, row: Row, backbone: str, table: str) -> dict[str
     """Return the setting of a row's results; during tuning, the first tried one."""
     if not place.plan.choose or place.unit.seed in TUNED_WITH:
         return dict(ROWS[row.like or row.name].tried[0])
-    return dict(choose_settings(place.plan.results_folder, place.unit.bed, row, table, backbone))
+    folder = place.plan.images_of or place.plan.results_folder
+    return dict(choose_settings(folder, place.unit.bed, row, table, backbone))
 
 
 def train_row(
@@ -131,9 +132,14 @@ def read_curves(folder: Path) -> dict[int, list[dict[str, str]]]:
     return curves
 
 
+def read_rule(seed_report: Mapping[str, Any], table: str) -> Mapping[str, Any]:
+    """Return the part of a classifier's report about the epoch that a table's rule chose."""
+    return seed_report.get("selected", {}).get(TABLES[table], seed_report)
+
+
 def keep_seed(seed_report: Mapping[str, Any], curve: Sequence[Mapping[str, str]], table: str) -> dict[str, Any]:
     """Return the part of a classifier's report that is kept, with how its losses end."""
-    rule_report = seed_report.get("selected", {}).get(TABLES[table], seed_report)
+    rule_report = read_rule(seed_report, table)
     test = rule_report["test"]
     return {
         "seed": seed_report["seed"], "epoch": rule_report["epoch"], "steps": seed_report["steps"],

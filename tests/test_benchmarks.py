@@ -19,6 +19,7 @@ import tiny_photographs
 from commands import run as run_command
 from forked import Forked
 
+from figureground.core.errors import FiguregroundError
 from figureground.models.weights import fingerprint
 from figureground.pocket import birds, world
 from figureground.recipe.document import FORMAT
@@ -71,7 +72,7 @@ def benchmark(request: pytest.FixtureRequest) -> str:
 
 
 def read_strictly(path: Path) -> Any:
-    """Read a JSON file as other languages do: NaN and Infinity, which Python writes by default, are no JSON."""
+    """Read a JSON file as other languages do: NaN and Infinity, which Python writes by default, aren't JSON."""
 
     def refuse(constant: str) -> None:
         pytest.fail(f"{path} contains {constant}")
@@ -114,7 +115,7 @@ def kept_files() -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in there if path.is_file()}
 
 
-def test_kept_results_are_json_of_any_language():
+def test_kept_results_contain_no_nan_or_infinity():
     paths = sorted((BENCHMARKS / "results").rglob("*.json"))
     assert paths
     for path in paths:
@@ -378,6 +379,67 @@ def test_mitigation_keeps_each_row_of_a_unit_at_equal_steps_and_goes_on_where_it
     assert kept.stat().st_mtime_ns > before
     assert json.loads(kept.read_text())["rows"]["d3s"]["pocket"]["known"]["seeds"][0]["budget"] == 8
     assert again["rows"] == found["rows"]
+
+
+@pytest.mark.slow
+def test_tuning_tries_the_settings_of_a_row_on_validation_alone(tmp_path):
+    arguments = ["--quick", "--tune", "--rows", "erm", "--workers", "1", "--work", tmp_path]
+    process = Forked([BENCHMARKS / "mitigate.py", *arguments], AS_MAIN, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    printed, errors = process.communicate()
+    assert process.returncode == 0, errors
+    (path,) = (tmp_path / "quick" / "kept").glob("tuning-*.json")
+    trials = read_strictly(path)["tried"]["erm"]["pocket"]
+    assert [trial["change"].get("weight_decay") for trial in trials] == [None, 1.0, None, None]
+    assert all(set(trial["validation"]) == {"known", "unknown"} and "test" not in trial for trial in trials)
+    assert "erm" in printed
+
+
+@pytest.fixture
+def usual(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The contents of a kept unit of mitigate.py."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return {"file": "a unit", **read_strictly(BENCHMARKS / "results" / "mitigate" / "pocketbirds-biased-000.json")}
+
+
+def test_longer_trainings_are_compared_with_those_of_the_same_training_seed(usual, monkeypatch):
+    report, longer = bench("mitigate_report", monkeypatch), json.loads(json.dumps(usual))
+    for tables in (tables for backbones in longer["rows"].values() for tables in backbones.values()):
+        for cell in tables.values():
+            cell["seeds"] = [{**cell["seeds"][0], "worst": cell["seeds"][0]["worst"] + 0.01, "convergence": None}]
+    del longer["rows"]["scgs"]
+    text = report.format_longer([usual], [longer], "pocketbirds")
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in text.splitlines()[2:]}
+    assert set(rows) == set(longer["rows"])
+    first = usual["rows"]["erm"]["pocket"]["known"]["seeds"][0]["worst"]
+    assert rows["erm"][3:6] == [f"{100 * first:.1f}", f"{100 * first + 1:.1f}", "+1.0"]
+    assert rows["erm"][-2] == "0 of 0"
+    longer["rows"]["erm"]["pocket"]["known"]["settings"] = {"weight_decay": 1.0}
+    with pytest.raises(FiguregroundError, match="erm"):
+        report.refuse_mixed_rows([usual, longer])
+
+
+def test_longer_trainings_use_the_added_images_of_a_usual_unit(usual, monkeypatch, tmp_path):
+    plans = bench("mitigate_plan", monkeypatch)
+    kept, unit = tmp_path / "kept", plans.Unit("pocketbirds", True, 0)
+    longer = plans.find_longer(kept)
+    plan = plans.Plan(tmp_path, longer, plans.LONGER_ROWS, epochs=80, trainings=1, images_of=kept, choose=False)
+    with pytest.raises(FiguregroundError, match="pocketbirds-biased-000"):
+        plans.Record(longer / f"{unit.name}.json", plan, unit)
+    kept.mkdir()
+    (kept / f"{unit.name}.json").write_text(json.dumps(usual))
+    record = plans.Record(longer / f"{unit.name}.json", plan, unit)
+    assert (record.content["data"], set(record.content["made"])) == (usual["data"], {"scgs", "ddb"})
+    for name, facts in record.content["made"].items():
+        assert record.content["origins"][facts["origin"]] == usual["origins"][usual["made"][name]["origin"]]
+    record.write()
+    assert plans.Record(record.path, plan, unit).content == record.content  # nothing is copied twice
+    del usual["made"]["ddb"]
+    (kept / f"{unit.name}.json").write_text(json.dumps(usual))
+    with pytest.raises(FiguregroundError, match="ddb"):
+        plans.Record(longer / f"{unit.name}.json", plan, unit)
+    (kept / f"{unit.name}.json").write_text(json.dumps({**usual, "drawn": {}}))
+    with pytest.raises(FiguregroundError, match="drawn"):
+        plans.Record(longer / f"{unit.name}.json", plan, unit)
 
 
 @of("disentangle")

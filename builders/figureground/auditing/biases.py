@@ -245,7 +245,7 @@ class _Compositions:
 
         Args:
             same: Background of an image of the object's class.
-            other: Background of any other image.
+            other: Background of a random image with another object.
             label: The object's class.
         """
         own_place = ((part.box.left + part.box.right) / 2 / part.image.width,

@@ -160,7 +160,7 @@ def _refuse_options(source: FinishedDataset, whole_sets: bool, publish_rejects: 
 
 
 def _copy_private_files(source: FinishedDataset, out: Path, scores: Mapping[str, Scores], scan: Scan) -> None:
-    """Copy scores, numerics and what else lies beside the shards."""
+    """Copy scores, numerics, and files that users added, such as LICENSE."""
     with lock(out / STAGES_LOCK, wait=True):
         for name, file_scores in scores.items():
             file_scores.write(scan.kept_rows[name], out)

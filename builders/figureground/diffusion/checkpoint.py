@@ -226,14 +226,17 @@ def _open_pipeline(
     family: Family, folder: Path, index: dict[str, Any], checkpoint: str, dtype: torch.dtype, vae_dtype: torch.dtype,
     variant: str | None, safety: str, device: torch.device,
 ) -> Any:  # fmt: skip
-    """Open a checkpoint's text-to-image pipeline on the CPU, with the scheduler that it has.
+    """Open a checkpoint's text-to-image pipeline on the CPU, with its own scheduler.
 
     Args:
         dtype, vae_dtype: Dtypes of the weights, and of the autoencoder's.
         variant: Variant of the weights' files, such as fp16.
-        device: The device that the pipeline is meant for, for error messages.
+        device: The device that the pipeline is meant for, named in error messages.
+
+    Raises:
+        FiguregroundError: A part can't be opened.
     """
-    what = f"checkpoint {checkpoint!r}"
+    kinds, what = family.pipelines(), f"checkpoint {checkpoint!r}"
     options: dict[str, Any] = {"dtype": dtype}
     if variant:
         options["variant"] = variant
@@ -243,7 +246,7 @@ def _open_pipeline(
         raise _make_open_error(checkpoint, error, device) from error
     options.update(family.pipeline_options(index, safety))
     try:
-        pipeline = open_pipeline(family.pipelines().text, folder, what, **options)
+        pipeline = open_pipeline(kinds.text, folder, what, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _make_open_error(checkpoint, error, device) from error
     for name, part in family.open_others(folder, what).items():

@@ -118,7 +118,7 @@ class Renderer:
         else:
             self._start = find_checkpoint_start(checkpoint, sampling)
         self._guided_steps = steps_between(steps, sampling.guidance_interval)
-        self._num_repeated = len(scheduler.timesteps) - steps  # 1 for pndm, which takes its second step twice
+        self._num_repeated = len(scheduler.timesteps) - steps  # 1 for pndm, whose first step takes two
         self._step = 0  # that is drawn, of all steps
         if sampling.guidance_interval is not None and checkpoint.denoiser.config.get("time_cond_proj_dim"):
             raise RecipeError(

@@ -264,7 +264,7 @@ def _describe_inputs(
     images: DatasetImages, occurring: Sequence[str], other_images: Mapping[str, DatasetImages | FolderImages],
     validation_images: DatasetImages | FolderImages | None, table: LabelTable,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the report's entries on everything but the classifiers."""
+    """Return the report's entries on the images and labels that are compared."""
     return {
         "made_by": _MADE_BY.decode(),
         "dataset": _describe_dataset(images),

@@ -23,18 +23,14 @@ from figureground.core.shares import whole_part
 from figureground.methods.family_support import check_support
 from figureground.methods.identity import list_unset_sampling, make_identity, make_lineage, make_recipe
 from figureground.methods.panels.panel import Panel
-from figureground.methods.recipe_files import convert_fields, find_config
+from figureground.methods.recipe_files import find_config, read_values
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.family import OWN, Family
 from figureground.models.family_records import Route, Start
 from figureground.models.fast_settings import FastRow, find_fast_row
 from figureground.models.loras import identify, select_active
 from figureground.models.needs import Need, missing_checkpoint, missing_device, missing_packages
-from figureground.models.weights import (
-    download_file,
-    find_family,
-    fingerprint,
-)
+from figureground.models.weights import download_file, find_family, fingerprint
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING, Config
 from figureground.recipe.plan import Plan
@@ -159,7 +155,7 @@ class Method(ABC):
             UsageError: A setting isn't written as `KEY=VALUE`.
         """
         name = str(config_name or fields.get("config") or cls.DEFAULT)
-        return cls(name, **convert_fields(find_config(cls, name), fields, settings or []))
+        return cls(name, **read_values(find_config(cls, name), fields, settings or []))
 
     # --- building -------------------------------------------------------------------------------
 

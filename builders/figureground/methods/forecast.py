@@ -59,14 +59,14 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
     measured, speed = (rate, rate.images_per_second) if isinstance(rate, Measured) else (None, rate)
     config, planned = method.config, method.plan()
     images = sum(planned.totals().values())
-    calls = method.denoiser_steps() + count_repeated_steps(config.scheduler)
+    calls = method.denoiser_steps() + _count_repeated_steps(config.scheduler)
     is_guided = config.guidance_scale > 1 or (config.true_cfg_scale or 1) > 1
     passes = 1 + is_guided
     if method.family:
         passes = method.family.evaluations(config.guidance_scale, config.true_cfg_scale)
     evaluations = calls * passes
     if config.guidance_interval is not None:
-        evaluations = calls + count_guided_evaluations(config, method.denoiser_steps()) * (passes - 1)
+        evaluations = calls + _count_guided_calls(config, method.denoiser_steps()) * (passes - 1)
     splits = {}
     for split, count in planned.totals().items():
         cells, pairing = planned.cells(split), method.pairings.get(split)
@@ -86,7 +86,7 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
         "workers": config.workers, "idle_share": round(idle_share(planned, config.workers), 6),
         "notes": [
             *([method.fast_row.note] if method.fast_row else []),
-            *method.checkpoint_notes(), *start_notes(config, method.start), *method.plan_notes(),
+            *method.checkpoint_notes(), *_describe_start(config, method.start), *method.plan_notes(),
             *idle_notes(planned, config.workers),
         ],
         "to_build": [need.to_json() for need in needs],
@@ -123,24 +123,24 @@ def _check_size(config: Config) -> None:
     check_size(config.size, step)
 
 
-def count_repeated_steps(scheduler: str) -> int:
-    """Return the number of steps that a sampler takes twice: pndm's second."""
+def _count_repeated_steps(scheduler: str) -> int:
+    """Return how many steps a sampler takes twice: 1 for pndm, otherwise 0 (`own` may be pndm, too)."""
     return int(scheduler == "pndm")
 
 
-def count_guided_evaluations(config: Config, drawn_steps: int) -> int:
-    """Return the evaluations of the denoiser for one image in which guidance is applied, if it is on.
+def _count_guided_calls(config: Config, drawn_steps: int) -> int:
+    """Return the number of denoiser calls for one image in which guidance is applied, if it is on.
 
     Args:
         config: Its `guidance_interval` limits guidance to some of `num_inference_steps`.
-        drawn_steps: The steps that are run, which are the last ones.
+        drawn_steps: Number of steps that are run: the last ones of `num_inference_steps`.
     """
-    steps, repeated = config.num_inference_steps, count_repeated_steps(config.scheduler)
+    steps, repeated = config.num_inference_steps, _count_repeated_steps(config.scheduler)
     guided_steps = steps_between(steps, config.guidance_interval)
     return sum(max(0, step - repeated) in guided_steps for step in range(steps - drawn_steps, steps + repeated))
 
 
-def start_notes(config: Config, start: Start | None) -> list[str]:
+def _describe_start(config: Config, start: Start | None) -> list[str]:
     """Return a line on where drawing on a guide starts, if `noise` says it.
 
     Args:

@@ -49,7 +49,7 @@ def make_recipe(method: Method, folder: Path) -> dict[str, Any]:
     file_fields = find_marks(type(config), Names)
     values = {name: getattr(config, name) for name in config.field_names()}
     saved = {n: recipes.make_paths_relative(file_fields.get(n), v, folder) for n, v in values.items()}
-    lineage = make_lineage(method)
+    lineage = method.lineage()
     recipe = {
         "format": recipes.FORMAT,
         "builder": method.METHOD,

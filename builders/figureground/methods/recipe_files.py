@@ -70,17 +70,22 @@ def make_config(kind: type[Method], name: str, fields: recipes.Fields) -> Config
         RecipeError: The config or a field is unknown, or a value is invalid.
     """
     config = find_config(kind, name)
-    values = convert_fields(config, fields, [])
+    values = read_values(config, fields, [])
     recipes.check_names(values, type(config).field_names(), kind.METHOD)
     return dataclasses.replace(config, **values)
 
 
-def convert_fields(config: Config, fields: recipes.Fields, settings: list[str]) -> recipes.Fields:
-    """Return the values that differ from a config's, by field: a recipe's, then `--set`'s.
+def read_values(config: Config, fields: recipes.Fields, settings: list[str]) -> recipes.Fields:
+    """Return the values that a recipe and then `--set` give, by field, converted to their types.
 
     Args:
+        config: The config that they change.
         fields: Fields of a recipe, as read.
         settings: `KEY=VALUE` texts; dotted keys reach inside mappings.
+
+    Raises:
+        RecipeError: A value doesn't fit its field's type.
+        UsageError: A setting isn't written as `KEY=VALUE`.
     """
     types = field_types(type(config))
     values = {n: v for n, v in recipes.resolve_paths(fields, type(config)).items() if n not in recipes.HEAD}
