@@ -40,8 +40,10 @@ def make_coloured_classifier(out: Path, labels: dict[str, str] | None = None) ->
     images = [(i, image(name, seed)) for i, name in enumerate(colours) for seed in range(12)]
     with torch.no_grad():
         features = open_classifier(str(folder)).read([shown for _, shown in images]).features.double()
-    wanted = 12 * torch.nn.functional.one_hot(torch.tensor([i for i, _ in images])).double()
-    solved = torch.linalg.lstsq(torch.cat([features, torch.ones(len(features), 1)], 1), wanted, driver="gelsd").solution
+    targets = 12 * torch.nn.functional.one_hot(torch.tensor([i for i, _ in images])).double()
+    solved = torch.linalg.lstsq(
+        torch.cat([features, torch.ones(len(features), 1)], 1), targets, driver="gelsd"
+    ).solution
     network = AutoModelForImageClassification.from_pretrained(folder)
     with torch.no_grad():
         network.classifier[1].weight.copy_(solved[:-1].T)

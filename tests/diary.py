@@ -28,11 +28,11 @@ class Diary(Tracker):
     def end(self, finished):
         self._add("end", finished=finished)
 
-    def _add(self, call, **told):
+    def _add(self, call, **fields):
         if call == os.environ.get("FAILS"):
             raise OSError(28, "No space left on device")
         with self.path.open("a") as file:
-            file.write(json.dumps({"call": call, **told}) + "\n")
+            file.write(json.dumps({"call": call, **fields}) + "\n")
 
 
 class Absent(Tracker):

@@ -372,15 +372,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"type": "user", "name": name, "id": "1", "orgs": [], "auth": {"type": "access_token"}})
 
     def create(self, body: bytes) -> None:
-        user, asked = self._user(needed=True), json.loads(body)
-        owner = asked.get("organization") or user
-        name = f"{owner}/{asked['name']}"
+        user, request = self._user(needed=True), json.loads(body)
+        owner = request.get("organization") or user
+        name = f"{owner}/{request['name']}"
         if owner != user:
             raise _Refused(403, f"You don't have the rights to create a dataset under the namespace {owner!r}")
         with self.hub.lock:
             exists = name in self.hub.repositories
             if not exists:
-                self.hub.create(name, asked.get("visibility") == "private")
+                self.hub.create(name, request.get("visibility") == "private")
         self._json({"url": f"{self.hub.url}/datasets/{name}", "name": name}, 409 if exists else 200)
 
     def validate(self, body: bytes) -> None:
@@ -430,11 +430,11 @@ class _Handler(BaseHTTPRequestHandler):
     def paths_info(self, name: str, revision: str, body: bytes) -> None:
         head = self._head(self._repository(name), revision)
         text = body.decode()
-        asked = json.loads(text)["paths"] if text.startswith("{") else parse_qs(text).get("paths", [])
+        paths = json.loads(text)["paths"] if text.startswith("{") else parse_qs(text).get("paths", [])
         folders = {"/".join(path.split("/")[:n]) for path in head.files for n in range(1, path.count("/") + 1)}
-        found = [self._item(path, head.files[path]) for path in asked if path in head.files]
-        found += [{"type": "directory", "oid": "0" * 40, "size": 0, "path": path} for path in asked if path in folders]
-        self._json(found)
+        items = [self._item(path, head.files[path]) for path in paths if path in head.files]
+        items += [{"type": "directory", "oid": "0" * 40, "size": 0, "path": path} for path in paths if path in folders]
+        self._json(items)
 
     def refs(self, name: str, body: bytes) -> None:
         repository = self._repository(name)
@@ -454,14 +454,14 @@ class _Handler(BaseHTTPRequestHandler):
     def discussions(self, name: str, body: bytes) -> None:
         repository = self._repository(name)
         if self.command == "GET":
-            found = [
+            pulls = [
                 p for p in repository.pulls if p["author"]["name"] == self.query.get("author", p["author"]["name"])
             ]
-            self._json({"count": len(found), "start": 0, "discussions": found})
+            self._json({"count": len(pulls), "start": 0, "discussions": pulls})
             return
-        asked, number = json.loads(body), len(repository.pulls) + 1
+        request, number = json.loads(body), len(repository.pulls) + 1
         repository.pulls.append({
-            "num": number, "title": asked["title"], "author": {"name": self._user(needed=True)}, "createdAt": DATE,
+            "num": number, "title": request["title"], "author": {"name": self._user(needed=True)}, "createdAt": DATE,
             "status": "draft", "isPullRequest": True, "repo": {"name": name, "type": "dataset"},
             "events": [], "changes": {"base": "refs/heads/main"}, "filesWithConflicts": [], "diff": "",
         })  # fmt: skip
@@ -518,11 +518,11 @@ class _Handler(BaseHTTPRequestHandler):
     def lfs_batch(self, name: str, body: bytes) -> None:
         repository, objects = self._repository(name), []
         self._user(needed=True)
-        for asked in json.loads(body)["objects"]:
-            upload = {"href": f"{self.hub.url}/lfs/{name}/{asked['oid']}?signature=1"}
+        for item in json.loads(body)["objects"]:
+            upload = {"href": f"{self.hub.url}/lfs/{name}/{item['oid']}?signature=1"}
             verify = {"href": f"{self.hub.url}/datasets/{name}.git/info/lfs/verify"}
-            actions = {} if asked["oid"] in repository.objects else {"actions": {"upload": upload, "verify": verify}}
-            objects.append({**asked, **actions})
+            actions = {} if item["oid"] in repository.objects else {"actions": {"upload": upload, "verify": verify}}
+            objects.append({**item, **actions})
         self._json({"transfer": "basic", "objects": objects})
 
     def lfs_put(self, name: str, oid: str, body: bytes) -> None:
@@ -559,11 +559,11 @@ class _Handler(BaseHTTPRequestHandler):
         if entry.xet:
             route = f"{self.hub.url}/api/datasets/{name}/xet-read-token/{head.oid}"
             headers |= {"X-Xet-Hash": entry.xet, "X-Xet-Refresh-Route": route}
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
-        if not asked:
+        byte_range = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if not byte_range:
             self._bytes(data, 200, headers)
             return
-        start, stop = int(asked[1]), min(int(asked[2]) + 1 if asked[2] else len(data), len(data))
+        start, stop = int(byte_range[1]), min(int(byte_range[2]) + 1 if byte_range[2] else len(data), len(data))
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
         self._bytes(data[start:stop], 206, headers)
 

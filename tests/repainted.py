@@ -78,7 +78,7 @@ def torn(folder: Path, labels: Sequence[str], data: Path) -> str:
     return sure(folder, labels, (0, lead))
 
 
-def told(method: Method, out: Path) -> list[dict[str, Any]]:
+def list_planned_images(method: Method, out: Path) -> list[dict[str, Any]]:
     """Labels and provenance of the images that a method plans, after running its planning stages."""
     method.show_progress = False
     method.run_planning_stages(out)

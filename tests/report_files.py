@@ -17,9 +17,9 @@ def script(out: Path, name: str) -> Any:
     return json.loads(text[len(begin) : -3])
 
 
-def numbers(said: dict[str, str]) -> list[float]:
+def numbers(encoded: dict[str, str]) -> list[float]:
     """Return a column."""
-    return np.frombuffer(base64.b64decode(said["data"]), f"<{said['type']}").tolist()
+    return np.frombuffer(base64.b64decode(encoded["data"]), f"<{encoded['type']}").tolist()
 
 
 def column(out: Path, name: str) -> list[float]:
@@ -29,16 +29,16 @@ def column(out: Path, name: str) -> list[float]:
 
 def score(out: Path, name: str) -> list[float]:
     """Return a score of all images, and NaN for each reject."""
-    found = next(each for each in script(out, "data/index")["scores"] if each["name"] == name)
-    return numbers(script(out, found["file"]))
+    entry = next(each for each in script(out, "data/index")["scores"] if each["name"] == name)
+    return numbers(script(out, entry["file"]))
 
 
 def details(out: Path) -> list[dict[str, Any]]:
     """Return the details of all images, then of all rejects, with the facts that a chunk shares."""
     index = script(out, "data/index")
-    found = []
+    rows = []
     for folder, _, count, kind in index["blocks"]:
         for chunk in range(-(-count // index["chunk"])):
-            said = script(out, f"details/{folder}/{kind}{chunk}")
-            found += [{**row, "facts": dict([*row["facts"], *said["shared"]])} for row in said["rows"]]
-    return found
+            content = script(out, f"details/{folder}/{kind}{chunk}")
+            rows += [{**row, "facts": dict([*row["facts"], *content["shared"]])} for row in content["rows"]]
+    return rows

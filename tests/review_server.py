@@ -14,9 +14,9 @@ class Review:
 
     def __init__(self, *arguments: object):
         self.process = commands.start("review", *map(str, arguments), stdout=subprocess.PIPE)
-        self.said, self.url = "", ""
+        self.output, self.url = "", ""
         for line in self.process.stdout:
-            self.said += line
+            self.output += line
             if line.startswith("Open "):
                 self.url = line.split()[1]
                 break
@@ -25,18 +25,18 @@ class Review:
 
     def ask(self, route: str, headers: dict[str, str] | None = None, **body: Any) -> tuple[int, dict[str, Any]]:
         """Return status and JSON of a request as the page makes it."""
-        said = {"annotator": "ana", "browser": "one", **body}
+        payload = {"annotator": "ana", "browser": "one", **body}
         headers = {"Content-Type": "application/json", **(headers or {})}
-        request = urllib.request.Request(f"{self.url}api/{route}", json.dumps(said).encode(), headers)
+        request = urllib.request.Request(f"{self.url}api/{route}", json.dumps(payload).encode(), headers)
         status, _, data = fetch(request)
         return status, json.loads(data)
 
     def answer(self, item: dict[str, Any], answer: str = "yes", **body: Any) -> tuple[int, dict[str, Any]]:
         """Answer the first open question about an image."""
-        asked = next(each for each in item["asked"] if each["answer"] is None)
+        question = next(each for each in item["asked"] if each["answer"] is None)
         return self.ask(
             "answer",
-            answers=[{"id": item["id"], "question": asked["question"], "answer": answer, "seconds": 1}],
+            answers=[{"id": item["id"], "question": question["question"], "answer": answer, "seconds": 1}],
             **body,
         )
 

@@ -85,13 +85,13 @@ def run(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
     out = folder / f"{name}.json"
     command = [BENCHMARKS / f"{name}.py", "--quick", "--out", out, "--work", folder, *arguments]
     process = Forked(command, AS_MAIN, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    said, errors = process.communicate()
+    output, errors = process.communicate()
     assert process.returncode == 0, errors
-    found = read_strictly(out)
-    for row in found.get("rows") or found["measures"]:
-        assert row["name"] in said
+    report = read_strictly(out)
+    for row in report.get("rows") or report["measures"]:
+        assert row["name"] in output
     assert not list(folder.glob("benchmark-*")), "a benchmark leaves nothing beside its results"
-    return found
+    return report
 
 
 @pytest.fixture(scope="module")
@@ -359,7 +359,7 @@ def test_mitigation_keeps_each_row_of_a_unit_at_equal_steps_and_goes_on_where_it
     assert set(unit["rows"]) == {"erm", "jtt", "dfr", "paste", "d3s", "scgs", "ddb", "ddb, two-stage"}
     assert not unit["failed"]
     cells = [(name, table, cell) for name, tables in unit["rows"].items() for table, cell in tables["pocket"].items()]
-    assert {told["budget"] for _, _, cell in cells for told in cell["seeds"]} == {8}  # 40 images, 32 a batch, 4 epochs
+    assert {seed["budget"] for _, _, cell in cells for seed in cell["seeds"]} == {8}  # 40 images, 32 a batch, 4 epochs
     assert {name for name, table, _ in cells if table == "unknown"} == set(unit["rows"]) - {"dfr"}
     assert not any("validation attributes" in cell["uses"] for _, table, cell in cells if table == "unknown")
     endings = {name: seed["convergence"] for name, _, cell in cells for seed in cell["seeds"]}
@@ -551,8 +551,8 @@ def test_spurious_chooses_settings_and_measures_them_with_new_seeds_by_other_jud
         stage: [json.loads(path.read_text()) for path in results.glob(f"{stage}-*.json")]
         for stage in ("select", "final")
     }
-    said = {(each["row"], each["class"], each["seed"]) for each in readings["final"]}
-    assert len(said) == len(readings["final"]) == 4 * 2  # rows, classes
+    keys = {(each["row"], each["class"], each["seed"]) for each in readings["final"]}
+    assert len(keys) == len(readings["final"]) == 4 * 2  # rows, classes
     judges, seeds = (
         {stage: {str(name) for each in some for name in part(each)} for stage, some in readings.items()}
         for part in (lambda each: each["judges"], lambda each: [each["seed"]])

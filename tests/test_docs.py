@@ -47,8 +47,8 @@ def run_command(command: str, folder: Path, environment: dict[str, str]) -> tupl
     words = shlex.split(command)
     if words[0] == "figureground" and not {"&&", "|", ">"} & set(words):
         process = Forked(words[1:], cwd=folder, env=environment, stderr=subprocess.STDOUT)
-        said, _ = process.communicate()
-        return process.wait(), said or ""
+        output, _ = process.communicate()
+        return process.wait(), output or ""
     ran = subprocess.run(
         command, shell=True, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -75,14 +75,14 @@ def test_a_page_does_what_it_says(page, tmp_path):
             (tmp_path / named["name"]).write_text(body[named.end() :] if named["name"].endswith("csv") else body)
         elif block["kind"] == "python":
             process = Forked([], body, tmp_path, environment, stderr=subprocess.STDOUT)
-            said, _ = process.communicate()
-            assert process.returncode == 0, f"{where}:\n{said}"
+            output, _ = process.communicate()
+            assert process.returncode == 0, f"{where}:\n{output}"
         elif block["kind"] == "console":
             for command, expected in commands(body):
-                code, said = run_command(command, tmp_path, environment)
-                wanted = 0 if "figureground: " not in expected else None
-                assert code == wanted or wanted is None, f"{where}: {command}\n\n{said}"
-                assert matches(expected, said), f"{where}: {command}\n\nexpected:\n{expected}\nprinted:\n{said}"
+                code, output = run_command(command, tmp_path, environment)
+                expected_code = 0 if "figureground: " not in expected else None
+                assert code == expected_code or expected_code is None, f"{where}: {command}\n\n{output}"
+                assert matches(expected, output), f"{where}: {command}\n\nexpected:\n{expected}\nprinted:\n{output}"
 
 
 @pytest.mark.skipif(not PAGES, reason="an installed wheel has no docs")

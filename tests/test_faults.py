@@ -50,7 +50,7 @@ def test_two_builds_at_once_share_the_work_and_each_shard_is_made_once(checkpoin
     builds = both(checkpoint, out)
     ended = [(*process.communicate(timeout=300), process.returncode) for process in builds]
     assert [(err, code) for _, err, code in ended] == [("", 0), ("", 0)]
-    assert all("60 samples" in said for said, _, _ in ended)
+    assert all("60 samples" in output for output, _, _ in ended)
     assert hashes(out) == hashes(alone)
     assert litter(out) == []
     assert len(markers(out)) == 15
@@ -67,10 +67,10 @@ def test_of_two_builds_one_is_killed_and_the_other_ends_the_work(checkpoint, alo
     killed, other = both(checkpoint, out)
     wait_for(lambda: len(markers(out)) >= 3, other)
     killed.send_signal(signal.SIGKILL)
-    said, err = other.communicate(timeout=300)
+    output, err = other.communicate(timeout=300)
     killed.communicate()
     assert (other.returncode, err) == (0, "")
-    assert "60 samples" in said
+    assert "60 samples" in output
     assert hashes(out) == hashes(alone)
     assert run("build", *recipe(checkpoint), "--out", str(out))[0] == 0
     assert litter(out) == []
@@ -115,14 +115,14 @@ def starved(room, checkpoint, out, batch_size, **settings):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited by what Linux says of it")
 def test_a_batch_that_does_not_fit_is_halved_and_the_same_command_keeps_the_half(checkpoint, tmp_path):
-    out, said = tmp_path / "d3s", []
+    out, failures = tmp_path / "d3s", []
     for room in (400, 500, 650, 850):  # what a batch takes depends on the CPU
         code, err = starved(room, checkpoint, out, 256)
         if code == 0:
             break
-        said.append(f"{room}: {err}")
+        failures.append(f"{room}: {err}")
         shutil.rmtree(out, ignore_errors=True)
-    assert code == 0, said
+    assert code == 0, failures
     assert "cpu: not enough memory for a batch of 256 images. Continuing with batches of 128." in err
     numerics = json.loads((out / "_figureground" / "numerics.json").read_text())
     assert numerics["batch_size"] <= 128
@@ -265,9 +265,9 @@ def test_from_every_kind_of_file_the_good_are_used_and_the_bad_are_listed_with_r
     assert len(GOOD) + len(BAD) > 35
     out = zoo / "out"
     assert main(["build", *of_zoo(checkpoint, zoo), "--out", str(out)]) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert f"{len(BAD)} source files were skipped:" in said.out
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert f"{len(BAD)} source files were skipped:" in captured.out
     skipped = dict(json.loads((out / "_figureground/stages/sources/done.json").read_text())["facts"]["skipped"])
     for name, (_, reason) in BAD.items():
         assert reason in skipped["bird/" + name.replace("\udcff", "\\udcff")], name

@@ -242,7 +242,7 @@ def test_rows_of_unequal_steps_are_named(kept, bench):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"plan": {"epochs": 30}}, "their plans differ"),
         ({"drawn": {"name": "pocketlooks", "bias_aligned_share": 0.9}}, "the drawings of pocketlooks differ"),
@@ -253,10 +253,10 @@ def test_rows_of_unequal_steps_are_named(kept, bench):
         ({"origins": [{"format": 3, "commit": "c", "weights": {"pocket": "sha256:abc"}}]}, "weights or formats differ"),
     ],
 )
-def test_files_that_dont_belong_together_are_refused(change, said, kept, bench):
+def test_files_that_dont_belong_together_are_refused(change, message, kept, bench):
     path = kept / "pocketlooks-biased-003.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(FiguregroundError, match=rf"pocketlooks-biased-003\.json can't be reported together: {said}"):
+    with pytest.raises(FiguregroundError, match=rf"pocketlooks-biased-003\.json can't be reported together: {message}"):
         bench("mitigate_report").read_units(kept)
 
 

@@ -61,9 +61,9 @@ def test_a_checkpoint_of_no_family_is_refused_with_the_known_ones(miniature, tmp
     arguments = build_arguments(checkpoint=miniature)
     assert main(["plan", *arguments]) == 2
     assert main(["build", *arguments, "--out", str(tmp_path / "out")]) == 1
-    for said in capsys.readouterr().err.splitlines():
+    for line in capsys.readouterr().err.splitlines():
         for known in ("MiniaturePipeline", "sd (StableDiffusionPipeline", "sdxl (StableDiffusionXLPipeline)"):
-            assert known in said
+            assert known in line
     assert not (tmp_path / "out").exists()
 
 
@@ -210,7 +210,7 @@ def test_an_unknown_runner_is_refused_before_any_work_with_the_known_ones(
 ):
     monkeypatch.chdir(tmp_path)
     assert main([command[0], *build_arguments(), *command[1:]]) == 2
-    said = capsys.readouterr().err
-    assert "runner: " in said
-    assert "'reverse'" in said
+    errors = capsys.readouterr().err
+    assert "runner: " in errors
+    assert "'reverse'" in errors
     assert not (tmp_path / "out").exists()

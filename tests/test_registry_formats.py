@@ -128,9 +128,9 @@ def test_what_differs_between_a_zip_and_another_format_is_found(zipped, tmp_path
     samples = list(FORMATS["zip"]().read(out / path))
 
     def sign():
-        said, data = json.loads(marker.read_text()), (out / path).read_bytes()
-        said["files"][path] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        marker.write_text(json.dumps(said))
+        record, data = json.loads(marker.read_text()), (out / path).read_bytes()
+        record["files"][path] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        marker.write_text(json.dumps(record))
 
     def rewrite(second):
         with (out / path).open("wb") as file:
@@ -163,9 +163,9 @@ def test_an_error_of_a_format_names_the_file(zipped, tmp_path):
     with pytest.raises(FiguregroundError, match=f"{path}.* 100 bytes"):
         list(FinishedDataset(out).stored(SHARDS[0]))
     marker = out / "_figureground/shards/train-00000-of-00002.json"
-    said = json.loads(marker.read_text())
-    said["files"][path] = {"bytes": 100, "sha256": hashlib.sha256(data[:100]).hexdigest()}
-    marker.write_text(json.dumps(said))
+    record = json.loads(marker.read_text())
+    record["files"][path] = {"bytes": 100, "sha256": hashlib.sha256(data[:100]).hexdigest()}
+    marker.write_text(json.dumps(record))
     with pytest.raises(FiguregroundError, match=f"{path}.*BadZipFile"):
         list(FinishedDataset(out).stored(SHARDS[0]))
 

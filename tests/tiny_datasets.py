@@ -54,7 +54,7 @@ def make_dataset(
             else:
                 yield Sample(spec, image, image, image.convert("L"))
 
-    def said(sample):
+    def full_provenance(sample):
         spec = sample.spec
         guide = {"kind": "paste", "cutout": spec.guide.cutout, "template": spec.guide.template,
                  "box": list(spec.guide.box), "flip": spec.guide.flip}  # fmt: skip
@@ -62,7 +62,9 @@ def make_dataset(
                 "background_name": spec.background_name, "note": None, **provenance(sample)}  # fmt: skip
 
     for shard in shards:
-        write_shard(directory, shard, columns, results(shard), said, formats=formats, image_format=image_format)
+        write_shard(
+            directory, shard, columns, results(shard), full_provenance, formats=formats, image_format=image_format
+        )
     identity = {"seed": seed, "title": title}
     recipe = {"builder": "d3s", "config": "pocket", "identity": identity, "execution": {}, "content": {},
               "sha256": digest(identity)}  # fmt: skip

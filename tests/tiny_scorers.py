@@ -90,17 +90,17 @@ class Redness(LabelScorer):
     def probabilities(self, images):
         red = np.array([np.asarray(image)[..., 0].mean() / 255 for image in images])
         found = {}
-        for question in self.asked():
+        for question in self.answerable_questions():
             rest = np.repeat((1 - red)[:, None], len(question.labels) - 1, axis=1) / (len(question.labels) - 1)
             found[question.what] = np.concatenate([red[:, None], rest], axis=1)
         return found
 
 
-def completion(tokens: dict[str, float], said: str = "Yes") -> dict:
+def completion(tokens: dict[str, float], text: str = "Yes") -> dict:
     """An answer in OpenAI's format with the probabilities of the likeliest first tokens."""
     top = [{"token": token, "logprob": math.log(p)} for token, p in tokens.items()]
     content = [{**top[0], "top_logprobs": top}] if top else []
-    return {"choices": [{"message": {"role": "assistant", "content": said}, "logprobs": {"content": content}}]}
+    return {"choices": [{"message": {"role": "assistant", "content": text}, "logprobs": {"content": content}}]}
 
 
 @contextmanager
@@ -122,11 +122,11 @@ def server(answer):
             with lock:
                 n = len(requests)
                 requests.append((dict(self.headers), {**body, "path": self.path}))
-            said = answer(body, n)
-            if said is None:
+            reply = answer(body, n)
+            if reply is None:
                 self.close_connection = True
                 return
-            status, data = said
+            status, data = reply
             data = data if isinstance(data, bytes) else json.dumps(data).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))

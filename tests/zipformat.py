@@ -28,10 +28,10 @@ class Zip(Format):
             for row, line in enumerate(file.read(LINES).splitlines()):
                 if rows is not None and row not in rows:
                     continue
-                said = json.loads(line)
-                name = next(f"{said['key']}.{each}" for each in IMAGE_FORMATS if f"{said['key']}.{each}" in there)
-                images = {each: file.read(f"{said['key']}.{each}.png") for each in said.pop("images")}
-                yield Stored(image=file.read(name), images=images, **said)
+                fields = json.loads(line)
+                name = next(f"{fields['key']}.{each}" for each in IMAGE_FORMATS if f"{fields['key']}.{each}" in there)
+                images = {each: file.read(f"{fields['key']}.{each}.png") for each in fields.pop("images")}
+                yield Stored(image=file.read(name), images=images, **fields)
 
 
 class ZipWriter(Writer):
@@ -45,9 +45,9 @@ class ZipWriter(Writer):
         for name, image in sample.images.items():
             self.write(f"{spec.key}.{name}.png", image)
         labels = {"foreground": spec.foreground, "background": spec.background, **sample.labels}
-        said = {"key": spec.key, "prompt": spec.prompt, "provenance": sample.provenance, "labels": labels,
-                "texts": sample.texts, "images": list(sample.images)}  # fmt: skip
-        self.lines.append(json.dumps(said))
+        fields = {"key": spec.key, "prompt": spec.prompt, "provenance": sample.provenance, "labels": labels,
+                  "texts": sample.texts, "images": list(sample.images)}  # fmt: skip
+        self.lines.append(json.dumps(fields))
 
     def write(self, name, data):
         self.zip.writestr(zipfile.ZipInfo(name), data)  # which dates it 1980, so that bytes depend on samples alone

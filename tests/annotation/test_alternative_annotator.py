@@ -42,12 +42,12 @@ def test_with_fewer_than_three_overlapping_annotators_the_test_is_not_computable
 
 def test_the_advantage_counts_ties_for_both():
     """Three annotators who agree on everything, and a scorer that agrees on 80 of 100 images."""
-    said = np.ones(100, np.int8)
-    said[:20] = 0
-    found = alternative_annotator(np.ones((100, 3), np.int8), said)
+    answers = np.ones(100, np.int8)
+    answers[:20] = 0
+    found = alternative_annotator(np.ones((100, 3), np.int8), answers)
     assert found.advantage == pytest.approx(0.8)
     assert not found.passes  # the difference of 0.2 isn't below 0.15
-    assert alternative_annotator(np.ones((100, 3), np.int8), said, epsilon=0.4).passes
+    assert alternative_annotator(np.ones((100, 3), np.int8), answers, epsilon=0.4).passes
 
 
 def test_false_discoveries_are_controlled():

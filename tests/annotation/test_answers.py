@@ -19,11 +19,11 @@ from figureground.shards.finished import FinishedDataset
 IDENTITY = {"recipe": "r", "samples": 2, "shards": "s"}
 
 
-def lines(*said: dict, identity=IDENTITY) -> bytes:
+def lines(*entries: dict, identity=IDENTITY) -> bytes:
     """An annotator's file; `n` is filled in."""
     head = make_header(identity, "ana")
     return b"".join(
-        json.dumps(each).encode() + b"\n" for each in [head, *({"n": n, **x} for n, x in enumerate(said, 1))]
+        json.dumps(each).encode() + b"\n" for each in [head, *({"n": n, **x} for n, x in enumerate(entries, 1))]
     )
 
 
@@ -36,40 +36,40 @@ def read(data: bytes, tmp_path, identity=IDENTITY):
 
 
 def test_a_later_answer_replaces_an_earlier_one_and_is_counted(tmp_path):
-    said, used = read(lines(answer("a", "yes"), answer("b", "no"), answer("a", "unsure", seconds=2.5)), tmp_path)
-    assert {(each.key, each.answer, each.n) for each in said.iter_current()} == {("a", "unsure", 3), ("b", "no", 2)}
-    assert said.replaced == 1
-    assert said.get("a", "foreground").seconds == 2.5
+    answers, used = read(lines(answer("a", "yes"), answer("b", "no"), answer("a", "unsure", seconds=2.5)), tmp_path)
+    assert {(each.key, each.answer, each.n) for each in answers.iter_current()} == {("a", "unsure", 3), ("b", "no", 2)}
+    assert answers.replaced == 1
+    assert answers.get("a", "foreground").seconds == 2.5
     assert used == len(lines(answer("a", "yes"), answer("b", "no"), answer("a", "unsure", seconds=2.5)))
 
 
 def test_undo_brings_back_what_was_replaced(tmp_path):
     undo = {"undo": 2, "time": "2026-01-05T10:00:00Z"}
-    said, _ = read(lines(answer("a", "yes"), answer("a", "no"), undo), tmp_path)
-    assert [each.answer for each in said.iter_current()] == ["yes"]
-    assert (said.replaced, said.undone) == (0, 1)
-    assert [each.n for each in said.list_undoable()] == [1]
+    answers, _ = read(lines(answer("a", "yes"), answer("a", "no"), undo), tmp_path)
+    assert [each.answer for each in answers.iter_current()] == ["yes"]
+    assert (answers.replaced, answers.undone) == (0, 1)
+    assert [each.n for each in answers.list_undoable()] == [1]
 
 
 def test_the_order_is_that_of_lines_even_if_the_clock_ran_back(tmp_path):
-    said, _ = read(lines(answer("a", "no"), answer("a", "yes", time="2020-01-01T00:00:00Z")), tmp_path)
-    assert [each.answer for each in said.iter_current()] == ["yes"]
-    assert said.clock_ran_back == 1
+    answers, _ = read(lines(answer("a", "no"), answer("a", "yes", time="2020-01-01T00:00:00Z")), tmp_path)
+    assert [each.answer for each in answers.iter_current()] == ["yes"]
+    assert answers.clock_ran_back == 1
 
 
 @pytest.mark.parametrize("cut", range(1, 60))
 def test_a_cut_last_line_is_passed_over_and_nothing_before_it_is_lost(cut, tmp_path):
     whole = lines(answer("a", "yes"))
     data = lines(answer("a", "yes"), answer("b", "no"))
-    said, used = read(data[: len(whole) + cut], tmp_path)
-    assert [each.key for each in said.iter_current()] == ["a"]
+    answers, used = read(data[: len(whole) + cut], tmp_path)
+    assert [each.key for each in answers.iter_current()] == ["a"]
     assert used == len(whole)
-    assert len(said.notes) == 1
+    assert len(answers.notes) == 1
 
 
 def test_a_last_line_that_lacks_only_its_end_counts(tmp_path):
-    said, _ = read(lines(answer("a", "yes"), answer("b", "no"))[:-1], tmp_path)
-    assert {each.key for each in said.iter_current()} == {"a", "b"}
+    answers, _ = read(lines(answer("a", "yes"), answer("b", "no"))[:-1], tmp_path)
+    assert {each.key for each in answers.iter_current()} == {"a", "b"}
 
 
 @pytest.mark.parametrize(

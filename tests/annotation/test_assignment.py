@@ -9,12 +9,12 @@ from figureground.core.errors import FiguregroundError
 from figureground.shards.finished import FinishedDataset
 
 
-def begin(directory, gold: str = "", **wanted) -> Turns:
+def begin(directory, gold: str = "", **options) -> Turns:
     if gold:
         (directory / ANNOTATIONS).mkdir(exist_ok=True)
         (directory / ANNOTATIONS / "gold.csv").write_text(f"key,question,answer\n{gold}")
     dataset = FinishedDataset(directory)
-    return Turns(dataset, draw(dataset, Wanted(**wanted), reference_keys(dataset)))
+    return Turns(dataset, draw(dataset, Wanted(**options), reference_keys(dataset)))
 
 
 def answers(item: dict, answer: str = "yes") -> list[dict]:

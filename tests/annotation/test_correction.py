@@ -9,8 +9,8 @@ from figureground.annotation.correction import MISSING, Gold, correct_share, exp
 def answer(rng, truth, sensitivity, specificity, overlap=1.0):
     """Answers of annotators with these rates; a share of the images gets one answer only."""
     n, people = len(truth), len(sensitivity)
-    said = np.where(truth[:, None], rng.random((n, people)) < sensitivity, rng.random((n, people)) >= specificity)
-    answers = said.astype(np.int8)
+    positive = np.where(truth[:, None], rng.random((n, people)) < sensitivity, rng.random((n, people)) >= specificity)
+    answers = positive.astype(np.int8)
     alone = rng.random(n) >= overlap
     kept = rng.integers(0, people, n)
     answers[alone[:, None] & (np.arange(people) != kept[:, None])] = MISSING

@@ -19,9 +19,9 @@ from figureground.shards.finished import FinishedDataset
 URL = "https://example.org/images"
 
 
-def exported(directory, out, name, **wanted):
+def exported(directory, out, name, **settings):
     dataset = FinishedDataset(directory)
-    sample = draw(dataset, Wanted(**wanted), reference_keys(dataset))
+    sample = draw(dataset, Wanted(**settings), reference_keys(dataset))
     export(dataset, sample, name, out, URL)
     return dataset, Turns(dataset, sample)
 
@@ -169,8 +169,8 @@ def test_times_become_utc(text, utc):
 
 
 def test_a_cell_of_json_may_be_flat():
-    said = {"Answer.taskAnswers": '[{"foreground.no": true, "foreground.yes": false, "unsafe.yes": false}]'}
-    assert read_mturk(said, "line 2") == {"foreground": "no"}
+    row = {"Answer.taskAnswers": '[{"foreground.no": true, "foreground.yes": false, "unsafe.yes": false}]'}
+    assert read_mturk(row, "line 2") == {"foreground": "no"}
 
 
 # Label Studio
@@ -181,8 +181,8 @@ def test_tasks_fit_their_configuration(directory, tmp_path):
     _, turns = exported(directory, out, "label-studio", images=5)
     tasks = json.loads((out / "tasks.json").read_text())
     config = ElementTree.fromstring((out / "config.xml").read_text())
-    wanted = {each.get("value").removeprefix("$") for each in config if each.tag in ("Image", "Header")}
-    assert all(wanted <= set(task["data"]) for task in tasks)
+    fields = {each.get("value").removeprefix("$") for each in config if each.tag in ("Image", "Header")}
+    assert all(fields <= set(task["data"]) for task in tasks)
     assert {task["data"]["image_id"] for task in tasks} == set(turns.keys)
     names = {each.get("name"): [choice.get("value") for choice in each] for each in config if each.tag == "Choices"}
     assert names == {
@@ -256,7 +256,7 @@ def test_exports_that_cannot_be_are_named(directory, tmp_path, change, named):
 @pytest.mark.parametrize("name", EXCHANGES.names())
 def test_the_command_exports_and_imports(directory, tmp_path, name):
     out = tmp_path / "out"
-    code, said, errors = commands.run(
+    code, output, errors = commands.run(
         "review", str(directory), "--images", "4", "--export", name, "--out", str(out), "--image-url", URL
     )
     assert code == 0, errors
@@ -267,8 +267,8 @@ def test_the_command_exports_and_imports(directory, tmp_path, name):
         path = tmp_path / "r.json"
         tasks = json.loads((out / "tasks.json").read_text())
         path.write_text(json.dumps([annotated(task, 1, foreground=["yes"]) for task in tasks]))
-    code, said, errors = commands.run("review", str(directory), "--import", str(path))
-    assert (code, "4 answers" in said) == (0, True), errors
+    code, output, errors = commands.run("review", str(directory), "--import", str(path))
+    assert (code, "4 answers" in output) == (0, True), errors
     assert len(read_answers(directory)) == 4
 
 

@@ -60,11 +60,11 @@ def review(directory, people=PEOPLE, gold=10):
     Of the foregrounds, each eighth image is wrong, and each person errs on one image in twenty.
     """
     identity, keys = FinishedDataset(directory).identity(), keys_of(directory)
-    asked = keys[:60] + keys[-30:]
+    reviewed_keys = keys[:60] + keys[-30:]
     rng = np.random.default_rng(0)
     for number, person in enumerate(people):
         lines = [make_header(identity, person)]
-        for place, key in enumerate(asked):
+        for place, key in enumerate(reviewed_keys):
             if place % 3 and place % len(people) != number and place >= gold:
                 continue
             for question in ("foreground", "background"):
@@ -74,7 +74,7 @@ def review(directory, people=PEOPLE, gold=10):
                     {"n": len(lines), "key": key, "question": question, "answer": answer, "time": "2026-01-05"}
                 )
         write_answers(directory, person, lines)
-    rows = [f"{key},foreground,{'no' if place % 8 == 0 else 'yes'}" for place, key in enumerate(asked[:gold])]
+    rows = [f"{key},foreground,{'no' if place % 8 == 0 else 'yes'}" for place, key in enumerate(reviewed_keys[:gold])]
     (directory / GOLD).write_text("\n".join(["key,question,answer", *rows]) + "\n")
 
 
@@ -107,19 +107,19 @@ def faults(directory):
     return [line for line in found if line.startswith(("README.md", "_figureground/index", "_figureground/labels"))]
 
 
-def of(said, question, by="all", **labels):
-    found = [
-        share for share in said["shares"]
+def of(summary, question, by="all", **labels):
+    shares = [
+        share for share in summary["shares"]
         if share["question"] == question and share["by"] == by and labels.items() <= share.items()
     ]  # fmt: skip
-    assert len(found) == 1
-    return found[0]
+    assert len(shares) == 1
+    return shares[0]
 
 
 def test_nobody_has_looked_at_a_new_set(dataset):
     before = card_of(dataset)
-    said = summarise(dataset)
-    assert (said["people"], said["shares"], said["scorers"]) == (None, [], {})
+    summary = summarise(dataset)
+    assert (summary["people"], summary["shares"], summary["scorers"]) == (None, [], {})
     assert not (dataset / LABELS).exists()
     assert card_of(dataset) == before
     assert ASKED in before
@@ -128,19 +128,19 @@ def test_nobody_has_looked_at_a_new_set(dataset):
 
 
 def test_answers_and_scores_are_summarised_in_file_card_and_index(reviewed):
-    said = summarise(reviewed)
-    assert json.loads((reviewed / LABELS).read_text()) == said
-    assert said["dataset"] == FinishedDataset(reviewed).identity()
-    people = said["people"]
+    summary = summarise(reviewed)
+    assert json.loads((reviewed / LABELS).read_text()) == summary
+    assert summary["dataset"] == FinishedDataset(reviewed).identity()
+    people = summary["people"]
     assert (people["annotators"], people["images"], people["gold"]) == (3, 90, 30)
     assert people["splits"] == ["train", "validation"]
-    share = of(said, "foreground")
+    share = of(summary, "foreground")
     assert (share["images"], share["labels"]) == (150, 79)  # 90 less ten gold items and one that nobody can tell
     assert share["people"]["low"] < 7 / 8 < share["people"]["high"]
     narrow = share["with_scorers"]
     assert narrow["high"] - narrow["low"] < share["people"]["high"] - share["people"]["low"]
-    assert "with_scorers" not in of(said, "background")  # no scorer says anything about it
-    assert of(said, "foreground", "cell", split="train", foreground="bird", background="snow")["labels"] < 30
+    assert "with_scorers" not in of(summary, "background")  # no scorer says anything about it
+    assert of(summary, "foreground", "cell", split="train", foreground="bird", background="snow")["labels"] < 30
     text = card_of(reviewed)
     assert LOOKED in text
     assert ASKED not in text
@@ -166,9 +166,9 @@ def test_the_true_share_rules_and_agreement_are_told(reviewed):
 
 def test_scores_alone_say_that_no_person_has_looked(dataset):
     score(dataset)
-    said = summarise(dataset)
-    assert said["people"] is None
-    assert said["scorers"]["pocket"]["foreground"]["right"] == pytest.approx(131 / 150, abs=1e-6)
+    summary = summarise(dataset)
+    assert summary["people"] is None
+    assert summary["scorers"]["pocket"]["foreground"]["right"] == pytest.approx(131 / 150, abs=1e-6)
     text = card_of(dataset)
     assert "No person has looked at these images." in text
     assert ASKED in text
@@ -202,8 +202,8 @@ def test_what_redraws_the_card_keeps_what_is_known_and_what_changes_shards_drops
     assert rebuild("Anew")["card"]["facts"]["labels"]["people"]["annotators"] == 3
     assert (reviewed / LABELS).exists()
     marker = reviewed / "_figureground/shards/train-00000-of-00002.json"
-    said = json.loads(marker.read_text())
-    marker.write_text(json.dumps({**said, "rejects": {"flat": 1}}))
+    record = json.loads(marker.read_text())
+    marker.write_text(json.dumps({**record, "rejects": {"flat": 1}}))
     assert "labels" not in rebuild("Changed")["card"]["facts"]
     assert not (reviewed / LABELS).exists()
 
@@ -211,10 +211,10 @@ def test_what_redraws_the_card_keeps_what_is_known_and_what_changes_shards_drops
 def test_curate_keeps_the_answers_about_kept_samples_and_counts_anew(reviewed, tmp_path):
     summarise(reviewed)
     out = curate(reviewed, tmp_path / "sure", "scores.verify.pocket_foreground_p > 0.5", show_progress=False)
-    said = json.loads((out / LABELS).read_text())
-    assert said["dataset"] == FinishedDataset(out).identity()
-    assert of(said, "foreground")["images"] == 131
-    before, after = of(summarise(reviewed), "foreground"), of(said, "foreground")
+    summary = json.loads((out / LABELS).read_text())
+    assert summary["dataset"] == FinishedDataset(out).identity()
+    assert of(summary, "foreground")["images"] == 131
+    before, after = of(summarise(reviewed), "foreground"), of(summary, "foreground")
     assert after["wrong"] < before["wrong"]
     assert after["people"]["value"] > before["people"]["value"]
     kept = set(keys_of(out))
@@ -225,7 +225,7 @@ def test_curate_keeps_the_answers_about_kept_samples_and_counts_anew(reviewed, t
     assert len(gold) == 9  # two of ten are wrong, and dropped
     assert faults(out) == []
     assert curate(reviewed, out, "scores.verify.pocket_foreground_p > 0.5", show_progress=False) == out
-    assert json.loads((out / LABELS).read_text()) == said
+    assert json.loads((out / LABELS).read_text()) == summary
 
 
 def test_a_curated_set_without_answers_has_none(dataset, tmp_path):
@@ -284,9 +284,9 @@ def test_a_split_that_nobody_looked_at_is_not_told_of(dataset):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         kept = [line for line in lines[1:] if line["key"] not in keys]
         write_answers(dataset, person, [lines[0], *({**line, "n": n} for n, line in enumerate(kept, 1))])
-    said = summarise(dataset)
-    assert said["people"]["splits"] == ["train"]
-    assert of(said, "foreground")["images"] == 120
+    summary = summarise(dataset)
+    assert summary["people"]["splits"] == ["train"]
+    assert of(summary, "foreground")["images"] == 120
 
 
 @pytest.mark.parametrize(

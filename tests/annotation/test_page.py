@@ -25,7 +25,7 @@ class Person:
         self.problems: list[str] = []
         self.requests: list[str] = []
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("console", lambda said: self.problems.append(said.text) if said.type == "error" else None)
+        self.page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(url)
         self.page.get_by_label("Your name").fill(name)
@@ -60,14 +60,14 @@ class Person:
         return self.page.locator(".question.now h2").inner_text()
 
 
-def answer_all(person: Person, most: int, said: dict, choose) -> None:
+def answer_all(person: Person, most: int, pressed: dict, choose) -> None:
     """Answer up to `most` questions by keyboard, noting what the page has taken."""
     for _ in range(most):
         if not (image := person.image):
             return
         question, key = person.question, choose(person.image, person.question)
         assert person.press(key), person.alert
-        said[image, question] = key
+        pressed[image, question] = key
 
 
 def choose(image: str, question: str) -> str:
@@ -79,10 +79,10 @@ def choose(image: str, question: str) -> str:
 def test_two_annotators_label_sixty_images_and_lose_nothing_when_the_server_is_killed(tmp_path, chromium, serve):
     directory = make_dataset(tmp_path / "set", shards=(Shard("train", 0, 1, 40), Shard("validation", 0, 1, 40)))
     review = serve(directory, "--images", 60, "--overlap", 1)
-    said: dict[str, dict] = {"ana": {}, "bo": {}}
-    people = {name: Person(chromium, review.url, name) for name in said}
-    answer_all(people["ana"], 51, said["ana"], choose)
-    answer_all(people["bo"], 20, said["bo"], choose)
+    pressed: dict[str, dict] = {"ana": {}, "bo": {}}
+    people = {name: Person(chromium, review.url, name) for name in pressed}
+    answer_all(people["ana"], 51, pressed["ana"], choose)
+    answer_all(people["bo"], 20, pressed["bo"], choose)
     review.process.kill()
     review.process.wait()
 
@@ -102,7 +102,7 @@ def test_two_annotators_label_sixty_images_and_lose_nothing_when_the_server_is_k
         people[name] = Person(chromium, again.url, name)
     assert (people["ana"].image, people["ana"].question) == before
     for name in people:
-        answer_all(people[name], 200, said[name], choose)
+        answer_all(people[name], 200, pressed[name], choose)
         assert people[name].page.get_by_role("heading", name="Done").is_visible()
         assert people[name].problems == []
 
@@ -110,9 +110,9 @@ def test_two_annotators_label_sixty_images_and_lose_nothing_when_the_server_is_k
     texts = {(key, q.text): q.name for key, item in turns.items.items() for q in turns.questions.about(item)}
     found = {(each.annotator, each.key, each.question): each for each in read_answers(directory)}
     assert len(found) == 2 * 60 * 2
-    for name in said:
-        assert len(said[name]) == 120
-        for (image, question), key in said[name].items():
+    for name in pressed:
+        assert len(pressed[name]) == 120
+        for (image, question), key in pressed[name].items():
             each = found[name, turns.keys[image], texts[turns.keys[image], question]]
             assert each.answer == {"y": "yes", "n": "no", "t": "unsure"}[key]
             assert 0 <= each.seconds < 600

@@ -152,14 +152,14 @@ def test_the_saved_sample_is_that_of_its_dataset(directory):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "field"),
+    ("settings", "field"),
     [
         (Wanted(images=0), "--images"), (Wanted(margin=0), "--margin"), (Wanted(expected=2), "--expected"),
         (Wanted(overlap=-1), "--overlap"), (Wanted(per="colour"), "--per"), (Wanted(splits=("tests",)), "--split"),
         (Wanted(margin=float("nan")), "--margin"),
     ],
 )  # fmt: skip
-def test_samples_that_cannot_be_are_refused(wanted, field, directory):
+def test_samples_that_cannot_be_are_refused(settings, field, directory):
     with pytest.raises(RecipeError) as error:
-        draw(FinishedDataset(directory), wanted)
+        draw(FinishedDataset(directory), settings)
     assert error.value.field == field

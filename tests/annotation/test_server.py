@@ -31,10 +31,10 @@ def test_a_review_saves_answers_and_says_so_at_the_end(directory, serve):
         )
     assert review.ask("annotators") == (200, {"annotators": ["ana"]})
     review.process.send_signal(signal.SIGINT)
-    said, errors = review.process.communicate(timeout=60)
+    output, errors = review.process.communicate(timeout=60)
     assert review.process.returncode == 0, errors
-    assert "3 answers" in said
-    assert "ana: 3" in said
+    assert "3 answers" in output
+    assert "ana: 3" in output
 
 
 def test_a_killed_review_loses_nothing_and_goes_on(directory, serve):
@@ -65,9 +65,9 @@ def test_a_full_disk_is_said_and_the_answer_can_be_sent_again(directory, serve):
     size = next((directory / ANNOTATIONS).glob("*.jsonl")).stat().st_size
     server = psutil.Process(review.process.pid)
     server.rlimit(resource.RLIMIT_FSIZE, (size + 40, resource.RLIM_INFINITY))
-    status, said = review.answer(shown["items"][0])
+    status, reply = review.answer(shown["items"][0])
     assert status == 507
-    assert "not saved" in said["error"]
+    assert "not saved" in reply["error"]
     assert len(read_answers(directory)) == 1
     server.rlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert review.answer(shown["items"][0])[0] == 200

@@ -16,19 +16,19 @@ def identity(directory):
     return FinishedDataset(directory).identity()
 
 
-def said(key: str, answer: str = "yes", question: str = "foreground") -> dict:
+def make_answer(key: str, answer: str = "yes", question: str = "foreground") -> dict:
     return {"key": key, "question": question, "answer": answer, "seconds": 0.5}
 
 
 def test_answers_are_there_for_the_next_process(directory, identity):
     writer = AnswerWriter(directory, identity, "ana")
-    assert [each.n for each in writer.add([said("a"), said("b", "no")])] == [1, 2]
+    assert [each.n for each in writer.add([make_answer("a"), make_answer("b", "no")])] == [1, 2]
     assert [(each.key, each.answer, each.seconds) for each in read_answers(directory)] == [
         ("a", "yes", 0.5),
         ("b", "no", 0.5),
     ]
     again = AnswerWriter(directory, identity, "ANA")
-    again.add([said("a", "no")])
+    again.add([make_answer("a", "no")])
     assert {(each.annotator, each.key, each.answer) for each in read_answers(directory)} == {
         ("ana", "a", "no"),
         ("ana", "b", "no"),
@@ -37,8 +37,8 @@ def test_answers_are_there_for_the_next_process(directory, identity):
 
 def test_undo_takes_back_one_answer_or_a_whole_grid(directory, identity):
     writer = AnswerWriter(directory, identity, "ana")
-    writer.add([said("a")])
-    writer.add([said("b"), said("c")], together=True)
+    writer.add([make_answer("a")])
+    writer.add([make_answer("b"), make_answer("c")], together=True)
     assert {each.key for each in writer.undo()} == {"b", "c"}
     assert [each.key for each in read_answers(directory)] == ["a"]
     assert [each.key for each in writer.undo()] == ["a"]
@@ -49,45 +49,45 @@ def test_undo_takes_back_one_answer_or_a_whole_grid(directory, identity):
 @pytest.mark.parametrize("cut", [1, 20, 70])
 def test_a_cut_line_is_repaired_before_anything_is_added(directory, identity, cut):
     writer = AnswerWriter(directory, identity, "ana")
-    writer.add([said("a"), said("b")])
+    writer.add([make_answer("a"), make_answer("b")])
     os.truncate(writer.path, writer.path.stat().st_size - cut)
     again = AnswerWriter(directory, identity, "ana")
-    again.add([said("c")])
+    again.add([make_answer("c")])
     keys = [each.key for each in read_answers(directory)]
     assert keys == (["a", "b", "c"] if cut == 1 else ["a", "c"])  # the first cut takes nothing but the line's end
 
 
 def test_a_cut_header_is_written_again(directory, identity):
     writer = AnswerWriter(directory, identity, "ana")
-    writer.add([said("a")])
+    writer.add([make_answer("a")])
     os.truncate(writer.path, 10)
-    AnswerWriter(directory, identity, "ana").add([said("b")])
+    AnswerWriter(directory, identity, "ana").add([make_answer("b")])
     assert [each.key for each in read_answers(directory)] == ["b"]
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(directory, identity):
     """A limit on the size of files makes a write stop in the middle, as a full disk does."""
     writer = AnswerWriter(directory, identity, "ana")
-    writer.add([said("a")])
+    writer.add([make_answer("a")])
     before = writer.path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 30, hard))
         with pytest.raises(NotSaved, match=r"ana\.jsonl") as error:
-            writer.add([said("b")])
+            writer.add([make_answer("b")])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert error.value.__cause__.errno == errno.EFBIG
     assert writer.path.read_bytes() == before
-    writer.add([said("c")])
+    writer.add([make_answer("c")])
     assert [each.key for each in read_answers(directory)] == ["a", "c"]
 
 
 def test_two_writers_of_one_file_see_each_other(directory, identity):
     first, second = AnswerWriter(directory, identity, "ana"), AnswerWriter(directory, identity, "ana")
-    first.add([said("a")])
-    second.add([said("b")])
-    first.add([said("b", "no")])
+    first.add([make_answer("a")])
+    second.add([make_answer("b")])
+    first.add([make_answer("b", "no")])
     second.refresh()
     assert second.answers.replaced == 1
     assert {(each.key, each.answer) for each in read_answers(directory)} == {("a", "yes"), ("b", "no")}
@@ -96,7 +96,7 @@ def test_two_writers_of_one_file_see_each_other(directory, identity):
 def _add_many(directory, identity, name: str) -> None:
     writer = AnswerWriter(directory, identity, "ana")
     for n in range(25):
-        writer.add([said(f"{name}-{n}")])
+        writer.add([make_answer(f"{name}-{n}")])
 
 
 def test_two_processes_lose_nothing(directory, identity):

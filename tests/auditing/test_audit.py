@@ -65,8 +65,8 @@ def test_a_correlated_cell_is_found_with_its_images(tmp_path):
     (finding,) = done.findings
     assert finding.numbers["split"] == "train"
     assert all(key.startswith("train-0000-02") for key in finding.keys)
-    told = done.report["labels"]["train"]["cramers_v"]
-    assert 0.05 < told["low"] < told["value"] < told["high"] < 0.6
+    cramers_v = done.report["labels"]["train"]["cramers_v"]
+    assert 0.05 < cramers_v["low"] < cramers_v["value"] < cramers_v["high"] < 0.6
 
 
 def test_what_splits_share_is_found_with_its_images(tmp_path):
@@ -120,9 +120,9 @@ def test_what_cannot_be_measured_is_told_and_has_no_number(tmp_path):
     assert "classes" in report["whole_image"]["foreground"]["reason"]
     assert "balanced_accuracy" not in report["whole_image"]["background"]
     assert report["features"] is None
-    said = summarise(report)
-    assert "only one foreground" in said
-    assert "keep=[mask]" in said
+    summary = summarise(report)
+    assert "only one foreground" in summary
+    assert "keep=[mask]" in summary
 
 
 def test_masks_of_repainted_regions_are_not_taken_for_objects(tmp_path):

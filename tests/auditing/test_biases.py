@@ -49,15 +49,15 @@ def test_regions_hide_what_they_should():
 def test_a_classifier_s_biases_are_measured(tmp_path):
     pytest.importorskip("captum")
     directory = make_drawn(tmp_path / "set", splits={"train": 3}, per_cell=lambda *cell: 3)
-    done = audit(directory, classifiers=["pocket"], device="cpu", show_progress=False)
-    told = done.report["biases"]["pocket"]
-    assert told["images"] == 27
-    assert 0.7 < told["background_robustness"]["value"] < 1.3
-    assert told["size_bias"]["value"]["1"] == 1
-    assert set(told["size_bias"]["value"]) == {"0.5", "0.7", "1", "1.4", "2"}
-    assert len(told["centre_bias"]["places"]) == 9
-    assert told["foreground_focus"]["value"] > 1
-    assert "pocket" in (done.out / "audit.html").read_text()
+    result = audit(directory, classifiers=["pocket"], device="cpu", show_progress=False)
+    biases = result.report["biases"]["pocket"]
+    assert biases["images"] == 27
+    assert 0.7 < biases["background_robustness"]["value"] < 1.3
+    assert biases["size_bias"]["value"]["1"] == 1
+    assert set(biases["size_bias"]["value"]) == {"0.5", "0.7", "1", "1.4", "2"}
+    assert len(biases["centre_bias"]["places"]) == 9
+    assert biases["foreground_focus"]["value"] > 1
+    assert "pocket" in (result.out / "audit.html").read_text()
 
 
 def test_without_masks_biases_are_not_measured(tmp_path):

@@ -26,12 +26,12 @@ def test_the_frechet_distance_is_that_of_the_moments():
     assert frechet_distance(x - x.mean(0), stretched) == pytest.approx(spread)  # (2 − 1)² tr Σ
     one, other = normal(1, 60, 2) @ [[2, 1], [0, 1]], normal(2, 60, 2) @ [[1, 0], [3, 1]]
     product = np.cov(one, rowvar=False) @ np.cov(other, rowvar=False)
-    wanted = (
+    expected = (
         np.square(one.mean(0) - other.mean(0)).sum()
         + np.trace(np.cov(one, rowvar=False) + np.cov(other, rowvar=False))
         - 2 * np.sqrt(np.linalg.eigvals(product)).sum()
     )
-    assert frechet_distance(one, other) == pytest.approx(wanted)
+    assert frechet_distance(one, other) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
@@ -108,17 +108,17 @@ def test_references_of_the_same_world_are_like_the_set(dataset, tmp_path):
     photographs = write_references(tmp_path / "photographs", 4)
     (photographs / "car" / "broken.png").write_text("no image")
     (photographs / "ship").mkdir()
-    done = audit(dataset, references=photographs, out=tmp_path / "out", device="cpu", show_progress=False)
-    assert done.findings == []
-    told = done.report["references"]
-    assert told["images"] == 36
-    assert told["unreadable"].keys() == {"car/broken.png"}
-    assert told["other_classes"] == ["ship"]
-    assert "160 features" in told["frechet_distance"]["reason"]
-    assert told["separability"]["auc"]["low"] < 0.5  # with 36 images, cross-validation is often below chance
-    assert told["clipped_coverage"]["value"] > 0.5
-    assert told["utility"]["trained_here"]["value"] > 0.7
-    assert told["utility"]["difference"]["low"] < 0 < told["utility"]["difference"]["high"]
+    result = audit(dataset, references=photographs, out=tmp_path / "out", device="cpu", show_progress=False)
+    assert result.findings == []
+    comparison = result.report["references"]
+    assert comparison["images"] == 36
+    assert comparison["unreadable"].keys() == {"car/broken.png"}
+    assert comparison["other_classes"] == ["ship"]
+    assert "160 features" in comparison["frechet_distance"]["reason"]
+    assert comparison["separability"]["auc"]["low"] < 0.5  # with 36 images, cross-validation is often below chance
+    assert comparison["clipped_coverage"]["value"] > 0.5
+    assert comparison["utility"]["trained_here"]["value"] > 0.7
+    assert comparison["utility"]["difference"]["low"] < 0 < comparison["utility"]["difference"]["high"]
     assert "broken.png" in (tmp_path / "out" / "audit.html").read_text()
 
 
@@ -128,12 +128,12 @@ def test_generated_images_that_differ_are_told_from_references(dataset, tmp_path
     photographs = write_references(tmp_path / "pale", 4, ("car", "cat"), lambda image: Image.blend(image, page, 0.5))
     (photographs / "mug").mkdir()
     page.save(photographs / "mug" / "one.png")
-    done = audit(dataset, references=photographs, out=tmp_path / "out", device="cpu", show_progress=False)
-    assert [finding.kind for finding in done.findings][:1] == ["references"]
-    told = done.report["references"]
-    assert told["separability"]["auc"]["low"] > 0.8
-    assert told["left_out"] == ["mug"]
-    assert done.findings[0].keys
+    result = audit(dataset, references=photographs, out=tmp_path / "out", device="cpu", show_progress=False)
+    assert [finding.kind for finding in result.findings][:1] == ["references"]
+    comparison = result.report["references"]
+    assert comparison["separability"]["auc"]["low"] > 0.8
+    assert comparison["left_out"] == ["mug"]
+    assert result.findings[0].keys
 
 
 def test_unusable_references_are_named(dataset, tmp_path, monkeypatch):

@@ -100,8 +100,8 @@ def test_components_keep_distances():
 
 
 def test_the_noncentral_chi2_is_that_of_tables():
-    for x, freedom, noncentrality, wanted in NCX2:
-        assert noncentral_cdf(x, freedom, noncentrality) == pytest.approx(wanted, abs=2e-6)
+    for x, freedom, noncentrality, expected in NCX2:
+        assert noncentral_cdf(x, freedom, noncentrality) == pytest.approx(expected, abs=2e-6)
 
 
 def test_dependent_labels_have_an_interval_and_a_cell():

@@ -225,8 +225,8 @@ def test_execution_settings_of_the_recipe_may_be_edited(out):
 def test_a_recipe_of_another_dataset_is_found(out):
     def exchange(recipe):
         recipe["identity"]["num_inference_steps"] = 3
-        said = {name: recipe[name] for name in ("format", "builder")}
-        recipe["sha256"] = digest({**said, **recipe["identity"], **recipe["content"]})
+        header = {name: recipe[name] for name in ("format", "builder")}
+        recipe["sha256"] = digest({**header, **recipe["identity"], **recipe["content"]})
         recipe.update(recipes.seal({name: value for name, value in recipe.items() if name != recipes.SEAL}))
 
     edit_recipe(out, exchange)
@@ -752,9 +752,9 @@ def test_without_imagehash_the_rest_is_checked_and_a_note_says_how_to_get_it(out
         f"report = check({str(out)!r}, show_progress=False)\n"
         "print(*report.findings, *report.notes, sep='\\n')\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "SHA-256" in said
-    assert "pip install 'figureground[check]'" in said
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "SHA-256" in output
+    assert "pip install 'figureground[check]'" in output
 
 
 # --- perceptual hashes ------------------------------------------------------------------------------

@@ -108,10 +108,10 @@ def test_no_command_follows_a_link_or_waits_for_a_fifo(dataset, home, made, tmp_
     place(dataset / "report.html", link_out)
     os.mkfifo(dataset / "_figureground" / "scores.fifo")
     assert main(command) != 0
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    assert SECRET not in said
-    assert any(name in said for name in ("LICENSE", "report.html", "scores.fifo"))
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    assert SECRET not in errors
+    assert any(name in errors for name in ("LICENSE", "report.html", "scores.fifo"))
     assert (home / "secret").read_text() == SECRET
     assert not list(tmp_path.glob("copy/LICENSE"))
 
@@ -234,10 +234,10 @@ def test_json_that_is_nested_deeply_is_an_error_that_names_the_file(dataset, nam
     assert any(name in finding for finding in findings(dataset))
     for command in (["show", str(dataset)], ["curate", str(dataset), "--out", str(tmp_path / "o"), "--keep", "True"]):
         code = main(command)
-        said = capsys.readouterr().err
-        assert "Traceback" not in said
-        assert "RecursionError" not in said
-        assert code == 0 or Path(name).name in said
+        errors = capsys.readouterr().err
+        assert "Traceback" not in errors
+        assert "RecursionError" not in errors
+        assert code == 0 or Path(name).name in errors
 
 
 def test_aliases_in_a_card_that_stand_for_billions_are_a_finding_and_an_error(dataset, capsys):
@@ -362,10 +362,10 @@ def test_a_damaged_index_is_named_by_every_command(dataset, tmp_path, capsys, pl
     out = str(tmp_path / "out")
     for command in (["show"], ["check"], ["curate", "--keep", "True", "--out", out], ["groups"]):
         assert main([command[0], str(dataset), *command[1:]]) == 1
-        said = capsys.readouterr()
-        assert "index.json" in said.out + said.err
-        assert "--debug" not in said.err
-        assert len(said.err.splitlines()) <= 1
+        captured = capsys.readouterr()
+        assert "index.json" in captured.out + captured.err
+        assert "--debug" not in captured.err
+        assert len(captured.err.splitlines()) <= 1
     assert not (tmp_path / "out").exists()
 
 

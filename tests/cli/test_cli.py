@@ -32,9 +32,9 @@ def test_plan_build_and_show_from_nothing(checkpoint, tmp_path, capsys):
     assert "12 images of 32 px in 2 shards, 2 foregrounds × 2 backgrounds" in capsys.readouterr().out
     out = tmp_path / "d3s"
     assert main(["build", *recipe, "--out", str(out)]) == 0
-    said = capsys.readouterr()
-    assert "12 samples" in said.out
-    assert said.err == ""  # quiet when not on a terminal
+    captured = capsys.readouterr()
+    assert "12 samples" in captured.out
+    assert captured.err == ""  # quiet when not on a terminal
     assert main(["show", str(out)]) == 0
     assert {"preview.png", "report.html", "README.md"} <= {p.name for p in out.iterdir()}
     assert "](preview.png)" in (out / "README.md").read_text()
@@ -45,10 +45,10 @@ def test_set_wins_over_the_recipe_and_the_recipe_over_the_config(tmp_path, capsy
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("config: pocket\nper_cell: {train: 3, validation: 1}\nnum_inference_steps: 10\n")
     assert main(["plan", "d3s", "--recipe", str(recipe), "--set", "per_cell.train=2", "--limit", "150"]) == 0
-    said = capsys.readouterr().out
-    assert "150 images" in said
-    assert "train: 100 images" in said
-    assert f"{150 * 6 * 2:,} denoiser evaluations" in said
+    output = capsys.readouterr().out
+    assert "150 images" in output
+    assert "train: 100 images" in output
+    assert f"{150 * 6 * 2:,} denoiser evaluations" in output
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,10 @@ def test_set_wins_over_the_recipe_and_the_recipe_over_the_config(tmp_path, capsy
 def test_wrong_use_ends_with_one_line_and_no_traceback(arguments, code, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == code
-    said = capsys.readouterr()
-    assert message in said.err
-    assert "Traceback" not in said.err
-    assert said.out == ""
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
 
 
 def test_settings_behind_one_set_are_refused_with_what_to_write(capsys):
@@ -98,9 +98,9 @@ def test_a_recipe_that_names_its_method_needs_no_other(tmp_path, capsys):
     assert "d3s, config imagenet: 150 images of 64 px" in capsys.readouterr().out
     assert main(["plan", "d3s", *named, "--limit", "150"]) == 0
     assert main(["settings", *named]) == 0
-    said = capsys.readouterr().out
-    assert 'per_cell: {"train": 3}\n' in said
-    assert "strength: 0.9\n" in said
+    output = capsys.readouterr().out
+    assert 'per_cell: {"train": 3}\n' in output
+    assert "strength: 0.9\n" in output
     assert main(["build", *named, "--out", str(tmp_path / "out")]) == 2
     assert "cutouts: none are given" in capsys.readouterr().err
 
@@ -120,8 +120,8 @@ def test_a_method_that_is_missing_or_disagrees_is_refused(command, text, method,
     recipe.write_text(text or "")
     out = ["--out", str(tmp_path / "out")] if command == "build" else []
     assert main([command, *method, *(["--recipe", str(recipe)] if text else []), *out]) == 2
-    said = capsys.readouterr().err
-    assert all(word in said for word in named)
+    errors = capsys.readouterr().err
+    assert all(word in errors for word in named)
     assert not (tmp_path / "out").exists()
 
 
@@ -137,8 +137,8 @@ def test_plan_lists_what_is_missing_here(capsys, tmp_path):
     assert plan["images"] == sum(map(sum, plan["splits"]["train"]["counts"])) + plan["splits"]["validation"]["images"]
     assert plan["seconds"] == plan["images"] / 50
     assert main(["plan", "d3s", "--config", "imagenet", *settings]) == 0
-    said = capsys.readouterr().out.partition("To build it:\n")[2]
-    assert [line.split(":")[0].strip() for line in said.splitlines()] == list(needs)
+    listing = capsys.readouterr().out.partition("To build it:\n")[2]
+    assert [line.split(":")[0].strip() for line in listing.splitlines()] == list(needs)
     assert main(["plan", "d3s", "--set", f"checkpoint={tmp_path / 'nowhere'}"]) == 0
     assert "To build it:\n  checkpoint: the directory" in capsys.readouterr().out
     assert main(["plan", "d3s"]) == 0
@@ -153,11 +153,11 @@ def test_plan_of_repainting_lists_models_and_packages(capsys, tmp_path):
     (tmp_path / "data.csv").write_text("\n".join(rows))
     settings = ["--data", str(tmp_path / "data.csv"), "--set", "segmenter=grounding-dino:a/b+sam:c/d"]
     assert main(["plan", "ddb", "--config", "photographs", *settings, "--set", "size=64"]) == 0
-    said = capsys.readouterr().out.partition("To build it:\n")[2]
-    fields = [line.split(":")[0].strip() for line in said.splitlines()]
+    listing = capsys.readouterr().out.partition("To build it:\n")[2]
+    fields = [line.split(":")[0].strip() for line in listing.splitlines()]
     assert fields == ["checkpoint", "training.backbone", "segmenter", "segmenter"]
-    assert "hf download a/b" in said
-    assert "hf download c/d" in said
+    assert "hf download a/b" in listing
+    assert "hf download c/d" in listing
 
 
 @pytest.mark.parametrize("broken", ["a single file", "another pipeline", "a missing part"])
@@ -173,17 +173,17 @@ def test_plan_refuses_a_checkpoint_that_will_never_do(broken, checkpoint, tmp_pa
         mine = tmp_path / "mine.safetensors"
         mine.write_bytes(b"x")
     assert main(["plan", "d3s", "--set", f"checkpoint={mine}", "--set", "size=32"]) == 2
-    said = capsys.readouterr()
-    assert "checkpoint" in said.err
-    assert said.out == ""
+    captured = capsys.readouterr()
+    assert "checkpoint" in captured.err
+    assert captured.out == ""
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "expected"),
     [(0.01, "less than a second"), (40, "40 seconds"), (180, "3.0 minutes"), (2e4, "5.6 hours"), (1e6, "11.6 days")],
 )
-def test_durations_are_never_nothing(seconds, said):
-    assert human_time(seconds) == said
+def test_durations_are_never_nothing(seconds, expected):
+    assert human_time(seconds) == expected
 
 
 def test_debug_shows_the_traceback():
@@ -209,9 +209,9 @@ def test_a_dataset_whose_sources_are_gone_is_still_shown(checkpoint, tmp_path, c
 
 def test_settings_lists_every_field_with_its_default(capsys):
     assert main(["settings", "d3s", "--config", "imagenet"]) == 0
-    said = capsys.readouterr().out
-    assert "strength: 0.9\n    Share of the steps that are run on a guide, 0 to 1.\n" in said
-    assert 'per_cell: {"train": 10, "validation": 2}\n' in said
+    output = capsys.readouterr().out
+    assert "strength: 0.9\n    Share of the steps that are run on a guide, 0 to 1.\n" in output
+    assert 'per_cell: {"train": 10, "validation": 2}\n' in output
     assert main(["settings", "d3s", "--config", "imagnet"]) == 2
     assert "did you mean 'imagenet'" in capsys.readouterr().err
 
@@ -229,9 +229,9 @@ def test_output_that_cannot_be_written_is_one_line(monkeypatch, capfd):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         assert main(["plan", "d3s"]) == 1
-    said = capfd.readouterr().err
-    assert "the output can't be written: No space left on device" in said
-    assert "--debug" not in said
+    errors = capfd.readouterr().err
+    assert "the output can't be written: No space left on device" in errors
+    assert "--debug" not in errors
 
 
 def test_a_closed_output_goes_nowhere():
@@ -264,9 +264,9 @@ def test_a_working_directory_that_is_gone_is_told(tmp_path, monkeypatch, capsys)
 def test_an_argument_that_is_no_text_is_told_by_name(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "UTF-8" in said
-    assert "o\\udcff" in said
+    errors = capsys.readouterr().err
+    assert "UTF-8" in errors
+    assert "o\\udcff" in errors
     assert not list(tmp_path.iterdir())
 
 

@@ -50,12 +50,12 @@ def test_every_extra_of_the_package_is_listed_with_its_purpose() -> None:
 
 
 def test_lines_for_people_name_a_missing_extra_with_its_command_and_every_problem(found: dict) -> None:
-    lacking = {"timm": {"installed": False, "missing": ["timm"], "for": "networks"}}
+    extras = {"timm": {"installed": False, "missing": ["timm"], "for": "networks"}}
     problem = {"what": "The disk is full.", "fix": "Free some space.", "breaks": True}
-    said = "\n".join(describe({**found, "extras": lacking, "problems": [problem]}))
-    assert "pip install 'figureground[timm]'" in said
-    assert "The disk is full. Free some space." in said
-    assert "1 of these break builds" in said
+    text = "\n".join(describe({**found, "extras": extras, "problems": [problem]}))
+    assert "pip install 'figureground[timm]'" in text
+    assert "The disk is full. Free some space." in text
+    assert "1 of these break builds" in text
 
 
 def test_the_command_prints_json_and_exits_with_1_only_if_builds_break(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ WRONG = {
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory):
+def results(tmp_path_factory):
     from tiny_datasets import make_dataset
 
     folder = tmp_path_factory.mktemp("early")
@@ -91,17 +91,17 @@ def said(tmp_path_factory):
     (folder / "data.csv").write_text("\n".join(rows))
     before = sorted(folder.rglob("*"))
     commands = [command.split() for command in WRONG]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", RUN], input=json.dumps(commands), capture_output=True, text=True, cwd=folder
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert sorted(folder.rglob("*")) == before
-    return dict(zip(WRONG, json.loads(done.stdout), strict=True))
+    return dict(zip(WRONG, json.loads(process.stdout), strict=True))
 
 
 @pytest.mark.parametrize("command", WRONG)
-def test_what_is_wrong_is_told_by_name_before_torch_is_imported(command, said):
-    code, err, torch = said[command]
+def test_what_is_wrong_is_told_by_name_before_torch_is_imported(command, results):
+    code, err, torch = results[command]
     assert code in (1, 2)
     assert WRONG[command] in err
     assert "--debug" not in err

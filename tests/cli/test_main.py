@@ -25,15 +25,15 @@ runpy.run_module("figureground", run_name="__main__")
 
 
 @pytest.mark.parametrize(
-    ("handler", "code", "said", "err"),
+    ("handler", "code", "output", "err"),
     [("default_int_handler", 130, "", "figureground: stopped.\n"), ("SIG_IGN", 0, f"{__version__}\n", "")],
     ids=["heeded", "ignored, as by nohup"],
 )
-def test_ctrl_c_while_the_command_is_imported_is_one_line(handler, code, said, err):
+def test_ctrl_c_while_the_command_is_imported_is_one_line(handler, code, output, err):
     done = subprocess.run(
         [sys.executable, "-c", AT_IMPORT.format(handler=handler)], capture_output=True, text=True, timeout=60
     )
-    assert (done.returncode, done.stdout, done.stderr) == (code, said, err)
+    assert (done.returncode, done.stdout, done.stderr) == (code, output, err)
 
 
 def test_the_package_runs_as_the_command():

@@ -115,11 +115,11 @@ def test_rows_that_are_done_are_printed_before_what_failed(compared, images, tmp
     command = ["compare", str(images), "--methods", "erm,paste+reweight", "--seeds", "2", "--out", str(out)]
     own = ["--set", "paste.masks=true", "--set", "paste.count_per_class=6"]
     assert main([*command, *own, "--epochs", "1", "--device", "cpu"]) == 1
-    said = capsys.readouterr()
-    assert "Not done yet: paste+reweight" in said.out
-    assert "\nerm " in said.out
-    assert "paste+reweight: " in said.err.splitlines()[-1]
-    assert "paste-seed-1.json is damaged" in said.err
+    captured = capsys.readouterr()
+    assert "Not done yet: paste+reweight" in captured.out
+    assert "\nerm " in captured.out
+    assert "paste+reweight: " in captured.err.splitlines()[-1]
+    assert "paste-seed-1.json is damaged" in captured.err
 
 
 def test_paste_looks_at_what_erm_of_the_same_seed_attends_to(images, tmp_path):
@@ -149,7 +149,7 @@ def test_without_attributes_the_worst_class_stands_for_the_worst_group(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("methods", "options", "said"),
+    ("methods", "options", "message"),
     [
         ("erm", {"seeds": 0}, "seeds: 0 is not a whole number"),
         ("erm", {"seeds": [1, 1]}, "seeds: 1 is named twice"),
@@ -164,8 +164,8 @@ def test_without_attributes_the_worst_class_stands_for_the_worst_group(tmp_path)
         ("erm", {"layout": "celeba"}, "layout celeba"),
     ],
 )
-def test_what_cant_be_used_is_said_before_anything_is_done(methods, options, said, images, tmp_path):
-    with pytest.raises(FiguregroundError, match=said):
+def test_what_cant_be_used_is_said_before_anything_is_done(methods, options, message, images, tmp_path):
+    with pytest.raises(FiguregroundError, match=message):
         run(images, methods, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
@@ -216,8 +216,8 @@ compare(sys.argv[1], ["erm", "paste"], 1, sys.argv[2], training={"epochs": 1}, d
 def without_seconds(out):
     report = json.loads((out / "comparison.json").read_text())
     for seed in (seed for row in report["rows"] for seed in row["seeds"]):
-        for told in (seed, seed["made"] or {}):
-            told.pop("seconds", None)
+        for record in (seed, seed["made"] or {}):
+            record.pop("seconds", None)
     return report
 
 

@@ -138,10 +138,10 @@ def test_the_note_says_whose_masks_cut_the_objects_out(images, tmp_path):
 def test_images_are_made_once_and_their_record_is_what_is_read_again(images, tmp_path):
     paste = pasting(images, tmp_path, **TRUE)
     assert paste.read_record("paste", 3) is None
-    told = paste.make("paste", 3, no_erm)
-    assert told == {"directory": "paste-seed-3", "images": 4, "passed_over": 0, "seconds": told["seconds"]}
+    facts = paste.make("paste", 3, no_erm)
+    assert facts == {"directory": "paste-seed-3", "images": 4, "passed_over": 0, "seconds": facts["seconds"]}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["paste-seed-3", "paste-seed-3.json"]
-    assert paste.read_record("paste", 3) == told
+    assert paste.read_record("paste", 3) == facts
     assert paste.read_record("paste", 2) is None
     assert len(read_groups(tmp_path / "paste-seed-3")) == 4
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "paste-seed-3").rglob("*.png")}
@@ -159,15 +159,15 @@ def test_images_of_another_seed_are_others(images, tmp_path):
 
 
 def test_attended_masks_are_of_the_classifier_of_the_same_seed(images, tmp_path):
-    asked = []
+    seeds = []
 
     def erm(seed):
-        asked.append(seed)
+        seeds.append(seed)
         return make_classifier(tmp_path / f"erm-{seed}", labels=dict(enumerate(birds.OBJECTS)), seed=seed)
 
     out = tmp_path / "out"
-    told = pasting(images, out, quantile=0.5, count_per_class=1).make("paste", 4, erm)
-    assert (asked, told["images"]) == ([4], 2)
+    facts = pasting(images, out, quantile=0.5, count_per_class=1).make("paste", 4, erm)
+    assert (seeds, facts["images"]) == ([4], 2)
     inputs = json.loads((out / "paste-seed-4" / "paste.json").read_text())["inputs"]
     assert (inputs["masks"], inputs["quantile"], inputs["seed"]) == ("attended", 0.5, 4)
 

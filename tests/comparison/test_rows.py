@@ -19,7 +19,7 @@ def test_a_generator_is_with_erm_unless_said(names, rows):
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["groupdor"], "'groupdor', did you mean 'groupdro'"),
         (["scgs+jt"], "'scgs\\+jt', did you mean 'scgs\\+jtt'"),
@@ -29,6 +29,6 @@ def test_a_generator_is_with_erm_unless_said(names, rows):
         ([], "erm, reweight"),
     ],
 )
-def test_methods_that_there_are_not_are_named(names, said):
-    with pytest.raises(RecipeError, match=said):
+def test_methods_that_there_are_not_are_named(names, message):
+    with pytest.raises(RecipeError, match=message):
         parse_methods(names)

@@ -30,8 +30,8 @@ def small():
             for seed, kept in ((0, 0.75), (1, 0.85))]  # fmt: skip
     rows = [
         summarise_row(Row("erm", None, "erm"), [result(0, (0.99, 0.50)), result(1, (0.99, 0.60))], [IN_VALIDATION]),
-        summarise_row(Row("jtt", None, "jtt"), [result(seed, (0.95, 0.70), jtt=told, steps=BOTH)
-                                                for seed, told in enumerate(JTT)]),
+        summarise_row(Row("jtt", None, "jtt"), [result(seed, (0.95, 0.70), jtt=jtt, steps=BOTH)
+                                                for seed, jtt in enumerate(JTT)]),
         summarise_row(Row("ddb", "ddb", "erm"), [result(0, (0.97, 0.80), added=1200, made=made[0]),
                                                  result(1, (0.97, 0.84), added=1360, made=made[1])]),
     ]  # fmt: skip

@@ -77,14 +77,14 @@ def test_names_are_found_in_any_spelling():
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected"),
     [
         ("鸟", "u9e1f"), ("Łódź", "lodz"), ("птица", "u43f_u442_u438_u446_u430"), ("새 bird", "uc0c8_bird"),
         ("C++", "c"),        ("+", "u2b"), ("L'Été", "lete"), ("  ", ""),
     ],
 )  # fmt: skip
-def test_a_slug_is_ascii_and_says_what_it_can(name, wanted):
-    assert slug(name) == wanted
+def test_a_slug_is_ascii_and_says_what_it_can(name, expected):
+    assert slug(name) == expected
 
 
 def test_a_long_slug_is_cut_and_stays_one_of_its_own():

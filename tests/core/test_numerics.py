@@ -36,8 +36,8 @@ def test_fewer_instructions_are_another_processor():
     script = "import torch; from figureground.core.accelerator import processor_name as name; "
     script += "print(name(torch.device('cpu')))"
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
-    told = subprocess.run([sys.executable, "-c", script], env=environment, text=True, capture_output=True, check=True)
-    assert told.stdout.strip() == f"{cpu_model()}, DEFAULT"
+    result = subprocess.run([sys.executable, "-c", script], env=environment, text=True, capture_output=True, check=True)
+    assert result.stdout.strip() == f"{cpu_model()}, DEFAULT"
 
 
 def test_two_cpus_are_not_mixed(tmp_path):

@@ -60,9 +60,9 @@ for arguments in json.loads(sys.argv[1]):
 def on_windows(script: str, *arguments: str, cwd: Path | None = None) -> str:
     """Output of a script where POSIX is missing."""
     process = Forked(arguments, windowsish.SCRIPT + script, cwd=cwd, env=ENVIRONMENT)
-    said, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    return said
+    return output
 
 
 @pytest.mark.slow
@@ -86,14 +86,14 @@ def test_commands_do_the_same_and_leave_the_same_bytes(tmp_path):
     settings = {"per_cell": "{train: 3, validation: 1}", "num_inference_steps": 2}
     build = ["build", *recipe(checkpoint, **settings), "--out"]
     assert run(*build, str(tmp_path / "posix"))[0] == 0
-    said = on_windows(COMMANDS, json.dumps([
+    output = on_windows(COMMANDS, json.dumps([
         [*build, "windows", "--log-json", "log"], ["status", "windows"], ["check", "windows"],
         ["evaluate", "windows", "--classifier", "pocket", "--save-scores", "--device", "cpu"],
         ["curate", "windows", "--out", "copy", "--keep", "foreground == 'bird'"], ["check", "copy"],
         ["show", "windows", "--full", "1"], ["show", "windows", "--full", "1"],
         ["extend", "windows", "--per-cell", "train=4", "--per-cell", "validation=1"], ["check", "windows"],
     ]), cwd=tmp_path)  # fmt: skip
-    assert said.count("no findings.") == 3
+    assert output.count("no findings.") == 3
     before = hashes(tmp_path / "posix")
     assert before.items() <= hashes(tmp_path / "windows").items()
     # Windows keeps a lock file that is removed while it is open; nothing else stays.

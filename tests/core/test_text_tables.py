@@ -59,7 +59,7 @@ def test_json_lines_have_the_columns_of_all_lines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "said"),
+    ("name", "data", "message"),
     [
         ("t.csv", "name\nbürd\n".encode("latin-1"), r"t\.csv .* UTF-8 or UTF-16 .* at byte 6"),
         ("t.csv", b'name,phrase\na,"b\nc,d\n', r"t\.csv, line 3: .*unexpected end of data"),
@@ -72,9 +72,9 @@ def test_json_lines_have_the_columns_of_all_lines(tmp_path):
         ("t.jsonl", b'{"a": 1}\n' + b"[" * 100_000, r"line 2: .* JSON "),
     ],
 )
-def test_what_is_no_table_is_said_with_file_and_line(tmp_path, name, data, said):
+def test_what_is_no_table_is_said_with_file_and_line(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(UnreadableText, match=said):
+    with pytest.raises(UnreadableText, match=message):
         list(TextTable(tmp_path / name).records())
 
 

@@ -48,10 +48,10 @@ class Results:
     """All that is in the shards of a dataset, and which shards it was asked for; it may be stopped in one."""
 
     def __init__(self, source, stops_in=None):
-        self.source, self.stops_in, self.asked = source, stops_in, []
+        self.source, self.stops_in, self.requested = source, stops_in, []
 
     def __call__(self, shard):
-        self.asked.append(shard)
+        self.requested.append(shard)
         yield from self.source.rejects(shard)
         for i, stored in enumerate(self.source.stored(shard)):
             if shard == self.stops_in and i == 2:
@@ -65,7 +65,7 @@ def write(source, out, results=None, made_by=None):
         out, made_by or recipe(source), source.shards, results, source.columns, formats=source.formats,
         image_format=source.image_format, version=source.version, show_progress=False,
     )  # fmt: skip
-    return results.asked
+    return results.requested
 
 
 def write_one(source, out, shard):
@@ -178,8 +178,8 @@ def test_a_shard_that_another_process_holds_is_waited_for_and_taken_over_if_it_g
             assert not waiting.done()
             if finishes:
                 write_one(source, out, first)
-        asked = waiting.result(20)
-    assert asked == (others if finishes else [*others, first])
+        requested = waiting.result(20)
+    assert requested == (others if finishes else [*others, first])
     assert hashes(out) == hashes(source.directory)
 
 

@@ -67,11 +67,11 @@ def write_scores(directory, rows, name="clip.csv"):
 def test_the_samples_for_which_the_rule_is_true_are_copied_byte_by_byte(source, tmp_path):
     out = curate(source, tmp_path / "out", RULE, show_progress=False)
     before, after = stored(source), stored(out)
-    wanted = {k: s for k, s in before.items() if s.labels["foreground"] == 0 and s.labels["background"] != 1}
-    assert 0 < len(wanted) < len(before)
-    assert after == wanted
+    expected = {k: s for k, s in before.items() if s.labels["foreground"] == 0 and s.labels["background"] != 1}
+    assert 0 < len(expected) < len(before)
+    assert after == expected
     tars = {s.key: s for path in (out / "webdataset").glob("*") for s in Tar().read(path)}
-    assert tars == wanted
+    assert tars == expected
 
 
 def test_the_copy_passes_the_check_and_loads(source, tmp_path):
@@ -80,7 +80,7 @@ def test_the_copy_passes_the_check_and_loads(source, tmp_path):
     dataset = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
     assert dataset["train"].features == COLUMNS.features()
     assert {split: len(rows) for split, rows in dataset.items()} == {
-        split: said["samples"] for split, said in read_finished_index(out)["splits"].items()
+        split: facts["samples"] for split, facts in read_finished_index(out)["splits"].items()
     }
 
 
@@ -176,8 +176,8 @@ def test_a_damaged_source_is_refused_with_the_files_name(source, tmp_path, kind,
     path.unlink()
     if damage != "gone":
         path.write_bytes(bytes(data) if damage == "flipped" else bytes(data[: len(data) // 2]))
-    said = {"flipped": "is damaged", "cut": "(is damaged|bytes instead)", "gone": "is gone"}[damage]
-    with pytest.raises(FiguregroundError, match=f"{path.name} .*{said}.*figureground check"):
+    reason = {"flipped": "is damaged", "cut": "(is damaged|bytes instead)", "gone": "is gone"}[damage]
+    with pytest.raises(FiguregroundError, match=f"{path.name} .*{reason}.*figureground check"):
         curate(source, tmp_path / "out", RULE, show_progress=False)
     assert not (tmp_path / "out").exists()
 
@@ -257,9 +257,9 @@ def test_one_format_alone_is_copied_as_it_is(tmp_path, formats):
 # Scores
 
 
-def all_scores(source, wanted=lambda i: True):
+def all_scores(source, is_scored=lambda i: True):
     keys = sorted(stored(source))
-    return [["key", "margin", "label"], *([k, i / 10, "cat"] for i, k in enumerate(keys) if wanted(i))]
+    return [["key", "margin", "label"], *([k, i / 10, "cat"] for i, k in enumerate(keys) if is_scored(i))]
 
 
 def test_scores_decide_and_are_copied_for_what_is_kept(source, tmp_path):
@@ -267,12 +267,12 @@ def test_scores_decide_and_are_copied_for_what_is_kept(source, tmp_path):
     out = curate(
         source, tmp_path / "out", "scores.clip.margin >= 1 and scores.clip.label == foreground", show_progress=False
     )
-    wanted = [k for i, k in enumerate(sorted(stored(source))) if i >= 10 and "-0001-" in k]
-    assert sorted(stored(out)) == wanted
+    expected = [k for i, k in enumerate(sorted(stored(source))) if i >= 10 and "-0001-" in k]
+    assert sorted(stored(out)) == expected
     with (out / "_figureground/scores/clip.csv").open(newline="") as file:
-        assert [row[0] for row in csv.reader(file)] == ["key", *wanted]
+        assert [row[0] for row in csv.reader(file)] == ["key", *expected]
     again = curate(out, tmp_path / "again", "scores.clip.margin > 1.1", show_progress=False)
-    assert 0 < len(stored(again)) < len(wanted)
+    assert 0 < len(stored(again)) < len(expected)
 
 
 def test_scores_that_some_samples_lack_are_counted_unless_the_rule_says_what_becomes_of_them(source, tmp_path):
@@ -319,7 +319,7 @@ def test_published_rejects_load_as_a_config_of_their_own(source, tmp_path):
     kept = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
     index = read_finished_index(out)
     assert {s: len(rows) for s, rows in rejects.items()} == {
-        s: said["samples"] for s, said in index["published_rejects"].items()
+        s: facts["samples"] for s, facts in index["published_rejects"].items()
     }
     assert "reason" not in kept["train"].features
     assert rejects["train"].features == COLUMNS.with_reason().features()
@@ -457,9 +457,9 @@ def test_a_killed_copy_goes_on_and_ends_with_the_same_bytes(tmp_path):
     out = tmp_path / "out"
     arguments = ["curate", str(source), "--out", str(out), "--keep", RULE, "--publish-rejects"]
     done = 0
-    for wanted in (1, 4, 7):
+    for count in (1, 4, 7):
         process = start(*arguments, stderr=subprocess.DEVNULL)
-        while len(list(out.glob("_figureground/shards/[!.]*"))) < wanted and process.poll() is None:
+        while len(list(out.glob("_figureground/shards/[!.]*"))) < count and process.poll() is None:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -479,9 +479,9 @@ def test_a_copy_that_is_asked_to_stop_says_how_to_go_on_and_leaves_no_temporary_
     while len(list(out.glob("_figureground/shards/[!.]*"))) < 2 and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate()
+    _, errors = process.communicate()
     assert process.returncode == 143
-    assert "shards are done and kept. The same command" in said
+    assert "shards are done and kept. The same command" in errors
     assert not list(out.rglob("*.tmp"))
 
 
@@ -520,8 +520,8 @@ def test_wrong_use_exits_with_2_and_says_it_in_lines(source, tmp_path):
     arguments = ["curate", str(source), "--out", str(tmp_path / "out"), "--keep", "foreground == 'brid'"]
     code, _, errors = run(*arguments)
     assert code == 2
-    said = "figureground: keep: foreground is never 'brid', did you mean 'bird'? (character 15)\n"
-    assert errors.startswith(said)
+    message = "figureground: keep: foreground is never 'brid', did you mean 'bird'? (character 15)\n"
+    assert errors.startswith(message)
     assert "Traceback" not in errors
 
 

@@ -57,21 +57,21 @@ def test_every_sample_is_there_once_with_its_class_by_name(sources, tmp_path):
     assert columns["backgrounds"] == ["grass", "night", "snow", "cave"]
     merged = {}
     for sample in stored(out):
-        said = json.loads(sample.provenance)
-        merged[said["merged_from"]["dataset"], said["merged_from"]["key"]] = (sample, said)
+        provenance = json.loads(sample.provenance)
+        merged[provenance["merged_from"]["dataset"], provenance["merged_from"]["key"]] = (sample, provenance)
     assert len(merged) == len(stored(out)) == 21 + 9
     for source in sources:
         recipe = json.loads((source / "_figureground/recipe.json").read_text())
         for old in stored(source):
-            sample, said = merged[source.name, old.key]
+            sample, provenance = merged[source.name, old.key]
             assert (sample.image, sample.prompt) == (old.image, old.prompt)
-            assert names(out, sample) == names(source, old) == (said["foreground"], said["background"])
+            assert names(out, sample) == names(source, old) == (provenance["foreground"], provenance["background"])
             before = json.loads(old.provenance)
-            changed = {name for name in said if said[name] != before.get(name)}
+            changed = {name for name in provenance if provenance[name] != before.get(name)}
             assert changed <= {"key", "labels", "merged_from"}
-            assert said["merged_from"]["recipe"] == recipe["sha256"]
-            assert said["labels"] == sample.labels
-            assert said["key"] == sample.key
+            assert provenance["merged_from"]["recipe"] == recipe["sha256"]
+            assert provenance["labels"] == sample.labels
+            assert provenance["key"] == sample.key
 
 
 def test_keys_are_of_the_new_labels_and_count_each_cell_through(sources, tmp_path):
@@ -159,8 +159,8 @@ def test_curated_sets_merge_and_merged_sets_are_curated_and_merged_again(sources
     steps = json.loads((out / "_figureground/recipe.json").read_text())["lineage"]
     assert [step["did"] for step in steps] == ["curate", "curate", "merge", "curate", "merge"]
     deepest = [json.loads(sample.provenance)["merged_from"] for sample in stored(out)]
-    assert {said["merged_from"]["dataset"] for said in deepest if said["dataset"] == "some"} == {"birds"}
-    assert all("merged_from" not in said for said in deepest if said["dataset"] == "third")
+    assert {origin["merged_from"]["dataset"] for origin in deepest if origin["dataset"] == "some"} == {"birds"}
+    assert all("merged_from" not in origin for origin in deepest if origin["dataset"] == "third")
 
 
 def test_show_draws_the_merged_dataset(sources, tmp_path):

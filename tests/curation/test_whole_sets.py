@@ -95,10 +95,10 @@ def test_a_copy_with_sets_and_one_without_are_not_mixed(source, tmp_path):
 
 
 def test_evidence_is_in_lineage_and_card(source, tmp_path):
-    said = {"target_wrong": 0.02, "wrong_among_kept": 0.01, "interval_95": [0.001, 0.05]}
-    out = curate(source, tmp_path / "out", "strength > 0", evidence=said, show_progress=False)
+    evidence = {"target_wrong": 0.02, "wrong_among_kept": 0.01, "interval_95": [0.001, 0.05]}
+    out = curate(source, tmp_path / "out", "strength > 0", evidence=evidence, show_progress=False)
     [step] = FinishedDataset(out).facts.lineage
-    assert {name: step[name] for name in said} == said
+    assert {name: step[name] for name in evidence} == evidence
     text = (out / "README.md").read_text()
     assert "wrong among kept `0.01`" in text
     assert "interval 95 `[0.001, 0.05]`" in text

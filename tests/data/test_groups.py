@@ -230,10 +230,10 @@ def test_the_summary_has_a_table_with_totals_for_each_split(tmp_path):
 
 def test_of_many_classes_a_line_is_enough(tmp_path):
     make_folders(tmp_path / "many", {f"class{i:02d}": 1 + i % 2 for i in range(61)})
-    said = format_summary(read_groups(tmp_path / "many"))
-    assert "61 classes, no attribute" in said
-    assert "61 groups of 61, of 1 to 2 images" in said
-    assert "class07  " not in said
+    summary = format_summary(read_groups(tmp_path / "many"))
+    assert "61 classes, no attribute" in summary
+    assert "61 groups of 61, of 1 to 2 images" in summary
+    assert "class07  " not in summary
 
 
 def test_no_torch_is_loaded_and_pyarrow_only_for_datasets(tmp_path):
@@ -248,19 +248,19 @@ def test_no_torch_is_loaded_and_pyarrow_only_for_datasets(tmp_path):
 def test_the_command_prints_the_summary_or_json(tmp_path, capsys):
     make_celeba(tmp_path)
     assert main(["groups", str(tmp_path), "--y", "Male", "--a", "Young"]) == 0
-    said = capsys.readouterr().out
-    assert "(celeba): 24 images, 2 classes, 2 attributes" in said
-    assert "not Male" in said
+    output = capsys.readouterr().out
+    assert "(celeba): 24 images, 2 classes, 2 attributes" in output
+    assert "not Male" in output
     assert (
         "train has no image of not Male × not Young, Male × not Young: its worst group is computed over the 2 groups"
-        in said
+        in output
     )
     assert main(["groups", str(tmp_path), "--y", "Male", "--a", "Young", "--json"]) == 0
-    told_ = json.loads(capsys.readouterr().out)
-    assert told_["layout"] == "celeba"
-    assert told_["splits"]["train"]["counts"] == [[0, 4], [0, 4]]
-    assert told_["splits"]["train"]["smallest_group"] == {"group": 1, "name": "not Male × Young", "images": 4}
-    assert len(told_["fingerprint"]) == 64
+    report = json.loads(capsys.readouterr().out)
+    assert report["layout"] == "celeba"
+    assert report["splits"]["train"]["counts"] == [[0, 4], [0, 4]]
+    assert report["splits"]["train"]["smallest_group"] == {"group": 1, "name": "not Male × Young", "images": 4}
+    assert len(report["fingerprint"]) == 64
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_the_command_prints_the_summary_or_json(tmp_path, capsys):
 def test_what_cannot_be_read_ends_with_a_sentence(arguments, code, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["groups", *arguments]) == code
-    said = capsys.readouterr()
-    assert message in said.err
-    assert "Traceback" not in said.err
-    assert said.out == ""
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""

@@ -258,8 +258,8 @@ def test_two_folders_of_one_split_are_refused(tmp_path):
 def test_what_lies_in_the_wrong_folder_of_metashift_is_told(tmp_path):
     make_folders(tmp_path / "shift", {**METASHIFT, "train/cat/others": 1, "notes/x": 1})
     make_images(tmp_path / "shift" / "train" / "cat", 2)
-    said = notes(read_groups(tmp_path / "shift"))
-    assert "Skipped: shift/notes/; 2 images in shift/train/cat/ itself; shift/train/cat/others/." in said
+    text = notes(read_groups(tmp_path / "shift"))
+    assert "Skipped: shift/notes/; 2 images in shift/train/cat/ itself; shift/train/cat/others/." in text
     make_folders(tmp_path / "shift", {"train/dog/cat(sofa)": 1})
     with pytest.raises(FiguregroundError, match=r"train/dog/cat\(sofa\)/ is named 'cat' .* 'dog'"):
         read_groups(tmp_path / "shift")

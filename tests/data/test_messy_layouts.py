@@ -26,10 +26,10 @@ def test_two_spellings_of_a_class_in_a_table_are_refused_with_their_lines(tmp_pa
     make_table(tmp_path, [*NAMED[:-1], (*NAMED[-1][:2], "Dog", " Night")])
     with pytest.raises(FiguregroundError) as caught:
         read_groups(tmp_path)
-    said = str(caught.value)
-    assert "metadata.csv: 2 problems" in said
-    assert "y: 'Dog' and 'dog' ('Dog' in line 19; 'dog' in line" in said
-    assert "a: 'Night' and 'night'" in said
+    message = str(caught.value)
+    assert "metadata.csv: 2 problems" in message
+    assert "y: 'Dog' and 'dog' ('Dog' in line 19; 'dog' in line" in message
+    assert "a: 'Night' and 'night'" in message
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_two_parts_of_one_split_in_a_table_are_refused(tmp_path):
 
 
 def test_paths_of_windows_are_read_and_a_drive_is_refused(tmp_path):
-    wanted = [row[0] for row in TABLE]
+    expected = [row[0] for row in TABLE]
     make_table(tmp_path)
     write_csv(
         tmp_path / "metadata.csv",
         "filename,split,y,a",
         [(".\\" + row[0].replace("/", "\\"), *row[1:]) for row in TABLE],
     )
-    assert list(read_groups(tmp_path).keys) == wanted
+    assert list(read_groups(tmp_path).keys) == expected
     write_csv(tmp_path / "metadata.csv", "filename,split,y,a", [("C:\\x\\" + row[0], *row[1:]) for row in TABLE])
     with pytest.raises(FiguregroundError, match="18 rows without the name of a file below"):
         read_groups(tmp_path)
@@ -129,10 +129,10 @@ def test_names_in_the_other_coding_of_accents_are_found(tmp_path):
         for i, (_, split, y, a) in enumerate(TABLE)
     ]
     make_table(tmp_path, there)
-    said = [(unicodedata.normalize("NFC", row[0]), *row[1:]) for row in there]
-    write_csv(tmp_path / "metadata.csv", "filename,split,y,a", said)
+    rows = [(unicodedata.normalize("NFC", row[0]), *row[1:]) for row in there]
+    write_csv(tmp_path / "metadata.csv", "filename,split,y,a", rows)
     assert len(read_groups(tmp_path)) == len(TABLE)
-    write_csv(tmp_path / "metadata.csv", "filename,split,y,a", [*said, there[0]])
+    write_csv(tmp_path / "metadata.csv", "filename,split,y,a", [*rows, there[0]])
     with pytest.raises(FiguregroundError, match="1 file listed twice"):
         read_groups(tmp_path)
 
@@ -144,15 +144,15 @@ def test_of_a_missing_file_the_one_in_other_letters_is_named(tmp_path):
         read_groups(tmp_path)
 
 
-@pytest.mark.parametrize(("stored", "said"), [("{}.jpg", "{}.JPG"), ("e\u0301{}.jpg", "\u00e9{}.jpg")])
-def test_names_in_other_letters_or_coding_cost_no_look_through_the_folder_each(stored, said, tmp_path):
+@pytest.mark.parametrize(("stored", "listed"), [("{}.jpg", "{}.JPG"), ("e\u0301{}.jpg", "\u00e9{}.jpg")])
+def test_names_in_other_letters_or_coding_cost_no_look_through_the_folder_each(stored, listed, tmp_path):
     count = 3000
     for i in range(count):
         (tmp_path / stored.format(i)).write_bytes(bytes(300))  # too large to be looked into
-    rows = [(said.format(i), i % 3, i % 2) for i in range(count)]
+    rows = [(listed.format(i), i % 3, i % 2) for i in range(count)]
     write_csv(tmp_path / "metadata.csv", "filename,split,y", rows)
     began = time.process_time()
-    if "\u00e9" in said:
+    if "\u00e9" in listed:
         assert len(read_groups(tmp_path)) == count
     else:
         with pytest.raises(FiguregroundError, match=r"3,000 files of 3,000 missing .*found 0\.jpg"):
@@ -190,8 +190,8 @@ def test_columns_of_other_tables_are_named(others):
 def test_commands_take_the_columns(others, capsys):
     options = ["--file", "path", "--y", "species", "--a", "light,wet", "--split-column", "fold"]
     assert main(["groups", str(others), *options, "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["attributes"] == ["day + wet=0", "day + wet=1", "night + wet=0", "night + wet=1"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["attributes"] == ["day + wet=0", "day + wet=1", "night + wet=0", "night + wet=1"]
     for wrong in (["--file", "nowhere", "--y", "species"], ["--split-column", "nowhere", "--layout", "table"]):
         assert main(["groups", str(others), *wrong]) == 2
         assert "metadata.csv has no column 'nowhere'" in capsys.readouterr().err

@@ -29,7 +29,7 @@ def refused(tmp_path, rows, header="filename,split,y,a"):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "expected"),
     [
         ({"y": {0: 3}}, "y: labels are 0 to n − 1, and the largest is 3, but 2 is missing."),
         ({"y": {i: 9 for i in range(18)}}, "the largest is 9, but 0, 1, 2, … is missing. Number them without gaps"),
@@ -42,10 +42,10 @@ def refused(tmp_path, rows, header="filename,split,y,a"):
         ({"filename": {4: ""}}, "filename: 1 row without the name of a file below"),
     ],
 )  # fmt: skip
-def test_a_value_that_cannot_be_used(tmp_path, values, said):
-    found = refused(tmp_path, changed(TABLE, **values))
-    assert found.startswith("metadata.csv: ")
-    assert said in found
+def test_a_value_that_cannot_be_used(tmp_path, values, expected):
+    message = refused(tmp_path, changed(TABLE, **values))
+    assert message.startswith("metadata.csv: ")
+    assert expected in message
 
 
 @pytest.mark.parametrize("name", ["../x.png", "train/../../x.png", "..", "/etc/passwd"])
@@ -66,17 +66,17 @@ def test_numbers_too_large_to_be_labels_are_no_burden(tmp_path):
 
 def test_missing_files_are_counted_and_the_first_named(tmp_path):
     rows = changed(TABLE, filename={0: "train/none.png", 1: "nowhere/1.png", 2: "nowhere/2.png", 3: "nowhere/3.png"})
-    said = refused(tmp_path, rows)
-    assert "4 files of 18 missing in" in said
-    assert "train/none.png (line 2), nowhere/1.png (line 3), nowhere/2.png (line 4), …." in said
-    assert "nowhere/3.png" not in said
+    message = refused(tmp_path, rows)
+    assert "4 files of 18 missing in" in message
+    assert "train/none.png (line 2), nowhere/1.png (line 3), nowhere/2.png (line 4), …." in message
+    assert "nowhere/3.png" not in message
 
 
 def test_everything_that_is_wrong_is_told_at_once(tmp_path):
     rows = changed(TABLE, filename={0: "none.png"}, split={1: "x"}, y={2: 7}, a={3: "?"})
-    said = refused(tmp_path, rows)
-    assert said.splitlines()[0] == "metadata.csv: 4 problems"
-    assert [line[:8] for line in said.splitlines()[1:]] == ["- split:", "- y: lab", "- a: 1 r", "- 1 file"]
+    message = refused(tmp_path, rows)
+    assert message.splitlines()[0] == "metadata.csv: 4 problems"
+    assert [line[:8] for line in message.splitlines()[1:]] == ["- split:", "- y: lab", "- a: 1 r", "- 1 file"]
 
 
 def test_files_that_are_empty_or_no_images_are_told(tmp_path):
@@ -87,27 +87,29 @@ def test_files_that_are_empty_or_no_images_are_told(tmp_path):
     (tmp_path / TABLE[2][0]).mkdir()
     with pytest.raises(FiguregroundError) as caught:
         read_groups(tmp_path)
-    said = str(caught.value)
-    assert "3 files that can't be read as an image: train/000.png: the file is empty (0 bytes)" in said
-    assert "train/001.png: a Git LFS pointer instead of the image: run `git lfs pull`" in said
-    assert "train/002.png: it is a directory" in said
+    message = str(caught.value)
+    assert "3 files that can't be read as an image: train/000.png: the file is empty (0 bytes)" in message
+    assert "train/001.png: a Git LFS pointer instead of the image: run `git lfs pull`" in message
+    assert "train/002.png: it is a directory" in message
 
 
 def test_a_file_that_is_listed_twice_is_refused_however_it_is_written(tmp_path):
-    said = refused(tmp_path, [*TABLE, TABLE[0], ("./train/../train/001.png", *TABLE[1][1:])])
-    assert "2 files listed twice: train/000.png (lines 2 and 20), train/001.png (lines 3 and 21). Keep one row" in said
+    message = refused(tmp_path, [*TABLE, TABLE[0], ("./train/../train/001.png", *TABLE[1][1:])])
+    assert (
+        "2 files listed twice: train/000.png (lines 2 and 20), train/001.png (lines 3 and 21). Keep one row" in message
+    )
 
 
 def test_a_file_in_two_splits_is_refused(tmp_path):
-    said = refused(tmp_path, [*TABLE, (TABLE[0][0], 2, 0, 0)])
-    assert "1 file listed in two splits: train/000.png (lines 2 and 20). Training images" in said
+    message = refused(tmp_path, [*TABLE, (TABLE[0][0], 2, 0, 0)])
+    assert "1 file listed in two splits: train/000.png (lines 2 and 20). Training images" in message
 
 
 def test_splits_that_are_the_same_files_are_named(tmp_path):
     twice = [(*row[:1], 1, *row[2:]) for row in TABLE if row[1] == 2]
-    said = refused(tmp_path, [row for row in TABLE if row[1] != 1] + twice)
-    assert "4 files listed in two splits" in said
-    assert "validation and test are the same files." in said
+    message = refused(tmp_path, [row for row in TABLE if row[1] != 1] + twice)
+    assert "4 files listed in two splits" in message
+    assert "validation and test are the same files." in message
 
 
 def test_splits_that_hold_copies_of_the_same_images_are_told(tmp_path):
@@ -138,7 +140,7 @@ def test_empty_groups_and_missing_splits_are_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("filename,split,y,y\na.png,0,0,1\n", "metadata.csv has two columns 'y'"),
         ("filename,split,y\n", "metadata.csv has no row below its first line"),
@@ -148,11 +150,11 @@ def test_empty_groups_and_missing_splits_are_told(tmp_path):
         ("", "Its first line reads: nothing."),
     ],
 )  # fmt: skip
-def test_a_table_that_cannot_be_read(tmp_path, text, said):
+def test_a_table_that_cannot_be_read(tmp_path, text, message):
     (tmp_path / "metadata.csv").write_text(text)
     with pytest.raises(FiguregroundError) as caught:
         read_groups(tmp_path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_column_that_is_asked_for_and_missing_is_named(tmp_path):

@@ -253,10 +253,10 @@ def test_a_build_with_a_damaged_checkpoint_leaves_no_directory(sd1, tmp_path, ki
     DAMAGE[kind][0](sd1)
     out = tmp_path / "deep" / "d3s"
     assert main(["build", "d3s", "--set", f"checkpoint={sd1}", "--limit", "2", "--out", str(out)]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(f"figureground: checkpoint '{sd1}'")
-    assert said.err.count("\n") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"figureground: checkpoint '{sd1}'")
+    assert captured.err.count("\n") == 1
     assert not out.parent.exists()
 
 

@@ -134,8 +134,8 @@ def test_all_steps_are_run_whatever_the_strength(opened, name):
 @pytest.mark.parametrize("name", EDITING)
 def test_editing_works_in_bfloat16_the_dtype_on_cuda(folders, opened, name):
     half = open_checkpoint(str(folders[name]), device=torch.device("cpu"), dtype="bfloat16")
-    drawn, wanted = (draw(each, [spec(0)]) for each in (half, opened(name)))
-    assert np.abs(drawn - wanted).mean() < 12
+    drawn, expected = (draw(each, [spec(0)]) for each in (half, opened(name)))
+    assert np.abs(drawn - expected).mean() < 12
 
 
 @pytest.mark.parametrize("name", [name for name in EDITING if name != "flux-kontext"])
@@ -156,9 +156,9 @@ def test_a_route_that_a_family_lacks_is_refused_with_those_that_it_has(opened, f
         draw(opened(name), [spec(0, guide=guide)], **changes)
     settings = {"guide": "none" if route == "text" else "photograph", "edit": str(route == "edit").lower()}
     assert main(["plan", *recipe(folders[name], prompt="a {class} {background}", **settings)]) == 2
-    for said in (str(refused.value), capsys.readouterr().err):
-        assert ("edit=true" if route != "edit" else "flux-kontext") in said
-        assert all(able in said for able in FAMILIES.names() if route in FAMILIES[able].ROUTES)
+    for message in (str(refused.value), capsys.readouterr().err):
+        assert ("edit=true" if route != "edit" else "flux-kontext") in message
+        assert all(able in message for able in FAMILIES.names() if route in FAMILIES[able].ROUTES)
 
 
 REFUSED = """
@@ -272,8 +272,8 @@ def test_an_instruction_that_an_encoder_would_cut_is_refused(opened, folders, na
     assert limits == {"flux-kontext": {77, 512}, "flux2-klein": {512}}.get(name, {1019})
     long = "put the {class}" + " far away" * 600 + " {background}"
     assert main(["build", *recipe(folders[name], prompt=long), "--out", str(tmp_path / "out")]) != 0
-    said = capsys.readouterr().err
-    assert any(f"reads {limit};" in said for limit in limits)
+    errors = capsys.readouterr().err
+    assert any(f"reads {limit};" in errors for limit in limits)
     assert not (tmp_path / "out" / "data").exists()
 
 
@@ -379,9 +379,9 @@ def test_what_cannot_be_edited_is_named(settings, field):
 
 def test_the_shipped_config_needs_photographs_and_a_checkpoint_and_names_both(capsys):
     assert main(["plan", "d3s", "--config", "edit", "--set", "classes=[tench]"]) == 0
-    said = "".join(capsys.readouterr())
-    assert "photographs" in said
-    assert "FLUX.2-klein-4B" in said
+    output = "".join(capsys.readouterr())
+    assert "photographs" in output
+    assert "FLUX.2-klein-4B" in output
 
 
 def test_a_pocket_checkpoint_is_told_who_can_edit():

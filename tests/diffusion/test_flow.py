@@ -118,13 +118,13 @@ def test_exactly_the_steps_that_a_strength_says_are_drawn_rounded_up(opened, nam
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if "image" in routes(name)])
 def test_little_strength_keeps_the_guide_and_full_strength_forgets_it(opened, name):
-    wanted = [spec(0, "image"), replace(spec(1, "image"), seed=1000, prompt=PROMPTS[0])]
+    specs = [spec(0, "image"), replace(spec(1, "image"), seed=1000, prompt=PROMPTS[0])]
 
     def drawn(strength):
         sampling = replace(SAMPLING, strength=strength, batch_size=2)
-        given = {each.key: guide(spec(i, "image")) for i, each in enumerate(wanted)}
-        found = Renderer(opened(name), sampling, lambda each: given[each.key]).render(wanted)
-        one, other = (np.asarray(each.image, np.int16) for each in found)
+        guides = {each.key: guide(spec(i, "image")) for i, each in enumerate(specs)}
+        samples = Renderer(opened(name), sampling, lambda each: guides[each.key]).render(specs)
+        one, other = (np.asarray(each.image, np.int16) for each in samples)
         return np.abs(one - other).max()
 
     assert drawn(0.2) > 2
@@ -148,8 +148,8 @@ def test_every_route_works_in_bfloat16_the_dtype_on_cuda(folders, opened, name, 
     family = opened(name).family
     assert choose_dtype("auto", torch.device("cuda"), family.HALF) == torch.bfloat16
     half = open_checkpoint(str(folders[name]), inpaint=True, device=torch.device("cpu"), dtype="bfloat16")
-    drawn, wanted = (draw(each, [spec(0, route)]) for each in (half, opened(name)))
-    assert np.abs(drawn - wanted).mean() < 8
+    drawn, expected = (draw(each, [spec(0, route)]) for each in (half, opened(name)))
+    assert np.abs(drawn - expected).mean() < 8
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -161,8 +161,8 @@ def test_each_text_encoder_has_its_own_limit_and_a_longer_prompt_is_refused(open
         return
     settings = recipe(folders[name], prompt=long)
     assert main(["build", *settings, "--out", str(tmp_path / "out")]) != 0
-    assert "prompt" in (said := capsys.readouterr().err)
-    assert any(f"reads {limit};" in said for limit in limits)
+    assert "prompt" in (errors := capsys.readouterr().err)
+    assert any(f"reads {limit};" in errors for limit in limits)
     assert not (tmp_path / "out" / "data").exists()
 
 
@@ -272,22 +272,22 @@ def test_text_encoders_that_are_wider_together_than_a_transformer_takes_are_refu
 @pytest.mark.parametrize("name", ["sd3", "z-image", "qwen-image"])
 def test_guidance_leads_away_from_the_negative_prompt(opened, name):
     """Also from an empty one, without which the pipelines of Qwen-Image guide nothing."""
-    wanted = [spec(0, "text")]
-    plain, empty = (draw(opened(name), wanted, guidance_scale=scale) for scale in (1.0, 12.0))
-    other = draw(opened(name), wanted, guidance_scale=12.0, negative_prompt=PROMPTS[2])
+    specs = [spec(0, "text")]
+    plain, empty = (draw(opened(name), specs, guidance_scale=scale) for scale in (1.0, 12.0))
+    other = draw(opened(name), specs, guidance_scale=12.0, negative_prompt=PROMPTS[2])
     assert not np.array_equal(plain, empty)
     assert not np.array_equal(empty, other)
-    assert np.array_equal(plain, draw(opened(name), wanted, guidance_scale=1.0, negative_prompt=PROMPTS[2]))
+    assert np.array_equal(plain, draw(opened(name), specs, guidance_scale=1.0, negative_prompt=PROMPTS[2]))
 
 
 @pytest.mark.parametrize("name", ["flux", "flux-fill"])
 def test_flux_takes_its_guidance_as_an_input_and_refuses_a_negative_prompt(opened, folders, name, capsys):
-    wanted = [spec(0, routes(name)[0])]
-    seen = [draw(opened(name), wanted, guidance_scale=scale) for scale in (1.0, 30.0)]
-    assert not np.array_equal(*seen)
+    specs = [spec(0, routes(name)[0])]
+    images = [draw(opened(name), specs, guidance_scale=scale) for scale in (1.0, 30.0)]
+    assert not np.array_equal(*images)
     assert opened(name).family.evaluations(30.0) == 1
     with pytest.raises(RecipeError) as refused:
-        draw(opened(name), wanted, negative_prompt="dark")
+        draw(opened(name), specs, negative_prompt="dark")
     assert refused.value.field == "negative_prompt"
     if name == "flux":
         assert main(["plan", *recipe(folders[name], negative_prompt="dark")]) == 2

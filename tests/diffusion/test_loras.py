@@ -210,12 +210,12 @@ def test_plan_refuses_what_a_build_would_and_a_method_that_trains_the_checkpoint
         return code, capsys.readouterr().err
 
     assert plan("d3s", "sd1", made["sd1"][1])[0] == 0
-    code, said = plan("d3s", "sd1", made["sdxl"][1])
-    assert (code, "sdxl.safetensors" in said) == (2, True)
-    code, said = plan("d3s", "sd1", tmp_path / "none.safetensors")
-    assert (code, "none.safetensors" in said) == (2, True)
-    code, said = plan("spurious", "sd1", made["sd1"][1])
-    assert (code, "loras: " in said) == (2, True)
+    code, errors = plan("d3s", "sd1", made["sdxl"][1])
+    assert (code, "sdxl.safetensors" in errors) == (2, True)
+    code, errors = plan("d3s", "sd1", tmp_path / "none.safetensors")
+    assert (code, "none.safetensors" in errors) == (2, True)
+    code, errors = plan("spurious", "sd1", made["sd1"][1])
+    assert (code, "loras: " in errors) == (2, True)
 
 
 def test_without_peft_plan_and_build_say_how_to_install_it(made, tmp_path, capsys, monkeypatch):

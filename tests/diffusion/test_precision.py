@@ -59,20 +59,20 @@ def test_one_that_overflows_in_float16_computes_in_float32_beside_a_denoiser_in_
     kept = half.text_to_image.vae.state_dict()["decoder.conv_out.weight"].clone()
     found = draw(half, way)
     assert half.denoiser.dtype == torch.float16
-    wanted = draw(open_checkpoint(str(overflowing), inpaint=True, **CPU), way)
-    assert np.abs(pixels(found) - pixels(wanted)).max() <= 8
+    expected = draw(open_checkpoint(str(overflowing), inpaint=True, **CPU), way)
+    assert np.abs(pixels(found) - pixels(expected)).max() <= 8
     assert np.array_equal(pixels(draw(half, way)), pixels(found))
     assert torch.equal(half.text_to_image.vae.state_dict()["decoder.conv_out.weight"], kept)
 
 
 def test_one_whose_configuration_does_not_say_so_is_in_float16_and_its_images_are_rejected(overflowing):
     config = overflowing / "vae" / "config.json"
-    said = config.read_text()
-    config.write_text(json.dumps({**json.loads(said), "force_upcast": False}))
+    original = config.read_text()
+    config.write_text(json.dumps({**json.loads(original), "force_upcast": False}))
     opened = open_checkpoint(str(overflowing), **HALF)
     assert opened.text_to_image.vae.dtype == torch.float16
     assert [each.reason for each in draw(opened, "text") if isinstance(each, Reject)] == ["non-finite"] * 2
-    config.write_text(said)
+    config.write_text(original)
 
 
 def test_in_other_dtypes_nothing_is_wrapped(sd1):
@@ -127,9 +127,9 @@ def test_offloading_that_cannot_be_is_refused(fields, sd1):
 
 def test_pipelines_that_share_networks_draw_the_same_while_these_are_moved(sd1):
     """The hooks that move networks, with a CPU as the device; whether memory is saved takes an accelerator."""
-    wanted = open_checkpoint(str(sd1), inpaint=True, **CPU)
+    reference = open_checkpoint(str(sd1), inpaint=True, **CPU)
     moved = open_checkpoint(str(sd1), inpaint=True, **CPU)
     place([moved.text_to_image, moved.image_to_image, moved.inpaint], torch.device("cpu"), "model")
     assert hasattr(moved.denoiser, "_hf_hook")
     for way in ("text", "image", "inpaint", "text"):
-        assert np.array_equal(pixels(draw(moved, way)), pixels(draw(wanted, way)))
+        assert np.array_equal(pixels(draw(moved, way)), pixels(draw(reference, way)))

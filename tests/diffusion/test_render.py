@@ -111,17 +111,17 @@ def test_exactly_the_steps_that_a_strength_says_are_drawn(sd1, strength, steps, 
     drawn = []
     opened = open_checkpoint(str(sd1), inpaint=True, **CPU)
     sampling = Sampling(32, 50, strength, 1.0, batch_size=1)
-    wanted, load = (spec(0), guide) if route == "image" else (repaint(0), region)
-    list(Renderer(opened, sampling, load, lambda: drawn.append(1)).render([wanted]))
+    sample_spec, load = (spec(0), guide) if route == "image" else (repaint(0), region)
+    list(Renderer(opened, sampling, load, lambda: drawn.append(1)).render([sample_spec]))
     assert len(drawn) == steps
 
 
-def sizes_drawn(opened, sampling, wanted, load):
+def sizes_drawn(opened, sampling, specs, load):
     """The images, and how many latents the denoiser evaluated in each step."""
     sizes = []
     watch = opened.denoiser.conv_in.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     try:
-        return images(Renderer(opened, sampling, load).render(wanted)), sizes
+        return images(Renderer(opened, sampling, load).render(specs)), sizes
     finally:
         watch.remove()
 
@@ -131,14 +131,14 @@ def test_guidance_in_an_interval_costs_one_evaluation_outside_of_it(painter, rou
     if painter.needs_mask and route != "inpaint":
         pytest.skip("it only repaints")
     load = region if route == "inpaint" else guide
-    wanted = [repaint(i) if route == "inpaint" else spec(i, route == "image") for i in range(2)]
+    specs = [repaint(i) if route == "inpaint" else spec(i, route == "image") for i in range(2)]
     sampling = Sampling(32, 10, 0.6, 4.0, batch_size=3)
     first = 0 if route == "text" else 4
-    everywhere, _ = sizes_drawn(painter, sampling, wanted, load)
-    whole, sizes = sizes_drawn(painter, replace(sampling, guidance_interval=(0.0, 1.0)), wanted, load)
+    everywhere, _ = sizes_drawn(painter, sampling, specs, load)
+    whole, sizes = sizes_drawn(painter, replace(sampling, guidance_interval=(0.0, 1.0)), specs, load)
     assert np.array_equal(whole, everywhere)
     assert set(sizes) == {6}
-    some, sizes = sizes_drawn(painter, replace(sampling, guidance_interval=(0.5, 0.8)), wanted, load)
+    some, sizes = sizes_drawn(painter, replace(sampling, guidance_interval=(0.5, 0.8)), specs, load)
     assert sizes == [6 if 5 <= step < 8 else 3 for step in range(first, 10)]
     assert np.abs(np.subtract(some, everywhere)).max() > 1
 
@@ -269,11 +269,11 @@ def test_outside_the_mask_an_inpainted_image_is_its_source_bit_for_bit(painter, 
     samples = list(Renderer(painter, sampling, region).render([repaint(i) for i in range(4)]))
     assert len(samples) == 4
     for sample in samples:
-        source, asked = (np.asarray(image) for image in region(sample.spec))
+        source, mask = (np.asarray(image) for image in region(sample.spec))
         drawn, repainted = np.asarray(sample.image), np.asarray(sample.mask)
         assert sample.guide.tobytes() == source.tobytes()
         assert set(np.unique(repainted)) == {0, 255}
-        assert repainted[asked > 0].all()
+        assert repainted[mask > 0].all()
         assert (
             len(np.unique(repainted.reshape(8, 4, 8, 4).swapaxes(1, 2).reshape(64, 16), axis=1).T) == 1
         )  # whole latents
@@ -337,11 +337,11 @@ def test_routes_follow_each_other_in_one_run(sd1):
 
 def test_a_checkpoint_made_for_inpainting_says_that_it_needs_a_mask(tmp_path):
     opened = open_checkpoint(str(make_checkpoint("sd1", tmp_path, inpaint=True)), inpaint=True, **CPU)
-    for asked in (spec(0), spec(0, False)):
+    for unmasked in (spec(0), spec(0, False)):
         with pytest.raises(
             FiguregroundError, match="made for inpainting and draws nothing without an image and a mask"
         ):
-            list(Renderer(opened, SAMPLING, guide).render([asked]))
+            list(Renderer(opened, SAMPLING, guide).render([unmasked]))
 
 
 def test_an_inpainted_image_that_can_not_be_used_is_a_reject_though_its_source_is_fine(tmp_path):

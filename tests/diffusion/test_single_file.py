@@ -57,9 +57,9 @@ def test_it_opens_with_the_weights_of_the_directory_it_was_made_from(made, kind)
     folder, file = made[kind]
     whole, single = open_checkpoint(str(folder), **CPU), open_checkpoint(str(file), config=str(folder), **CPU)
     for part in whole.family.networks:
-        wanted, found = (getattr(each.text_to_image, part).state_dict() for each in (whole, single))
-        assert wanted.keys() == found.keys()
-        assert all(torch.equal(wanted[name], found[name]) for name in wanted), part
+        expected, found = (getattr(each.text_to_image, part).state_dict() for each in (whole, single))
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[name], found[name]) for name in expected), part
     assert single.facts["checkpoint"] == f"{kind}.safetensors"
     assert single.facts["family"] == whole.family.NAME == find_family(str(file), None, str(folder)).NAME
 
@@ -224,7 +224,7 @@ def test_flux_transformers_are_converted_whole():
     """Their width is fixed in diffusers' conversion, so this one has two blocks, and shapes without values."""
     with torch.device("meta"):
         network = FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True)
-    wanted = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+    expected = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
     width, wide = 3072, 12288
     linear = {
         "time_in.in_layer": (width, 256), "time_in.out_layer": (width, width), "vector_in.in_layer": (width, 768),
@@ -245,6 +245,6 @@ def test_flux_transformers_are_converted_whole():
     shapes |= {f"{norm}.{each}_norm.scale": (128,) for norm in norms for each in ("query", "key")}
     tensors = {f"model.diffusion_model.{name}": torch.empty(s, device="meta") for name, s in shapes.items()}
     found = Flux().convert_part("transformer", tensors, {}, network)
-    assert {name: tuple(weight.shape) for name, weight in found.items()} == wanted
+    assert {name: tuple(weight.shape) for name, weight in found.items()} == expected
     more = {**tensors, "model.diffusion_model.double_blocks.0.more": torch.empty(1, device="meta")}
     assert "double_blocks.0.more" in Flux().convert_part("transformer", more, {}, network)

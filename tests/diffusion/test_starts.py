@@ -112,11 +112,11 @@ def test_noise_where_it_means_nothing_is_refused(made):
 def test_plan_and_provenance_say_the_noise_and_the_steps_that_are_run(tmp_path, capsys):
     settings = recipe("pocket", noise=0.7, per_cell="{train: 1}", num_inference_steps=9, batch_size=2)
     assert main(["plan", *settings]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert main(["build", *settings, "--out", str(tmp_path / "out")]) == 0
     start = D3S("pocket", noise=0.7, num_inference_steps=9, size=32).start
-    assert f"noise {start.noise:.3f}" in said
-    assert f"{start.steps} of 9 steps" in said
+    assert f"noise {start.noise:.3f}" in output
+    assert f"{start.steps} of 9 steps" in output
     row = pq.read_table(next((tmp_path / "out" / "data").glob("*.parquet"))).to_pylist()[0]
     provenance = json.loads(row["provenance"])
     assert provenance["noise_at_start"] == pytest.approx(start.noise, abs=1e-6)

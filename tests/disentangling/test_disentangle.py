@@ -283,13 +283,13 @@ def test_runs_are_compared_in_a_table_and_a_chart_and_runs_on_other_data_refused
     run("hsic", "strong", **tiny("hsic", penalty=5.0))
     runs = [str(tmp_path / "strong"), str(finished("none")), str(finished("hsic"))]
     assert main(["disentangle", "--compare", *runs, "--out", str(tmp_path / "table.md")]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     table = json.loads((tmp_path / "table.json").read_text())
     rows = [(each["method"], each["penalty"]) for each in table["runs"]]
     assert rows == [("hsic", 1.0), ("hsic", 5.0), ("none", None)]
     text = (tmp_path / "table.md").read_text()
     assert "hsic, λ = 5" in text
-    assert "| none | 1 |" in said
+    assert "| none | 1 |" in output
     assert (tmp_path / "table.png").stat().st_size > 5000
     assert main(["disentangle", "--compare", *runs, "--out", str(tmp_path / "table")]) == 0  # its own files
 

@@ -143,9 +143,9 @@ def test_hsic_agrees_with_its_definition_as_a_sum_over_quadruples():
 def test_normalised_hsic_is_one_of_a_variable_with_itself_whatever_its_scale_and_large_if_labels_are_told():
     x = gaussian(64, 3, 0)
     assert float(cka(gaussian_kernel(x), gaussian_kernel(5 * x))) == pytest.approx(1, abs=1e-4)
-    told, untold = batch(dependent=True), batch(dependent=False)
+    dependent, independent = batch(dependent=True), batch(dependent=False)
     values = []
-    for each in (told, untold):
+    for each in (dependent, independent):
         hot = nn.functional.one_hot(each.background_label, 3).float()
         values.append(float(cka(gaussian_kernel(each.foreground), hot @ hot.T)))
     assert values[0] > 0.2 > 0.03 > abs(values[1])

@@ -43,8 +43,8 @@ def test_accuracy_by_foreground_background_cell_and_the_worst_group(tmp_path):
         ("bird", "grass", 1, 4), ("bird", "snow", 0.5, 2), ("cat", "grass", 0.5, 4), ("cat", "snow", 0, 3),
     ]  # fmt: skip
     assert report["worst_group"] == report["by_cell"][3]
-    for told in (report["accuracy"], *report["by_foreground"].values(), *report["by_background"].values()):
-        assert told["low"] < told["value"] < told["high"]
+    for estimate in (report["accuracy"], *report["by_foreground"].values(), *report["by_background"].values()):
+        assert estimate["low"] < estimate["value"] < estimate["high"]
     assert report == measure_by_group(images, answers(images.label, right))
 
 
@@ -59,18 +59,18 @@ def test_samples_that_were_not_judged_count_for_nothing(tmp_path):
 def test_a_drop_counts_each_shared_class_alike():
     here = answers([0] * 10 + [1] * 2 + [2] * 4, [1] * 5 + [0] * 5 + [1, 1] + [0] * 4)
     there = answers([0] * 4 + [1] * 40, [1, 1, 1, 0] + [1] * 40)
-    told = compare_accuracy(here, there)
-    assert told["classes"] == 2
-    assert told["accuracy"]["value"] == pytest.approx((0.5 + 1) / 2)
-    assert told["references"]["value"] == pytest.approx((0.75 + 1) / 2)
-    assert told["drop"]["value"] == pytest.approx(0.125)
-    assert told["drop"]["low"] < 0 < 0.125 < told["drop"]["high"]
+    comparison = compare_accuracy(here, there)
+    assert comparison["classes"] == 2
+    assert comparison["accuracy"]["value"] == pytest.approx((0.5 + 1) / 2)
+    assert comparison["references"]["value"] == pytest.approx((0.75 + 1) / 2)
+    assert comparison["drop"]["value"] == pytest.approx(0.125)
+    assert comparison["drop"]["low"] < 0 < 0.125 < comparison["drop"]["high"]
 
 
 def test_without_references_there_is_an_accuracy_and_no_drop():
-    told = compare_accuracy(answers([0, 0, 1], [1, 0, 1]))
-    assert (told["classes"], told["accuracy"]["value"]) == (2, 0.75)
-    assert "drop" not in told
+    comparison = compare_accuracy(answers([0, 0, 1], [1, 0, 1]))
+    assert (comparison["classes"], comparison["accuracy"]["value"]) == (2, 0.75)
+    assert "drop" not in comparison
     assert compare_accuracy(answers([0], [1]), answers([1], [1])) == {"classes": 0}
 
 
@@ -80,10 +80,10 @@ def test_objects_are_followed_over_their_backgrounds():
     right = [1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1]
     judged = [1] * 9 + [1, 0, 0]
     outcomes = np.array([-1, -1, -1, -1, -1, 7, 4, 4, 4, -1, -1, -1])
-    told = measure_consistency(keys, outcomes, answers([0] * 6 + [1] * 6, right, judged))
-    assert told["objects"] == 3
-    assert told["alike"]["value"] == pytest.approx(2 / 3)
-    assert told["right"]["value"] == pytest.approx(1 / 3)
+    consistency = measure_consistency(keys, outcomes, answers([0] * 6 + [1] * 6, right, judged))
+    assert consistency["objects"] == 3
+    assert consistency["alike"]["value"] == pytest.approx(2 / 3)
+    assert consistency["right"]["value"] == pytest.approx(1 / 3)
     assert measure_consistency(keys[:1], outcomes[:1], answers([0], [1])) is None
 
 

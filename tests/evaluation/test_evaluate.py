@@ -65,14 +65,14 @@ def test_accuracy_by_group_is_written_and_the_dataset_stays_as_it_was(tmp_path, 
     done = evaluate(directory, [classifier], show_progress=False)
     report = json.loads((directory / "_evaluation" / "evaluation.json").read_text())
     assert report == done.report
-    told = report["classifiers"]["colours"]
-    assert told["accuracy"]["value"] == 0.75
-    assert told["by_foreground"]["bird"]["value"] == 0.5
-    assert told["by_background"]["snow"]["value"] == 0.5
-    assert {name: some["samples"] for name, some in told["by_split"].items()} == {"train": 8, "validation": 4}
-    assert (told["worst_group"]["foreground"], told["worst_group"]["background"]) == ("bird", "snow")
-    assert (told["worst_group"]["value"], told["worst_group"]["samples"]) == (0, 3)
-    assert told["facts"]["sha256"]
+    result = report["classifiers"]["colours"]
+    assert result["accuracy"]["value"] == 0.75
+    assert result["by_foreground"]["bird"]["value"] == 0.5
+    assert result["by_background"]["snow"]["value"] == 0.5
+    assert {name: some["samples"] for name, some in result["by_split"].items()} == {"train": 8, "validation": 4}
+    assert (result["worst_group"]["foreground"], result["worst_group"]["background"]) == ("bird", "snow")
+    assert (result["worst_group"]["value"], result["worst_group"]["samples"]) == (0, 3)
+    assert result["facts"]["sha256"]
     assert str(tmp_path) not in json.dumps(report)
     assert check(directory, show_progress=False) == before
     published = [item.path for item in select_files(directory, None, tmp_path)]
@@ -101,24 +101,25 @@ def test_a_drop_from_references_stands_beside_that_of_a_control(tmp_path, classi
     ).report
     compared = report["classifiers"]["colours"]["compared"]
     values = {
-        kind: [told[name]["value"] for name in ("accuracy", "references", "drop")] for kind, told in compared.items()
+        kind: [comparison[name]["value"] for name in ("accuracy", "references", "drop")]
+        for kind, comparison in compared.items()
     }
     assert values == {"generated": [0.75, 1, 0.25], "text-only": [0.75, 1, 0.25]}
     assert report["beside"]["references"]["images"] == 6
     assert report["beside"]["references"]["other_classes"] == ["sofa"]
     assert [some["file"] for some in report["beside"]["references"]["unreadable"]] == ["bird/4.png"]
-    said = summarise(report)
-    assert "text-only: accuracy 75.0%" in said
-    assert "references: 1 file can't be read, such as bird/4.png" in said
+    summary = summarise(report)
+    assert "text-only: accuracy 75.0%" in summary
+    assert "references: 1 file can't be read, such as bird/4.png" in summary
 
 
 def test_of_matched_sets_objects_are_followed_over_backgrounds(tmp_path, classifier):
     matched = make_coloured(tmp_path / "set", DRAWN, match="foreground")
-    told = evaluate(matched, [classifier], show_progress=False).report["classifiers"]["colours"]["matched"]
-    assert (told["objects"], told["alike"]["value"], told["right"]["value"]) == (6, 0.5, 0.5)
+    agreement = evaluate(matched, [classifier], show_progress=False).report["classifiers"]["colours"]["matched"]
+    assert (agreement["objects"], agreement["alike"]["value"], agreement["right"]["value"]) == (6, 0.5, 0.5)
     kept = curate(matched, tmp_path / "cats", "foreground == 'cat'", show_progress=False)
-    told = evaluate(kept, [classifier], show_progress=False).report["classifiers"]["colours"]["matched"]
-    assert (told["objects"], told["alike"]["value"]) == (3, 1)
+    agreement = evaluate(kept, [classifier], show_progress=False).report["classifiers"]["colours"]["matched"]
+    assert (agreement["objects"], agreement["alike"]["value"]) == (3, 1)
     plain = make_coloured(tmp_path / "plain", DRAWN)
     assert "matched" not in evaluate(plain, [classifier], show_progress=False).report["classifiers"]["colours"]
 
@@ -145,9 +146,9 @@ def test_images_of_one_cutout_count_as_one_object_where_they_are_answered_alike(
     assert {cell["objects"] for cell in copies["by_cell"]} == {2}
     assert reports[0]["intervals"]["objects"] == 4
     assert reports[0]["intervals"]["scenes"] == 2
-    said = summarise(reports[0])
-    assert "24 images of 4 objects" in said
-    assert "2 background images" in said
+    summary = summarise(reports[0])
+    assert "24 images of 4 objects" in summary
+    assert "2 background images" in summary
     assert "objects" not in summarise(reports[1])
     page = text((reused / "_evaluation" / "evaluation.html").read_text())
     assert "24 images of 4 objects" in page
@@ -177,10 +178,10 @@ def test_a_set_above_its_references_has_a_gain_and_controls_that_are_drawn_other
     assert {each["field"]: each["control"] for each in beside["text-only"]["differs"]} == {
         "checkpoint": ["there"], "num_inference_steps": [8],
     }  # fmt: skip
-    for said in (summarise(done.report), text((directory / "_evaluation" / "evaluation.html").read_text())):
-        assert "text-only differs from set in checkpoint (here, here there), num_inference_steps (16, here 8)" in said
-        assert "gain 25.0 points" in said  # 75 % of the set, 50 % of the references
-        assert "-25" not in said.split("gain")[0]
+    for output in (summarise(done.report), text((directory / "_evaluation" / "evaluation.html").read_text())):
+        assert "text-only differs from set in checkpoint (here, here there), num_inference_steps (16, here 8)" in output
+        assert "gain 25.0 points" in output  # 75 % of the set, 50 % of the references
+        assert "-25" not in output.split("gain")[0]
     assert done.report["classifiers"]["colours"]["compared"]["generated"]["drop"]["value"] == pytest.approx(-0.25)
 
 
@@ -206,12 +207,12 @@ def test_one_split_and_tars_alone(tmp_path, classifier):
 def test_labels_without_a_counterpart_are_named_and_their_samples_left_out(tmp_path, lopsided):
     directory = make_coloured(tmp_path / "set", DRAWN)
     done = evaluate(directory, [lopsided], show_progress=False)
-    told = done.report["classifiers"]["lopsided"]
-    assert (told["without_counterpart"], told["samples"], told["left_out"]) == (["bird"], 6, 6)
-    assert told["counterparts"] == {"cat": ["cat"]}
-    said = "lopsided has no class for 1 label: bird. Left out: 6 samples."
-    assert said in summarise(done.report)
-    assert said in text((directory / "_evaluation" / "evaluation.html").read_text())
+    result = done.report["classifiers"]["lopsided"]
+    assert (result["without_counterpart"], result["samples"], result["left_out"]) == (["bird"], 6, 6)
+    assert result["counterparts"] == {"cat": ["cat"]}
+    note = "lopsided has no class for 1 label: bird. Left out: 6 samples."
+    assert note in summarise(done.report)
+    assert note in text((directory / "_evaluation" / "evaluation.html").read_text())
 
 
 def test_a_table_says_which_classes_a_label_stands_for(tmp_path, lopsided):
@@ -232,24 +233,24 @@ def test_of_spurious_sets_each_class_is_measured_beside_its_references(tmp_path,
     report = done.report
     assert report["kind"] == "spurious"
     assert report["dataset"]["features"] == {"bird": "a flower", "cat": "a ball"}
-    told = report["classifiers"]["colours"]["classes"]
-    assert told["bird"]["generated"]["predicted"]["value"] == pytest.approx(4 / 6)
-    assert told["bird"]["generated"]["images"] == 6
-    assert told["bird"]["references"]["predicted"]["value"] == 1
-    assert told["cat"]["references"]["predicted"]["value"] == 0
+    classes = report["classifiers"]["colours"]["classes"]
+    assert classes["bird"]["generated"]["predicted"]["value"] == pytest.approx(4 / 6)
+    assert classes["bird"]["generated"]["images"] == 6
+    assert classes["bird"]["references"]["predicted"]["value"] == 1
+    assert classes["cat"]["references"]["predicted"]["value"] == 0
     # Real birds look like cats here, so that generated ones are taken for birds before them.
-    assert told["bird"]["references"]["roc_auc"] == 0
-    assert told["cat"]["references"]["roc_auc"] == 1
-    assert told["cat"]["references"]["average_precision"] == 1
-    assert told["bird"]["generated"]["positives"] == 4
+    assert classes["bird"]["references"]["roc_auc"] == 0
+    assert classes["cat"]["references"]["roc_auc"] == 1
+    assert classes["cat"]["references"]["average_precision"] == 1
+    assert classes["bird"]["generated"]["positives"] == 4
     # The other classifier knows no bird, and takes cats for cats.
     assert list(report["classifiers"]["lopsided"]["classes"]) == ["cat"]
     assert report["mean"]["classes"]["bird"]["generated"]["predicted"]["value"] == pytest.approx(4 / 6)
     assert report["mean"]["mean"]["generated"]["predicted"]["value"] == pytest.approx((4 / 6 + 1) / 2)
     page = text((directory / "_evaluation" / "evaluation.html").read_text())
-    for said in ("share predicted k", "average precision", "ROC-AUC", "README says AUC", "a flower"):
-        assert said in page
-        assert said in summarise(report) or said == "a flower"
+    for phrase in ("share predicted k", "average precision", "ROC-AUC", "README says AUC", "a flower"):
+        assert phrase in page
+        assert phrase in summarise(report) or phrase == "a flower"
 
 
 def test_other_spurious_sets_are_measured_alike(tmp_path, classifier):

@@ -14,7 +14,7 @@ from figureground.evaluation.summary import summarise
 N = 10**6
 
 
-def told(references: float, accuracy: float, zero_shot: bool = False, samples: int = N) -> dict:
+def result(references: float, accuracy: float, zero_shot: bool = False, samples: int = N) -> dict:
     def interval(value):
         return {"value": value, "low": max(0, value - 0.1), "high": min(1, value + 0.1), "samples": samples}
 
@@ -27,8 +27,8 @@ def on_line(references: float, slope: float = 0.8, intercept: float = -0.5) -> f
 
 
 def test_classifiers_on_a_line_have_none_and_a_zero_shot_one_above_it_has_what_is_above():
-    given = {f"net {share}": told(share, on_line(share)) for share in (0.6, 0.7, 0.8, 0.95)}
-    found = robustness.measure({**given, "clip:x": told(0.7, on_line(0.7) + 0.2, zero_shot=True)})
+    given = {f"net {share}": result(share, on_line(share)) for share in (0.6, 0.7, 0.8, 0.95)}
+    found = robustness.measure({**given, "clip:x": result(0.7, on_line(0.7) + 0.2, zero_shot=True)})
     assert found["fitted"] == list(given)
     assert found["line"]["slope"] == pytest.approx(0.8)
     assert found["line"]["intercept"] == pytest.approx(-0.5)
@@ -38,7 +38,7 @@ def test_classifiers_on_a_line_have_none_and_a_zero_shot_one_above_it_has_what_i
 
 
 def test_the_line_is_that_of_all_if_too_few_are_ordinary():
-    given = {"a": told(0.6, 0.5), "b": told(0.8, 0.7), "clip:x": told(0.9, 0.85, zero_shot=True)}
+    given = {"a": result(0.6, 0.5), "b": result(0.8, 0.7), "clip:x": result(0.9, 0.85, zero_shot=True)}
     assert robustness.measure(given)["fitted"] == ["a", "b", "clip:x"]
 
 
@@ -47,7 +47,7 @@ def test_the_line_is_that_of_all_if_too_few_are_ordinary():
     [([(0.6, 0.5), (0.8, 0.7)], "at least 3"), ([(0.6, 0.5), (0.6, 0.7), (0.6, 0.6)], "equally accurate")],
 )
 def test_too_few_or_equal_classifiers_have_no_line_and_the_report_says_so(given, why):
-    found = robustness.measure({str(i): told(*each) for i, each in enumerate(given)})
+    found = robustness.measure({str(i): result(*each) for i, each in enumerate(given)})
     assert (found["line"], found["effective"]) == (None, {})
     (note,) = robustness.list_notes(found)
     assert why in note
@@ -55,14 +55,14 @@ def test_too_few_or_equal_classifiers_have_no_line_and_the_report_says_so(given,
 
 
 def test_one_classifier_or_no_references_give_nothing():
-    assert robustness.measure({"a": told(0.6, 0.5)}) is None
+    assert robustness.measure({"a": result(0.6, 0.5)}) is None
     assert robustness.measure({"a": {"facts": {}}, "b": {"facts": {}}}) is None
 
 
 def test_all_right_and_all_wrong_stay_finite():
     assert logit(1, 10) == pytest.approx(logit(0.95, 10**6))
     assert logit(0, 10) == pytest.approx(-logit(1, 10))
-    given = {name: told(a, b, samples=10) for name, a, b in (("a", 1, 1), ("b", 0.5, 0), ("c", 0.2, 0.1))}
+    given = {name: result(a, b, samples=10) for name, a, b in (("a", 1, 1), ("b", 0.5, 0), ("c", 0.2, 0.1))}
     found = robustness.measure(given)
     assert all(-1 < value < 1 for value in found["effective"].values())
     assert "nan" not in plot_robustness(found, "a set")
@@ -88,4 +88,4 @@ def test_the_page_shows_every_classifier_on_logit_axes_and_escapes_names(tmp_pat
     plot = re.search(r"<svg class=\"plot\".*?</svg>", page, re.DOTALL)[0]
     assert plot.count("<circle") == 2 * 3  # in the plot and in its legend
     assert "effective robustness" in summarise(done.report)
-    assert "&lt;b&gt;" in plot_robustness(robustness.measure({"<b>": told(0.5, 0.5), "c": told(0.6, 0.6)}), "a set")
+    assert "&lt;b&gt;" in plot_robustness(robustness.measure({"<b>": result(0.5, 0.5), "c": result(0.6, 0.6)}), "a set")

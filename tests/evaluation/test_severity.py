@@ -83,17 +83,17 @@ def classifier(tmp_path_factory):
 
 def test_accuracy_is_reported_by_severity_with_the_failure_point(graded, classifier, tmp_path, capsys):
     code = main(["evaluate", str(graded), "--classifier", classifier, "--device", "cpu"])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert code == 0
     report = json.loads((graded / "_evaluation" / "evaluation.json").read_text())
-    told = report["classifiers"]["colours"]
-    axis = told["axes"]["scale"]
-    assert (report["kind"], told["reference"]["value"], told["half"]) == ("severity", 1, 0.5)
+    result = report["classifiers"]["colours"]
+    axis = result["axes"]["scale"]
+    assert (report["kind"], result["reference"]["value"], result["half"]) == ("severity", 1, 0.5)
     assert [level["value"] for level in axis["accuracy"]] == [1, 0.875, 0.5]
     assert axis["failure"] is None  # half of the reference isn't below it
     assert axis["first_wrong"] == {"images": 8, "share": [0.125, 0.375], "never": 0.5}
-    assert "failure point none" in said
-    assert "below chance" in said
+    assert "failure point none" in output
+    assert "below chance" in output
     page = (graded / "_evaluation" / "evaluation.html").read_text()
     assert len(re.findall(r"<svg class=\"plot\"", page)) == 1
     assert page.count('src="data:image/webp') == 4 * 3
@@ -103,9 +103,9 @@ def test_references_move_the_point_and_other_labels_or_missing_sets_are_named(gr
     photos = make_folders(tmp_path / "photos", {"bird": 4, "cat": 4})
     strict = make_coloured_classifier(tmp_path / "strict", {"bird": "bird", "cat": "dog", "mug": "cat"})
     done = evaluate_severity(graded, [classifier, str(strict)], references=photos, show_progress=False)
-    told = done.report["classifiers"]["strict"]
-    assert (told["reference"]["value"], told["half"]) == (0.5, 0.25)
-    assert told["axes"]["scale"]["failure"] == {
+    result = done.report["classifiers"]["strict"]
+    assert (result["reference"]["value"], result["half"]) == (0.5, 0.25)
+    assert result["axes"]["scale"]["failure"] == {
         "severity": pytest.approx(1 + 0.125 / 0.375),
         "value": pytest.approx(1 / 3),
     }
@@ -128,9 +128,9 @@ def test_a_build_makes_sets_of_the_same_seeds_that_differ_in_one_setting(tmp_pat
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     out = tmp_path / "sev"
     command = ["build", "d3s", *sets, "--out", str(out), "--severity", "scale=0.6,0.3", "--severity", "strength=0.5,1"]
-    code, said, err = run(*command)
+    code, output, err = run(*command)
     assert (code, err) == (0, "")
-    assert "3 datasets" in said
+    assert "3 datasets" in output
     provenance = {}
     for folder in ("mildest", "scale-1", "strength-1"):
         source = FinishedDataset(out / folder)
@@ -140,9 +140,9 @@ def test_a_build_makes_sets_of_the_same_seeds_that_differ_in_one_setting(tmp_pat
     assert len(mild) == 4
     for folder, edge in (("scale-1", 0.3), ("strength-1", 0.6)):
         assert provenance[folder].keys() == mild.keys()
-        for key, told in provenance[folder].items():
-            assert (told["seed"], told["guide"]["cutout"]) == (mild[key]["seed"], mild[key]["guide"]["cutout"])
-            left, _, right, _ = told["guide"]["box"]
+        for key, facts in provenance[folder].items():
+            assert (facts["seed"], facts["guide"]["cutout"]) == (mild[key]["seed"], mild[key]["guide"]["cutout"])
+            left, _, right, _ = facts["guide"]["box"]
             assert right - left == round(edge * 32)
     assert provenance["strength-1"][key]["strength"] == 1
 

@@ -55,10 +55,10 @@ def test_the_mean_over_classifiers_passes_over_what_one_does_not_know():
     assert both.p == pytest.approx([0.5, 0.8, 0.1, 0.2, 0.3, 0.7])
     assert both.correct == pytest.approx([0.5, 1, 0, 0, 0, 1])
     each = [{"generated": some} for some in (GENERATED, other)]
-    told = [measure(some, REAL, LABELS) for some in each]
-    report = measure_mean(each, told, LABELS)
+    reports = [measure(some, REAL, LABELS) for some in each]
+    report = measure_mean(each, reports, LABELS)
     assert report["classes"]["bird"]["generated"]["predicted"]["value"] == pytest.approx(1.5 / 4)
     assert report["classes"]["mug"]["generated"]["predicted"]["value"] == pytest.approx(0.5)
-    rankings = [some["classes"]["bird"]["generated"]["roc_auc"] for some in told]
+    rankings = [some["classes"]["bird"]["generated"]["roc_auc"] for some in reports]
     assert report["classes"]["bird"]["generated"]["roc_auc"] == pytest.approx(np.mean(rankings))
     assert report["mean"]["generated"]["roc_auc"] == pytest.approx(np.mean(rankings))

@@ -51,8 +51,8 @@ def test_logits_are_those_of_the_model_for_one_text_and_a_mean_of_features_for_s
     assert torch.allclose(one.logits, out.logits_per_image[:, ::2] - bias, atol=2e-3)
     several = open_zero_shot(f"clip:{model}", names, texts)
     mean = torch.nn.functional.normalize(out.text_embeds.view(3, 2, -1).mean(1), dim=-1)
-    wanted = network.logit_scale.exp() * out.image_embeds @ mean.T
-    assert torch.allclose(several.read(images()).logits, wanted, atol=2e-3)
+    expected = network.logit_scale.exp() * out.image_embeds @ mean.T
+    assert torch.allclose(several.read(images()).logits, expected, atol=2e-3)
     assert torch.allclose(several.read(images()).features, out.image_embeds, atol=2e-3)
     assert (several.labels, several.facts["zero_shot"], several.facts["texts"]) == (tuple(names), True, 6)
 
@@ -64,8 +64,8 @@ def test_it_stands_beside_ordinary_classifiers_and_the_report_says_what_it_choos
         directory, [ordinary, f"clip:{clip}"], references=make_folders(tmp_path / "photos", {"bird": 3, "cat": 3}),
         show_progress=False,
     ).report  # fmt: skip
-    told = report["classifiers"]["clip:tiny"]
-    assert (told["facts"]["classes"], told["samples"], told["without_counterpart"]) == (2, 8, [])
+    entry = report["classifiers"]["clip:tiny"]
+    assert (entry["facts"]["classes"], entry["samples"], entry["without_counterpart"]) == (2, 8, [])
     assert report["robustness"]["points"]["clip:tiny"]["zero_shot"]
     assert not report["robustness"]["points"]["colours"]["zero_shot"]
     assert "colours 3, clip:tiny 2" in summarise(report)
@@ -76,14 +76,14 @@ def test_it_stands_beside_ordinary_classifiers_and_the_report_says_what_it_choos
     other = evaluate(directory, [f"clip:{clip}"], prompts=tmp_path / "mine.txt", show_progress=False).report
     facts = other["classifiers"]["clip:tiny"]["facts"]
     assert facts["texts"] == 2
-    assert facts["sha256"] != told["facts"]["sha256"]
+    assert facts["sha256"] != entry["facts"]["sha256"]
 
 
 def test_words_are_those_of_the_recipe_and_templates_that_say_the_same_count_once(tmp_path):
     directory = make_coloured(tmp_path / "set", DRAWN)
     recipe = directory / "_figureground" / "recipe.json"
-    said = {**json.loads(recipe.read_text()), "content": {"classes": [["bird", "owl", "that hoots"]]}}
-    recipe.write_text(json.dumps(said))
+    changed = {**json.loads(recipe.read_text()), "content": {"classes": [["bird", "owl", "that hoots"]]}}
+    recipe.write_text(json.dumps(changed))
     classes = list_classes(DatasetImages(directory), None)
     assert classes == [ClassEntry("bird", "owl", "that hoots"), ClassEntry("cat", "cat")]
     (tmp_path / "mine.txt").write_text("a {class}\na {class}, {definition}\n")
@@ -95,13 +95,13 @@ def test_words_are_those_of_the_recipe_and_templates_that_say_the_same_count_onc
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "pattern"),
     [("a photo\n", r"mine.txt, line 1.*\{class\}"), ("a {class} {background}\n", "line 1"), ("a {clas}\n", "line 1"),
      ("# nothing\n", "mine.txt")],
 )  # fmt: skip
-def test_prompts_that_name_no_class_are_refused_with_their_line(tmp_path, clip, text, said):
+def test_prompts_that_name_no_class_are_refused_with_their_line(tmp_path, clip, text, pattern):
     (tmp_path / "mine.txt").write_text(text)
-    with pytest.raises(UsageError, match=f"--prompts.*{said}"):
+    with pytest.raises(UsageError, match=f"--prompts.*{pattern}"):
         evaluate(tmp_path, [f"clip:{clip}"], prompts=tmp_path / "mine.txt", show_progress=False)
 
 

@@ -156,12 +156,12 @@ def test_scores_answers_and_provenance_become_columns(birds, tmp_path):
     lines = [f"{key},{n / 10}" for n, key in enumerate(keys)]
     (copy / "_figureground" / "scores" / "mine.csv").write_text("\n".join(["key,sharp", *lines[:-1]]) + "\n")
     for n, name in enumerate(("ann", "bo")):
-        said = [make_header(FinishedDataset(copy).identity(), name)]
-        said.append({"n": 1, "key": keys[n], "question": "foreground", "answer": "yes", "time": "2026-01-05T10:00:00Z"})
-        said.append({"n": 2, "key": keys[0], "question": "background", "answer": "no", "time": "2026-01-05T10:00:00Z"})
+        log = [make_header(FinishedDataset(copy).identity(), name)]
+        log.append({"n": 1, "key": keys[n], "question": "foreground", "answer": "yes", "time": "2026-01-05T10:00:00Z"})
+        log.append({"n": 2, "key": keys[0], "question": "background", "answer": "no", "time": "2026-01-05T10:00:00Z"})
         path = copy / "_figureground" / "annotations" / f"{name}.jsonl"
         path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(json.dumps(line) + "\n" for line in said))
+        path.write_text("".join(json.dumps(line) + "\n" for line in log))
     write(copy, out := tmp_path / "out", "imagefolder", columns=["prompt", "guide.flip", "scores", "answers"])
     rows = {Path(row["file_name"]).stem: row for row in table(out / "train" / "metadata.csv")}
     rows |= {Path(row["file_name"]).stem: row for row in table(out / "validation" / "metadata.csv")}
@@ -292,9 +292,9 @@ def test_a_killed_export_goes_on_and_leaves_no_half_file(tmp_path):
     wait_for(lambda: len(list(out.rglob("*.png"))) > 20, process)
     process.kill()
     process.wait()
-    there, wanted = files(out), images(directory)
+    there, expected = files(out), images(directory)
     assert 20 < len(there) < 1500
-    assert all(wanted[key] == data for key, data in there.items())
+    assert all(expected[key] == data for key, data in there.items())
     assert not (out / "metadata.csv").exists()
     assert json.loads((out / "export.json").read_text())["finished"] is False
     folder = next(out.rglob("*.png")).parent
@@ -303,11 +303,11 @@ def test_a_killed_export_goes_on_and_leaves_no_half_file(tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:40])  # what a crash of the machine may leave
     kept = max(folder.glob("*.png"), key=lambda path: path != damaged)
     inode = kept.stat().st_ino
-    code, said, _ = run(*arguments)
-    assert (code, files(out)) == (0, wanted)
+    code, output, _ = run(*arguments)
+    assert (code, files(out)) == (0, expected)
     assert kept.stat().st_ino == inode  # it wasn't written again
     assert not list(out.rglob(".*"))
-    assert "1,500 images" in said
+    assert "1,500 images" in output
 
 
 def test_a_damaged_shard_is_refused(birds, tmp_path):

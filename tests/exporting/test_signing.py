@@ -31,8 +31,8 @@ def read(data, mime, root=None):
     """The manifest that C2PA's reader finds, and its verdict; trusted only with an authority's certificate."""
     trust = {"trust": {"trust_anchors": root}, "verify": {"verify_trust": True}} if root else {}
     with c2pa.Reader(mime, io.BytesIO(data), context=c2pa.Context(c2pa.Settings.from_dict(trust))) as reader:
-        said = json.loads(reader.json())
-        return said["manifests"][said["active_manifest"]], reader.get_validation_state()
+        store = json.loads(reader.json())
+        return store["manifests"][store["active_manifest"]], reader.get_validation_state()
 
 
 def test_exported_images_are_signed_and_keep_their_pixels(chain, tmp_path):

@@ -81,10 +81,10 @@ def test_a_concept_is_a_checkpoint_curves_previews_and_what_made_it(sd1, referen
     assert facts["prior"]["images"] == 3
     assert facts["losses"]["steps"] == 1
     assert (facts["device"], facts["dtype"], facts["steps"]) == ("cpu", "float32", 4)
-    said = "".join(path.read_text() for path in concept.rglob("*.json"))
-    assert str(references.parent) not in said
-    assert str(concept.parent) not in said
-    assert str(sd1.parent) not in said
+    text = "".join(path.read_text() for path in concept.rglob("*.json"))
+    assert str(references.parent) not in text
+    assert str(concept.parent) not in text
+    assert str(sd1.parent) not in text
 
 
 def test_unet_and_text_encoder_are_learned_and_the_rest_is_the_bases_to_the_byte(sd1, concept):
@@ -329,7 +329,7 @@ def test_a_directory_that_holds_something_else_is_left_as_it_is(sd1, references,
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"identifier": "snow"}, "identifier: 'snow' is a word that the checkpoint knows"),
         ({"identifier": "flower"}, "identifier: 'flower' collides with the noun"),
@@ -338,8 +338,8 @@ def test_a_directory_that_holds_something_else_is_left_as_it_is(sd1, references,
         ({"features": "neural-pca", "sfsl_weight": 1.0, "feature_model": "x"}, "components: features=neural-pca needs"),
     ],
 )
-def test_what_can_not_be_used_is_refused_before_anything_is_written(sd1, references, tmp_path, changes, said):
-    with pytest.raises(FiguregroundError, match=said):
+def test_what_can_not_be_used_is_refused_before_anything_is_written(sd1, references, tmp_path, changes, message):
+    with pytest.raises(FiguregroundError, match=message):
         finetune(references, "flower", "hummingbird", tmp_path / "c", tiny(sd1, **changes), **QUIET)
     assert not (tmp_path / "c").exists()
 
@@ -378,11 +378,11 @@ def test_a_loss_that_is_no_number_stops_naming_part_and_step_and_keeps_what_was_
     out, settings = tmp_path / "c", tiny(sd1, max_train_steps=6, save_every=2)
     with pytest.raises(FiguregroundError) as error:
         finetune(references, "flower", "x", out, settings, **QUIET)
-    said = str(error.value)
-    assert "the dreambooth and prior losses are nan at step 4" in said
-    assert f"Step 2 of 6 is saved in {out}" in said
-    assert f"{out / 'checkpoint'} contains the result" in said
-    assert "--learning-rate" in said
+    message = str(error.value)
+    assert "the dreambooth and prior losses are nan at step 4" in message
+    assert f"Step 2 of 6 is saved in {out}" in message
+    assert f"{out / 'checkpoint'} contains the result" in message
+    assert "--learning-rate" in message
     assert open_checkpoint(str(out / "checkpoint"), **CPU).facts["family"] == "sd"
     assert all(torch.isfinite(t.float()).all() for t in weights(out / "checkpoint").values())
     monkeypatch.undo()
@@ -485,9 +485,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit(sd1, ref
     with pytest.raises(FiguregroundError, match="isn't finished"):
         read_concept(out)
     assert 0 < saved_step(out) < 24
-    code, said, err = run(*command)
+    code, output, err = run(*command)
     assert (code, err) == (0, "")
-    assert f"{out}: sks flower, 24 steps" in said
+    assert f"{out}: sks flower, 24 steps" in output
     assert litter(out) == []
     assert not (out / "state.pt").exists()
     code, _, err = run(*[str(tmp_path / "whole") if part == str(out) else part for part in command])
@@ -608,9 +608,9 @@ def test_the_command_names_files_that_count_for_nothing_and_what_came_of_it(sd1,
     shutil.copy(messy / "00.png", messy / "twin.png")
     out = tmp_path / "c"
     arguments = ["--references", str(messy), "--noun", "flower", "--class", "x", "--out", str(out), "--device", "cpu"]
-    code, said, err = run("finetune", *arguments, *flags(sd1, max_train_steps=1))
+    code, output, err = run("finetune", *arguments, *flags(sd1, max_train_steps=1))
     assert code == 0, err
     assert "1 reference left out as unreadable: broken.jpg (the file is empty (0 bytes))" in err
     assert "1 reference given twice, counted once: twin.png is 00.png" in err
-    assert said.startswith(f"{out}: sks flower, 1 steps")
+    assert output.startswith(f"{out}: sks flower, 1 steps")
     assert os.listdir(out)

@@ -22,12 +22,12 @@ def parse(*flags):
 
 
 def test_every_setting_has_a_text_and_a_flag():
-    told = describe_fields(Finetuning)
-    assert list(told) == [field.name for field in dataclasses.fields(Finetuning)]
-    assert all(text.endswith(".") for text in told.values())
+    descriptions = describe_fields(Finetuning)
+    assert list(descriptions) == [field.name for field in dataclasses.fields(Finetuning)]
+    assert all(text.endswith(".") for text in descriptions.values())
     parser = argparse.ArgumentParser()
     add_flags(parser, Finetuning, {})
-    assert set(told) <= {action.dest for action in parser._actions}
+    assert set(descriptions) <= {action.dest for action in parser._actions}
 
 
 def test_without_flags_the_pocket_preset_counts_and_with_another_checkpoint_the_usual():

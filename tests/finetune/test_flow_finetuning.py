@@ -254,9 +254,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit(flows, r
     process.communicate()
     assert not (out / "concept.json").exists()
     for folder in (out, whole):
-        code, said, err = run(*command, "--out", str(folder))
+        code, output, err = run(*command, "--out", str(folder))
         assert (code, err) == (0, "")
-        assert f"{folder}: sks flower, 8 steps" in said
+        assert f"{folder}: sks flower, 8 steps" in output
     assert (out / "lora.safetensors").read_bytes() == (whole / "lora.safetensors").read_bytes()
     assert read_concept(out).sha256 == read_concept(whole).sha256
 

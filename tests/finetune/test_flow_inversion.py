@@ -77,14 +77,14 @@ def test_a_word_of_several_vectors_is_loaded_whole_and_drawn(flows, learned, kin
     assert np.array_equal(draw(ours, "a photo of a mug"), draw(plain, "a photo of a mug"))
     ids, masks = tokenize(ours.tokenizers, [WORD.replace("<mug>", "<mug> <mug>_1 <mug>_2")])
     with torch.no_grad():
-        wanted = family.embed(ours.text_encoders, ids, masks)
-        found = family.encode_prompt(pipeline, WORD, "", 1.0, {})
-    assert torch.equal(found["pooled_prompt_embeds"], wanted.pooled)
-    tokens, width = wanted.hidden.shape[1:]  # behind them, a pipeline without a T5 has zeros
-    assert torch.equal(found["prompt_embeds"][:, :tokens, :width], wanted.hidden)
+        expected = family.embed(ours.text_encoders, ids, masks)
+        encoded = family.encode_prompt(pipeline, WORD, "", 1.0, {})
+    assert torch.equal(encoded["pooled_prompt_embeds"], expected.pooled)
+    tokens, width = expected.hidden.shape[1:]  # behind them, a pipeline without a T5 has zeros
+    assert torch.equal(encoded["prompt_embeds"][:, :tokens, :width], expected.hidden)
     for tokenizer in ours.tokenizers:  # all of its vectors stand in the prompt, once
-        said = tokenizer.tokenize(family.expand_words(WORD, tokenizer))
-        assert [word for word in said if "<mug>" in word] == ["<mug>", "<mug>_1", "<mug>_2"]
+        pieces = tokenizer.tokenize(family.expand_words(WORD, tokenizer))
+        assert [word for word in pieces if "<mug>" in word] == ["<mug>", "<mug>_1", "<mug>_2"]
 
 
 def test_diffusers_own_loader_opens_a_word_for_flux_and_draws_the_same(flows, learned):

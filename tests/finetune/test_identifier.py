@@ -12,9 +12,9 @@ def tokenizer(tmp_path_factory):
     return captions.write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-def check(tokenizer, identifier="sks", noun="flower", label="hummingbird", **told):
+def check(tokenizer, identifier="sks", noun="flower", label="hummingbird", **prompts):
     named = {"the noun": noun, "the class": label, "the prior's prompt": "a photo of a {noun}"}
-    check_words([tokenizer], identifier, named, told)
+    check_words([tokenizer], identifier, named, prompts)
 
 
 def test_a_rare_word_is_taken(tokenizer):

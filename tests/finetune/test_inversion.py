@@ -49,10 +49,10 @@ def test_a_token_is_its_vectors_curves_and_what_made_it(sd1, images, mug):
     assert (facts["token"], facts["noun"], facts["vectors"], facts["steps"]) == ("<mug>", "mug", 1, 4)
     assert facts["base"]["checkpoint"] == "sd1"
     assert list(facts["inputs"]["images"]) == ["00.png", "01.png", "02.png", "03.png"]
-    said = (mug / "inversion.json").read_text()
-    assert str(images.parent) not in said
-    assert str(sd1.parent) not in said
-    assert str(mug.parent) not in said
+    text = (mug / "inversion.json").read_text()
+    assert str(images.parent) not in text
+    assert str(sd1.parent) not in text
+    assert str(mug.parent) not in text
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -175,8 +175,8 @@ def test_masks_beside_the_images_are_found(sd1, images, halves, tmp_path):
 
 
 def test_masks_of_no_use_are_refused_naming_the_file(sd1, images, halves, tmp_path):
-    def refuses(said, masks, **changes):
-        with pytest.raises(FiguregroundError, match=said):
+    def refuses(message, masks, **changes):
+        with pytest.raises(FiguregroundError, match=message):
             learn(sd1, images, tmp_path / "c", masks=masks, **{"masked": True, **changes})
         assert not (tmp_path / "c").exists()
 
@@ -202,7 +202,7 @@ def test_masks_of_no_use_are_refused_naming_the_file(sd1, images, halves, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"token": "mug"}, "token: 'mug' is not of the form '<mug>'"),
         ({"noun": " "}, "noun: ' ' is not a noun"),
@@ -211,8 +211,8 @@ def test_masks_of_no_use_are_refused_naming_the_file(sd1, images, halves, tmp_pa
         ({"size": 30}, "size: 30 is not a multiple of 8"),
     ],
 )
-def test_what_can_not_be_learned_is_refused_before_anything_is_written(sd1, images, tmp_path, changes, said):
-    with pytest.raises(RecipeError, match=said):
+def test_what_can_not_be_learned_is_refused_before_anything_is_written(sd1, images, tmp_path, changes, message):
+    with pytest.raises(RecipeError, match=message):
         learn(sd1, images, tmp_path / "c", **changes)
     assert not (tmp_path / "c").exists()
 
@@ -230,9 +230,9 @@ def test_fewer_than_three_different_images_are_refused_and_the_rest_told(sd1, im
     (messy / "00.png").write_bytes(b"")
     shutil.copy(messy / "01.png", messy / "twin.png")
     learn(sd1, messy, tmp_path / "c", max_train_steps=1)
-    told = capsys.readouterr().err
-    assert "00.png (the file is empty (0 bytes))" in told
-    assert "twin.png is 01.png" in told
+    errors = capsys.readouterr().err
+    assert "00.png (the file is empty (0 bytes))" in errors
+    assert "twin.png is 01.png" in errors
     (messy / "02.png").unlink()
     with pytest.raises(FiguregroundError, match=r"holds 2 images .* at least 3 different ones\. .*00\.png"):
         learn(sd1, messy, tmp_path / "d")
@@ -335,11 +335,11 @@ def test_a_loss_that_is_no_number_stops_naming_it_and_keeps_what_was_good(sd1, i
     out, settings = tmp_path / "c", {"max_train_steps": 6, "save_seconds": 0.0}
     with at_step(3, spoil), pytest.raises(FiguregroundError) as error:
         learn(sd1, images, out, **settings)
-    said = str(error.value)
-    assert "the denoising loss is nan at step 4" in said
-    assert f"Step 3 of 6 is saved in {out}" in said
-    assert f"{out / 'learned_embeds.safetensors'} contains the result" in said
-    assert "lower learning_rate" in said
+    message = str(error.value)
+    assert "the denoising loss is nan at step 4" in message
+    assert f"Step 3 of 6 is saved in {out}" in message
+    assert f"{out / 'learned_embeds.safetensors'} contains the result" in message
+    assert "lower learning_rate" in message
     assert torch.isfinite(vectors(out)["<mug>"]).all()
     whole = learn(sd1, images, tmp_path / "whole", **settings)
     assert torch.equal(vectors(learn(sd1, images, out, **settings))["<mug>"], vectors(whole)["<mug>"])
@@ -375,8 +375,8 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_leaves_no_litter(sd1, ima
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is limited by what Linux says of it")
 def test_full_memory_says_what_to_lower(sd1, images, tmp_path):
     learn(sd1, images, tmp_path / "warm", max_train_steps=1)
-    with open("/proc/self/statm") as said:
-        used = int(said.read().split()[0]) * resource.getpagesize()
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
     with limited(resource.RLIMIT_AS, used + 400 * 2**20), pytest.raises(FiguregroundError) as error:
         learn(sd1, images, tmp_path / "c", batch_size=4096, size=64)
     assert "memory is full. Give a smaller batch_size, or gradient_checkpointing, or a smaller size." in str(
@@ -424,10 +424,10 @@ def test_a_process_that_is_asked_to_stop_keeps_what_was_learned(sd1, images, tmp
     process = start(sd1, images, out, 100_000)
     wait_for(lambda: saved_step(out) > 0, process)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
-    assert f"Step {saved_step(out):,} of 100,000 is saved in {out}" in said
-    assert f"{out / 'learned_embeds.safetensors'} contains the result" in said
-    assert "Traceback" not in said
+    errors = process.communicate(timeout=60)[1]
+    assert f"Step {saved_step(out):,} of 100,000 is saved in {out}" in errors
+    assert f"{out / 'learned_embeds.safetensors'} contains the result" in errors
+    assert "Traceback" not in errors
     assert torch.isfinite(vectors(out)["<mug>"]).all()
 
 
@@ -437,7 +437,7 @@ def saved_step(out):
 
 
 def test_all_settings_but_those_that_decide_nothing_are_inputs(sd1, mug):
-    said = json.loads((mug / "inversion.json").read_text())["inputs"]
+    inputs = json.loads((mug / "inversion.json").read_text())["inputs"]
     fields = {field.name for field in dataclasses.fields(Inversion)} - {*execution_names(Inversion)}
-    assert fields <= set(said)
-    assert not set(execution_names(Inversion)) & set(said)
+    assert fields <= set(inputs)
+    assert not set(execution_names(Inversion)) & set(inputs)

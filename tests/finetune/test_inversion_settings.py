@@ -20,8 +20,8 @@ def test_the_pocket_has_its_own_settings_and_other_checkpoints_the_usual():
 
 
 def test_what_is_saved_makes_the_same_settings_again():
-    said = json.loads(json.dumps(POCKET.to_json()))
-    assert Inversion(**{**said, "templates": tuple(said["templates"])}) == POCKET
+    saved = json.loads(json.dumps(POCKET.to_json()))
+    assert Inversion(**{**saved, "templates": tuple(saved["templates"])}) == POCKET
 
 
 def test_fields_that_decide_nothing_are_fields():
@@ -29,7 +29,7 @@ def test_fields_that_decide_nothing_are_fields():
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("max_train_steps", 0, "0 is not a whole number from 1"), ("max_train_steps", 2.5, "whole"),
         ("batch_size", True, "whole"),
@@ -42,8 +42,8 @@ def test_fields_that_decide_nothing_are_fields():
         ("templates", ("a {token}", "a {noun} {token}"), r"nothing fills '\{noun\}'"),
     ],
 )  # fmt: skip
-def test_a_value_that_can_not_be_used_is_refused_naming_its_field(field, value, said):
-    with pytest.raises(RecipeError, match=f"^{field}: .*{said}"):
+def test_a_value_that_can_not_be_used_is_refused_naming_its_field(field, value, message):
+    with pytest.raises(RecipeError, match=f"^{field}: .*{message}"):
         settings_for("pocket", **{field: value})
 
 

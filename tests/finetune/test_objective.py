@@ -78,15 +78,15 @@ def test_min_snr_weights_are_those_of_the_paper():
 def test_each_sample_is_weighted_by_its_own_noise_level_with_prior_preservation_too(kind):
     clean, noise, prediction = draw()
     noising = Diffusion(ALPHAS, kind)
-    noisy, wanted = noising.add(clean, noise, TIMES), noising.target(clean, noise, TIMES)
+    noisy, target = noising.add(clean, noise, TIMES), noising.target(clean, noise, TIMES)
     weights = Weights(prior=0.5, sfsl=0.0, min_snr_gamma=5.0)
-    found = compute_losses(prediction, noisy, wanted, TIMES, 2, weights, noising, None, lambda latents: latents)
-    errors = [float((p - w).square().mean()) for p, w in zip(prediction, wanted, strict=True)]
+    losses = compute_losses(prediction, noisy, target, TIMES, 2, weights, noising, None, lambda latents: latents)
+    errors = [float((p - w).square().mean()) for p, w in zip(prediction, target, strict=True)]
     each = [w * e for w, e in zip(min_snr_weights(ALPHAS, 5.0, kind).tolist(), errors, strict=True)]
     dreambooth, prior = sum(each[:2]) / 2, 0.5 * sum(each[2:]) / 3
     expected = [dreambooth + prior, sum(errors[:2]) / 2, dreambooth, sum(errors[2:]) / 3, prior]
     assert curve_names(weights) == ["total", "dreambooth", "dreambooth_weighted", "prior", "prior_weighted"]
-    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+    assert losses.tolist() == pytest.approx(expected, rel=1e-5)
 
 
 class Halves:
@@ -104,18 +104,18 @@ class Halves:
 def test_sfsl_counts_for_references_alone_and_decodes_only_what_counts(kind):
     clean, noise, prediction = draw()
     noising, levels = (Flow(3.0, 1000), SIGMAS) if kind == "flow" else (Diffusion(ALPHAS, kind), TIMES)
-    noisy, wanted = noising.add(clean, noise, levels), noising.target(clean, noise, levels)
+    noisy, target = noising.add(clean, noise, levels), noising.target(clean, noise, levels)
     similarity, weights = Halves(), Weights(prior=1.0, sfsl=0.25, min_snr_gamma=None)
     prediction.requires_grad_()
-    found = compute_losses(prediction, noisy, wanted, levels, 3, weights, noising, similarity, lambda latents: latents)
-    values = dict(zip(curve_names(weights), found.tolist(), strict=True))
+    losses = compute_losses(prediction, noisy, target, levels, 3, weights, noising, similarity, lambda latents: latents)
+    values = dict(zip(curve_names(weights), losses.tolist(), strict=True))
     assert similarity.read == 2
     seen = noising.estimate_clean(noisy, prediction.detach(), levels)[:2].mean((1, 2, 3))
     assert values["sfsl"] == pytest.approx(float(seen.sum()) / 3, rel=1e-4)
     assert values["sfsl_weighted"] == pytest.approx(0.25 * values["sfsl"])
     parts = [values[f"{part}_weighted"] for part in ("dreambooth", "prior", "sfsl")]
     assert values["total"] == pytest.approx(sum(parts), rel=1e-5)
-    found[5].backward()
+    losses[5].backward()
     assert [bool(g.abs().sum() > 0) for g in prediction.grad] == [True, True, False, False, False]
 
 

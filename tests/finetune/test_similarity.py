@@ -379,8 +379,8 @@ def test_gradients_reach_every_weight_of_the_unet_through_decoder_and_classifier
     assert each.shape == (2,)
     assert torch.isfinite(each).all()
     each.sum().backward()
-    lacking = [n for n, p in unet.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
-    assert lacking == []
+    missing = [n for n, p in unet.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert missing == []
     reached = sum(bool(p.grad.abs().sum() > 0) for p in unet.parameters())
     assert reached > 0.95 * len(list(unet.parameters()))
     assert all(p.grad is None for p in [*vae.parameters(), *classifier.parameters()])

@@ -67,7 +67,7 @@ def weights(out):
     return {f"{f.parent.name}:{n}": t for f in files for n, t in load_file(f).items()}
 
 
-def told(out):
+def read_concept(out):
     return json.loads((out / "concept.json").read_text())
 
 
@@ -88,7 +88,7 @@ def test_the_weights_of_the_best_look_are_kept_as_a_run_of_so_many_steps_has_the
     left = values(monkeypatch, 0.1, 0.5, 0.4, 0.9)
     given = settings(sd1, network)
     out = finetune(references, "flower", "hummingbird", tmp_path / "stopped", given, prior=prior, **QUIET)
-    facts = told(out)
+    facts = read_concept(out)
     assert facts["early_stopping"] == {
         "rule": "similarity", "kept_step": 4, "trained_steps": 6, "looks": [[2, 0.1], [4, 0.5], [6, 0.4]],
     }  # fmt: skip
@@ -112,8 +112,8 @@ def test_a_run_that_goes_on_after_a_kill_remembers_its_looks_and_its_best_weight
 
     values(monkeypatch, 0.5, 0.1)
     whole = learn(tmp_path / "whole")
-    assert told(whole)["early_stopping"]["kept_step"] == 2
-    assert told(whole)["class_images"]["images"] == 3
+    assert read_concept(whole)["early_stopping"]["kept_step"] == 2
+    assert read_concept(whole)["class_images"]["images"] == 3
     out = tmp_path / "killed"
     with monkeypatch.context() as patch:
         values(patch, 0.5, 0.1)
@@ -122,7 +122,7 @@ def test_a_run_that_goes_on_after_a_kill_remembers_its_looks_and_its_best_weight
     assert not (out / "concept.json").exists()
     values(monkeypatch)  # no look more is needed
     learn(out)
-    assert told(out)["early_stopping"] == told(whole)["early_stopping"]
+    assert read_concept(out)["early_stopping"] == read_concept(whole)["early_stopping"]
     assert all(torch.equal(value, weights(out)[name]) for name, value in weights(whole).items())
 
 
@@ -132,11 +132,11 @@ def test_looks_draw_and_measure_the_same_each_time_and_plain_dreambooth_may_stop
     outs = [
         finetune(references, "flower", "hummingbird", tmp_path / str(i), given, prior=prior, **QUIET) for i in range(2)
     ]
-    first, second = (told(out)["early_stopping"]["looks"] for out in outs)
+    first, second = (read_concept(out)["early_stopping"]["looks"] for out in outs)
     assert first == second
     assert [step for step, _ in first] == [2]
-    assert told(outs[0])["feature_model"]["name"] == "network"
-    assert "sfsl" not in told(outs[0])["losses"]
+    assert read_concept(outs[0])["feature_model"]["name"] == "network"
+    assert "sfsl" not in read_concept(outs[0])["losses"]
 
 
 def test_the_classs_direction_changes_what_is_learned_and_own_images_of_the_class_are_part_of_the_inputs(
@@ -144,16 +144,16 @@ def test_the_classs_direction_changes_what_is_learned_and_own_images_of_the_clas
 ):
     references, network, prior = made
     own = make_references(tmp_path / "hens", 3, edge=50)
-    found = {}
+    hashes = {}
     for direction in (None, "head", "images"):
         given = tiny(sd1, max_train_steps=2, sfsl_weight=5.0, feature_model=str(network), class_direction=direction)
         out = tmp_path / str(direction)
         finetune(references, "flower", "hen", out, given, prior=prior, class_folder=own, **QUIET)
-        found[direction] = told(out)["sha256"]
+        hashes[direction] = read_concept(out)["sha256"]
         assert (out / "class").exists() is False
-    assert len(set(found.values())) == 3
-    assert told(tmp_path / "images")["class_images"] == {
-        "images": 3, "drawn": False, "sha256": told(tmp_path / "images")["class_images"]["sha256"],
+    assert len(set(hashes.values())) == 3
+    assert read_concept(tmp_path / "images")["class_images"] == {
+        "images": 3, "drawn": False, "sha256": read_concept(tmp_path / "images")["class_images"]["sha256"],
     }  # fmt: skip
     next(iter(sorted(own.iterdir()))).unlink()
     with pytest.raises(FiguregroundError, match="class_images_content: "):

@@ -45,8 +45,8 @@ def test_diffusers_own_loader_opens_it_and_draws_what_load_tokens_draws(checkpoi
     assert not np.array_equal(drawn, draw(plain, prompt))
     assert ours.image_to_image.tokenizer is ours.text_to_image.tokenizer
     for tokenizer in ours.tokenizers:  # all of its vectors stand in the prompt
-        said = tokenizer.tokenize(ours.image_to_image.maybe_convert_prompt(prompt, tokenizer))
-        assert said[4:8] == ["<mug>", "<mug>_1", "<mug>_2", ",</w>"]
+        pieces = tokenizer.tokenize(ours.image_to_image.maybe_convert_prompt(prompt, tokenizer))
+        assert pieces[4:8] == ["<mug>", "<mug>_1", "<mug>_2", ",</w>"]
     assert np.array_equal(draw(ours, "a photo of a mug"), draw(plain, "a photo of a mug"))
 
 
@@ -71,22 +71,22 @@ def test_several_tokens_go_together(sd1, images, mug, tmp_path):
 
 def test_texts_end_at_their_end_in_encoders_with_the_old_number_of_it(checkpoints, images, tmp_path):
     out = learn(checkpoints["sdxl"], images, tmp_path / "c")
-    told = []
+    pooled = []
     for number in (2, None):
         checkpoint = open_checkpoint(str(checkpoints["sdxl"]), **CPU)
         for module in checkpoint.text_to_image.text_encoder_2.modules():
             if hasattr(module, "eos_token_id") and number:
                 module.eos_token_id = number
         load_tokens(checkpoint, [out])
-        told.append(checkpoint.text_to_image.encode_prompt("a <mug>, in water", do_classifier_free_guidance=False)[2])
-    assert torch.equal(*told)
+        pooled.append(checkpoint.text_to_image.encode_prompt("a <mug>, in water", do_classifier_free_guidance=False)[2])
+    assert torch.equal(*pooled)
 
 
 def test_a_file_that_can_not_be_loaded_says_why_and_nothing_is_loaded(checkpoints, sd1, images, mug, tmp_path):
-    def refuses(said, *files, kind="sd1"):
+    def refuses(message, *files, kind="sd1"):
         checkpoint = open_checkpoint(str(checkpoints[kind]), **CPU)
         size = len(checkpoint.tokenizers[0])
-        with pytest.raises(FiguregroundError, match=said):
+        with pytest.raises(FiguregroundError, match=message):
             load_tokens(checkpoint, files)
         assert len(checkpoint.tokenizers[0]) == size
 
@@ -96,8 +96,8 @@ def test_a_file_that_can_not_be_loaded_says_why_and_nothing_is_loaded(checkpoint
 
     refuses(r"no such file", mug, tmp_path / "nowhere.safetensors")
     refuses(r"holds <mug>, learned with sd1; sdxl has 2 text encoders", mug, kind="sdxl")
-    told = json.dumps({"token": "<big>", "checkpoint": "big"})
-    big = made("big", {"<big>": torch.ones(1, 48)}, figureground=told)
+    facts = json.dumps({"token": "<big>", "checkpoint": "big"})
+    big = made("big", {"<big>": torch.ones(1, 48)}, figureground=facts)
     refuses(r"<big> has vectors of 48 numbers, learned with big, and sd1 needs 32", mug, big)
     refuses(r"'mug' is a word that the checkpoint's tokenizer knows", made("word", {"mug": torch.ones(32)}))
     refuses(r"hold NaN or infinity", made("nan", {"<nan>": torch.full((1, 32), float("nan"))}))

@@ -112,13 +112,13 @@ def test_adapters_are_all_that_changes(checkpoints, images, kind):
 def test_prompts_are_encoded_as_the_pipelines_encode_them(checkpoints, kind):
     model = opened(checkpoints[kind])
     with torch.no_grad():
-        told = Denoiser(model, SIZE).embed(*tokenize(model.tokenizers, ["a photo of a sks flower"]))
+        embedding = Denoiser(model, SIZE).embed(*tokenize(model.tokenizers, ["a photo of a sks flower"]))
         theirs = model.text_to_image.encode_prompt(
             "a photo of a sks flower", device=CPU, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
-    assert torch.equal(told.hidden, theirs[0])
+    assert torch.equal(embedding.hidden, theirs[0])
     if kind == "sdxl":
-        assert torch.equal(told.pooled, theirs[2])
+        assert torch.equal(embedding.pooled, theirs[2])
 
 
 def test_the_unet_predicts_for_each_latent_by_its_own_prompt(checkpoints):

@@ -82,7 +82,7 @@ def test_fewer_clusters_are_tried_where_points_are_few(blobs):
 
 
 @pytest.mark.parametrize(
-    ("features", "k", "said"),
+    ("features", "k", "message"),
     [
         (np.ones((1, 4)), 2, "^1 image can't make 2 clusters. Lower k, or leave it out"),
         (np.eye(5), 6, "^5 images can't make 6"),
@@ -91,21 +91,21 @@ def test_fewer_clusters_are_tried_where_points_are_few(blobs):
         (np.full((5, 4), np.nan), None, "NaN or infinity"),
     ],
 )
-def test_points_that_cant_be_clustered_are_refused(features, k, said):
-    with pytest.raises(FiguregroundError, match=said):
+def test_points_that_cant_be_clustered_are_refused(features, k, message):
+    with pytest.raises(FiguregroundError, match=message):
         cluster(features, k=k, seed=0)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"method": "kmeans"}, "method: there is no 'kmeans', did you mean 'k-means'"),
         ({"k": 0}, "k: 0 is not a whole number"),
         ({"most": 2.5}, "most: 2.5"),
     ],
 )
-def test_settings_that_cant_be_used_are_named(settings, said):
-    with pytest.raises(RecipeError, match=said):
+def test_settings_that_cant_be_used_are_named(settings, message):
+    with pytest.raises(RecipeError, match=message):
         cluster(np.eye(5), seed=0, **settings)
 
 

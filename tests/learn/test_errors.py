@@ -110,8 +110,8 @@ def test_the_worst_class_of_validation_chooses_the_epoch(images, tmp_path):
         marker = json.loads((tmp_path / "out" / f"fold-{i}.json").read_text())
         best = max(marker["curve"], key=lambda each: (each["worst"], each["average"]))
         assert marker["epoch"] == best["epoch"]
-        said = open_classifier(str(tmp_path / "out" / f"fold-{i}")).read(drawn).logits.argmax(1).numpy()
-        assert accuracy_by_group(said == validation.y, validation.y, 2).min() == best["worst"]
+        predicted = open_classifier(str(tmp_path / "out" / f"fold-{i}")).read(drawn).logits.argmax(1).numpy()
+        assert accuracy_by_group(predicted == validation.y, validation.y, 2).min() == best["worst"]
 
 
 def test_what_is_saved_is_read_back_and_says_no_path(crossed):
@@ -252,15 +252,15 @@ def test_the_lowest_losses_of_a_class_are_of_images_that_are_predicted_right():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"folds": 1}, "folds: 1 is not a whole number from 2 to 100"),
         ({"folds": 21}, r"folds: birds has fewer than 21 training images of mug \(20\), umbrella \(20\)"),
         ({"method": "reweight"}, "method: .*not with reweight"),
     ],
 )
-def test_settings_that_cant_be_used_are_named_before_anything_is_made(changes, said, images, tmp_path):
-    with pytest.raises(RecipeError, match=said):
+def test_settings_that_cant_be_used_are_named_before_anything_is_made(changes, message, images, tmp_path):
+    with pytest.raises(RecipeError, match=message):
         fit(images, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
 

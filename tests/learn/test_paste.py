@@ -134,15 +134,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_others(images, tmp_path)
 
 
 def test_objects_are_taken_in_turn(images, tmp_path):
-    asked = []
+    requested = []
 
     class Watched(TrueMasks):
         def __call__(self, groups, rows):
-            asked.extend(groups.keys[row] for row in rows)
+            requested.extend(groups.keys[row] for row in rows)
             return super().__call__(groups, rows)
 
     make(images, tmp_path / "out", count=30, masks=Watched())
-    assert sorted(asked) == sorted(images.of_split(0).keys)  # 20 of each class: each is taken, and none first twice
+    assert sorted(requested) == sorted(images.of_split(0).keys)  # 20 of each class: each is taken, and none first twice
 
 
 def test_a_stopped_run_writes_what_is_missing(images, tmp_path):
@@ -162,9 +162,9 @@ def test_a_stopped_run_writes_what_is_missing(images, tmp_path):
 
 def test_what_is_finished_is_left_as_it_is(images, tmp_path):
     out = make(images, tmp_path / "out")
-    said = json.loads((out / "paste.json").read_text())
-    assert said["done"] is True
-    assert said["images"] == 8
+    record = json.loads((out / "paste.json").read_text())
+    assert record["done"] is True
+    assert record["images"] == 8
     make(images, out, masks=Stops(0))  # asks for no mask
     with pytest.raises(FiguregroundError, match=r"holds other pasted images:\n  seed: 0, now 1\n"):
         make(images, out, seed=1)
@@ -177,16 +177,16 @@ def test_a_directory_of_something_else_is_left_as_it_is(images, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize(("masked", "said"), [(slice(0, 0), "nothing"), (slice(0, 10), "everything")])
-def test_masks_of_nothing_or_everything_are_passed_over(masked, said, tmp_path):
+@pytest.mark.parametrize(("masked", "coverage"), [(slice(0, 0), "nothing"), (slice(0, 10), "everything")])
+def test_masks_of_nothing_or_everything_are_passed_over(masked, coverage, tmp_path):
     data = make_flat(tmp_path / "data", masked=masked)
-    with pytest.raises(FiguregroundError, match=f"of 3 training images of 'cat' .*covers {said}"):
+    with pytest.raises(FiguregroundError, match=f"of 3 training images of 'cat' .*covers {coverage}"):
         make(data, tmp_path / "out")
     mask = np.zeros((8, 10), np.uint8)
     mask[:, :5] = 255
     Image.fromarray(mask).save(tmp_path / "data" / "train" / "cat1.mask.png")
     out = make(read_groups(tmp_path / "data"), tmp_path / "again")
-    assert set(json.loads((out / "paste.json").read_text())["passed_over"].values()) == {said}
+    assert set(json.loads((out / "paste.json").read_text())["passed_over"].values()) == {coverage}
     assert len(read_groups(out)) == 8
 
 

@@ -52,12 +52,12 @@ def test_each_method_reports_and_leaves_a_classifier_that_opens(method, images, 
     assert report == json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["selection"] == "worst group"
     assert report["images"] == {"train": 40, "added": 0, "validation": 8, "test": 8}
-    said = report["seeds"][0]["test"]
-    assert [each["images"] for each in said["groups"]] == [2, 2, 2, 2]
-    assert [each["train"] for each in said["groups"]] == [19, 1, 1, 19]
-    assert said["average"] == sum(each["correct"] for each in said["groups"]) / 8
-    assert said["worst"] == min(each["accuracy"] for each in said["groups"])
-    assert all(each["low"] < each["high"] for each in said["groups"])
+    result = report["seeds"][0]["test"]
+    assert [each["images"] for each in result["groups"]] == [2, 2, 2, 2]
+    assert [each["train"] for each in result["groups"]] == [19, 1, 1, 19]
+    assert result["average"] == sum(each["correct"] for each in result["groups"]) / 8
+    assert result["worst"] == min(each["accuracy"] for each in result["groups"])
+    assert all(each["low"] < each["high"] for each in result["groups"])
     assert "its 95 % interval" in (tmp_path / "out" / "report.txt").read_text()
     classifier = open_classifier(str(tmp_path / "out" / f"{method}-seed-0"))
     assert classifier.labels == ("mug", "umbrella")
@@ -65,7 +65,7 @@ def test_each_method_reports_and_leaves_a_classifier_that_opens(method, images, 
     assert np.sum(confusion["seeds"]["0"]) == 8
     test = read_groups(images).of_split(2)
     drawn = [draw() for _, draw in test.read(np.arange(8))]
-    assert (classifier.read(drawn).logits.argmax(1).numpy() == test.y).mean() == said["average"]
+    assert (classifier.read(drawn).logits.argmax(1).numpy() == test.y).mean() == result["average"]
     assert not list((tmp_path / "out").glob("*.pt"))
     assert not list((tmp_path / "out").glob(".*"))
 
@@ -121,9 +121,9 @@ def test_curves_hold_the_loss_on_validation_and_what_was_trained_without_it_stil
         del each["validation_loss"]
     marker.write_text(json.dumps(kept))
     fit(tiny(epochs=2), images, tmp_path / "out", seeds=2)
-    told = [row["validation_loss"] for row in csv.DictReader((tmp_path / "out" / "curves.csv").open())]
-    assert told[:2] == ["", ""]
-    assert all(told[2:])
+    validation_losses = [row["validation_loss"] for row in csv.DictReader((tmp_path / "out" / "curves.csv").open())]
+    assert validation_losses[:2] == ["", ""]
+    assert all(validation_losses[2:])
 
 
 def test_mean_cross_entropy_is_that_of_the_softmax():
@@ -144,14 +144,14 @@ def test_seeds_may_be_named_and_give_what_they_give_among_others(images, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("seeds", "said"),
+    ("seeds", "message"),
     [
         ([0, -1], "seeds: -1 is not a whole number of 0 or more"), ([2, 2], "seeds: 2 is named twice"),
         ([], "seeds: 0 is not"), ([1.0], "seeds: 1.0 is not"), (True, "seeds: True is not"), (0, "seeds: 0 is not"),
     ],
 )  # fmt: skip
-def test_seeds_that_cant_be_used_are_named(seeds, said, images, tmp_path):
-    with pytest.raises(RecipeError, match=said):
+def test_seeds_that_cant_be_used_are_named(seeds, message, images, tmp_path):
+    with pytest.raises(RecipeError, match=message):
         fit(tiny(), images, tmp_path / "out", seeds=seeds)
     assert not (tmp_path / "out").exists()
 
@@ -176,8 +176,8 @@ def test_datasets_of_this_package_are_trained_on_and_what_comes_of_it_evaluates(
     model = tmp_path / "out" / "erm-seed-0"
     evaluated = ["evaluate", str(data), "--classifier", str(model), "--split", "test", "--device", "cpu"]
     assert main([*evaluated, "--out", str(tmp_path / "evaluated")]) == 0
-    said = json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())
-    (classifier,) = said["classifiers"].values()
+    evaluation = json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())
+    (classifier,) = evaluation["classifiers"].values()
     assert classifier["accuracy"]["value"] == report["seeds"][0]["test"]["average"]
 
 
@@ -239,7 +239,7 @@ def test_added_classes_that_the_data_lack_are_refused(images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"method": "ermm"}, "did you mean 'erm'"),
         ({"upweight": 5.0}, "upweight: erm .*jtt"),
@@ -250,8 +250,8 @@ def test_added_classes_that_the_data_lack_are_refused(images, tmp_path):
         ({"method": "jtt", "first_epochs": 3, "epochs": 2}, "3 is more than epochs, which is 2"),
     ],
 )
-def test_settings_that_cant_be_used_are_named(changes, said):
-    with pytest.raises(RecipeError, match=said):
+def test_settings_that_cant_be_used_are_named(changes, message):
+    with pytest.raises(RecipeError, match=message):
         Training(**{"method": "erm", **changes})
 
 
@@ -302,10 +302,10 @@ def test_the_command_ends_with_2_for_wrong_use(images, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(sent, images, tmp_path):
-    asked = ["train", "groupdro", "--data", str(images), "--seeds", "1", "--epochs", "12", "--device", "cpu"]
+    command = ["train", "groupdro", "--data", str(images), "--seeds", "1", "--epochs", "12", "--device", "cpu"]
     whole, out = tmp_path / "whole", tmp_path / "killed"
-    assert run(*asked, "--out", str(whole))[0] == 0
-    process = start(*asked, "--out", str(out))
+    assert run(*command, "--out", str(whole))[0] == 0
+    process = start(*command, "--out", str(out))
     try:
         wait_for(lambda: (out / "seed-0.pt").exists(), process)
         process.send_signal(sent)
@@ -318,7 +318,7 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_bit(sent, images, tmp_pat
         assert process.returncode == 143
         assert "of seed 0 are done and kept. The same command resumes from there." in err
         assert "Traceback" not in err
-    assert run(*asked, "--out", str(out))[0] == 0
+    assert run(*command, "--out", str(out))[0] == 0
     one, two = (load_file(each / "groupdro-seed-0" / "model.safetensors") for each in (whole, out))
     assert all((one[key] == two[key]).all() for key in one)
     assert (whole / "curves.csv").read_text() == (out / "curves.csv").read_text()

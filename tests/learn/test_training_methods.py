@@ -37,8 +37,8 @@ def test_minority_groups_are_those_against_the_correlation():
 def test_precision_and_recall_of_errors_leave_added_images_out():
     group = np.array([0, 0, 0, 1, 2, 3, 3, 3, 1])
     errors = np.array([1, 0, 0, 1, 0, 0, 0, 0, 1], bool)
-    told = summarise_errors(errors, np.arange(9) == 8, group, np.array([[3, 1], [1, 3]]))
-    assert told == {
+    summary = summarise_errors(errors, np.arange(9) == 8, group, np.array([[3, 1], [1, 3]]))
+    assert summary == {
         "errors": 2, "images": 8, "added_errors": 1, "minority": [1, 2], "precision": 0.5, "recall": 0.5,
     }  # fmt: skip
     assert "precision" not in summarise_errors(errors, np.zeros(9, bool), None, WATERBIRDS)
@@ -50,8 +50,8 @@ def test_precision_and_recall_of_errors_leave_added_images_out():
 def test_group_weights_rise_exponentially_with_the_losses():
     q = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
     raised = raise_weights(q, torch.tensor([1.0, 3.0, 0.0]).double(), 0.5)
-    wanted = np.array([0.25 * math.exp(0.5), 0.25 * math.exp(1.5), 0.5])
-    assert raised.numpy() == pytest.approx(wanted / wanted.sum())
+    expected = np.array([0.25 * math.exp(0.5), 0.25 * math.exp(1.5), 0.5])
+    assert raised.numpy() == pytest.approx(expected / expected.sum())
 
 
 def test_group_weights_survive_losses_whose_exponentials_overflow():
@@ -127,11 +127,11 @@ def test_refitting_looks_away_from_what_goes_with_the_class_only_by_group_size()
     group = np.repeat(np.arange(4), [80, 10, 10, 80])
     y, a = group // 2, group % 2
     features = np.stack([(2 * y - 1) + rng.normal(0, 0.5, 180), (2 * a - 1) * 3 + rng.normal(0, 0.1, 180)], axis=1)
-    layer, told = refit(features, y, group, 2, training=features, draws=3, inverse_strength=None, seed=0)
+    layer, facts = refit(features, y, group, 2, training=features, draws=3, inverse_strength=None, seed=0)
     core, spurious = (layer.weight[1] - layer.weight[0]).abs().tolist()
     assert core > 5 * spurious
-    assert told["inverse_strength"] in [each["inverse_strength"] for each in told["tried"]]
-    assert told["images_a_group"] == 10
+    assert facts["inverse_strength"] in [each["inverse_strength"] for each in facts["tried"]]
+    assert facts["images_a_group"] == 10
 
 
 def test_the_final_fit_of_dfr_standardises_by_the_training_features():
@@ -147,8 +147,8 @@ def test_the_final_fit_of_dfr_standardises_by_the_training_features():
         rows = draw_balanced(group, np.random.default_rng(derive_seed(0, "dfr", "draw", str(i))))
         drawn = (given[rows] - torch.from_numpy(mean)) / torch.from_numpy(std)
         parts.append(fit_logistic(drawn, torch.from_numpy(y[rows]), 2, 0.3))
-    wanted = (parts[0].weight + parts[1].weight) / 2 / torch.from_numpy(std)
-    assert torch.allclose(layer.weight, wanted)
+    expected = (parts[0].weight + parts[1].weight) / 2 / torch.from_numpy(std)
+    assert torch.allclose(layer.weight, expected)
     # A feature that varies most in training is shrunk most by the penalty here.
     assert layer.weight[1, 0] > 0
     assert not layer.weight[:, 2].any()
@@ -156,13 +156,13 @@ def test_the_final_fit_of_dfr_standardises_by_the_training_features():
 
 def test_scores_tell_average_reweighted_and_worst():
     y, group = np.array([0, 0, 1, 1]), np.array([0, 1, 2, 3])
-    said = score(np.array([0, 1, 1, 1]), y, group, list("abcd"), WATERBIRDS.ravel())
-    assert said["average"] == 0.75
-    assert (said["worst"], said["worst_name"]) == (0.0, "b")
-    assert (said["groups"][1]["low"], said["groups"][1]["high"]) == (0, pytest.approx(0.793, abs=1e-3))
+    scores = score(np.array([0, 1, 1, 1]), y, group, list("abcd"), WATERBIRDS.ravel())
+    assert scores["average"] == 0.75
+    assert (scores["worst"], scores["worst_name"]) == (0.0, "b")
+    assert (scores["groups"][1]["low"], scores["groups"][1]["high"]) == (0, pytest.approx(0.793, abs=1e-3))
     copies = score(np.zeros(8, int), np.zeros(8, int), None, ["a"], np.array([8]), np.zeros(8, int))
-    assert copies["groups"][0]["low"] == said["groups"][0]["low"]  # eight images of one object
-    assert said["reweighted"] == pytest.approx(1 - 184 / WATERBIRDS.sum())
+    assert copies["groups"][0]["low"] == scores["groups"][0]["low"]  # eight images of one object
+    assert scores["reweighted"] == pytest.approx(1 - 184 / WATERBIRDS.sum())
     assert score(y, y, None, list("ab"), np.array([1, 1]))["reweighted"] is None
     assert score(y, y, group, list("abcd"), np.zeros(4, int))["reweighted"] is None
 

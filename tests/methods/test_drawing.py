@@ -69,12 +69,12 @@ def test_a_picture_that_cannot_be_drawn_becomes_a_fact_without_a_path(tmp_path):
     (tmp_path / "bird").mkdir()
     (tmp_path / "bird" / "a.png").write_bytes(b"no image")
 
-    def gone():
+    def draw_missing():
         raise Missing("b.png is gone")
 
     draws = {
         "one": lambda: Image.new("L", (1, 1)),
-        "two": gone,
+        "two": draw_missing,
         "three": lambda: read_image(tmp_path / "bird" / "a.png"),
     }
     panel = draw_panel("title", draws, [("name", "value")])

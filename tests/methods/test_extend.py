@@ -119,9 +119,9 @@ def test_a_killed_extension_goes_on_with_the_same_command(checkpoint, tmp_path):
     assert len(list((out / "_figureground" / "shards").glob("train-e1-*.json"))) < 40
     # What is announced is whole until the rest is there.
     assert len(load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))) == 8
-    code, said, _ = run(*command)
+    code, output, _ = run(*command)
     assert code == 0
-    assert "52 samples" in said
+    assert "52 samples" in output
     same = {p: b for p, b in bytes_below(whole).items() if p.parts[0] in ("data", "webdataset")}
     assert {p: b for p, b in bytes_below(out).items() if p.parts[0] in ("data", "webdataset")} == same
 

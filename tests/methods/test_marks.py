@@ -41,7 +41,7 @@ def stored(directory, split=""):
             yield from (sample.image for sample in load_formats()[name].read(path) if shard.split.startswith(split))
 
 
-def said(images):
+def source_types(images):
     return {marks.read_source_type(open_stored(image)) for image in images}
 
 
@@ -100,7 +100,7 @@ def test_images_with_a_guide_are_composites_and_others_are_generated(tmp_path):
 def test_every_image_of_a_build_has_the_mark_and_copies_keep_it(built, tmp_path):
     images = list(stored(built))
     assert len(images) == 2 * 12
-    assert said(images) == {marks.COMPOSITE}
+    assert source_types(images) == {marks.COMPOSITE}
     assert {len(open_stored(image).info["xmp"]) for image in images} == {marks.LENGTH}
     assert check(built, show_progress=False).findings == []
     copy = curate(built, tmp_path / "copy", "foreground == 'bird'", show_progress=False)
@@ -122,19 +122,19 @@ def test_what_was_begun_without_marks_goes_on_without_them(built, tmp_path):
     D3S("pocket", **SMALL).build(directory, show_progress=False)
     without_marks(directory)
     before = {path: path.read_bytes() for path in (*directory.glob("data/*"), *directory.glob("webdataset/*"))}
-    gone = [path for path in (directory / "_figureground" / "shards").glob("validation*")]
-    for path in gone:
+    removed = [path for path in (directory / "_figureground" / "shards").glob("validation*")]
+    for path in removed:
         path.unlink()  # as if the build had been stopped before this shard
     (directory / "_figureground" / "index.json").unlink()
     D3S("pocket", **SMALL).build(directory, show_progress=False)
-    assert said(stored(directory, "validation")) == {None}
+    assert source_types(stored(directory, "validation")) == {None}
     kept = {path: data for path, data in before.items() if not path.name.startswith("validation")}
     assert all(path.read_bytes() == data for path, data in kept.items())
     extend(directory, {"train": 3}, show_progress=False)
     assert "marks" not in json.loads((directory / RECIPE).read_text())
     assert marks.NAME not in (directory / CARD).read_text()
     added = [Path(directory / shard.path("parquet")) for shard in FinishedDataset(directory).shards if shard.part]
-    assert said(each.image for path in added for each in load_formats()["parquet"].read(path)) == {None}
+    assert source_types(each.image for path in added for each in load_formats()["parquet"].read(path)) == {None}
     assert check(directory, show_progress=False).findings == []
 
 
@@ -143,4 +143,4 @@ def test_an_extension_of_marked_images_has_marks(built, tmp_path):
     shutil.copytree(built, directory)
     extend(directory, {"validation": 2}, show_progress=False)
     assert len(list(stored(directory))) == 2 * 16
-    assert said(stored(directory)) == {marks.COMPOSITE}
+    assert source_types(stored(directory)) == {marks.COMPOSITE}

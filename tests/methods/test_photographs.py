@@ -66,9 +66,9 @@ def test_a_config_without_a_backbone_for_photographs_is_refused_at_once(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
     assert main(["build", method, "--data", str(photographs), "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert "training.backbone" in said
-    assert "--set training.backbone" in said
+    errors = capsys.readouterr().err
+    assert "training.backbone" in errors
+    assert "--set training.backbone" in errors
     assert not (tmp_path / "out").exists()
 
 

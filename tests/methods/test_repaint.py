@@ -50,7 +50,7 @@ def unrendered(built, folder, *stages):
 
 
 @pytest.mark.parametrize(
-    ("builder", "settings", "said"),
+    ("builder", "settings", "message"),
     [
         (SCGS, {"prompt": "a {class} {noun}"}, r"prompt: nothing fills '\{class\}'"),
         (SCGS, {"prompt": "a {V} {noun}"}, r"prompt: nothing fills '\{V\}'"),
@@ -66,9 +66,9 @@ def unrendered(built, folder, *stages):
         (DDB, {"inversion": {"vectors": 70}, "prompt": "a photo of a {V} and a {V}"}, "tokens, and the text encoder"),
     ],
 )
-def test_a_setting_that_no_stage_could_use_is_refused_before_any(data, tmp_path, builder, settings, said):
+def test_a_setting_that_no_stage_could_use_is_refused_before_any(data, tmp_path, builder, settings, message):
     base = WRONG if builder is SCGS else EASY
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=message):
         builder("pocket", data=str(data), **{**base, **settings}).build(tmp_path / "out", show_progress=False)
     assert not (tmp_path / "out").exists()
 
@@ -171,7 +171,7 @@ def test_words_are_learned_from_images_that_differ_and_all_classes_are_looked_at
 
 
 @pytest.mark.parametrize(
-    ("damaged", "stage", "undone", "gone"),
+    ("damaged", "stage", "undone", "removed"),
     [
         ("jobs/done.json", "jobs", [], False),
         ("classifier/errors.npz", "classifier", ["jobs"], False),
@@ -182,17 +182,17 @@ def test_words_are_learned_from_images_that_differ_and_all_classes_are_looked_at
     ],
 )
 def test_a_damaged_file_of_a_stage_is_named_and_its_stage_alone_done_again(
-    data, ddb, tmp_path, damaged, stage, undone, gone
+    data, ddb, tmp_path, damaged, stage, undone, removed
 ):
     out = unrendered(ddb, tmp_path / "out", *undone)
     path = next((out / STAGES).glob(damaged))
-    path.unlink() if gone else path.write_bytes(path.read_bytes()[:20])
+    path.unlink() if removed else path.write_bytes(path.read_bytes()[:20])
     builder = DDB("pocket", data=str(data), **EASY)
     with pytest.raises(FiguregroundError) as error:
         builder.build(out, show_progress=False)
-    said = str(error.value)
-    assert path.name in said
-    assert f"Remove {out / STAGES / stage} " in said
+    message = str(error.value)
+    assert path.name in message
+    assert f"Remove {out / STAGES / stage} " in message
     shutil.rmtree(out / STAGES / stage)
     others = {each: each.stat().st_mtime_ns for each in (out / STAGES).glob("*/done.json")}
     DDB("pocket", data=str(data), **EASY).build(out, show_progress=False)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 from PIL import Image, ImageFilter
-from repainted import SIZES, STAGES, draw, rows, sure, told
+from repainted import SIZES, STAGES, draw, list_planned_images, rows, sure
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
@@ -58,10 +58,10 @@ def test_each_class_with_errors_gets_its_images_from_errors_of_its_own(data, bui
     assert with_errors
     assert sorted(found["foreground"]) == sorted(with_errors * 4)
     for row in found:
-        told = json.loads(row["provenance"])
+        provenance = json.loads(row["provenance"])
         assert wrong[row["source"]] == row["foreground"]
-        assert told["source_class"] == names[row["foreground"]] != told["predicted"]
-        assert told["source_attribute"] in birds.SCENES
+        assert provenance["source_class"] == names[row["foreground"]] != provenance["predicted"]
+        assert provenance["source_attribute"] in birds.SCENES
         assert row["prompt"].startswith(("a photo of a mug", "a photo of an umbrella"))
 
 
@@ -212,7 +212,7 @@ def test_other_regions(data, built, tmp_path, mask, repaint):
     judge = str(built / STAGES / "errors" / "fold-0")
     settings = {**SMALL, "classifier": judge, "mask": mask, "repaint": repaint, "per_class": 1}
     builder = SCGS("pocket", data=str(data), **settings)
-    sources = [each["source"] for each in told(builder, tmp_path / "out")]
+    sources = [each["source"] for each in list_planned_images(builder, tmp_path / "out")]
     assert sources
     for source in sources:
         found = np.asarray(builder.read_mask(source)) > 0
@@ -236,7 +236,7 @@ def test_only_the_classes_that_are_asked_for_are_made(data, built, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"per_class": {"cat": 1}}, "cat: per_class has no such field; available: mug, umbrella"),
         ({"per_class": -1}, "per_class: -1"),
@@ -253,8 +253,8 @@ def test_only_the_classes_that_are_asked_for_are_made(data, built, tmp_path):
         ),
     ],
 )
-def test_a_value_that_cannot_be_used_is_named(data, settings, said):
-    with pytest.raises(RecipeError, match=said):
+def test_a_value_that_cannot_be_used_is_named(data, settings, message):
+    with pytest.raises(RecipeError, match=message):
         SCGS("pocket", data=str(data), **settings)
 
 
@@ -290,7 +290,7 @@ def test_each_source_meets_every_scene_and_scenes_come_equally_often(tmp_path, s
     data = draw(tmp_path / "data", ("mug", "umbrella"), sources)
     given = sure(tmp_path / "c", ("mug", "umbrella"), (-100, 100))
     settings = {**SIZES, "classifier": given, "clusters": 1, "mask": "random", "per_class": {"mug": 5 * sources + 2}}
-    made = told(SCGS("pocket", data=data, **settings), tmp_path / "out")
+    made = list_planned_images(SCGS("pocket", data=data, **settings), tmp_path / "out")
     met = Counter((each["source"], each["scene"]) for each in made)
     assert len(met) == sources * len(SCENES)
     scenes = Counter(each["scene"] for each in made)

@@ -118,9 +118,9 @@ def test_a_shard_has_one_concept_and_its_images_are_drawn_by_it(built, tmp_path)
     data = load_dataset(str(built), cache_dir=str(tmp_path))
     drawn = {}
     for split, rows in data.items():
-        told = [json.loads(row)["concept"] for row in rows["provenance"]]
+        concepts = [json.loads(row)["concept"] for row in rows["provenance"]]
         concept = read_concept(built / "_figureground/stages/concepts" / split)
-        assert {(one["name"], one["sha256"]) for one in told} == {(split, concept.sha256)}
+        assert {(one["name"], one["sha256"]) for one in concepts} == {(split, concept.sha256)}
         opened = open_concept(concept, device=torch.device("cpu"), dtype=torch.float32)
         renderer = Renderer(opened, Sampling(32, 2, 1.0, 4.0, batch_size=4), lambda spec: None)
         specs = [
@@ -155,8 +155,8 @@ def test_the_overview_shows_references_facts_and_losses_of_each_concept(built, c
     (stages / "concepts" / "fish" / "concept.json").unlink()
     bird, fish = builder.overview(tmp_path / "out")
     assert [picture.title for picture in bird.pictures] == ["reference 002.png", "reference 003.png"]
-    gone = {"reference 000.png", "reference 001.png", "dreambooth loss", "prior loss"}
-    assert {name for name, value in bird.facts if value.startswith("missing")} == gone
+    missing = {"reference 000.png", "reference 001.png", "dreambooth loss", "prior loss"}
+    assert {name for name, value in bird.facts if value.startswith("missing")} == missing
     assert "fish/concept.json" in dict(fish.facts)["files of the concept"]
     (stages / "concept-fish" / "done.json").unlink()
     assert "stage concept-fish" in dict(builder.overview(tmp_path / "out")[1].facts)
@@ -180,9 +180,9 @@ def test_check_of_an_unfinished_set_says_how_far_it_came(checkpoint, tmp_path):
     out = make(checkpoint, tmp_path / "out", per_cell={"plain": 1, "snow": 1})
     for path in (out / "README.md", out / "_figureground/index.json"):
         path.unlink()
-    said = check(out, show_progress=False).findings
-    assert any("The dataset isn't finished: 2 of 2 shards " in line for line in said)
-    assert not any("not started" in line for line in said)
+    findings = check(out, show_progress=False).findings
+    assert any("The dataset isn't finished: 2 of 2 shards " in line for line in findings)
+    assert not any("not started" in line for line in findings)
 
 
 def test_a_number_in_the_cards_table_that_is_not_the_datas_is_found(built, tmp_path):
@@ -237,10 +237,10 @@ def test_builds_that_share_a_directory_share_the_concepts_that_are_made_of_the_s
     made = {p: p.stat().st_mtime_ns for p in shared.rglob("*") if p.is_file()}
     two = make(checkpoint, tmp_path / "two", concepts=str(shared), per_cell=1, seed=5, classes=["fish"])
     assert {p: p.stat().st_mtime_ns for p in shared.rglob("*") if p.is_file()} == made
-    told = [json.loads(load_dataset(str(d), split="fish", cache_dir=str(tmp_path / d.name))[0]["provenance"])
+    rows = [json.loads(load_dataset(str(d), split="fish", cache_dir=str(tmp_path / d.name))[0]["provenance"])
             for d in (one, two)]  # fmt: skip
-    assert told[0]["concept"] == told[1]["concept"]
-    assert told[0]["seed"] != told[1]["seed"]
+    assert rows[0]["concept"] == rows[1]["concept"]
+    assert rows[0]["seed"] != rows[1]["seed"]
     (tmp_path / "scratch").mkdir()
     for item in select_files(one, None, tmp_path / "scratch"):
         assert str(tmp_path).encode() not in item.file.read_bytes(), item.path
@@ -276,8 +276,8 @@ def test_concepts_of_another_feature_network_are_others(checkpoint, tmp_path):
 def test_plan_counts_the_concepts_that_are_there_already(checkpoint, tmp_path):
     shared = str(tmp_path / "concepts")
     make(checkpoint, tmp_path / "one", concepts=shared, per_cell=1, classes=["fish"])
-    said = describe(Spurious("pocket", checkpoint=checkpoint, **{**TINY, "concepts": shared}))
-    assert "1 concept to fine-tune, 3 steps each (1 of 2 are in " in said
+    description = describe(Spurious("pocket", checkpoint=checkpoint, **{**TINY, "concepts": shared}))
+    assert "1 concept to fine-tune, 3 steps each (1 of 2 are in " in description
 
 
 def test_the_prior_images_of_a_noun_are_drawn_once_for_all_its_classes(checkpoint, tmp_path):
@@ -372,10 +372,10 @@ def test_a_build_that_is_killed_and_stopped_while_it_learns_or_draws_ends_with_t
         process = commands.start("build", *arguments(checkpoint, **longer), "--out", str(out))
         commands.wait_for(stage, process)
         process.send_signal(sent)
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == (-9 if sent == signal.SIGKILL else 143), said
-    code, _, said = commands.run("build", *arguments(checkpoint, **longer), "--out", str(out))
-    assert code == 0, said
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == (-9 if sent == signal.SIGKILL else 143), errors
+    code, _, errors = commands.run("build", *arguments(checkpoint, **longer), "--out", str(out))
+    assert code == 0, errors
     assert commands.hashes(out) == commands.hashes(whole)
     shas = [read_concept(place / "_figureground/stages/concepts/fish").sha256 for place in (out, whole)]
     assert shas[0] == shas[1]
@@ -390,22 +390,22 @@ def test_a_plan_says_classes_nouns_scenes_and_what_is_lacking_without_torch():
         "import sys; from figureground.cli.main import main; "
         "main(['plan', 'spurious', '--config', 'spurious-imagenet']); assert 'torch' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
-    assert "10,000 images of 512 px in 100 shards, 51 foregrounds × 5 backgrounds" in said
-    assert "class noun feature plain beach Mount Fuji garden market" in said
-    assert "great white shark sea foam water/foam 20 20 20 20 20" in said
-    assert "100 concepts to fine-tune, 800 steps each; they need about 1.75 GB of disk (adapters of rank 16" in said
-    assert "To build it: checkpoint: 'CompVis/stable-diffusion-v1-4' is not in" in said
-    assert "references: none are given" in said
-    assert "feature_model: none is given" in said
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    output = " ".join(result.stdout.split())
+    assert "10,000 images of 512 px in 100 shards, 51 foregrounds × 5 backgrounds" in output
+    assert "class noun feature plain beach Mount Fuji garden market" in output
+    assert "great white shark sea foam water/foam 20 20 20 20 20" in output
+    assert "100 concepts to fine-tune, 800 steps each; they need about 1.75 GB of disk (adapters of rank 16" in output
+    assert "To build it: checkpoint: 'CompVis/stable-diffusion-v1-4' is not in" in output
+    assert "references: none are given" in output
+    assert "feature_model: none is given" in output
 
 
 def test_whole_checkpoints_are_counted_with_the_bytes_of_the_one_that_is_there(checkpoint):
-    said = describe(Spurious("pocket", checkpoint=checkpoint, **TINY))
+    description = describe(Spurious("pocket", checkpoint=checkpoint, **TINY))
     weights = sum(path.stat().st_size for path in Path(checkpoint).glob("*/*.safetensors"))
-    assert f"2 concepts to fine-tune, 3 steps each; they need about {2 * weights / 1e6:.3g} MB of disk" in said
+    assert f"2 concepts to fine-tune, 3 steps each; they need about {2 * weights / 1e6:.3g} MB of disk" in description
 
 
 def test_the_same_references_in_another_place_are_the_same_recipe(checkpoint, tmp_path):
@@ -441,7 +441,7 @@ def test_scenes_and_their_numbers_are_the_users(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "pattern"),
     [
         ({"classes": ["brid"]}, r"^classes: 1 of 1 have no feature .* did you mean 'bird'"),
         ({"features": {"bird": ""}, "classes": None}, r"^features: .*'bird' has no noun"),
@@ -468,8 +468,8 @@ def test_scenes_and_their_numbers_are_the_users(checkpoint):
         ({"features": "spurious-imagenet", "labels": "imagenet", "classes": ["bee"]}, r"^references: 'pocket' draws"),
     ],
 )
-def test_a_recipe_that_cannot_be_used_is_refused_at_once(checkpoint, changes, said):
-    with pytest.raises(FiguregroundError, match=said):
+def test_a_recipe_that_cannot_be_used_is_refused_at_once(checkpoint, changes, pattern):
+    with pytest.raises(FiguregroundError, match=pattern):
         Spurious("pocket", checkpoint=checkpoint, **{**TINY, **changes})
 
 
@@ -547,7 +547,7 @@ def test_a_classifier_that_steered_the_images_is_left_out_of_means(checkpoint, t
     )
     assert check(out, show_progress=False).findings == []
     report = evaluate(out, [str(judge), str(steering)], out=tmp_path / "two", show_progress=False).report
-    assert {name: told["steered"] for name, told in report["classifiers"].items()} == {"judge": False, "steering": True}
+    assert {name: row["steered"] for name, row in report["classifiers"].items()} == {"judge": False, "steering": True}
     judged = report["classifiers"]["judge"]["mean"]["generated"]["p"]["value"]
     assert report["mean"]["mean"]["generated"]["p"]["value"] == judged
     assert any("steering (SFSL)" in note and "means exclude" in note for note in list_notes(report))
@@ -594,10 +594,10 @@ def test_scenes_that_a_text_encoder_would_drop_are_refused(checkpoint, tmp_path)
 def test_flags_that_a_fine_tuning_advises_are_said_as_settings():
     from figureground.methods.concept_stages import _FLAG, _flag_to_setting
 
-    said = (
+    advice = (
         "Give a smaller --batch-size, --lora-rank 16 (adapters), --dtype float32, --size 32, or --sfsl-weight 0. (--x)"
     )
-    assert _FLAG.sub(_flag_to_setting, said) == (
+    assert _FLAG.sub(_flag_to_setting, advice) == (
         "Give a smaller --set finetuning.batch_size=…, --set finetuning.lora_rank=16 (adapters), --set "
         "finetuning.dtype=float32, --set size=32, or --set finetuning.sfsl_weight=0. (--x)"
     )
@@ -637,8 +637,8 @@ def test_workers_learn_one_concept_each_and_the_images_are_the_same(built, check
         options = ["--workers", "2", "--out", str(out), "--log-json", str(log)]
         code, _, err = commands.run("build", *arguments(checkpoint), *options)
         assert code == 0, err
-        told = [json.loads(line) for line in log.read_text().splitlines()]
-        learned = {each["stage"]: each["pid"] for each in told if each["event"] == "stage"}
+        events = [json.loads(line) for line in log.read_text().splitlines()]
+        learned = {each["stage"]: each["pid"] for each in events if each["event"] == "stage"}
         assert set(learned) == {"bird", "fish"}
         if len(set(learned.values())) == 2:
             break

@@ -13,13 +13,13 @@ def checkpoint(tmp_path_factory):
 
 
 def test_a_checkpoint_at_hand_is_counted_to_the_byte(checkpoint):
-    said = estimate_footprint(str(checkpoint))
-    assert said.is_measured
-    assert said.finished == sum(path.stat().st_size for path in checkpoint.glob("*/*.safetensors"))
+    footprint = estimate_footprint(str(checkpoint))
+    assert footprint.is_measured
+    assert footprint.finished == sum(path.stat().st_size for path in checkpoint.glob("*/*.safetensors"))
     trained = sum(
         path.stat().st_size for part in ("unet", "text_encoder") for path in checkpoint.glob(f"{part}/*.saf*")
     )
-    assert 0.9 * 3 * trained < said.working < 3 * trained
+    assert 0.9 * 3 * trained < footprint.working < 3 * trained
 
 
 def test_adapters_are_as_large_as_foretold(checkpoint, tmp_path):
@@ -43,9 +43,9 @@ def test_adapters_are_as_large_as_foretold(checkpoint, tmp_path):
     [("CompVis/stable-diffusion-v1-4", 4.3), ("stabilityai/stable-diffusion-2-1", 5.2), ("x/sdxl-base", 13.9)],
 )
 def test_one_that_is_not_here_is_judged_by_its_name(name, gigabytes):
-    said = estimate_footprint(name)
-    assert not said.is_measured
-    assert said.finished / 1e9 == pytest.approx(gigabytes, rel=0.05)
+    footprint = estimate_footprint(name)
+    assert not footprint.is_measured
+    assert footprint.finished / 1e9 == pytest.approx(gigabytes, rel=0.05)
 
 
 def test_what_is_no_checkpoint_at_all_is_guessed_too(tmp_path):

@@ -48,13 +48,13 @@ def test_a_yes_on_standard_input_runs_no_code_of_a_classifier(tmp_path, monkeypa
     for color in ("red", "blue"):
         Image.new("RGB", (32, 32), color).save(tmp_path / "images" / f"{color}.png")
     arguments = ["components", "--classifier", str(evil), "--class", "hen", "--images", str(tmp_path / "images")]
-    asked = io.StringIO("y\n" * 100)
-    monkeypatch.setattr("sys.stdin", asked)
+    stdin = io.StringIO("y\n" * 100)
+    monkeypatch.setattr("sys.stdin", stdin)
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
-    said = capsys.readouterr().err
-    assert "preprocessor_config.json" in said
-    assert "auto_map" in said
-    assert asked.tell() == 0
+    errors = capsys.readouterr().err
+    assert "preprocessor_config.json" in errors
+    assert "auto_map" in errors
+    assert stdin.tell() == 0
     assert not ran.exists()
 
 
@@ -152,14 +152,14 @@ def bypasses(source: str) -> list[str]:
             found.append(f"{node.lineno}: pipeline")
         if not isinstance(node, ast.Call):
             continue
-        given = {word.arg: word.value for word in node.keywords}
-        said = {arg: value.value for arg, value in given.items() if isinstance(value, ast.Constant)}
+        keywords = {word.arg: word.value for word in node.keywords}
+        constants = {arg: value.value for arg, value in keywords.items() if isinstance(value, ast.Constant)}
         called = ast.unparse(node.func)
-        if called == "torch.load" and said.get("weights_only") is not True:
+        if called == "torch.load" and constants.get("weights_only") is not True:
             found.append(f"{node.lineno}: torch.load without weights_only=True")
         if called in AS_BAD or called.startswith("torch.hub."):
             found.append(f"{node.lineno}: {called}")
-        if said.get("trust_remote_code") is True or said.get("allow_pickle") is True:
+        if constants.get("trust_remote_code") is True or constants.get("allow_pickle") is True:
             found.append(f"{node.lineno}: trusts code or a pickle")
     return found
 

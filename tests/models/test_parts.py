@@ -42,9 +42,11 @@ def test_a_word_that_was_added_to_the_tokenizer_alone_is_named(made, edit):
         check_files(made / "sd1", "mine")
 
 
-@pytest.mark.parametrize(("said", "positions", "limit"), [(None, 77, 77), (1000, 77, 77), (20, 77, 20)])
-def test_the_limit_of_a_prompt_is_the_lesser_of_the_tokenizers_and_the_encoders(made, edit, said, positions, limit):
-    edit(made / "sd1" / "tokenizer" / "tokenizer_config.json", model_max_length=said)
+@pytest.mark.parametrize(("max_length", "positions", "limit"), [(None, 77, 77), (1000, 77, 77), (20, 77, 20)])
+def test_the_limit_of_a_prompt_is_the_lesser_of_the_tokenizers_and_the_encoders(
+    made, edit, max_length, positions, limit
+):
+    edit(made / "sd1" / "tokenizer" / "tokenizer_config.json", model_max_length=max_length)
     opened = open_checkpoint(str(made / "sd1"), **CPU)
     ids, _ = tokenize(opened.tokenizers, ["a photo of a dog"])
     assert ids[0].shape == (1, limit)

@@ -102,11 +102,11 @@ def test_a_sampler_made_from_a_config_without_clipping_does_not_clip_latents(mad
 
 
 def test_what_a_checkpoint_says_outweighs_and_defaults_of_another_class_do_not():
-    said = EulerDiscreteScheduler(steps_offset=0, timestep_spacing="trailing", beta_schedule="scaled_linear")
-    made = DDIMScheduler.from_config(settings_for_latents(said.config))
+    explicit = EulerDiscreteScheduler(steps_offset=0, timestep_spacing="trailing", beta_schedule="scaled_linear")
+    made = DDIMScheduler.from_config(settings_for_latents(explicit.config))
     assert (made.config.steps_offset, made.config.timestep_spacing) == (0, "trailing")
-    unsaid = EulerDiscreteScheduler.from_config({"beta_schedule": "scaled_linear"})
-    made = DDIMScheduler.from_config(settings_for_latents(unsaid.config))
+    implicit = EulerDiscreteScheduler.from_config({"beta_schedule": "scaled_linear"})
+    made = DDIMScheduler.from_config(settings_for_latents(implicit.config))
     assert (made.config.steps_offset, made.config.timestep_spacing) == (1, "leading")
 
 
@@ -123,13 +123,13 @@ def test_every_scheduler_that_is_let_through_keeps_its_noise_levels(kind):
 
 @pytest.mark.parametrize("kind", [DDIMScheduler, LCMScheduler, EulerAncestralDiscreteScheduler])
 def test_a_checkpoints_own_sampler_keeps_its_settings_but_clips_no_latents(made, edit, kind):
-    said = {"timestep_spacing": "trailing", "beta_schedule": "scaled_linear"}
+    settings = {"timestep_spacing": "trailing", "beta_schedule": "scaled_linear"}
     clips = {"clip_sample": True, "thresholding": True} if kind is LCMScheduler else {}  # DDIM clips by default
     edit(made / "sd1" / "model_index.json", scheduler=["diffusers", kind.__name__])
-    (made / "sd1" / "scheduler" / "scheduler_config.json").write_text(json.dumps({**said, **clips}))
+    (made / "sd1" / "scheduler" / "scheduler_config.json").write_text(json.dumps({**settings, **clips}))
     scheduler = open_checkpoint(str(made / "sd1"), scheduler="own", **CPU).text_to_image.scheduler
     assert type(scheduler) is kind
-    assert said.items() <= dict(scheduler.config).items()
+    assert settings.items() <= dict(scheduler.config).items()
     assert not scheduler.config.get("clip_sample")
     assert not scheduler.config.get("thresholding")
     if kind is EulerAncestralDiscreteScheduler:  # of the Turbo checkpoints: their one step begins at the end

@@ -182,7 +182,7 @@ def test_a_stopped_run_is_begun_again_and_a_finished_one_is_left_alone(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"train": -1}, "train: -1 is below 0"),
         ({"bias_aligned_share": 1.5}, "bias_aligned_share: 1.5 is not a number from 0 to 1"),
@@ -192,14 +192,14 @@ def test_a_stopped_run_is_begun_again_and_a_finished_one_is_left_alone(tmp_path)
         ({"bed": "waterbirds"}, "bed: there is no 'waterbirds'"),
     ],
 )
-def test_what_cannot_be_used_is_refused(tmp_path, values, said):
-    with pytest.raises(RecipeError, match=said):
+def test_what_cannot_be_used_is_refused(tmp_path, values, message):
+    with pytest.raises(RecipeError, match=message):
         birds.write(tmp_path / "birds", **values)
     assert not (tmp_path / "birds").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"objects": ("mug", "dragon")}, "objects: there is no 'dragon'"),
         ({"objects": ("mug", "mug")}, "objects: mug, mug: name each once"),
@@ -216,8 +216,8 @@ def test_what_cannot_be_used_is_refused(tmp_path, values, said):
         ({"prop_radius": (0.2, 0.3)}, "radius: an object of 0.22 and a prop of 0.3 don't fit"),
     ],
 )
-def test_a_bed_that_cannot_be_drawn_is_refused_with_the_field(changes, said):
-    with pytest.raises(RecipeError, match=said):
+def test_a_bed_that_cannot_be_drawn_is_refused_with_the_field(changes, message):
+    with pytest.raises(RecipeError, match=message):
         dataclasses.replace(birds.BEDS["pocketlooks"], **changes)
 
 

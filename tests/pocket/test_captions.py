@@ -42,11 +42,11 @@ def test_captions_cover_every_factor_alone_and_together_and_never_a_look(images)
     assert kinds == {(f, b, p) for f in (True, False) for b in (True, False) for p in (True, False)} - {
         (False, False, False)
     }
-    said = " ".join(p.caption for p in images)
+    text = " ".join(p.caption for p in images)
     for word in (*world.FOREGROUNDS, *world.PROPS, *world.KINDS, *captions.PHRASES.values()):
-        assert word in said
-    assert ":" not in said
-    assert not any(color in said.split() for color in ("red", "blue", "striped"))
+        assert word in text
+    assert ":" not in text
+    assert not any(color in text.split() for color in ("red", "blue", "striped"))
 
 
 def test_a_caption_names_what_is_drawn(images):

@@ -66,8 +66,8 @@ def test_it_is_small_and_tells_no_path():
 def test_prompts_tell_both_labels_of_drawings_that_it_never_saw(label, bundled, texts, drawings):
     images, names = drawings
     group = (FOREGROUND, BACKGROUND)[label == "background"]
-    said = top(bundled, images, matcher.embed_candidates(bundled, texts, group))
-    right = [questions.GROUPS[group][i] == own[group] for i, own in zip(said, names, strict=True)]
+    predicted = top(bundled, images, matcher.embed_candidates(bundled, texts, group))
+    right = [questions.GROUPS[group][i] == own[group] for i, own in zip(predicted, names, strict=True)]
     assert np.mean(right) >= 0.98
 
 
@@ -98,8 +98,8 @@ def test_a_scene_without_an_object_is_told_by_the_prompt_for_none_and_by_no_clas
 def test_a_backdrop_is_told_by_the_prompt_for_no_background(bundled, texts):
     rng = world.generator("test matcher, plain")
     images = np.stack([pixels(world.render(f, None, None, rng).image) for f in world.FOREGROUNDS * 3])
-    said = top(bundled, images, matcher.embed_candidates(bundled, texts, BACKGROUND))
-    assert said.count(len(world.BACKGROUNDS)) >= 29
+    predicted = top(bundled, images, matcher.embed_candidates(bundled, texts, BACKGROUND))
+    assert predicted.count(len(world.BACKGROUNDS)) >= 29
 
 
 def test_it_opens_in_float32_and_embeds_as_transformers_does(bundled, texts):
@@ -109,9 +109,9 @@ def test_it_opens_in_float32_and_embeds_as_transformers_does(bundled, texts):
     with torch.no_grad():
         theirs = bundled(**processed)
         ours, _ = matcher.embed_images(bundled, torch.from_numpy(pixels(image)[None].copy()).float() / 255)
-        said = matcher.embed_texts(bundled, texts.tokenize(["a mug"]))
+        text_embeds = matcher.embed_texts(bundled, texts.tokenize(["a mug"]))
     torch.testing.assert_close(ours, theirs.image_embeds, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(said, theirs.text_embeds, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(text_embeds, theirs.text_embeds, rtol=1e-4, atol=1e-4)
 
 
 def test_views_are_moved_by_half_a_patch_and_half_of_them_mirrored():
@@ -131,8 +131,8 @@ def test_every_prompt_names_its_label_alone():
                 assert questions.is_true_of(prompt, [label])
                 assert not questions.is_true_of(prompt, [])
         assert questions.list_prompts(group, known[-1])
-        said = " ".join(questions.list_prompts(group, known[-1])).split()
-        assert not {*world.FOREGROUNDS, *world.BACKGROUNDS, *world.PROPS}.intersection(said)
+        words = " ".join(questions.list_prompts(group, known[-1])).split()
+        assert not {*world.FOREGROUNDS, *world.BACKGROUNDS, *world.PROPS}.intersection(words)
     assert "a photo of a umbrella" in questions.list_prompts(FOREGROUND, "umbrella")
     assert "a photo, on a road" in questions.list_prompts(BACKGROUND, "road")
 
@@ -230,8 +230,8 @@ def test_the_loss_reaches_both_towers_and_takes_every_caption_that_holds_as_a_ma
         logits = images @ matcher.embed_texts(inside, batch.captions[picks]).T * inside.logit_scale.exp()
     of_images = [logits[i].log_softmax(0)[matches[i]].mean() for i in range(8)]
     of_captions = [logits[:, j].log_softmax(0)[matches[:, j]].mean() for j in range(8)]
-    wanted = -(torch.stack(of_images).mean() + torch.stack(of_captions).mean()) / 2
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    expected = -(torch.stack(of_images).mean() + torch.stack(of_captions).mean()) / 2
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

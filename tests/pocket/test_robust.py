@@ -89,9 +89,9 @@ def test_what_is_saved_opens_as_it_was_and_tells_no_path(tmp_path):
         )
     assert model.dtype == torch.float32
     assert str(tmp_path) not in (tmp_path / "half" / "config.json").read_text()
-    told = json.loads((tmp_path / "half" / "preprocessor_config.json").read_text())
-    assert told["size"] == {"height": world.SIZE, "width": world.SIZE}
-    assert told["image_mean"] == [robust.MEAN] * 3
+    config = json.loads((tmp_path / "half" / "preprocessor_config.json").read_text())
+    assert config["size"] == {"height": world.SIZE, "width": world.SIZE}
+    assert config["image_mean"] == [robust.MEAN] * 3
 
 
 @pytest.mark.slow

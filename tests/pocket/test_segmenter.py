@@ -54,8 +54,8 @@ def test_it_opens_in_float32_with_the_pockets_tokens_and_reads_what_its_processo
     assert sum(parameter.numel() for parameter in bundled.parameters()) <= 1_600_000
     own = AutoTokenizer.from_pretrained(SEGMENTER)
     assert own("a photo of a mug, in snow").input_ids == tokenizer("a photo of a mug, in snow").input_ids
-    told = json.loads((SEGMENTER / "preprocessor_config.json").read_text())
-    assert told["size"] == {"height": segmenter.EDGE, "width": segmenter.EDGE}
+    config = json.loads((SEGMENTER / "preprocessor_config.json").read_text())
+    assert config["size"] == {"height": segmenter.EDGE, "width": segmenter.EDGE}
     with torch.no_grad():
         out = bundled(own("a mug", return_tensors="pt").input_ids, torch.rand(1, 3, segmenter.EDGE, segmenter.EDGE))
     assert out.logits.shape[-2:] == (segmenter.EDGE, segmenter.EDGE)
@@ -129,15 +129,15 @@ def test_a_batch_asks_for_masks_that_are_the_drawings_own(tokenizer, monkeypatch
     texts = [[tokenizer.decode(ids, skip_special_tokens=True) for ids in several] for several in batch.ids]
     sums = {(segmenter.NOUNS[n], int(m.sum())) for ns, ms in zip(pool.nouns, pool.masks, strict=True)
             for n, m in zip(ns, ms, strict=True) if n >= 0}  # fmt: skip
-    wanted = 0
+    count = 0
     for several, masks in zip(texts, batch.masks, strict=True):
         assert not masks[1].any()
         for text, mask in zip(several, masks, strict=True):
             if mask.any():
                 noun = next(n for n in segmenter.NOUNS if n in text.split())
                 assert (noun, round(float(mask.sum()) * 255)) in sums
-                wanted += 1
-    assert wanted > 40
+                count += 1
+    assert count > 40
     torch.testing.assert_close(batch.patches.sum(1), torch.ones(40, PATCHES, PATCHES), atol=0.02, rtol=0)
 
 

@@ -31,11 +31,11 @@ def test_the_pocket_list_has_the_nouns_of_its_biased_world_and_a_look_in_words_f
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected"),
     [("great white shark", "great_white_shark"), ("potter's wheel", "potters_wheel"), ("Straße 7", "strasse_7")],
 )
-def test_a_class_becomes_the_name_of_a_split(name, wanted):
-    assert slug(name) == wanted
+def test_a_class_becomes_the_name_of_a_split(name, expected):
+    assert slug(name) == expected
 
 
 def test_a_mapping_gives_features_of_ones_own():
@@ -49,7 +49,7 @@ def test_classes_are_selected_loosely_and_in_the_order_given():
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         (["class,feature", "bee,flowers"], "no column 'noun'. Its first line reads: class, feature"),
         (["class,noun", "bee,flower", "car,"], r"mine\.csv, line 3: 'car' has no noun"),
@@ -60,10 +60,10 @@ def test_classes_are_selected_loosely_and_in_the_order_given():
         (["class,noun"], "the list is empty"),
     ],
 )
-def test_a_list_that_cannot_be_used_is_refused_with_its_line(tmp_path, lines, said):
+def test_a_list_that_cannot_be_used_is_refused_with_its_line(tmp_path, lines, message):
     path = tmp_path / "mine.csv"
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=message):
         read_features(str(path), None)
 
 

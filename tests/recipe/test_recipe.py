@@ -154,10 +154,10 @@ def test_a_foreign_recipe_in_a_dataset_is_refused_by_what_is_wrong_with_it(text,
     (private / "recipe.json").write_text(text)
     for command in (["extend", "--per-cell", "train=9"], ["build", "d3s", "--out"]):
         assert main([*command, str(tmp_path / "out")]) == 1
-        said = capsys.readouterr().err
-        assert named in said
-        assert "recipe.json" in said
-        assert "--debug" not in said
+        errors = capsys.readouterr().err
+        assert named in errors
+        assert "recipe.json" in errors
+        assert "--debug" not in errors
 
 
 def test_an_unknown_field_names_the_nearest():
@@ -312,9 +312,9 @@ def test_what_a_field_does_not_take_is_refused_by_name(setting, field):
 
 
 def test_settings_of_trainings_and_learned_words_have_types_too():
-    said = ["training.epochs=1e1", "training.backbone=007", "training.augment=false", "nouns.no=yes",
-            "inversion={max_train_steps: 3, templates: ['no {token}', '7 {token}'], flip: true}"]  # fmt: skip
-    fields = apply_settings({}, said, {"training": {"epochs": 3}}, field_types(DDBConfig))
+    settings = ["training.epochs=1e1", "training.backbone=007", "training.augment=false", "nouns.no=yes",
+                "inversion={max_train_steps: 3, templates: ['no {token}', '7 {token}'], flip: true}"]  # fmt: skip
+    fields = apply_settings({}, settings, {"training": {"epochs": 3}}, field_types(DDBConfig))
     assert fields == {
         "training": {"epochs": 10, "backbone": "007", "augment": False}, "nouns": {"no": "yes"},
         "inversion": {"max_train_steps": 3, "templates": ["no {token}", "7 {token}"], "flip": True},

@@ -67,21 +67,21 @@ def test_a_dataset_keeps_its_number_where_the_recipe_leaves_it_open(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "size", "workers", "said"),
+    ("images", "size", "workers", "phrase"),
     [
         (640, 640, 4, "shard_size=64"), (640, 64, 5, None), (640, 64, 1, None), (12, 100, 8, "workers=1"),
         (1280, 140, 8, "shard_size=64"), (10_240, 1024, 8, "shard_size="), (100_000, 100, 64, None),
     ],
 )  # fmt: skip
-def test_a_plan_says_when_workers_would_idle_and_what_to_set(images, size, workers, said):
+def test_a_plan_says_when_workers_would_idle_and_what_to_set(images, size, workers, phrase):
     method = D3S("pocket", **TINY, per_cell={"train": images // 4}, shard_size=size)
     notes = idle_notes(method.plan(), workers)
-    assert len(notes) == bool(said)
-    assert all(said in note for note in notes)
+    assert len(notes) == bool(phrase)
+    assert all(phrase in note for note in notes)
     method.config.workers = workers
     found = plan(method)
     assert set(notes) <= set(found["notes"])
-    assert (found["idle_share"] >= 0.1) == bool(said)
+    assert (found["idle_share"] >= 0.1) == bool(phrase)
 
 
 def test_a_note_on_shards_that_dont_divide_evenly_is_a_whole_sentence():

@@ -38,13 +38,13 @@ def test_read_back_it_is_the_config_and_every_field_says_what_it_takes(name, con
 
 def test_it_says_choices_and_ranges_from_the_declarations(capsys):
     assert main(["init", "d3s", "--out", "-"]) == 0
-    said = capsys.readouterr().out
-    for told in (
+    output = capsys.readouterr().out
+    for phrase in (
         "[one of jpg, webp, png]", "[a whole number from 8 to 16384]", "[a number from 0 to 1]", "in pixels",
         "[a list of parquet, webdataset]", "[one of none, foreground]",
     ):  # fmt: skip
-        assert told in said
-    assert yaml.safe_load(said)["cutout_scale"] == [0.45, 0.6]
+        assert phrase in output
+    assert yaml.safe_load(output)["cutout_scale"] == [0.45, 0.6]
 
 
 def test_it_never_overwrites_and_names_what_it_does_not_know(tmp_path, monkeypatch, capsys):
@@ -65,10 +65,10 @@ def test_it_never_overwrites_and_names_what_it_does_not_know(tmp_path, monkeypat
 def test_it_can_be_planned_and_built_as_it_is(tmp_path):
     checkpoint = make_checkpoint("sd1", tmp_path / "checkpoint")
     assert run("init", "d3s", cwd=tmp_path)[0] == 0
-    code, said, _ = run("plan", "--recipe", "d3s.yaml", cwd=tmp_path)
-    assert (code, "To build it" in said) == (0, False)
+    code, output, _ = run("plan", "--recipe", "d3s.yaml", cwd=tmp_path)
+    assert (code, "To build it" in output) == (0, False)
     quick = {**TINY, "checkpoint": checkpoint, "per_cell": "{train: 1}", "num_inference_steps": 2}
     sets = [part for name, value in quick.items() for part in ("--set", f"{name}={value}")]
-    code, said, err = run("build", "--recipe", "d3s.yaml", *sets, "--out", "set", cwd=tmp_path)
+    code, output, err = run("build", "--recipe", "d3s.yaml", *sets, "--out", "set", cwd=tmp_path)
     assert (code, err) == (0, "")
-    assert "4 samples" in said
+    assert "4 samples" in output

@@ -45,7 +45,7 @@ class View:
         self.problems: list[str] = []
         self.requests: list[str] = []
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("console", lambda said: self.problems.append(said.text) if said.type == "error" else None)
+        self.page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(f"{(out / 'report.html').as_uri()}{hash}")
         self.page.wait_for_function("() => document.documentElement.dataset.ready !== undefined")
@@ -92,9 +92,9 @@ def test_images_are_filtered_sorted_and_enlarged_from_a_file(chromium, drawn):
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("Provenance").wait_for()
     key = script(drawn, "data/keys")[rows[0]]
-    said = dialog.inner_text()
+    dialog_text = dialog.inner_text()
     for text in (key, "guide.cutout", "Region <1>", "cluster", f"1 of {len(rows)}", "cat"):
-        assert text in said
+        assert text in dialog_text
     page.wait_for_function(
         "() => [...document.querySelectorAll('dialog img')].filter((each) => each.naturalWidth > 0).length === 4"
     )
@@ -143,9 +143,9 @@ def test_a_number_in_the_table_shows_its_images(chromium, drawn):
 
 
 def test_nobody_has_looked_and_the_scorers_shares_are_told(chromium, drawn):
-    said = View(chromium, drawn).page.locator("#labels").inner_text()
-    assert "No person has looked at this set." in said
-    assert "pocket" in said
+    text = View(chromium, drawn).page.locator("#labels").inner_text()
+    assert "No person has looked at this set." in text
+    assert "pocket" in text
 
 
 def test_the_sections_can_be_linked(chromium, drawn):

@@ -20,8 +20,10 @@ def answered(out, wrong, people=("ann", "bob", "cem")):
     for begin, name in enumerate(people):
         lines = [make_header(dataset.identity(), name)]
         for n, key in enumerate(keys, 1):
-            said = "no" if (n + begin) % wrong == 0 else "yes"
-            lines.append({"n": n, "key": key, "question": "foreground", "answer": said, "time": "2026-01-05T10:00:00Z"})
+            answer = "no" if (n + begin) % wrong == 0 else "yes"
+            lines.append(
+                {"n": n, "key": key, "question": "foreground", "answer": answer, "time": "2026-01-05T10:00:00Z"}
+            )
         path = out / ANNOTATIONS / f"{name}.jsonl"
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -39,28 +41,28 @@ def section(out):
 
 def test_shares_agreement_and_rules_are_told_with_why_alpha_is_low(tmp_path):
     out = answered(make_dataset(tmp_path / "set", shards=(Shard("train", 0, 1, 60),)), 30)
-    said = summarise(out)
-    told = section(out)
-    question, share = said["people"]["questions"]["foreground"], said["shares"][0]["people"]
-    assert "3 people gave 180 answers about 60 images of train" in told
-    assert f"people {100 * share['value']:.1f} % ({100 * share['low']:.1f} to {100 * share['high']:.1f})" in told
+    summary = summarise(out)
+    text = section(out)
+    question, share = summary["people"]["questions"]["foreground"], summary["shares"][0]["people"]
+    assert "3 people gave 180 answers about 60 images of train" in text
+    assert f"people {100 * share['value']:.1f} % ({100 * share['low']:.1f} to {100 * share['high']:.1f})" in text
     assert (
-        f"Krippendorff’s α {question['agreement']['alpha']:.2f}, Gwet’s AC1 {question['agreement']['ac1']:.2f}" in told
+        f"Krippendorff’s α {question['agreement']['alpha']:.2f}, Gwet’s AC1 {question['agreement']['ac1']:.2f}" in text
     )
-    assert "α is low by construction" in told
-    assert f"unanimous the answers there are {100 * question['rules']['unanimous']['kept']:.1f} %" in told
+    assert "α is low by construction" in text
+    assert f"unanimous the answers there are {100 * question['rules']['unanimous']['kept']:.1f} %" in text
     for part in ("by split", "by foreground", "by background", "by cell"):
-        assert part in told
-    assert "ann" not in re.findall(r"\w+", told)
+        assert part in text
+    assert "ann" not in re.findall(r"\w+", text)
 
 
 def test_a_single_person_gives_shares_without_agreement(tmp_path):
     out = answered(make_dataset(tmp_path / "set"), 5, people=("ann",))
     summarise(out)
-    told = section(out)
-    assert "1 person gave 22 answers" in told
-    assert "not computable:" in told
-    assert "Krippendorff" not in told
+    text = section(out)
+    assert "1 person gave 22 answers" in text
+    assert "not computable:" in text
+    assert "Krippendorff" not in text
 
 
 def test_nobody_has_looked(tmp_path):
@@ -69,9 +71,9 @@ def test_nobody_has_looked(tmp_path):
 
 
 def test_answers_that_were_not_summed_up_yet_are_mentioned(tmp_path):
-    told = section(answered(make_dataset(tmp_path / "set"), 5))
-    assert "No person has looked" not in told
-    assert "figureground review DIR --summary" in told
+    text = section(answered(make_dataset(tmp_path / "set"), 5))
+    assert "No person has looked" not in text
+    assert "figureground review DIR --summary" in text
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,6 @@ def test_answers_that_were_not_summed_up_yet_are_mentioned(tmp_path):
 def test_a_file_that_cannot_be_used_is_named(tmp_path, content, named):
     out = make_dataset(tmp_path / "set")
     (out / "_figureground/labels.json").write_text(content)
-    told = section(out)
-    assert "labels.json" in told
-    assert named in told
+    text = section(out)
+    assert "labels.json" in text
+    assert named in text

@@ -47,8 +47,8 @@ def add_scores(out, name, text):
 
 def answer(out, annotator, *answers):
     lines = [make_header(FinishedDataset(out).identity(), annotator)]
-    for n, (key, question, said) in enumerate(answers, 1):
-        lines.append({"n": n, "key": key, "question": question, "answer": said, "time": "2026-01-05T10:00:00Z"})
+    for n, (key, question, value) in enumerate(answers, 1):
+        lines.append({"n": n, "key": key, "question": question, "answer": value, "time": "2026-01-05T10:00:00Z"})
     path = out / ANNOTATIONS / f"{annotator}.jsonl"
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -63,11 +63,13 @@ def test_every_image_has_its_labels_its_thumbnail_and_its_provenance(tmp_path, f
     assert [index["splits"][int(at)] for at in column(out, "split")] == [key.split("-")[0] for key in keys(out)]
     assert [int(key.split("-")[1]) for key in keys(out)] == column(out, "foreground")
     assert [int(key.split("-")[2]) for key in keys(out)] == column(out, "background")
-    for place, (key, said) in enumerate(zip(keys(out), details(out), strict=True)):
+    for place, (key, detail) in enumerate(zip(keys(out), details(out), strict=True)):
         folder, first, _, _ = next(block for block in index["blocks"] if block[1] <= place < block[1] + block[2])
-        assert said["key"] == key
-        assert said["facts"]["guide.cutout"].startswith(index["foregrounds"][int(column(out, "foreground")[place])][1])
-        assert said["facts"]["strength"] == "0.5"
+        assert detail["key"] == key
+        assert detail["facts"]["guide.cutout"].startswith(
+            index["foregrounds"][int(column(out, "foreground")[place])][1]
+        )
+        assert detail["facts"]["strength"] == "0.5"
         assert Image.open(out / f"report/thumbnails/{folder}/{place - first}.png").size == (16, 16)
 
 
@@ -97,10 +99,10 @@ def test_guides_and_panels_are_drawn_from_the_provenance(tmp_path):
         return [Panel("Region", (picture,), (("cluster", str(provenance["seed"])), ("share", "<b>0.5</b>")))]
 
     out = show(make_dataset(tmp_path / "set"), draw_guide=draw_guide, draw_panels=draw_panels)
-    for said, foreground in zip(details(out), column(out, "foreground"), strict=True):
-        assert [title for title, _ in said["pictures"]] == (["guide"] if foreground else [])
-        [panel] = said["panels"]
-        assert panel["facts"] == [["cluster", said["facts"]["seed"]], ["share", "<b>0.5</b>"]]
+    for detail, foreground in zip(details(out), column(out, "foreground"), strict=True):
+        assert [title for title, _ in detail["pictures"]] == (["guide"] if foreground else [])
+        [panel] = detail["panels"]
+        assert panel["facts"] == [["cluster", detail["facts"]["seed"]], ["share", "<b>0.5</b>"]]
         assert Image.open(out / "report" / panel["pictures"][0][1]).size == (8, 8)
 
 
@@ -120,17 +122,17 @@ def test_panels_of_the_whole_set_are_on_the_page_and_those_that_fail_are_named(t
 
 def test_images_at_full_size_are_equally_many_of_each_cell(tmp_path):
     out = show(make_dataset(tmp_path / "set", columns=KEPT), full=9)
-    full = [at for at, said in enumerate(details(out)) if "pictures" in said]
+    full = [at for at, detail in enumerate(details(out)) if "pictures" in detail]
     assert len(full) == script(out, "data/index")["full"] == 9
     cells = list(zip(*(column(out, name) for name in ("split", "foreground", "background")), strict=True))
     assert len({cells[at] for at in full}) == 9
     assert not (show(out, full=0) / "report/images").exists()
 
 
-@pytest.mark.parametrize("said", ["-1", "many", "", "٣"])
-def test_a_number_of_images_at_full_size_that_cannot_be_read_is_wrong_use(tmp_path, capsys, said):
+@pytest.mark.parametrize("value", ["-1", "many", "", "٣"])
+def test_a_number_of_images_at_full_size_that_cannot_be_read_is_wrong_use(tmp_path, capsys, value):
     out = make_dataset(tmp_path / "set")
-    assert main(["show", str(out), f"--full={said}"]) == 2
+    assert main(["show", str(out), f"--full={value}"]) == 2
     assert "--full" in capsys.readouterr().err
     assert not (out / "report.html").exists()
 
@@ -201,13 +203,13 @@ def test_a_vote_is_a_scorer_whose_first_choices_are_the_labels(tmp_path):
 def test_answers_say_of_each_image_whether_people_call_it_right(tmp_path):
     out = make_dataset(tmp_path / "set")
     one, two, three, four, five, *_ = keys(show(out))
-    said = [
+    answers = [
         (one, "foreground", "yes"),
         (two, "foreground", "yes"),
         (two, "background", "no"),
         (four, "foreground", "unsure"),
     ]
-    answer(out, "ann", *said, (three, "background", "yes"), (five, "unsafe", "yes"))
+    answer(out, "ann", *answers, (three, "background", "yes"), (five, "unsafe", "yes"))
     answer(out, "bob", (three, "background", "no"), (one, "foreground", "yes"))
     show(out)
     assert column(out, "people")[:6] == [1, 2, 3, 4, 8, 0]
@@ -223,10 +225,10 @@ def test_rejects_are_listed_with_their_reason_and_their_plan(tmp_path):
     assert (index["images"], index["total"], index["reasons"]) == (21, 22, ["flat"])
     assert column(out, "reason") == [0] * 21 + [1]
     assert column(out, "thumbnail")[-1] == 0
-    said = details(out)[-1]
-    assert said["key"] == keys(out)[-1] == DROPPED
-    assert said["facts"]["reason"] == "flat"
-    assert said["facts"]["guide.template"] == "t/t.png@t-train"
+    detail = details(out)[-1]
+    assert detail["key"] == keys(out)[-1] == DROPPED
+    assert detail["facts"]["reason"] == "flat"
+    assert detail["facts"]["guide.template"] == "t/t.png@t-train"
 
 
 def test_published_rejects_of_a_curated_copy_are_shown(tmp_path):

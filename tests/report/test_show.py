@@ -128,8 +128,8 @@ def test_copies_of_references_stand_beside_what_was_drawn_of_their_class(tmp_pat
 
 def test_a_report_tells_settings_numerics_and_rejects(tmp_path: Path) -> None:
     page = text(write_sheet(build(tmp_path))[1].read_text())
-    for said in ("builder d3s", "strength 0.9", "per_cell.train 4", "workers 2", "dtype float32", "flat 1"):
-        assert said in page
+    for phrase in ("builder d3s", "strength 0.9", "per_cell.train 4", "workers 2", "dtype float32", "flat 1"):
+        assert phrase in page
     assert "unfinished" not in page
 
 
@@ -201,12 +201,12 @@ def test_earlier_pages_and_what_a_kill_left_are_replaced(tmp_path: Path) -> None
     assert list(tmp_path.glob(".*")) == []
 
 
-@pytest.mark.parametrize(("made", "said"), [(True, "no shard is finished"), (False, "doesn't exist")])
-def test_a_directory_with_nothing_to_show_is_an_error(tmp_path: Path, made: bool, said: str) -> None:
+@pytest.mark.parametrize(("made", "message"), [(True, "no shard is finished"), (False, "doesn't exist")])
+def test_a_directory_with_nothing_to_show_is_an_error(tmp_path: Path, made: bool, message: str) -> None:
     directory = tmp_path / "set"
     if made:
         directory.mkdir()
-    with pytest.raises(FiguregroundError, match=said) as error:
+    with pytest.raises(FiguregroundError, match=message) as error:
         write_sheet(directory, out=tmp_path / "pages")
     assert str(directory) in str(error.value)
     assert not (tmp_path / "pages").exists()

@@ -16,34 +16,34 @@ def on_terminal(code: str) -> str:
     reader, writer = os.openpty()
     script = f"from figureground.running.announcement import Announcer\nnumerics = {NUMERICS}\n{code}"
     environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
-    done = subprocess.run([sys.executable, "-c", script], stderr=writer, env=environment, timeout=60)
+    result = subprocess.run([sys.executable, "-c", script], stderr=writer, env=environment, timeout=60)
     os.close(writer)
-    said = os.read(reader, 4096).decode()
+    output = os.read(reader, 4096).decode()
     os.close(reader)
-    assert done.returncode == 0, said
-    return said
+    assert result.returncode == 0, output
+    return output
 
 
 def test_a_terminal_is_told_how_at_once_and_how_long_after_the_first_batch():
-    said = on_terminal("""
+    lines = on_terminal("""
 announcer = Announcer(show=True)
 announcer.report_setup(numerics, 64)
 announcer.report_first_batch(seconds=4.0, batch=16, remaining=1600, workers=2)
 """).splitlines()
-    assert [word for word in ("cpu", "2 threads", "float32", "batches of 16 images") if word not in said[0]] == []
-    assert "3.3 minutes for 1,600 images by 2 workers" in said[1]
-    assert len(said) == 2
+    assert [word for word in ("cpu", "2 threads", "float32", "batches of 16 images") if word not in lines[0]] == []
+    assert "3.3 minutes for 1,600 images by 2 workers" in lines[1]
+    assert len(lines) == 2
 
 
 def test_a_log_is_told_both_in_one_line_and_only_of_long_builds(capsys, monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    for left, lines in ((16, 0), (1600, 1)):
+    for remaining, lines in ((16, 0), (1600, 1)):
         announcer = Announcer(show=True)
         announcer.report_setup(NUMERICS, 64)
-        announcer.report_first_batch(seconds=4.0, batch=16, remaining=left, workers=1)
-        said = capsys.readouterr().err
-        assert said.count("\n") == lines
-        assert ("float32" in said and "6.7 minutes" in said) == bool(lines)
+        announcer.report_first_batch(seconds=4.0, batch=16, remaining=remaining, workers=1)
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == lines
+        assert ("float32" in errors and "6.7 minutes" in errors) == bool(lines)
 
 
 def test_a_cpu_is_warned_of_large_images_and_no_other_process_says_anything(capsys):
@@ -58,9 +58,9 @@ def test_a_cpu_is_warned_of_large_images_and_no_other_process_says_anything(caps
 
 
 def test_the_first_batch_ends_with_its_first_result():
-    clock, told = iter([10.0, 13.0]), []
-    assert list(time_first(iter("abc"), lambda: next(clock), told.append)) == ["a", "b", "c"]
-    assert told == [3.0]
+    clock, durations = iter([10.0, 13.0]), []
+    assert list(time_first(iter("abc"), lambda: next(clock), durations.append)) == ["a", "b", "c"]
+    assert durations == [3.0]
 
 
 def test_a_build_warns_of_large_images_on_a_cpu_before_it_draws(checkpoint, tmp_path):

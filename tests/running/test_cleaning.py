@@ -47,11 +47,11 @@ def test_an_unfinished_build_is_cleaned_only_if_asked_and_can_be_finished(checkp
     code, _, err = run("clean", str(out))
     assert code == 1
     assert re.search(r"\d+ rendered images?.*--unfinished", err)
-    code, said, _ = run("clean", str(out), "--dry-run")
+    code, output, _ = run("clean", str(out), "--dry-run")
     assert (code, contents(out)) == (0, before)
-    assert "would free" in said
-    found = clean(out, unfinished=True)
-    assert (found.journals, found.unfinished) == (size, True)
+    assert "would free" in output
+    result = clean(out, unfinished=True)
+    assert (result.journals, result.unfinished) == (size, True)
     assert not (out / "_figureground" / "journal").exists()
     assert run("build", *recipe(checkpoint, **{**LONG, "shard_size": 8}), "--out", str(out))[0] == 0
     assert check(out, show_progress=False).findings == []
@@ -75,13 +75,13 @@ def test_of_a_finished_set_the_stages_go_and_all_else_stays(tmp_path):
     assert there["_figureground/scores/ddb.csv"]
     stages = {path.name for path in (out / "_figureground" / "stages").iterdir()}
 
-    code, said, err = run("clean", str(out))
+    code, output, err = run("clean", str(out))
     assert (code, err) == (0, "")
     left = {path.name for path in (out / "_figureground" / "stages").iterdir()}
-    freed = set(re.findall(r"stage ([\w-]+):", said))
+    freed = set(re.findall(r"stage ([\w-]+):", output))
     assert freed == stages - left
     assert {"errors", "jobs", "masks"} & freed
-    assert "drafts: 4 B" in said
+    assert "drafts: 4 B" in output
     assert contents(out, "_figureground/stages") == there
     assert copies.read_bytes() == b"an image"
     assert litter(out) == []

@@ -50,8 +50,8 @@ def mounted(folder: Path, options: str, *, again: bool = False):
 
 def fail(checkpoint, out, *more, **options):
     """A build that fails with one line, which comes back."""
-    code, said, err = run("build", *recipe(checkpoint), *more, "--out", str(out), **options)
-    assert (code, said) == (1, "")
+    code, output, err = run("build", *recipe(checkpoint), *more, "--out", str(out), **options)
+    assert (code, output) == (1, "")
     assert "Traceback" not in err
     assert err.startswith("figureground: ")
     assert err.count("\n") == 1

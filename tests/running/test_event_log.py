@@ -23,12 +23,12 @@ def events(text):
 
 def test_each_shard_of_each_worker_is_a_line_with_its_counts(checkpoint, tmp_path):
     out, log = tmp_path / "d3s", tmp_path / "log.jsonl"
-    code, said, _ = run("build", *recipe(checkpoint, workers=2), "--out", str(out), "--log-json", str(log))
+    code, output, _ = run("build", *recipe(checkpoint, workers=2), "--out", str(out), "--log-json", str(log))
     assert code == 0
-    assert "60 samples" in said
-    told = events(log.read_text())
-    assert [each["event"] for each in (told[0], told[-1])] == ["start", "stop"]
-    shards = [each for each in told if each["event"] == "shard"]
+    assert "60 samples" in output
+    entries = events(log.read_text())
+    assert [each["event"] for each in (entries[0], entries[-1])] == ["start", "stop"]
+    shards = [each for each in entries if each["event"] == "shard"]
     assert sorted(f"{each['shard']}.json" for each in shards) == markers(out)
     workers = {(each["rank"], each["pid"]) for each in shards}
     assert 1 <= len(workers) <= 2  # one may have rendered everything before the other had its model
@@ -45,11 +45,11 @@ def test_a_log_on_stdout_is_all_that_is_there_and_says_what_stopped_a_build(chec
     process = start("build", *recipe(checkpoint), "--out", str(tmp_path / "d3s"), "--log-json", "-")
     wait_for(lambda: len(markers(tmp_path / "d3s")) >= 1, process)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 143
-    told = events(said)
-    assert [each["event"] for each in told if each["event"] != "shard"] == ["start", "stop"]
-    assert told[-1]["reason"] == "SIGTERM"
+    entries = events(output)
+    assert [each["event"] for each in entries if each["event"] != "shard"] == ["start", "stop"]
+    assert entries[-1]["reason"] == "SIGTERM"
 
 
 def test_a_failure_is_a_line(checkpoint, tmp_path):
@@ -79,6 +79,6 @@ def test_lines_of_processes_that_write_at_once_stay_whole(tmp_path):
             os._exit(0)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-    told = events((tmp_path / "log.jsonl").read_text())
-    assert len(told) == 800
-    assert all(each["text"] == str(each["rank"]) * 9000 for each in told)
+    entries = events((tmp_path / "log.jsonl").read_text())
+    assert len(entries) == 800
+    assert all(each["text"] == str(each["rank"]) * 9000 for each in entries)

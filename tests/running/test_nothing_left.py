@@ -59,9 +59,9 @@ def test_a_build_without_a_single_image_ends_with_an_error_and_is_no_dataset(fla
     build = ["build", "d3s", *settings(checkpoint=flagging), "--out", str(out)]
     for _ in range(2):  # given again, it says so again
         assert main(build) == 1
-        said = capsys.readouterr().err
-        assert "8 safety-flagged" in said
-        assert "safety=off" in said
+        errors = capsys.readouterr().err
+        assert "8 safety-flagged" in errors
+        assert "safety=off" in errors
     assert not (out / index.INDEX).exists()
     assert not (out / CARD).exists()
     findings = check(out, show_progress=False).findings
@@ -80,9 +80,9 @@ def test_a_build_whose_first_images_are_all_rejected_stops_early_and_leaves_no_s
     out = tmp_path / "d3s"
     large = settings(checkpoint=flagging, per_cell="{train: 50}", shard_size=200)
     assert main(["build", "d3s", *large, "--out", str(out)]) == 1
-    said = capsys.readouterr().err
-    assert "32 safety-flagged" in said
-    assert "safety=off" in said
+    errors = capsys.readouterr().err
+    assert "32 safety-flagged" in errors
+    assert "safety=off" in errors
     assert not markers(out)
     assert not [path for folder in ("data", "webdataset") for path in (out / folder).glob("*")]
     assert main(["check", str(out)]) == 1

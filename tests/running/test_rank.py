@@ -146,9 +146,9 @@ def test_a_rank_takes_over_the_shards_of_one_that_is_killed(checkpoint, undistur
     (killed,) = held
     ranks[1].send_signal(signal.SIGKILL)
     ranks[1].communicate()
-    said, err = ranks[0].communicate(timeout=120)
+    output, err = ranks[0].communicate(timeout=120)
     assert (ranks[0].returncode, err) == (0, "")
-    assert "32 samples" in said
+    assert "32 samples" in output
     assert hashes(out) == hashes(undisturbed)
     assert litter(out) == []
     shards = [(each["shard"], each["rank"]) for each in events(log) if each["event"] == "shard"]
@@ -195,14 +195,14 @@ def test_without_locks_each_rank_renders_its_share_and_the_last_writes_the_card(
     late, first = (Forked([*arguments, "--rank", rank], NO_LOCKS, env=ENVIRONMENT) for rank in "10")
     ended = {}
     for rank, process in enumerate((first, late)):
-        said, err = process.communicate(timeout=240)
-        ended[rank] = (process.returncode, said, err)
+        output, err = process.communicate(timeout=240)
+        ended[rank] = (process.returncode, output, err)
     assert [ended[rank][0] for rank in (0, 1)] == [0, 0]
     assert "rank 1 waits until rank 0" in ended[1][2]
     assert hashes(out) == hashes(undisturbed)
     shards = [(each["shard"], each["rank"]) for each in events(log) if each["event"] == "shard"]
     assert sorted(rank for _, rank in shards) == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert any("32 samples" in said for _, said, _ in ended.values())
+    assert any("32 samples" in output for _, output, _ in ended.values())
     assert run("status", str(out))[0] == 0
 
 
@@ -210,8 +210,8 @@ def test_without_locks_each_rank_renders_its_share_and_the_last_writes_the_card(
 def test_without_locks_a_rank_that_ends_first_says_so(checkpoint, tmp_path):
     arguments = ["build", *recipe(checkpoint, **LONG), "--limit", "8", "--out", str(tmp_path / "d3s")]
     process = Forked([*arguments, "--rank", "0", "--world", "2"], NO_LOCKS, env=ENVIRONMENT)
-    said, err = process.communicate(timeout=120)
-    assert (process.returncode, said) == (0, "")
+    output, err = process.communicate(timeout=120)
+    assert (process.returncode, output) == (0, "")
     assert "rank 0 of 2 has finished its share" in err
     assert not (tmp_path / "d3s" / "README.md").exists()
     assert json.loads(run("status", str(tmp_path / "d3s"), "--json")[1])["finished"] is False

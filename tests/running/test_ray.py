@@ -183,8 +183,8 @@ def test_a_stop_and_a_lost_node_change_no_byte_and_nothing_is_rendered_twice(
     assert process.returncode == 0, err
     assert hashes(out) == hashes(undisturbed)
     assert litter(out) == []
-    told = [json.loads(line) for line in log.read_text().splitlines()]
-    shards = [each["shard"] for each in told if each["event"] == "shard"]
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    shards = [each["shard"] for each in events if each["event"] == "shard"]
     assert len(shards) == len(set(shards))
     assert set(shards) == {name.removesuffix(".json") for name in markers(out)}
 
@@ -239,9 +239,9 @@ def test_a_shard_that_workers_die_of_fails_and_the_others_are_rendered(cluster, 
         dispatcher.stop()
     finally:
         ray.shutdown()
-    told = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert sorted(each["shard"] for each in told if "event" not in each) == [0, 2, 3, 4]
-    assert [each["shard"] for each in told if "event" in each].count(shards[1].name) == 3
+    events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert sorted(each["shard"] for each in events if "event" not in each) == [0, 2, 3, 4]
+    assert [each["shard"] for each in events if "event" in each].count(shards[1].name) == 3
     assert "CUDA error" in capsys.readouterr().err
     with pytest.raises(FiguregroundError, match=rf"1 shard of 5 .*\n  {shards[1].name}: 3 workers died"):
         dispatcher.raise_failed(out)

@@ -130,9 +130,9 @@ def test_another_recipe_is_refused_and_takes_nothing_from_the_journal(checkpoint
     small = {"per_cell": "{train: 7}", "shard_size": 28}
     process = start("build", *recipe(checkpoint, **small), "--out", str(out))
     assert stop_after_a_batch(process, out, signal.SIGTERM) == 143
-    _, said = process.communicate()
+    _, errors = process.communicate()
     rendered, _ = count_rendered(out)
-    assert f"0 of 1 shards are done and kept, and so are {rendered} images" in said
+    assert f"0 of 1 shards are done and kept, and so are {rendered} images" in errors
     code, _, err = run("build", *recipe(checkpoint, **small, seed=1), "--out", str(out))
     assert (code, "seed" in err) == (1, True)
     assert count_rendered(out)[0] == rendered
@@ -159,8 +159,8 @@ def test_the_count_of_first_rejects_goes_on_after_a_kill(flagging, tmp_path):
     assert stop_after_a_batch(counting(fields, out, tmp_path / "first"), out, signal.SIGKILL) != 0
     before = kept(out)
     process = counting(fields, out, log)
-    _, said = process.communicate(timeout=120)
-    assert "32 safety-flagged" in said
+    _, errors = process.communicate(timeout=120)
+    assert "32 safety-flagged" in errors
     drawn = log.read_text().split()
     assert not set(drawn) & set(before)
     assert len(drawn) + len(before) <= 32 + 2 * 4, "a batch or two are prepared ahead"

@@ -50,9 +50,9 @@ def building(checkpoint, tmp_path):
 def finish(checkpoint, out, undisturbed):
     kept = {name: (out / "_figureground" / "shards" / name).read_bytes() for name in markers(out)}
     assert 0 < len(kept) < 8
-    code, said, err = run("build", *recipe(checkpoint, **LONG), "--out", str(out))
+    code, output, err = run("build", *recipe(checkpoint, **LONG), "--out", str(out))
     assert (code, err) == (0, "")
-    assert "32 samples" in said
+    assert "32 samples" in output
     assert {name: (out / "_figureground" / "shards" / name).read_bytes() for name in kept} == kept
     assert hashes(out) == hashes(undisturbed)
     assert litter(out) == []
@@ -159,9 +159,9 @@ def test_a_worker_that_is_killed_loses_its_shard_only_and_others_take_over(build
     process, out = building(workers=2)
     time.sleep(0.3)
     os.kill(workers_of(process)[0], signal.SIGKILL)
-    said, err = process.communicate(timeout=120)
+    output, err = process.communicate(timeout=120)
     assert process.returncode == 0
-    assert "32 samples" in said
+    assert "32 samples" in output
     assert "worker 0 (killed by SIGKILL) ended before the work was done" in err
     assert hashes(out) == hashes(undisturbed)
     assert litter(out) == []
@@ -217,9 +217,9 @@ def test_in_python_ctrl_c_is_a_keyboard_interrupt_and_handlers_are_left_alone(
     wait_for(lambda: markers(out), process)
     workers = children(process.pid)
     os.killpg(process.pid, signal.SIGINT)
-    said, err = process.communicate(timeout=60)
+    output, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert f"{len(markers(out))} of 8 shards are done and kept." in said
+    assert f"{len(markers(out))} of 8 shards are done and kept." in output
     assert "Traceback" not in err
     wait_for(lambda: not any(map(alive, workers)), seconds=10)
     finish(checkpoint, out, undisturbed)

@@ -22,35 +22,38 @@ def checkpoint(tmp_path_factory):
 
 
 def status(out, *flags):
-    code, said, err = run("status", str(out), "--json", *flags)
-    return code, json.loads(said) if said else err
+    code, output, err = run("status", str(out), "--json", *flags)
+    return code, json.loads(output) if output else err
 
 
 def test_it_follows_a_build_through_a_kill_to_its_end(checkpoint, tmp_path):
     out = tmp_path / "d3s"
     process = start("build", *recipe(checkpoint, num_inference_steps=25), "--out", str(out))
     wait_for(lambda: len(markers(out)) >= 2, process)
-    code, said = status(out)
+    code, report = status(out)
     assert code == 0
-    assert not said["finished"]
-    assert (said["shards"], said["images"]) == (15, 60)
-    assert 2 <= said["shards_done"] < 15
-    assert said["images_done"] == said["samples"] == 4 * said["shards_done"]
-    assert {name: split["images"] for name, split in said["splits"].items()} == {"train": 56, "validation": 4}
-    (working,) = said["working"]
+    assert not report["finished"]
+    assert (report["shards"], report["images"]) == (15, 60)
+    assert 2 <= report["shards_done"] < 15
+    assert report["images_done"] == report["samples"] == 4 * report["shards_done"]
+    assert {name: split["images"] for name, split in report["splits"].items()} == {"train": 56, "validation": 4}
+    (working,) = report["working"]
     assert (working["pid"], working["host"]) == (process.pid, socket.gethostname())
-    rate = said["images_per_second"]["recent"]
-    assert said["seconds_left"] == pytest.approx((60 - said["images_done"]) / rate, rel=0.01)
+    rate = report["images_per_second"]["recent"]
+    assert report["seconds_left"] == pytest.approx((60 - report["images_done"]) / rate, rel=0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    code, said = status(out)
-    assert (code, said["working"], said["failed"], said["finished"]) == (0, [], [], False)
-    assert said["images_per_second"]["recent"] is said["seconds_left"] is None
+    code, report = status(out)
+    assert (code, report["working"], report["failed"], report["finished"]) == (0, [], [], False)
+    assert report["images_per_second"]["recent"] is report["seconds_left"] is None
 
     assert run("build", *recipe(checkpoint, num_inference_steps=25), "--out", str(out))[0] == 0
-    code, said = status(out, "--watch")
-    assert (code, said["finished"], said["shards_done"], said["samples"], said["seconds_left"]) == (0, True, 15, 60, 0)
-    assert said["images_per_second"]["total"] > 0
+    code, report = status(out, "--watch")
+    assert (
+        (code, report["finished"], report["shards_done"], report["samples"], report["seconds_left"])
+        == (0, True, 15, 60, 0)
+    )  # fmt: skip
+    assert report["images_per_second"]["total"] > 0
     assert litter(out) == []
     code, text, _ = run("status", str(out))
     assert f"{out}: finished. 15 of 15 shards, 60 of 60 images, 60 samples" in text
@@ -75,9 +78,9 @@ def test_a_failed_shard_has_its_reason_until_it_is_claimed_again(begun):
     assert failed[first.name].reason == "ValueError: too dark"
     assert failed[first.name].pid == os.getpid()
     assert (failed[second.name].reason, failed[second.name].host) == ("its worker died 3 times", "node7")
-    code, said, _ = run("status", str(out), "--watch")  # nothing is in work, so it doesn't wait
+    code, output, _ = run("status", str(out), "--watch")  # nothing is in work, so it doesn't wait
     assert code == 1
-    assert "too dark" in said
+    assert "too dark" in output
     with claim(out, first):
         progress = Watch(out).read()
         assert [each.shard for each in progress.failed] == [second.name]
@@ -112,6 +115,6 @@ def test_what_is_no_dataset_is_refused(tmp_path, make):
 def test_it_needs_no_torch(begun):
     script = "import sys; from figureground.cli.main import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", script, "status", str(begun[0])]
-    told = subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True)
-    assert (told.returncode, told.stderr) == (0, "")
-    assert "0 of 2 shards, 0 of 16 images" in told.stdout
+    result = subprocess.run(command, env=ENVIRONMENT, text=True, capture_output=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "0 of 2 shards, 0 of 16 images" in result.stdout

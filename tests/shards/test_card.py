@@ -464,17 +464,17 @@ def test_the_code_on_the_card_runs(tmp_path, formats):
     printed = []
     for block in blocks:
         process = Forked([], block.replace("path/to/this/directory", str(out)), cwd=tmp_path)
-        said, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
-        printed.append(said)
+        printed.append(output)
     assert "(32, 32) bird" in printed[0]
     assert re.search(r"epoch 10: loss \d.*\nall of train_2: [\d.]+%\non grass: [\d.]+% of 2\n", printed[1])
 
 
 def test_the_webdataset_urls_of_the_card_give_every_sample_of_their_split(tmp_path):
     build(tmp_path)
-    said = re.findall(r'where \+ "/(.*)"', (tmp_path / "README.md").read_text())
-    samples = webdataset.WebDataset("::".join(f"{tmp_path}/{url}" for url in said), shardshuffle=False)
+    urls = re.findall(r'where \+ "/(.*)"', (tmp_path / "README.md").read_text())
+    samples = webdataset.WebDataset("::".join(f"{tmp_path}/{url}" for url in urls), shardshuffle=False)
     rows = load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
     assert [name for (name,) in samples.to_tuple("__key__")] == list(rows["key"])
 
@@ -482,13 +482,13 @@ def test_the_webdataset_urls_of_the_card_give_every_sample_of_their_split(tmp_pa
 def test_sizes_are_those_that_load_dataset_sees(tmp_path):
     out = tmp_path / "out"
     build(out)
-    said = DatasetInfo._from_yaml_dict(header_of((out / "README.md").read_text())["dataset_info"])
+    info = DatasetInfo._from_yaml_dict(header_of((out / "README.md").read_text())["dataset_info"])
     loaded = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
-    assert set(said.splits) == set(loaded) == {"train", "train_2"}
-    for name, split in said.splits.items():
+    assert set(info.splits) == set(loaded) == {"train", "train_2"}
+    for name, split in info.splits.items():
         assert split.num_examples == len(loaded[name])
         assert split.num_bytes == pytest.approx(loaded[name].info.splits[name].num_bytes, rel=0.01)
-    assert said.download_size == sum(path.stat().st_size for path in out.glob("data/*"))
+    assert info.download_size == sum(path.stat().st_size for path in out.glob("data/*"))
 
 
 def test_the_index_tells_all_that_the_card_was_written_from(tmp_path):

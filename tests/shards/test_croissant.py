@@ -122,7 +122,7 @@ def test_of_tars_alone_files_and_labels_are_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "expected"),
     [
         ("license: cc-by-4.0", "https://spdx.org/licenses/CC-BY-4.0.html"),
         ("license: mine-1.0", "mine-1.0"),
@@ -130,13 +130,13 @@ def test_of_tars_alone_files_and_labels_are_told(tmp_path):
         ("license: [mit, cc0-1.0]", "mit, cc0-1.0"),
     ],
 )
-def test_the_licence_is_the_one_that_a_person_set(tmp_path, written, told):
+def test_the_licence_is_the_one_that_a_person_set(tmp_path, written, expected):
     build(tmp_path)
     card = tmp_path / "README.md"
     assert "license" not in json.loads((tmp_path / CROISSANT).read_text())
     card.write_text(card.read_text().replace("license: unknown", written))
     finish(tmp_path, SHARDS, COLUMNS, {"seed": 0}, FACTS)
-    assert json.loads((tmp_path / CROISSANT).read_text())["license"] == told
+    assert json.loads((tmp_path / CROISSANT).read_text())["license"] == expected
     issues = mlcroissant.Dataset(jsonld=tmp_path / CROISSANT).metadata.ctx.issues
     assert not issues.errors
     assert len(issues.warnings) == 1

@@ -97,9 +97,9 @@ def test_an_older_set_is_drawn_without_its_guides_and_told_why(older, tmp_path, 
     assert main(["show", str(copy)]) == 0
     assert (copy / "preview.png").stat().st_size > 0
     assert open_dataset(copy) is None
-    said = capsys.readouterr().err
-    assert "copy has format 1" in said
-    assert "gone" not in said
+    errors = capsys.readouterr().err
+    assert "copy has format 1" in errors
+    assert "gone" not in errors
 
 
 def test_build_and_extend_refuse_an_older_set_and_leave_it(older):
@@ -130,7 +130,7 @@ def test_recipe_index_and_markers_say_the_version_and_identity_covers_it(newer):
 
 
 @pytest.mark.parametrize(
-    ("file", "said", "finding"),
+    ("file", "value", "finding"),
     [
         ("recipe.json", 1, "several format versions"),
         ("index.json", 1, "several format versions"),
@@ -139,10 +139,10 @@ def test_recipe_index_and_markers_say_the_version_and_identity_covers_it(newer):
         ("recipe.json", "two", "format two"),
     ],
 )
-def test_check_finds_files_of_another_version(newer, tmp_path, file, said, finding):
+def test_check_finds_files_of_another_version(newer, tmp_path, file, value, finding):
     copy = shutil.copytree(newer, tmp_path / "copy")
     path = copy / "_figureground" / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": said}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": value}))
     assert any(finding in line and file in line for line in check(copy, show_progress=False).findings)
 
 

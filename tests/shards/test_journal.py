@@ -38,9 +38,9 @@ def result(spec, rejected=(1,)):
 RESULTS = [[result(spec) for spec in batch] for batch in BATCHES]
 
 
-def write(directory, number=3, batches=BATCHES, said=ORIGIN, results=RESULTS):
+def write(directory, number=3, batches=BATCHES, origin=ORIGIN, results=RESULTS):
     """Add batches to what is there already."""
-    with FileJournal(directory, SHARD, said, batches) as journal:
+    with FileJournal(directory, SHARD, origin, batches) as journal:
         for item in (item for batch in journal.read(described) for item in batch):
             journal.add(item)
         begun = sum(len(batch) for batch in BATCHES) - len(journal.missing_specs())
@@ -48,8 +48,8 @@ def write(directory, number=3, batches=BATCHES, said=ORIGIN, results=RESULTS):
             journal.add(item)
 
 
-def read(directory, said=ORIGIN, batches=BATCHES, describe=described):
-    with FileJournal(directory, SHARD, said, batches) as journal:
+def read(directory, origin=ORIGIN, batches=BATCHES, describe=described):
+    with FileJournal(directory, SHARD, origin, batches) as journal:
         found = list(journal.read(describe))
         assert journal.missing_specs() == [spec for batch in batches[len(found) :] for spec in batch]
         return found
@@ -125,7 +125,7 @@ def test_a_torn_middle_is_rendered_again_and_the_batches_after_it_too(tmp_path):
      make_origin(Shard("train", 0, 2, 8), "abc", NUMERICS), {**ORIGIN, "journal": 0}, {**ORIGIN, "format": 1}],
 )  # fmt: skip
 def test_batches_of_another_recipe_numerics_shard_or_version_are_dropped(tmp_path, other):
-    write(tmp_path, said=other)
+    write(tmp_path, origin=other)
     assert len(list_files(tmp_path)) == 1
     assert read(tmp_path) == []
     assert list_files(tmp_path) == []

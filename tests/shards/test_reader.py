@@ -95,7 +95,7 @@ def test_columns_are_read_from_the_index(written):
     assert Columns.from_json(read_finished_index(directory)["columns"]).features() == COLUMNS.features()
     saved = json.loads((directory / index.INDEX).read_text())
     for name in ("columns", "formats", "image_format", "card"):
-        (directory / index.INDEX).write_text(json.dumps({key: said for key, said in saved.items() if key != name}))
+        (directory / index.INDEX).write_text(json.dumps({key: value for key, value in saved.items() if key != name}))
         with pytest.raises(FiguregroundError, match="older release"):
             read_finished_index(directory)
     (directory / index.INDEX).write_text("{")

@@ -55,8 +55,8 @@ def test_a_mask_may_be_of_another_size_than_its_image(size, tmp_path):
 @pytest.mark.parametrize("size", [(106, 100), (100, 106), (200, 100)])
 def test_a_mask_of_another_shape_is_refused(size, tmp_path):
     Image.new("L", size, 255).save(tmp_path / "mask.png")
-    said = rf"{size[0]} by {size[1]} pixels, .* 50 by 50: they must have the same"
-    with pytest.raises(UnreadableImage, match=said):
+    message = rf"{size[0]} by {size[1]} pixels, .* 50 by 50: they must have the same"
+    with pytest.raises(UnreadableImage, match=message):
         read_mask(tmp_path / "mask.png", tmp_path / "mask.png", (50, 50))
 
 
@@ -105,8 +105,8 @@ def test_companions_of_two_images_are_named(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "rex.mask.png").touch()
     (tmp_path / "bo.mask.png").touch()
-    said = describe_shared([*tmp_path.glob("*.jpg"), *tmp_path.glob("???.png")], ".mask.png", "mask")
-    assert said
-    assert "rex.mask.png of rex.jpg, rex.png" in said
-    assert "max.mask" not in said
-    assert "bo.mask" not in said
+    message = describe_shared([*tmp_path.glob("*.jpg"), *tmp_path.glob("???.png")], ".mask.png", "mask")
+    assert message
+    assert "rex.mask.png of rex.jpg, rex.png" in message
+    assert "max.mask" not in message
+    assert "bo.mask" not in message

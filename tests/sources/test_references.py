@@ -95,11 +95,11 @@ def test_classes_with_too_few_images_are_told_of_in_one_error(tmp_path):
         Image.open(same / "0.png").save(same / f"copy-{i}.png", compress_level=i)
     with pytest.raises(FiguregroundError) as refused:
         read_references(tmp_path, [BEE, CAR])
-    said = str(refused.value)
-    assert "2 of 2 classes have fewer than 3 different images" in said
-    assert "'bee' (2)" in said
-    assert "'sports car' (1, duplicates: 3)" in said
-    assert "bee/broken.jpg: the file is empty" in said
+    message = str(refused.value)
+    assert "2 of 2 classes have fewer than 3 different images" in message
+    assert "'bee' (2)" in message
+    assert "'sports car' (1, duplicates: 3)" in message
+    assert "bee/broken.jpg: the file is empty" in message
 
 
 def test_of_many_some_are_taken_whatever_their_names(tmp_path):

@@ -135,7 +135,7 @@ BOMB = "".join(f"{b}: &{b} [{', '.join(['*' + a] * 10)}]\n" for a, b in itertool
 
 
 @pytest.mark.parametrize(
-    ("readme", "license", "told"),
+    ("readme", "license", "expected"),
     [
         ("---\nlicense: creativeml-openrail-m\n---\n# M", None, ("creativeml-openrail-m", "")),
         (
@@ -159,17 +159,17 @@ BOMB = "".join(f"{b}: &{b} [{', '.join(['*' + a] * 10)}]\n" for a, b in itertool
         (None, None, (NOT_STATED, "")),
     ],
 )
-def test_a_checkpoint_names_its_licence_in_its_readme_or_beside_it(tmp_path, readme, license, told):
+def test_a_checkpoint_names_its_licence_in_its_readme_or_beside_it(tmp_path, readme, license, expected):
     if readme is not None:
         (tmp_path / "README.md").write_text(readme)
     if license is not None:
         (tmp_path / "LICENSE").write_text(license)
-    assert read_weights_license(tmp_path) == told
-    assert read_weights(str(tmp_path), "sha256:ab") == Weights(tmp_path.name, "sha256:ab", *told)
+    assert read_weights_license(tmp_path) == expected
+    assert read_weights(str(tmp_path), "sha256:ab") == Weights(tmp_path.name, "sha256:ab", *expected)
 
 
 @pytest.mark.parametrize(
-    ("readme", "told", "link"),
+    ("readme", "terms", "link"),
     [
         ("license: creativeml-openrail-m", "claims no rights", "CompVis"),
         ("license: openrail++", "claims no rights", "stable-diffusion-xl"),
@@ -183,10 +183,10 @@ def test_a_checkpoint_names_its_licence_in_its_readme_or_beside_it(tmp_path, rea
         ("tags: [a]", "unknown: no licence was found", ""),
     ],
 )
-def test_what_a_checkpoints_licence_says_about_images_is_told_or_said_to_be_unknown(tmp_path, readme, told, link):
+def test_what_a_checkpoints_licence_says_about_images_is_told_or_said_to_be_unknown(tmp_path, readme, terms, link):
     (tmp_path / "README.md").write_text(f"---\n{readme}\n---\n")
     found = read_weights(str(tmp_path), None).terms()
-    assert re.search(told, found["terms"])
+    assert re.search(terms, found["terms"])
     assert link in found["terms_link"]
     assert bool(found["terms_link"]) == bool(link)
     assert ("may bind them" in found["terms"]) == ("license" in readme)

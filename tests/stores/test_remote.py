@@ -123,11 +123,11 @@ def test_a_paused_owner_loses_its_shard_and_harms_nothing(s3, url, build, undist
     ended(build("two", lease=2))
     before = stored(s3, url)
     os.kill(paused.pid, signal.SIGCONT)
-    said = ended(paused)
+    errors = ended(paused)
     assert stored(s3, url) == before == undisturbed
     assert left(s3, url) == []
     if held:  # it was not just between two shards
-        assert held[0].shard in said
+        assert held[0].shard in errors
 
 
 def test_another_recipe_other_bytes_and_a_bucket_that_is_not_there(s3, url, build, undisturbed):

@@ -79,9 +79,9 @@ def test_faults_are_bounded_before_a_store_has_taken_anything_and_outlasted_afte
     assert capsys.readouterr().err == ""
     s3.rules.append(Rule(r"PUT ", "answer", times=6))
     assert store.create("a", b"1")
-    said = capsys.readouterr().err
-    assert "pauses" in said
-    assert "continues" in said.splitlines()[-1]
+    errors = capsys.readouterr().err
+    assert "pauses" in errors
+    assert "continues" in errors.splitlines()[-1]
 
 
 def test_credentials_that_expire_pause_the_work_until_they_are_renewed(s3, store, capsys, monkeypatch):
@@ -89,9 +89,9 @@ def test_credentials_that_expire_pause_the_work_until_they_are_renewed(s3, store
     s3.rules.append(Rule(r"PUT ", "answer", times=3, status=400, code="ExpiredToken"))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIArenewed")
     assert store.create("a", b"1")
-    said = capsys.readouterr().err
-    assert "credentials" in said
-    assert "secretOfTheTests" not in said
+    errors = capsys.readouterr().err
+    assert "credentials" in errors
+    assert "secretOfTheTests" not in errors
     assert s3.count("PUT .*/a$") == 4
 
 
@@ -117,12 +117,12 @@ def test_a_server_that_ignores_the_condition_is_found_out(s3, store):
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "said"),
+    ("status", "code", "message"),
     [(403, "AccessDenied", "denied"), (404, "NoSuchBucket", "bucket"), (403, "InvalidAccessKeyId", "credentials")],
 )
-def test_a_bucket_that_cannot_be_written_is_an_error_at_once(s3, store, status, code, said):
+def test_a_bucket_that_cannot_be_written_is_an_error_at_once(s3, store, status, code, message):
     s3.rules.append(Rule(r"PUT ", "answer", status=status, code=code))
-    with pytest.raises(StoreError, match=said):
+    with pytest.raises(StoreError, match=message):
         store.probe("p")
 
 

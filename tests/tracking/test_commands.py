@@ -81,11 +81,11 @@ def test_finetune_reports_losses_rates_previews_and_what_early_stopping_looks_at
     values = logged(calls)
     assert values["train/learning_rate"] == pytest.approx({n: n / 4 * settings.learning_rate for n in (1, 2, 3, 4)})
     assert {"train/total", "train/dreambooth", "train/prior"} <= values.keys()
-    told = json.loads((out / "concept.json").read_text())["early_stopping"]
-    assert values["early_stopping/similarity"] == pytest.approx(dict(map(tuple, told["looks"])), abs=1e-5)
-    assert list(values["early_stopping/kept_step"].values()) == [told["kept_step"]]
+    stopping = json.loads((out / "concept.json").read_text())["early_stopping"]
+    assert values["early_stopping/similarity"] == pytest.approx(dict(map(tuple, stopping["looks"])), abs=1e-5)
+    assert list(values["early_stopping/kept_step"].values()) == [stopping["kept_step"]]
     previews = {each["step"]: each["bytes"] for each in calls if each["call"] == "image"}
-    assert previews == {n: (out / f"previews/step-{n:06d}.png").stat().st_size for n in {2, told["kept_step"]}}
+    assert previews == {n: (out / f"previews/step-{n:06d}.png").stat().st_size for n in {2, stopping["kept_step"]}}
 
 
 def test_disentangle_reports_the_probes_of_every_seed(bed, diary, tmp_path):

@@ -116,10 +116,10 @@ def test_a_tracker_that_fails_is_named_once_and_the_training_goes_on(tmp_path, d
     monkeypatch.setenv("FAILS", call)
     loop = train(tmp_path / "out")
     assert (loop.step, loop.learner.value.item()) == (STEPS, STEPS)
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert "diary" in said[0]
-    assert "No space left on device" in said[0]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "diary" in lines[0]
+    assert "No space left on device" in lines[0]
 
 
 def test_a_mark_from_a_strange_directory_names_no_path(tmp_path, diary):

@@ -144,7 +144,7 @@ def test_it_is_noticed_without_being_asked_for_after_a_few_steps_and_before_savi
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "problem"),
     [
         (("total", "prior", "prior_weighted", "gradient"), "the prior loss is nan"),
         (("total", "prior", "sfsl", "gradient"), "the prior and sfsl losses are nan"),
@@ -153,10 +153,10 @@ def test_it_is_noticed_without_being_asked_for_after_a_few_steps_and_before_savi
         (("sfsl_weighted",), "the total loss is nan"),
     ],
 )
-def test_the_error_names_the_losses_that_began_it(bad, said):
+def test_the_error_names_the_losses_that_began_it(bad, problem):
     names = ("total", "prior", "prior_weighted", "sfsl", "sfsl_weighted", "gradient")
     error = NotFinite({name: math.nan if name in bad else 1.0 for name in names}, 12)
-    assert str(error) == f"{said} at step 12."
+    assert str(error) == f"{problem} at step 12."
 
 
 def test_the_value_that_it_says_is_that_of_the_loss_it_names():

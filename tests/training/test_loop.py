@@ -42,22 +42,22 @@ class Diary(Hooks):
     """Hooks that write down when they were called."""
 
     def __init__(self, out, last=None):
-        self.out, self.last, self.said = out, last, []
+        self.out, self.last, self.events = out, last, []
 
     def is_done(self, step):
         return step == self.last
 
     def after_step(self, step):
-        self.said.append(f"after {step}")
+        self.events.append(f"after {step}")
 
     def before_save(self, step):
-        self.said.append(f"save {step}")
+        self.events.append(f"save {step}")
 
     def at_end(self, step):
-        self.said.append(f"end {step}")
+        self.events.append(f"end {step}")
 
     def write_usable(self):
-        self.said.append("usable")
+        self.events.append("usable")
         return self.out / "usable"
 
 
@@ -111,13 +111,13 @@ def test_a_finished_run_has_no_more_steps(tmp_path):
     make(tmp_path).run()
     hooks = Diary(tmp_path)
     make(tmp_path, hooks=hooks).run()
-    assert hooks.said == [f"end {STEPS}", f"save {STEPS}"]
+    assert hooks.events == [f"end {STEPS}", f"save {STEPS}"]
 
 
 def test_hooks_are_called_around_steps_and_saves(tmp_path):
     hooks = Diary(tmp_path)
     make(tmp_path, hooks=hooks, saving=Saving(every=3)).run()
-    assert hooks.said == [
+    assert hooks.events == [
         "after 1", "after 2", "after 3", "save 3", "after 4", "after 5", "after 6", "save 6", "after 7", "end 7",
         "save 7",
     ]  # fmt: skip
@@ -126,16 +126,16 @@ def test_hooks_are_called_around_steps_and_saves(tmp_path):
 def test_a_state_is_saved_after_so_many_seconds(tmp_path):
     hooks = Diary(tmp_path)
     make(tmp_path, hooks=hooks, saving=Saving(seconds=0.0)).run()
-    assert [each for each in hooks.said if each.startswith("save")] == [f"save {i}" for i in range(1, STEPS + 1)]
+    assert [each for each in hooks.events if each.startswith("save")] == [f"save {i}" for i in range(1, STEPS + 1)]
     hooks = Diary(tmp_path)
     make(tmp_path / "rarely", hooks=hooks, saving=Saving(seconds=1e6)).run()
-    assert [each for each in hooks.said if each.startswith("save")] == [f"save {STEPS}"]
+    assert [each for each in hooks.events if each.startswith("save")] == [f"save {STEPS}"]
 
 
 def test_hooks_can_end_it_early_and_its_last_step_is_saved(tmp_path):
     hooks = Diary(tmp_path, last=3)
     make(tmp_path, hooks=hooks).run()
-    assert hooks.said[-2:] == ["end 3", "save 3"]
+    assert hooks.events[-2:] == ["end 3", "save 3"]
     loop = make(tmp_path, hooks=hooks)
     assert (loop.step, loop.learner.value.item()) == (3, 123)
 
@@ -159,7 +159,7 @@ def test_without_a_saved_state_nothing_is_usable(tmp_path):
     loop = make(tmp_path, Digits(spoiled=True), hooks, Saving())
     with pytest.raises(NotFinite):
         loop.run()
-    assert "usable" not in hooks.said
+    assert "usable" not in hooks.events
     assert not list(tmp_path.iterdir())
 
 
@@ -196,21 +196,21 @@ try:
     with signals.handle_signals(), loop.saved_run.explain_errors("", ""):
         loop.run()
 except KeyboardInterrupt as stop:
-    print(stop.signal, loop.saved_run.step, hooks.said, *stop.__notes__, sep="; ")
+    print(stop.signal, loop.saved_run.step, hooks.events, *stop.__notes__, sep="; ")
 """
 
 
 @pytest.mark.parametrize(
-    ("number", "on_stop", "said"),
+    ("number", "on_stop", "expected"),
     [
         ("SIGINT", "save", "2; 3; ['save 2', 'usable']; Step 3 of 7 is saved"),
         ("SIGTERM", "lose", "15; 2; ['save 2']; Step 2 of 7 is saved"),
     ],
 )
-def test_a_signal_stops_it_between_two_steps(tmp_path, number, on_stop, said):
-    done = subprocess.run(
+def test_a_signal_stops_it_between_two_steps(tmp_path, number, on_stop, expected):
+    process = subprocess.run(
         [sys.executable, "-c", STOPPED, str(tmp_path), number, on_stop], capture_output=True, text=True, timeout=300,
         env={**ENVIRONMENT, "PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path])},
     )  # fmt: skip
-    assert done.stdout.startswith(said), done.stderr
+    assert process.stdout.startswith(expected), process.stderr
     assert make(tmp_path).step == (3 if on_stop == "save" else 2)

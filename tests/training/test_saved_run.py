@@ -137,10 +137,10 @@ def begun(tmp_path):
 def test_what_is_saved_and_what_can_be_used_are_named(tmp_path):
     assert SavedRun(tmp_path, 5000).describe() == ""
     assert SavedRun(tmp_path, 5000, usable=tmp_path / "checkpoint").describe() == ""
-    said = SavedRun(tmp_path, 5000, step=1200).describe()
-    assert said.startswith(f"{SAVED}{tmp_path};")
+    description = SavedRun(tmp_path, 5000, step=1200).describe()
+    assert description.startswith(f"{SAVED}{tmp_path};")
     both = SavedRun(tmp_path, 5000, step=1200, usable=tmp_path / "checkpoint").describe()
-    assert both.startswith(f"{said} {tmp_path / 'checkpoint'} ")
+    assert both.startswith(f"{description} {tmp_path / 'checkpoint'} ")
 
 
 def test_a_run_that_ends_well_says_nothing(begun):
@@ -177,21 +177,21 @@ def test_losses_that_are_not_finite_are_told_with_what_is_saved_and_the_advice(b
      "memory: you tried to allocate 99 bytes.")], ids=["cuda", "python", "cpu"],
 )  # fmt: skip
 def test_full_memory_is_told_with_what_is_saved(begun, tmp_path, error):
-    told = ends(begun, error)
-    assert isinstance(told, FiguregroundError)
-    assert str(told) == f"Memory is full. {begun.describe()}"
-    assert told.__cause__ is error
+    raised = ends(begun, error)
+    assert isinstance(raised, FiguregroundError)
+    assert str(raised) == f"Memory is full. {begun.describe()}"
+    assert raised.__cause__ is error
     assert str(ends(SavedRun(tmp_path, 5000), error)) == "Memory is full."
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_a_full_or_failing_disk_is_told_with_what_is_saved(begun, tmp_path, number):
-    told = ends(begun, OSError(number, "it", str(tmp_path / STATE)))
-    assert isinstance(told, FiguregroundError)
-    assert str(tmp_path) in str(told)
-    assert str(told).endswith(f" {begun.describe()}")
+    raised = ends(begun, OSError(number, "it", str(tmp_path / STATE)))
+    assert isinstance(raised, FiguregroundError)
+    assert str(tmp_path) in str(raised)
+    assert str(raised).endswith(f" {begun.describe()}")
     first = ends(SavedRun(tmp_path, 5000), OSError(number, "it", str(tmp_path / STATE)))
-    assert str(told) == f"{first} {begun.describe()}"
+    assert str(raised) == f"{first} {begun.describe()}"
 
 
 def test_a_disk_error_of_safetensors_is_told_as_one(begun, tmp_path):
@@ -202,10 +202,10 @@ def test_a_disk_error_of_safetensors_is_told_as_one(begun, tmp_path):
             save_file({"a": torch.zeros(10_000)}, tmp_path / "a.safetensors")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    told = ends(begun, refused.value)
-    assert isinstance(told, FiguregroundError)
-    assert "ulimit -f" in str(told)
-    assert str(told).endswith(f" {begun.describe()}")
+    raised = ends(begun, refused.value)
+    assert isinstance(raised, FiguregroundError)
+    assert "ulimit -f" in str(raised)
+    assert str(raised).endswith(f" {begun.describe()}")
 
 
 @pytest.mark.parametrize(

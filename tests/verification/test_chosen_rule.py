@@ -16,8 +16,8 @@ from figureground.verification.chosen_rule import choose_rule, judge_by_majority
 from figureground.verification.scores_file import SavedScores, write_saved
 
 
-def answer(key, question, said, annotator="ann"):
-    return Answer(1, annotator, key, question, said, "2026-01-05T10:00:00Z")
+def answer(key, question, verdict, annotator="ann"):
+    return Answer(1, annotator, key, question, verdict, "2026-01-05T10:00:00Z")
 
 
 def test_an_image_is_right_if_most_say_yes_to_all_questions():
@@ -26,7 +26,7 @@ def test_an_image_is_right_if_most_say_yes_to_all_questions():
         answer("b", "foreground", "yes"), answer("b", "background", "no"),
         answer("c", "foreground", "yes"),
         answer("d", "foreground", "yes"), answer("d", "foreground", "no", "bob"), answer("d", "background", "yes"),
-        *(answer("e", "foreground", said, said) for said in ("yes", "yes", "no", "unsure")),
+        *(answer("e", "foreground", verdict, verdict) for verdict in ("yes", "yes", "no", "unsure")),
         answer("e", "background", "yes"),
         answer("f", "foreground", "unsure"),
         answer("gold", "foreground", "no"),
@@ -55,8 +55,10 @@ def reviewed(tmp_path):
     lines = [{"figureground": "annotations", "version": 1, "dataset": source.identity(), "annotator": "ann"}]
     for key, fine in zip(keys, right.tolist(), strict=True):
         for question in ("foreground", "background"):
-            said = "yes" if fine or question == "foreground" else "no"
-            lines.append({"n": len(lines), "key": key, "question": question, "answer": said, "time": "2026-01-05T10"})
+            verdict = "yes" if fine or question == "foreground" else "no"
+            lines.append(
+                {"n": len(lines), "key": key, "question": question, "answer": verdict, "time": "2026-01-05T10"}
+            )
     path = directory / "_figureground/annotations/ann.jsonl"
     path.parent.mkdir()
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -66,11 +68,11 @@ def reviewed(tmp_path):
 def test_the_copy_keeps_few_wrong_labels_and_its_card_says_how_many(reviewed, tmp_path):
     directory, right = reviewed
     out = tmp_path / "out"
-    code, said, err = run(
+    code, output, err = run(
         "curate", str(directory), "--out", str(out), "--target", "0.02", "--scorer", "one", "--scorer", "other"
     )
     assert (code, err) == (0, "")
-    assert "of 150 reviewed images that were not used for the choice" in said
+    assert "of 150 reviewed images that were not used for the choice" in output
     source = FinishedDataset(out)
     kept = [right[row["key"]] for shard in source.shards for row in source.rows(shard)]
     assert 1 - np.mean(kept) < 0.05

@@ -43,10 +43,10 @@ def opened(model, *questions):
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_probabilities_are_those_of_the_models_own_similarities(tmp_path, kind):
     model = make_clip(tmp_path / kind, kind=kind)
-    asked = question("foreground", NAMES)
-    p = opened(model, asked).probabilities(images())["foreground"]
+    foreground = question("foreground", NAMES)
+    p = opened(model, foreground).probabilities(images())["foreground"]
     network = t.AutoModel.from_pretrained(model).eval().requires_grad_(False)
-    texts = asked.texts("")
+    texts = foreground.texts("")
     pad = {"padding": "max_length", "max_length": 32} if kind == "siglip" else {"padding": True}
     flat = [text for some in texts for text in some]
     tokens = t.AutoTokenizer.from_pretrained(model)(flat, return_tensors="pt", **pad)
@@ -59,8 +59,8 @@ def test_probabilities_are_those_of_the_models_own_similarities(tmp_path, kind):
 
 
 def test_labels_without_words_have_no_probability_and_the_rest_share_it(clip):
-    asked = question("background", ("grass", "x", "snow"), ("on grass", "", "in snow"))
-    p = opened(clip, asked).probabilities(images())
+    background = question("background", ("grass", "x", "snow"), ("on grass", "", "in snow"))
+    p = opened(clip, background).probabilities(images())
     assert np.isnan(p["background"][:, 1]).all()
     assert np.allclose(np.nansum(p["background"], axis=1), 1)
 

@@ -25,6 +25,6 @@ def test_an_image_without_an_inside_is_blurred():
     assert measure_blur(np.zeros((2, 2))) == 1
 
 
-@pytest.mark.parametrize(("colour", "wanted"), [("black", 0.0), ("white", 1.0), ((128, 128, 128), 128 / 255)])
-def test_brightness_is_the_mean_luma(colour, wanted):
-    assert measure_brightness(Image.new("RGB", (8, 8), colour)) == pytest.approx(wanted)
+@pytest.mark.parametrize(("colour", "expected"), [("black", 0.0), ("white", 1.0), ((128, 128, 128), 128 / 255)])
+def test_brightness_is_the_mean_luma(colour, expected):
+    assert measure_brightness(Image.new("RGB", (8, 8), colour)) == pytest.approx(expected)

@@ -16,8 +16,8 @@ def sample(n=2000, labelled=600, wrong=0.2, seed=0):
         name: {f"{name}_foreground_p": np.clip(rng.normal(0.4 + 0.3 * right, 0.12), 0, 1)} for name in ("one", "other")
     }
     answers = np.full(n, -1, np.int8)
-    asked = rng.permutation(n)[:labelled]
-    answers[asked] = right[asked]
+    indices = rng.permutation(n)[:labelled]
+    answers[indices] = right[indices]
     return scores, answers, right
 
 
@@ -70,9 +70,9 @@ def test_the_rule_keeps_what_was_chosen():
 
 def test_evidence_tells_the_target_and_the_interval():
     scores, answers, right = sample()
-    said = choose_thresholds(scores, answers, np.arange(len(right)), 0.02).summarise_evidence()
-    assert said["target_wrong"] == 0.02
-    assert said["interval_95"][0] <= said["wrong_among_kept"] <= said["interval_95"][1]
+    evidence = choose_thresholds(scores, answers, np.arange(len(right)), 0.02).summarise_evidence()
+    assert evidence["target_wrong"] == 0.02
+    assert evidence["interval_95"][0] <= evidence["wrong_among_kept"] <= evidence["interval_95"][1]
 
 
 @pytest.mark.parametrize(

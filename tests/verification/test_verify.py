@@ -65,10 +65,10 @@ def test_the_file_has_a_row_per_image_and_columns_for_both_labels(scored):
     ]  # fmt: skip
     assert set(table["key"].to_pylist()) == set(own_labels(scored))
     assert not any(table[name].null_count for name in table.column_names)
-    told = facts(scored)
-    assert told["dataset"] == FinishedDataset(scored).identity()
-    assert set(told["scorers"]) == {"clip_tiny"}
-    assert {"kind", "id", "fingerprint", "version", "sha256", "left_out"} <= set(told["scorers"]["clip_tiny"])
+    metadata = facts(scored)
+    assert metadata["dataset"] == FinishedDataset(scored).identity()
+    assert set(metadata["scorers"]) == {"clip_tiny"}
+    assert {"kind", "id", "fingerprint", "version", "sha256", "left_out"} <= set(metadata["scorers"]["clip_tiny"])
 
 
 def test_no_path_of_this_machine_is_in_the_file(scored, clip):

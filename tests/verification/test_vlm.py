@@ -114,7 +114,7 @@ def test_failures_that_pass_are_tried_again(source):
 
 
 @pytest.mark.parametrize(
-    ("said", "named"),
+    ("reply", "named"),
     [
         ((401, f"wrong key {KEY}".encode()), r"HTTP 401.*FIGUREGROUND_API_KEY"),
         ((404, b'{"error": "no model m"}'), r"HTTP 404.*no model m"),
@@ -126,9 +126,9 @@ def test_failures_that_pass_are_tried_again(source):
         (None, "5 attempts"),
     ],
 )
-def test_a_server_that_does_not_answer_as_it_should_is_named(source, monkeypatch, said, named):
+def test_a_server_that_does_not_answer_as_it_should_is_named(source, monkeypatch, reply, named):
     monkeypatch.setenv(endpoint.KEY, KEY)
-    with server(lambda body, n: said) as (url, _):
+    with server(lambda body, n: reply) as (url, _):
         with pytest.raises(FiguregroundError, match=named) as error:
             verify(source, ["vlm:m"], endpoint=url, show_progress=False)
         assert url.partition("//")[2] in str(error.value) or "logprobs" in named

@@ -312,7 +312,7 @@ def test_a_map_with_nan_is_refused():
 
 
 def test_the_knees_mask_covers_the_object_rather_than_the_scene(pocket, scenes, attended):
-    precision, recall, said = [], [], []
+    precision, recall, rise = [], [], []
     twenty = list(zip(scenes[0], scenes[1], attended, scenes[2], strict=True))[:20]
     assert len(twenty) == 20
     for image, target, attention, true in twenty:
@@ -324,10 +324,10 @@ def test_the_knees_mask_covers_the_object_rather_than_the_scene(pocket, scenes, 
         assert mask.all() or attention[mask].min() >= attention[~mask].max()
         precision.append((mask * true).sum() / mask.sum())
         recall.append((mask * true).sum() / true.sum())
-        said.append(curve[row, 1] - curve[0, 1])
+        rise.append(curve[row, 1] - curve[0, 1])
     assert np.mean(precision) > 0.45
     assert np.mean(recall) > 0.6
-    assert np.mean(said) > 1
+    assert np.mean(rise) > 1
 
 
 def test_the_curve_is_the_loss_of_images_with_their_mean_colour_in_the_mask(pocket, scenes, attended):

@@ -116,16 +116,16 @@ def test_the_share_is_what_the_formula_says():
     mask = np.zeros((8, 8))
     mask[:, :4] = 1
     mask[:, 4:] = 0.5
-    told = share_inside(linear(weights), [image], [mask], [0], steps=2)
-    assert np.allclose(told.attribution, (1 + 0.5 * 3) / 4)
-    assert np.allclose(told.area, 0.75)
+    result = share_inside(linear(weights), [image], [mask], [0], steps=2)
+    assert np.allclose(result.attribution, (1 + 0.5 * 3) / 4)
+    assert np.allclose(result.area, 0.75)
 
 
 def test_where_nothing_is_attributed_the_share_is_0():
     classifier = linear(torch.ones(3, 8, 8))
-    told = share_inside(classifier, [noise(8, 8), Image.new("RGB", (8, 8), "red")], [np.ones((8, 8))] * 2, [1, 0])
-    assert told.attribution.tolist() == [0, 0]
-    assert told.area.tolist() == [1, 1]
+    result = share_inside(classifier, [noise(8, 8), Image.new("RGB", (8, 8), "red")], [np.ones((8, 8))] * 2, [1, 0])
+    assert result.attribution.tolist() == [0, 0]
+    assert result.area.tolist() == [1, 1]
 
 
 def test_image_and_mask_are_resized_and_cropped_alike(pocket, scenes, shares):
@@ -140,18 +140,18 @@ def test_image_and_mask_are_resized_and_cropped_alike(pocket, scenes, shares):
         inside[:, 64:192] = np.kron(mask, np.ones((2, 2)))
         wide.append(page)
         beside.append(inside)
-    told = share_inside(classifier, wide, beside, targets[:3], steps=8)
-    assert np.allclose(told.area, shares.area[:3], atol=0.02)
-    assert np.allclose(told.attribution, shares.attribution[:3], atol=0.05)
+    result = share_inside(classifier, wide, beside, targets[:3], steps=8)
+    assert np.allclose(result.area, shares.area[:3], atol=0.02)
+    assert np.allclose(result.attribution, shares.attribution[:3], atol=0.05)
 
 
 def test_images_of_different_sizes_are_seen_in_their_own(pocket):
     classifier = seen_by(pocket)
     images = [noise(64, 64), noise(96, 64)]
     masks = [np.ones((64, 64)), np.eye(64, 96)]
-    told = share_inside(classifier, images, masks, [0, 1], steps=2)
+    result = share_inside(classifier, images, masks, [0, 1], steps=2)
     alone = share_inside(classifier, images[1:], masks[1:], [1], steps=2)
-    assert told.attribution[1] == pytest.approx(alone.attribution[0], abs=1e-5)
+    assert result.attribution[1] == pytest.approx(alone.attribution[0], abs=1e-5)
 
 
 # Errors

@@ -73,18 +73,18 @@ def run(capfd):
 
 @pytest.mark.slow
 def test_the_command_runs_from_a_shell_and_says_nothing_but_its_result(classifier, images, tmp_path):
-    code, told, errors = commands.run(*arguments(classifier, images, tmp_path / "out", "--count", "2"))
+    code, output, errors = commands.run(*arguments(classifier, images, tmp_path / "out", "--count", "2"))
     assert code == 0, errors
-    assert told.startswith(f"{tmp_path / 'out'}: 2 components")
+    assert output.startswith(f"{tmp_path / 'out'}: 2 components")
     assert [line for line in errors.replace("\r", "\n").splitlines() if line and "reading" not in line] == []
 
 
 def test_the_first_component_is_what_varies_and_its_images_are_the_most_activating(run, classifier, images, tmp_path):
     out = tmp_path / "out"
-    code, told, errors = run(classifier, images, out, "--count", "2", "--top", "4")
+    code, output, errors = run(classifier, images, out, "--count", "2", "--top", "4")
     assert code == 0, errors
-    assert "2 components of 'hummingbird' from 10 images, 100% of them predicted as such" in told
-    assert "1 file left out: broken.jpg" in told
+    assert "2 components of 'hummingbird' from 10 images, 100% of them predicted as such" in output
+    assert "1 file left out: broken.jpg" in output
     table = json.loads((out / "components.json").read_text())
     first = table["components"][0]
     assert [image["file"] for image in first["images"]] == [f"red {i}.png" for i in (9, 8, 7, 6)]

@@ -262,17 +262,17 @@ def test_other_kinds_of_models_are_refused(tmp_path, clipseg):
 
 
 @pytest.mark.parametrize(
-    ("lost", "said"),
+    ("lost", "message"),
     [
         ("config.json", "no config.json"),
         ("model.safetensors", "are missing"),
         ("preprocessor_config.json", "no preprocessor_config.json"),
     ],
 )
-def test_what_is_lost_is_named(tmp_path, lost, said):
+def test_what_is_lost_is_named(tmp_path, lost, message):
     folder = make_clipseg(tmp_path / "it")
     (folder / lost).unlink()
-    with pytest.raises(FiguregroundError, match=f"'it'.* {said}"):
+    with pytest.raises(FiguregroundError, match=f"'it'.* {message}"):
         open_segmenter(str(folder))
 
 

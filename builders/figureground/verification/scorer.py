@@ -160,10 +160,10 @@ class LabelScorer(Scorer):
             unknown: Labels that the scorer doesn't know, by column.
         """
         self.left_out = {what: list(names) for what, names in unknown.items()}
-        answerable = {question.what for question in self.asked()}
+        answerable = {question.what for question in self.answerable_questions()}
         self.left_out |= {q.what: list(q.labels) for q in self.questions if q.what not in answerable}
 
-    def asked(self) -> list[Question]:
+    def answerable_questions(self) -> list[Question]:
         """Return the questions with at least two known answers, one of them a label."""
         return [
             question for question in self.questions
@@ -171,12 +171,12 @@ class LabelScorer(Scorer):
         ]  # fmt: skip
 
     def columns(self) -> dict[str, Kind]:
-        return {f"{q.what}_{name}": kind for q in self.asked() for name, kind in VERDICT_COLUMNS.items()}
+        return {f"{q.what}_{name}": kind for q in self.answerable_questions() for name, kind in VERDICT_COLUMNS.items()}
 
     def score(self, batch: Batch) -> Values:
         scores: dict[str, Sequence[Any]] = {}
         p = self.probabilities(batch.images)
-        for question in self.asked():
+        for question in self.answerable_questions():
             label_p = p[question.what]
             names = [*question.labels, *[NONE] * self.knows_none(question)]
             known = np.append(self.knows(question), [True] * self.knows_none(question)).astype(bool)
@@ -191,7 +191,7 @@ class LabelScorer(Scorer):
         return scores
 
     def expected(self, labels: Mapping[str, np.ndarray], guided: np.ndarray) -> dict[str, np.ndarray]:
-        return {f"{q.what}_p": self.knows(q)[labels[q.what]] for q in self.asked()}
+        return {f"{q.what}_p": self.knows(q)[labels[q.what]] for q in self.answerable_questions()}
 
 
 NONE = "none"

@@ -50,7 +50,7 @@ class ClassifierScorer(LabelScorer):
                 for q in self.questions
             }
         )
-        if not self.asked():
+        if not self.answerable_questions():
             raise FiguregroundError(
                 f"--scorer classifier:{self.id} has no two classes named like labels of the dataset. Its classes: "
                 f"{join_names(self._classifier.labels, 5)}; the dataset's foregrounds: "
@@ -80,7 +80,7 @@ class ClassifierScorer(LabelScorer):
         with torch.inference_mode():
             logits = self._classifier.read(images).logits.cpu().double().numpy()
         probabilities = {}
-        for question in self.asked():
+        for question in self.answerable_questions():
             groups = self._groups[question.what]
             joined = np.stack([np.logaddexp.reduce(logits[:, list(g)], axis=1) for g in groups if g], axis=1)
             p = np.full((len(images), len(groups)), np.nan)

@@ -49,7 +49,7 @@ class ClipScorer(LabelScorer):
                 for q in self.questions
             }
         )
-        if not self.asked():
+        if not self.answerable_questions():
             raise FiguregroundError(
                 f"{self.flag}: there is nothing to compare, since neither the foregrounds "
                 f"({join_names(self.questions[0].labels, 3)}) nor the backgrounds "
@@ -70,7 +70,9 @@ class ClipScorer(LabelScorer):
         self._processor = _open_processor(self._folder, self.flag)
         self._network: Any = model.network.to(self._device)
         self._scale = model.scale
-        self._labels = {q.what: model.embed([*self._texts[q.what], *self._other_texts[q.what]]) for q in self.asked()}
+        self._labels = {
+            q.what: model.embed([*self._texts[q.what], *self._other_texts[q.what]]) for q in self.answerable_questions()
+        }
 
     def other_texts(self, question: Question) -> list[list[str]]:
         """Return the texts of further answers, which mean that an image shows none of the labels; here, none."""
@@ -94,7 +96,7 @@ class ClipScorer(LabelScorer):
             view_features = [self._network.get_image_features(**{**inputs, "pixel_values": view}) for view in views]
             features = torch.stack([normalise(features) for features in view_features]).mean(0)
         probabilities = {}
-        for question in self.asked():
+        for question in self.answerable_questions():
             known = self.knows(question)
             logits = (self._scale * features @ self._labels[question.what].T).cpu().double().numpy()
             answers = softmax(logits)

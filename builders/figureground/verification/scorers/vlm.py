@@ -83,22 +83,22 @@ class VlmScorer(Scorer):
             self._asker.close()
         self._asker = None
 
-    def asked(self) -> list[Question]:
+    def answerable_questions(self) -> list[Question]:
         """Return the questions with labels that can be asked about."""
         return [question for question in self.questions if self.knows(question).any()]
 
     def columns(self) -> dict[str, Kind]:
         kinds: dict[str, Kind] = VERDICT_COLUMNS if self.options.ask_all else {"p": VERDICT_COLUMNS["p"]}
-        return {f"{q.what}_{name}": kind for q in self.asked() for name, kind in kinds.items()}
+        return {f"{q.what}_{name}": kind for q in self.answerable_questions() for name, kind in kinds.items()}
 
     def expected(self, labels: Mapping[str, np.ndarray], guided: np.ndarray) -> dict[str, np.ndarray]:
-        return {f"{q.what}_p": self.knows(q)[labels[q.what]] for q in self.asked()}
+        return {f"{q.what}_p": self.knows(q)[labels[q.what]] for q in self.answerable_questions()}
 
     def score(self, batch: Batch) -> Values:
         assert self._asker is not None
         positions: list[tuple[str, int, int]] = []
         pairs: list[tuple[Image.Image, str]] = []
-        for question in self.asked():
+        for question in self.answerable_questions():
             texts = self._texts[question.what]
             for i, own in enumerate(batch.labels[question.what].tolist()):
                 for label in range(len(texts)) if self.options.ask_all else [own]:
@@ -107,12 +107,12 @@ class VlmScorer(Scorer):
                         pairs.append((batch.images[i], texts[label][0]))
         answers, unclear = self._asker.ask(pairs)
         self._refuse_nonsense(answers, unclear)
-        p = {q.what: np.full((len(batch.keys), len(q.labels)), np.nan) for q in self.asked()}
+        p = {q.what: np.full((len(batch.keys), len(q.labels)), np.nan) for q in self.answerable_questions()}
         for (what, i, label), answer in zip(positions, answers, strict=True):
             if answer is not None:
                 p[what][i, label] = answer
         scores: dict[str, Sequence[Any]] = {}
-        for question in self.asked():
+        for question in self.answerable_questions():
             verdicts = judge(p[question.what], batch.labels[question.what], question.labels)
             scores |= {
                 f"{question.what}_{name}": values
