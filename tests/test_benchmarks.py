@@ -511,7 +511,7 @@ def test_candidates_are_beds_that_can_be_drawn(monkeypatch):
 
 
 @of("beds")
-def test_beds_are_trained_on_once_and_told_by_group_with_and_without_a_bias(quick):
+def test_beds_are_trained_on_once_and_reported_by_group_with_and_without_a_bias(quick):
     found, folder = quick("beds")
     table = found["table"]
     assert set(table) == {"pocketlooks", "pocketlooks, unbiased", "pocketlooks, twice the epochs"}

@@ -74,7 +74,7 @@ def test_a_question_that_not_every_image_has_is_marked(repainted, tmp_path):
     assert {(row["background_asked"], bool(row["background"])) for row in rows} == {("yes", True), ("no", False)}
 
 
-def test_references_cannot_be_told_from_their_row(spurious, tmp_path):
+def test_references_cannot_be_recognised_by_their_row(spurious, tmp_path):
     exported(spurious, tmp_path / "out", "mturk")
     rows = batch(tmp_path / "out")
     assert len(rows) == 24

@@ -149,7 +149,7 @@ def test_answers_and_scores_are_summarised_in_file_card_and_index(reviewed):
     assert faults(reviewed) == []
 
 
-def test_the_true_share_rules_and_agreement_are_told(reviewed):
+def test_the_true_share_rules_and_agreement_are_reported(reviewed):
     question = summarise(reviewed)["people"]["questions"]["foreground"]
     true = question["corrected"]
     assert true["low"] <= true["value"] <= true["high"]
@@ -276,7 +276,7 @@ def test_the_command_prints_the_summary(reviewed):
     assert str(reviewed / LABELS) in out
 
 
-def test_a_split_that_nobody_looked_at_is_not_told_of(dataset):
+def test_a_split_that_nobody_looked_at_is_not_reported(dataset):
     review(dataset)
     keys = {key for key in keys_of(dataset) if key.startswith("validation")}
     for person in PEOPLE:

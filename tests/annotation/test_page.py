@@ -118,7 +118,7 @@ def test_two_annotators_label_sixty_images_and_lose_nothing_when_the_server_is_k
             assert 0 <= each.seconds < 600
 
 
-def test_a_full_disk_is_said_and_the_image_stays_until_the_answer_is_saved(directory, chromium, serve):
+def test_a_full_disk_is_reported_and_the_image_stays_until_the_answer_is_saved(directory, chromium, serve):
     review = serve(directory)
     ana = Person(chromium, review.url, "ana")
     ana.press("y")

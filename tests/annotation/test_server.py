@@ -58,7 +58,7 @@ def test_sigterm_ends_a_review_as_any_command(directory, serve):
     assert review.process.returncode == 143
 
 
-def test_a_full_disk_is_said_and_the_answer_can_be_sent_again(directory, serve):
+def test_a_full_disk_is_reported_and_the_answer_can_be_sent_again(directory, serve):
     review = serve(directory)
     _, shown = review.ask("next")
     _, shown = review.answer(shown["items"][0])
@@ -180,7 +180,7 @@ def test_a_guide_is_shown_on_request(tmp_path, serve):
     assert (status, headers["Content-Type"]) == (200, "image/png")
 
 
-def test_an_image_that_does_not_decode_is_said_and_can_be_answered(directory, serve):
+def test_an_image_that_does_not_decode_is_reported_and_can_be_answered(directory, serve):
     review = serve(directory)
     _, shown = review.ask("next")
     for path in (directory / "data").iterdir():
@@ -219,7 +219,7 @@ def test_answers_about_another_dataset_stop_a_review_before_it_begins(directory,
     assert (code, "ana.jsonl" in errors) == (1, True)
 
 
-def test_a_clock_that_ran_back_is_said(directory, serve):
+def test_a_clock_that_ran_back_is_reported(directory, serve):
     review = serve(directory)
     _, shown = review.ask("next")
     review.answer(shown["items"][0])

@@ -106,7 +106,7 @@ def test_what_splits_share_is_found_with_its_images(tmp_path):
     assert again.report == done.report
 
 
-def test_what_cannot_be_measured_is_told_and_has_no_number(tmp_path):
+def test_what_cannot_be_measured_is_reported_and_has_no_number(tmp_path):
     """One class, on two backgrounds, in few images without masks."""
     directory = make_drawn(
         tmp_path / "few", foregrounds=("car",), backgrounds=("grass", "sand"), splits={"train": 3}, mask=False,

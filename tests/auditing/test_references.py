@@ -122,7 +122,7 @@ def test_references_of_the_same_world_are_like_the_set(dataset, tmp_path):
     assert "broken.png" in (tmp_path / "out" / "audit.html").read_text()
 
 
-def test_generated_images_that_differ_are_told_from_references(dataset, tmp_path):
+def test_generated_images_that_differ_are_distinguished_from_references(dataset, tmp_path):
     """References are paler; of one class there are too few, so it isn't compared."""
     page = Image.new("RGB", (64, 64), (230, 230, 255))
     photographs = write_references(tmp_path / "pale", 4, ("car", "cat"), lambda image: Image.blend(image, page, 0.5))

@@ -248,7 +248,7 @@ def test_a_terminal_that_knows_ascii_alone_gets_codes_and_json_stays_json(monkey
     assert json.loads(raw.getvalue().decode("ascii"))["foregrounds"] == ["鸟", "café"]
 
 
-def test_a_working_directory_that_is_gone_is_told(tmp_path, monkeypatch, capsys):
+def test_a_working_directory_that_is_gone_is_reported(tmp_path, monkeypatch, capsys):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
@@ -261,7 +261,7 @@ def test_a_working_directory_that_is_gone_is_told(tmp_path, monkeypatch, capsys)
     [["build", "d3s", "--out", "o\udcff"], ["check", "o\udcff"], ["plan", "d3s", "--set", "checkpoint=/o\udcff"],
      ["merge", "a", "o\udcff", "--out", "b"], ["plan", "--recipe", "o\udcff"]],
 )  # fmt: skip
-def test_an_argument_that_is_no_text_is_told_by_name(arguments, capsys, tmp_path, monkeypatch):
+def test_an_argument_that_is_no_text_is_reported_by_name(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     errors = capsys.readouterr().err

@@ -100,7 +100,7 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", WRONG)
-def test_what_is_wrong_is_told_by_name_before_torch_is_imported(command, results):
+def test_what_is_wrong_is_reported_by_name_before_torch_is_imported(command, results):
     code, err, torch = results[command]
     assert code in (1, 2)
     assert WRONG[command] in err

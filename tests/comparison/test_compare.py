@@ -164,7 +164,7 @@ def test_without_attributes_the_worst_class_stands_for_the_worst_group(tmp_path)
         ("erm", {"layout": "celeba"}, "layout celeba"),
     ],
 )
-def test_what_cant_be_used_is_said_before_anything_is_done(methods, options, message, images, tmp_path):
+def test_what_cant_be_used_is_reported_before_anything_is_done(methods, options, message, images, tmp_path):
     with pytest.raises(FiguregroundError, match=message):
         run(images, methods, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from figureground.core.errors import RecipeError
         (["ddb+erm"], [Row("ddb", "ddb", "erm")]),
     ],
 )
-def test_a_generator_is_with_erm_unless_said(names, rows):
+def test_a_generator_is_with_erm_by_default(names, rows):
     assert parse_methods(names) == rows
 
 

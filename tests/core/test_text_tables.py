@@ -72,7 +72,7 @@ def test_json_lines_have_the_columns_of_all_lines(tmp_path):
         ("t.jsonl", b'{"a": 1}\n' + b"[" * 100_000, r"line 2: .* JSON "),
     ],
 )
-def test_what_is_no_table_is_said_with_file_and_line(tmp_path, name, data, message):
+def test_what_is_no_table_is_reported_with_file_and_line(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UnreadableText, match=message):
         list(TextTable(tmp_path / name).records())

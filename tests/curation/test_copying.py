@@ -276,7 +276,7 @@ def test_a_card_that_is_there_stays_and_without_one_there_is_none(fresh, tmp_pat
     assert not (tmp_path / "none").exists()
 
 
-def test_a_card_whose_generated_part_cannot_be_told_is_refused(fresh, tmp_path):
+def test_a_card_whose_generated_part_cannot_be_found_is_refused(fresh, tmp_path):
     path = fresh.directory / "README.md"
     path.write_text(f"{path.read_text()}\n{BEGIN}\n")
     with pytest.raises(ShardError, match=r"^README\.md: "):

@@ -243,7 +243,7 @@ def test_formats_that_only_some_have_are_left_out_with_a_note(sources, tmp_path,
     assert check(out, show_progress=False).findings == []
 
 
-def test_scores_are_not_taken_over_and_that_is_said(sources, tmp_path, capsys):
+def test_scores_are_not_taken_over_and_that_is_reported(sources, tmp_path, capsys):
     folder = sources[0] / "_figureground/scores"
     folder.mkdir()
     (folder / "clip.csv").write_text("key,x\n")
@@ -293,7 +293,7 @@ def test_the_datasets_of_a_merge_may_have_been_extended(sources, tmp_path):
     assert check(out, show_progress=False).findings == []
 
 
-def test_a_merge_of_marked_and_unmarked_images_is_told_of_and_announces_no_marks(tmp_path, capsys):
+def test_a_merge_of_marked_and_unmarked_images_is_reported_and_announces_no_marks(tmp_path, capsys):
     one, other = make_dataset(tmp_path / "one"), make_dataset(tmp_path / "other", seed=1)
     path = one / "_figureground" / "recipe.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "marks": "Iptc4xmpExt:DigitalSourceType"}))

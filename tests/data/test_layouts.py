@@ -255,7 +255,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path):
         read_groups(tmp_path)
 
 
-def test_what_lies_in_the_wrong_folder_of_metashift_is_told(tmp_path):
+def test_files_in_the_wrong_folder_of_metashift_are_reported(tmp_path):
     make_folders(tmp_path / "shift", {**METASHIFT, "train/cat/others": 1, "notes/x": 1})
     make_images(tmp_path / "shift" / "train" / "cat", 2)
     text = notes(read_groups(tmp_path / "shift"))
@@ -296,7 +296,7 @@ def test_classes_beside_splits_are_refused(tmp_path):
         read_groups(tmp_path)
 
 
-def test_odd_files_and_empty_folders_are_passed_over_and_told(tmp_path):
+def test_odd_files_and_empty_folders_are_skipped_and_reported(tmp_path):
     make_folders(tmp_path / "animals", {"cat": 3, "dog": 3, "cow": 0})
     make_image(tmp_path / "animals" / "loose.png")
     (tmp_path / "animals" / "cat" / "gone.png").symlink_to("nowhere.png")
@@ -350,7 +350,7 @@ def test_a_dataset_whose_only_background_is_unknown_has_no_attribute_and_no_mask
         list(groups.read_masks([0]))
 
 
-def test_other_splits_of_a_dataset_are_left_out_and_told(tmp_path):
+def test_other_splits_of_a_dataset_are_left_out_and_reported(tmp_path):
     shards = (Shard("train", 0, 1, 6), Shard("extra", 0, 1, 6), Shard("test", 0, 1, 6))
     groups = read_groups(make_dataset(tmp_path / "set", shards=shards))
     assert len(groups) == 12
@@ -362,7 +362,7 @@ def test_other_splits_of_a_dataset_are_left_out_and_told(tmp_path):
         read_groups(other)
 
 
-def test_an_unfinished_dataset_is_said_to_be_one(tmp_path):
+def test_an_unfinished_dataset_is_reported_as_such(tmp_path):
     directory = make_dataset(tmp_path)
     (directory / "_figureground" / "index.json").unlink()
     with pytest.raises(FiguregroundError, match=r"no finished dataset.*finish the build"):
@@ -372,7 +372,7 @@ def test_an_unfinished_dataset_is_said_to_be_one(tmp_path):
 # Which layout it is
 
 
-def test_tables_go_before_folders_and_a_layout_that_is_said_before_all(tmp_path):
+def test_tables_go_before_folders_and_a_given_layout_before_all(tmp_path):
     make_waterbirds(tmp_path)
     assert read_groups(tmp_path).layout == "waterbirds"
     assert read_groups(tmp_path, "folders").layout == "folders"
@@ -419,6 +419,6 @@ def test_one_class_only_is_refused(tmp_path):
         read_groups(tmp_path)
 
 
-def test_one_attribute_only_is_told(tmp_path):
+def test_one_attribute_only_is_reported(tmp_path):
     make_table(tmp_path, [(*row[:3], "sofa") for row in TABLE])
     assert "All images have the same attribute, 'sofa', so groups equal classes." in read_groups(tmp_path).notes

@@ -72,14 +72,14 @@ def test_missing_files_are_counted_and_the_first_named(tmp_path):
     assert "nowhere/3.png" not in message
 
 
-def test_everything_that_is_wrong_is_told_at_once(tmp_path):
+def test_everything_that_is_wrong_is_reported_at_once(tmp_path):
     rows = changed(TABLE, filename={0: "none.png"}, split={1: "x"}, y={2: 7}, a={3: "?"})
     message = refused(tmp_path, rows)
     assert message.splitlines()[0] == "metadata.csv: 4 problems"
     assert [line[:8] for line in message.splitlines()[1:]] == ["- split:", "- y: lab", "- a: 1 r", "- 1 file"]
 
 
-def test_files_that_are_empty_or_no_images_are_told(tmp_path):
+def test_files_that_are_empty_or_no_images_are_reported(tmp_path):
     make_table(tmp_path)
     for row, data in ((0, b""), (1, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")):
         (tmp_path / TABLE[row][0]).write_bytes(data)
@@ -112,7 +112,7 @@ def test_splits_that_are_the_same_files_are_named(tmp_path):
     assert "validation and test are the same files." in message
 
 
-def test_splits_that_hold_copies_of_the_same_images_are_told(tmp_path):
+def test_splits_that_hold_copies_of_the_same_images_are_reported(tmp_path):
     make_table(tmp_path)
     for row in TABLE:
         if row[1] == 2:
@@ -123,7 +123,7 @@ def test_splits_that_hold_copies_of_the_same_images_are_told(tmp_path):
     assert read_groups(tmp_path).notes == ()
 
 
-def test_images_beside_those_of_the_table_are_told_and_masks_are_none(tmp_path):
+def test_images_that_the_table_lacks_are_reported_unless_they_are_masks(tmp_path):
     make_table(tmp_path)
     make_image(tmp_path / "train" / "new.png")
     make_mask(tmp_path / TABLE[0][0])
@@ -131,7 +131,7 @@ def test_images_beside_those_of_the_table_are_told_and_masks_are_none(tmp_path):
     assert read_groups(tmp_path).notes == ("1 image in the folders of the table but not listed: train/new.png.",)
 
 
-def test_empty_groups_and_missing_splits_are_told(tmp_path):
+def test_empty_groups_and_missing_splits_are_reported(tmp_path):
     make_table(tmp_path, [row for row in TABLE if row[1] != 1 and not (row[1] == 2 and row[2] == 0 and row[3] == 1)])
     assert read_groups(tmp_path).notes == (
         "The validation split is missing.",

@@ -384,6 +384,6 @@ def test_the_shipped_config_needs_photographs_and_a_checkpoint_and_names_both(ca
     assert "FLUX.2-klein-4B" in output
 
 
-def test_a_pocket_checkpoint_is_told_who_can_edit():
+def test_an_error_about_pocket_names_families_that_edit():
     with pytest.raises(UsageError, match="flux2-klein"):
         plan(edit("pocket"))

@@ -118,7 +118,7 @@ def test_one_for_another_model_is_refused_by_its_header(made, theirs, mine, name
 
 
 @pytest.mark.parametrize("name", ["kohya", "diffusers", "an older diffusers"])
-def test_what_it_is_for_is_told_by_the_width_of_the_text(name):
+def test_the_family_follows_from_the_width_of_the_text(name):
     layer = {
         "kohya": "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down",
         "diffusers": "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora_A",

@@ -140,7 +140,7 @@ def test_hsic_agrees_with_its_definition_as_a_sum_over_quadruples():
     assert float(hsic(k, m)) == pytest.approx(total / count, abs=1e-5)
 
 
-def test_normalised_hsic_is_one_of_a_variable_with_itself_whatever_its_scale_and_large_if_labels_are_told():
+def test_normalised_hsic_is_one_of_a_variable_with_itself_whatever_its_scale_and_large_if_labels_are_encoded():
     x = gaussian(64, 3, 0)
     assert float(cka(gaussian_kernel(x), gaussian_kernel(5 * x))) == pytest.approx(1, abs=1e-4)
     dependent, independent = batch(dependent=True), batch(dependent=False)

@@ -70,7 +70,7 @@ def test_a_table_that_can_not_be_used(tmp_path, text, reason):
         read_label_table(tmp_path / "t.csv", LABELS)
 
 
-def test_a_class_that_no_classifier_has_is_told_with_its_line_and_a_near_one(cats, tmp_path):
+def test_a_class_that_no_classifier_has_is_reported_with_its_line_and_a_near_one(cats, tmp_path):
     with pytest.raises(
         FiguregroundError, match=r"line 2: no classifier has a class 'tiger cta', did you mean 'tiger cat'"
     ):

@@ -62,7 +62,7 @@ def test_a_value_that_can_not_be_used_is_refused_naming_its_field(field, value):
         settings_for("pocket", **{field: value})
 
 
-def test_early_stopping_and_the_classs_direction_are_told_by_flags_and_refused_where_nothing_could_be_measured():
+def test_early_stopping_and_the_classs_direction_are_set_by_flags_and_refused_where_nothing_could_be_measured():
     settings = parse("--early-stopping", "without-class", "--class-direction", "images", "--stop-every", "25")
     assert settings == dataclasses.replace(
         POCKET, early_stopping="without-class", class_direction="images", stop_every=25

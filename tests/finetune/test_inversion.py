@@ -225,7 +225,7 @@ def test_a_token_that_the_tokenizer_knows_is_refused(sd1, images, mug, tmp_path)
         learn(tmp_path / "known", images, tmp_path / "c")
 
 
-def test_fewer_than_three_different_images_are_refused_and_the_rest_told(sd1, images, tmp_path, capsys):
+def test_fewer_than_three_different_images_are_refused_and_the_rest_reported(sd1, images, tmp_path, capsys):
     messy = shutil.copytree(images, tmp_path / "images")
     (messy / "00.png").write_bytes(b"")
     shutil.copy(messy / "01.png", messy / "twin.png")

@@ -96,7 +96,7 @@ def test_own_images_are_read_by_name_as_centre_squares(tmp_path):
     assert (second.size, second.getcolors()) == ((16, 16), [(256, (0, 0, 255))])
 
 
-def test_what_is_said_of_own_images_is_of_their_names_and_contents(tmp_path):
+def test_the_description_of_own_images_depends_on_names_and_contents(tmp_path):
     own = make_references(tmp_path / "own", 3)
     facts = read_own_images(own, 32).facts
     assert facts == hash_own_images(own)

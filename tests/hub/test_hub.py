@@ -395,7 +395,7 @@ def test_a_killed_push_is_gone_on_with_by_the_same_command(http, hub, dataset, n
     assert data_of(dataset) <= set(hub.files(name))
 
 
-def test_what_the_hub_loses_is_told_and_the_card_held_back(http, hub, dataset, name):
+def test_what_the_hub_loses_is_reported_and_the_card_held_back(http, hub, dataset, name):
     lost = sorted(data_of(dataset))[0]
     hub.lost = {f"{name}/{lost}"}
     message = one_line(http.push(dataset, name))

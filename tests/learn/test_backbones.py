@@ -42,7 +42,7 @@ def test_a_head_in_another_order_is_put_into_that_of_the_data_by_name(folder):
 
 
 @pytest.mark.parametrize("classes", [("a", "b", "c", "d"), ("hen", "crane", "hummingbird", "duck")])
-def test_a_head_for_other_classes_is_made_anew_and_said_so(folder, classes):
+def test_a_head_for_other_classes_is_made_anew_with_a_note(folder, classes):
     own, _ = logits(folder, tuple(LABELS.values()))
     anew, backbone = logits(folder, classes)
     assert anew.shape == own.shape
@@ -56,7 +56,7 @@ def test_a_head_without_names_stands_for_no_class(tmp_path):
     assert "LABEL_0" in logits(nameless, tuple(LABELS.values()))[1].notes[0]
 
 
-def test_a_head_for_another_number_of_classes_is_made_anew_and_said_so(folder):
+def test_a_head_for_another_number_of_classes_is_made_anew_with_a_note(folder):
     anew, backbone = logits(folder, ("hen", "crane"))
     assert anew.shape == (3, 2)
     assert "4 classes" in backbone.notes[0]
@@ -285,12 +285,12 @@ def test_a_timm_network_is_made_for_the_classes_and_saved_as_its_state(tmp_path)
 
 
 @pytest.mark.usefixtures("timm")
-def test_a_name_that_timm_does_not_know_is_said_in_a_line():
+def test_a_name_that_timm_does_not_know_is_reported_in_a_line():
     with pytest.raises(FiguregroundError, match=r"^backbone 'timm:huge' .*Unknown model \(huge\)$"):
         scratch("timm:huge")
 
 
-def test_without_timm_it_is_said_how_to_install_it(monkeypatch):
+def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(FiguregroundError, match=r"^backbone 'timm:tiny' .*figureground\[timm\]"):
         scratch("timm:tiny")

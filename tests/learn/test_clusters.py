@@ -136,7 +136,7 @@ def errors_of(y, predicted, classes=3):
     )
 
 
-def test_errors_are_clustered_by_class_and_classes_without_any_are_told(blobs):
+def test_errors_are_clustered_by_class_and_classes_without_any_are_reported(blobs):
     features, y = blobs[0], np.repeat([0, 0, 2], 25)
     right = np.array([0, 1, 2, 1])  # right ones of each class, and all images of class 1
     errors = errors_of([*right, *y], [*right, *np.where(y == 0, 1, 0)])
@@ -150,7 +150,7 @@ def test_errors_are_clustered_by_class_and_classes_without_any_are_told(blobs):
         assert (each.clusters.labels == cluster(part, k=2, seed=0).labels).all()
 
 
-def test_no_errors_to_cluster_is_said_with_what_to_do():
+def test_no_errors_to_cluster_is_reported_with_what_to_do():
     errors = errors_of([0, 1], [0, 1])
     with pytest.raises(FiguregroundError, match=r"no errors to cluster: all 2 training images.*cross-fitting.*fewer"):
         cluster_errors(errors, np.empty((0, 4)), ("mug", "kite", "hat"), seed=0)

@@ -31,7 +31,7 @@ def test_a_directory_that_stays_empty_is_left_as_it_was_found(there, tmp_path):
     assert out.exists() == there
 
 
-def test_a_file_and_what_the_disk_refuses_are_told(tmp_path):
+def test_a_file_and_what_the_disk_refuses_are_reported(tmp_path):
     path = tmp_path / "file"
     path.write_text("mine")
     with (

@@ -106,7 +106,7 @@ def test_a_strong_penalty_leaves_no_feature_and_the_bias_free():
     assert float(layer.bias[1] - layer.bias[0]) == pytest.approx(math.log(1 / 3), abs=1e-4)
 
 
-def test_a_layer_for_standardised_features_is_told_for_raw_ones():
+def test_a_layer_for_standardised_features_is_converted_to_raw_ones():
     rng = np.random.default_rng(1)
     raw = torch.from_numpy(rng.normal(3, 2, (20, 4)))
     layer = fit_logistic((raw - 3) / 2, torch.arange(20) % 2, 2, 1.0)

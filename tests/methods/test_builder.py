@@ -154,7 +154,7 @@ def test_two_workers_give_the_bytes_of_one(built, checkpoint, tmp_path):
     assert hashes(out) == hashes(built)
 
 
-def test_what_all_workers_meet_is_said_once_and_ends_the_build(checkpoint, tmp_path, capfd):
+def test_what_all_workers_meet_is_reported_once_and_ends_the_build(checkpoint, tmp_path, capfd):
     with pytest.raises(FiguregroundError, match="device: 'cuda:99'") as failed:
         D3S("pocket", checkpoint=checkpoint, **{**TINY, "device": "cuda:99", "workers": 2}).build(tmp_path / "d3s")
     assert str(failed.value).count("cuda:99") == 1
@@ -184,7 +184,7 @@ def test_a_directory_with_something_else_is_refused_and_untouched(checkpoint, tm
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_other_numerics_are_refused_unless_allowed_and_then_said(checkpoint, tmp_path):
+def test_other_numerics_are_refused_unless_allowed_and_then_reported(checkpoint, tmp_path):
     out = D3S("pocket", checkpoint=checkpoint, **TINY).build(tmp_path / "d3s")
     next((out / "_figureground" / "shards").glob("train-00001*.json")).unlink()
     other = {**TINY, "batch_size": 2}

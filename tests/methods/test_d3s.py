@@ -209,7 +209,7 @@ def test_an_unknown_config_names_the_nearest():
         D3S("poket")
 
 
-def test_missing_sources_are_said_before_anything_is_loaded(tmp_path):
+def test_missing_sources_are_reported_before_anything_is_loaded(tmp_path):
     with pytest.raises(RecipeError, match=r"cutouts: none are given\. .*--set cutouts=DIR"):
         D3S("imagenet").build(tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -292,12 +292,12 @@ def test_missing_scenes_are_called_backgrounds_and_the_way_out_is_named(tmp_path
         ({}, None),
     ],
 )
-def test_what_may_be_a_mistake_is_said_by_plan(settings, note):
+def test_what_may_be_a_mistake_is_reported_by_plan(settings, note):
     notes = D3S("pocket", **settings).plan_notes()
     assert notes == [] if note is None else note in notes[0]
 
 
-def test_opaque_cut_outs_doubled_ones_and_unreadable_files_are_said_by_plan(tmp_path):
+def test_opaque_cut_outs_doubled_ones_and_unreadable_files_are_reported_by_plan(tmp_path):
     cutouts = make_images(tmp_path / "cutouts", {"red fox": 3, "owl": 3})
     shutil.copy(cutouts / "owl" / "0.png", cutouts / "red fox" / "same.png")
     (cutouts / "owl" / "broken.png").write_bytes(b"")

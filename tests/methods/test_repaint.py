@@ -96,7 +96,7 @@ def test_a_classifier_whose_features_can_t_be_clustered_is_refused_before_it_jud
     assert not (tmp_path / "out" / STAGES / "errors" / "done.json").exists()
 
 
-def test_large_images_are_told_which_setting_of_the_recipe_names_a_backbone(tmp_path):
+def test_the_error_about_large_images_names_the_setting_of_the_backbone(tmp_path):
     (tmp_path / "data").mkdir()
     lines = ["filename,split,y"]
     for i in range(8):
@@ -140,7 +140,7 @@ def test_a_class_that_is_not_asked_for_takes_no_part(data, tmp_path):
     assert len(rows(out)) == 2
 
 
-def test_nothing_to_repaint_is_said_with_the_classes_that_were_asked_for(data, tmp_path):
+def test_nothing_to_repaint_is_reported_with_the_classes_that_were_asked_for(data, tmp_path):
     given = sure(tmp_path / "c", ("mug", "umbrella"), (100, -100))
     settings = {**WRONG, "per_class": {"mug": 2}, "classifier": given}
     with pytest.raises(FiguregroundError, match=r"nothing to repaint in birds. No training image of mug is pred"):

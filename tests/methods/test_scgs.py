@@ -65,7 +65,7 @@ def test_each_class_with_errors_gets_its_images_from_errors_of_its_own(data, bui
         assert row["prompt"].startswith(("a photo of a mug", "a photo of an umbrella"))
 
 
-def test_precision_and_recall_of_the_error_set_are_told_where_attributes_are_known(data, built):
+def test_precision_and_recall_of_the_error_set_are_reported_where_attributes_are_known(data, built):
     builder = SCGS("pocket", data=str(data), **KEPT, **SMALL)
     builder.read_stages(built / STAGES)
     train, wrong = read_groups(data).of_split(0), read_errors(built / STAGES / "errors").wrong

@@ -591,7 +591,7 @@ def test_scenes_that_a_text_encoder_would_drop_are_refused(checkpoint, tmp_path)
         make(checkpoint, tmp_path / "out", backgrounds={"far": "far " * 80})
 
 
-def test_flags_that_a_fine_tuning_advises_are_said_as_settings():
+def test_flags_that_a_fine_tuning_advises_are_printed_as_settings():
     from figureground.methods.concept_stages import _FLAG, _flag_to_setting
 
     advice = (

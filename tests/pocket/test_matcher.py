@@ -83,7 +83,7 @@ def test_whole_captions_are_told_apart_by_transformers_own_processor_and_model_a
     assert right.float().mean() >= 0.95
 
 
-def test_a_scene_without_an_object_is_told_by_the_prompt_for_none_and_by_no_class_standing_out(bundled, texts):
+def test_a_scene_without_an_object_is_recognised_by_the_prompt_for_none_and_by_no_class_standing_out(bundled, texts):
     rng = world.generator("test matcher, nothing")
     props = [None, *world.PROPS]
     images = np.stack([
@@ -95,7 +95,7 @@ def test_a_scene_without_an_object_is_told_by_the_prompt_for_none_and_by_no_clas
     assert among_classes.amax(1).median() < 0.5
 
 
-def test_a_backdrop_is_told_by_the_prompt_for_no_background(bundled, texts):
+def test_a_backdrop_is_recognised_by_the_prompt_for_no_background(bundled, texts):
     rng = world.generator("test matcher, plain")
     images = np.stack([pixels(world.render(f, None, None, rng).image) for f in world.FOREGROUNDS * 3])
     predicted = top(bundled, images, matcher.embed_candidates(bundled, texts, BACKGROUND))

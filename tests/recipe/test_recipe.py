@@ -337,7 +337,7 @@ def test_settings_of_trainings_and_learned_words_have_types_too():
         ),
     ],
 )  # fmt: skip
-def test_a_datasets_recipe_may_have_earlier_names_of_fields_and_a_recipe_of_ones_own_is_told_of_them(
+def test_earlier_names_of_fields_are_accepted_in_a_datasets_recipe_and_named_in_errors_about_ones_own(
     method, earlier, found, tmp_path
 ):
     saved = tmp_path / "recipe.json"

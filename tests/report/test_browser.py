@@ -142,7 +142,7 @@ def test_a_number_in_the_table_shows_its_images(chromium, drawn):
     view.status("1 of 99 images")
 
 
-def test_nobody_has_looked_and_the_scorers_shares_are_told(chromium, drawn):
+def test_nobody_has_looked_and_the_scorers_shares_are_reported(chromium, drawn):
     text = View(chromium, drawn).page.locator("#labels").inner_text()
     assert "No person has looked at this set." in text
     assert "pocket" in text

@@ -39,7 +39,7 @@ def section(out):
     return " ".join(re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", each[0])) for each in (notes, labels) if each)
 
 
-def test_shares_agreement_and_rules_are_told_with_why_alpha_is_low(tmp_path):
+def test_shares_agreement_and_rules_are_reported_with_why_alpha_is_low(tmp_path):
     out = answered(make_dataset(tmp_path / "set", shards=(Shard("train", 0, 1, 60),)), 30)
     summary = summarise(out)
     text = section(out)

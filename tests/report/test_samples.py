@@ -155,7 +155,7 @@ def test_a_choice_is_evenly_spaced_and_takes_more_of_large_cells_if_others_are_s
     assert all(everything.take(("train", 0, 0)) for _ in range(100))
 
 
-def test_scores_of_any_file_are_columns_and_are_told_of_each_image(tmp_path):
+def test_scores_of_any_file_are_columns_and_shown_for_each_image(tmp_path):
     out = make_dataset(tmp_path / "set")
     names = keys(show(out))
     lines = [f"{key},{place / 7},{place % 2 == 0},cat\n" for place, key in enumerate(names) if place != 4]

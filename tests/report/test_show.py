@@ -219,7 +219,7 @@ def test_a_marked_shard_that_is_gone_is_named(tmp_path: Path) -> None:
         write_sheet(tmp_path)
 
 
-def test_of_many_foregrounds_twenty_are_drawn_and_the_rest_is_said(tmp_path: Path) -> None:
+def test_of_many_foregrounds_twenty_are_drawn_and_the_rest_is_reported(tmp_path: Path) -> None:
     build(tmp_path, SHARDS[:1])
     contents = read_contents(tmp_path)
     few = draw_preview(contents)
@@ -248,7 +248,7 @@ def test_an_even_choice_keeps_first_and_last() -> None:
     assert choose_evenly([1, 2, 3], 20) == [1, 2, 3]
 
 
-def test_an_unknown_licence_is_told_until_a_person_sets_one(tmp_path):
+def test_an_unknown_licence_is_reported_until_a_person_sets_one(tmp_path):
     assert license_note(build(tmp_path / "unfinished", SHARDS[:1])) is None
     readme = build(tmp_path / "out") / "README.md"
     assert "license unknown: set `license:` in the header of" in license_note(tmp_path / "out")

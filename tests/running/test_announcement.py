@@ -24,7 +24,7 @@ def on_terminal(code: str) -> str:
     return output
 
 
-def test_a_terminal_is_told_how_at_once_and_how_long_after_the_first_batch():
+def test_a_terminal_shows_the_method_at_once_and_the_duration_after_the_first_batch():
     lines = on_terminal("""
 announcer = Announcer(show=True)
 announcer.report_setup(numerics, 64)
@@ -35,7 +35,7 @@ announcer.report_first_batch(seconds=4.0, batch=16, remaining=1600, workers=2)
     assert len(lines) == 2
 
 
-def test_a_log_is_told_both_in_one_line_and_only_of_long_builds(capsys, monkeypatch):
+def test_a_log_has_both_in_one_line_and_only_for_long_builds(capsys, monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     for remaining, lines in ((16, 0), (1600, 1)):
         announcer = Announcer(show=True)

@@ -90,7 +90,7 @@ def test_other_versions_and_another_disk_are_refused_with_the_machines_name():
         (FiguregroundError("CUDA error in a recipe's name"), False),
     ],
 )
-def test_an_error_of_the_device_is_told_from_others(error, broken):
+def test_an_error_of_the_device_is_distinguished_from_others(error, broken):
     assert is_device_error(error) is broken
     wrapped = FiguregroundError("a shard can't be rendered")
     wrapped.__cause__ = error

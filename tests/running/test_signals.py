@@ -225,7 +225,7 @@ def test_in_python_ctrl_c_is_a_keyboard_interrupt_and_handlers_are_left_alone(
     finish(checkpoint, out, undisturbed)
 
 
-def test_what_a_shell_told_to_ignore_stays_ignored():
+def test_signals_that_a_shell_ignores_stay_ignored():
     code = (
         "import signal, os\n"
         "from figureground.core import signals\n"

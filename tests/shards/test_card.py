@@ -79,7 +79,7 @@ def test_the_yaml_names_files_labels_and_counts(tmp_path):
     assert {"figureground", "spurious-correlations", "distribution-shift", "synthetic", "d3s"} == set(header["tags"])
 
 
-def test_marks_are_told_of_only_if_all_images_carry_them_and_are_no_setting(tmp_path):
+def test_marks_are_announced_only_if_all_images_carry_them_and_are_no_setting(tmp_path):
     name = "Iptc4xmpExt:DigitalSourceType"
     marked = write(tmp_path, recipe={**RECIPE, "marks": name})
     assert f"`{name}`" in marked
@@ -88,7 +88,7 @@ def test_marks_are_told_of_only_if_all_images_carry_them_and_are_no_setting(tmp_
         assert name not in write(tmp_path, recipe=recipe)
 
 
-def test_the_files_of_an_extension_are_told_of_once_it_is_finished(tmp_path):
+def test_the_files_of_an_extension_are_reported_once_it_is_finished(tmp_path):
     build(tmp_path / "out")
     configs = header_of((tmp_path / "out/README.md").read_text())["configs"]
     assert configs[0]["data_files"] == [
@@ -134,7 +134,7 @@ def test_of_very_many_foregrounds_only_totals_are_shown(tmp_path):
     assert "| class 7 |" not in text
 
 
-def test_no_path_of_this_machine_is_told(tmp_path):
+def test_no_path_of_this_machine_is_disclosed(tmp_path):
     text = write(tmp_path)
     assert "| checkpoint | `sd-v1-4` |" in text
     assert '| cutouts | `{"train": "cats", "validation": "dogs"}` |' in text
@@ -174,7 +174,7 @@ def test_the_card_tells_how_to_load_the_tars(tmp_path):
     assert "webdataset.WebDataset" not in write(tmp_path, formats=("parquet",))
 
 
-def test_tars_that_were_added_later_are_told_of_too(tmp_path):
+def test_tars_that_were_added_later_are_reported_too(tmp_path):
     index = {**make_index([[0, 0, 1]]), "shards": [*shards("train", 12), *shards("train", 2, part=1)]}
     text = write(tmp_path, index)
     assert '"/webdataset/train-{00000..00011}-of-00012.tar",\n' in text
@@ -402,7 +402,7 @@ def test_many_authors_stand_in_a_file_of_their_own(tmp_path):
     assert not (tmp_path / card.ATTRIBUTION).exists()
 
 
-def test_mixed_numerics_are_said(tmp_path):
+def test_mixed_numerics_are_reported(tmp_path):
     text = write(tmp_path, facts=full_facts())
     assert "**Mixed numerics**: shards were computed in 2 different ways" in text
     assert '- also: `{"device": "cuda"}`' in text
@@ -410,7 +410,7 @@ def test_mixed_numerics_are_said(tmp_path):
     assert "Mixed numerics" not in write(tmp_path)
 
 
-def test_what_a_dataset_was_made_from_is_told_step_by_step(tmp_path):
+def test_the_origin_of_a_dataset_is_described_step_by_step(tmp_path):
     origin = {"name": "/home/ada/birds", "sha256": "0123456789abcdef", "samples": 1203}
     lineage = [
         {"did": "curate", "rule": "score > 0.5 | x", "from": origin, "kept": 1000, "dropped": 203},

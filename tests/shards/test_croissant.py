@@ -112,7 +112,7 @@ def test_every_shard_is_listed_with_its_size_and_hash(tmp_path):
         assert file.encoding_formats == ["application/x-parquet" if path.suffix == ".parquet" else "application/x-tar"]
 
 
-def test_of_tars_alone_files_and_labels_are_told(tmp_path):
+def test_files_and_labels_are_reported_for_tars_alone(tmp_path):
     build(tmp_path, formats=("webdataset",))
     dataset = mlcroissant.Dataset(jsonld=tmp_path / CROISSANT)
     assert not dataset.metadata.ctx.issues.errors

@@ -55,7 +55,7 @@ def curated(older, tmp_path_factory):
     )
 
 
-def test_an_older_set_has_no_findings_and_is_told_of(older):
+def test_an_older_set_has_no_findings_and_is_reported(older):
     report = check(older / "seed0", show_progress=False)
     assert report.findings == []
     assert any("format 1" in note for note in report.notes)
@@ -92,7 +92,7 @@ def test_a_classifier_is_evaluated_on_an_older_set(older, tmp_path):
     assert done.report["dataset"]["samples"] == 12
 
 
-def test_an_older_set_is_drawn_without_its_guides_and_told_why(older, tmp_path, capsys):
+def test_an_older_set_is_drawn_without_its_guides_and_the_reason_is_given(older, tmp_path, capsys):
     copy = shutil.copytree(older / "seed0", tmp_path / "copy")
     assert main(["show", str(copy)]) == 0
     assert (copy / "preview.png").stat().st_size > 0

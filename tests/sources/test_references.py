@@ -87,7 +87,7 @@ def test_classes_without_a_folder_are_all_counted(tmp_path):
         read_references(tmp_path, [BEE, CAR])
 
 
-def test_classes_with_too_few_images_are_told_of_in_one_error(tmp_path):
+def test_classes_with_too_few_images_are_reported_in_one_error(tmp_path):
     images(tmp_path / "bee", 2)
     (tmp_path / "bee" / "broken.jpg").write_bytes(b"")
     same = images(tmp_path / "sports car", 1)

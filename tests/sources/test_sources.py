@@ -93,7 +93,7 @@ def test_a_bare_file_name_credits_it_in_any_folder_and_the_exact_path_wins(tmp_p
         ("", "no column 'file' (its columns: none)"),
     ],
 )
-def test_attribution_that_cannot_be_used_is_told_and_stops_nothing(tmp_path, content, problem):
+def test_attribution_that_cannot_be_used_is_reported_and_stops_nothing(tmp_path, content, problem):
     (tmp_path / "ATTRIBUTION.csv").write_text(content)
     source, credits = read_source("cutouts", tmp_path, [tmp_path / "bird/a.jpg"])
     assert credits == []
@@ -183,7 +183,7 @@ def test_a_checkpoint_names_its_licence_in_its_readme_or_beside_it(tmp_path, rea
         ("tags: [a]", "unknown: no licence was found", ""),
     ],
 )
-def test_what_a_checkpoints_licence_says_about_images_is_told_or_said_to_be_unknown(tmp_path, readme, terms, link):
+def test_a_checkpoints_terms_for_images_are_reported_or_called_unknown(tmp_path, readme, terms, link):
     (tmp_path / "README.md").write_text(f"---\n{readme}\n---\n")
     found = read_weights(str(tmp_path), None).terms()
     assert re.search(terms, found["terms"])

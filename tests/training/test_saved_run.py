@@ -158,7 +158,7 @@ def test_a_stop_stays_a_stop_and_notes_what_is_saved(begun, tmp_path):
     assert not hasattr(stop, "__notes__")
 
 
-def test_losses_that_are_not_finite_are_told_with_what_is_saved_and_the_advice(begun, tmp_path):
+def test_losses_that_are_not_finite_are_reported_with_what_is_saved_and_the_advice(begun, tmp_path):
     def learn(unfinished):
         with unfinished.explain_errors("Lower the rate.", "Memory is full."):
             curves(1.0, math.inf).fetch()
@@ -176,7 +176,7 @@ def test_losses_that_are_not_finite_are_told_with_what_is_saved_and_the_advice(b
     [torch.OutOfMemoryError("CUDA out of memory."), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate "
      "memory: you tried to allocate 99 bytes.")], ids=["cuda", "python", "cpu"],
 )  # fmt: skip
-def test_full_memory_is_told_with_what_is_saved(begun, tmp_path, error):
+def test_full_memory_is_reported_with_what_is_saved(begun, tmp_path, error):
     raised = ends(begun, error)
     assert isinstance(raised, FiguregroundError)
     assert str(raised) == f"Memory is full. {begun.describe()}"
@@ -185,7 +185,7 @@ def test_full_memory_is_told_with_what_is_saved(begun, tmp_path, error):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_full_or_failing_disk_is_told_with_what_is_saved(begun, tmp_path, number):
+def test_a_full_or_failing_disk_is_reported_with_what_is_saved(begun, tmp_path, number):
     raised = ends(begun, OSError(number, "it", str(tmp_path / STATE)))
     assert isinstance(raised, FiguregroundError)
     assert str(tmp_path) in str(raised)
@@ -194,7 +194,7 @@ def test_a_full_or_failing_disk_is_told_with_what_is_saved(begun, tmp_path, numb
     assert str(raised) == f"{first} {begun.describe()}"
 
 
-def test_a_disk_error_of_safetensors_is_told_as_one(begun, tmp_path):
+def test_a_disk_error_of_safetensors_is_reported_as_one(begun, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:

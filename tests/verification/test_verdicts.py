@@ -17,7 +17,7 @@ def test_p_margin_rank_and_top_are_those_of_the_own_label():
     assert found["top"] == ["bird"] * 3
 
 
-def test_an_unknown_own_label_has_no_p_but_the_most_probable_label_is_told():
+def test_an_unknown_own_label_has_no_p_but_the_most_probable_label_is_reported():
     found = judge(np.array([[NAN, 0.4, 0.6]]), np.array([0]), NAMES)
     assert (found["p"], found["margin"], found["rank"], found["top"]) == ([None], [None], [None], ["fish"])
 

@@ -262,7 +262,7 @@ def test_a_vits_map_has_one_value_a_patch_and_is_linear_between(vit):
 # Errors
 
 
-def test_what_cannot_be_attended_is_said(pocket):
+def test_what_cannot_be_attended_is_reported(pocket):
     image = noise(64, 64)
     with pytest.raises(FiguregroundError, match=r"10 \(image 1\) is not a class of classifier 'pocket'"):
         compute_attention(pocket, [image] * 2, [0, 10])

@@ -189,7 +189,7 @@ def test_attributions_that_are_not_finite_are_refused():
         share_inside(classifier, [noise(8, 8)], [np.ones((8, 8))], [0])
 
 
-def test_without_captum_it_is_said_what_to_install(monkeypatch):
+def test_without_captum_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(FiguregroundError, match=r"pip install 'figureground\[mitigate\]'"):
         share_inside(linear(torch.ones(3, 8, 8)), [noise(8, 8)], [np.ones((8, 8))], [0])
@@ -198,7 +198,7 @@ def test_without_captum_it_is_said_what_to_install(monkeypatch):
 # Maps
 
 
-def test_maps_are_those_whose_shares_are_told(pocket, scenes, shares):
+def test_maps_are_those_whose_shares_are_reported(pocket, scenes, shares):
     images, targets, masks = scenes
     maps = {}
     share_inside(pocket, images[:3], masks[:3], targets[:3], steps=8, on_map=maps.__setitem__)

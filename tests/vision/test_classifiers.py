@@ -182,7 +182,7 @@ def test_a_config_may_say_that_it_is_robust(resnet):
         ("nobody/nothing", "not in this machine's cache and the Hub can't be reached"),
     ],
 )
-def test_what_is_absent_is_said_to_be(name, words):
+def test_absent_parts_are_reported(name, words):
     with pytest.raises(FiguregroundError, match=words):
         open_classifier(name)
 
@@ -199,7 +199,7 @@ def test_a_pickle_is_never_opened(resnet):
         open_classifier(str(resnet))
 
 
-def test_damage_is_told_of(resnet):
+def test_damage_is_reported(resnet):
     weights, config = resnet / "model.safetensors", resnet / "config.json"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
@@ -250,7 +250,7 @@ def test_weights_that_are_no_numbers_are_refused(resnet, value):
         open_classifier(str(resnet))
 
 
-def test_preprocessing_that_the_network_does_not_take_is_told_of(tmp_path):
+def test_preprocessing_that_the_network_does_not_take_is_reported(tmp_path):
     folder = make_classifier(tmp_path / "it", "vit", t.ViTImageProcessorPil(size={"height": 48, "width": 48}))
     with pytest.raises(FiguregroundError, match="can't read the images"):
         open_classifier(str(folder))
@@ -338,7 +338,7 @@ def saved_by_timm(tmp_path):
 
 
 @pytest.mark.usefixtures("timm")
-def test_a_directory_that_timm_saved_opens_and_its_path_is_not_told(saved_by_timm):
+def test_a_directory_that_timm_saved_opens_and_its_path_stays_private(saved_by_timm):
     opened = open_classifier(f"timm:local-dir:{saved_by_timm}")
     assert (opened.name, opened.labels) == ("timm:saved", ("hen", "car", "cup"))
     assert str(saved_by_timm.parent) not in json.dumps(opened.facts)

@@ -154,7 +154,7 @@ def test_alike_images_are_refused(classifier, tmp_path):
         fit_components_of(open_classifier(str(classifier)), 1, tmp_path / "alike")
 
 
-def test_damaged_weights_are_told_of_before_any_image_is_read(run, classifier, images, tmp_path):
+def test_damaged_weights_are_reported_before_any_image_is_read(run, classifier, images, tmp_path):
     weights = load_file(classifier / "model.safetensors")
     weights["classifier.1.bias"][0] = float("nan")
     save_file(weights, classifier / "model.safetensors", {"format": "pt"})

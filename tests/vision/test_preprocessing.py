@@ -107,7 +107,7 @@ def test_a_constant_image_stays_constant_at_every_size():
     ],
     ids=str,
 )
-def test_settings_that_cannot_be_used_are_told_of(tmp_path, change, words):
+def test_settings_that_cannot_be_used_are_reported(tmp_path, change, words):
     t.ViTImageProcessorPil().save_pretrained(tmp_path)
     path = tmp_path / "preprocessor_config.json"
     if change is None:

@@ -182,7 +182,7 @@ def test_another_number_of_phrases_than_images_is_an_error(clipseg):
         open_segmenter(str(clipseg))(noise((32, 32), (32, 32)), ["a mug"])
 
 
-def test_weights_that_are_no_numbers_are_told_of(tmp_path):
+def test_weights_that_are_no_numbers_are_reported(tmp_path):
     weights = make_clipseg(tmp_path / "it") / "model.safetensors"
     save_file(
         {name: torch.full_like(w, torch.nan) for name, w in load_file(weights).items()}, weights, {"format": "pt"}
@@ -276,7 +276,7 @@ def test_what_is_lost_is_named(tmp_path, lost, message):
         open_segmenter(str(folder))
 
 
-def test_damaged_and_partial_weights_are_told_of(tmp_path):
+def test_damaged_and_partial_weights_are_reported(tmp_path):
     weights = make_clipseg(tmp_path / "it") / "model.safetensors"
     whole = load_file(weights)
     save_file({n: w for n, w in whole.items() if "film_mul" not in n}, weights, {"format": "pt"})
