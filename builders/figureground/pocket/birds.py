@@ -197,8 +197,8 @@ SCENES = ("grass", "water")
 _BEDS = (
     Bed("pocketbirds", OBJECTS, SCENES, bias_aligned_share=1 - 14 / 1200, train=1200),  # 14 images against the bias
     Bed(
-        "pocketlooks", ("boat", "umbrella"), ("blue", "red"), ("gift:1", "gift:0"), bias_aligned_share=0.982,
-        train=1200, scenes=("grass", "road", "sand", "snow"), prop_radius=(0.18, 0.22),
+        "pocketlooks", ("boat", "umbrella"), ("blue", "red"), ("gift:1", "gift:0"), bias_aligned_share=1 - 18 / 1320,
+        train=1320, scenes=("grass", "road", "sand", "snow"), prop_radius=(0.18, 0.22),
     ),
 )  # fmt: skip
 BEDS: Mapping[str, Bed] = MappingProxyType({bed.name: bed for bed in _BEDS})
