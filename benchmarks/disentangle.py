@@ -286,10 +286,10 @@ class Unit:
         table = self._export(data, division)
         steps_an_epoch = -(-len(division.heads) // 32)
         epochs = max(2, round(self.plan.fine_steps / steps_an_epoch))
+        changes: dict[str, Any] = {"count_first": True, "first_epochs": max(1, epochs // 10)} if way == "jtt" else {}
         settings = Training(
             way, backbone=str(self.train_backbone()), epochs=epochs, batch_size=32, select="last",
-            validate_every=epochs,
-            **({"count_first": True, "first_epochs": max(1, epochs // 10)} if way == "jtt" else {}),
+            validate_every=epochs, **changes,
         )  # fmt: skip
         training_report = train(settings, table, self.work / way, seeds=[self.seed], device="cpu", show_progress=False)
         (seed,) = training_report["seeds"]

@@ -333,7 +333,8 @@ def main() -> None:
     began = time.monotonic()
     device = choose_device(args.device)
     pocket = args.checkpoint == "pocket" and not args.random_weights
-    dtype = str(choose_dtype(args.dtype if args.dtype != "auto" or not pocket else POCKET.dtype, device))
+    dtype: Any = str(choose_dtype(args.dtype if args.dtype != "auto" or not pocket else POCKET.dtype, device))
+    dtype = dtype.removeprefix("torch.")
     with make_scratch(args.work.resolve()) as work:
         checkpoint = make_random(args.random_weights, device, work / "base") if args.random_weights else args.checkpoint
         parts = open_checkpoint(checkpoint, device=torch.device("cpu"), dtype=torch.float32)
@@ -343,8 +344,7 @@ def main() -> None:
         settings = Finetuning(
             checkpoint, size=size, max_train_steps=args.steps, batch_size=args.batch_size or (4 if pocket else 1),
             num_class_images=args.num_class_images, learning_rate=1e-5, sfsl_weight=0.0, feature_model=network,
-            gradient_checkpointing=args.gradient_checkpointing, dtype=dtype.removeprefix("torch."), preview_images=0,
-            save_seconds=1e9,
+            gradient_checkpointing=args.gradient_checkpointing, dtype=dtype, preview_images=0, save_seconds=1e9,
         )  # fmt: skip
         draw_material(work, settings, args.references)
         rows = measure(Bench(args, work, checkpoint, settings, str(device), label), args.rounds)

@@ -18,7 +18,7 @@ import contextlib
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -225,7 +225,7 @@ class Ways:
         torch.set_num_threads(self._threads)
         return min(self.count, builder.config.limit or self.count)
 
-    def _call(self, specs: list[Spec], folder: Path) -> None:
+    def _call(self, specs: Sequence[Spec], folder: Path) -> None:
         config = self._guides.config
         images = self._plain(
             prompt=[spec.prompt for spec in specs],
@@ -449,7 +449,7 @@ def find_trained_size(checkpoint: str) -> int:
 
 def measure(args: argparse.Namespace, ways: Ways, work: Path) -> list[Row]:
     """Make the images in all ways in turn, for several rounds; the first round is a warm-up."""
-    makers = {SINGLE: ways.single, BATCHED: ways.batched, BUILD: ways.build}
+    makers: Mapping[str, Callable[[Path], int]] = {SINGLE: ways.single, BATCHED: ways.batched, BUILD: ways.build}
     speeds: dict[str, list[float]] = {name: [] for name in makers}
     differences: dict[str, list[float]] = {SINGLE: [], BATCHED: []}
     for round_ in range(args.rounds + 1):

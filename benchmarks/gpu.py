@@ -175,8 +175,9 @@ def main() -> None:
             print(f"{step} on {device}", flush=True)
             bench = Bench(args.images, str(device), work / step, changes)
             if step == "pocket":
-                settings = Settings(pool=128, epochs=1) if args.quick else Settings()
-                rows += check_pocket(bench, load_or_train("oracle", 0, args.oracle_cache or work, "cpu", settings))
+                oracle_settings = Settings(pool=128, epochs=1) if args.quick else Settings()
+                oracle = load_or_train("oracle", 0, args.oracle_cache or work, "cpu", oracle_settings)
+                rows += check_pocket(bench, oracle)
             else:
                 check = {"resume": check_resume, "batch-size": check_batch_size, "two-workers": check_two_workers}
                 rows += check[step](bench)

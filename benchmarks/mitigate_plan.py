@@ -78,11 +78,12 @@ class Row:
         return [*training.uses(attributes=True), *scenes, *segmenter, *masks]
 
 
-PLAIN_TRIED = ({}, {"weight_decay": 1.0}, {"rate_times": 3.0}, {"rate_times": 1 / 3})
-ADDED_TRIED = ({}, {"weight_decay": 1.0}, {"add_weight": 0.5}, {"add_weight": 2.0})
-STAGED_TRIED = ({}, {"weight_decay": 1.0}, {"first_share": 0.25}, {"first_share": 0.75})
-JTT_TRIED = tuple({"first_epochs": n, "upweight": x} for n in (2, 5) for x in (5.0, 20.0))
-DRO_TRIED = ({}, {"weight_decay": 1.0}, {"step_size": 0.1}, {"weight_decay": 1.0, "step_size": 0.1})
+Tried = tuple[Mapping[str, Any], ...]
+PLAIN_TRIED: Tried = ({}, {"weight_decay": 1.0}, {"rate_times": 3.0}, {"rate_times": 1 / 3})
+ADDED_TRIED: Tried = ({}, {"weight_decay": 1.0}, {"add_weight": 0.5}, {"add_weight": 2.0})
+STAGED_TRIED: Tried = ({}, {"weight_decay": 1.0}, {"first_share": 0.25}, {"first_share": 0.75})
+JTT_TRIED: Tried = tuple({"first_epochs": n, "upweight": x} for n in (2, 5) for x in (5.0, 20.0))
+DRO_TRIED: Tried = ({}, {"weight_decay": 1.0}, {"step_size": 0.1}, {"weight_decay": 1.0, "step_size": 0.1})
 
 ROWS: dict[str, Row] = {
     row.name: row

@@ -55,7 +55,7 @@ def read_units(kept: Path) -> list[Unit]:
         FiguregroundError: There is none, or they can't be reported together.
     """
     paths = [path for path in sorted(kept.glob("*.json")) if not path.name.startswith("tuning-")]
-    units = [{"file": path.name, **json.loads(path.read_text())} for path in paths]
+    units: list[Unit] = [{"file": path.name, **json.loads(path.read_text())} for path in paths]
     if not units:
         raise FiguregroundError(
             f"{strip_location(str(kept))} holds no unit. Run benchmarks/mitigate.py without --report first."

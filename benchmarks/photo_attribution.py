@@ -144,13 +144,13 @@ def measure_regions(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
     sampled = test_rows[:: max(1, len(test_rows) // (4 if inputs.quick else 64))]
     for i in sampled:
         (probability,) = segmenter([images[i]], ["object"])
-        mask = decide_mask(probability, 0.5, grow=round(DILATION * max(probability.shape)))
-        covered = 0.0 if isinstance(mask, str) else float((mask & masks[i]).sum() / masks[i].sum())
+        chosen = decide_mask(probability, 0.5, grow=round(DILATION * max(probability.shape)))
+        covered = 0.0 if isinstance(chosen, str) else float((chosen & masks[i]).sum() / masks[i].sum())
         coverage.append(covered)
         plain = probability > 0.5
         overlaps.append(float((plain & masks[i]).sum() / (plain | masks[i]).sum()))
         cells.append(
-            (f"{covered:.2f} covered", images[i] if isinstance(mask, str) else _darken_outside(images[i], mask))
+            (f"{covered:.2f} covered", images[i] if isinstance(chosen, str) else _darken_outside(images[i], chosen))
         )
     inputs.sheet("ddb", cells)
     rows = [

@@ -116,7 +116,7 @@ def _draw(
 ) -> None:  # fmt: skip
     """Write an image and its mask; objects are used equally often, scenes at random."""
     rng = np.random.default_rng(derive_seed(0, "photographs", stem_path.name))
-    photograph, scene = objects[number % len(objects)], scenes[rng.integers(len(scenes))].read()
+    photograph, scene = objects[number % len(objects)], scenes[int(rng.integers(len(scenes)))].read()
     side = int(min(scene.size) * rng.uniform(0.8, 1))
     left, top = (int(rng.integers(0, size - side + 1)) for size in scene.size)
     image = scene.crop((left, top, left + side, top + side)).resize((EDGE, EDGE), Image.Resampling.LANCZOS)
@@ -125,10 +125,10 @@ def _draw(
     cutout.putalpha(alpha)
     cutout = cutout.crop(alpha.getbbox())
     longer_edge = EDGE * rng.uniform(*LENGTH)
-    size = tuple(max(1, round(length * longer_edge / max(cutout.size))) for length in cutout.size)
-    small = cutout.resize(size, Image.Resampling.LANCZOS)
-    x = int(rng.integers(0, EDGE - size[0] + 1))
-    y = int((EDGE - size[1]) * rng.uniform(0.6, 1))
+    width, height = (max(1, round(length * longer_edge / max(cutout.size))) for length in cutout.size)
+    small = cutout.resize((width, height), Image.Resampling.LANCZOS)
+    x = int(rng.integers(0, EDGE - width + 1))
+    y = int((EDGE - height) * rng.uniform(0.6, 1))
     if rng.random() < 0.5:
         small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     image.paste(small, (x, y), small)

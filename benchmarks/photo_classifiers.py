@@ -43,7 +43,7 @@ def predict_correctly(classifier: Classifier, images: Sequence[Image.Image], lab
     return torch.cat(predicted).numpy() == np.asarray(labels)
 
 
-def make_percent_row(name: str, interval: Interval, unit: str = "%", **targets: float) -> Row:
+def make_percent_row(name: str, interval: Interval, unit: str = "%", **targets: Any) -> Row:
     """Return a row with a share or a difference of shares, and its interval."""
     value, low, high = (100 * end for end in interval)
     return Row(name, value, unit, low, high, **targets)
@@ -56,7 +56,7 @@ def measure_accuracy(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
     rows = []
     for path in inputs.networks:
         hits = predict_correctly(open_classifier(str(path)), images, labels)
-        targets = {} if inputs.quick else {"at_least": 85.0}
+        targets: dict[str, Any] = {} if inputs.quick else {"at_least": 85.0}
         rows.append(
             make_percent_row(f"classifiers: {path.name}: top-1", wilson(float(hits.mean()), len(hits)), **targets)
         )

@@ -75,7 +75,7 @@ def write_backbone(inputs: Inputs) -> Path:
 def measure(inputs: Inputs) -> tuple[list[Row], dict[str, Any]]:
     """Compare the training methods at equal steps; a stopped comparison is resumed."""
     bed, seeds = write_bed(inputs), 2 if inputs.quick else SEEDS
-    training = {
+    training: dict[str, Any] = {
         "backbone": str(write_backbone(inputs)), "epochs": 2 if inputs.quick else EPOCHS, "learning_rate": RATE,
         "batch_size": 8 if inputs.quick else 32,
     }  # fmt: skip

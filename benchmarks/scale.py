@@ -250,8 +250,8 @@ def run_worker(url: str, place: Path, number: int, plan: Simulation, log_path: P
 
     def render(journal: Journal, shard: Shard) -> Iterator[Sample | Encoded | Reject]:
         nonlocal drawn
-        for batch in journal.read(lambda spec: describe_sample(spec, COLUMNS, {})):
-            yield from batch
+        for results in journal.read(lambda spec: describe_sample(spec, COLUMNS, {})):
+            yield from results
         missing = journal.missing_specs()
         for start in range(0, len(missing), plan.batch):
             batch = missing[start : start + plan.batch]

@@ -393,7 +393,8 @@ def run(plan: Plan, jobs: Sequence[Job], workers: int) -> None:
 
 def open_stage(plan: Plan, stage: str, settings: judges.Settings, workers: int) -> Plan:
     """Return the plan with the judges of a stage, training missing ones."""
-    names, seed = (judges.DEVELOPMENT, 0) if stage == "select" else (judges.FINAL, judges.FINAL_SEED)
+    names: tuple[str, ...] = judges.DEVELOPMENT if stage == "select" else judges.FINAL
+    seed = 0 if stage == "select" else judges.FINAL_SEED
     names = names[: len(names) if not plan.smaller else 2]
     folders, _ = judges.train_all(names, seed, plan.cache, settings, workers)
     oracle_seed = 0 if stage == "select" else FINAL_ORACLE

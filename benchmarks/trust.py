@@ -103,7 +103,7 @@ class Campaign:
         """
         people, images = settings.annotators, settings.images
         rates = error * (1 + settings.uneven * rng.uniform(-1, 1, (2, people)))
-        rate = np.where(world.right[:, None], *rates)
+        rate = np.where(world.right[:, None], rates[0], rates[1])
         is_error = rng.random((images, people)) < rate * (1 - shared)
         is_error |= (rng.random(images) < error * shared)[:, None]
         calls = world.right[:, None] ^ is_error
