@@ -13,6 +13,8 @@ from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import SCHEDULERS, open_checkpoint
 from figureground.diffusion.render import Renderer, Sampling
+from figureground.methods.d3s import D3S
+from figureground.methods.forecast import plan
 from figureground.models.schedules import DISCRETE, check_schedule, settings_for_latents
 from figureground.models.weights import check_files
 from figureground.recipe.config import Sampler
@@ -135,6 +137,17 @@ def test_a_checkpoints_own_sampler_keeps_its_settings_but_clips_no_latents(made,
     if kind is EulerAncestralDiscreteScheduler:  # of the Turbo checkpoints: their one step begins at the end
         scheduler.set_timesteps(1)
         assert scheduler.timesteps.tolist() == [999]
+
+
+def test_a_plan_counts_the_repeated_step_of_a_checkpoints_own_pndm(made, edit):
+    edit(made / "sd1" / "scheduler" / "scheduler_config.json", _class_name="PNDMScheduler", skip_prk_steps=True)
+    settings = {"checkpoint": str(made / "sd1"), "size": 32, "num_inference_steps": 10, "strength": 0.6, "limit": 1}
+    counts = {}
+    for name, kind in (("own", "PNDMScheduler"), ("own", "DDIMScheduler"), ("pndm", "PNDMScheduler")):
+        edit(made / "sd1" / "model_index.json", scheduler=["diffusers", kind])
+        forecast = plan(D3S("pocket", scheduler=name, **settings))
+        counts[name, kind] = forecast["denoiser_evaluations"] / forecast["images"]
+    assert list(counts.values()) == [14, 12, 14]
 
 
 def test_a_latent_consistency_model_is_drawn_from_with_its_own_sampler_in_few_steps(made, edit, capsys):

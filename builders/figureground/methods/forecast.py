@@ -12,6 +12,9 @@ from figureground.core.shares import steps_between
 from figureground.core.text import human_time
 from figureground.core.text_width import pad, text_width
 from figureground.methods.measured_speed import Measured
+from figureground.models.family import OWN
+from figureground.models.parts import read_mapping
+from figureground.models.schedules import KINDS
 from figureground.models.weights import check_size, edge_multiple, local_directory
 from figureground.recipe.config import Config
 from figureground.recipe.shard_size import STEP, bytes_per_image
@@ -59,14 +62,15 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
     measured, speed = (rate, rate.images_per_second) if isinstance(rate, Measured) else (None, rate)
     config, planned = method.config, method.plan()
     images = sum(planned.totals().values())
-    calls = method.denoiser_steps() + _count_repeated_steps(config.scheduler)
+    repeated_steps = int(_find_sampler(config) == "pndm")  # its first step takes two evaluations
+    calls = method.denoiser_steps() + repeated_steps
     is_guided = config.guidance_scale > 1 or (config.true_cfg_scale or 1) > 1
     passes = 1 + is_guided
     if method.family:
         passes = method.family.evaluations(config.guidance_scale, config.true_cfg_scale)
     evaluations = calls * passes
     if config.guidance_interval is not None:
-        evaluations = calls + _count_guided_calls(config, method.denoiser_steps()) * (passes - 1)
+        evaluations = calls + _count_guided_calls(config, method.denoiser_steps(), repeated_steps) * (passes - 1)
     splits = {}
     for split, count in planned.totals().items():
         cells, pairing = planned.cells(split), method.pairings.get(split)
@@ -123,21 +127,31 @@ def _check_size(config: Config) -> None:
     check_size(config.size, step)
 
 
-def _count_repeated_steps(scheduler: str) -> int:
-    """Return how many steps a sampler takes twice: 1 for pndm, otherwise 0 (`own` may be pndm, too)."""
-    return int(scheduler == "pndm")
+def _find_sampler(config: Config) -> str:
+    """Return the name of the sampler; for `own`, that of the checkpoint's scheduler if the checkpoint is on this
+    machine."""
+    folder = local_directory(config.checkpoint, config.checkpoint_config) if config.scheduler == OWN else None
+    if folder is None:
+        return config.scheduler
+    match read_mapping(folder / "model_index.json").get("scheduler"):
+        case [_, str(kind)]:
+            return KINDS.get(kind, OWN)
+    return OWN
 
 
-def _count_guided_calls(config: Config, drawn_steps: int) -> int:
+def _count_guided_calls(config: Config, drawn_steps: int, repeated_steps: int) -> int:
     """Return the number of denoiser calls for one image in which guidance is applied, if it is on.
 
     Args:
         config: Its `guidance_interval` limits guidance to some of `num_inference_steps`.
         drawn_steps: Number of steps that are run: the last ones of `num_inference_steps`.
+        repeated_steps: Number of steps that take two calls: the first ones.
     """
-    steps, repeated = config.num_inference_steps, _count_repeated_steps(config.scheduler)
+    steps = config.num_inference_steps
     guided_steps = steps_between(steps, config.guidance_interval)
-    return sum(max(0, step - repeated) in guided_steps for step in range(steps - drawn_steps, steps + repeated))
+    return sum(
+        max(0, step - repeated_steps) in guided_steps for step in range(steps - drawn_steps, steps + repeated_steps)
+    )
 
 
 def _describe_start(config: Config, start: Start | None) -> list[str]:
