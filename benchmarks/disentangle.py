@@ -48,7 +48,7 @@ from typing import Any
 import numpy as np
 import torch
 from paired import holm, subtract
-from results import ROOT, Row, describe_machine, describe_origin, make_parser, report, strip_locations
+from results import ROOT, Row, describe_command, describe_machine, describe_origin, make_parser, report
 
 from figureground import D3S, disentangle
 from figureground.core.errors import FiguregroundError
@@ -529,7 +529,7 @@ def _parse() -> argparse.Namespace:
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    command = " ".join(["python benchmarks/disentangle.py", *strip_locations(sys.argv[1:])])
+    command = describe_command("disentangle")
     methods = tuple(args.methods or (("wasserstein", "hsic", *ERASERS) if args.quick else (*TRAINED, *ERASERS)))
     if "leace" in methods and find_spec("concept_erasure") is None:
         methods = tuple(method for method in methods if method != "leace")

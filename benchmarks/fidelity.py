@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import platform
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from datasets import DatasetDict, load_dataset
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from oracle import HEADS, NOTHING, Answers, Classifier, Settings, blur_images, draw_many, load_or_train, to_pixels
 from PIL import Image
-from results import ROOT, describe_origin, make_parser, make_scratch, strip_location, strip_locations
+from results import ROOT, describe_command, describe_origin, make_parser, make_scratch, strip_location
 from tqdm import tqdm
 
 from figureground.core.seeding import make_generator
@@ -456,7 +455,7 @@ def measure(args: argparse.Namespace, settings: Settings, every: int, num_round_
     if args.quick and not args.out:
         return
     report = {
-        "command": " ".join(["python benchmarks/fidelity.py", *strip_locations(sys.argv[1:])]),
+        "command": describe_command("fidelity"),
         **describe_origin(),
         "settings": {
             "seed": args.seed, "steps": args.steps, "guidance_scale": args.guidance, "scheduler": "DDIM",

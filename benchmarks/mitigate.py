@@ -67,7 +67,7 @@ from mitigate_plan import (
     whole_plan,
 )
 from mitigate_training import Place, choose_change, find_trained_folder, fit, read_rule, train_row
-from results import ROOT, make_parser, strip_locations
+from results import ROOT, describe_command, make_parser
 from tqdm import tqdm
 
 from figureground.core.errors import FiguregroundError
@@ -289,7 +289,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    command = " ".join(["python benchmarks/mitigate.py", *strip_locations(sys.argv[1:])])
+    command = describe_command("mitigate")
     rows = tuple(args.rows) if args.rows else None
     if args.quick:
         work = args.work / "quick"

@@ -73,6 +73,7 @@ def main() -> None:
             part = {
                 "rows": [dataclasses.asdict(row) for row in rows], "facts": facts,
                 "cpu_seconds": round(time.process_time() - started), "commit": results.read_commit(),
+                "command": results.describe_command("photographs"),
             }  # fmt: skip
             (part_folder / f"{name}.json").write_text(json.dumps(part, indent=1))
         print(f"{name}: done", flush=True)

@@ -174,6 +174,11 @@ def strip_locations(arguments: Sequence[str]) -> list[str]:
     return [argument for argument in filtered if argument != "--work"]
 
 
+def describe_command(name: str) -> str:
+    """Return the command of this process, a benchmark, without places on this machine."""
+    return " ".join([f"python benchmarks/{name}.py", *strip_locations(sys.argv[1:])])
+
+
 def find_versions() -> dict[str, str | None]:
     """Return the versions of `LIBRARIES`; None for one that isn't installed."""
     versions_by_library: dict[str, str | None] = {}
@@ -248,7 +253,7 @@ def report(
     if args.quick and not args.out:
         return
     document = {
-        "command": " ".join([f"python benchmarks/{name}.py", *strip_locations(sys.argv[1:])]),
+        "command": describe_command(name),
         **describe_origin(checkpoint),
         "settings": dict(settings),
         "machine": describe_machine(**(of_machine or {})),

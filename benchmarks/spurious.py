@@ -23,7 +23,6 @@ import hashlib
 import json
 import multiprocessing
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -37,7 +36,7 @@ import numpy as np
 import oracle
 import spurious_tables as tables
 import torch
-from results import ROOT, Row, describe_machine, describe_origin, make_parser, report, strip_locations
+from results import ROOT, Row, describe_command, describe_machine, describe_origin, make_parser, report
 from spurious_tables import DREAMBOOTH, REFERENCES, SFSL, UNTOUCHED
 from tqdm import tqdm
 
@@ -645,7 +644,7 @@ def _parse() -> argparse.Namespace:
 def _plan(args: argparse.Namespace) -> Plan:
     quick = args.quick
     results = args.results or (args.work / "quick" / "results" if quick else ROOT / "benchmarks/results/spurious")
-    command = " ".join(["python benchmarks/spurious.py", *strip_locations(sys.argv[1:])])
+    command = describe_command("spurious")
     plan = Plan(
         args.work, results, args.cache, ROOT / "out" / "fidelity", DEVELOPMENT_CLASSES, HELD_OUT_CLASSES,
         SELECTION_SEEDS, FINAL_SEEDS, SETTINGS, PER_SCENE, args.device, describe_origin(), command,
