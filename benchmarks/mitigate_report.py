@@ -380,6 +380,8 @@ def format_longer(units: Sequence[Unit], longer_units: Sequence[Unit], bed: str)
     """
     selection, body = Selection(bed, PRIMARY_TABLE, BACKBONES[0]), []
     by_row = {name: cells for name in ROWS if (cells := selection.cells(longer_units, name))}
+    usual_by_row: dict[str, dict[int, float]] = {}
+    longer_by_row: dict[str, dict[int, float]] = {}
     for name, cells in by_row.items():
         usual = {
             seed: worst_group(unit, result)
@@ -391,12 +393,14 @@ def format_longer(units: Sequence[Unit], longer_units: Sequence[Unit], bed: str)
         if not cells:
             continue
         longer = {seed: worst_group(unit, cell["seeds"][0]) for seed, (unit, cell) in cells.items()}
+        usual_by_row[name], longer_by_row[name] = usual, longer
+        gains = [_subtract_erm(by_row, name) for by_row in (usual_by_row, longer_by_row)]
         results = [cell["seeds"][0] for _, cell in cells.values()]
         endings = [result["convergence"] for result in results if result["convergence"]]
         body.append([
             name, str(len(cells)), format_mean_of(result["budget"] for result in results), format_mean(usual),
             format_mean(longer), format_difference(subtract(longer, usual)),
-            _format_gain(longer_units, selection, name, worst_group),
+            *_format_gains(*gains),
             format_mean(selection.values(longer_units, name, against_bias)),
             _format_gain(longer_units, selection, name, against_bias),
             format_mean(selection.values(longer_units, name, average_accuracy)),
@@ -404,9 +408,39 @@ def format_longer(units: Sequence[Unit], longer_units: Sequence[Unit], bed: str)
             f"{sum(ending['converged'] for ending in endings)} of {len(endings)}",
             format_mean_of((ending["training_loss"] for ending in endings), digits=4),
         ])  # fmt: skip
-    head = [bed, "n", "steps", "worst group, usual length", "worst group, longer", "longer − usual", "longer: less erm",
-            "against the bias", "less erm", "average", "epoch", "converged", "training loss, nats"]  # fmt: skip
+    head = [bed, "n", "steps", "worst group, usual length", "worst group, longer", "longer − usual", "usual: less erm",
+            "longer: less erm", "change", "against the bias", "less erm", "average", "epoch", "converged",
+            "training loss, nats"]  # fmt: skip
     return format_table(head, body) if body else None
+
+
+def _subtract_erm(by_row: Mapping[str, Mapping[int, float]], name: str) -> dict[int, float]:
+    """Return a row's values less ERM's, by common seed; empty for ERM."""
+    erm = by_row.get("erm", {}) if name != "erm" else {}
+    return {seed: value - erm[seed] for seed, value in by_row[name].items() if seed in erm}
+
+
+def _format_gains(usual: Mapping[int, float], longer: Mapping[int, float]) -> list[str]:
+    """Return the mean gain over ERM at both lengths, and its change, as text; gains are by pipeline seed, and those of
+    ERM are empty."""
+    if not usual or not longer:
+        return ["", "", ""]
+    none = dict.fromkeys(usual, 0.0)
+    return [format_difference(subtract(*pair)) for pair in ((usual, none), (longer, none), (longer, usual))]
+
+
+def format_pairs(units: Sequence[Unit], bed: str) -> str | None:
+    """Return a table of the worst group with the primary methods less that of other rows but ERM, paired by pipeline
+    seed; None if there are no results."""
+    selection = Selection(bed, PRIMARY_TABLE, BACKBONES[0])
+    values = {name: numbers for name in ROWS if (numbers := selection.values(units, name, worst_group))}
+    body = [
+        [f"{method} − {other}", str(difference.n), format_difference(difference), format_p(difference.p)]
+        for method in PRIMARY if method in values
+        for other in values if other not in ("erm", *PRIMARY) and values[method].keys() & values[other].keys()
+        for difference in [subtract(values[method], values[other])]
+    ]  # fmt: skip
+    return format_table([f"{bed}, worst group, points", "n", "difference (95 % interval)", "p"], body) if body else None
 
 
 def format_tuning(kept: Path) -> str | None:
@@ -501,6 +535,8 @@ def to_markdown(units: Sequence[Unit], kept: Path, longer_units: Sequence[Unit] 
     ]  # fmt: skip
     if unbiased:
         blocks += ["## Beds without a bias", "Exploratory, uncorrected: a method must do no harm.", *unbiased]
+    if pairs := [text for bed in BEDS if (text := format_pairs(units, bed))]:
+        blocks += ["## Methods less other rows", f"Exploratory, uncorrected; attributes {PRIMARY_TABLE}.", *pairs]
     if longer_tables := [text for bed in BEDS if (text := format_longer(units, longer_units, bed))]:
         blocks += [
             "## Longer training",

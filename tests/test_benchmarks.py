@@ -413,6 +413,9 @@ def test_longer_trainings_are_compared_with_those_of_the_same_training_seed(usua
     first = usual["rows"]["erm"]["pocket"]["known"]["seeds"][0]["worst"]
     assert rows["erm"][3:6] == [f"{100 * first:.1f}", f"{100 * first + 1:.1f}", "+1.0"]
     assert rows["erm"][-2] == "0 of 0"
+    ddb = usual["rows"]["ddb"]["pocket"]["known"]["seeds"][0]["worst"]
+    assert rows["ddb"][6:8] == [f"{100 * (ddb - first):+.1f}"] * 2
+    assert float(rows["ddb"][8]) == 0
     longer["rows"]["erm"]["pocket"]["known"]["settings"] = {"weight_decay": 1.0}
     with pytest.raises(FiguregroundError, match="erm"):
         report.refuse_mixed_rows([usual, longer])
