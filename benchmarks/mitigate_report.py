@@ -163,12 +163,18 @@ class Selection:
             for seed, (unit, cell) in self.cells(units, row).items()
         }
 
+    def subtract(
+        self, units: Sequence[Unit], row: str, other: str, metric: Metric, comparisons: int = 1
+    ) -> Difference | None:
+        """Return the difference between two rows, paired by pipeline seed; None if they share none."""
+        values = [self.values(units, name, metric) for name in (row, other)]
+        return subtract(values[0], values[1], comparisons=comparisons) if values[0].keys() & values[1].keys() else None
+
     def subtract_erm(
         self, units: Sequence[Unit], row: str, metric: Metric, comparisons: int = 1
     ) -> Difference | None:  # fmt: skip
         """Return the difference between a row and ERM, paired by pipeline seed; None if they share none."""
-        values = [self.values(units, name, metric) for name in (row, "erm")]
-        return subtract(values[0], values[1], comparisons=comparisons) if values[0].keys() & values[1].keys() else None
+        return self.subtract(units, row, "erm", metric, comparisons)
 
 
 def compare_primary(units: Sequence[Unit]) -> list[dict[str, Any]]:
@@ -430,17 +436,36 @@ def _format_gains(usual: Mapping[int, float], longer: Mapping[int, float]) -> li
 
 
 def format_pairs(units: Sequence[Unit], bed: str) -> str | None:
-    """Return a table of the worst group with the primary methods less that of other rows but ERM, paired by pipeline
-    seed; None if there are no results."""
-    selection = Selection(bed, PRIMARY_TABLE, BACKBONES[0])
-    values = {name: numbers for name in ROWS if (numbers := selection.values(units, name, worst_group))}
-    body = [
-        [f"{method} − {other}", str(difference.n), format_difference(difference), format_p(difference.p)]
-        for method in PRIMARY if method in values
-        for other in values if other not in ("erm", *PRIMARY) and values[method].keys() & values[other].keys()
-        for difference in [subtract(values[method], values[other])]
-    ]  # fmt: skip
-    return format_table([f"{bed}, worst group, points", "n", "difference (95 % interval)", "p"], body) if body else None
+    """Return a table of the primary methods less other rows but ERM, paired by pipeline seed: the worst group in each
+    table, and the groups against the bias; None if there are no results."""
+    others = [name for name in ROWS if name not in ("erm", *PRIMARY)]
+    primary, other_table = (Selection(bed, name, BACKBONES[0]) for name in (PRIMARY_TABLE, *_other_tables()))
+    pairs = {
+        (method, other): difference
+        for method in PRIMARY
+        for other in others
+        if (difference := primary.subtract(units, method, other, worst_group)) is not None
+    }
+    if not pairs:
+        return None
+    adjusted = holm([1.0 if difference.p is None else difference.p for difference in pairs.values()])
+    body = []
+    for ((method, other), difference), p in zip(pairs.items(), adjusted, strict=True):
+        values = [primary.values(units, name, worst_group) for name in (method, other)]
+        above = sum(values[0][seed] > values[1][seed] for seed in values[0].keys() & values[1].keys())
+        body.append([
+            f"{method} − {other}", str(difference.n), format_difference(difference), f"{above} of {difference.n}",
+            format_p(difference.p), format_p(p),
+            format_difference(primary.subtract(units, method, other, against_bias)),
+            format_difference(other_table.subtract(units, method, other, worst_group)),
+        ])  # fmt: skip
+    head = [f"{bed}, points", "n", "worst group (95 % interval)", "seeds above 0", "p", f"p, Holm over {len(pairs)}",
+            "groups against the bias", f"worst group, attributes {other_table.table}"]  # fmt: skip
+    return format_table(head, body)
+
+
+def _other_tables() -> list[str]:
+    return [name for name in TABLES if name != PRIMARY_TABLE]
 
 
 def format_tuning(kept: Path) -> str | None:
@@ -505,10 +530,10 @@ def to_markdown(units: Sequence[Unit], kept: Path, longer_units: Sequence[Unit] 
         "The minimum of several groups is biased low, the more so the more they vary by chance. So all groups are "
         "listed, and the mean of the groups against the bias, which are fixed in advance.",
         "## Primary comparisons",
-        f"Fixed before any result was seen: {' and '.join(PRIMARY)} − erm, both beds, {BACKBONES[0]}, attributes "
-        f"{PRIMARY_TABLE} in validation, {len(PRIMARY_SEEDS)} pipeline seeds. Holm's p and the wider intervals "
-        f"(Bonferroni) are over all {COMPARISONS}; unmeasured ones count with p = 1. Results with {BACKBONES[1]} are "
-        "not among them.",
+        f"Fixed before these beds were measured, but after results on easier ones: {' and '.join(PRIMARY)} − erm, "
+        f"both beds, {BACKBONES[0]}, attributes {PRIMARY_TABLE} in validation, {len(PRIMARY_SEEDS)} pipeline seeds. "
+        f"Holm's p and the wider intervals (Bonferroni) are over all {COMPARISONS}; unmeasured ones count with p = 1. "
+        f"Results with {BACKBONES[1]} are not among them.",
         format_primary(compare_primary(units)),
     ]
     for bed in BEDS:
@@ -536,7 +561,12 @@ def to_markdown(units: Sequence[Unit], kept: Path, longer_units: Sequence[Unit] 
     if unbiased:
         blocks += ["## Beds without a bias", "Exploratory, uncorrected: a method must do no harm.", *unbiased]
     if pairs := [text for bed in BEDS if (text := format_pairs(units, bed))]:
-        blocks += ["## Methods less other rows", f"Exploratory, uncorrected; attributes {PRIMARY_TABLE}.", *pairs]
+        blocks += [
+            "## Methods less other rows",
+            f"Exploratory: {len(EXPLORATORY_SEEDS)} pipeline seeds, attributes {PRIMARY_TABLE} in validation unless "
+            "the column's head says otherwise. Intervals and p are uncorrected.",
+            *pairs,
+        ]
     if longer_tables := [text for bed in BEDS if (text := format_longer(units, longer_units, bed))]:
         blocks += [
             "## Longer training",
@@ -571,37 +601,33 @@ def draw_chart(path: Path, units: Sequence[Unit]) -> None:
     if not names:
         return
 
+    def draw(axis: Any, y: float, difference: Difference, colour: str) -> None:
+        if difference.low is not None and difference.high is not None:
+            axis.plot([difference.low, difference.high], [y, y], color=colour, linewidth=1.6)
+        axis.plot([difference.mean], [y], "o", color=colour, markersize=5)
+        end = difference.mean if difference.high is None else difference.high
+        axis.annotate(f"n = {difference.n}", (end, y), (4, 0), textcoords="offset points", va="center", fontsize=7)
+
     def plot(figure: Any, axes: Any) -> None:
         for axis, (bed, selection) in zip(axes.flat, places.items(), strict=True):
             axis.axvline(0, color="#9aa3ad", linewidth=0.8)
+            all_seeds = Selection(bed, PRIMARY_TABLE, BACKBONES[0], seeds=PRIMARY_SEEDS)
             for y, name in enumerate(names):
-                is_primary = name in PRIMARY
-                row_selection = (
-                    Selection(bed, PRIMARY_TABLE, BACKBONES[0], seeds=PRIMARY_SEEDS) if is_primary else selection
-                )
-                if (difference := row_selection.subtract_erm(units, name, worst_group)) is None:
-                    continue
-                colour = "#c2410c" if is_primary else "#2c6fad"
-                if difference.low is not None and difference.high is not None:
-                    axis.plot([difference.low, difference.high], [y, y], color=colour, linewidth=1.6)
-                axis.plot([difference.mean], [y], "o", color=colour, markersize=5)
-                axis.annotate(
-                    f"n = {difference.n}",
-                    (difference.mean, y),
-                    (0, 5),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=7,
-                )
+                if (difference := selection.subtract_erm(units, name, worst_group)) is not None:
+                    draw(axis, y, difference, "#2c6fad")
+                if name in PRIMARY and (difference := all_seeds.subtract_erm(units, name, worst_group)) is not None:
+                    draw(axis, y + 0.4, difference, "#c2410c")
             axis.set_title(bed, fontsize=10)
             axis.set_yticks(range(len(names)), names)
-            axis.set_ylim(len(names) - 0.5, -0.5)
+            axis.set_ylim(len(names) - 0.3, -0.7)
+            axis.margins(x=0.1)
             axis.set_xlabel("worst group minus ERM's, points", fontsize=9)
         for axis in axes.flat[1:]:
             axis.set_yticklabels([])
-        figure.suptitle("95 % intervals of paired differences; primary comparisons in red", fontsize=9)
+        title = f"95 % intervals of paired differences: {len(EXPLORATORY_SEEDS)} seeds blue, primary comparisons red"
+        figure.suptitle(title, fontsize=9)
 
-    draw_charts(path, (1.2 + 4.2 * len(places), 1.4 + 0.3 * len(names)), plot, columns=len(places))
+    draw_charts(path, (1.2 + 4.2 * len(places), 1.4 + 0.38 * len(names)), plot, columns=len(places))
 
 
 def make_rows(units: Sequence[Unit]) -> list[Measured]:
