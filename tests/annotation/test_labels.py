@@ -16,6 +16,7 @@ from figureground.annotation.answers import ANNOTATIONS, make_header
 from figureground.annotation.gold import GOLD
 from figureground.annotation.labels import summarise
 from figureground.annotation.population import VERIFIED, Population, predict, read_scorers
+from figureground.annotation.sampling import Sample, Wanted, save
 from figureground.annotation.summary import describe
 from figureground.checking.dataset import check
 from figureground.core.errors import FiguregroundError
@@ -304,6 +305,25 @@ def test_gold_items_that_cannot_be_used_are_named(dataset, line, named):
     with pytest.raises(FiguregroundError, match=r"gold\.csv") as error:
         summarise(dataset)
     assert named in str(error.value)
+
+
+def test_no_answer_about_a_gold_item_counts_in_a_share(dataset):
+    """Failed images listed as gold for one question would make the other's share look worse, and its own better."""
+    review(dataset)
+    share = of(summarise(dataset), "background")
+    assert share["labels"] == 79  # the ten gold items, which are known for the foreground alone, are left out here, too
+    with (dataset / GOLD).open("a") as file:
+        file.write(f"{keys_of(dataset)[12]},foreground,unsure\n")
+    assert of(summarise(dataset), "background")["labels"] == 78
+
+
+def test_gold_items_of_the_random_sample_count_as_part_of_it(dataset):
+    review(dataset)
+    source, keys = FinishedDataset(dataset), keys_of(dataset)
+    save(source, Sample(Wanted(images=90), tuple(keys[:60] + keys[-30:])))
+    summary = summarise(dataset)
+    assert of(summary, "foreground")["labels"] == of(summary, "background")["labels"] == 89
+    assert summary["people"]["gold"] == 0
 
 
 def test_an_answer_about_an_unknown_image_is_named(dataset):

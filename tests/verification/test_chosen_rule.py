@@ -31,8 +31,17 @@ def test_an_image_is_right_if_most_say_yes_to_all_questions():
         answer("f", "foreground", "unsure"),
         answer("gold", "foreground", "no"),
     ]  # fmt: skip
-    found = judge_by_majority(answers, ["a", "b", "c", "d", "e", "f", "gold", "other"], {"gold"})
-    assert found.tolist() == [1, 0, -1, -1, 1, -1, -1, -1]
+    keys = ["a", "b", "c", "d", "e", "f", "gold", "other"]
+    asked = dict.fromkeys(("foreground", "background"), np.ones(len(keys), bool))
+    assert judge_by_majority(answers, keys, asked, {"gold"}).tolist() == [1, 0, -1, -1, 1, -1, -1, -1]
+
+
+def test_an_unanswered_question_leaves_right_and_wrong_images_alike_unjudged():
+    answers = [answer("a", "label", "yes"), answer("b", "label", "no"), answer("c", "label", "yes")]
+    asked = {"label": np.ones(3, bool), "background": np.array([False, False, True])}
+    assert judge_by_majority(answers, ["a", "b", "c"], asked).tolist() == [1, 0, -1]
+    asked["background"][:] = True
+    assert judge_by_majority(answers, ["a", "b", "c"], asked).tolist() == [-1, -1, -1]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 
 from figureground.core.errors import FiguregroundError
 from figureground.curation.rule import KnownNames, Rule
-from figureground.verification.thresholds import choose_thresholds, find_first_half
+from figureground.verification.thresholds import choose_thresholds, find_first_half, weigh
 
 
 def sample(n=2000, labelled=600, wrong=0.2, seed=0):
@@ -31,6 +31,35 @@ def test_the_target_holds_for_all_images_and_most_right_ones_are_kept():
     assert kept[right].mean() > 0.6
     assert choice.chosen_on.wrong <= 0.02 * choice.chosen_on.kept
     assert choice.reported.interval.low <= (~right[kept]).mean() <= choice.reported.interval.high
+
+
+def test_rare_cells_that_were_reviewed_more_often_count_for_as_many_images_as_they_are():
+    rng = np.random.default_rng(0)
+    cells = np.repeat([0, 1], [3800, 200])  # half of the rare cell is wrong, and hardly any other image
+    right = rng.random(4000) >= np.where(cells == 1, 0.5, 0.01)
+    verdicts = np.full(4000, -1, np.int8)
+    reviewed = np.concatenate([rng.permutation(3800)[:150], 3800 + rng.permutation(200)[:150]])
+    verdicts[reviewed] = right[reviewed]
+    scores = {"useless": {"useless_foreground_p": rng.random(4000)}}
+    parts = np.stack([np.zeros(4000, np.int64), cells])
+    choice = choose_thresholds(scores, verdicts, np.arange(4000), 0.1, parts=parts)
+    kept = scores["useless"]["useless_foreground_p"] >= choice.thresholds["useless"]["useless_foreground_p"]
+    assert kept.mean() > 0.9
+    share = choice.reported.interval
+    assert share.low < (~right[kept]).mean() < share.high < 0.15
+    assert choice.reported.wrong / choice.reported.kept > 0.2
+    assert choice.reported.effective < choice.reported.kept
+    with pytest.raises(FiguregroundError, match="no thresholds"):
+        choose_thresholds(scores, verdicts, np.arange(4000), 0.1)  # as if drawn from the whole dataset
+
+
+def test_weights_add_up_to_the_images_of_the_splits_that_were_reviewed():
+    splits = np.repeat([0, 1], [30, 10])
+    labelled = np.zeros(40, bool)
+    labelled[[0, 1, 20]] = True
+    weights = weigh(labelled, np.stack([splits, np.arange(40) // 10]))
+    assert weights.sum() == 30
+    assert weights[[0, 1, 20]].tolist() == [10, 10, 10]  # no cell is left without labels: the split is one stratum
 
 
 def test_the_half_that_reports_has_no_part_in_the_choice():

@@ -18,9 +18,8 @@ from figureground.annotation.agreement import measure
 from figureground.annotation.alternative_annotator import alternative_annotator
 from figureground.annotation.answers import FLAGS, REFERENCE, Answer, read_answers
 from figureground.annotation.correction import CorrectedShare
-from figureground.annotation.population import Population, Scorer, read_scorers
-from figureground.annotation.questions import UNKNOWN
-from figureground.annotation.responses import Responses, group_responses, read_gold_labels
+from figureground.annotation.population import Population, Scorer, find_asked, read_scorers
+from figureground.annotation.responses import Responses, group_responses, read_gold_items
 from figureground.annotation.shares import LABEL_OF_QUESTION, estimate_corrected, estimate_shares
 from figureground.core.files import replace_text
 from figureground.core.intervals import wilson
@@ -63,7 +62,7 @@ def compute_summary(dataset: FinishedDataset) -> dict[str, Any]:
     """Return the content of `labels.json`, without writing anything; raises as `summarise`."""
     population = Population.from_dataset(dataset)
     answers = read_answers(dataset.directory)
-    by_question = group_responses(answers, population, read_gold_labels(dataset.directory, population))
+    by_question = group_responses(answers, population, read_gold_items(dataset, population))
     scorers = read_scorers(dataset.directory, population)
     people, shares = None, []
     if answers:
@@ -87,14 +86,11 @@ def compute_summary(dataset: FinishedDataset) -> dict[str, Any]:
 
 
 def _find_eligible(dataset: FinishedDataset, population: Population, responses: Responses) -> np.ndarray:
-    """Return the images that a sample stands for, bool (images,): those of the splits that people looked at.
-
-    Repainted images of unknown background aren't asked about it.
-    """
+    """Return the images that a sample stands for, bool (images,): those of the splits that people looked at, if the
+    question can be asked about them."""
     eligible = np.isin(population.split, np.unique(population.split[responses.images]))
-    if responses.question == "background" and "source" in dataset.columns.texts and UNKNOWN in population.backgrounds:
-        eligible &= population.background != list(population.backgrounds).index(UNKNOWN)
-        eligible[responses.images] = True
+    eligible &= find_asked(dataset, population, responses.question)
+    eligible[responses.images] = True
     return eligible
 
 

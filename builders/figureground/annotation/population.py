@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from figureground.annotation.correction import MISSING
+from figureground.annotation.questions import UNKNOWN
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import check_regular
 from figureground.shards.finished import FinishedDataset
@@ -64,6 +65,15 @@ class Population:
     def parts(self) -> np.ndarray:
         """int64 (3, images): each image's split; split and foreground; cell."""
         return np.stack([self.split, self.split * len(self.foregrounds) + self.foreground, self.cells()])
+
+
+def find_asked(dataset: FinishedDataset, population: Population, question: str) -> np.ndarray:
+    """Return the images about which a question of the dataset is asked, bool (images,): all, except that nobody is
+    asked about the unknown background of a repainted image."""
+    asked = np.ones(len(population), bool)
+    if question == "background" and "source" in dataset.columns.texts and UNKNOWN in population.backgrounds:
+        asked &= population.background != list(population.backgrounds).index(UNKNOWN)
+    return asked
 
 
 @dataclass(frozen=True)

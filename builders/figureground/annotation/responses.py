@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,14 +11,23 @@ from figureground.annotation.answers import ANNOTATIONS, QUESTIONS, REFERENCE, A
 from figureground.annotation.correction import MISSING, Gold
 from figureground.annotation.gold import check_gold, read_gold
 from figureground.annotation.population import Population
+from figureground.annotation.sampling import load
 from figureground.core.errors import FiguregroundError, printable
+from figureground.shards.finished import FinishedDataset
 
 RIGHT_ANSWERS = {"foreground": "yes", "background": "yes", "label": "yes", "class": "no", "feature": "yes"}
 """Questions about labels, and the answer that says that the label is right. An image of a class-wise spurious set must
 not show the class."""
 
-GoldLabels = Mapping[tuple[str, str], bool]
-"""By key and question: whether the label is right."""
+
+@dataclass(frozen=True)
+class GoldItems:
+    """Gold items that aren't in the random sample. They were chosen by hand, so that none of their answers counts in a
+    share. Gold items in the sample are left out: they count like any other image of it."""
+
+    keys: Set[str] = frozenset()
+    labels: Mapping[tuple[str, str], bool] = field(default_factory=dict)
+    """By key and question: whether the label is right."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +63,15 @@ class Responses:
         return np.stack([(self.votes == 1).sum(1), (self.votes == 0).sum(1), self.unsure.sum(1)], axis=1)
 
 
-def group_responses(answers: Iterable[Answer], population: Population, gold_labels: GoldLabels) -> dict[str, Responses]:
+def group_responses(answers: Iterable[Answer], population: Population, gold: GoldItems) -> dict[str, Responses]:
     """Return the answers to each question about labels that somebody answered.
 
-    Gold items are counted apart: they were chosen, not drawn at random. References are left out.
+    Answers about gold items are counted apart if they are about a known label, and left out otherwise. References are
+    left out.
 
     Args:
         answers: Output of `answers.read_answers`.
-        gold_labels: Output of `read_gold_labels`.
+        gold: Output of `read_gold_items`.
 
     Raises:
         FiguregroundError: An answer is about an image that the dataset lacks; names annotator and key.
@@ -79,23 +88,19 @@ def group_responses(answers: Iterable[Answer], population: Population, gold_labe
             )
         by_question.setdefault(answer.question, []).append(answer)
     return {
-        name: _group(name, by_question[name], positions, gold_labels) for name in RIGHT_ANSWERS if name in by_question
+        name: _group(name, by_question[name], positions, gold) for name in RIGHT_ANSWERS if name in by_question
     }  # fmt: skip
 
 
-def _group(
-    question: str, answers: Sequence[Answer], positions: Mapping[str, int], gold_labels: GoldLabels
-) -> Responses:
+def _group(question: str, answers: Sequence[Answer], positions: Mapping[str, int], gold: GoldItems) -> Responses:
     names = sorted({answer.annotator for answer in answers})
     column = {name: i for i, name in enumerate(names)}
-    gold = Gold.empty(len(names))
-    ordinary = []
+    counts = Gold.empty(len(names))
+    ordinary = [answer for answer in answers if answer.key not in gold.keys]
     for answer in answers:
-        right = gold_labels.get((answer.key, question))
-        if right is None:
-            ordinary.append(answer)
-        elif answer.answer != "unsure":
-            (gold.right if right else gold.wrong)[
+        right = gold.labels.get((answer.key, question))
+        if right is not None and answer.answer != "unsure":
+            (counts.right if right else counts.wrong)[
                 column[answer.annotator], int(answer.answer == RIGHT_ANSWERS[question])
             ] += 1
     images = np.array(sorted({positions[answer.key] for answer in ordinary}), np.int64)
@@ -108,22 +113,27 @@ def _group(
             unsure[at] = True
         else:
             votes[at] = answer.answer == RIGHT_ANSWERS[question]
-    return Responses(question, names, images, votes, unsure, gold)
+    return Responses(question, names, images, votes, unsure, counts)
 
 
-def read_gold_labels(directory: Path, population: Population) -> dict[tuple[str, str], bool]:
-    """Return whether the labels of the gold items are right; empty if there are none.
+def read_gold_items(dataset: FinishedDataset, population: Population) -> GoldItems:
+    """Return the gold items that aren't in the random sample.
 
-    Items that say nothing of a label (*can't tell*, photographs, flags) are left out.
+    Known answers that say nothing of a label (*can't tell*, photographs, flags) give no label, but their images don't
+    count in the shares either.
 
     Raises:
-        FiguregroundError: See `gold.read_gold`; or the dataset has no image of a key.
+        FiguregroundError: See `gold.read_gold` and `sampling.load`; or the dataset has no image of a key.
     """
-    gold = read_gold(directory)
+    gold = read_gold(dataset.directory)
+    if not gold:
+        return GoldItems()
     positions = population.positions()
     check_gold(gold, [key for key, _ in gold if key in positions], QUESTIONS)
-    return {
+    sample = load(dataset)
+    keys = frozenset(key for key, _ in gold) - frozenset(sample.keys if sample else ())
+    return GoldItems(keys, {
         (key, question): answer == RIGHT_ANSWERS[question]
         for (key, question), answer in gold.items()
-        if question in RIGHT_ANSWERS and answer != "unsure"
-    }
+        if key in keys and question in RIGHT_ANSWERS and answer != "unsure"
+    })  # fmt: skip

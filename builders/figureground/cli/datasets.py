@@ -210,7 +210,8 @@ def _curate(options: argparse.Namespace) -> int:
         print_result(f"rule: {rule}")
         print_result(
             f"of {plural(accuracy.labelled, 'reviewed image')} that were not used for the choice, it keeps "
-            f"{accuracy.kept:,}; {accuracy.wrong:,} of them wrong: {share:.1f} % ({low:.1f} to {high:.1f})"
+            f"{accuracy.kept:,}, {accuracy.wrong:,} of them wrong; estimated share of wrong labels among all kept "
+            f"images: {share:.1f} % ({low:.1f} to {high:.1f})"
         )
     out = curate(
         options.directory, options.out, rule, whole_sets=options.whole_sets, evidence=evidence,

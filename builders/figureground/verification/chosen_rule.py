@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
 
 from figureground.annotation.answers import Answer, read_answers
-from figureground.annotation.gold import read_gold
+from figureground.annotation.population import Population, find_asked
+from figureground.annotation.responses import read_gold_items
 from figureground.core.errors import FiguregroundError, UsageError, join_names, suggest_or_list
 from figureground.data.images import DatasetImages
+from figureground.shards.finished import FinishedDataset
 from figureground.verification.scores_file import FILE, SavedScores, read_saved
 from figureground.verification.thresholds import Choice, choose_thresholds
 
@@ -44,36 +46,40 @@ def choose_rule(directory: Path, scorers: Sequence[str], target: float, votes: i
             f"--target: {directory} has no answers about foregrounds or backgrounds. Run figureground review first."
         )
     images = DatasetImages(directory, column="foreground")
-    verdicts = judge_by_majority(answers, images.keys, {key for key, _ in read_gold(directory)})
+    dataset = FinishedDataset(directory)
+    population = Population.from_dataset(dataset)
+    asked = {question: find_asked(dataset, population, question) for question in {each.question for each in answers}}
+    verdicts = judge_by_majority(answers, population.keys, asked, read_gold_items(dataset, population).keys)
     columns = sorted({LABEL_COLUMNS[answer.question] for answer in answers}, reverse=True)
     scores = {name: _align_scores(saved, name, columns, images.keys) for name in dict.fromkeys(scorers)}
-    return choose_thresholds(scores, verdicts, images.objects, target, votes)
+    return choose_thresholds(scores, verdicts, images.objects, target, votes, population.parts())
 
 
-def judge_by_majority(answers: Iterable[Answer], keys: Sequence[str], excluded: Collection[str] = ()) -> np.ndarray:
+def judge_by_majority(
+    answers: Iterable[Answer], keys: Sequence[str], asked: Mapping[str, np.ndarray], excluded: Set[str] = frozenset()
+) -> np.ndarray:
     """Judge images by people's answers: int8 (n,), 1 if all labels are right, 0 if one is wrong, else -1.
 
-    The majority of "yes" and "no" counts for each question. An image with a tie, or with a question that no one
-    answered by either, is -1 unless another of its labels is wrong.
+    The majority of "yes" and "no" counts for each question. An image with a tie, or with a question that is asked about
+    it and that no one answered by either, is -1, whatever else is said of it: otherwise wrong images would be judged
+    more often than right ones.
 
     Args:
         keys: Keys of the images.
+        asked: By question, bool (n,): whether it is asked about an image.
         excluded: Keys of images that aren't part of the random sample, such as gold items.
     """
     balances_by_key: dict[str, dict[str, int]] = {}
-    questions: set[str] = set()
     for answer in answers:
-        questions.add(answer.question)
         if answer.answer in ("yes", "no") and answer.key not in excluded:
             balances = balances_by_key.setdefault(answer.key, {})
             balances[answer.question] = balances.get(answer.question, 0) + (1 if answer.answer == "yes" else -1)
     verdicts = np.full(len(keys), -1, np.int8)
     for row, key in enumerate(keys):
         balances = balances_by_key.get(key, {})
-        if any(balance < 0 for balance in balances.values()):
-            verdicts[row] = 0
-        elif balances and all(balances.get(question, 0) > 0 for question in questions):
-            verdicts[row] = 1
+        own = [balances.get(question, 0) for question, is_asked in asked.items() if is_asked[row]]
+        if own and all(own):
+            verdicts[row] = min(own) > 0
     return verdicts
 
 

@@ -5,6 +5,9 @@ dataset, so that scores of different scales get thresholds of like severity. A s
 scores reach their thresholds, and an image with enough votes is kept. The smallest q is chosen for which the share of
 wrong labels among what is kept of the first half is at most the target. What the second half says is then untouched by
 the choice, and its interval is exact (Clopper and Pearson 1934).
+
+If some parts of the dataset, such as rare cells, were reviewed at a higher rate than others, an image counts for as
+many as it stands for, and intervals are those of an effective number of images (Kish 1965).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from figureground.annotation.binomial import clopper_pearson
+from figureground.annotation.inference import divide
 from figureground.core.errors import FiguregroundError
 from figureground.core.intervals import Interval
 
@@ -38,11 +42,15 @@ class HalfCounts:
     kept: int
     wrong: int
     """Wrong ones of the kept images."""
+    share: float
+    """Estimated share of wrong ones among all images of the dataset that the choice keeps, 0 to 1."""
+    effective: float
+    """Number of kept images with equal weights that would be as informative."""
 
     @property
     def interval(self) -> Interval:
         """Share of wrong ones among the kept images with its exact interval."""
-        return clopper_pearson(self.wrong, self.kept)
+        return clopper_pearson(self.share * self.effective, self.effective)
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ def choose_thresholds(
     objects: np.ndarray,
     target: float,
     votes: int | None = None,
+    parts: np.ndarray | None = None,
 ) -> Choice:
     """Choose thresholds that keep at most a share `target` of wrong labels, and as many images as possible.
 
@@ -97,6 +106,8 @@ def choose_thresholds(
         objects: int64 (n,): images with equal numbers show one object and go into one half.
         target: Share of wrong labels, 0 to 1.
         votes: Number of scorers that must vote for an image; default: all.
+        parts: int64 (levels, n): parts of the dataset, such as splits and cells, within which images were drawn at
+            random; from coarse to fine. None if they were drawn from the whole dataset.
 
     Raises:
         FiguregroundError: A half has too few labelled images, no thresholds reach the target, or the other half has
@@ -114,6 +125,7 @@ def choose_thresholds(
             f"--target: {halves[0].sum()} and {halves[1].sum()} images in the two halves have answers; each needs at "
             f"least {MIN_LABELLED}. Review more images."
         )
+    weights = [weigh(half, parts) for half in halves]
     best: tuple[float, int] | None = None
     for q in np.linspace(0, 1, NUM_QUANTILES, endpoint=False).tolist():
         thresholds = {
@@ -121,13 +133,12 @@ def choose_thresholds(
             for name, of_scorer in scores.items()
         }
         kept = _find_voted(scores, thresholds, votes)
-        counts = [_count_half(kept, verdicts, half) for half in halves]
+        counts = [_count_half(kept, verdicts, half, own) for half, own in zip(halves, weights, strict=True)]
         if counts[0].kept < MIN_LABELLED:
             break
-        share = counts[0].wrong / counts[0].kept
-        if best is None or share < best[0]:
-            best = share, counts[0].kept
-        if share <= target:
+        if best is None or counts[0].share < best[0]:
+            best = counts[0].share, counts[0].kept
+        if counts[0].share <= target:
             if not counts[1].kept:
                 break
             gaps = {
@@ -150,6 +161,27 @@ def find_first_half(objects: np.ndarray) -> np.ndarray:
     return (rank % 2 == 0)[inverse]
 
 
+def weigh(labelled: np.ndarray, parts: np.ndarray | None) -> np.ndarray:
+    """Return how many images each labelled one stands for, float64 (n,); 0 for the others.
+
+    Parts of the coarsest level without a labelled image, such as splits that nobody reviewed, aren't stood for.
+
+    Args:
+        labelled: bool (n,).
+        parts: See `choose_thresholds`.
+    """
+    weights = np.zeros(len(labelled))
+    if parts is None or not labelled.any():
+        weights[labelled] = 1.0
+        return weights
+    inside = np.isin(parts[0], parts[0][labelled])
+    own = labelled[inside]
+    strata = divide(parts[:, inside], np.flatnonzero(own))
+    sizes, counts = np.bincount(strata), np.bincount(strata[own], minlength=strata.max() + 1)
+    weights[labelled] = (sizes / np.maximum(counts, 1))[strata[own]]
+    return weights
+
+
 def _quantile(values: np.ndarray, q: float) -> float:
     """Return a quantile, rounded down to six decimals, so that a rule with it reads well."""
     present = values[~np.isnan(values)]
@@ -165,5 +197,10 @@ def _find_voted(scores: Mapping[str, Mapping[str, np.ndarray]], thresholds: Thre
     return np.sum(votes_by_scorer, axis=0) >= votes
 
 
-def _count_half(kept: np.ndarray, verdicts: np.ndarray, half: np.ndarray) -> HalfCounts:
-    return HalfCounts(int(half.sum()), int((kept & half).sum()), int((kept & half & (verdicts == 0)).sum()))
+def _count_half(kept: np.ndarray, verdicts: np.ndarray, half: np.ndarray, weights: np.ndarray) -> HalfCounts:
+    own = weights[kept & half]
+    wrong = verdicts[kept & half] == 0
+    if not len(own):
+        return HalfCounts(int(half.sum()), 0, 0, 0.0, 0.0)
+    share = float(own[wrong].sum() / own.sum()) if wrong.any() else 0.0
+    return HalfCounts(int(half.sum()), len(own), int(wrong.sum()), share, float(own.sum() ** 2 / (own**2).sum()))
