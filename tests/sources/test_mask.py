@@ -26,6 +26,49 @@ def test_a_mask_is_the_same_in_every_mode(mode, tmp_path):
     assert np.array_equal(values, np.asarray(mask))
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize("highest", [1, 100, 40000])
+def test_deep_masks_count_beside_their_highest_value(dtype, highest, tmp_path):
+    values = np.zeros((4, 6), dtype)
+    values[:, :2] = highest
+    values[:, 2] = highest * 0.6 if dtype == np.float32 or highest > 1 else 0
+    path = tmp_path / "mask.tif"
+    Image.fromarray(values).save(path)
+    found = read_mask(path, path, (6, 4))
+    assert (found[:, :2] == 255).all()
+    assert (found[:, 3:] == 0).all()
+    assert found[0, 2] in (0, 153)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_map_of_numbered_objects_is_refused(dtype, tmp_path):
+    """Otherwise objects with low numbers would be dark, and vanish."""
+    values = np.zeros((4, 6), dtype)
+    values[:, :2], values[:, 4:] = 1, 3
+    path = tmp_path / "mask.png"
+    Image.fromarray(values).save(path)
+    with pytest.raises(UnreadableImage, match="values 1 to 3"):
+        read_mask(path, path, (6, 4))
+
+
+def test_a_map_in_a_coloured_palette_is_refused(tmp_path):
+    """In maps like those of Pascal VOC, the outline is brighter than the object."""
+    mask = Image.new("P", (6, 4))
+    mask.putpalette([0, 0, 0, 64, 0, 0, 224, 224, 192])
+    mask.paste(2, (0, 0, 4, 4))
+    mask.paste(1, (1, 1, 3, 3))
+    mask.save(tmp_path / "mask.png")
+    with pytest.raises(UnreadableImage, match="3 colours"):
+        read_mask(tmp_path / "mask.png", tmp_path / "mask.png", (6, 4))
+
+
+def test_a_soft_mask_may_be_faint_or_in_a_grey_palette(tmp_path):
+    mask = Image.fromarray(np.tile(np.linspace(0, 200, 6).astype(np.uint8), (4, 1)))
+    for mode in ("L", "P"):
+        mask.convert(mode).save(tmp_path / "mask.png")
+        assert np.array_equal(read_mask(tmp_path / "mask.png", tmp_path / "mask.png", (6, 4)), np.asarray(mask))
+
+
 def test_what_is_transparent_is_no_part_of_the_object():
     mask = Image.new("RGBA", (2, 1), "white")
     mask.putpixel((1, 0), (255, 255, 255, 0))

@@ -7,7 +7,7 @@ import io
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -148,11 +148,16 @@ def image_size(path: Path | str) -> tuple[int, int]:
         return image.size
 
 
-def read_image(path: Path | str, mode: Literal["RGB", "RGBA"] = "RGB", max_edge: int | None = None) -> Image.Image:
+def read_image(
+    path: Path | str,
+    mode: Literal["RGB", "RGBA"] = "RGB",
+    max_edge: int | None = None,
+    to_eight_bits: Callable[[Image.Image, Path], Image.Image] | None = None,
+) -> Image.Image:
     """Read a photograph upright, in sRGB, 8 bits per channel.
 
     The content, not the name, determines the format. EXIF rotation and ICC profiles are applied. 16-bit images are
-    scaled from their full range, and 32-bit ones from the range that their values span (see `_to_eight_bits`). Only
+    scaled from their full range, and 32-bit ones from the range that their values span (see `convert_depth`). Only
     the first frame of an animation is read. In `RGB`, transparent pixels become white.
 
     Args:
@@ -160,6 +165,8 @@ def read_image(path: Path | str, mode: Literal["RGB", "RGBA"] = "RGB", max_edge:
         mode: `RGBA` keeps transparency, including that of a palette.
         max_edge: Maximum edge in pixels that the caller needs. A JPEG is then decoded at a half, a quarter or an
             eighth if both edges stay at least that long; other formats are read whole.
+        to_eight_bits: Converts a loaded image, from a path, to L, RGB, RGBA, CMYK or LAB; default: as above. It may
+            raise UnreadableImage.
 
     Returns:
         An image in `mode`, without metadata.
@@ -172,7 +179,7 @@ def read_image(path: Path | str, mode: Literal["RGB", "RGBA"] = "RGB", max_edge:
         if max_edge is not None:
             image.draft(None, (max_edge, max_edge))  # Does nothing for formats that don't support it.
         image.load()
-        upright = turn_upright(_to_srgb(_to_eight_bits(image, path)), _get_orientation(image))
+        upright = turn_upright(_to_srgb((to_eight_bits or convert_depth)(image, path)), _get_orientation(image))
     upright.info = {}
     if mode == "RGBA":
         return upright.convert("RGBA")
@@ -210,14 +217,14 @@ def _get_orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_eight_bits(image: Image.Image, path: Path) -> Image.Image:
+def convert_depth(image: Image.Image, path: Path) -> Image.Image:
     """Convert a loaded image to L, RGB, RGBA, CMYK or LAB.
 
     Greyscale deeper than 8 bits: 16-bit modes span 0 to 65535. The 32-bit modes don't define a range, so the values
     decide: floats within 0 to 1 or 0 to 255, integers within 0 to 65535, else lowest to highest.
     """
     if image.mode.startswith("I;16"):
-        return _grey(np.asarray(image).astype(np.float64) / 257)
+        return to_grey(np.asarray(image).astype(np.float64) / 257)
     if image.mode in ("I", "F"):
         values = np.asarray(image).astype(np.float64)
         finite = values[np.isfinite(values)]
@@ -226,12 +233,12 @@ def _to_eight_bits(image: Image.Image, path: Path) -> Image.Image:
         low, high = float(finite.min()), float(finite.max())
         values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
         if image.mode == "F" and low >= 0 and high <= 1:
-            return _grey(values * 255)
+            return to_grey(values * 255)
         if image.mode == "F" and low >= 0 and high <= 255:
-            return _grey(values)
+            return to_grey(values)
         if low >= 0 and high <= 65535:
-            return _grey(values / 257)
-        return _grey((values - low) / max(high - low, 1e-12) * 255)
+            return to_grey(values / 257)
+        return to_grey((values - low) / max(high - low, 1e-12) * 255)
     if "transparency" in image.info or image.mode in ("LA", "PA", "RGBa", "RGBA"):
         return _with_profile(image.convert("RGBA"), image)
     if image.mode in ("L", "RGB", "CMYK", "LAB"):
@@ -239,7 +246,8 @@ def _to_eight_bits(image: Image.Image, path: Path) -> Image.Image:
     return _with_profile(image.convert("RGB"), image)
 
 
-def _grey(values: np.ndarray) -> Image.Image:
+def to_grey(values: np.ndarray) -> Image.Image:
+    """Return values as an image in mode L, rounded and cut to 0 to 255."""
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 

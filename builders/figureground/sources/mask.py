@@ -8,10 +8,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from figureground.sources.images import MASK_SUFFIX, UnreadableImage, read_image, read_orientation, turn_upright
+from figureground.sources.images import (
+    MASK_SUFFIX,
+    UnreadableImage,
+    convert_depth,
+    read_image,
+    read_orientation,
+    to_grey,
+    turn_upright,
+)
 
 SHAPE_TOLERANCE = 0.05
 """Maximum difference between the logarithms of the aspect ratios of a mask and its image."""
+MIN_HIGHEST = 32
+"""A mask whose highest value is smaller and that has several values besides 0 numbers objects or classes."""
 
 
 def mask_path(image: Path) -> Path:
@@ -38,9 +48,10 @@ def read_mask(path: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
         size: Width and height of the upright image.
 
     Raises:
-        UnreadableImage: A file can't be read, or the shapes of mask and image differ.
+        UnreadableImage: A file can't be read, the shapes of mask and image differ, or the mask numbers objects or
+            classes, or shows them in colours, instead of the object in white.
     """
-    mask = read_image(path, "RGBA")
+    mask = read_image(path, "RGBA", to_eight_bits=_convert_mask)
     orientation = 1 if read_orientation(path) is not None else read_orientation(image) or 1
     upright = turn_upright(mask, orientation)
     if _fits(upright.size, size):
@@ -52,6 +63,27 @@ def read_mask(path: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
         f"the mask has {mask.width} by {mask.height} pixels, but its upright image has "
         f"{size[0]} by {size[1]}: they must have the same shape",
     )
+
+
+def _convert_mask(image: Image.Image, path: Path) -> Image.Image:
+    """Convert a loaded mask to 8 bits per channel. Deep greyscale is scaled by its highest value."""
+    remedy = "a mask shows its object in white or grey on black"
+    if image.mode == "P":
+        colours = {colour for _, colour in image.convert("RGB").getcolors(256) or ()}
+        if len(colours) > 2 and any(len(set(colour)) > 1 for colour in colours):
+            raise UnreadableImage(path, f"it has {len(colours)} colours, like a map of classes; {remedy}")
+        return convert_depth(image, path)
+    if image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):
+        return convert_depth(image, path)
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+    levels = np.unique(values[values > 0])
+    if image.mode != "F" and len(levels) > 1 and levels[-1] < MIN_HIGHEST:
+        raise UnreadableImage(
+            path, f"it has the values {levels[0]:g} to {levels[-1]:g}, which number objects or classes; {remedy}"
+        )
+    if image.mode == "L":
+        return convert_depth(image, path)
+    return to_grey(values * (255 / levels[-1]) if len(levels) else values)
 
 
 def _fits(first: tuple[int, int], second: tuple[int, int]) -> bool:
