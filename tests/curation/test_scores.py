@@ -40,6 +40,27 @@ def test_numbers_in_a_key_stay_text(tmp_path):
     assert (scores.find_row("007"), scores.find_row("7")) == (0, None)
 
 
+def test_white_space_around_values_is_no_part_of_them(tmp_path):
+    """Otherwise `verdict != 'bad'` would keep everything."""
+    path = folder(tmp_path) / "judge.csv"
+    path.write_text("key, verdict, n, ok\n b, bad,1 , true\na,bad , 2,false\n")
+    scores = Scores(path)
+    assert scores.columns == ("verdict", "n", "ok")
+    assert [[scores.value(scores.find_row(key), name) for name in scores.columns] for key in "ba"] == [
+        ["bad", 1, True], ["bad", 2, False],
+    ]  # fmt: skip
+    scores.write(np.array([False, True]), tmp_path / "copy")
+    assert Scores(tmp_path / "copy/_figureground/scores/judge.csv").find_row("a") == 0
+
+
+def test_numbers_with_leading_zeros_are_text(tmp_path):
+    path = folder(tmp_path) / "judge.csv"
+    path.write_text("key,code,share\na,007,0.5\nb,7,0\n")
+    scores = Scores(path)
+    assert [scores.value(row, "code") for row in (0, 1)] == ["007", "7"]
+    assert [scores.value(row, "share") for row in (0, 1)] == [0.5, 0.0]
+
+
 def test_a_parquet_file_of_other_types_of_the_same_meaning(tmp_path):
     table = pa.table(
         {

@@ -20,6 +20,7 @@ import csv
 import io
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from figureground.shards.shard import SCORES
 from figureground.sources.images import content_hash
 
 KEY = "key"
+_PADDED = re.compile(r"-?0\d+$")
+"""A whole number with leading zeros."""
 
 
 class Scores:
@@ -152,7 +155,6 @@ def fingerprints(scores: Mapping[str, Scores]) -> dict[str, str]:
 
 def _read_table(path: Path, path_in_dataset: str) -> Any:
     import pyarrow as pa
-    import pyarrow.csv
     import pyarrow.parquet as pq
 
     try:
@@ -160,14 +162,33 @@ def _read_table(path: Path, path_in_dataset: str) -> Any:
             return pq.read_table(path, partitioning=None)
         if not os.path.getsize(path):
             raise FiguregroundError(f"{path_in_dataset} is empty.")
-        table = TextTable(path)
-        return pyarrow.csv.read_csv(
-            io.BytesIO(table.text.encode()),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=table.separator),
-            convert_options=pyarrow.csv.ConvertOptions(column_types={KEY: pa.string()}),
-        )
+        return _read_csv(TextTable(path))
     except (pa.ArrowException, OSError, UnreadableText) as error:
         raise FiguregroundError(f"{path_in_dataset} can't be read: {error}") from None
+
+
+def _read_csv(table: TextTable) -> Any:
+    """Read a CSV as a pyarrow table, without the white space around names and values.
+
+    A column with a number such as 007 is text, since 007 and 7 may be different names.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    header: list[str] = []
+    text_columns = {KEY}
+    for line in csv.reader(io.StringIO(table.text, newline=""), delimiter=table.separator):
+        values = [value.strip() for value in line]
+        writer.writerow(values)
+        header = header or values
+        text_columns.update(name for name, value in zip(header, values, strict=False) if _PADDED.match(value))
+    return pyarrow.csv.read_csv(
+        io.BytesIO(out.getvalue().encode()),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string())),
+    )
 
 
 def _normalise_column(column: Any, name: str, path_in_dataset: str) -> Any:
@@ -197,8 +218,9 @@ def _select_lines(path: Path, scores: Scores, rows: np.ndarray) -> bytes:
     header = next(lines)
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
+    key_column = [name.strip() for name in header].index(KEY)
     for line in lines:
-        row = scores.find_row(line[header.index(KEY)]) if line else None
+        row = scores.find_row(line[key_column].strip()) if line else None
         if row is not None and rows[row]:
             writer.writerow(line)
     return out.getvalue().encode()
