@@ -5,7 +5,7 @@ import pytest
 from coloured import COLOURS, image, make_coloured, make_folders
 
 from figureground.core.errors import FiguregroundError
-from figureground.data.images import DatasetImages, FolderImages, match_labels, open_images
+from figureground.data.images import DatasetImages, FolderImages, open_images
 
 DRAWN = [("train", name, ground, i, name) for i in range(2) for name in ("bird", "cat") for ground in ("grass", "snow")]
 DRAWN += [("validation", "cat", "snow", 0, "cat")]
@@ -39,17 +39,6 @@ def test_labels_of_another_list_and_those_that_it_lacks(tmp_path):
     assert set(images.label[images.foreground == 1]) == {0}
     assert set(images.label[images.foreground == 0]) == {-1}
     assert images.unknown == ["bird"]
-
-
-def test_names_match_but_for_case_underscores_and_synonyms():
-    labels = ["great white shark, white shark", "tiger shark", "Crane", "crane, bird", "mug"]
-    assert match_labels(["Great_White_Shark", "white shark", "crane", "MUG", "cup"], labels).tolist() == [
-        0,
-        0,
-        2,
-        4,
-        -1,
-    ]
 
 
 def test_folders_are_found_by_name_wordnet_id_number_and_slug(tmp_path):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +12,9 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, printable, suggest_or_list
 from figureground.core.files import parse_json
-from figureground.core.names import RULE, describe_same_names, find_same_names, name_key, slug, unique_slugs
+from figureground.core.names import RULE, describe_same_names, find_same_names
+from figureground.data.label_matching import match_folders, match_labels
 from figureground.data.objects import hash_to_number, identify_object, identify_scene, is_matched
-from figureground.recipe.classes import read_nouns
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.index import INDEX
 from figureground.shards.shard import RECIPE
@@ -193,7 +191,7 @@ class FolderImages:
             raise FiguregroundError(
                 f"{directory}: folders {describe_same_names(same)}. {RULE}: keep one folder of each."
             )
-        label_of_folder = _match_folders([folder.name for folder in folders], self.labels, subset)
+        label_of_folder = match_folders([folder.name for folder in folders], self.labels, subset)
         selected = {folder: label_of_folder[folder.name] for folder in folders if folder.name in label_of_folder}
         self.unknown = [folder.name for folder in folders if folder not in selected]
         """Folders that belong to no label."""
@@ -262,60 +260,3 @@ def open_images(
             f"dataset's classes: {join_names(subset, 5)}."
         )
     return images
-
-
-# Names
-
-
-def match_labels(names: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """Return the position of each name's label, int (names,); -1 without a match."""
-    positions = _positions(labels)
-    return np.array([next((positions[n] for n in synonyms(name) if n in positions), -1) for name in names], np.int64)
-
-
-def synonyms(label: str) -> list[str]:
-    """Return a label's names by `name_key`: itself, then each comma-separated part, as in ImageNet's labels."""
-    return list(dict.fromkeys(name_key(part) for part in [label, *label.split(",")] if part.strip()))
-
-
-def _positions(labels: Sequence[str]) -> dict[str, int]:
-    """Return label positions by name; whole names take precedence, and synonyms shared by two labels are left out."""
-    positions: dict[str, int] = {}
-    shared = Counter(name for label in labels for name in synonyms(label))
-    for position, label in enumerate(labels):
-        positions.setdefault(name_key(label), position)
-    for position, label in enumerate(labels):
-        for name in synonyms(label):
-            if shared[name] == 1:
-                positions.setdefault(name, position)
-    return positions
-
-
-def _match_folders(names: Sequence[str], labels: Sequence[str], subset: Sequence[str]) -> Mapping[str, int]:
-    """Return labels by folder name. A label may have several folders; a folder belongs to one label."""
-    label_of_folder = dict(zip(names, match_labels(names, labels).tolist(), strict=True))
-    unmatched = [name for name, position in label_of_folder.items() if position < 0]
-    if unmatched:
-        imagenet = _imagenet_folders(labels)
-        by_slug = {slug_text: labels.index(label) for label, slug_text in unique_slugs(labels).items()}
-        for name in unmatched:
-            candidates = ((by_slug, slug(name)), (imagenet, name), (imagenet, _class_number(name)))
-            label_of_folder[name] = next((table[key] for table, key in candidates if key in table), -1)
-    needed = {labels.index(name) for name in subset}
-    return {name: position for name, position in label_of_folder.items() if position in needed}
-
-
-def _imagenet_folders(labels: Sequence[str]) -> dict[str, int]:
-    """Return labels by the WordNet ids and numbers of ImageNet's classes."""
-    nouns = read_nouns("classes", "imagenet", "classes", "imagenet")
-    positions: dict[str, int] = {}
-    for number, position in enumerate(match_labels([noun.name for noun in nouns], labels).tolist()):
-        if position >= 0:
-            positions |= dict.fromkeys([str(number), *nouns[number].aliases], position)
-    return positions
-
-
-def _class_number(folder: str) -> str:
-    """Return the class in a Spurious ImageNet folder name, `…_…_{class}_…_{component}`; empty for others."""
-    match = re.fullmatch(r"[^_]+_[^_]+_(\d+)_(.*_)?\d+", folder)
-    return str(int(match[1])) if match else ""

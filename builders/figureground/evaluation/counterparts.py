@@ -11,7 +11,7 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, join_names, suggest_or_list
 from figureground.core.tables import TextTable, UnreadableText
-from figureground.data.images import match_labels
+from figureground.data.label_matching import match_labels
 
 if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier

@@ -8,7 +8,8 @@ from pathlib import Path
 from figureground.core.errors import UsageError
 from figureground.core.names import name_key
 from figureground.core.resources import find_resource
-from figureground.data.images import DatasetImages, match_labels
+from figureground.data.images import DatasetImages
+from figureground.data.label_matching import match_labels
 from figureground.data.words import make_words, read_words, with_article
 from figureground.models.needs import ZERO_SHOT
 from figureground.recipe.classes import ClassEntry, read_nouns
