@@ -53,13 +53,13 @@ from results import ROOT, Row, describe_command, describe_machine, describe_orig
 from figureground import D3S, disentangle
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import replace_text
-from figureground.data.groups import accuracy_by_group, worst_group_accuracy
 from figureground.data.layouts import read_groups
 from figureground.disentangling import comparing, reporting
 from figureground.disentangling.data import open_data
 from figureground.disentangling.division import Division, assign
 from figureground.disentangling.model import open_model
 from figureground.disentangling.probes import Examples, fit_probe
+from figureground.learn.accuracy import accuracy_by_group, worst_group_accuracy
 from figureground.learn.settings import Training
 from figureground.learn.training import train
 from figureground.pocket import birds

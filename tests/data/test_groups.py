@@ -1,4 +1,4 @@
-"""Labelled images in groups: counts, parts, images, masks, accuracies, and what people are told."""
+"""Labelled images in groups: counts, parts, images, masks, and what people are told."""
 
 import json
 import subprocess
@@ -11,20 +11,13 @@ from tiny_layouts import TABLE, make_celeba, make_folders, make_image, make_mask
 
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
-from figureground.data.groups import (
-    accuracy_by_group,
-    format_summary,
-    reweighted_accuracy,
-    summarise_groups,
-    worst_class_accuracy,
-    worst_group_accuracy,
-)
 from figureground.data.layouts import read_groups
+from figureground.data.summary import format_summary, summarise_groups
 
 HEAVY = """
 import sys
-from figureground.data.groups import summarise_groups
 from figureground.data.layouts import read_groups
+from figureground.data.summary import summarise_groups
 summarise_groups(read_groups(sys.argv[1]))
 print(*sorted({"torch", "datasets", "transformers", "pyarrow"} & set(sys.modules)))
 """
@@ -177,39 +170,6 @@ def test_the_fingerprint_is_of_labels_and_files_and_of_no_path(tmp_path):
     rows = [(*TABLE[0][:3], 1 - TABLE[0][3]), *TABLE[1:]]
     make_table(tmp_path / "two", rows, images=False)
     assert read_groups(tmp_path / "two").fingerprint != changed.fingerprint
-
-
-# Accuracy
-
-
-def test_accuracy_by_group_is_unknown_where_there_is_no_image():
-    found = accuracy_by_group(np.array([1, 0, 1, 1], bool), np.array([0, 0, 3, 3]), 4)
-    assert found[[0, 3]].tolist() == [0.5, 1.0]
-    assert np.isnan(found[1:3]).all()
-
-
-def test_the_worst_group_is_one_that_has_images():
-    assert worst_group_accuracy(np.array([0.9, np.nan, 0.2, 1.0])) == 0.2
-    with pytest.raises(ValueError, match="No group has an image"):
-        worst_group_accuracy(np.array([np.nan, np.nan]))
-
-
-def test_the_worst_class_needs_no_attribute():
-    assert worst_class_accuracy(np.array([1, 1, 0, 1], bool), np.array([0, 0, 2, 2]), 4) == 0.5
-
-
-def test_average_accuracy_is_reweighted_by_training_counts():
-    accuracy, counts = np.array([0.99, 0.8, 0.6, 0.95]), np.array([[3498, 184], [56, 1057]])
-    expected = (3498 * 0.99 + 184 * 0.8 + 56 * 0.6 + 1057 * 0.95) / 4795
-    assert reweighted_accuracy(accuracy, counts) == pytest.approx(expected)
-    assert reweighted_accuracy(np.array([0.99, np.nan, 0.6, 0.95]), counts) == pytest.approx(
-        (3498 * 0.99 + 56 * 0.6 + 1057 * 0.95) / (4795 - 184)
-    )
-    assert reweighted_accuracy(np.array([0.4, 0.6]), np.array([7, 7])) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="3 accuracies and 4 counts"):
-        reweighted_accuracy(np.array([1.0, 1.0, 1.0]), counts)
-    with pytest.raises(ValueError, match="No group has both"):
-        reweighted_accuracy(np.array([1.0, np.nan]), np.array([0, 5]))
 
 
 # What people are told

@@ -16,8 +16,8 @@ from tiny_layouts import TABLE, make_image, make_table
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.hashing import digest
-from figureground.data.groups import accuracy_by_group
 from figureground.data.layouts import read_groups
+from figureground.learn.accuracy import accuracy_by_group
 from figureground.learn.classifier_errors import find_classifier_errors, match_classes
 from figureground.learn.errors import Errors, find_lowest_loss, read_errors, save_errors
 from figureground.learn.find_errors import cross_fit, fit_early_stopped, fit_fold, import_fold, make_folds

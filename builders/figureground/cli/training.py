@@ -40,8 +40,8 @@ def add_groups(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _groups(options: argparse.Namespace) -> int:
-    from figureground.data.groups import format_summary, summarise_groups
     from figureground.data.layouts import read_groups
+    from figureground.data.summary import format_summary, summarise_groups
 
     groups = read_groups(
         options.data, options.layout, root=options.root, y=options.y, a=options.a, file=options.file,

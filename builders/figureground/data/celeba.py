@@ -10,16 +10,9 @@ import numpy as np
 from figureground.core.errors import FiguregroundError, RecipeError, plural, printable, suggest_or_list
 from figureground.core.tables import Column, TextTable, read_header, read_text
 from figureground.data.groups import GroupedImages
+from figureground.data.listed_files import find_files
 from figureground.data.record import CELEBA, Request, make_record
-from figureground.data.tables import (
-    Problems,
-    cross_labels,
-    find_files,
-    parse_names,
-    quote_examples,
-    read_bits,
-    read_splits,
-)
+from figureground.data.tables import Problems, cross_labels, parse_names, quote_examples, read_bits, read_splits
 
 _ALIGNED = Path("img_align_celeba")
 

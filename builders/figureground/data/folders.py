@@ -13,9 +13,10 @@ from figureground.core.errors import FiguregroundError, join_names, plural, prin
 from figureground.core.names import name_key
 from figureground.core.tables import Column
 from figureground.data.groups import GroupedImages
+from figureground.data.listed_files import explain_unreadable, find_files
 from figureground.data.record import Request, complete_splits, make_record
 from figureground.data.splits import SPLITS, folder_split
-from figureground.data.tables import MAX_EXAMPLES, Labels, Problems, explain_unreadable, find_files
+from figureground.data.tables import MAX_EXAMPLES, Labels, Problems
 from figureground.sources.images import FOREIGN_SUFFIXES, list_folders, list_images, list_non_files
 
 _IN_CONTEXT = re.compile(r"(?P<name>.+?)\s*\((?P<context>[^()]+)\)")

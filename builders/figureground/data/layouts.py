@@ -14,7 +14,7 @@ from figureground.core.registry import Registry
 from figureground.core.tables import describe_header, read_header
 from figureground.data.celeba import find_celeba, read_celeba
 from figureground.data.folders import find_folders, find_metashift, read_folders, read_metashift
-from figureground.data.groups import GroupedImages, Shards
+from figureground.data.groups import GroupedImages
 from figureground.data.metadata import (
     IMAGE_FOLDER,
     find_image_folder,
@@ -26,6 +26,7 @@ from figureground.data.metadata import (
 )
 from figureground.data.record import DATASET, Request, make_record
 from figureground.data.splits import SPLIT_NAMES, choose_splits, folder_split
+from figureground.data.stores import ShardStore
 from figureground.sources.images import list_folders, list_images
 
 UNKNOWN = "unknown"
@@ -196,7 +197,8 @@ def _read_dataset(request: Request) -> GroupedImages:
     return make_record(
         request, DATASET, [images.keys[row] for row in rows.tolist()], split[rows],
         (images.foreground[rows], tuple(images.source.columns.foregrounds)),
-        None if background_names == {UNKNOWN} else (images.background[rows], backgrounds), Shards(images), notes, rows,
+        None if background_names == {UNKNOWN} else (images.background[rows], backgrounds), ShardStore(images), notes,
+        rows,
     )  # fmt: skip
 
 

@@ -11,18 +11,12 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, suggest_or_list
 from figureground.core.tables import TABLES, Column, TextTable, read_header
-from figureground.data.groups import Files, GroupedImages
+from figureground.data.groups import GroupedImages
+from figureground.data.listed_files import find_files
 from figureground.data.record import METADATA, Request, complete_splits, make_record
 from figureground.data.splits import SPLITS, folder_split
-from figureground.data.tables import (
-    Problems,
-    cross_labels,
-    find_files,
-    parse_names,
-    read_bits,
-    read_labels,
-    read_splits,
-)
+from figureground.data.stores import FileStore
+from figureground.data.tables import Problems, cross_labels, parse_names, read_bits, read_labels, read_splits
 from figureground.sources.images import list_folders
 
 FILE, SPLIT, Y, A = "filename", "split", "y", "a"
@@ -199,7 +193,7 @@ def _read_folder_splits(files: Sequence[str]) -> list[int] | None:
 
 def _find_listed_files(
     request: Request, column: Column, split: np.ndarray, problems: Problems, root: Path
-) -> tuple[Files, tuple[str, ...], list[str]]:
+) -> tuple[FileStore, tuple[str, ...], list[str]]:
     """Find the files of a table; raise FiguregroundError with all its problems."""
     hint = " If the images are elsewhere, give --root DIR." if request.root is None else ""
     files = find_files(root, column, split, problems, hint)

@@ -12,8 +12,10 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, plural
 from figureground.core.names import RULE, describe_same_names, find_same_names
-from figureground.data.groups import Files, GroupedImages, Store, describe_empty_groups
+from figureground.data.groups import GroupedImages
 from figureground.data.splits import SPLITS
+from figureground.data.stores import FileStore, ImageStore
+from figureground.data.summary import describe_empty_groups
 from figureground.data.tables import Labels
 from figureground.recipe.sample import derive_seed
 from figureground.recipe.table import largest_remainder
@@ -66,7 +68,7 @@ def make_record(
     split: np.ndarray,
     y: Labels,
     a: Labels | None,
-    store: Store,
+    store: ImageStore,
     notes: Sequence[str] = (),
     rows: np.ndarray | None = None,
 ) -> GroupedImages:
@@ -105,12 +107,12 @@ def make_record(
     all_notes += describe_empty_groups(groups)
     if a is not None and len(np.unique(a[0])) == 1:
         all_notes.append(f"All images have the same attribute, {a[1][a[0][0]]!r}, so groups equal classes.")
-    if isinstance(store, Files):
+    if isinstance(store, FileStore):
         all_notes += _note_same_splits(store, split)
     return replace(groups, notes=tuple(all_notes))
 
 
-def _note_same_splits(files: Files, split: np.ndarray) -> Iterator[str]:
+def _note_same_splits(files: FileStore, split: np.ndarray) -> Iterator[str]:
     """Yield notes on splits with the same images under other paths, by names, sizes, and contents of some files."""
     files_by_split = [
         sorted(

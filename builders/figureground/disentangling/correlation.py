@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from figureground.data.groups import accuracy_by_group, worst_group_accuracy
 from figureground.disentangling.cross_probes import Features
 from figureground.disentangling.probes import fit_probe
+from figureground.learn.accuracy import accuracy_by_group, worst_group_accuracy
 
 PARTS = ("foreground", "background", "all")
 """Input of a head: foreground features, background features, or both."""

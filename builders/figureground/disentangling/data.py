@@ -12,10 +12,11 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, printable
 from figureground.core.hashing import digest
-from figureground.data.groups import GroupedImages, Shards
+from figureground.data.groups import GroupedImages
 from figureground.data.images import DatasetImages, Draw, FolderImages
 from figureground.data.layouts import UNKNOWN, read_groups
 from figureground.data.splits import SPLITS
+from figureground.data.stores import ShardStore
 from figureground.shards.shard import PRIVATE
 from figureground.sources.images import UnreadableImage
 
@@ -73,7 +74,7 @@ def open_data(path: Path) -> LabelledImages:
         columns = images.source.columns
         grouped = GroupedImages(
             images.name, "dataset", tuple(columns.foregrounds), tuple(columns.backgrounds), tuple(images.keys),
-            images.split, images.foreground, images.background, Shards(images), np.arange(len(images.keys)),
+            images.split, images.foreground, images.background, ShardStore(images), np.arange(len(images.keys)),
         )  # fmt: skip
         data = LabelledImages(grouped, images.splits, images.scenes, images.objects)
     else:

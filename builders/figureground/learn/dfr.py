@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from figureground.data.groups import accuracy_by_group, worst_group_accuracy
+from figureground.learn.accuracy import accuracy_by_group, worst_group_accuracy
 from figureground.recipe.sample import derive_seed
 
 STRENGTHS = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)

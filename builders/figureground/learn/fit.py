@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.seeding import seed_default_generators
-from figureground.data.groups import worst_class_accuracy
+from figureground.learn.accuracy import worst_class_accuracy
 from figureground.learn.augmentation import crop_and_mirror
 from figureground.learn.backbones import Backbone
 from figureground.learn.epochs import Best, Epoch, Stage, score_epoch

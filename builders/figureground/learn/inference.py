@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError
-from figureground.data.groups import accuracy_by_group, worst_group_accuracy
+from figureground.learn.accuracy import accuracy_by_group, worst_group_accuracy
 from figureground.learn.backbones import Backbone
 from figureground.learn.training_data import Part
 

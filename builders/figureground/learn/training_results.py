@@ -16,7 +16,8 @@ from figureground.core.errors import plural
 from figureground.core.files import replace_text
 from figureground.core.intervals import mean
 from figureground.core.text import printable
-from figureground.data.groups import accuracy_by_group, align_columns, reweighted_accuracy, worst_group_accuracy
+from figureground.data.groups import align_columns
+from figureground.learn.accuracy import accuracy_by_group, reweighted_accuracy, worst_group_accuracy
 from figureground.learn.settings import LAST, RULES
 
 REPORT, TABLE, CONFUSION = "report.json", "report.txt", "confusion.json"

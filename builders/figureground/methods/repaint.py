@@ -18,8 +18,9 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, suggest_or_list
 from figureground.core.hashing import digest
 from figureground.core.terminal import print_note
-from figureground.data.groups import Files, GroupedImages
+from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_groups
+from figureground.data.stores import FileStore
 from figureground.finetune.settings import fill
 from figureground.learn.settings import Training, choose_backbone
 from figureground.methods.base import Method
@@ -505,7 +506,7 @@ class Repaint(Method):
     def sources(self) -> tuple[list[Source], list[Credit]]:
         title, store = "training images", self.train.store
         rows = sorted({self.rows[job.source] for jobs in (self._jobs or {}).values() for job in jobs})
-        if not isinstance(store, Files):
+        if not isinstance(store, FileStore):
             return [Source(title, self.data.name, len(rows))], []
         paths = [store.root / store.names[int(self.train.rows[row])] for row in rows]
         source, credits = read_source(title, store.root, paths, name=self.data.name)
