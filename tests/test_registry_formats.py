@@ -115,7 +115,7 @@ def test_a_format_that_load_dataset_cannot_read_is_published_only_beside_another
     sent = {item.path.split("/")[0] for item in select_files(both, None, tmp_path / "scratch")}
     assert {"data", "zips"} <= sent
     assert "path: data/train-" in (both / "README.md").read_text()
-    rows = [DatasetImages(directory).keys for directory in (alone, both)]
+    rows = [DatasetImages.open(directory).keys for directory in (alone, both)]
     assert rows[0] == rows[1]
     with pytest.raises(RecipeError, match=r"formats: .* parquet"):
         D3S("pocket", formats=["zip"], size=32).download_and_prepare()

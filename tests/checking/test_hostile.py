@@ -182,7 +182,7 @@ def test_a_snapshot_of_the_hub_cache_is_read(made, tmp_path):
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(os.path.relpath(blob, link.parent))
     assert findings(snapshot) == findings(made)
-    assert len(DatasetImages(snapshot).keys) == FinishedDataset(made).samples
+    assert len(DatasetImages.open(snapshot).keys) == FinishedDataset(made).samples
 
 
 # What is small and costs much
@@ -316,7 +316,7 @@ def test_an_image_that_claims_to_be_huge_is_a_finding(dataset, edge):
     )
     sign(dataset, PARQUET)
     assert any("decoded" in finding for finding in findings(dataset))
-    data = DatasetImages(dataset)
+    data = DatasetImages.open(dataset)
     with pytest.raises(FiguregroundError, match="decoded"):
         next(data.read([0]))[1]()
 

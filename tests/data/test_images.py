@@ -12,7 +12,9 @@ DRAWN += [("validation", "cat", "snow", 0, "cat")]
 
 
 def test_samples_of_all_shards_come_in_order_from_parquet_and_from_tars(tmp_path):
-    both = [DatasetImages(make_coloured(tmp_path / name, DRAWN, formats=(name,))) for name in ("parquet", "webdataset")]
+    both = [
+        DatasetImages.open(make_coloured(tmp_path / name, DRAWN, formats=(name,))) for name in ("parquet", "webdataset")
+    ]
     for images in both:
         assert images.labels == ("bird", "cat")
         assert images.splits == ("train", "validation")
@@ -27,15 +29,15 @@ def test_samples_of_all_shards_come_in_order_from_parquet_and_from_tars(tmp_path
 
 def test_one_split_alone(tmp_path):
     directory = make_coloured(tmp_path, DRAWN)
-    images = DatasetImages(directory, splits=["validation"])
+    images = DatasetImages.open(directory, splits=["validation"])
     assert images.keys == ["validation-0001-01-00000"]
     assert [row for row, _ in images.read([0])] == [0]
     with pytest.raises(FiguregroundError, match=r"no split 'validatoin', did you mean 'validation'\?"):
-        DatasetImages(directory, splits=["validatoin"])
+        DatasetImages.open(directory, splits=["validatoin"])
 
 
 def test_labels_of_another_list_and_those_that_it_lacks(tmp_path):
-    images = DatasetImages(make_coloured(tmp_path, DRAWN), ["Cat", "mug"])
+    images = DatasetImages.open(make_coloured(tmp_path, DRAWN), ["Cat", "mug"])
     assert set(images.label[images.foreground == 1]) == {0}
     assert set(images.label[images.foreground == 0]) == {-1}
     assert images.unknown == ["bird"]
@@ -80,4 +82,4 @@ def test_directories_without_what_is_needed_are_errors(tmp_path):
     with pytest.raises(FiguregroundError, match=r"none of .* classes\. Its classes: mug"):
         open_images(other, list(COLOURS), ["bird"])
     with pytest.raises(FiguregroundError, match="no finished dataset"):
-        DatasetImages(tmp_path / "photos")
+        DatasetImages.open(tmp_path / "photos")

@@ -36,7 +36,7 @@ METHODS = [
 
 
 def images_of(drawn, count=6):
-    return [draw() for _, draw in DatasetImages(drawn).read(np.arange(count))]
+    return [draw() for _, draw in DatasetImages.open(drawn).read(np.arange(count))]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -23,7 +23,7 @@ def answers(label, correct, judged=None):
 
 def groups(tmp_path):
     drawn = [("train", f, b, i, f) for (f, b), right in RIGHT.items() for i in range(len(right))]
-    images = DatasetImages(make_coloured(tmp_path, drawn))
+    images = DatasetImages.open(make_coloured(tmp_path, drawn))
     return images, [bool(r) for right in RIGHT.values() for r in right]
 
 

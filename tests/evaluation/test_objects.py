@@ -48,10 +48,10 @@ def test_numbers_of_names_are_the_same_everywhere():
 def test_a_dataset_whose_provenance_is_damaged_is_named(tmp_path):
     drawn = [("train", "bird", "grass", i, "bird") for i in range(2)]
     directory = make_coloured(tmp_path / "set", drawn)
-    assert len(np.unique(DatasetImages(directory).objects)) == 2
+    assert len(np.unique(DatasetImages.open(directory).objects)) == 2
     (path,) = (directory / "data").glob("*.parquet")
     table = pq.read_table(path)
     at = table.column_names.index("provenance")
     pq.write_table(table.set_column(at, "provenance", pa.array(["[" * 100_000, "{}"])), path)
     with pytest.raises(FiguregroundError, match=r"set: the provenance of train-0000-00-00000 isn't a JSON object"):
-        DatasetImages(directory)
+        DatasetImages.open(directory)

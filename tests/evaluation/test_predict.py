@@ -25,7 +25,7 @@ def drawn(*colours):
 
 
 def test_images_in_the_colour_of_their_class_are_right_and_others_wrong(tmp_path, classifier):
-    images = DatasetImages(make_coloured(tmp_path, drawn("bird", "cat", "mug", "bird", "bird")), LABELS)
+    images = DatasetImages.open(make_coloured(tmp_path, drawn("bird", "cat", "mug", "bird", "bird")), LABELS)
     found = predict(classifier, images, OWN, batch_size=2, show_progress=False)
     assert found.judged.all()
     assert found.predicted.tolist() == [0, 1, 2, 0, 0]
@@ -43,7 +43,7 @@ def test_the_size_of_a_batch_and_of_images_in_it_changes_nothing(tmp_path, class
 
 
 def test_the_probability_is_that_of_the_classifiers_softmax(tmp_path, classifier):
-    images = DatasetImages(make_coloured(tmp_path, drawn("cat", "mug")), LABELS)
+    images = DatasetImages.open(make_coloured(tmp_path, drawn("cat", "mug")), LABELS)
     with torch.no_grad():
         logits = classifier.read([draw() for _, draw in images.read([0, 1])]).logits
     expected = logits.double().softmax(1)[:, 0].numpy()
@@ -51,7 +51,7 @@ def test_the_probability_is_that_of_the_classifiers_softmax(tmp_path, classifier
 
 
 def test_of_several_classes_that_stand_for_a_label_any_is_right_and_their_probabilities_add_up(tmp_path, classifier):
-    images = DatasetImages(make_coloured(tmp_path, drawn("bird", "cat", "mug")), LABELS)
+    images = DatasetImages.open(make_coloured(tmp_path, drawn("bird", "cat", "mug")), LABELS)
     both = Counterparts(LABELS, ((0, 1), (), ()), 3)
     found = predict(classifier, images, both, show_progress=False)
     assert found.correct.tolist() == [True, True, False]
@@ -60,7 +60,7 @@ def test_of_several_classes_that_stand_for_a_label_any_is_right_and_their_probab
 
 def test_labels_without_a_counterpart_and_those_of_another_list_are_left_out(tmp_path, classifier):
     cells = [*drawn("bird"), ("train", "cat", "grass", 0, "cat"), ("train", "sofa", "grass", 0, "cat")]
-    images = DatasetImages(make_coloured(tmp_path, cells), LABELS)
+    images = DatasetImages.open(make_coloured(tmp_path, cells), LABELS)
     found = predict(classifier, images, Counterparts(LABELS, ((), (1,), ()), 3), show_progress=False)
     assert found.judged.tolist() == [False, True, False]
     assert np.isnan(found.p[[0, 2]]).all()
@@ -86,7 +86,7 @@ def test_a_damaged_image_of_a_dataset_is_named(tmp_path, classifier):
     tar = next((directory / "webdataset").iterdir())
     tar.write_bytes(tar.read_bytes().replace(b"\x89PNG\r\n", b"\x89PNG\0\0"))
     with pytest.raises(FiguregroundError, match="train-0000-00-00000: its image can't be decoded"):
-        predict(classifier, DatasetImages(directory, LABELS), OWN, show_progress=False)
+        predict(classifier, DatasetImages.open(directory, LABELS), OWN, show_progress=False)
 
 
 def refuse_more_than(classifier, most):
@@ -101,7 +101,7 @@ def refuse_more_than(classifier, most):
 
 @pytest.mark.parametrize("most", [3, 0])
 def test_a_batch_that_does_not_fit_is_halved_down_to_one_image(tmp_path, most):
-    images = DatasetImages(make_coloured(tmp_path / "set", drawn(*["bird", "cat"] * 4)), LABELS)
+    images = DatasetImages.open(make_coloured(tmp_path / "set", drawn(*["bird", "cat"] * 4)), LABELS)
     classifier = open_classifier(str(make_coloured_classifier(tmp_path / "colours")))
     expected = predict(classifier, images, OWN, show_progress=False)
     refuse_more_than(classifier, most)

@@ -84,12 +84,12 @@ def test_words_are_those_of_the_recipe_and_templates_that_say_the_same_count_onc
     recipe = directory / "_figureground" / "recipe.json"
     changed = {**json.loads(recipe.read_text()), "content": {"classes": [["bird", "owl", "that hoots"]]}}
     recipe.write_text(json.dumps(changed))
-    classes = list_classes(DatasetImages(directory), None)
+    classes = list_classes(DatasetImages.open(directory), None)
     assert classes == [ClassEntry("bird", "owl", "that hoots"), ClassEntry("cat", "cat")]
     (tmp_path / "mine.txt").write_text("a {class}\na {class}, {definition}\n")
     assert write_texts(classes, read_prompts(tmp_path / "mine.txt")) == [["an owl", "an owl, that hoots"], ["a cat"]]
     assert len(read_prompts(None)) > 8
-    more = list_classes(DatasetImages(directory), "pocket")
+    more = list_classes(DatasetImages.open(directory), "pocket")
     assert [entry.name for entry in more[:2]] == ["bird", "cat"]
     assert len({entry.name for entry in more}) == len(more) == 10
 

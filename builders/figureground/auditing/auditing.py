@@ -17,7 +17,7 @@ from figureground.auditing.leaks import find_differences, find_leaks, probe_to_d
 from figureground.auditing.measuring import ImageScan, Measurements, measure_images, scan_images
 from figureground.auditing.page import write_page
 from figureground.auditing.probe import TooFew, max_images, probe
-from figureground.auditing.samples import Samples
+from figureground.auditing.samples import Samples, open_samples
 from figureground.auditing.sections import report_duplicates, report_labels, report_reuse
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError
@@ -98,7 +98,7 @@ def audit(
     if features is not None:
         refuse_onnx("--features", features)
     directory = Path(directory)
-    samples = Samples(directory, splits)
+    samples = open_samples(directory, splits)
     occurring = [samples.foregrounds[k] for k in np.unique(samples.foreground)]
     reference_images = None if references is None else open_images(Path(references), samples.foregrounds, occurring)
     out = directory / FOLDER if out is None else Path(out)

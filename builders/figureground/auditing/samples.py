@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,31 +21,36 @@ MASKED_OBJECTS = "d3s"
 
 
 class Samples(DatasetImages):
-    """The samples of a finished dataset, labelled by foreground.
+    """The samples of a finished dataset, labelled by foreground. `open_samples` reads one."""
 
-    Args:
-        directory: Output directory of `build`, `curate` or `merge`.
-        splits: Splits to read; default: all.
+    @property
+    def foregrounds(self) -> tuple[str, ...]:
+        """Names of the foregrounds."""
+        return tuple(self.source.columns.foregrounds)
 
-    Raises:
-        FiguregroundError: The dataset is unfinished or damaged.
-        RecipeError: A split doesn't exist.
-    """
+    @property
+    def backgrounds(self) -> tuple[str, ...]:
+        """Names of the backgrounds."""
+        return tuple(self.source.columns.backgrounds)
 
-    def __init__(self, directory: Path, splits: Sequence[str] = ()):
-        super().__init__(directory, column="foreground", splits=splits)
-        self.foregrounds = tuple(self.source.columns.foregrounds)
-        self.backgrounds = tuple(self.source.columns.backgrounds)
-        self.cutouts: list[str | None] = []
+    @cached_property
+    def _guides(self) -> list[Mapping[str, Any]]:
+        """The guide of each sample; empty without one."""
+        provenances = (
+            parse_json(row["provenance"], row["key"]) for shard in self._shards for row in self.source.rows(shard)
+        )
+        guides = (provenance.get("guide") for provenance in provenances)
+        return [guide if isinstance(guide, dict) else {} for guide in guides]
+
+    @cached_property
+    def cutouts(self) -> list[str | None]:
         """Id of the cut-out or photograph that each sample was made from, `folder/name@hash`."""
-        self.templates: list[str | None] = []
+        return [str(guide["cutout"]) if guide.get("cutout") else None for guide in self._guides]
+
+    @cached_property
+    def templates(self) -> list[str | None]:
         """Id of each sample's scene."""
-        for shard in self._shards:
-            for row in self.source.rows(shard):
-                guide = parse_json(row["provenance"], row["key"]).get("guide")
-                guide = guide if isinstance(guide, dict) else {}
-                for ids, name in ((self.cutouts, "cutout"), (self.templates, "template")):
-                    ids.append(str(guide[name]) if guide.get(name) else None)
+        return [str(guide["template"]) if guide.get("template") else None for guide in self._guides]
 
     @property
     def why_no_masks(self) -> str | None:
@@ -82,6 +89,20 @@ class Samples(DatasetImages):
                         )
                     mask = find_bright(mask_values(picture))
                 yield row, image, mask
+
+
+def open_samples(directory: Path, splits: Sequence[str] = ()) -> Samples:
+    """Open a finished dataset, labelled by foreground.
+
+    Args:
+        directory: Output directory of `build`, `curate` or `merge`.
+        splits: Splits to read; default: all.
+
+    Raises:
+        FiguregroundError: The dataset is unfinished or damaged.
+        RecipeError: A split doesn't exist.
+    """
+    return Samples.open(directory, column="foreground", splits=splits)
 
 
 def _list_methods(recipe: dict) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,7 @@ from figureground.data.label_matching import match_folders, match_labels
 from figureground.data.objects import hash_to_number, identify_object, identify_scene, is_matched
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.index import INDEX
-from figureground.shards.shard import RECIPE
+from figureground.shards.shard import RECIPE, Shard
 from figureground.sources.images import (
     UnreadableImage,
     list_folders,
@@ -62,77 +63,97 @@ class Images(Protocol):
         """Yield the images at the given rows, in order."""
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DatasetImages:
-    """The samples of a finished dataset, in the order of its shards.
+    """The samples of a finished dataset, in the order of its shards. `open` reads one."""
 
-    Args:
-        directory: Output directory of `build`, `curate` or `merge`.
-        labels: List of labels that positions refer to; default: the names of `column`.
-        subset: Subset of `labels` to use; samples of others have the label -1. Default: all.
-        column: The label column; default: `spurious_for` if it exists, else `foreground`.
-        splits: Splits to read; default: all.
+    source: FinishedDataset
+    column: str
+    """The label column."""
+    labels: tuple[str, ...]
+    """Names that `label` refers to."""
+    splits: tuple[str, ...]
+    """Names of the selected splits."""
+    keys: list[str]
+    """Unique names of the samples."""
+    label: np.ndarray
+    """int64 (n,): position in `labels`; -1 for other labels."""
+    split: np.ndarray
+    """int64 (n,): position in `splits`."""
+    foreground: np.ndarray
+    """int64 (n,): the dataset's own label."""
+    background: np.ndarray
+    """int64 (n,): the dataset's own label."""
+    objects: np.ndarray
+    """int64 (n,): images with equal numbers show one object, so they aren't independent."""
+    scenes: np.ndarray
+    """int64 (n,): images with equal numbers were guided by one scene; -1 without a scene."""
+    features: dict[str, str]
+    """Value of the column `feature` by class."""
+    unknown: list[str]
+    """Classes of the dataset that aren't wanted."""
+    _shards: Sequence[Shard]
+    _starts: np.ndarray
+    """int64 (shards + 1,): row of each shard's first sample, then the number of rows."""
 
-    Raises:
-        FiguregroundError: The dataset is unfinished or damaged.
-        RecipeError: A split doesn't exist.
-    """
-
-    def __init__(
-        self,
+    @classmethod
+    def open(
+        cls,
         directory: Path,
         labels: Sequence[str] | None = None,
         subset: Sequence[str] | None = None,
         *,
         column: str | None = None,
         splits: Sequence[str] = (),
-    ):
-        self.source = FinishedDataset(directory)
-        self.name = self.source.name
-        names = self.source.columns.labels
-        self.column = column or (SPURIOUS_FOR if SPURIOUS_FOR in names else "foreground")
-        available = list(dict.fromkeys(shard.split for shard in self.source.shards))
-        for split in splits:
-            if split not in available:
-                raise RecipeError("--split", f"{self.name} has no split {split!r}{suggest_or_list(split, available)}")
-        self._shards = [shard for shard in self.source.shards if not splits or shard.split in splits]
-        self.splits = tuple(split for split in available if not splits or split in splits)
-        """Names of the selected splits."""
-        own_labels = list(self.source.names[self.column])
-        self.labels: tuple[str, ...] = tuple(labels) if labels is not None else tuple(own_labels)
-        keys, columns, starts = [], [], [0]
-        objects, scenes = [], []
-        is_matched_set, dataset_hash = is_matched(self.source.recipe), self.source.recipe["sha256"]
-        features: dict[int, str] = {}
-        for shard in self._shards:
-            split_number = self.splits.index(shard.split)
-            for row in self.source.rows(shard):
-                keys.append(row["key"])
-                columns.append((row[self.column], row["foreground"], row["background"], split_number))
-                provenance = _provenance(row, directory)
-                name, scene = identify_object(row["key"], provenance, is_matched_set), identify_scene(provenance)
-                objects.append(hash_to_number(name if provenance.get("guide") else f"{dataset_hash}/{name}"))
-                scenes.append(-1 if scene is None else hash_to_number(scene))
-                if FEATURE in row:
-                    features.setdefault(row[self.column], row[FEATURE])
-            starts.append(len(keys))
-        if not keys:
-            raise FiguregroundError(f"{directory} has no sample{f' in {join_names(self.splits)}' if splits else ''}.")
-        self.keys: list[str] = keys
-        self.objects = np.array(objects, np.int64)
-        self.scenes = np.array(scenes, np.int64)
-        """int64 (n,): images with equal numbers were guided by one scene; -1 without a scene."""
-        self._starts = np.array(starts)
-        own_label, self.foreground, self.background, self.split = np.array(columns, np.int64).T
-        to_labels = np.arange(len(own_labels)) if labels is None else match_labels(own_labels, self.labels)
-        if subset is not None:
-            to_labels[~np.isin(to_labels, [self.labels.index(name) for name in subset])] = -1
-        self.label = to_labels[own_label]
-        self.features = {own_labels[label]: features[label] for label in sorted(features)}
-        """Value of the column `feature` by class."""
-        self.unknown = sorted({own_labels[label] for label in np.unique(own_label[self.label < 0])})
-        """Classes of the dataset that aren't wanted."""
+    ) -> Self:
+        """Read everything except the images.
+
+        Args:
+            directory: Output directory of `build`, `curate` or `merge`.
+            labels: List of labels that positions refer to; default: the names of `column`.
+            subset: Subset of `labels` to use; samples of others have the label -1. Default: all.
+            column: The label column; default: `spurious_for` if it exists, else `foreground`.
+            splits: Splits to read; default: all.
+
+        Raises:
+            FiguregroundError: The dataset is unfinished or damaged.
+            RecipeError: A split doesn't exist.
+        """
+        source = FinishedDataset(directory)
+        column = column or (SPURIOUS_FOR if SPURIOUS_FOR in source.columns.labels else "foreground")
+        chosen_splits = _choose_splits(source, splits)
+        shards = [shard for shard in source.shards if shard.split in chosen_splits]
+        samples = _read_samples(source, shards, column)
+        if not samples.keys:
+            where = f" in {join_names(chosen_splits)}" if splits else ""
+            raise FiguregroundError(f"{directory} has no sample{where}.")
+        own_labels = list(source.names[column])
+        label = _map_labels(own_labels, labels, subset)[samples.label]
+        return cls(
+            source=source,
+            column=column,
+            labels=tuple(own_labels if labels is None else labels),
+            splits=chosen_splits,
+            keys=samples.keys,
+            label=label,
+            split=np.array([chosen_splits.index(shard.split) for shard in shards], np.int64).repeat(samples.counts),
+            foreground=samples.foreground,
+            background=samples.background,
+            objects=samples.objects,
+            scenes=samples.scenes,
+            features={own_labels[number]: samples.features[number] for number in sorted(samples.features)},
+            unknown=sorted({own_labels[number] for number in np.unique(samples.label[label < 0])}),
+            _shards=shards,
+            _starts=np.cumsum([0, *samples.counts]),
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset."""
+        return self.source.name
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
+        """Yield the images at the given rows, in order."""
         positions = np.sort(np.asarray(rows, np.int64))
         for shard, start, stop in zip(self._shards, self._starts[:-1], self._starts[1:], strict=True):
             inside = positions[(positions >= start) & (positions < stop)]
@@ -140,6 +161,72 @@ class DatasetImages:
                 samples = self.source.stored(shard, (inside - start).tolist())
                 for row, sample in zip(inside.tolist(), samples, strict=True):
                     yield row, functools.partial(_decode, sample.image, sample.key)
+
+
+class _Samples(NamedTuple):
+    """The columns of samples, without images."""
+
+    keys: list[str]
+    label: np.ndarray
+    """int64 (n,): the dataset's own number of the value of the label column."""
+    foreground: np.ndarray
+    background: np.ndarray
+    objects: np.ndarray
+    scenes: np.ndarray
+    features: dict[int, str]
+    """Value of the column `feature` by label."""
+    counts: list[int]
+    """Number of samples of each shard."""
+
+
+def _choose_splits(source: FinishedDataset, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the wanted splits in the dataset's order; all if none are named.
+
+    Raises:
+        RecipeError: A split doesn't exist.
+    """
+    available = list(dict.fromkeys(shard.split for shard in source.shards))
+    for split in wanted:
+        if split not in available:
+            raise RecipeError("--split", f"{source.name} has no split {split!r}{suggest_or_list(split, available)}")
+    return tuple(split for split in available if not wanted or split in wanted)
+
+
+def _read_samples(source: FinishedDataset, shards: Sequence[Shard], column: str) -> _Samples:
+    keys: list[str] = []
+    labels: list[tuple[int, int, int]] = []
+    objects: list[int] = []
+    scenes: list[int] = []
+    features: dict[int, str] = {}
+    counts: list[int] = []
+    is_matched_set, dataset_hash = is_matched(source.recipe), source.recipe["sha256"]
+    for shard in shards:
+        before = len(keys)
+        for row in source.rows(shard):
+            keys.append(row["key"])
+            labels.append((row[column], row["foreground"], row["background"]))
+            provenance = _provenance(row, source.directory)
+            name, scene = identify_object(row["key"], provenance, is_matched_set), identify_scene(provenance)
+            objects.append(hash_to_number(name if provenance.get("guide") else f"{dataset_hash}/{name}"))
+            scenes.append(-1 if scene is None else hash_to_number(scene))
+            if FEATURE in row:
+                features.setdefault(row[column], row[FEATURE])
+        counts.append(len(keys) - before)
+    label, foreground, background = np.array(labels, np.int64).reshape(-1, 3).T
+    return _Samples(
+        keys, label, foreground, background, np.array(objects, np.int64), np.array(scenes, np.int64), features, counts
+    )
+
+
+def _map_labels(own_labels: Sequence[str], labels: Sequence[str] | None, subset: Sequence[str] | None) -> np.ndarray:
+    """Return the position in `labels` of each of the dataset's own labels, int64 (own labels,); -1 if not wanted."""
+    if labels is None:
+        labels, positions = own_labels, np.arange(len(own_labels))
+    else:
+        positions = match_labels(own_labels, labels)
+    if subset is not None:
+        positions[~np.isin(positions, [list(labels).index(name) for name in subset])] = -1
+    return positions
 
 
 def _provenance(row: Mapping[str, Any], directory: Path) -> Mapping[str, Any]:
@@ -244,16 +331,16 @@ def open_images(
     Args:
         labels: Names that positions refer to.
         subset: Subset of the labels to use.
-        column: Label column of a dataset; None for the default of `DatasetImages`.
+        column: Label column of a dataset; None for the default of `DatasetImages.open`.
 
     Raises:
-        FiguregroundError: See `DatasetImages` and `FolderImages`; or a dataset has none of the `subset` labels.
+        FiguregroundError: See `DatasetImages.open` and `FolderImages`; or a dataset has none of the `subset` labels.
     """
     if not (directory / INDEX).exists():
         if (directory / RECIPE).exists():
             raise FiguregroundError(f"{directory} isn't finished: run the command that builds it again.")
         return FolderImages(directory, labels, subset)
-    images = DatasetImages(directory, labels, subset, column=column)
+    images = DatasetImages.open(directory, labels, subset, column=column)
     if not (images.label >= 0).any():
         raise FiguregroundError(
             f"{directory} has none of the dataset's classes. Its classes: {join_names(images.unknown, 5)}; the "

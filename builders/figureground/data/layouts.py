@@ -184,7 +184,7 @@ def _read_dataset(request: Request) -> GroupedImages:
     """Read a dataset of `build`, `curate` or `merge`: y is the foreground, a the background."""
     from figureground.data.images import DatasetImages
 
-    images = DatasetImages(request.at, column="foreground")
+    images = DatasetImages.open(request.at, column="foreground")
     numbers = np.array([-1 if n is None else n for n in choose_splits(images.splits)], np.int64)
     split = numbers[images.split]
     rows = np.flatnonzero(split >= 0)

@@ -70,7 +70,7 @@ def open_data(path: Path) -> LabelledImages:
         FiguregroundError: The data set can't be used, has no background label, or its background is unknown.
     """
     if (path / PRIVATE).is_dir() or not path.exists():
-        images = DatasetImages(path, column="foreground")
+        images = DatasetImages.open(path, column="foreground")
         columns = images.source.columns
         grouped = GroupedImages(
             images.name, "dataset", tuple(columns.foregrounds), tuple(columns.backgrounds), tuple(images.keys),

@@ -115,7 +115,7 @@ def evaluate(
     directory = Path(directory)
     if (directory / AXES).exists():
         raise UsageError(f"{directory} holds several datasets of severity axes: `evaluate_severity` reads them.")
-    images = DatasetImages(directory, splits=splits)
+    images = DatasetImages.open(directory, splits=splits)
     spurious = images.column == SPURIOUS_FOR
     if validation is not None and not spurious:
         raise UsageError("--validation applies to class-wise spurious sets only; give photographs as --references.")
@@ -210,7 +210,7 @@ def _open_control(
     directory: Path, images: DatasetImages, occurring: Sequence[str], splits: Sequence[str]
 ) -> DatasetImages:
     """Open a control, restricted to the requested splits if it has any of them."""
-    control = DatasetImages(directory, images.labels, occurring)
+    control = DatasetImages.open(directory, images.labels, occurring)
     if control.column != images.column:
         raise UsageError(
             f"--control {directory} is labelled by the column {control.column}, but {images.name} by "
@@ -221,7 +221,7 @@ def _open_control(
             f"--control {directory} has none of the classes of {images.name}, only {join_names(control.unknown, 5)}."
         )
     shared_splits = [split for split in splits if split in control.splits]
-    return DatasetImages(directory, images.labels, occurring, splits=shared_splits) if shared_splits else control
+    return DatasetImages.open(directory, images.labels, occurring, splits=shared_splits) if shared_splits else control
 
 
 def _name_config(images: DatasetImages) -> str:

@@ -79,7 +79,7 @@ def evaluate_severity(
     directory = Path(directory)
     axes = load_axes(directory)
     folders = list(dict.fromkeys(folder for axis in axes for folder in axis.folders))
-    images = {folder: DatasetImages(directory / folder, splits=splits) for folder in folders}
+    images = {folder: DatasetImages.open(directory / folder, splits=splits) for folder in folders}
     mildest = images[MILDEST]
     for folder, dataset_images in images.items():
         if dataset_images.labels != mildest.labels:

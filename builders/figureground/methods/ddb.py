@@ -470,7 +470,7 @@ class DDB(Repaint):
         path = out / SCORES / f"{SCORE}.csv"
         from figureground.data.images import DatasetImages
 
-        dataset = DatasetImages(out)
+        dataset = DatasetImages.open(out)
         if _read_scored_keys(path) == list(dataset.keys):
             return
         import torch

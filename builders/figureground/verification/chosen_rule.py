@@ -45,7 +45,7 @@ def choose_rule(directory: Path, scorers: Sequence[str], target: float, votes: i
         raise FiguregroundError(
             f"--target: {directory} has no answers about foregrounds or backgrounds. Run figureground review first."
         )
-    images = DatasetImages(directory, column="foreground")
+    images = DatasetImages.open(directory, column="foreground")
     dataset = FinishedDataset(directory)
     population = Population.from_dataset(dataset)
     asked = {question: find_asked(dataset, population, question) for question in {each.question for each in answers}}
