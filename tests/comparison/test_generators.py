@@ -11,7 +11,8 @@ from torch import nn
 
 from figureground.comparison.generators import Generators
 from figureground.core.errors import FiguregroundError, RecipeError
-from figureground.data.layouts import read_groups
+from figureground.data.data_source import DataSource
+from figureground.data.layouts import read_data, read_groups
 from figureground.learn.backbones import open_backbone
 from figureground.learn.settings import Training
 from figureground.pocket import birds
@@ -20,8 +21,8 @@ TRUE = {"masks": "true", "count_per_class": 2}
 
 
 def generators(data, out, overrides=None, training=None, config="pocket", **where):
-    train = read_groups(data, **where).of_split(0)
-    return Generators(data, where, train, out, overrides or {}, training or {}, config, "cpu", False)
+    source = DataSource.of(data, **where)
+    return Generators(source, read_data(source).of_split(0), out, overrides or {}, training or {}, config, "cpu", False)
 
 
 def pasting(data, out, **settings):

@@ -40,15 +40,20 @@ def add_groups(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _groups(options: argparse.Namespace) -> int:
-    from figureground.data.layouts import read_groups
+    from figureground.data.data_source import DataSource
+    from figureground.data.layouts import read_data
     from figureground.data.summary import format_summary, summarise_groups
 
-    groups = read_groups(
-        options.data, options.layout, root=options.root, y=options.y, a=options.a, file=options.file,
-        split_column=options.split_column,
-    )  # fmt: skip
+    groups = read_data(DataSource.of(options.data, **_reading_options(options)))
     print_json(summarise_groups(groups)) if options.json else print_result(format_summary(groups))
     return 0
+
+
+def _reading_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that say how to read a labelled data set, by name."""
+    from figureground.data.data_source import READING_OPTIONS
+
+    return {name: getattr(options, name) for name in READING_OPTIONS}
 
 
 def add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -104,6 +109,7 @@ def _train(options: argparse.Namespace) -> int:
     for added in options.add:
         refuse_within(options.out, added, "--add")
     from figureground.cli.flags import read_flags
+    from figureground.data.data_source import DataSource
     from figureground.learn.preflight import read_request
     from figureground.learn.settings import Training
     from figureground.recipe.document import parse_setting
@@ -115,9 +121,8 @@ def _train(options: argparse.Namespace) -> int:
     settings = Training(**values)
     check_tracker(options.track)
     request = read_request(
-        settings, options.data, options.out, add=options.add, seeds=options.seeds, layout=options.layout,
-        root=options.root, y=options.y, a=options.a, file=options.file, split_column=options.split_column,
-        device=options.device, workers=options.workers,
+        settings, DataSource.of(options.data, **_reading_options(options)), options.out, add=options.add,
+        seeds=options.seeds, device=options.device, workers=options.workers,
     )  # fmt: skip
     from figureground.learn.training import train_request
     from figureground.learn.training_results import TABLE, tabulate
@@ -167,9 +172,8 @@ def _compare(options: argparse.Namespace) -> int:
         compare(
             options.data, [name.strip() for name in options.methods.split(",") if name.strip()], options.seeds,
             options.out, training={name: value for name, value in vars(options).items() if name in SHARED},
-            overrides=parse_overrides(options.set), config=options.config, layout=options.layout, root=options.root,
-            y=options.y, a=options.a, file=options.file, split_column=options.split_column, device=options.device,
-            workers=options.workers, on_row=rows.update, track=options.track,
+            overrides=parse_overrides(options.set), config=options.config, device=options.device,
+            workers=options.workers, on_row=rows.update, track=options.track, **_reading_options(options),
         )  # fmt: skip
     except Exception as error:
         if not rows:

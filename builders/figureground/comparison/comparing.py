@@ -19,8 +19,9 @@ from figureground.core.errors import FiguregroundError, RecipeError, join_names,
 from figureground.core.files import replace_text
 from figureground.core.terminal import print_note
 from figureground.core.values import FieldsOf
+from figureground.data.data_source import DataSource
 from figureground.data.groups import GroupedImages
-from figureground.data.layouts import read_groups
+from figureground.data.layouts import read_data
 from figureground.learn.directory import (
     check_directory,
     lock_directory,
@@ -28,7 +29,14 @@ from figureground.learn.directory import (
     refuse_changed_inputs,
     remove_drafts,
 )
-from figureground.learn.preflight import check_workers, list_seeds, refuse_backbone, refuse_revision, refuse_unfit_data
+from figureground.learn.preflight import (
+    check_workers,
+    list_seeds,
+    read_request,
+    refuse_backbone,
+    refuse_revision,
+    refuse_unfit_data,
+)
 from figureground.learn.settings import MASKS, MAX_POCKET, RULES, Training, choose_backbone
 from figureground.learn.training_data import TrainingData, gather
 from figureground.learn.way import WAYS
@@ -139,14 +147,12 @@ def compare(
     check_tracker(track)
     check_directory(out, INPUTS)
     training, overrides = training or {}, overrides or {}
-    layout_options: dict[str, Any] = {
-        "layout": layout, "root": root, "y": y, "a": a, "file": file, "split_column": split_column,
-    }  # fmt: skip
-    groups = read_groups(data, **layout_options)
+    source = DataSource.of(data, layout, root=root, y=y, a=a, file=file, split_column=split_column)
+    groups = read_data(source)
     preflight = _Preflight(groups, gather(groups), training, overrides)
     settings = preflight.check_trainings(rows)
     generators = Generators(
-        data, layout_options, groups.of_split(0), out, overrides, training, config or preflight.config, device,
+        source, groups.of_split(0), out, overrides, training, config or preflight.config, device,
         show_progress, config is not None,
     )  # fmt: skip
     generator_inputs = preflight.check_generators(rows, generators, seed_list[0])
@@ -154,9 +160,7 @@ def compare(
     if "paste" in generator_inputs:
         generators.check_paste(preflight.backbone)
     identity = {"data": groups.fingerprint, "methods": preflight.identities, "generators": generator_inputs}
-    runner = _Runner(
-        data, layout_options, rows, seed_list, out, settings, generators, device, workers, show_progress, on_row
-    )
+    runner = _Runner(source, rows, seed_list, out, settings, generators, device, workers, show_progress, on_row)
     tracked_config = {"data": groups.name, "methods": list(methods), "seeds": seed_list, **training, **overrides}
     with lock_directory(out, INPUTS, "compare"), tracked(track, out, tracked_config):
         _record_inputs(out, json.loads(json.dumps(identity)))
@@ -299,9 +303,7 @@ def _record_inputs(out: Path, identity: dict[str, Any]) -> None:
 class _Runner:
     """The work of one comparison in its output directory."""
 
-    data: Path | str
-    layout_options: Mapping[str, Any]
-    """Layout arguments of `read_groups`."""
+    source: DataSource
     rows: Sequence[Row]
     seeds: Sequence[int]
     out: Path
@@ -359,12 +361,13 @@ class _Runner:
         return tables.summarise_row(row, results, uses)
 
     def _train(self, method: str, name: str, seeds: Sequence[int], add: Sequence[Path] = ()) -> dict[str, Any]:
-        from figureground.learn.training import train
+        from figureground.learn.training import train_request
 
-        return train(
-            self.settings[method], self.data, self.out / TRAINED_FOLDER / name, add=add, seeds=seeds,
-            device=self.device, workers=self.workers, show_progress=self.show_progress, **self.layout_options,
+        request = read_request(
+            self.settings[method], self.source, self.out / TRAINED_FOLDER / name, add=add, seeds=seeds,
+            device=self.device, workers=self.workers,
         )  # fmt: skip
+        return train_request(request, self.show_progress)
 
     def _make_images(self, generator: str, seed: int) -> dict[str, Any]:
         """Generate images unless they exist; return their record as `Generators.make` does."""

@@ -15,8 +15,9 @@ from typing_extensions import TypedDict
 
 from figureground.core.errors import FiguregroundError, RecipeError, plural, suggest_or_list
 from figureground.core.files import read_json, replace_text
+from figureground.data.data_source import DataSource
 from figureground.data.groups import GroupedImages
-from figureground.data.layouts import read_groups
+from figureground.data.layouts import read_data
 from figureground.learn.paste import MARKER, QUANTILE, AttentionMasks, Masks, TrueMasks, paste
 from figureground.recipe import document as recipes
 
@@ -47,9 +48,8 @@ PASTE_FIELDS = tuple(PasteSettings.__annotations__)
 class Generators:
     """Generates images from one data set, in one directory."""
 
-    data: Path | str
-    layout_options: Mapping[str, Any]
-    """Layout arguments of `read_groups`."""
+    source: DataSource
+    """The data set."""
     train: GroupedImages
     """The training split."""
     out: Path
@@ -78,7 +78,7 @@ class Generators:
         known = set(type(method_type.CONFIGS[method_type.DEFAULT]).field_names()) - {"data", "seed"}
         recipes.check_names(settings, known, name)
         config = self.config if self.has_user_config or self.config in method_type.CONFIGS else method_type.DEFAULT
-        fields: dict[str, Any] = {key: str(value) for key, value in self.layout_options.items() if value is not None}
+        fields: dict[str, Any] = {key: str(value) for key, value in self.source.given().items()}
         fields |= settings
         defaults = getattr(method_type.CONFIGS[config], "training", None)
         if defaults is not None:  # a classifier that the method trains
@@ -91,7 +91,7 @@ class Generators:
             fields["training"] = {**defaults, **shared, **overrides}
         if self.device != "auto":
             fields.setdefault("device", self.device)
-        return method_type(config, data=str(self.data), seed=seed, **fields)
+        return method_type(config, data=str(self.source.path), seed=seed, **fields)
 
     def uses_masks(self, name: str) -> bool:
         """Whether a generator uses the data's own masks."""
@@ -206,7 +206,7 @@ class Generators:
             from figureground.vision.classifiers import open_classifier
 
             masks = AttentionMasks(open_classifier(str(erm(seed)), device=choose_device(self.device)), self._quantile)
-        groups = read_groups(self.data, **self.layout_options)
+        groups = read_data(self.source)
         paste(groups, masks, self._count_per_class, seed, self.out / name, show_progress=self.show_progress)
         marker = read_json(self.out / name / MARKER)
         return {"directory": name, "images": marker["images"], "passed_over": len(marker["passed_over"])}
@@ -261,4 +261,4 @@ def _read_record(marker: Path) -> dict[str, Any] | None:
 
 
 def _count_training_images(directory: Path) -> int:
-    return len(read_groups(directory).of_split(0))
+    return len(read_data(DataSource(directory)).of_split(0))

@@ -9,44 +9,45 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, RecipeError, plural, printable, suggest_or_list
 from figureground.core.tables import Column, TextTable, read_header, read_text
+from figureground.data.data_source import CELEBA, DataSource
 from figureground.data.groups import GroupedImages
 from figureground.data.listed_files import find_files
-from figureground.data.record import CELEBA, Request, make_record
+from figureground.data.record import make_record
 from figureground.data.tables import Problems, cross_labels, parse_names, quote_examples, read_bits, read_splits
 
 _ALIGNED = Path("img_align_celeba")
 
 
-def find_celeba(request: Request) -> list[Path]:
-    path = request.path
+def find_celeba(source: DataSource) -> list[Path]:
+    path = source.path
     if path.is_dir():
         return [folder / name for folder in (path, path / "Anno") for name in CELEBA if (folder / name).is_file()]
     return [path] if path.name in CELEBA else []
 
 
-def read_celeba(request: Request) -> GroupedImages:
+def read_celeba(source: DataSource) -> GroupedImages:
     """Read `list_attr_celeba`, `list_eval_partition` and `img_align_celeba/`."""
-    y, a = request.y or "Blond_Hair", request.a or "Male"
-    names = read_header(request.at)[1:] if request.at.suffix == ".csv" else _read_head(request.at)[1]
+    y, a = source.y or "Blond_Hair", source.a or "Male"
+    names = read_header(source.at)[1:] if source.at.suffix == ".csv" else _read_head(source.at)[1]
     attributes = parse_names(a, names)
     if y in attributes:
         raise RecipeError("a", f"{y!r} is already the class; choose another attribute.")
     for option, name in (("y", y), *(("a", name) for name in attributes)):
         if name not in names:
-            raise RecipeError(option, f"{request.at.name} has no attribute {name!r}{suggest_or_list(name, names)}")
+            raise RecipeError(option, f"{source.at.name} has no attribute {name!r}{suggest_or_list(name, names)}")
     if len(set(attributes)) < len(attributes):
         raise RecipeError("a", f"{a!r} names an attribute twice.")
-    problems = Problems(request.at.name)
-    if request.at.suffix == ".csv":
-        images, *columns = TextTable(request.at).columns([read_header(request.at)[0], y, *attributes]).values()
+    problems = Problems(source.at.name)
+    if source.at.suffix == ".csv":
+        images, *columns = TextTable(source.at).columns([read_header(source.at)[0], y, *attributes]).values()
     else:
-        images, *columns = _read_attributes(request.at, names, (y, *attributes), problems)
+        images, *columns = _read_attributes(source.at, names, (y, *attributes), problems)
     labels = [read_bits(column, {"-1": 0, "1": 1}, problems) for column in columns]
-    split = _read_partition(request.at, images, problems)
-    files, keys, notes = find_files(_find_image_folder(request, images.values[0]), images, split, problems)
+    split = _read_partition(source.at, images, problems)
+    files, keys, notes = find_files(_find_image_folder(source, images.values[0]), images, split, problems)
     problems.refuse()
     of_y, *of_a = ((values, (f"not {name}", name)) for values, name in zip(labels, (y, *attributes), strict=True))
-    return make_record(request, "celeba", keys, split, of_y, cross_labels(of_a, attributes), files, notes)
+    return make_record(source, "celeba", keys, split, of_y, cross_labels(of_a, attributes), files, notes)
 
 
 def _read_head(path: Path) -> tuple[int, list[str]]:
@@ -119,12 +120,12 @@ def _read_partition(attributes: Path, images: Column, problems: Problems) -> np.
     return np.array([splits.get(image, 0) for image in images.values], np.int64)
 
 
-def _find_image_folder(request: Request, first: str) -> Path:
+def _find_image_folder(source: DataSource, first: str) -> Path:
     """Return the folder of the images: `img_align_celeba`, nested twice in some archives, or the given root."""
-    base = request.at.parent
-    parents = [request.root] if request.root else [base, base / "Img", base.parent / "Img"]
+    base = source.at.parent
+    parents = [source.root] if source.root else [base, base / "Img", base.parent / "Img"]
     candidates = [parent / nested for parent in parents for nested in (_ALIGNED / _ALIGNED, _ALIGNED)]
-    candidates += [request.root] if request.root else []
+    candidates += [source.root] if source.root else []
     folder = next((candidate for candidate in candidates if (candidate / first).exists()), None)
     folder = folder or next((candidate for candidate in candidates if candidate.is_dir()), None)
     if folder is None:

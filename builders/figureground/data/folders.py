@@ -12,9 +12,10 @@ import numpy as np
 from figureground.core.errors import FiguregroundError, join_names, plural, printable
 from figureground.core.names import name_key
 from figureground.core.tables import Column
+from figureground.data.data_source import DataSource
 from figureground.data.groups import GroupedImages
 from figureground.data.listed_files import explain_unreadable, find_files
-from figureground.data.record import Request, complete_splits, make_record
+from figureground.data.record import complete_splits, make_record
 from figureground.data.splits import SPLITS, folder_split
 from figureground.data.tables import MAX_EXAMPLES, Labels, Problems
 from figureground.sources.images import FOREIGN_SUFFIXES, list_folders, list_images, list_non_files
@@ -88,19 +89,19 @@ class FolderRecord:
         """Return a folder's path for messages, relative to the directory."""
         return f"{printable((self.path.name / folder.relative_to(self.path)).as_posix())}/"
 
-    def to_groups(self, request: Request, layout: str, has_splits: bool) -> GroupedImages:
+    def to_groups(self, source: DataSource, layout: str, has_splits: bool) -> GroupedImages:
         """Make the record. Missing validation, or all missing splits, are taken from training, with a note."""
         problems = Problems(str(self.path))
         split = np.array(self.split, np.int64)
         files, keys, _ = find_files(self.path, Column("file", self.names, [0] * len(self.names)), split, problems)
         problems.refuse()
         y, a = _number_names(self.y), _number_names(self.a) if any(self.a) else None
-        split, notes = complete_splits(keys, y, a, split, has_splits, request.seed)
+        split, notes = complete_splits(keys, y, a, split, has_splits, source.seed)
         if self.skipped:
             notes.append(
                 f"Skipped: {'; '.join(self.skipped[:MAX_EXAMPLES])}{'; …' if len(self.skipped) > MAX_EXAMPLES else ''}."
             )
-        return make_record(request, layout, keys, split, y, a, files, notes)
+        return make_record(source, layout, keys, split, y, a, files, notes)
 
 
 def _number_names(values: Sequence[str]) -> Labels:
@@ -125,8 +126,8 @@ def _refuse_unknown_splits(path: Path, splits: Sequence[Path], others: Sequence[
             )
 
 
-def find_metashift(request: Request) -> list[Path]:
-    path = request.path
+def find_metashift(source: DataSource) -> list[Path]:
+    path = source.path
     if not path.is_dir():
         return []
     subfolders = (
@@ -138,9 +139,9 @@ def find_metashift(request: Request) -> list[Path]:
     return [path] if any(_IN_CONTEXT.fullmatch(subfolder.name) for subfolder in subfolders) else []
 
 
-def read_metashift(request: Request) -> GroupedImages:
+def read_metashift(source: DataSource) -> GroupedImages:
     """Read `SPLIT/CLASS/CLASS(CONTEXT)/*` (Liang and Zou 2022, arXiv 2202.06523)."""
-    path, images, problems = request.at, FolderRecord(request.at), Problems(str(request.at))
+    path, images, problems = source.at, FolderRecord(source.at), Problems(str(source.at))
     splits = _split_folders(path)
     others = [subfolder for subfolder in _subfolders(path) if subfolder not in splits]
     _refuse_unknown_splits(path, splits, others)
@@ -160,20 +161,20 @@ def read_metashift(request: Request) -> GroupedImages:
     problems.refuse()
     if not images.names:
         raise FiguregroundError(f"{path}: its folders SPLIT/CLASS/CLASS(CONTEXT) contain no image.")
-    return images.to_groups(request, "metashift", True)
+    return images.to_groups(source, "metashift", True)
 
 
-def find_folders(request: Request) -> list[Path]:
-    path = request.path
+def find_folders(source: DataSource) -> list[Path]:
+    path = source.path
     if not path.is_dir():
         return []
     parents = _split_folders(path) or [path]
     return [path] if any(list_images(folder) for parent in parents for folder in _subfolders(parent)) else []
 
 
-def read_folders(request: Request) -> GroupedImages:
+def read_folders(source: DataSource) -> GroupedImages:
     """Read `[SPLIT/]CLASS/*`."""
-    path, images = request.at, FolderRecord(request.at)
+    path, images = source.at, FolderRecord(source.at)
     splits = _split_folders(path)
     flat_splits = [
         f"{folder.name}/" for folder in _subfolders(path) if not splits and folder_split(folder.name) is not None
@@ -198,4 +199,4 @@ def read_folders(request: Request) -> GroupedImages:
         images.note_loose_images(top)
         for folder in _subfolders(top):
             images.add_folder(folder, _split_of(top) if splits else 0, folder.name.strip())
-    return images.to_groups(request, "folders", bool(splits))
+    return images.to_groups(source, "folders", bool(splits))

@@ -13,6 +13,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, join_names,
 from figureground.core.registry import Registry
 from figureground.core.tables import describe_header, read_header
 from figureground.data.celeba import find_celeba, read_celeba
+from figureground.data.data_source import OPTIONS, DataSource
 from figureground.data.folders import find_folders, find_metashift, read_folders, read_metashift
 from figureground.data.groups import GroupedImages
 from figureground.data.metadata import (
@@ -24,7 +25,7 @@ from figureground.data.metadata import (
     read_table,
     read_waterbirds,
 )
-from figureground.data.record import DATASET, Request, make_record
+from figureground.data.record import DATASET, make_record
 from figureground.data.splits import SPLIT_NAMES, choose_splits, folder_split
 from figureground.data.stores import ShardStore
 from figureground.sources.images import list_folders, list_images
@@ -38,11 +39,11 @@ _PRIVATE = "_figureground"
 class Layout(NamedTuple):
     """A layout of data sets on disk."""
 
-    find: Callable[[Request], list[Path]]
+    find: Callable[[DataSource], list[Path]]
     """Returns the tables or directories that have this layout; none if it doesn't apply, several if ambiguous."""
-    read: Callable[[Request], GroupedImages]
+    read: Callable[[DataSource], GroupedImages]
     takes: tuple[str, ...]
-    """Accepted options among root, y, a, file and split_column."""
+    """Accepted options among `data_source.OPTIONS`."""
     tree: str
     """Short description of the expected files."""
 
@@ -79,52 +80,59 @@ def read_groups(
             a label, a split, a file. All problems of a table are reported at once.
         RecipeError: A layout, a column or an attribute doesn't exist, or the layout doesn't accept an option.
     """
-    path, root = Path(path), None if root is None else Path(root)
-    if layout is not None and layout not in LAYOUTS:
-        raise RecipeError("layout", f"{layout!r} is unknown{suggest_or_list(layout, LAYOUTS.names())}")
-    if root is not None and not root.is_dir():
-        raise RecipeError("root", f"no such directory: {root}.")
-    if not path.exists():
-        raise FiguregroundError(f"{path}: no such file or directory.")
-    request = Request(path, path, root, y, a, file, split_column, seed)
+    return read_data(DataSource.of(path, layout, root=root, y=y, a=a, file=file, split_column=split_column, seed=seed))
+
+
+def read_data(source: DataSource) -> GroupedImages:
+    """Read and check a labelled data set like `read_groups`.
+
+    Raises:
+        FiguregroundError, RecipeError: As for `read_groups`.
+    """
+    if source.layout is not None and source.layout not in LAYOUTS:
+        raise RecipeError("layout", f"{source.layout!r} is unknown{suggest_or_list(source.layout, LAYOUTS.names())}")
+    if source.root is not None and not source.root.is_dir():
+        raise RecipeError("root", f"no such directory: {source.root}.")
+    if not source.path.exists():
+        raise FiguregroundError(f"{source.path}: no such file or directory.")
+    given = source.given()
     # Given column names decide between tables; other options are refused if the layout doesn't accept them.
-    columns = [name for name, value in (("file", file), ("split_column", split_column)) if value is not None]
-    name, at = _find_layout(request, layout, columns)
-    for option, value in (("root", root), ("y", y), ("a", a), ("file", file), ("split_column", split_column)):
-        if value is not None and option not in LAYOUTS[name].takes:
+    name, found = _find_layout(source, [option for option in ("file", "split_column") if option in given])
+    for option in OPTIONS:
+        if option in given and option not in LAYOUTS[name].takes:
             raise RecipeError(option, f"the layout {name} doesn't accept it.")
-    return LAYOUTS[name].read(replace(request, at=at))
+    return LAYOUTS[name].read(replace(source, found=found))
 
 
-def _find_layout(request: Request, layout: str | None, columns: Sequence[str]) -> tuple[str, Path]:
+def _find_layout(source: DataSource, columns: Sequence[str]) -> tuple[str, Path]:
     """Return the layout of the data set, and the table or directory that has it.
 
     Args:
         columns: Given options among file and split_column; layouts that don't accept them aren't considered.
     """
-    path = request.path
+    path, layout = source.path, source.layout
     if layout is not None:
-        matches = [(layout, at) for at in LAYOUTS[layout].find(request)]
+        matches = [(layout, at) for at in LAYOUTS[layout].find(source)]
         if not matches:
-            _refuse_columns(request)
+            _refuse_columns(source)
             raise FiguregroundError(
                 f"{path} doesn't have the layout {layout}: {LAYOUTS[layout].tree}. {_describe_contents(path)}"
             )
     else:
         # Waterbirds and others have class folders next to their tables, so tables are tried first.
         usable = {name: candidate for name, candidate in LAYOUTS.items() if set(columns) <= set(candidate.takes)}
-        matches = [(n, at) for n, candidate in usable.items() if n not in _BY_FOLDER for at in candidate.find(request)]
+        matches = [(n, at) for n, candidate in usable.items() if n not in _BY_FOLDER for at in candidate.find(source)]
         table = next((path / name for name in IMAGE_FOLDER if (path / name).is_file()), None)
         if not matches and table is not None:
-            _refuse_columns(request)
+            _refuse_columns(source)
             raise FiguregroundError(
                 f"{table} is not a table of a known layout. {_describe_contents(table)} Give the columns of the "
                 "files and of the class: --file NAME --y NAME. To ignore the table, give the layout: --layout folders."
             )
         for name in _BY_FOLDER:
-            matches = matches or [(name, at) for at in usable[name].find(request)] if name in usable else matches
+            matches = matches or [(name, at) for at in usable[name].find(source)] if name in usable else matches
     if not matches:
-        _refuse_columns(request)
+        _refuse_columns(source)
         trees = "".join(f"\n  {name}: {candidate.tree}" for name, candidate in LAYOUTS.items())
         raise FiguregroundError(
             f"{path} has no known layout. {_describe_contents(path)}{_suggest_splits(path)} Known layouts:{trees}"
@@ -138,18 +146,18 @@ def _find_layout(request: Request, layout: str | None, columns: Sequence[str]) -
     return matches[0]
 
 
-def _refuse_columns(request: Request) -> None:
+def _refuse_columns(source: DataSource) -> None:
     """Refuse a requested column that the table lacks, if it is clear which table is meant.
 
     Raises:
         RecipeError: The table lacks a requested column.
     """
-    path = request.path
+    path = source.path
     table = path if path.is_file() else next((path / name for name in IMAGE_FOLDER if (path / name).is_file()), None)
     header = read_header(table) if table is not None else []
     if table is None or len(header) < 2:
         return
-    for option, column in (("file", request.file), ("y", request.y), ("split_column", request.split)):
+    for option, column in (("file", source.file), ("y", source.y), ("split_column", source.split_column)):
         if column is not None and column not in header:
             raise RecipeError(option, f"{table.name} has no column {column!r}{suggest_or_list(column, header)}")
 
@@ -176,26 +184,26 @@ def _suggest_splits(path: Path) -> str:
 # Datasets of this package
 
 
-def _find_dataset(request: Request) -> list[Path]:
-    return [request.path] if (request.path / _PRIVATE).is_dir() else []
+def _find_dataset(source: DataSource) -> list[Path]:
+    return [source.path] if (source.path / _PRIVATE).is_dir() else []
 
 
-def _read_dataset(request: Request) -> GroupedImages:
+def _read_dataset(source: DataSource) -> GroupedImages:
     """Read a dataset of `build`, `curate` or `merge`: y is the foreground, a the background."""
     from figureground.data.images import DatasetImages
 
-    images = DatasetImages.open(request.at, column="foreground")
+    images = DatasetImages.open(source.at, column="foreground")
     numbers = np.array([-1 if n is None else n for n in choose_splits(images.splits)], np.int64)
     split = numbers[images.split]
     rows = np.flatnonzero(split >= 0)
     unknown = join_names((name for name, n in zip(images.splits, numbers, strict=True) if n < 0), 5)
     if not len(rows):
-        raise FiguregroundError(f"{request.at} has the splits {unknown}, but no train, validation or test.")
+        raise FiguregroundError(f"{source.at} has the splits {unknown}, but no train, validation or test.")
     notes = [f"Left out the splits {unknown}, which are not train, validation or test."] if unknown else []
     backgrounds = tuple(images.source.columns.backgrounds)
     background_names = {backgrounds[label] for label in np.unique(images.background[rows])}
     return make_record(
-        request, DATASET, [images.keys[row] for row in rows.tolist()], split[rows],
+        source, DATASET, [images.keys[row] for row in rows.tolist()], split[rows],
         (images.foreground[rows], tuple(images.source.columns.foregrounds)),
         None if background_names == {UNKNOWN} else (images.background[rows], backgrounds), ShardStore(images), notes,
         rows,

@@ -11,9 +11,10 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, suggest_or_list
 from figureground.core.tables import TABLES, Column, TextTable, read_header
+from figureground.data.data_source import METADATA, DataSource
 from figureground.data.groups import GroupedImages
 from figureground.data.listed_files import find_files
-from figureground.data.record import METADATA, Request, complete_splits, make_record
+from figureground.data.record import complete_splits, make_record
 from figureground.data.splits import SPLITS, folder_split
 from figureground.data.stores import FileStore
 from figureground.data.tables import Problems, cross_labels, parse_names, read_bits, read_labels, read_splits
@@ -36,17 +37,18 @@ WATERBIRDS_TRAIN = ((3498, 184), (56, 1057))
 """Number of training images of Waterbirds, class × place (Sagawa et al. 2020, arXiv 1911.08731)."""
 
 
-def find_table(request: Request) -> list[Path]:
-    return _find_tables(request, [request.file or FILE, request.y or Y, *([request.split] if request.split else [])])
+def find_table(source: DataSource) -> list[Path]:
+    split = [source.split_column] if source.split_column else []
+    return _find_tables(source, [source.file or FILE, source.y or Y, *split])
 
 
-def find_waterbirds(request: Request) -> list[Path]:
-    return _find_tables(request, WATERBIRDS)
+def find_waterbirds(source: DataSource) -> list[Path]:
+    return _find_tables(source, WATERBIRDS)
 
 
-def _find_tables(request: Request, columns: Sequence[str]) -> list[Path]:
+def _find_tables(source: DataSource, columns: Sequence[str]) -> list[Path]:
     """Find the tables that have the given columns."""
-    path = request.path
+    path = source.path
     files = sorted(entry for entry in path.iterdir() if _is_table(entry)) if path.is_dir() else [path]
     return [file for file in files if file.is_file() and {*columns} <= set(_read_any_header(file, path))]
 
@@ -65,26 +67,26 @@ def _read_any_header(file: Path, requested: Path) -> list[str]:
         return []
 
 
-def read_table(request: Request) -> GroupedImages:
+def read_table(source: DataSource) -> GroupedImages:
     """Read `filename[,split],y[,a]`, or the same columns under other names."""
     return _read_tables(
-        request, "table", {"": request.at}, request.file or FILE, request.y or Y, request.root or request.at.parent
+        source, "table", {"": source.at}, source.file or FILE, source.y or Y, source.root or source.at.parent
     )
 
 
-def find_image_folder(request: Request) -> list[Path]:
-    path = request.path
+def find_image_folder(source: DataSource) -> list[Path]:
+    path = source.path
     if path.is_file():
-        has_class = path.name in IMAGE_FOLDER and _has_class(request, read_header(path))
+        has_class = path.name in IMAGE_FOLDER and _has_class(source, read_header(path))
         return [path] if has_class else []
     has_class_in_any = any(
-        _has_class(request, _read_any_header(file, path)) for file in _find_folder_tables(path).values()
+        _has_class(source, _read_any_header(file, path)) for file in _find_folder_tables(path).values()
     )
     return [path] if has_class_in_any else []
 
 
-def _has_class(request: Request, header: Sequence[str]) -> bool:
-    return FILE_NAME in header and (request.y in header if request.y else any(name in header for name in CLASS_COLUMNS))
+def _has_class(source: DataSource, header: Sequence[str]) -> bool:
+    return FILE_NAME in header and (source.y in header if source.y else any(name in header for name in CLASS_COLUMNS))
 
 
 def _find_folder_tables(path: Path) -> dict[str, Path]:
@@ -96,28 +98,28 @@ def _find_folder_tables(path: Path) -> dict[str, Path]:
     }  # fmt: skip
 
 
-def read_image_folder(request: Request) -> GroupedImages:
+def read_image_folder(source: DataSource) -> GroupedImages:
     """Read ImageFolder of `datasets`: `metadata.csv` or `.jsonl` with `file_name`, once or in each split."""
-    if request.at.is_file():
-        tables, root = {"": request.at}, request.at.parent
+    if source.at.is_file():
+        tables, root = {"": source.at}, source.at.parent
     else:
-        tables, root = _find_folder_tables(request.at), request.at
+        tables, root = _find_folder_tables(source.at), source.at
     header = read_header(next(iter(tables.values())))
-    y = request.y or next((name for name in CLASS_COLUMNS if name in header), Y)
-    return _read_tables(request, "imagefolder", tables, FILE_NAME, y, root)
+    y = source.y or next((name for name in CLASS_COLUMNS if name in header), Y)
+    return _read_tables(source, "imagefolder", tables, FILE_NAME, y, root)
 
 
 def _read_tables(
-    request: Request, layout: str, tables: dict[str, Path], file: str, y: str, root: Path
+    source: DataSource, layout: str, tables: dict[str, Path], file: str, y: str, root: Path
 ) -> GroupedImages:  # fmt: skip
     """Read the labels of files from tables, given by the folder (relative to the root) that each describes."""
     opened = {folder: TextTable(path) for folder, path in tables.items()}
     header = next(iter(opened.values())).header
-    attributes = _choose_attributes(request, y, header, next(iter(opened.values())).name)
-    split = request.split or (SPLIT if all(SPLIT in table.header for table in opened.values()) else None)
+    attributes = _choose_attributes(source, y, header, next(iter(opened.values())).name)
+    split = source.split_column or (SPLIT if all(SPLIT in table.header for table in opened.values()) else None)
     names = list(dict.fromkeys([file, y, *attributes, *([split] if split else [])]))
     columns = _join_tables({folder: table.columns(names) for folder, table in opened.items()}, file)
-    attributes = [name for name in attributes if name not in (A, BACKGROUND) or any(columns[name].values) or request.a]
+    attributes = [name for name in attributes if name not in (A, BACKGROUND) or any(columns[name].values) or source.a]
 
     problems = Problems(join_names([table.name for table in opened.values()], 1))
     by_folder = None
@@ -126,31 +128,31 @@ def _read_tables(
     numbers = read_splits(columns[split], problems) if split else np.array(by_folder or [0] * len(columns[file].values))
     labels = read_labels(columns[y], problems)
     attribute_labels = [read_labels(columns[name], problems) for name in attributes]
-    files, keys, notes = _find_listed_files(request, columns[file], numbers, problems, root)
+    files, keys, notes = _find_listed_files(source, columns[file], numbers, problems, root)
     a = cross_labels(attribute_labels, attributes) if attribute_labels else None
     if split is None:
-        numbers, split_notes = complete_splits(keys, labels, a, numbers, by_folder is not None, request.seed)
+        numbers, split_notes = complete_splits(keys, labels, a, numbers, by_folder is not None, source.seed)
         notes = [*split_notes, *notes]
-    return make_record(request, layout, keys, numbers, labels, a, files, notes)
+    return make_record(source, layout, keys, numbers, labels, a, files, notes)
 
 
-def _choose_attributes(request: Request, y: str, header: Sequence[str], table: str) -> list[str]:
+def _choose_attributes(source: DataSource, y: str, header: Sequence[str], table: str) -> list[str]:
     """Return the columns of the attribute.
 
     Raises:
         RecipeError: A column doesn't exist, is the class, or is named twice.
     """
-    if request.a is None:
+    if source.a is None:
         default = BACKGROUND if y == FOREGROUND else A
         return [default] if default in header and y != default else []
-    names = parse_names(request.a, header)
+    names = parse_names(source.a, header)
     for name in names:
         if name not in header:
             raise RecipeError("a", f"{table} has no column {name!r}{suggest_or_list(name, header)}")
     if y in names:
         raise RecipeError("a", f"{y!r} is already the class; choose another column.")
     if len(set(names)) < len(names):
-        raise RecipeError("a", f"{request.a!r} names a column twice.")
+        raise RecipeError("a", f"{source.a!r} names a column twice.")
     return names
 
 
@@ -192,31 +194,31 @@ def _read_folder_splits(files: Sequence[str]) -> list[int] | None:
 
 
 def _find_listed_files(
-    request: Request, column: Column, split: np.ndarray, problems: Problems, root: Path
+    source: DataSource, column: Column, split: np.ndarray, problems: Problems, root: Path
 ) -> tuple[FileStore, tuple[str, ...], list[str]]:
     """Find the files of a table; raise FiguregroundError with all its problems."""
-    hint = " If the images are elsewhere, give --root DIR." if request.root is None else ""
+    hint = " If the images are elsewhere, give --root DIR." if source.root is None else ""
     files = find_files(root, column, split, problems, hint)
     problems.refuse()
     return files
 
 
-def read_waterbirds(request: Request) -> GroupedImages:
+def read_waterbirds(source: DataSource) -> GroupedImages:
     """Read `img_id,img_filename,y,split,place,place_filename` (Sagawa et al. 2020, arXiv 1911.08731)."""
-    table = TextTable(request.at)
+    table = TextTable(source.at)
     name_columns = [name for name in (FOREGROUND, BACKGROUND) if name in table.header]
     columns = table.columns([*WATERBIRDS, *name_columns])
-    problems = Problems(request.at.name)
+    problems = Problems(source.at.name)
     split = read_splits(columns["split"], problems)
     y, place = (read_bits(columns[name], {"0": 0, "1": 1}, problems) for name in ("y", "place"))
     files, keys, notes = _find_listed_files(
-        request, columns["img_filename"], split, problems, request.root or request.at.parent
+        source, columns["img_filename"], split, problems, source.root or source.at.parent
     )
     if len(name_columns) == 2:  # an export says which classes and places these are
         classes, places = (_name_bits(columns[n], b) for n, b in ((FOREGROUND, y), (BACKGROUND, place)))
-        return make_record(request, "waterbirds", keys, split, (y, classes), (place, places), files, notes)
+        return make_record(source, "waterbirds", keys, split, (y, classes), (place, places), files, notes)
     groups = make_record(
-        request, "waterbirds", keys, split, (y, ("landbird", "waterbird")), (place, ("land", "water")), files, notes
+        source, "waterbirds", keys, split, (y, ("landbird", "waterbird")), (place, ("land", "water")), files, notes
     )
     sizes = ", ".join(f"{n:,}" for row in WATERBIRDS_TRAIN for n in row)
     if groups.counts(0).tolist() == [list(row) for row in WATERBIRDS_TRAIN]:

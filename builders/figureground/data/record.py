@@ -1,17 +1,17 @@
-"""Converts a data set's contents to `GroupedImages`: request, checks, splits, and notes."""
+"""Converts a data set's contents to `GroupedImages`: checks, splits, and notes."""
 
 from __future__ import annotations
 
 import itertools
 import posixpath
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
 from figureground.core.errors import FiguregroundError, plural
 from figureground.core.names import RULE, describe_same_names, find_same_names
+from figureground.data.data_source import DataSource
 from figureground.data.groups import GroupedImages
 from figureground.data.splits import SPLITS
 from figureground.data.stores import FileStore, ImageStore
@@ -21,40 +21,8 @@ from figureground.recipe.sample import derive_seed
 from figureground.recipe.table import largest_remainder
 from figureground.sources.images import content_hash
 
-METADATA = "metadata.csv"
-"""File name of tables that come with a data set."""
-CELEBA = ("list_attr_celeba.csv", "list_attr_celeba.txt")
-"""File names of CelebA's attribute table."""
-
 MAX_COMPARED = 8
 """Maximum pairs of files compared by content when two splits look the same."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """A request to read a data set."""
-
-    path: Path
-    """Path as given."""
-    at: Path
-    """Table or directory that determines the layout."""
-    root: Path | None = None
-    """Directory of the files named by a table; default: the table's directory."""
-    y: str | None = None
-    a: str | None = None
-    """One name, or several comma-separated ones, whose values are crossed."""
-    file: str | None = None
-    """Table column with the file names."""
-    split: str | None = None
-    """Table column with the split."""
-    seed: int = 0
-
-    @property
-    def name(self) -> str:
-        """Name of the data set: its directory, or the given table if that has a specific name."""
-        if self.path.is_dir():
-            return self.path.resolve().name
-        return self.at.resolve().parent.name if self.at.name in (METADATA, *CELEBA) else self.at.stem
 
 
 DATASET = "dataset"
@@ -62,7 +30,7 @@ DATASET = "dataset"
 
 
 def make_record(
-    request: Request,
+    source: DataSource,
     layout: str,
     keys: Sequence[str],
     split: np.ndarray,
@@ -87,20 +55,18 @@ def make_record(
         # Datasets of this package were checked when they were built.
         if labels is not None and layout != DATASET and (same := find_same_names(labels[1])):
             raise FiguregroundError(
-                f"{request.path}: {kind} {describe_same_names(same)}. {RULE}: use one spelling of each."
+                f"{source.path}: {kind} {describe_same_names(same)}. {RULE}: use one spelling of each."
             )
     classes = np.unique(y[0])
     if len(classes) < 2 and layout != DATASET:  # generated images may be of one class, because they are added to others
         raise FiguregroundError(
-            f"{request.path}: only one class, {y[1][classes[0]]!r}, in all {plural(len(keys), 'image')}. At least two "
+            f"{source.path}: only one class, {y[1][classes[0]]!r}, in all {plural(len(keys), 'image')}. At least two "
             "classes are needed."
         )
     if len(set(keys)) < len(keys):
-        raise FiguregroundError(
-            f"{request.path}: two images have the same name; for a dataset, see figureground check."
-        )
+        raise FiguregroundError(f"{source.path}: two images have the same name; for a dataset, see figureground check.")
     groups = GroupedImages(
-        request.name, layout, tuple(y[1]), None if a is None else tuple(a[1]), tuple(keys), split, y[0],
+        source.name, layout, tuple(y[1]), None if a is None else tuple(a[1]), tuple(keys), split, y[0],
         None if a is None else a[0], store, np.arange(len(keys)) if rows is None else rows,
     )  # fmt: skip
     all_notes = [*notes, *(f"The {name} split is missing." for n, name in enumerate(SPLITS) if not (split == n).any())]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.data.data_source import DataSource
 from figureground.data.groups import GroupedImages
-from figureground.data.layouts import read_groups
+from figureground.data.layouts import read_data
 from figureground.learn.directory import check_directory
 from figureground.learn.settings import (
     POCKET,
@@ -46,17 +47,11 @@ class Request:
 
 def read_request(
     settings: Training,
-    data: Path | str,
+    source: DataSource,
     out: Path | str,
     *,
     add: Sequence[Path | str] = (),
     seeds: int | Sequence[int] = 3,
-    layout: str | None = None,
-    root: Path | str | None = None,
-    y: str | None = None,
-    a: str | None = None,
-    file: str | None = None,
-    split_column: str | None = None,
     device: str = "auto",
     workers: int | None = None,
 ) -> Request:
@@ -71,8 +66,8 @@ def read_request(
     check_device(device, "--device")
     check_directory(out, INPUTS)
     refuse_backbone(settings)
-    groups = read_groups(data, layout, root=root, y=y, a=a, file=file, split_column=split_column)
-    material = gather(groups, [read_groups(path) for path in add])
+    groups = read_data(source)
+    material = gather(groups, [read_data(DataSource.of(path)) for path in add])
     refuse_unfit_data(settings, groups, material)
     if settings.method == TWO_STAGE and not material.added.any():
         raise RecipeError("add", "two-stage begins with added images, but there are none. Add some: --add DIR.")

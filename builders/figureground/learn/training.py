@@ -20,6 +20,7 @@ from figureground.core.errors import plural
 from figureground.core.files import read_json, replace_text
 from figureground.core.numerics import library_versions
 from figureground.core.terminal import print_note
+from figureground.data.data_source import DataSource
 from figureground.learn import training_results
 from figureground.learn.backbones import Backbone, check_saving, open_backbone, save_backbone
 from figureground.learn.directory import lock_directory, read_inputs, refuse_changed_inputs, remove_drafts
@@ -80,10 +81,8 @@ def train(
         Stopped: A signal requested a stop.
     """
     check_tracker(track)
-    request = read_request(
-        settings, data, out, add=add, seeds=seeds, layout=layout, root=root, y=y, a=a, file=file,
-        split_column=split_column, device=device, workers=workers,
-    )  # fmt: skip
+    source = DataSource.of(data, layout, root=root, y=y, a=a, file=file, split_column=split_column)
+    request = read_request(settings, source, out, add=add, seeds=seeds, device=device, workers=workers)
     return train_request(request, show_progress, track)
 
 

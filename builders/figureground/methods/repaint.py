@@ -18,8 +18,9 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, suggest_or_list
 from figureground.core.hashing import digest
 from figureground.core.terminal import print_note
+from figureground.data.data_source import READING_OPTIONS
 from figureground.data.groups import GroupedImages
-from figureground.data.layouts import read_groups
+from figureground.data.layouts import read_data
 from figureground.data.stores import FileStore
 from figureground.finetune.settings import fill
 from figureground.learn.settings import Training, choose_backbone
@@ -109,16 +110,13 @@ class Repaint(Method):
     _stages: Path | None = None
 
     def load_inputs(self) -> None:
-        config = self.config
+        source = self.config.data_source()
         self.groups: GroupedImages | None = None
         self.pairings = {}
-        if config.data is None:
+        if source is None:
             return
-        self.groups = read_groups(
-            config.data, config.layout, root=config.root, y=config.y, a=config.a, file=config.file,
-            split_column=config.split_column,
-        )  # fmt: skip
-        unknown = [name for name in config.nouns if name not in self.groups.classes]
+        self.groups = read_data(source)
+        unknown = [name for name in self.config.nouns if name not in self.groups.classes]
         if unknown:
             raise RecipeError(
                 f"nouns.{unknown[0]}",
@@ -227,8 +225,8 @@ class Repaint(Method):
         groups = self.groups
         nouns = {} if groups is None else {name: self.noun(i) for i, name in enumerate(groups.classes)}
         return {
-            **super().content_hashes(), "data": None if groups is None else groups.fingerprint, "layout": None,
-            "root": None, "y": None, "a": None, "file": None, "split_column": None, "nouns": nouns,
+            **super().content_hashes(), "data": None if groups is None else groups.fingerprint,
+            **dict.fromkeys(READING_OPTIONS), "nouns": nouns,
             "classifier": self._classifier_content,
             "training": self._training_content if config.classifier == TRAIN else None,
         }  # fmt: skip

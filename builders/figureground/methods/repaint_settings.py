@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from figureground.core.errors import RecipeError
 from figureground.core.shares import whole_part
 from figureground.core.values import FieldsOf
+from figureground.data.data_source import DataSource
 from figureground.finetune.settings import find_unfilled
 from figureground.learn.settings import Training
 from figureground.recipe.config import Config
@@ -80,6 +81,14 @@ class RepaintConfig(Config):
                 "Give a larger strength, or more steps.",
             )
         self.training_settings()
+
+    def data_source(self) -> DataSource | None:
+        """Return where the training set is and how to read it; None if none is given."""
+        if self.data is None:
+            return None
+        return DataSource.of(
+            self.data, self.layout, root=self.root, y=self.y, a=self.a, file=self.file, split_column=self.split_column
+        )
 
     def training_settings(self) -> Training:
         """Return the settings for training the classifier.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from figureground.data.record import METADATA
+from figureground.data.data_source import METADATA
 from figureground.exporting.layout import (
     ExportLayout,
     label_columns,
