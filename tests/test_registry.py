@@ -233,7 +233,7 @@ class Heavy(ERM):
             raise RecipeError("options.times", f"{settings.options['times']} is not above 0.")
 
     def prepare(self, session, seed, weights):
-        heavy = session.material.train.y == session.settings.options["label"]
+        heavy = session.training_data.train.y == session.settings.options["label"]
         times = session.settings.options["times"]
         return Prepared(weights * (1 + (times - 1) * heavy), facts={"heavy": int(heavy.sum())})
 """

@@ -22,7 +22,10 @@ TRUE = {"masks": "true", "count_per_class": 2}
 
 def generators(data, out, overrides=None, training=None, config="pocket", **where):
     source = DataSource.of(data, **where)
-    return Generators(source, read_data(source).of_split(0), out, overrides or {}, training or {}, config, "cpu", False)
+    return Generators(
+        source=source, train=read_data(source).of_split(0), out=out, overrides=overrides or {}, training=training or {},
+        config=config, device="cpu", show_progress=False,
+    )  # fmt: skip
 
 
 def pasting(data, out, **settings):

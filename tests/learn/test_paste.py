@@ -122,8 +122,8 @@ def test_numbers_with_gaps_become_names_that_match_the_data(tmp_path):
         if "_2" in (out := make(data, tmp_path / str(seed), 1, seed, Half()), (out / "metadata.csv").read_text())[1]
     )  # fmt: skip
     assert set(found.attributes) <= {"_0", "_1", "_2"}
-    material = gather(data, [found])
-    assert (material.train.group[material.added] >= 0).all()
+    training_data = gather(data, [found])
+    assert (training_data.train.group[training_data.added] >= 0).all()
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_others(images, tmp_path):

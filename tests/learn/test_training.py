@@ -193,12 +193,12 @@ def test_a_backbone_of_other_classes_gets_a_new_head(images, tmp_path):
 
 def test_added_images_join_training_by_the_names_of_their_classes(images, tmp_path):
     make_folders(tmp_path / "more", {"train/Umbrella": 2, "train/mug": 1, "val/mug": 1, "test/mug": 1})
-    material = gather(read_groups(images), [read_groups(tmp_path / "more")])
-    assert material.train.y[-3:].tolist() in ([1, 1, 0], [0, 1, 1])
-    assert material.added.sum() == 3
-    assert material.train.group is not None
-    assert (material.train.group[-3:] == -1).all()
-    assert "3 training images are added; 2 images of other splits are left out" in material.notes[0]
+    training_data = gather(read_groups(images), [read_groups(tmp_path / "more")])
+    assert training_data.train.y[-3:].tolist() in ([1, 1, 0], [0, 1, 1])
+    assert training_data.added.sum() == 3
+    assert training_data.train.group is not None
+    assert (training_data.train.group[-3:] == -1).all()
+    assert "3 training images are added; 2 images of other splits are left out" in training_data.notes[0]
     report = fit(tiny(add_weight=0.5), images, tmp_path / "out", add=[tmp_path / "more"])
     assert report["images"]["added"] == 3
     with pytest.raises(FiguregroundError, match=r"groupdro .*3 added images have none"):

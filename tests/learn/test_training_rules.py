@@ -128,14 +128,15 @@ def test_settings_of_before_are_the_same_training(images, tmp_path):
 
 def two_stage(images, more, state, epochs=4):
     """A training in stages, of 2 epochs each, that stops after so many; the network is the last epoch's."""
-    material = gather(read_groups(images), [read_groups(more)])
+    training_data = gather(read_groups(images), [read_groups(more)])
     settings = Training("two-stage", epochs=4, select="last")
-    real = np.flatnonzero(~material.added)
-    backbone = open_backbone(settings, material.classes, 16, 0)
+    real = np.flatnonzero(~training_data.added)
+    backbone = open_backbone(settings, training_data.classes, 16, 0)
     return Fit(
-        backbone, material, settings, 0, "main", WeightedMean(np.ones(len(material.train)), torch.device("cpu")),
-        epochs, ("last",), torch.device("cpu"), 1, state, {"seed": 0}, show_progress=False,
-        stages=(Stage(np.flatnonzero(material.added), 2), Stage(real, 2)),
+        backbone=backbone, training_data=training_data, settings=settings, seed=0, purpose="main",
+        objective=WeightedMean(np.ones(len(training_data.train)), torch.device("cpu")), epochs=epochs, rules=("last",),
+        device=torch.device("cpu"), workers=1, file=state, made_with={"seed": 0}, show_progress=False,
+        stages=(Stage(np.flatnonzero(training_data.added), 2), Stage(real, 2)),
     )  # fmt: skip
 
 
@@ -173,9 +174,9 @@ def test_two_stages_share_the_steps_and_are_reported(images, more, tmp_path):
 
 
 def test_the_first_stage_learns_from_added_images_alone(images, more, tmp_path):
-    material = gather(read_groups(images), [read_groups(more)])
+    training_data = gather(read_groups(images), [read_groups(more)])
     staged = two_stage(images, more, tmp_path / "state.pt")
-    added = np.flatnonzero(material.added)
+    added = np.flatnonzero(training_data.added)
     seen = [set(staged._draw_rows(epoch).tolist()) for epoch in range(4)]
     assert seen[0] == seen[1] == set(added.tolist())  # an epoch has 40 images, and 11 are added
     assert seen[2] == seen[3] == set(range(40))

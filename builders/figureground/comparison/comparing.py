@@ -152,15 +152,19 @@ def compare(
     preflight = _Preflight(groups, gather(groups), training, overrides)
     settings = preflight.check_trainings(rows)
     generators = Generators(
-        source, groups.of_split(0), out, overrides, training, config or preflight.config, device,
-        show_progress, config is not None,
+        source=source, train=groups.of_split(0), out=out, overrides=overrides, training=training,
+        config=config or preflight.config, device=device, show_progress=show_progress,
+        has_user_config=config is not None,
     )  # fmt: skip
     generator_inputs = preflight.check_generators(rows, generators, seed_list[0])
     preflight.open_backbones(settings)
     if "paste" in generator_inputs:
         generators.check_paste(preflight.backbone)
     identity = {"data": groups.fingerprint, "methods": preflight.identities, "generators": generator_inputs}
-    runner = _Runner(source, rows, seed_list, out, settings, generators, device, workers, show_progress, on_row)
+    runner = _Runner(
+        source=source, rows=rows, seeds=seed_list, out=out, settings=settings, generators=generators, device=device,
+        workers=workers, show_progress=show_progress, on_row=on_row,
+    )  # fmt: skip
     tracked_config = {"data": groups.name, "methods": list(methods), "seeds": seed_list, **training, **overrides}
     with lock_directory(out, INPUTS, "compare"), tracked(track, out, tracked_config):
         _record_inputs(out, json.loads(json.dumps(identity)))
@@ -179,7 +183,7 @@ class _Preflight:
     """Checks of settings, data and backbones before any work."""
 
     groups: GroupedImages
-    material: TrainingData
+    training_data: TrainingData
     training: Mapping[str, Any]
     overrides: Mapping[str, Mapping[str, Any]]
     identities: dict[str, Any] = field(default_factory=dict)
@@ -190,7 +194,7 @@ class _Preflight:
     """By generator that prunes, its pruning rule."""
 
     def __post_init__(self) -> None:
-        self.edge = max(self.material.train.album.draw(0).size)
+        self.edge = max(self.training_data.train.album.draw(0).size)
         for name in self.training:
             if name not in SHARED:
                 raise RecipeError(
@@ -217,7 +221,7 @@ class _Preflight:
             if method in used
         }
         for training in settings.values():
-            refuse_unfit_data(training, self.groups, self.material)
+            refuse_unfit_data(training, self.groups, self.training_data)
             refuse_backbone(training)
             refuse_revision(training, choose_backbone(training, self.edge))
         has_attributes = self.groups.attributes is not None
@@ -272,13 +276,14 @@ class _Preflight:
         return inputs
 
     def describe(self) -> dict[str, Any]:
-        material = self.material
+        training_data = self.training_data
         return {
             "data": self.groups.name, "backbone": self.backbone.name if self.backbone else None,
             "selection": RULES[self.rule], "classes": list(self.groups.classes),
             "attributes": list(self.groups.attributes) if self.groups.attributes is not None else None,
             "images": {
-                "train": len(material.train), "validation": len(material.validation), "test": len(material.test),
+                "train": len(training_data.train), "validation": len(training_data.validation),
+                "test": len(training_data.test),
             },
         }  # fmt: skip
 
@@ -299,7 +304,7 @@ def _record_inputs(out: Path, identity: dict[str, Any]) -> None:
 # The work
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Runner:
     """The work of one comparison in its output directory."""
 

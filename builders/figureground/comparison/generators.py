@@ -44,7 +44,7 @@ class PasteSettings(TypedDict, total=False):
 PASTE_FIELDS = tuple(PasteSettings.__annotations__)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Generators:
     """Generates images from one data set, in one directory."""
 

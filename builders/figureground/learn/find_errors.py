@@ -305,9 +305,10 @@ class _Session:
         backbone = open_backbone(self.settings, self.train.classes, self.edge, self.seed)
         data = self._make_training_data(job)
         fit = Fit(
-            backbone, data, self.settings, self.seed, job.name,
-            WeightedMean(np.ones(len(data.train)), self.device), job.epochs, (job.rule,), self.device,
-            default_workers(), state, {**self.made_with, "purpose": job.name}, None, self.show_progress,
+            backbone=backbone, training_data=data, settings=self.settings, seed=self.seed, purpose=job.name,
+            objective=WeightedMean(np.ones(len(data.train)), self.device), epochs=job.epochs, rules=(job.rule,),
+            device=self.device, workers=default_workers(), file=state,
+            made_with={**self.made_with, "purpose": job.name}, show_progress=self.show_progress,
         )  # fmt: skip
         epoch = run_fit(fit)
         judged_part = data.train if job.judged is job.trained else _make_part(self.train.select(job.judged))
@@ -331,8 +332,9 @@ class _Session:
         part = self.train.select(job.trained)
         # A fit uses only training and validation; the test split is not opened here.
         return TrainingData(
-            part.name, part.classes, None, part.group_names, _make_part(part), np.zeros(len(part), bool),
-            self.validation, self.validation, part.counts(0).ravel(), {}, (),
+            name=part.name, classes=part.classes, attributes=None, group_names=part.group_names, train=_make_part(part),
+            added=np.zeros(len(part), bool), validation=self.validation, test=self.validation,
+            train_counts=part.counts(0).ravel(), content={}, notes=(),
         )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ MAX_GRADIENT_NORM = 1.0
 """Gradients are clipped to this norm, so that an image with a large weight doesn't destabilise training."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Fit(Hooks):
     """One training of one network: a learner of `training.loop`, whose state is saved after each epoch.
 
@@ -63,7 +63,7 @@ class Fit(Hooks):
     """
 
     backbone: Backbone
-    material: TrainingData
+    training_data: TrainingData
     settings: Training
     seed: int
     purpose: str
@@ -83,7 +83,7 @@ class Fit(Hooks):
     curve_names: ClassVar[Sequence[str]] = ("total",)
 
     def __post_init__(self) -> None:
-        self.stages = self.stages or (Stage(np.arange(len(self.material.train)), self.settings.epochs),)
+        self.stages = self.stages or (Stage(np.arange(len(self.training_data.train)), self.settings.epochs),)
         self._stage_starts = np.cumsum([0, *(stage.epochs for stage in self.stages)])[:-1].tolist()
         self.made_with = {**self.made_with, "select": list(self.rules)}
         self._batches = self._read_batches(0)
@@ -96,8 +96,8 @@ class Fit(Hooks):
     @property
     def images_per_epoch(self) -> int:
         """Number of images per epoch: the number of real images or, with `add_steps`, of all images."""
-        added = 0 if self.settings.add_steps else int(self.material.added.sum())
-        return len(self.material.train) - added
+        added = 0 if self.settings.add_steps else int(self.training_data.added.sum())
+        return len(self.training_data.train) - added
 
     @property
     def steps_per_epoch(self) -> int:
@@ -192,7 +192,7 @@ class Fit(Hooks):
         # Nearly equal sizes: batch norm needs more than one image.
         rows = np.array_split(self._draw_rows(epoch), self.steps_per_epoch)
         prepare = functools.partial(self._augment, epoch) if self.settings.augment else as_array
-        yield from zip(rows, self.material.train.album.batches(rows, prepare, self.workers), strict=True)
+        yield from zip(rows, self.training_data.train.album.batches(rows, prepare, self.workers), strict=True)
 
     def _end_epoch(self, epoch: int) -> None:
         """Evaluate an epoch, from 0, if it is due, and add it to the curve."""
@@ -201,7 +201,7 @@ class Fit(Hooks):
         steps = self.steps_per_epoch * (epoch + 1)
         result = Epoch(epoch + 1, steps, float(np.mean(losses.numpy())), None, None)
         if (epoch + 1) % self.settings.validate_every == 0 or epoch + 1 == self.epochs:
-            logits = run_network(self.backbone, self.material.validation, self.device, self.workers)
+            logits = run_network(self.backbone, self.training_data.validation, self.device, self.workers)
             result = dataclasses.replace(result, **self._evaluate(logits))
             if self._find_stage(epoch) == len(self.stages) - 1:
                 self._keep_best(result)
@@ -217,11 +217,12 @@ class Fit(Hooks):
 
     def _evaluate(self, logits: np.ndarray) -> dict[str, Any]:
         """Return the fields of `Epoch` computed on validation."""
-        validation, predicted = self.material.validation, logits.argmax(axis=1)
-        average, worst = score_predictions(predicted, validation, len(self.material.group_names))
+        data, predicted = self.training_data, logits.argmax(axis=1)
+        validation = data.validation
+        average, worst = score_predictions(predicted, validation, len(data.group_names))
         return {
             "average": average, "worst": worst,
-            "worst_class": worst_class_accuracy(predicted == validation.y, validation.y, len(self.material.classes)),
+            "worst_class": worst_class_accuracy(predicted == validation.y, validation.y, len(data.classes)),
             "validation_loss": mean_cross_entropy(logits, validation.y),
         }  # fmt: skip
 
@@ -239,7 +240,7 @@ class Fit(Hooks):
 
     def _draw_rows(self, epoch: int) -> np.ndarray:
         """Return an epoch's training images, int64 (images_per_epoch,), in training order."""
-        n, size = len(self.material.train), self.images_per_epoch
+        n, size = len(self.training_data.train), self.images_per_epoch
         if self.chances is not None:
             return np.random.default_rng(self._derive_seed("order", epoch)).choice(n, size, p=self.chances)
         stage = self._find_stage(epoch)
@@ -258,7 +259,7 @@ class Fit(Hooks):
         else:
             pixels = prepare_images(self.backbone, images, self.device)
         logits = self.backbone.logits(pixels)
-        y = torch.from_numpy(self.material.train.y[rows]).to(self.device)
+        y = torch.from_numpy(self.training_data.train.y[rows]).to(self.device)
         losses = F.cross_entropy(logits, y, reduction="none")
         loss = self.objective(losses, torch.from_numpy(rows).to(self.device))
         self._optimizer.zero_grad(set_to_none=True)

@@ -36,7 +36,7 @@ class Request:
     """Checked inputs of a training, as far as they can be checked without torch."""
 
     settings: Training
-    material: TrainingData
+    training_data: TrainingData
     out: Path
     seeds: list[int]
     edge: int
@@ -67,13 +67,13 @@ def read_request(
     check_directory(out, INPUTS)
     refuse_backbone(settings)
     groups = read_data(source)
-    material = gather(groups, [read_data(DataSource.of(path)) for path in add])
-    refuse_unfit_data(settings, groups, material)
-    if settings.method == TWO_STAGE and not material.added.any():
+    training_data = gather(groups, [read_data(DataSource.of(path)) for path in add])
+    refuse_unfit_data(settings, groups, training_data)
+    if settings.method == TWO_STAGE and not training_data.added.any():
         raise RecipeError("add", "two-stage begins with added images, but there are none. Add some: --add DIR.")
-    edge = max(material.train.album.draw(0).size)
+    edge = max(training_data.train.album.draw(0).size)
     refuse_revision(settings, choose_backbone(settings, edge))
-    return Request(settings, material, out, seed_list, edge, device, workers)
+    return Request(settings, training_data, out, seed_list, edge, device, workers)
 
 
 def refuse_backbone(settings: Training) -> None:
@@ -120,19 +120,19 @@ def list_seeds(seeds: int | Sequence[int]) -> list[int]:
     return list(seeds) if isinstance(seeds, Sequence) else list(range(seeds))
 
 
-def refuse_unfit_data(settings: Training, groups: GroupedImages, material: TrainingData) -> None:
+def refuse_unfit_data(settings: Training, groups: GroupedImages, training_data: TrainingData) -> None:
     """Check that a method can be used with the data.
 
     Raises:
         FiguregroundError: The method needs attributes (of added images too), or validation images of each class, and
             they are missing.
     """
-    if settings.needs_attributes and material.attributes is None:
+    if settings.needs_attributes and training_data.attributes is None:
         raise FiguregroundError(explain_missing_attributes(settings, groups.name))
-    if WORST_GROUP in (settings.select or "").split(",") and material.attributes is None:
+    if WORST_GROUP in (settings.select or "").split(",") and training_data.attributes is None:
         raise RecipeError(
             "select",
             f"{groups.name} has no attribute, so there are no groups: choose worst-class, average or last, or give a "
             "table filename,split,y,a (--a NAME takes another column).",
         )
-    WAYS[settings.method]().refuse(settings, groups, material)
+    WAYS[settings.method]().refuse(settings, groups, training_data)

@@ -91,12 +91,15 @@ def train_request(request: Request, show_progress: bool = True, track: str | Non
     settings, out, seeds = request.settings, request.out, request.seeds
     device = choose_device(request.device)
     workers = request.workers or default_workers()
-    session = Session(settings, request.material, out, request.edge, device, workers, show_progress)
+    session = Session(
+        settings=settings, training_data=request.training_data, out=out, edge=request.edge, device=device,
+        workers=workers, show_progress=show_progress,
+    )  # fmt: skip
     progress = _SavedProgress()
     with (
         explain_errors(out, progress.describe, "", advise_memory(settings, device)),
         lock_directory(out, INPUTS, "train"),
-        tracked(track, out, {"data": request.material.name, **settings.to_json()}),
+        tracked(track, out, {"data": request.training_data.name, **settings.to_json()}),
     ):
         return session.run(seeds, progress)
 
@@ -160,12 +163,12 @@ class _SavedProgress:
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Session:
     """A training run in one directory."""
 
     settings: Training
-    material: TrainingData
+    training_data: TrainingData
     out: Path
     edge: int
     device: torch.device
@@ -178,14 +181,14 @@ class Session:
         return WAYS[self.settings.method]()
 
     def run(self, seeds: Sequence[int], progress: _SavedProgress) -> dict[str, Any]:
-        backbone = open_backbone(self.settings, self.material.classes, self.edge, 0)
+        backbone = open_backbone(self.settings, self.training_data.classes, self.edge, 0)
         check_saving(backbone)
-        identity = {**self.settings.to_json(), "backbone": backbone.facts, "content": self.material.content}
+        identity = {**self.settings.to_json(), "backbone": backbone.facts, "content": self.training_data.content}
         identity = record_inputs(self.out, identity)
         self.made_with = {"inputs": identity, "device": self.device.type, "versions": read_versions()}
-        self.rules = self.settings.rules(self.material.attributes is not None)
-        self.notes = [*self.material.notes, *backbone.notes]
-        if self.settings.add_steps and self.material.added.any():
+        self.rules = self.settings.rules(self.training_data.attributes is not None)
+        self.notes = [*self.training_data.notes, *backbone.notes]
+        if self.settings.add_steps and self.training_data.added.any():
             self.notes.append(
                 "Added images also add optimiser steps (add_steps). Compare with a training on real images alone that "
                 "has the same number of steps."
@@ -205,16 +208,16 @@ class Session:
         return report
 
     def _describe_run(self, backbone: Backbone) -> dict[str, Any]:
-        material = self.material
+        training_data = self.training_data
         return {
-            "method": self.settings.method, "data": material.name, "backbone": backbone.name,
-            "selection": RULES[self.rules[0]], "uses": self.settings.uses(material.attributes is not None),
-            "settings": self.settings.to_json(), "classes": list(material.classes),
-            "attributes": None if material.attributes is None else list(material.attributes),
-            "groups": list(material.group_names), "content": material.content,
+            "method": self.settings.method, "data": training_data.name, "backbone": backbone.name,
+            "selection": RULES[self.rules[0]], "uses": self.settings.uses(training_data.attributes is not None),
+            "settings": self.settings.to_json(), "classes": list(training_data.classes),
+            "attributes": None if training_data.attributes is None else list(training_data.attributes),
+            "groups": list(training_data.group_names), "content": training_data.content,
             "images": {
-                "train": int((~material.added).sum()), "added": int(material.added.sum()),
-                "validation": len(material.validation), "test": len(material.test),
+                "train": int((~training_data.added).sum()), "added": int(training_data.added.sum()),
+                "validation": len(training_data.validation), "test": len(training_data.test),
             },
             "notes": self.notes,
         }  # fmt: skip
@@ -227,25 +230,25 @@ class Session:
             state.unlink(missing_ok=True)
             return read_json(marker)
         start_time = time.monotonic()
-        backbone = open_backbone(self.settings, self.material.classes, self.edge, seed)
-        weights = weigh_added(self.material.added, self.settings.add_weight)
+        backbone = open_backbone(self.settings, self.training_data.classes, self.edge, seed)
+        weights = weigh_added(self.training_data.added, self.settings.add_weight)
         self._progress = progress
         preparation = self.way.prepare(self, seed, weights)
         objective, chances = self.way.objective(self, preparation.weights)
         steps, facts = preparation.steps, preparation.facts
         fit = self._make_fit(
-            backbone, objective, "main", seed, state, self.way.epochs(self.settings), self.rules, chances,
-            self.way.stages(self),
+            backbone, objective, purpose="main", seed=seed, state=state, epochs=self.way.epochs(self.settings),
+            rules=self.rules, chances=chances, stages=self.way.stages(self),
         )  # fmt: skip
         progress.curve, progress.in_first_model = fit.curve, False
         epoch = run_fit(fit)
         budget = self.way.count_steps(self.settings, fit, steps)
         facts |= self.way.finish(self, backbone, seed, objective, steps)
         extra: dict[str, Any] = {self.way.NAME: facts} if facts else {}
-        predicted = predict(backbone, self.material.test, self.device, self.workers)
+        predicted = predict(backbone, self.training_data.test, self.device, self.workers)
         folder = self.out / f"{self.settings.method}-seed-{seed}"
         save_backbone(backbone, folder)
-        test, names = self.material.test, self.material.group_names
+        test, names = self.training_data.test, self.training_data.group_names
         groups = test.y if test.group is None else test.group
         chosen = self._summarise_epoch(fit, epoch, predicted)
         accuracies = {f"test/{name}": chosen["test"][name] for name in ("average", "worst")}
@@ -257,7 +260,9 @@ class Session:
             "validation": chosen["validation"], **extra, "test": chosen["test"],
             "seconds": round(time.monotonic() - start_time, 1),
             "curve": [dataclasses.asdict(result) for result in fit.curve],
-            "confusion": training_results.count_confusions(predicted, groups, len(names), len(self.material.classes)),
+            "confusion": training_results.count_confusions(
+                predicted, groups, len(names), len(self.training_data.classes)
+            ),
         }  # fmt: skip
         replace_text(marker, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         for path in (state, *self.out.glob(f"seed-{seed}-*")):
@@ -266,12 +271,12 @@ class Session:
 
     def _summarise_epoch(self, fit: Fit, epoch: int, predicted: np.ndarray) -> dict[str, Any]:
         """Return validation and test accuracies of an epoch."""
-        test, material, result = self.material.test, self.material, fit.curve[epoch - 1]
+        test, training_data, result = self.training_data.test, self.training_data, fit.curve[epoch - 1]
         return {
             "epoch": epoch,
             "validation": {"average": result.average, "worst": result.worst, "worst_class": result.worst_class},
             "test": training_results.score(
-                predicted, test.y, test.group, material.group_names, material.train_counts, test.objects
+                predicted, test.y, test.group, training_data.group_names, training_data.train_counts, test.objects
             ),
         }  # fmt: skip
 
@@ -282,22 +287,24 @@ class Session:
         for rule in self.rules:
             epoch = fit.load_best(rule)
             if epoch not in by_epoch:
-                predicted = predict(fit.backbone, self.material.test, self.device, self.workers)
+                predicted = predict(fit.backbone, self.training_data.test, self.device, self.workers)
                 by_epoch[epoch] = self._summarise_epoch(fit, epoch, predicted)
             by_rule[rule] = by_epoch[epoch]
         return by_rule
 
     def count_groups(self) -> np.ndarray:
         """Real training images by class and attribute, int64 (classes, attributes)."""
-        return self.material.train_counts.reshape(len(self.material.classes), -1)
+        return self.training_data.train_counts.reshape(len(self.training_data.classes), -1)
 
     def _make_fit(
-        self, backbone: Backbone, objective: Objective, purpose: str, seed: int, state: Path, epochs: int,
+        self, backbone: Backbone, objective: Objective, *, purpose: str, seed: int, state: Path, epochs: int,
         rules: Sequence[str], chances: np.ndarray | None = None, stages: Sequence[Stage] = (),
     ) -> Fit:  # fmt: skip
         return Fit(
-            backbone, self.material, self.settings, seed, purpose, objective, epochs, rules, self.device, self.workers,
-            state, {**self.made_with, "seed": seed, "purpose": purpose}, chances, self.show_progress, stages,
+            backbone=backbone, training_data=self.training_data, settings=self.settings, seed=seed, purpose=purpose,
+            objective=objective, epochs=epochs, rules=rules, device=self.device, workers=self.workers, file=state,
+            made_with={**self.made_with, "seed": seed, "purpose": purpose}, chances=chances,
+            show_progress=self.show_progress, stages=stages,
         )  # fmt: skip
 
     def find_first_errors(self, seed: int) -> tuple[np.ndarray, int]:
@@ -306,14 +313,17 @@ class Session:
         if path.exists():
             saved = read_json(path)
             return np.array(saved["errors"], bool), int(saved["steps"])
-        backbone = open_backbone(self.settings, self.material.classes, self.edge, seed)
-        weights = normalise(weigh_added(self.material.added, self.settings.add_weight))
+        backbone = open_backbone(self.settings, self.training_data.classes, self.edge, seed)
+        weights = normalise(weigh_added(self.training_data.added, self.settings.add_weight))
         objective = WeightedMean(weights, self.device)
         state = self.out / f"seed-{seed}-first.pt"
-        fit = self._make_fit(backbone, objective, "first", seed, state, self.settings.first_epochs or 1, (LAST,))
+        fit = self._make_fit(
+            backbone, objective, purpose="first", seed=seed, state=state, epochs=self.settings.first_epochs or 1,
+            rules=(LAST,),
+        )  # fmt: skip
         self._progress.curve, self._progress.in_first_model = fit.curve, True
         run_fit(fit)
-        errors = predict(backbone, self.material.train, self.device, self.workers) != self.material.train.y
+        errors = predict(backbone, self.training_data.train, self.device, self.workers) != self.training_data.train.y
         steps = fit.curve[-1].steps
         replace_text(path, json.dumps({"steps": steps, "errors": errors.astype(int).tolist()}) + "\n")
         return errors, steps

@@ -121,7 +121,7 @@ class Part:
         return len(self.y)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingData:
     """A dataset prepared for training."""
 
@@ -182,9 +182,10 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
         ])  # fmt: skip
         group = np.where(a == UNKNOWN, UNKNOWN, len(data.attributes) * y + a)
     return TrainingData(
-        data.name, data.classes, data.attributes, data.group_names, Part(Album(parts), y, group), ~real,
-        _make_part(validation), _make_part(test), data.counts(0).ravel(),
-        {"data": data.fingerprint, "add": [added.fingerprint for added in add]}, tuple(notes),
+        name=data.name, classes=data.classes, attributes=data.attributes, group_names=data.group_names,
+        train=Part(Album(parts), y, group), added=~real, validation=_make_part(validation), test=_make_part(test),
+        train_counts=data.counts(0).ravel(),
+        content={"data": data.fingerprint, "add": [added.fingerprint for added in add]}, notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -222,14 +223,14 @@ def _match_attributes(part: GroupedImages, data: GroupedImages) -> np.ndarray | 
     return np.array([indices.get(name_key(name), UNKNOWN) for name in part.attributes], np.int64)[part.a]
 
 
-def refuse_unknown_groups(material: TrainingData, method: str) -> None:
+def refuse_unknown_groups(training_data: TrainingData, method: str) -> None:
     """Raise FiguregroundError if added images have no group, for a method that uses groups."""
-    group = material.train.group
+    group = training_data.train.group
     if group is None or not (group == UNKNOWN).any():
         return
     unknown = np.flatnonzero(group == UNKNOWN)
-    names = join_names((material.train.album.keys[row] for row in unknown), 2)
+    names = join_names((training_data.train.album.keys[row] for row in unknown), 2)
     raise FiguregroundError(
         f"{method} uses groups, and {plural(len(unknown), 'added image')} have none, such as {names}: their attribute "
-        f"is none of {join_names(material.attributes or ())}. Add images with an attribute, or choose erm or jtt."
+        f"is none of {join_names(training_data.attributes or ())}. Add images with an attribute, or choose erm or jtt."
     )

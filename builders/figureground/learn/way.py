@@ -60,7 +60,7 @@ class Way(ABC):
     def check(self, settings: Training) -> None:
         """Raise RecipeError for settings that don't fit together."""
 
-    def refuse(self, settings: Training, groups: GroupedImages, material: TrainingData) -> None:
+    def refuse(self, settings: Training, groups: GroupedImages, training_data: TrainingData) -> None:
         """Raise FiguregroundError if it can't work with the data."""
 
     def uses(self, attributes: bool) -> tuple[bool, bool]:

@@ -38,8 +38,8 @@ class DFR(ERM):
                 "Choose worst-group or last, or leave dfr out.",
             )
 
-    def refuse(self, settings: Training, groups: GroupedImages, material: TrainingData) -> None:
-        missing = sorted(set(range(len(groups.classes))) - set(material.validation.y.tolist()))
+    def refuse(self, settings: Training, groups: GroupedImages, training_data: TrainingData) -> None:
+        missing = sorted(set(range(len(groups.classes))) - set(training_data.validation.y.tolist()))
         if missing:
             raise FiguregroundError(
                 f"dfr fits the last layer to validation images, but {groups.name} has none of "
@@ -66,12 +66,12 @@ def _refit(session: Session, backbone: Backbone, seed: int) -> dict[str, Any]:
     from figureground.learn.inference import run_network
     from figureground.vision.classifiers import Classifier
 
-    material, settings = session.material, session.settings
-    validation = material.validation
+    training_data, settings = session.training_data, session.settings
+    validation = training_data.validation
     if validation.group is None:
         raise ValueError("DFR needs groups.")
     classifier = Classifier(
-        backbone.network, backbone.preprocessing, material.classes, backbone.name, {}, edge=backbone.size[0]
+        backbone.network, backbone.preprocessing, training_data.classes, backbone.name, {}, edge=backbone.size[0]
     )
     classifier.require_features()
     parent, name = find_last_layer(backbone.network, classifier.weight)
@@ -84,8 +84,8 @@ def _refit(session: Session, backbone: Backbone, seed: int) -> dict[str, Any]:
         return torch.cat(batches).numpy()
 
     layer, facts = dfr.refit(
-        compute_features(validation), validation.y, validation.group, len(material.classes),
-        training=compute_features(material.train), draws=settings.draws or 1,
+        compute_features(validation), validation.y, validation.group, len(training_data.classes),
+        training=compute_features(training_data.train), draws=settings.draws or 1,
         inverse_strength=settings.inverse_strength, seed=seed,
     )  # fmt: skip
     if last_layer.bias is None:

@@ -28,10 +28,10 @@ class GroupDROWay(Way):
     BY_GROUP = True
     OWN: ClassVar[Mapping[str, Any]] = {"step_size": 0.01, "adjustment": 0.0}
 
-    def refuse(self, settings: Training, groups: GroupedImages, material: TrainingData) -> None:
+    def refuse(self, settings: Training, groups: GroupedImages, training_data: TrainingData) -> None:
         from figureground.learn.training_data import refuse_unknown_groups
 
-        refuse_unknown_groups(material, self.NAME)
+        refuse_unknown_groups(training_data, self.NAME)
 
     def uses(self, attributes: bool) -> tuple[bool, bool]:
         return True, False
@@ -39,12 +39,12 @@ class GroupDROWay(Way):
     def objective(self, session: Session, weights: np.ndarray) -> tuple[Objective, np.ndarray | None]:
         from figureground.learn.groupdro import GroupDRO
 
-        train, settings = session.material.train, session.settings
+        train, settings = session.training_data.train, session.settings
         if train.group is None or settings.step_size is None or settings.adjustment is None:
             raise ValueError("GroupDRO needs groups, a step size and an adjustment.")
         # Batches hold all groups, as Algorithm 1 draws them: otherwise small groups would rarely be sampled.
         chances = balance(np.ones(len(train)), train.group)
-        counts = np.bincount(train.group, minlength=len(session.material.group_names))
+        counts = np.bincount(train.group, minlength=len(session.training_data.group_names))
         loss = GroupDRO(train.group, weights, counts, settings.step_size, settings.adjustment, session.device)
         return loss, chances / chances.sum()
 

@@ -37,8 +37,8 @@ class JTT(ERM):
 
     def prepare(self, session: Session, seed: int, weights: np.ndarray) -> Prepared:
         errors, steps = session.find_first_errors(seed)
-        material = session.material
-        facts = summarise_errors(errors, material.added, material.train.group, session.count_groups())
+        training_data = session.training_data
+        facts = summarise_errors(errors, training_data.added, training_data.train.group, session.count_groups())
         return Prepared(weights * weigh_errors(errors, session.settings.upweight or 1.0), {"first": steps}, facts)
 
     def stages(self, session: Session) -> tuple[Stage, ...]:
@@ -46,7 +46,7 @@ class JTT(ERM):
 
         if not session.settings.count_first:
             return ()
-        return (Stage(np.arange(len(session.material.train)), self.epochs(session.settings)),)
+        return (Stage(np.arange(len(session.training_data.train)), self.epochs(session.settings)),)
 
     def epochs(self, settings: Training) -> int:
         return settings.epochs - (settings.first_epochs or 0 if settings.count_first else 0)

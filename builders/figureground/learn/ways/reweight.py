@@ -24,14 +24,14 @@ class Reweight(ERM):
     TEXT = "every group has the same weight, or every class if there are no attributes"
     BY_GROUP = True
 
-    def refuse(self, settings: Training, groups: GroupedImages, material: TrainingData) -> None:
+    def refuse(self, settings: Training, groups: GroupedImages, training_data: TrainingData) -> None:
         from figureground.learn.training_data import refuse_unknown_groups
 
-        refuse_unknown_groups(material, self.NAME)
+        refuse_unknown_groups(training_data, self.NAME)
 
     def uses(self, attributes: bool) -> tuple[bool, bool]:
         return attributes, False
 
     def objective(self, session: Session, weights: np.ndarray) -> tuple[Objective, np.ndarray | None]:
-        train = session.material.train
+        train = session.training_data.train
         return super().objective(session, balance(weights, train.y if train.group is None else train.group))

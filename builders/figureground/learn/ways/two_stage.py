@@ -42,7 +42,7 @@ class TwoStage(ERM):
     def stages(self, session: Session) -> tuple[Stage, ...]:
         from figureground.learn.epochs import Stage
 
-        added, (first, second) = session.material.added, session.settings.stage_epochs
+        added, (first, second) = session.training_data.added, session.settings.stage_epochs
         return Stage(np.flatnonzero(added), first), Stage(np.flatnonzero(~added), second)
 
     def count_steps(self, settings: Training, fit: Fit, steps: dict[str, int]) -> int:
