@@ -164,7 +164,8 @@ def add_compare(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     refuse_within(options.out, options.data, "the data in")
-    from figureground.comparison.comparing import SHARED, compare, parse_overrides
+    from figureground.comparison.comparing import compare, parse_overrides
+    from figureground.comparison.preflight import SHARED
     from figureground.comparison.tables import TABLE, tabulate
 
     rows: dict[str, Any] = {}
