@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from figureground.data.images import Draw
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class GroupedImages:
     """A labelled data set, whole or in part: `Images` whose label is the class."""
 

@@ -66,8 +66,9 @@ def make_record(
     if len(set(keys)) < len(keys):
         raise FiguregroundError(f"{source.path}: two images have the same name; for a dataset, see figureground check.")
     groups = GroupedImages(
-        source.name, layout, tuple(y[1]), None if a is None else tuple(a[1]), tuple(keys), split, y[0],
-        None if a is None else a[0], store, np.arange(len(keys)) if rows is None else rows,
+        name=source.name, layout=layout, classes=tuple(y[1]), attributes=None if a is None else tuple(a[1]),
+        keys=tuple(keys), split=split, y=y[0], a=None if a is None else a[0], store=store,
+        rows=np.arange(len(keys)) if rows is None else rows,
     )  # fmt: skip
     all_notes = [*notes, *(f"The {name} split is missing." for n, name in enumerate(SPLITS) if not (split == n).any())]
     all_notes += describe_empty_groups(groups)

@@ -73,8 +73,9 @@ def open_data(path: Path) -> LabelledImages:
         images = DatasetImages.open(path, column="foreground")
         columns = images.source.columns
         grouped = GroupedImages(
-            images.name, "dataset", tuple(columns.foregrounds), tuple(columns.backgrounds), tuple(images.keys),
-            images.split, images.foreground, images.background, ShardStore(images), np.arange(len(images.keys)),
+            name=images.name, layout="dataset", classes=tuple(columns.foregrounds),
+            attributes=tuple(columns.backgrounds), keys=tuple(images.keys), split=images.split, y=images.foreground,
+            a=images.background, store=ShardStore(images), rows=np.arange(len(images.keys)),
         )  # fmt: skip
         data = LabelledImages(grouped, images.splits, images.scenes, images.objects)
     else:
