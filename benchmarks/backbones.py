@@ -17,7 +17,7 @@ import torch
 from biased import Family
 from transformers import AutoModelForImageClassification, MobileNetV2Config, RegNetConfig
 
-from figureground.learn.settings import POCKET
+from figureground.learn.backbone_settings import POCKET
 from figureground.models.opening import make_network
 from figureground.pocket import robust, world
 

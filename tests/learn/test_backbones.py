@@ -11,8 +11,10 @@ from torch import nn
 from transformers import AutoModelForImageClassification, CLIPImageProcessorPil, ViTImageProcessorPil
 
 from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.disentangling.settings import Disentangling
 from figureground.learn.backbones import STATE, check_saving, find_last_layer, open_backbone, save_backbone
 from figureground.learn.settings import Training
+from figureground.recipe.settings import describe_fields, field_names
 from figureground.vision.classifiers import open_classifier
 
 PIXELS = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -294,3 +296,12 @@ def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(FiguregroundError, match=r"^backbone 'timm:tiny' .*figureground\[timm\]"):
         scratch("timm:tiny")
+
+
+@pytest.mark.parametrize("kind", [Training, Disentangling])
+def test_the_settings_of_the_backbone_come_between_the_method_and_its_own(kind):
+    assert field_names(kind)[:4] == ["method", "backbone", "revision", "from_scratch"]
+    assert list(kind("none" if kind is Disentangling else "erm").to_json())[:4] == field_names(kind)[:4]
+    texts = describe_fields(kind)
+    assert "none means `pocket`" in texts["backbone"]
+    assert ("separator" in texts["method"]) == (kind is Disentangling)

@@ -11,8 +11,9 @@ from figureground.comparison.generators import Generators
 from figureground.comparison.rows import PASTE, Row
 from figureground.core.errors import RecipeError, join_names, suggest_or_list
 from figureground.data.groups import GroupedImages
+from figureground.learn.backbone_settings import MAX_POCKET, choose_backbone
 from figureground.learn.preflight import refuse_backbone, refuse_revision, refuse_unfit_data
-from figureground.learn.settings import MAX_POCKET, RULES, Training, choose_backbone
+from figureground.learn.settings import RULES, Training
 from figureground.learn.training_data import TrainingData
 from figureground.learn.way import WAYS
 from figureground.recipe import document as recipes

@@ -14,9 +14,9 @@ from figureground.disentangling.data import LabelledImages, Photographs, open_da
 from figureground.disentangling.division import PARTS, Division, assign
 from figureground.disentangling.separator import SEPARATORS
 from figureground.disentangling.settings import Disentangling
+from figureground.learn.backbone_settings import POCKET, choose_backbone
 from figureground.learn.directory import check_directory
 from figureground.learn.preflight import check_workers, list_seeds, refuse_backbone, refuse_revision
-from figureground.learn.settings import POCKET, Training, choose_backbone
 from figureground.models.needs import missing_packages
 from figureground.recipe.table import read_pairing
 
@@ -24,13 +24,11 @@ INPUTS = "disentangling.json"
 """File that records the inputs of a run and marks its directory as ours."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Request:
     """Checked inputs, as far as they can be checked without torch."""
 
     settings: Disentangling
-    backbone: Training
-    """Settings that choose the backbone."""
     data: LabelledImages
     division: Division
     photographs: Photographs | None
@@ -67,10 +65,7 @@ def read_request(
     check_directory(out, INPUTS)
     for need in missing_packages("method", SEPARATORS[settings.method].NEEDS):
         raise FiguregroundError(f"method {settings.method}: {need.what}: {need.command}")
-    backbone = Training(
-        "erm", backbone=settings.backbone, revision=settings.revision, from_scratch=settings.from_scratch
-    )
-    refuse_backbone(backbone)
+    refuse_backbone(settings)
     if settings.backbone == POCKET or settings.from_scratch:
         settings.count_pretraining_steps(pretrained=False)
     data = open_data(Path(directory))
@@ -82,8 +77,8 @@ def read_request(
     photograph_images = None if photographs is None else Photographs(Path(photographs), data.foregrounds)
     _, draw = next(iter(data.images.read(np.zeros(1, np.int64))))
     edge = max(draw().size)
-    name = choose_backbone(backbone, edge)
-    refuse_revision(backbone, name)
+    name = choose_backbone(settings, edge)
+    refuse_revision(settings, name)
     pretrained = not (name == POCKET or settings.from_scratch)
     trains = settings.trains_features or settings.count_pretraining_steps(pretrained) > 0
     if photograph_images is not None and not trains:
@@ -92,4 +87,7 @@ def read_request(
             f"{settings.method} trains nothing here, so photographs can't be mixed in. Choose another method, "
             "--fine-tune or --pretrain-steps.",
         )
-    return Request(settings, backbone, data, division, photograph_images, out, seed_list, edge, device, workers)
+    return Request(
+        settings=settings, data=data, division=division, photographs=photograph_images, out=out, seeds=seed_list,
+        edge=edge, device=device, workers=workers,
+    )  # fmt: skip

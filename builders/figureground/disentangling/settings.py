@@ -9,9 +9,9 @@ from pydantic import Field
 
 from figureground.core.errors import RecipeError
 from figureground.disentangling.separator import SEPARATORS
-from figureground.learn.settings import POCKET
+from figureground.learn.backbone_settings import POCKET, BackboneSettings
 from figureground.recipe import own_settings
-from figureground.recipe.settings import Names, Share, Text, settings
+from figureground.recipe.settings import Share, settings
 
 PRETRAIN_STEPS = 400
 """Default steps of pretraining for a backbone of random weights."""
@@ -21,7 +21,7 @@ Size = Annotated[int, Field(ge=1, le=65536)]
 
 
 @settings(frozen=True)
-class Disentangling:
+class Disentangling(BackboneSettings):
     """Settings that decide separated features, besides their data and seed.
 
     Raises:
@@ -30,12 +30,6 @@ class Disentangling:
 
     method: str
     """Name of a separator: wasserstein, adversarial, hsic, inlp, leace, none, or one from another package."""
-    backbone: Annotated[Text | None, Names("directory")] = None
-    """Backbone: `pocket`, a transformers directory or Hub id, or `timm:NAME`; none means `pocket`, for small images."""
-    revision: Text | None = None
-    """Branch, tag or commit of a backbone on the Hub."""
-    from_scratch: bool = False
-    """Whether the backbone starts from random weights instead of its pretrained ones."""
     fine_tune: bool = False
     """Whether the backbone is trained too. Otherwise its features stay as they are, and a small network on top of them
     is trained."""

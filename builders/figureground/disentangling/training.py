@@ -171,7 +171,7 @@ class _Session:
         )  # fmt: skip
 
     def run(self) -> dict[str, Any]:
-        backbone = open_backbone(self.request.backbone, self.data.foregrounds, self.request.edge, 0)
+        backbone = open_backbone(self.settings, self.data.foregrounds, self.request.edge, 0)
         check_saving(backbone)
         self.pretrained = backbone.pretrained
         self.settings.count_pretraining_steps(self.pretrained)  # refuses frozen features of random weights
@@ -238,7 +238,7 @@ class _Session:
             return dict(read_json(marker))
         start_time, self._training_report = time.monotonic(), Report()
         state_folder.mkdir(exist_ok=True)
-        trunk = Trunk(open_backbone(self.request.backbone, self.data.foregrounds, self.request.edge, seed))
+        trunk = Trunk(open_backbone(self.settings, self.data.foregrounds, self.request.edge, seed))
         trunk.to(self.device)
         classes = (len(self.data.foregrounds), len(self.data.backgrounds))
         steps: dict[str, int] = {}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.files import read_json
 from figureground.core.seeding import seed_default_generators
-from figureground.learn.settings import POCKET, Training, choose_backbone
+from figureground.learn.backbone_settings import POCKET, BackboneSettings, choose_backbone
 from figureground.models.needs import timm_directory
 from figureground.models.opening import make_network, make_timm
 from figureground.recipe.sample import derive_seed
@@ -63,7 +63,7 @@ class Backbone:
         return (outputs if isinstance(outputs, Tensor) else outputs.logits).float()
 
 
-def open_backbone(settings: Training, classes: Sequence[str], edge: int, seed: int) -> Backbone:
+def open_backbone(settings: BackboneSettings, classes: Sequence[str], edge: int, seed: int) -> Backbone:
     """Open a backbone; its random initialisation depends on the seed alone.
 
     Args:
@@ -88,7 +88,7 @@ def open_backbone(settings: Training, classes: Sequence[str], edge: int, seed: i
     return backbone
 
 
-def _make_pocket(settings: Training, classes: Sequence[str], edge: int) -> Backbone:
+def _make_pocket(settings: BackboneSettings, classes: Sequence[str], edge: int) -> Backbone:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     if settings.revision is not None:
@@ -108,7 +108,7 @@ def _make_label_maps(classes: Sequence[str]) -> dict[str, Any]:
     return {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
 
 
-def _open_existing(settings: Training, name: str, classes: Sequence[str]) -> Backbone:
+def _open_existing(settings: BackboneSettings, name: str, classes: Sequence[str]) -> Backbone:
     if Path(name).expanduser().is_file():
         raise RecipeError("backbone", f"{name} is a file; give a transformers directory, a Hub id or timm:NAME.")
     classifier = open_classifier(name, revision=settings.revision)

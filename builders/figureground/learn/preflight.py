@@ -11,15 +11,9 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.data_source import DataSource
 from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_data
+from figureground.learn.backbone_settings import POCKET, BackboneSettings, choose_backbone
 from figureground.learn.directory import check_directory
-from figureground.learn.settings import (
-    POCKET,
-    TWO_STAGE,
-    WORST_GROUP,
-    Training,
-    choose_backbone,
-    explain_missing_attributes,
-)
+from figureground.learn.settings import TWO_STAGE, WORST_GROUP, Training, explain_missing_attributes
 from figureground.learn.training_data import TrainingData, gather
 from figureground.learn.way import WAYS
 from figureground.models.needs import refuse_absent, refuse_onnx
@@ -76,7 +70,7 @@ def read_request(
     return Request(settings, training_data, out, seed_list, edge, device, workers)
 
 
-def refuse_backbone(settings: Training) -> None:
+def refuse_backbone(settings: BackboneSettings) -> None:
     """Raise FiguregroundError for a backbone path that doesn't exist or is a file."""
     if settings.backbone is not None:
         refuse_onnx("backbone", settings.backbone)
@@ -87,7 +81,7 @@ def refuse_backbone(settings: Training) -> None:
             )
 
 
-def refuse_revision(settings: Training, backbone: str) -> None:
+def refuse_revision(settings: BackboneSettings, backbone: str) -> None:
     """Raise RecipeError for a revision of the backbone that is trained from scratch."""
     if settings.revision is not None and backbone == POCKET:
         raise RecipeError("revision", "it applies only to backbones on the Hub.")

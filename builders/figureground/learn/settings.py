@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from figureground.core.errors import RecipeError, join_names, suggest_or_list
+from figureground.learn.backbone_settings import BackboneSettings
 from figureground.learn.way import WAYS
 from figureground.recipe import own_settings
-from figureground.recipe.settings import Names, Share, Text, settings
+from figureground.recipe.settings import Share, settings
 
 TWO_STAGE = "two-stage"
 
@@ -20,12 +21,6 @@ RULES = {WORST_GROUP: "worst group", WORST_CLASS: "worst class", AVERAGE: "avera
 IN_TRAINING, IN_VALIDATION, MASKS = "training attributes", "validation attributes", "masks"
 """Information that a row of a comparison may use beyond images and classes."""
 
-POCKET = "pocket"
-"""The backbone for small images, trained from random weights."""
-MAX_POCKET = 96
-"""Edge in pixels of the largest images for which the pocket backbone is the default."""
-
-
 _OMITTED_DEFAULTS: dict[str, Any] = {"select": None, "validate_every": 1, "count_first": False, "options": {}}
 """Values that `to_json` leaves out, so that trainings from before these settings existed keep their identity."""
 
@@ -34,7 +29,7 @@ Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 @settings(frozen=True)
-class Training:
+class Training(BackboneSettings):
     """Settings that decide a trained classifier, besides its data and seed.
 
     Raises:
@@ -43,12 +38,6 @@ class Training:
 
     method: str
     """Name of a way of training: erm, reweight, jtt, groupdro, dfr, two-stage, or one from another package."""
-    backbone: Annotated[Text | None, Names("directory")] = None
-    """Backbone: `pocket`, a transformers directory or Hub id, or `timm:NAME`; none means `pocket`, for small images."""
-    revision: Text | None = None
-    """Branch, tag or commit of a backbone on the Hub."""
-    from_scratch: bool = False
-    """Whether the backbone starts from random weights instead of its pretrained ones."""
     augment: bool = True
     """Whether training images are randomly cropped and mirrored."""
     epochs: Epochs = 20
@@ -146,26 +135,6 @@ class Training:
             for name, value in used.items()
             if name not in _OMITTED_DEFAULTS or value != _OMITTED_DEFAULTS[name]
         }
-
-
-def choose_backbone(settings: Training, edge: int) -> str:
-    """Return the name of the backbone: the given one, or `pocket` for small images.
-
-    Args:
-        edge: Longer edge of an image in pixels.
-
-    Raises:
-        RecipeError: No backbone is given, and the images are larger than `MAX_POCKET`.
-    """
-    if settings.backbone is not None:
-        return settings.backbone
-    if edge <= MAX_POCKET:
-        return POCKET
-    raise RecipeError(
-        "backbone",
-        f"name one, since the images have {edge} px, and the pocket backbone is for at most {MAX_POCKET}: "
-        "--backbone with a transformers directory, a Hub id such as microsoft/resnet-50, or timm:NAME.",
-    )
 
 
 def explain_missing_attributes(settings: Training, name: str) -> str:

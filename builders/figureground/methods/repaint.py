@@ -23,7 +23,8 @@ from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_data
 from figureground.data.stores import FileStore
 from figureground.finetune.settings import fill
-from figureground.learn.settings import Training, choose_backbone
+from figureground.learn.backbone_settings import choose_backbone
+from figureground.learn.settings import Training
 from figureground.methods.base import Method
 from figureground.methods.forecast import format_counts
 from figureground.methods.repaint_settings import TRAIN, RepaintConfig
