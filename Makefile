@@ -1,14 +1,17 @@
 # make demo    builds a D3S dataset with the pocket model into out/d3s, scores its labels and draws its preview
 # make test    lint, types, all tests, which include every benchmark at a tiny size
 # make bench-quick    only the benchmarks, two at a time; prints the seconds that each took
+# make guard   shows that a change leaves images, labels and weights as they were: builds and trains with this code and
+#              with that of REVISION (HEAD), and names what differs; takes some minutes
 # The first run makes .venv and installs the pinned versions. PYTHON chooses the interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 PYTEST := $(BIN)/python -m pytest
+REVISION ?= HEAD
 
-.PHONY: demo test bench-quick lint format install
+.PHONY: demo test bench-quick guard lint format install
 
 demo: install
 	$(BIN)/figureground build d3s --out out/d3s
@@ -20,6 +23,9 @@ test: lint
 
 bench-quick: install
 	$(PYTEST) tests/test_benchmarks.py -n 2 --dist loadscope --no-loadscope-reorder --maxfail 1 --durations 0 --durations-min 1
+
+guard: install
+	$(BIN)/python tests/guard.py $(REVISION)
 
 lint: install
 	$(BIN)/ruff check .

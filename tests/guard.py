@@ -1,8 +1,8 @@
-"""Shows that a change of the code leaves pixels, labels, keys and weights as they were: `python tests/guard.py record`.
+"""Shows that a change of the code leaves pixels, labels, keys and weights as they were: `make guard`.
 
-Small datasets are built by each method, with one thread, by the command; so is one training of each kind. `record FILE`
-writes the SHA-256 of all that came out; `check FILE` does the same again and names what differs. Both take a few
-minutes. What a recipe, a card or an index says may change; what they are about may not.
+Small datasets are built by each method, with one thread, by the command; so is one training of each kind. The code of
+this directory and that of a Git revision do it one after the other, and what differs is named. This takes some minutes.
+What a recipe, a card or an index says may differ; what they are about may not.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("threads=1", "shard_size=4")
 REPAINTED = (*SMALL, "size=32", "num_inference_steps=2", "training={epochs: 2}")
 LEARNED = "{max_train_steps: 3, num_class_images: 4, num_inference_steps: 2, sfsl_weight: 0.5, dtype: bfloat16}"
@@ -70,13 +71,13 @@ def trainings() -> dict[str, list[str]]:
     return found
 
 
-def run(command: list[str], folder: Path) -> None:
-    """Run a command in a folder, with one thread.
+def run(command: list[str], folder: Path, code: Path) -> None:
+    """Run a command in a folder, with one thread and the package of the checkout `code`.
 
     Raises:
         SystemExit: It failed.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(code / "builders")}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stderr}")
@@ -117,15 +118,16 @@ def rows(directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield path.name, {member.name: digest(data)}
 
 
-def measure(work: Path) -> dict[str, Any]:
-    """Build and train everything in a folder; return the hashes by name."""
+def measure(work: Path, code: Path) -> dict[str, Any]:
+    """Build and train everything in a new folder with the package of a checkout; return the hashes by name."""
     found: dict[str, Any] = {}
-    run(BED, work)
+    work.mkdir()
+    run(BED, work, code)
     found["bed"] = digest(*(path.read_bytes() for path in sorted((work / "birds").rglob("*")) if path.is_file()))
     for name, command in DATASETS.items():
         if name in BEFORE:
-            run(BEFORE[name], work)
-        run(command, work)
+            run(BEFORE[name], work, code)
+        run(command, work, code)
         directory = work / (command[command.index("--out") + 1] if "--out" in command else command[4])
         samples = [json.dumps(each, sort_keys=True, default=str) for each in rows(directory)]
         shards = {path.relative_to(directory).as_posix(): digest(path.read_bytes())
@@ -134,7 +136,7 @@ def measure(work: Path) -> dict[str, Any]:
             sys.exit(f"{name}: nothing was built.")
         found[name] = {"samples": [digest(each.encode()) for each in samples], "shards": shards}
     for name, command in trainings().items():
-        run(command, work)
+        run(command, work, code)
         out = work / command[command.index("--out") + 1]
         found[name] = {path.relative_to(out).as_posix(): digest(path.read_bytes())
                        for path in sorted(out.rglob("*.safetensors"))}  # fmt: skip
@@ -153,18 +155,28 @@ def compare(before: Any, now: Any, name: str = "") -> list[str]:
     return [] if before == now else [name]
 
 
+def extract(revision: str, folder: Path) -> None:
+    """Write the files of a revision of this repository into a new folder.
+
+    Raises:
+        SystemExit: Git doesn't know the revision, and has said so.
+    """
+    packed = subprocess.run(["git", "archive", "--format=tar", revision], cwd=ROOT, stdout=subprocess.PIPE)
+    if packed.returncode:
+        sys.exit(packed.returncode)
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as tar:
+        tar.extractall(folder, filter="data")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", choices=("record", "check"))
-    parser.add_argument("file", type=Path)
+    parser.add_argument("revision", nargs="?", default="HEAD", help="what to compare with; HEAD by default")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="figureground-guard-") as work:
-        now = measure(Path(work))
-    if args.task == "record":
-        args.file.write_text(json.dumps(now, indent=1) + "\n")
-        return
-    changed = compare(json.loads(args.file.read_text()), now)
-    if changed:
+    with tempfile.TemporaryDirectory(prefix="figureground-guard-") as name:
+        folder = Path(name)
+        extract(args.revision, folder / "code")
+        before, now = measure(folder / "before", folder / "code"), measure(folder / "now", ROOT)
+    if changed := compare(before, now):
         sys.exit("\n".join(["These differ:", *changed]))
     print("Nothing differs.")
 

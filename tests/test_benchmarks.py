@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import benchmark_photographs
 import numpy as np
 import pytest
-import tiny_photographs
 from commands import run as run_command
-from forked import Forked
+from forked_commands import Forked
 
 from figureground.core.errors import FiguregroundError
 from figureground.models.weights import fingerprint
@@ -49,7 +49,7 @@ ARGUMENTS: dict[str, Callable[[Path], list[str]]] = {
     "fidelity": lambda folder: ["--dataset", str(build_dataset(folder))],
     "finetune": lambda folder: ["--script", str(write_script(folder))],
     "mitigate": lambda folder: ["--workers", "1"],
-    "photographs": tiny_photographs.write,
+    "photographs": benchmark_photographs.write,
     "scale": lambda folder: ["--parts", "journal", "machines"],  # each start of a runner takes seconds
 }  # fmt: skip
 """Beside `--quick --out FILE --work DIR`: what a benchmark needs to run all its parts, or leaves out to be quick."""

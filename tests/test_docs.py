@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from forked import Forked
+from forked_commands import Forked
 
 from figureground.core.resources import CHECKOUT, find_resource
 

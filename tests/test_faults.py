@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from commands import ENVIRONMENT, hashes, litter, markers, recipe, run, start, wait_for
 from datasets import load_dataset
-from forked import Forked
+from forked_commands import Forked
 from PIL import Image, features
 from tiny_checkpoints import make_checkpoint
 

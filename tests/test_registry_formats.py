@@ -37,7 +37,7 @@ ZIPPED = [
 def installed(tmp_path, monkeypatch):
     """A package with the format `zip`, here and in processes with the environment that this gives."""
     site = tmp_path / "site"
-    text = (Path(__file__).parent / "zipformat.py").read_text()
+    text = (Path(__file__).parent / "support" / "example_format.py").read_text()
     environment = install(site, "zippedshards", text, "formats", "zip = zippedshards:Zip")
     with monkeypatch.context() as patched:
         patched.syspath_prepend(site)
@@ -50,7 +50,7 @@ def installed(tmp_path, monkeypatch):
 @pytest.fixture
 def zipped():
     """Add the format `zip` to this process."""
-    FORMATS.add("zip", "zipformat:Zip")
+    FORMATS.add("zip", "example_format:Zip")
     yield
     FORMATS.remove("zip")
 
@@ -177,7 +177,7 @@ def test_recipes_know_the_formats_of_the_registry(zipped):
     assert make_schema(D3S)["properties"]["formats"]["items"]["enum"] == ["parquet", "webdataset", "zip"]
 
 
-@pytest.mark.parametrize("where", ["json:loads", "zipformat:ZipWriter", "figureground.shards.formats.tar:Tar"])
+@pytest.mark.parametrize("where", ["json:loads", "example_format:ZipWriter", "figureground.shards.formats.tar:Tar"])
 def test_what_is_no_format_of_that_name_is_refused(where):
     FORMATS.add("mine", where)
     try:

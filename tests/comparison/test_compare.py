@@ -9,8 +9,8 @@ import statistics
 
 import pytest
 from commands import ENVIRONMENT, wait_for
-from forked import Forked
-from repainted import EASY, SIZES, rows
+from forked_commands import Forked
+from repaint_datasets import EASY, SIZES, rows
 from tiny_layouts import make_folders
 
 from figureground.cli.main import main

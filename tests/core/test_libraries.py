@@ -6,7 +6,7 @@ import os
 from importlib import metadata
 
 import pytest
-from coloured import make_coloured
+from colour_datasets import make_coloured
 from commands import ENVIRONMENT, run
 from PIL import Image
 

@@ -5,10 +5,10 @@ import json
 import sys
 from pathlib import Path
 
+import fake_windows
 import pytest
-import windowsish
 from commands import ENVIRONMENT, hashes, recipe, run
-from forked import Forked
+from forked_commands import Forked
 from tiny_checkpoints import make_checkpoint
 
 import figureground
@@ -59,7 +59,7 @@ for arguments in json.loads(sys.argv[1]):
 
 def on_windows(script: str, *arguments: str, cwd: Path | None = None) -> str:
     """Output of a script where POSIX is missing."""
-    process = Forked(arguments, windowsish.SCRIPT + script, cwd=cwd, env=ENVIRONMENT)
+    process = Forked(arguments, fake_windows.SCRIPT + script, cwd=cwd, env=ENVIRONMENT)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return output

@@ -77,7 +77,7 @@ def test_a_part_is_the_same_kind_of_record(tmp_path):
 
 
 def test_a_classifier_can_be_shown_them(tmp_path):
-    from coloured import image, make_coloured_classifier
+    from colour_datasets import image, make_coloured_classifier
 
     from figureground.evaluation.counterparts import Counterparts
     from figureground.evaluation.predict import predict

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from coloured import COLOURS, image, make_coloured, make_folders
+from colour_datasets import COLOURS, image, make_coloured, make_folders
 
 from figureground.core.errors import FiguregroundError
 from figureground.data.images import DatasetImages, FolderImages, open_images

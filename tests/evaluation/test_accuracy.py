@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from coloured import make_coloured
+from colour_datasets import make_coloured
 
 from figureground.data.images import DatasetImages
 from figureground.data.objects import iterate_identities

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from coloured import make_coloured_classifier
+from colour_datasets import make_coloured_classifier
 
 from figureground.core.errors import FiguregroundError
 from figureground.evaluation.counterparts import LabelTable, find_counterparts, read_label_table

@@ -7,7 +7,7 @@ import re
 import shutil
 
 import pytest
-from coloured import COLOURS, image, make_coloured, make_coloured_classifier, make_folders
+from colour_datasets import COLOURS, image, make_coloured, make_coloured_classifier, make_folders
 from datasets import load_dataset
 from PIL import Image
 

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from coloured import make_coloured
+from colour_datasets import make_coloured
 
 from figureground.core.errors import FiguregroundError
 from figureground.data.images import DatasetImages

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from coloured import make_coloured, make_coloured_classifier, make_folders
+from colour_datasets import make_coloured, make_coloured_classifier, make_folders
 
 from figureground.core.errors import FiguregroundError, OutOfMemory
 from figureground.data.images import DatasetImages, FolderImages

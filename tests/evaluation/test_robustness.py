@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from coloured import make_coloured, make_coloured_classifier, make_folders
+from colour_datasets import make_coloured, make_coloured_classifier, make_folders
 
 from figureground.evaluation import robustness
 from figureground.evaluation.evaluating import evaluate

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from coloured import make_coloured, make_coloured_classifier, make_folders
+from colour_datasets import make_coloured, make_coloured_classifier, make_folders
 from commands import TINY, run
 from tiny_checkpoints import make_checkpoint
 

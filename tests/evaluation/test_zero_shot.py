@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as t
-from coloured import make_coloured, make_coloured_classifier, make_folders
+from colour_datasets import make_coloured, make_coloured_classifier, make_folders
 from PIL import Image
 from tiny_scorers import make_clip
 

@@ -356,7 +356,7 @@ def test_links_need_an_export_of_the_same_images(two, birds, tmp_path):
 
 
 def test_a_layout_of_another_package(birds, tmp_path):
-    EXPORTS.add("flat", "tiny_exports:Flat")
+    EXPORTS.add("flat", "example_export:Flat")
     try:
         write(birds, tmp_path / "out", "flat")
     finally:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from commands import ENVIRONMENT, litter, wait_for
 from diffusers import UNet2DConditionModel
-from forked import Forked
+from forked_commands import Forked
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_checkpoints import KINDS, make_checkpoint, set_weights

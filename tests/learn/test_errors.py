@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 from commands import ENVIRONMENT, wait_for
-from forked import Forked
+from forked_commands import Forked
 from safetensors.numpy import load_file
 from tiny_classifiers import make_classifier
 from tiny_layouts import TABLE, make_image, make_table

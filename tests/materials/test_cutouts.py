@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 import pytest
+from disc_photographs import disc, save_class
 from PIL import Image
-from red_photographs import disc, save_class
 from tiny_onnx import save_salient
 
 from figureground.core.errors import FiguregroundError, UsageError

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import webdataset
 from datasets import ClassLabel, load_dataset
-from forked import CONTEXT
+from forked_commands import CONTEXT
 from PIL import Image
 from tiny_checkpoints import make_checkpoint, set_weights
 

@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from red_photographs import disc, save_class
+from disc_photographs import disc, save_class
 from tiny_onnx import save_salient
 
 from figureground import D3S

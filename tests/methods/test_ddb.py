@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 from PIL import Image
-from repainted import EASY, STAGES, build_with_a_kill, draw, list_planned_images, rows
+from repaint_datasets import EASY, STAGES, build_with_a_kill, draw, list_planned_images, rows
 from tiny_checkpoints import make_checkpoint
 from tiny_classifiers import make_classifier
 from tiny_transformers import make_transformer

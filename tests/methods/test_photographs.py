@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import open_photographs
 import pytest
+import skimage_photographs
 from commands import ENVIRONMENT
 from datasets import load_dataset
 from tiny_checkpoints import make_checkpoint
@@ -31,7 +31,7 @@ sys.exit(code)
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return open_photographs.write(tmp_path_factory.mktemp("data") / "photographs")
+    return skimage_photographs.write(tmp_path_factory.mktemp("data") / "photographs")
 
 
 @pytest.fixture(scope="module")

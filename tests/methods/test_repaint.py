@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from PIL import Image
-from repainted import EASY, SIZES, STAGES, draw, rows, sure, torn
+from repaint_datasets import EASY, SIZES, STAGES, draw, rows, sure, torn
 from tiny_classifiers import make_classifier
 
 from figureground.core.errors import FiguregroundError, RecipeError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 from PIL import Image, ImageFilter
-from repainted import SIZES, STAGES, draw, list_planned_images, rows, sure
+from repaint_datasets import SIZES, STAGES, draw, list_planned_images, rows, sure
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import LONG, litter, markers, recipe, run, start, wait_for
-from repainted import EASY
+from repaint_datasets import EASY
 
 from figureground.checking.dataset import check
 from figureground.methods.ddb import DDB

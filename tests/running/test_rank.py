@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from commands import ENVIRONMENT, LONG, hashes, litter, markers, recipe, run, start, wait_for
-from forked import Forked
+from forked_commands import Forked
 
 from figureground.core.errors import UsageError
 from figureground.running.runners.local import order_shards

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from commands import ENVIRONMENT, LONG, hashes, litter, markers, recipe, run, start, wait_for
-from dying_actors import Dying
+from example_ray_actor import Dying
 
 from figureground.core.accelerator import is_device_error
 from figureground.core.errors import FiguregroundError, RecipeError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import ENVIRONMENT, hashes, litter, markers, recipe, run, start, wait_for
-from forked import Forked
+from forked_commands import Forked
 from tiny_checkpoints import add_safety_checker, make_checkpoint
 
 from figureground.checking.dataset import check

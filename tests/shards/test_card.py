@@ -8,7 +8,7 @@ import pytest
 import webdataset
 import yaml
 from datasets import DatasetInfo, Features, load_dataset
-from forked import Forked
+from forked_commands import Forked
 from huggingface_hub import DatasetCard
 from PIL import Image
 

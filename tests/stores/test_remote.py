@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from commands import ENVIRONMENT as PLAIN
 from commands import hashes, recipe, wait_for
-from forked import Forked
+from forked_commands import Forked
 from object_store import BUCKET, ENVIRONMENT, Rule
 from tiny_checkpoints import make_checkpoint
 

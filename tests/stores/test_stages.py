@@ -8,7 +8,7 @@ import signal
 import pytest
 from commands import ENVIRONMENT as PLAIN
 from commands import hashes, wait_for
-from forked import Forked
+from forked_commands import Forked
 from object_store import BUCKET, ENVIRONMENT
 
 from figureground.pocket import birds

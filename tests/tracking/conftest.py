@@ -11,8 +11,8 @@ def diary(tmp_path, monkeypatch):
     folder = tmp_path / "diary"
     folder.mkdir()
     monkeypatch.setenv("DIARY", str(folder))
-    TRACKERS.add("diary", "diary:Diary")
-    TRACKERS.add("absent", "diary:Absent")
+    TRACKERS.add("diary", "example_tracker:Diary")
+    TRACKERS.add("absent", "example_tracker:Absent")
     yield folder
     TRACKERS.remove("diary")
     TRACKERS.remove("absent")

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from commands import hashes
-from diary import logged, read
+from example_tracker import logged, read
 from safetensors.torch import load_file
 from tiny_classifiers import make_classifier
 from tiny_references import make_references, tiny

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diary import logged, read
+from example_tracker import logged, read
 
 from figureground.tracking.reporting import begin, tracked
 from figureground.training.curves import NotFinite

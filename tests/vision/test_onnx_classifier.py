@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from coloured import COLOURS, image, make_coloured, make_folders
+from colour_datasets import COLOURS, image, make_coloured, make_folders
 from onnx import helper
 from PIL import Image
 from tiny_onnx import save, save_salient

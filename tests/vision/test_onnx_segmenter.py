@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+from disc_photographs import disc
 from PIL import Image
-from red_photographs import disc
 from tiny_onnx import EDGE, save, save_salient
 
 from figureground.core.errors import FiguregroundError

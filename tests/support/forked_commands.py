@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["preloaded"])
+CONTEXT.set_forkserver_preload(["forked_preload"])
 
 
 class Forked:

@@ -1,4 +1,4 @@
-"""Imports what commands need: `forked` forks from a process that has imported this module."""
+"""Imports what commands need: `forked_commands` forks from a process that has imported this module."""
 
 import gc
 import importlib

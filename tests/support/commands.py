@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from forked import Forked
+from forked_commands import Forked
 
 TINY = {
     "classes": "[bird, car]", "backgrounds": "[grass, snow]", "per_cell": "{train: 14, validation: 1}", "shard_size": 4,

@@ -1,4 +1,5 @@
-"""A script's first lines that take away what Windows lacks, for `forked.Forked`: modules, calls, flags and signals.
+"""A script's first lines that take away what Windows lacks: modules, calls, flags and signals. `forked_commands.Forked`
+runs it.
 
 Files can't be locked by `fcntl.flock` then, but by an emulation of Windows' LockFileEx, and open files can't be removed
 or renamed. Libraries are imported before; this package is imported again. What Windows does otherwise, such as paths,
