@@ -25,7 +25,7 @@ from results import Row, make_parser, make_scratch, median, median_ratio, report
 from figureground.core.numerics import library_versions
 from figureground.recipe.sample import Spec, derive_seed, make_key
 from figureground.shards import index
-from figureground.shards.card import CardContext
+from figureground.shards.card_context import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.samples import Encoded
 from figureground.shards.shard import Shard

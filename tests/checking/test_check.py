@@ -32,11 +32,12 @@ from figureground.recipe import document as recipes
 from figureground.recipe.formats import DEFAULT_FORMATS
 from figureground.report.sheet import write_sheet
 from figureground.running.building import finish
+from figureground.shards.card_file import END, refuse_unreadable
 from figureground.shards.columns import Columns
 from figureground.shards.finished import read_finished_index
 from figureground.shards.formats.tar import Tar
 from figureground.shards.index import rewrite_descriptions
-from figureground.shards.shard import Shard
+from figureground.shards.shard import Shard, ShardError
 from figureground.shards.writer import write_encoded
 from figureground.sources import marks
 from figureground.sources.images import encode
@@ -854,6 +855,14 @@ def test_a_card_whose_text_disagrees_with_the_data_is_found(out, old, new, patte
     assert count == 1
     path.write_text(text)
     assert_finds(out, rf"^README\.md: .*{pattern}")
+
+
+def test_the_check_names_the_lines_that_a_build_would_name(out):
+    path = out / "README.md"
+    path.write_text(path.read_text().replace(END, ""))
+    with pytest.raises(ShardError) as refused:
+        refuse_unreadable(out)
+    assert str(refused.value) in findings(out)
 
 
 def test_a_card_that_another_version_wrote_is_compared_by_its_hash(out):

@@ -8,7 +8,7 @@ from jinja2 import Environment
 
 from figureground.core.pages import render_page
 from figureground.core.text import code, fence, markdown, printable
-from figureground.shards.card import END
+from figureground.shards.card_file import END
 
 ESCAPE, OVERRIDE = "\x1b[31m", "\u202e"
 

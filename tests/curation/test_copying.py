@@ -16,7 +16,7 @@ from figureground.curation.curating import curate
 from figureground.recipe.document import is_sealed
 from figureground.recipe.sample import Reject, make_key
 from figureground.shards import filling
-from figureground.shards.card import BEGIN, END
+from figureground.shards.card_file import BEGIN, END
 from figureground.shards.claims import claim
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.markers import markers

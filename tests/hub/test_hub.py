@@ -20,7 +20,6 @@ from tiny_checkpoints import make_checkpoint
 
 from figureground.checking.dataset import check
 from figureground.curation.curating import curate
-from figureground.hub.card import merge_cards
 from figureground.hub.errors import HubError, explain_errors
 from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
@@ -598,33 +597,3 @@ def test_a_private_repository_is_created_private_and_a_public_one_refused(http, 
     hub.received = []
     assert "is public" in one_line(http.push(dataset, name, "--private"))
     assert hub.received == []
-
-
-# The card that both sides write into
-
-
-def card(license="unknown", text="# Title\n", tags=("a",), size="n<1K"):
-    header = f"license: {license}\ntags: {list(tags)}\nconfigs: []\ndataset_info: {{}}\nsize_categories: [{size}]\n"
-    marks = f"<!-- figureground: begin generated -->\n{size}\n<!-- figureground: end generated -->\n"
-    return f"---\npretty_name: Title\n{header}---\n{text}\n{marks}"
-
-
-def test_a_card_that_one_side_changed_keeps_the_change_and_what_is_generated_is_new():
-    joint = merge_cards(card(size="1K<n<10K"), card(license="mit", text="# Mine\n"), card())
-    assert "license: mit" in joint
-    assert "# Mine" in joint
-    assert joint.count("1K<n<10K") == 2
-    assert "n<1K\n" not in joint.replace("1K<n<10K", "")
-    assert merge_cards(card(license="mit"), card(), card()) == card(license="mit")
-
-
-def test_tags_of_both_sides_are_united():
-    assert "- b\n- c" in merge_cards(card(tags=("a", "b")), card(tags=("a", "c")), card())
-
-
-@pytest.mark.parametrize("change", [{"license": "mit"}, {"text": "# Mine\n"}])
-def test_a_card_that_both_sides_changed_differently_is_refused(change):
-    other = {name: value.replace("mit", "apache-2.0").replace("Mine", "Yours") for name, value in change.items()}
-    with pytest.raises(Exception, match="on the Hub"):
-        merge_cards(card(**change), card(**other), card())
-    assert merge_cards(card(**change), card(**change, size="1K<n<10K"), card())

@@ -16,7 +16,7 @@ from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
 from figureground.recipe.document import seal
 from figureground.recipe.sample import IMAGE_FORMATS, Guide, Sample, Spec, make_key
-from figureground.shards.card import CARD
+from figureground.shards.card_file import CARD
 from figureground.shards.columns import Columns
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.formats.format import load_formats

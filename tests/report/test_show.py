@@ -15,7 +15,8 @@ from figureground.recipe.sample import Reject, Sample, Spec, make_key
 from figureground.report.contents import choose_evenly, read_contents
 from figureground.report.preview import draw_preview
 from figureground.report.sheet import license_note, write_sheet
-from figureground.shards import card, index
+from figureground.shards import index
+from figureground.shards.card_context import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_shard
@@ -45,7 +46,7 @@ def build(directory: Path, shards: list[Shard] = SHARDS, formats: tuple[str, ...
         write_shard(
             directory, shard, COLUMNS, results(shard), lambda sample: {"seed": sample.spec.seed}, formats=formats
         )
-    facts = card.CardContext("Drawings", "d3s", "Drawings.", "@misc{x}")
+    facts = CardContext("Drawings", "d3s", "Drawings.", "@misc{x}")
     index.finish(directory, SHARDS, COLUMNS, {"strength": 0.9}, facts, formats=formats)
     recipe = {"builder": "d3s", "identity": {"strength": 0.9, "per_cell": {"train": 4}}, "execution": {"workers": 2}}
     (directory / "_figureground/recipe.json").write_text(json.dumps(recipe))
@@ -98,7 +99,7 @@ def test_splits_come_in_the_order_in_which_they_are_planned(tmp_path: Path, fini
     for shard in shards:
         write_shard(tmp_path, shard, COLUMNS, results(shard), lambda sample: {})
     if finished:
-        index.finish(tmp_path, shards, COLUMNS, {}, card.CardContext("Drawings", "d3s", "Drawings.", "@misc{x}"))
+        index.finish(tmp_path, shards, COLUMNS, {}, CardContext("Drawings", "d3s", "Drawings.", "@misc{x}"))
         written = write_sheet(tmp_path)
     else:
         written = write_sheet(tmp_path, splits=["zebra", "bee", "train", "ant"])

@@ -12,7 +12,7 @@ from figureground.methods.d3s import D3S
 from figureground.methods.extend import extend
 from figureground.recipe.sample import Reject
 from figureground.shards import index
-from figureground.shards.card import CARD
+from figureground.shards.card_file import CARD
 from figureground.shards.empty_splits import NothingLeft
 from figureground.shards.markers import markers
 from figureground.shards.shard import Shard

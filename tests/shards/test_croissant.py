@@ -13,7 +13,7 @@ from tiny_datasets import make_dataset
 
 from figureground.curation.curating import curate
 from figureground.recipe.sample import Sample, Spec, make_key
-from figureground.shards.card import CardContext
+from figureground.shards.card_context import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.croissant import CROISSANT
 from figureground.shards.index import INDEX, finish, rewrite_croissant, rewrite_with_labels

@@ -15,7 +15,7 @@ from datasets import ClassLabel, load_dataset
 from PIL import Image
 
 from figureground.recipe.sample import Reject, Sample, Spec, make_key
-from figureground.shards.card import CardContext
+from figureground.shards.card_context import CardContext
 from figureground.shards.claims import claim
 from figureground.shards.columns import Columns
 from figureground.shards.index import INDEX, finish

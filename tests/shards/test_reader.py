@@ -10,7 +10,7 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError
 from figureground.recipe.sample import Guide, Sample, Spec
 from figureground.shards import index
-from figureground.shards.card import CardContext
+from figureground.shards.card_context import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.finished import read_finished_index
 from figureground.shards.formats.parquet import Parquet

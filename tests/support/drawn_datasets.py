@@ -12,7 +12,7 @@ from figureground.core.hashing import digest
 from figureground.pocket import world
 from figureground.recipe.formats import DEFAULT_FORMATS
 from figureground.recipe.sample import Guide, Sample, Spec, make_key
-from figureground.shards.card import CardContext
+from figureground.shards.card_context import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.index import finish
 from figureground.shards.shard import Shard

@@ -22,11 +22,11 @@ from figureground.auditing.sections import report_duplicates, report_labels, rep
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.files import replace_text
+from figureground.core.local_paths import strip_local_paths
 from figureground.core.owned import refuse_output
 from figureground.data.images import DatasetImages, FolderImages, open_images
 from figureground.models.needs import refuse_absent, refuse_onnx
 from figureground.recipe.sample import derive_seed
-from figureground.shards.card import public
 
 if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier
@@ -147,7 +147,7 @@ def audit(
         },
         "findings": [finding.to_json() for finding in confirmed],
         "tests": {"count": len(tests), "correction": "Holm", "level": LEVEL},
-        "features": None if network is None else public(network.facts),
+        "features": None if network is None else strip_local_paths(network.facts),
         "small": small,
         **report,
     }
@@ -226,7 +226,7 @@ def _report_biases(
     for classifier, mapping in zip(classifiers, counterparts, strict=True):
         summary, candidates, p_values = measure_biases(samples, scan, classifier, mapping, show_progress=show_progress)
         name = classifier.name if classifier.name not in report else f"{classifier.name} ({len(report) + 1})"
-        report[name] = {"facts": public(classifier.facts), **summary}
+        report[name] = {"facts": strip_local_paths(classifier.facts), **summary}
         findings += candidates
         tests += p_values
     return report, findings, tests

@@ -15,26 +15,14 @@ from typing import Any
 from urllib.parse import unquote
 
 import jinja2
-import yaml
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import FileError, open_regular, read_object, read_text, safe_join
 from figureground.core.shapes import Optional, check_shape
-from figureground.core.yaml_documents import safe_load
-from figureground.shards.card import (
-    BEGIN,
-    CARD,
-    END,
-    PREVIEW,
-    UNKNOWN_LICENSE,
-    CardContext,
-    features,
-    find_generated_part,
-    hash_text,
-    identify_renderer,
-    render,
-)
+from figureground.shards.card import PREVIEW, features, hash_text, identify_renderer, render
+from figureground.shards.card_context import CardContext
+from figureground.shards.card_file import BEGIN, CARD, END, UNKNOWN_LICENSE, find_generated_part, parse_card
 from figureground.shards.columns import Columns
 from figureground.shards.croissant import CROISSANT
 from figureground.shards.formats.format import Format, find_loadable, list_folders
@@ -45,7 +33,6 @@ from figureground.shards.shard import PUBLISHED_REJECTS, Shard, ShardError
 REWRITE = "Rerun the command that made the dataset: it is rewritten"
 """Remedy for a damaged index, card or Croissant file."""
 
-_HEADER = re.compile(r"\A\s*^---[ \t]*\n(?P<yaml>.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
@@ -77,16 +64,10 @@ def check_card(
     except OSError as error:
         why = "missing" if isinstance(error, FileNotFoundError) else f"it can't be read ({error.strerror})"
         return [f"{CARD}: {why}, so the files aren't described. {REWRITE}."], []
-    match = _HEADER.match(text)
     try:
-        header = (safe_load(match["yaml"]) or {}) if match else {}
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        return [f"{CARD}: its YAML header can't be read ({problem}). Fix it, or delete the file. {REWRITE}."], []
-    if not isinstance(header, dict):
-        return [
-            f"{CARD}: its YAML header isn't a mapping of keys to values. Fix it, or delete the file. {REWRITE}."
-        ], []
+        header, _, body = parse_card(text)
+    except ShardError as error:
+        return [f"{error} {REWRITE}."], []
     findings: list[str] = []
     files = _group_files(markers)
     kind = find_loadable({name for marker in markers.values() for name in formats_of(marker)})
@@ -104,7 +85,6 @@ def check_card(
     notes = []
     if header.get("license") in (None, UNKNOWN_LICENSE):
         notes.append(f"{CARD}: the license is unknown. Set it in the header before you publish; it is kept.")
-    body = text[match.end() :] if match else text
     other_findings = list(_check_shown_images(directory, body))
     part = None
     try:

@@ -12,13 +12,14 @@ from tqdm import tqdm
 from figureground.core import signals, terminal
 from figureground.core.files import create_bytes, read_bytes, read_text
 from figureground.core.hashing import digest
+from figureground.core.local_paths import strip_local_paths
 from figureground.core.locks import lock
 from figureground.core.numerics import create_once, library_versions
 from figureground.core.progress import Progress
 from figureground.recipe import document as recipes
 from figureground.recipe.sample import Reject
 from figureground.running.directory import register_worker
-from figureground.shards import card
+from figureground.shards.card_file import BEGIN, CARD, END, GENERATED_KEYS, rewrite
 from figureground.shards.claims import INDEX_LOCK
 from figureground.shards.columns import Columns
 from figureground.shards.directory import find_added_files
@@ -57,7 +58,7 @@ def make_recipe(
         "content": {},
         "sha256": digest({"format": version, "builder": command, **full_identity}),
         "lineage": [*(entry for source in sources for entry in source.facts.lineage), dict(step)],
-        "sources": [{"name": source.name, **card.public(source.recipe)} for source in sources],
+        "sources": [{"name": source.name, **strip_local_paths(source.recipe)} for source in sources],
     }
     return recipes.seal(recipe)
 
@@ -118,12 +119,10 @@ def copy_files(source: FinishedDataset, out: Path) -> None:
 
 def copy_card_text(source: FinishedDataset, out: Path) -> None:
     """Copy user-written text of the card, before the copy's card is generated around it."""
-    path = source.directory / card.CARD
+    path = source.directory / CARD
     if not path.exists():
         return
-    empty_fields: dict[str, Any] = {name: [] for name in card.GENERATED_KEYS}
-    text = card.rewrite(
-        read_text(path, root=source.directory, encoding="utf-8-sig"), empty_fields, f"{card.BEGIN}\n{card.END}\n"
-    )
+    empty_fields: dict[str, Any] = {name: [] for name in GENERATED_KEYS}
+    text = rewrite(read_text(path, root=source.directory, encoding="utf-8-sig"), empty_fields, f"{BEGIN}\n{END}\n")
     with lock(out / INDEX_LOCK, wait=True):  # else another process may take the draft for one of a killed process
-        create_once(out / card.CARD, text)
+        create_once(out / CARD, text)

@@ -20,7 +20,7 @@ from figureground.recipe import sample as samples
 from figureground.recipe.sample import Reject, Spec
 from figureground.running.directory import claim_directory, describe_progress
 from figureground.shards import index
-from figureground.shards.card import CardContext
+from figureground.shards.card_context import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.finished import FinishedDataset, refuse_overlap
 from figureground.shards.samples import Encoded

@@ -15,6 +15,7 @@ import numpy as np
 from figureground.core.errors import FiguregroundError, UsageError, join_names
 from figureground.core.files import replace_bytes
 from figureground.core.intervals import LEVEL, METHOD
+from figureground.core.local_paths import strip_local_paths
 from figureground.core.locks import lock
 from figureground.core.owned import refuse_output
 from figureground.data.images import SPURIOUS_FOR, DatasetImages, FolderImages, open_images
@@ -35,7 +36,6 @@ from figureground.evaluation.running import (
     write_results,
 )
 from figureground.recipe.severity import FILE as AXES
-from figureground.shards.card import public
 from figureground.shards.claims import STAGES_LOCK, remove_locks
 from figureground.shards.index import rewrite_croissant
 from figureground.shards.shard import SCORES
@@ -153,7 +153,7 @@ def evaluate(
         **_describe_inputs(images, occurring, other_images, validation_images, table),
         "classifiers": {
             name: {
-                "facts": public(classifier.facts),
+                "facts": strip_local_paths(classifier.facts),
                 **({"steered": name in steered} if spurious else {}),
                 **_describe_coverage(classifier, mapping, images, predictions[name][GENERATED]),
                 **measured[name],
@@ -403,7 +403,7 @@ def _write_scores(path: Path, images: DatasetImages, classifier: Classifier, pre
             "correct": predictions.correct[rows],
         }
     )
-    made_by = {_MADE_BY: json.dumps(public(classifier.facts)).encode()}
+    made_by = {_MADE_BY: json.dumps(strip_local_paths(classifier.facts)).encode()}
     if path.exists() and (earlier := pq.read_table(path)).schema.metadata[_MADE_BY] == made_by[_MADE_BY]:
         is_other = pc.invert(pc.is_in(earlier["key"], pa.array(images.keys)))
         table = pa.concat_tables([earlier.filter(is_other).cast(table.schema), table])

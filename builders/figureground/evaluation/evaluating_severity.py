@@ -11,6 +11,7 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.intervals import LEVEL, METHOD
+from figureground.core.local_paths import strip_local_paths
 from figureground.core.owned import refuse_output
 from figureground.data.images import DatasetImages, open_images
 from figureground.evaluation import severity
@@ -28,7 +29,6 @@ from figureground.evaluation.running import (
 )
 from figureground.evaluation.severity_page import write_page
 from figureground.recipe.severity import MILDEST, load_axes
-from figureground.shards.card import public
 
 if TYPE_CHECKING:
     from figureground.evaluation.predict import Predictions
@@ -103,7 +103,7 @@ def evaluate_severity(
         predictions[name] = {folder: predict_images(dataset_images) for folder, dataset_images in images.items()}
         reference_predictions = predict_images(reference_images) if reference_images is not None else None
         measured = severity.measure(axes, images, predictions[name], reference_predictions)
-        results[name] = {"facts": public(opened[name].facts), **measured}
+        results[name] = {"facts": strip_local_paths(opened[name].facts), **measured}
     report = {
         "made_by": "figureground evaluate",
         "kind": "severity",

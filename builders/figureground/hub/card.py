@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from figureground.core.errors import FiguregroundError
-from figureground.core.yaml_documents import safe_load
-from figureground.shards import card
+from figureground.shards.card_file import (
+    BEGIN,
+    CARD,
+    END,
+    GENERATED_KEYS,
+    UNKNOWN_LICENSE,
+    CardText,
+    dump,
+    find_generated_part,
+    parse_card,
+    rewrite,
+)
 
-_HEADER = re.compile(r"\A---[ \t]*\n(?P<yaml>.*?)^---[ \t]*$\n?", re.DOTALL | re.MULTILINE)
 _MISSING: Any = None
 
 
@@ -32,20 +37,21 @@ def merge_cards(local: str, remote: str, previous: str | None) -> str:
     """
     if remote in (local, previous):
         return local
-    ours, our_text = _split_card(local, "README.md")
-    remote_header, their_text = _split_card(remote, "README.md on the Hub")
+    (ours, _, our_body), our_text = _parse(local, CARD)
+    (remote_header, remote_yaml, _), their_text = _parse(remote, f"{CARD} on the Hub")
     theirs = remote_header
+    base: dict[Any, Any]
     if previous is None:
         # Values of an unedited card; keys missing on the Hub don't count as edits.
         title = ours.get("pretty_name")
-        base: dict[str, Any] = {"license": "unknown", "pretty_name": title}
-        base_text = f"# {title}\n\n{card.BEGIN}\n{card.END}\n"
+        base = {"license": UNKNOWN_LICENSE, "pretty_name": title}
+        base_text = f"# {title}\n\n{BEGIN}\n{END}\n"
         theirs = {**ours, **base, **remote_header}
     else:
-        base, base_text = _split_card(previous, "the card as it was last pushed")
+        (base, _, _), base_text = _parse(previous, "the card as it was last pushed")
     header = {}
     for key in dict.fromkeys([*ours, *theirs]):
-        if key in card.GENERATED_KEYS:
+        if key in GENERATED_KEYS:
             if key in ours:
                 header[key] = ours[key]
             continue
@@ -56,19 +62,12 @@ def merge_cards(local: str, remote: str, previous: str | None) -> str:
         their_text = base_text  # an empty card doesn't count as an edit
     text = _merge_value("text", our_text, their_text, base_text)
     # Keep the Hub's YAML verbatim, with its comments, unless a value differs.
-    match = _HEADER.match(remote)
-    header_yaml = (
-        match["yaml"]
-        if match
-        and all(header.get(key) == value for key, value in remote_header.items() if key not in card.GENERATED_KEYS)
-        else card.dump(header)
-    )
-    body = _strip_header(local)
-    generated = card.find_generated_part(body)
+    unchanged = all(header.get(key) == value for key, value in remote_header.items() if key not in GENERATED_KEYS)
+    generated = find_generated_part(our_body)
     if generated is None:
         raise FiguregroundError("README.md: the generated part is missing. Rerun the command that made the dataset.")
-    our_part = body[generated[0] :]
-    return card.rewrite(f"---\n{header_yaml}---\n{text}", header, our_part)
+    merged = f"---\n{remote_yaml if unchanged else dump(header)}---\n{text}"
+    return rewrite(merged, header, our_body[generated[0] :])
 
 
 def _merge_value(key: str, ours: Any, theirs: Any, base: Any) -> Any:
@@ -91,24 +90,8 @@ def _is_same(one: Any, other: Any) -> bool:
     return one == other or (isinstance(one, str) and isinstance(other, str) and one.split() == other.split())
 
 
-def _split_card(text: str, where: str) -> tuple[dict[str, Any], str]:
-    """Return a card's YAML header, and its Markdown with the two marks but without the text between them."""
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    match = _HEADER.match(text)
-    try:
-        header = (safe_load(match["yaml"]) or {}) if match else {}
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise FiguregroundError(f"{where}: its YAML header can't be read: {problem}. Fix it and push again.") from None
-    if not isinstance(header, Mapping):
-        raise FiguregroundError(f"{where}: its YAML header isn't a mapping of keys to values. Fix it and push again.")
-    body = _strip_header(text)
-    span = card.find_generated_part(body)
-    if span is not None:
-        body = f"{body[: span[0]]}{card.BEGIN}\n{card.END}{body[span[1] :]}"
-    return dict(header), body
-
-
-def _strip_header(text: str) -> str:
-    match = _HEADER.match(text)
-    return text[match.end() :] if match else text
+def _parse(text: str, name: str) -> tuple[CardText, str]:
+    """Return a card, taken apart, and its Markdown with the two marks but without the text between them."""
+    card = parse_card(text, name, "Fix it and push again.")
+    span = find_generated_part(card.body)
+    return card, card.body if span is None else f"{card.body[: span[0]]}{BEGIN}\n{END}{card.body[span[1] :]}"

@@ -13,11 +13,13 @@ from typing import Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.files import open_regular, read_object
+from figureground.core.local_paths import strip_local_paths
 from figureground.methods.registry import METHODS
 from figureground.recipe import document as recipes
 from figureground.recipe.formats import FORMATS
 from figureground.recipe.settings import Names, find_marks
 from figureground.shards import card, croissant
+from figureground.shards.card_file import CARD
 from figureground.shards.directory import find_added_files, find_score_files
 from figureground.shards.finished import FinishedDataset, read_finished_index
 from figureground.shards.formats.format import find_loadable, sort_formats
@@ -25,7 +27,7 @@ from figureground.shards.index import INDEX, rewrite_descriptions
 from figureground.shards.markers import formats_of, markers, to_text
 from figureground.shards.shard import LABELS, MARKERS, PRIVATE, RECIPE, Shard
 
-TOP_LEVEL = (card.CARD, croissant.CROISSANT, card.PREVIEW)
+TOP_LEVEL = (CARD, croissant.CROISSANT, card.PREVIEW)
 """Published files at the top of the directory."""
 
 DESCRIPTIONS = (RECIPE, INDEX, f"{PRIVATE}/numerics.json", card.ATTRIBUTION, LABELS)
@@ -61,7 +63,7 @@ class Item:
     @property
     def upload_rank(self) -> int:
         """Rank in the upload order: the recipe first, since it identifies the repository; the card last."""
-        return {RECIPE: 0, INDEX: 2, croissant.CROISSANT: 2, card.CARD: 3}.get(self.path, 1)
+        return {RECIPE: 0, INDEX: 2, croissant.CROISSANT: 2, CARD: 3}.get(self.path, 1)
 
 
 def _hash_file(file: Path, digest: Any) -> str:
@@ -107,7 +109,7 @@ def select_files(directory: Path, formats: Sequence[str] | None, scratch: Path) 
     items = {item.path: item for item in _iterate_items(directory)}
     items[RECIPE] = Item(RECIPE, recipe)
     # Copy files that a user may still edit, so that their current state is sent.
-    for path in (card.CARD, croissant.CROISSANT, INDEX):
+    for path in (CARD, croissant.CROISSANT, INDEX):
         if path in items:
             items[path] = Item(path, Path(shutil.copy(items[path].file, scratch / Path(path).name)))
     return sorted(items.values(), key=lambda item: (item.upload_rank, item.path))
@@ -120,7 +122,7 @@ def open_finished(directory: Path) -> FinishedDataset:
         FiguregroundError: The build isn't finished, or the directory isn't a dataset.
     """
     read_finished_index(directory)
-    for path in (RECIPE, card.CARD):
+    for path in (RECIPE, CARD):
         if not (directory / path).exists():
             raise FiguregroundError(f"{directory} has no {path}. Rerun the build's command: it resumes.")
     return FinishedDataset(directory)
@@ -147,7 +149,7 @@ def _make_public_recipe(directory: Path, formats: Sequence[str]) -> str:
         method = METHODS[recipe["builder"]]
         paths = find_marks(type(method.CONFIGS[method.DEFAULT]), Names)
     for section in (recipe["identity"], recipe["execution"]):
-        section |= {name: card.public(value) for name, value in section.items() if paths is None or name in paths}
+        section |= {name: strip_local_paths(value) for name, value in section.items() if paths is None or name in paths}
     if "formats" in recipe["execution"]:
         recipe["execution"]["formats"] = list(formats)
     recipe = recipes.seal(recipe) if recipes.SEAL in recipe else recipe
@@ -166,10 +168,10 @@ def _copy_in_formats(directory: Path, formats: Sequence[str], out: Path) -> Path
         if (
             item.known_sha256 is None
             and not item.path.startswith(MARKERS)
-            and item.path not in (INDEX, card.CARD, croissant.CROISSANT)
+            and item.path not in (INDEX, CARD, croissant.CROISSANT)
         ):
             _link(item.file, out / item.path)
-    shutil.copy(directory / card.CARD, out / card.CARD)
+    shutil.copy(directory / CARD, out / CARD)
     index = open_finished(directory).index
     card_content = dict(index["card"])
     if "formats" in card_content.get("recipe", {}):

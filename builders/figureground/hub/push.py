@@ -23,7 +23,7 @@ from figureground.hub import card as hub_card
 from figureground.hub.errors import RESUME_ADVICE, HubError, explain_errors, is_transient
 from figureground.hub.manifest import Item, open_finished, select_files
 from figureground.recipe.formats import FORMATS
-from figureground.shards.card import CARD as README
+from figureground.shards.card_file import CARD as README
 from figureground.shards.formats.format import list_folders
 from figureground.shards.index import INDEX
 from figureground.shards.shard import PRIVATE, PUBLISHED_REJECTS, RECIPE

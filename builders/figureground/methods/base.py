@@ -37,7 +37,7 @@ from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Guide, Spec
 from figureground.recipe.shard_size import bytes_per_image, default_shard_size
 from figureground.running import building
-from figureground.shards.card import CardContext
+from figureground.shards.card_context import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.finished import read_finished_index
 from figureground.shards.shard import PRIVATE

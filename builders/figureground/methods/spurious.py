@@ -28,6 +28,7 @@ from figureground.core.errors import (
 )
 from figureground.core.files import read_json
 from figureground.core.hashing import digest
+from figureground.core.local_paths import strip_local_paths
 from figureground.core.names import RULE, Lookup, slug
 from figureground.core.resources import find_resource
 from figureground.core.text import markdown
@@ -49,7 +50,6 @@ from figureground.recipe.features import Feature, find_labels, read_features
 from figureground.recipe.plan import Plan
 from figureground.recipe.sample import Spec, derive_seed
 from figureground.recipe.table import Counts
-from figureground.shards.card import public
 from figureground.shards.markers import find_missing_shards
 from figureground.shards.shard import PRIVATE, as_shard
 from figureground.sources.images import content_hash
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from figureground.diffusion.checkpoint import Checkpoint
-    from figureground.shards.card import CardContext
+    from figureground.shards.card_context import CardContext
     from figureground.shards.columns import Columns
 
 PLAIN = "plain"
@@ -247,7 +247,7 @@ class Spurious(Method):
 
     def content_hashes(self) -> dict[str, Any]:
         finetuning = self.settings.identity_fields()
-        finetuning["tiny_autoencoder"] = public(finetuning["tiny_autoencoder"])
+        finetuning["tiny_autoencoder"] = strip_local_paths(finetuning["tiny_autoencoder"])
         return {
             **super().content_hashes(),
             "features": [[feature.name, feature.noun, feature.text] for feature in self.features],

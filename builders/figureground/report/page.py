@@ -17,13 +17,13 @@ from PIL import Image
 
 from figureground.core.errors import plural
 from figureground.core.files import read_object
+from figureground.core.local_paths import strip_local_paths
 from figureground.core.pages import render_page
 from figureground.report.answers import read_labels
 from figureground.report.contents import Contents, Example, Labels, Shard, choose_evenly, read_examples
 from figureground.report.facts import flatten
 from figureground.report.preview import LARGEST_CELL, MAX_DOWN, fit, open_rgb
 from figureground.report.samples import WriteResult
-from figureground.shards.card import public
 from figureground.shards.shard import PRIVATE
 from figureground.shards.stages import COPIES
 from figureground.sources.images import UnreadableImage, list_images, open_stored, read_image
@@ -154,7 +154,7 @@ def _read_settings(path: Path, name: str = "recipe") -> list[tuple[str, list[tup
     """Return a JSON file's settings in titled groups of names and values: one for the file, one for each section."""
     if not path.exists():
         return []
-    groups = _split_sections(public(read_object(path)), name)
+    groups = _split_sections(strip_local_paths(read_object(path)), name)
     return [(title, list(flatten(group))) for title, group in groups if group]
 
 

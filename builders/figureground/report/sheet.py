@@ -22,7 +22,8 @@ from figureground.report.folder import FOLDER, open_draft, refuse_folder
 from figureground.report.page import render_report
 from figureground.report.preview import draw_preview
 from figureground.report.samples import MAX_FULL, DrawGuide, DrawPanels, save_panels, write_samples
-from figureground.shards.card import CARD, PREVIEW, read_license
+from figureground.shards.card import PREVIEW
+from figureground.shards.card_file import CARD, read_license
 from figureground.shards.index import lock_descriptions
 
 REPORT = "report.html"

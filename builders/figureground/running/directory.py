@@ -18,7 +18,7 @@ from figureground.core.shapes import is_count
 from figureground.recipe import document as recipes
 from figureground.recipe.formats import FORMATS
 from figureground.running import disk
-from figureground.shards import card, journal
+from figureground.shards import card_file, journal
 from figureground.shards.claims import WORKING_LOCK, clean_stale
 from figureground.shards.directory import refuse_unsafe_entries
 from figureground.shards.home import home_of
@@ -93,7 +93,7 @@ def marks_images(out: Path) -> bool:
 
 def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
     refuse_unsafe_entries(out)
-    card.refuse_unreadable(out)
+    card_file.refuse_unreadable(out)
     saved = out / RECIPE
     if not saved.exists():
         if out.exists() and not out.is_dir():

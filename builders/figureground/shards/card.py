@@ -1,4 +1,4 @@
-"""The dataset card: a README.md whose YAML describes files, splits and labels to `load_dataset`."""
+"""The content of a dataset's card: YAML that describes files, splits and labels to `load_dataset`, and Markdown."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import jinja2
 import numpy as np
-import yaml
 
 from figureground import __version__
+from figureground.core import local_paths as paths_module
 from figureground.core import text as text_module
-from figureground.core.errors import join_names
-from figureground.core.files import FileError, read_text, replace_if_changed, replace_text
+from figureground.core.files import replace_text
+from figureground.core.local_paths import strip_local_paths
 from figureground.core.resources import find_resource
-from figureground.core.text import code, fence, has_control_characters, markdown, printable
-from figureground.core.yaml_documents import safe_load
+from figureground.core.text import code, fence, markdown, printable
 from figureground.recipe import table as table_module
 from figureground.recipe.document import MARKS
 from figureground.recipe.formats import FORMATS
 from figureground.recipe.table import cramers_v
+from figureground.shards import card_context as context_module
+from figureground.shards import card_file as file_module
+from figureground.shards.card_context import CardContext
+from figureground.shards.card_file import BEGIN, END, UNKNOWN_LICENSE
 from figureground.shards.columns import Columns
 from figureground.shards.formats.format import Format, find_loadable
 from figureground.shards.shard import ShardError
@@ -37,20 +39,12 @@ from figureground.sources.provenance import NOT_STATED, Credit, format_credits
 if TYPE_CHECKING:
     from datasets import Features
 
-BEGIN = "<!-- figureground: begin generated -->"
-END = "<!-- figureground: end generated -->"
-_MARKS = (BEGIN, END)
-CARD = "README.md"
 PREVIEW = "preview.png"
 ATTRIBUTION = "_figureground/attribution.csv"
 """Credits for the images that generation starts from."""
 
-UNKNOWN_LICENSE = "unknown"
 REJECTS = "rejects"
 """The config of published rejects."""
-
-GENERATED_KEYS = ("configs", "dataset_info", "size_categories")
-"""YAML keys that are rewritten each time; all others belong to the user."""
 
 MAX_CREDITS = 20
 """Above this number, credits are listed only in `ATTRIBUTION`."""
@@ -67,63 +61,9 @@ QUESTION_TEXTS = {
 TAGS = ("figureground", "spurious-correlations", "distribution-shift", "synthetic")
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-_HEADER = re.compile(r"\A\s*^---[ \t]*\n(?P<yaml>.*?)^---[ \t]*$\n?", re.DOTALL | re.MULTILINE)
-_ABSOLUTE = re.compile(r"((file:|[A-Za-z]:)?[\\/~]|\.\.[\\/]).*", re.DOTALL)
 _SHARD_FILE = re.compile(r"(?P<before>.*?(?P<part>-e\d+)?)-\d+-of-\d+(?P<suffix>\.\w+)")
 _URL_SAFE = "/:?#@!$&'*+,;=%~._-"
 _LINK = re.compile(r"https?://[^\s<>\"]+")
-
-
-@dataclass(frozen=True)
-class CardContext:
-    """Contents of a card besides the recipe and the counts."""
-
-    title: str
-    builder: str
-    """Name of the method, `d3s`."""
-    summary: str
-    """Content of the images and how they were made, in a few sentences of Markdown."""
-    citation: str
-    """BibTeX."""
-    numerics: Mapping[str, Any] = field(default_factory=dict)
-    """Device kind, dtype, batch size, library versions."""
-    limits: Sequence[str] = ()
-    """Known limitations of the images, one sentence each."""
-    uses: Sequence[str] = ()
-    """Intended uses."""
-    misuses: Sequence[str] = ()
-    """Uses to avoid."""
-    checkpoint: Mapping[str, Any] = field(default_factory=dict)
-    """Checkpoint that drew the images: a `sources.Weights` as a mapping, and its `terms`."""
-    sources: Sequence[Mapping[str, Any]] = ()
-    """Directories of the images that generation starts from, each a `sources.Source` as a mapping."""
-    credits: Sequence[Mapping[str, str]] = ()
-    """Credits for those images, each a `sources.Credit` as a mapping."""
-    lineage: Sequence[Mapping[str, Any]] = ()
-    """Steps that made a dataset from others, one mapping each: `did` (`curate`, `extend` or `merge`), `from` (one or
-    several datasets: `name`, `sha256`, `samples`), and further facts such as `rule`, `kept`, `dropped`."""
-    concepts: Sequence[Mapping[str, Any]] = ()
-    """Concepts that the diffusion model was fine-tuned on, each with `class`, `noun`, `feature`, `references`,
-    `identifier`, `kind`, `sha256` and `losses`."""
-    labels: Mapping[str, Any] = field(default_factory=dict)
-    """Facts about the labels, in the shape of `index_shape.LABELS`; empty if nothing is known."""
-
-
-def write(directory: Path, header: Mapping[str, Any], body: str) -> None:
-    """Write README.md, and keep what a person wrote into an existing one: see `merge`.
-
-    Args:
-        header: As `describe` returns it.
-        body: As `render` returns it.
-
-    Raises:
-        ShardError: The existing README.md can't be parsed.
-    """
-    path = directory / CARD
-    text = f"---\n{dump(header)}---\n{body}"
-    if path.exists():
-        text = rewrite(_read_card(path), header, body)
-    replace_if_changed(path, text, root=directory)
 
 
 @functools.cache
@@ -132,7 +72,9 @@ def identify_renderer(formats: tuple[str, ...]) -> str:
     templates and the modules.
     """
     format_modules = [sys.modules[FORMATS[name].__module__] for name in formats]
-    modules = (sys.modules[__name__], text_module, table_module, *format_modules)
+    modules = (
+        sys.modules[__name__], context_module, file_module, paths_module, text_module, table_module, *format_modules,
+    )  # fmt: skip
     templates = sorted(find_resource("templates").glob("*.md.jinja"))
     content = b"".join(path.read_bytes() for path in (*templates, *(Path(module.__file__ or "") for module in modules)))
     return f"{__version__} {hashlib.sha256(content).hexdigest()[:16]}"
@@ -151,35 +93,6 @@ def write_attribution(directory: Path, facts: CardContext) -> None:
         replace_text(path, text, root=directory)
     else:
         path.unlink(missing_ok=True)
-
-
-def refuse_unreadable(directory: Path) -> None:
-    """Check, before anything is drawn, that the existing card can be rewritten.
-
-    Raises:
-        ShardError: As `write`.
-    """
-    path = directory / CARD
-    if path.exists():
-        find_generated_part(_split_card(_read_card(path))[2])
-
-
-def read_license(directory: Path) -> str | None:
-    """Return the licence in the card's YAML; None if there is no card, or the licence is not set or unknown.
-
-    Several licences are joined by commas. For `other`, returns `license_link`, or else `license_name`.
-
-    Raises:
-        ShardError: As `write`.
-    """
-    path = directory / CARD
-    header = _split_card(_read_card(path))[0] if path.exists() else {}
-    license = header.get("license")
-    if not license or license == UNKNOWN_LICENSE:
-        return None
-    if license == "other":
-        license = header.get("license_link") or header.get("license_name") or license
-    return ", ".join(map(str, license)) if isinstance(license, list) else str(license)
 
 
 def describe(
@@ -311,7 +224,7 @@ def render(
         share=_format_share,
     )
     nonempty = {name: split for name, split in index["splits"].items() if split["samples"]}
-    numerics = dict(public(facts.numerics))
+    numerics = dict(strip_local_paths(facts.numerics))
     credits = [_strip_paths_in_credit(credit) for credit in facts.credits]
     kind, first = find_loadable(formats), next(iter(nonempty), None)
     shard_formats = [FORMATS[name]() for name in formats]
@@ -336,7 +249,7 @@ def render(
             for shard_format in shard_formats
             if first
         ],
-        recipe={name: value for name, value in public(recipe).items() if name not in ("lineage", MARKS)},
+        recipe={name: value for name, value in strip_local_paths(recipe).items() if name not in ("lineage", MARKS)},
         # A merge of marked and unmarked images has one value for each source.
         marks=recipe.get(MARKS) if isinstance(recipe.get(MARKS), str) else None,
         mixed=numerics.pop("mixed", []),
@@ -345,9 +258,9 @@ def render(
         preview=preview,
         rejects=index.get("published_rejects", {}),
         not_stated=NOT_STATED,
-        sources=public(facts.sources),
-        lineage=public(facts.lineage),
-        concepts=public(facts.concepts),
+        sources=strip_local_paths(facts.sources),
+        lineage=strip_local_paths(facts.lineage),
+        concepts=strip_local_paths(facts.concepts),
         question_texts=QUESTION_TEXTS,
         losses=list(dict.fromkeys(name for concept in facts.concepts for name in concept["losses"])),
         class_splits=find_class_splits(index["splits"]),
@@ -429,160 +342,4 @@ def _format_share(share: Mapping[str, float]) -> str:
 
 
 def _strip_paths_in_credit(credit: Mapping[str, str]) -> dict[str, str]:
-    return {**credit, "source": public(credit["source"])}
-
-
-def public(value: Any) -> Any:
-    """Return a setting fit for publication: paths on this machine are reduced to their last part."""
-    if isinstance(value, Mapping):
-        return {str(key): public(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [public(item) for item in value]
-    if isinstance(value, Path):
-        value = str(value)
-    if isinstance(value, str) and _ABSOLUTE.fullmatch(value):
-        return PureWindowsPath(value).name
-    return value
-
-
-def merge(existing: str, header: Mapping[str, Any], body: str) -> tuple[dict[str, Any], str]:
-    """Merge an existing card with newly generated content.
-
-    In the YAML, `configs`, `dataset_info` and `size_categories` are replaced; everything else stays, including
-    license and tags. In the Markdown, the part between the two marks is replaced; without marks, the generated
-    part is appended.
-
-    Returns:
-        The YAML and the Markdown.
-
-    Raises:
-        ShardError: The YAML can't be read, or one mark is missing.
-    """
-    existing_values, _, text = _split_card(existing)
-    users_values = {key: value for key, value in existing_values.items() if key not in GENERATED_KEYS}
-    return {**header, **users_values}, _merge_text(text, body)
-
-
-def rewrite(existing: str, header: Mapping[str, Any], body: str) -> str:
-    """Apply `merge` to an existing card; the rest of its YAML stays as written, including comments.
-
-    Raises:
-        ShardError: See `merge`.
-    """
-    merged, text = merge(existing, header, body)
-    existing_values, existing_yaml, _ = _split_card(existing)
-    return f"---\n{_merge_yaml(existing_yaml, existing_values, merged)}---\n{text}"
-
-
-def _read_card(path: Path) -> str:
-    try:
-        return read_text(path, root=path.parent, encoding="utf-8-sig")
-    except FileError as error:
-        raise ShardError(f"{path.name} can't be read: {error.reason}. Save it as UTF-8, or delete it.") from error
-
-
-def _describe_yaml_error(error: yaml.YAMLError) -> str:
-    """Describe a YAML error and its position from the header's first line, without quoting the lines."""
-    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
-    position = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-    return f"{problem}{position}" if problem else " ".join(str(error).split())
-
-
-def _split_card(existing: str) -> tuple[dict[Any, Any], str, str]:
-    """Split a card into its YAML, parsed and as text, and the Markdown after it."""
-    match = _HEADER.match(existing)
-    if not match:
-        return {}, "", existing
-    try:
-        values = safe_load(match["yaml"]) or {}
-    except yaml.YAMLError as error:
-        raise ShardError(
-            f"README.md: its YAML header can't be read: {_describe_yaml_error(error)}. Fix it, or delete the file."
-        ) from error
-    if not isinstance(values, dict):
-        raise ShardError("README.md: its YAML header is not a mapping. Fix it, or delete the file.")
-    return values, match["yaml"], existing[match.end() :]
-
-
-def dump(values: Mapping[Any, Any]) -> str:
-    """Return values as YAML; non-ASCII is escaped if a character would reorder the line or control a terminal."""
-    if not values:
-        return ""
-    text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120)
-    return yaml.safe_dump(dict(values), sort_keys=False, width=120) if has_control_characters(text) else text
-
-
-def _merge_yaml(existing_yaml: str, existing: Mapping[Any, Any], merged: Mapping[Any, Any]) -> str:
-    """Return a header's YAML in which only keys that differ from the wanted values are rewritten."""
-    changed = {key: value for key, value in merged.items() if key not in existing or existing[key] != value}
-    text = _replace_keys(existing_yaml, changed)
-    try:
-        if safe_load(text) == merged:
-            return text
-    except yaml.YAMLError:
-        pass
-    return dump(merged)  # written in another style, such as {a: 1}: values are kept, comments are lost
-
-
-def _replace_keys(existing_yaml: str, changed: Mapping[Any, Any]) -> str:
-    """Replace the values of top-level keys in YAML; missing keys are appended."""
-    root = yaml.compose(existing_yaml)
-    keys = root.value if isinstance(root, yaml.MappingNode) else []
-    starts = [key.start_mark.index for key, _ in keys]
-    ends = [*starts, len(existing_yaml)][1:]
-    parts = [existing_yaml[: starts[0]] if starts else existing_yaml]
-    for (key, _), start, end in zip(keys, starts, ends, strict=True):
-        block = existing_yaml[start:end]
-        if key.value in changed:
-            # Comments after our lines and above the next key belong to the user.
-            without_comments = re.sub(r"(?:^(?:#.*)?\n)+\Z", "", block, flags=re.MULTILINE)
-            block = dump({key.value: changed[key.value]}) + block[len(without_comments) :]
-        parts.append(block)
-    present = {key.value for key, _ in keys}
-    text = "".join(parts)
-    text += "\n" if text and not text.endswith("\n") else ""
-    return text + dump({key: value for key, value in changed.items() if key not in present})
-
-
-def find_generated_part(text: str) -> tuple[int, int] | None:
-    """Return start and end of a card's generated part, including both marks; None without marks.
-
-    Marks stand on lines of their own. A mark within a line is a setting's value or a class name, written by an older
-    release, and is ignored.
-
-    Raises:
-        ShardError: A mark is missing or repeated; the error names the lines and the fix.
-    """
-    on_own_lines = {
-        mark: [match.start(1) for match in re.finditer(rf"^[ \t]*({re.escape(mark)})[ \t]*\r?$", text, re.M)]
-        for mark in _MARKS
-    }
-    positions = on_own_lines
-    if not any(on_own_lines.values()):
-        positions = {mark: [match.start() for match in re.finditer(re.escape(mark), text)] for mark in _MARKS}
-    if not any(positions.values()):
-        return None
-    begins, ends = positions[BEGIN], positions[END]
-    if len(begins) == len(ends) == 1 and begins[0] < ends[0]:
-        return begins[0], ends[0] + len(END)
-    lines = {
-        mark: join_names((text.count("\n", 0, position) + 1 for position in positions[mark]), 5) for mark in _MARKS
-    }
-    raise ShardError(
-        f"README.md: the generated part must stand between the lines {BEGIN} and {END}, once each, in this order. "
-        f"Below the header, the first is in line {lines[BEGIN] or '(none)'}, the second in line "
-        f"{lines[END] or '(none)'}. Delete the generated part with all its marks, or the whole file, and run the same "
-        "command again to rewrite it."
-    )
-
-
-def _merge_text(text: str, body: str) -> str:
-    new_span = find_generated_part(body)
-    assert new_span is not None, "a card is rendered with its marks"
-    generated = body[new_span[0] : new_span[1]]
-    if not text.strip():
-        return body
-    old_span = find_generated_part(text)
-    if old_span is None:
-        return f"{text.rstrip()}\n\n{generated}\n"
-    return text[: old_span[0]] + generated + text[old_span[1] :]
+    return {**credit, "source": strip_local_paths(credit["source"])}

@@ -10,8 +10,8 @@ from typing import Any
 
 from figureground.core.files import replace_if_changed
 from figureground.recipe.formats import DEFAULT_FORMATS
-from figureground.shards import card, croissant_annotations, croissant_origin
-from figureground.shards.card import CardContext
+from figureground.shards import card, card_file, croissant_annotations, croissant_origin
+from figureground.shards.card_context import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.croissant_annotations import ScoreFile, find_scores
 from figureground.shards.formats.format import Format, find_columnar, load_formats
@@ -66,7 +66,7 @@ def write(
     Raises:
         ShardError: The existing README.md can't be parsed.
     """
-    license = card.read_license(directory)
+    license = card_file.read_license(directory)
     document = describe(columns, index, facts, formats=formats, license=license, scores=find_scores(directory))
     path, text = directory / CROISSANT, json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     replace_if_changed(path, text, root=directory)

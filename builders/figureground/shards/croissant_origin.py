@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from figureground.shards.card import CardContext, public
+from figureground.core.local_paths import strip_local_paths
+from figureground.shards.card_context import CardContext
 from figureground.shards.shard import RECIPE
 from figureground.sources.provenance import NOT_STATED
 
@@ -19,9 +20,9 @@ def describe_provenance(facts: CardContext, recipe_sha256: str | None) -> dict[s
         facts: Facts on the card.
         recipe_sha256: SHA-256 of the recipe's identity, if known.
     """
-    sources = [_describe_source(source) for source in public(facts.sources)]
-    checkpoint = _describe_checkpoint(public(facts.checkpoint))
-    concepts = [_describe_concept(concept) for concept in public(facts.concepts)]
+    sources = [_describe_source(source) for source in strip_local_paths(facts.sources)]
+    checkpoint = _describe_checkpoint(strip_local_paths(facts.checkpoint))
+    concepts = [_describe_concept(concept) for concept in strip_local_paths(facts.concepts)]
     version = facts.numerics.get("versions", {}).get("figureground", "")
     software = {"@type": ["prov:Agent", "prov:SoftwareAgent"], "prov:label": f"figureground {version}".strip()}
     plan: dict[str, Any] = {"@type": ["prov:Entity", "prov:Plan"], "@id": RECIPE, "prov:label": "recipe"}
@@ -32,7 +33,7 @@ def describe_provenance(facts: CardContext, recipe_sha256: str | None) -> dict[s
         "prov:wasAssociatedWith": software,
         "prov:qualifiedAssociation": {"@type": "prov:Association", "prov:agent": software, "prov:hadPlan": plan},
     }  # fmt: skip
-    steps = public(facts.lineage)
+    steps = strip_local_paths(facts.lineage)
     datasets = [_describe_dataset(dataset) for step in steps for dataset in _iterate_sources(step)]
     return {
         "prov:wasGeneratedBy": [{name: value for name, value in build.items() if value}, *map(_describe_step, steps)],
@@ -46,11 +47,11 @@ def describe_licenses(facts: CardContext) -> list[dict[str, Any]]:
     The licence of the dataset itself is `license`.
     """
     licenses = []
-    checkpoint = public(facts.checkpoint)
+    checkpoint = strip_local_paths(facts.checkpoint)
     if checkpoint.get("license", NOT_STATED) != NOT_STATED:
         terms = checkpoint.get("link") or checkpoint["license"]
         licenses.append(_describe_license(f"Licence of the checkpoint {checkpoint['name']}", terms))
-    for source in public(facts.sources):
+    for source in strip_local_paths(facts.sources):
         if source["license"] != NOT_STATED:
             content = _CONTENT.get(source["what"], source["what"])
             licenses.append(_describe_license(f"Licence of the {content} {source['name']}", source["license"]))

@@ -12,7 +12,7 @@ from figureground.core.hashing import digest
 from figureground.recipe import document as recipes
 from figureground.recipe.formats import FORMATS
 from figureground.recipe.sample import Reject
-from figureground.shards.card import CardContext
+from figureground.shards.card_context import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.directory import refuse_unsafe_entries
 from figureground.shards.empty_splits import explain_empty

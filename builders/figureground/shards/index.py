@@ -11,10 +11,12 @@ from typing import Any
 
 from figureground.core.errors import join_names
 from figureground.core.files import FileError, read_object, replace_text
+from figureground.core.local_paths import strip_local_paths
 from figureground.core.locks import lock, remove_held
 from figureground.recipe.document import FORMAT, SEAL, read_format
 from figureground.recipe.formats import DEFAULT_FORMATS, FORMATS
-from figureground.shards import card, croissant
+from figureground.shards import card, card_file, croissant
+from figureground.shards.card_context import CardContext
 from figureground.shards.claims import INDEX_LOCK, clean_stale, remove_locks
 from figureground.shards.columns import Columns
 from figureground.shards.empty_splits import refuse_empty
@@ -33,7 +35,7 @@ def finish(
     shards: Sequence[Shard],
     columns: Columns,
     recipe: Mapping[str, Any],
-    facts: card.CardContext,
+    facts: CardContext,
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
     image_format: str = "jpg",
@@ -100,7 +102,7 @@ def _finish(
     shards: Sequence[Shard],
     columns: Columns,
     recipe: Mapping[str, Any],
-    facts: card.CardContext,
+    facts: CardContext,
     formats: Sequence[str],
     image_format: str,
 ) -> dict[str, Any]:
@@ -111,25 +113,25 @@ def _finish(
         "image_format": image_format,
         **_recipe_hash_entry(directory),
         # With these, the card can be rewritten when nothing else of the build is available.
-        "card": {"recipe": card.public(recipe), "facts": _facts_to_json(facts)},
+        "card": {"recipe": strip_local_paths(recipe), "facts": _facts_to_json(facts)},
     }
     refuse_empty(index, str(directory))
     preview = card.PREVIEW if (directory / card.PREVIEW).exists() else None
     body = card.render(columns, index, recipe, facts, formats=formats, image_format=image_format, preview=preview)
-    part = card.find_generated_part(body)
+    part = card_file.find_generated_part(body)
     assert part is not None
     index["card"] |= {"renderer": card.identify_renderer(tuple(formats)), "text": card.hash_text(body[slice(*part)])}
     replace_text(directory / INDEX, to_text(index), root=directory)
     card.write_attribution(directory, facts)
     croissant.write(directory, columns, index, facts, formats=formats)
     # The card comes last, because it announces the dataset.
-    card.write(directory, card.describe(columns, index, facts, formats=formats, image_format=image_format), body)
+    card_file.write(directory, card.describe(columns, index, facts, formats=formats, image_format=image_format), body)
     return index
 
 
-def _facts_to_json(facts: card.CardContext) -> dict[str, Any]:
+def _facts_to_json(facts: CardContext) -> dict[str, Any]:
     """Return the card's contents as JSON. An older release doesn't know `labels`, so it is left out if empty."""
-    fields = card.public(dataclasses.asdict(facts))
+    fields = strip_local_paths(dataclasses.asdict(facts))
     return fields if facts.labels else {name: value for name, value in fields.items() if name != "labels"}
 
 
@@ -191,7 +193,7 @@ def rewrite_croissant(directory: Path) -> None:
     with lock_descriptions(directory):
         try:
             index = read_index(directory)
-            columns, facts = Columns.from_json(index["columns"]), card.CardContext(**index["card"]["facts"])
+            columns, facts = Columns.from_json(index["columns"]), CardContext(**index["card"]["facts"])
         except (FileError, OSError):
             return  # there is none, or `check` reports it
         croissant.write(directory, columns, index, facts, formats=tuple(index["formats"]))
@@ -213,7 +215,7 @@ def _rewrite(directory: Path, labels: Mapping[str, Any] | None) -> dict[str, Any
             [Shard.from_marker(marker_of[shard["shard"]]) for shard in index["shards"]],
             Columns.from_json(index["columns"]),
             index["card"]["recipe"],
-            card.CardContext(**facts),
+            CardContext(**facts),
             tuple(index["formats"]),
             index["image_format"],
         )

@@ -29,7 +29,8 @@ from figureground.core.files import (
 from figureground.core.locks import lock
 from figureground.core.terminal import print_note
 from figureground.recipe.sample import Spec
-from figureground.shards.card import ATTRIBUTION, CARD
+from figureground.shards.card import ATTRIBUTION
+from figureground.shards.card_file import CARD
 from figureground.shards.croissant import CROISSANT
 from figureground.shards.home import ClaimLost, Home
 from figureground.shards.index_shape import INDEX

@@ -24,11 +24,11 @@ from figureground.core.errors import (
     plural,
 )
 from figureground.core.hashing import digest
+from figureground.core.local_paths import strip_local_paths
 from figureground.core.locks import lock, remove_held
 from figureground.core.progress import Progress
 from figureground.core.terminal import print_note
 from figureground.data.objects import iterate_identities
-from figureground.shards.card import public
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import PRIVATE
 from figureground.verification.journal import Journal
@@ -229,7 +229,7 @@ class _Run:
         """
         identity = scorer.identify()
         facts = {
-            "kind": scorer.KIND, "id": public(scorer.id), "version": scorer.VERSION,
+            "kind": scorer.KIND, "id": strip_local_paths(scorer.id), "version": scorer.VERSION,
             "fingerprint": digest({"kind": scorer.KIND, "version": scorer.VERSION, **identity}),
             **{key: value for key, value in identity.items() if isinstance(value, str | bool | int)},
             "left_out": {what: names for what, names in scorer.left_out.items() if names},
