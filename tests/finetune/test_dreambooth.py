@@ -102,12 +102,13 @@ def test_a_finished_concept_is_returned_at_once_and_left_alone(sd1, references, 
 
 
 def test_what_another_process_did_meanwhile_is_seen_before_anything_is_written(sd1, references, tmp_path, monkeypatch):
-    out, opened = tmp_path / "c", dreambooth._open_base
+    out, opened, written = tmp_path / "c", dreambooth._open_base, {}
 
     def meanwhile(settings, *more):
         """Another process fine-tunes there while this one still opens its checkpoint."""
         monkeypatch.setattr(dreambooth, "_open_base", opened)
         finetune(references, "flower", "x", out, settings, **QUIET)
+        written.update({path: path.stat().st_mtime_ns for path in out.rglob("*")})
         return opened(settings, *more)
 
     monkeypatch.setattr(dreambooth, "_open_base", meanwhile)
@@ -115,11 +116,10 @@ def test_what_another_process_did_meanwhile_is_seen_before_anything_is_written(s
         finetune(references, "ball", "x", out, tiny(sd1), **QUIET)
     assert read_concept(out).noun == "flower"
     shutil.rmtree(out)
+    written.clear()
     monkeypatch.setattr(dreambooth, "_open_base", meanwhile)
-    times = {}
-    monkeypatch.setattr(dreambooth, "_remove_temporary_files", lambda out: times.update(made=len(times)))
     assert finetune(references, "flower", "x", out, tiny(sd1), **QUIET) == out
-    assert times == {"made": 0}  # learned once
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == written  # learned once
 
 
 def test_a_size_that_is_left_to_the_checkpoint_is_the_same_as_naming_it(sd1, references, tmp_path):

@@ -1,6 +1,7 @@
 """Training on small pocketbirds: every method, what is written, going on after a kill, and what is refused."""
 
 import csv
+import errno
 import json
 import math
 import os
@@ -285,6 +286,19 @@ def test_large_images_need_a_backbone_to_be_named(tmp_path):
 def test_losses_that_are_no_numbers_stop_it_and_the_epoch_is_named(images, tmp_path):
     with pytest.raises(FiguregroundError, match=r"in epoch 1 of seed 0\. Lower --learning-rate|no longer finite"):
         fit(tiny(learning_rate=10.0, weight_decay=100.0, epochs=30), images, tmp_path / "out")
+
+
+def test_a_full_disk_is_explained_with_what_is_kept(images, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def fail_for_the_result(source, target):
+        if os.path.basename(target) == "seed-0.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_for_the_result)
+    with pytest.raises(FiguregroundError, match=r"No space left on the disk of .*out\. .* 1 epoch of seed 0 are done"):
+        fit(tiny(), images, tmp_path / "out")
 
 
 def test_the_command_ends_with_2_for_wrong_use(images, tmp_path, capsys):

@@ -13,7 +13,7 @@ from tiny_checkpoints import make_checkpoint
 
 from figureground import D3S
 from figureground.cli.main import main
-from figureground.core.disk import explain_disk_error, find_first_missing
+from figureground.core.disk import explain_disk_error, explained, find_first_missing
 from figureground.core.errors import FiguregroundError
 from figureground.core.locks import lock
 from figureground.running import disk
@@ -169,6 +169,13 @@ def test_errors_of_the_disk_are_explained(number, name, words):
 )
 def test_errors_of_other_places_and_kinds_are_not(number, name):
     assert explain_disk_error(OSError(number, os.strerror(number), name), Path("sets/d3s")) is None
+
+
+def test_only_explained_errors_are_replaced():
+    with pytest.raises(FiguregroundError, match=r"^No space left on the disk of sets/d3s"), explained(Path("sets/d3s")):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), explained(Path("sets/d3s")):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "sets/d3s/x")
 
 
 # Leaving a directory as it was found

@@ -13,6 +13,7 @@ from figureground.comparison import tables
 from figureground.comparison.generators import Generators, PasteSettings
 from figureground.comparison.preflight import Preflight
 from figureground.comparison.rows import PASTE, Row, list_generators, parse_methods
+from figureground.core import disk
 from figureground.core.devices import check_device
 from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural
@@ -21,13 +22,6 @@ from figureground.core.terminal import print_note
 from figureground.core.values import FieldsOf
 from figureground.data.data_source import DataSource
 from figureground.data.layouts import read_data
-from figureground.learn.directory import (
-    check_directory,
-    lock_directory,
-    read_inputs,
-    refuse_changed_inputs,
-    remove_drafts,
-)
 from figureground.learn.preflight import check_workers, list_seeds, read_request
 from figureground.learn.settings import MASKS, Training
 from figureground.learn.training_data import gather
@@ -35,12 +29,22 @@ from figureground.learn.way import WAYS
 from figureground.recipe import document as recipes
 from figureground.tracking.reporting import begin, tracked
 from figureground.tracking.tracker import check_tracker
+from figureground.training.work_directory import (
+    Work,
+    hold,
+    read_inputs,
+    refuse_changed_inputs,
+    refuse_other_content,
+    remove_drafts,
+)
 
 TRAINED_FOLDER = "train"
 """Folder of trained classifiers, one directory per row, or per row and seed."""
 
 INPUTS = "compare.json"
 """Record of the compared methods and data; it marks the directory as ours."""
+WORK = Work((INPUTS,), ".compare.lock", "is at work there (compare)")
+"""Comparing in a directory."""
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -128,7 +132,7 @@ def compare(
     check_workers(workers)
     check_device(device, "--device")
     check_tracker(track)
-    check_directory(out, INPUTS)
+    refuse_other_content(out, WORK)
     training, overrides = training or {}, overrides or {}
     source = DataSource.of(data, layout, root=root, y=y, a=a, file=file, split_column=split_column)
     groups = read_data(source)
@@ -149,7 +153,7 @@ def compare(
         workers=workers, show_progress=show_progress, on_row=on_row,
     )  # fmt: skip
     tracked_config = {"data": groups.name, "methods": list(methods), "seeds": seed_list, **training, **overrides}
-    with lock_directory(out, INPUTS, "compare"), tracked(track, out, tracked_config):
+    with disk.explained(out), hold(out, WORK), tracked(track, out, tracked_config):
         _record_inputs(out, json.loads(json.dumps(identity)))
         for name, rule in preflight.rules.items():  # checked again: another comparison may have pruned meanwhile
             generators.refuse_other_pruning(name, rule)

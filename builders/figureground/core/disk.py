@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 from pathlib import Path
+
+from figureground.core.errors import FiguregroundError
 
 _RERUN = "run the same command again"
 
@@ -38,6 +42,21 @@ def explain_disk_error(error: OSError, out: Path) -> str | None:
     if number in _WRONG_PATH and path is not None:
         return _WRONG_PATH[number].format(path=path if out in path.parents and out.is_dir() else out)
     return None
+
+
+@contextlib.contextmanager
+def explained(out: Path) -> Iterator[None]:
+    """Explain errors of the disk of `out` that are raised within.
+
+    Raises:
+        FiguregroundError: Such an error, with its fix.
+    """
+    try:
+        yield
+    except OSError as error:
+        if problem := explain_disk_error(error, out):
+            raise FiguregroundError(problem) from error
+        raise
 
 
 def find_first_missing(path: Path) -> Path | None:

@@ -15,13 +15,15 @@ from figureground.disentangling.division import PARTS, Division, assign
 from figureground.disentangling.separator import SEPARATORS
 from figureground.disentangling.settings import Disentangling
 from figureground.learn.backbone_settings import POCKET, choose_backbone
-from figureground.learn.directory import check_directory
 from figureground.learn.preflight import check_workers, list_seeds, refuse_backbone, refuse_revision
 from figureground.models.needs import missing_packages
 from figureground.recipe.table import read_pairing
+from figureground.training.work_directory import Work, refuse_other_content
 
 INPUTS = "disentangling.json"
 """File that records the inputs of a run and marks its directory as ours."""
+WORK = Work((INPUTS,), ".disentangle.lock", "is at work there (disentangle)")
+"""Disentangling in a directory."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,7 +64,7 @@ def read_request(
     out, seed_list = Path(out), list_seeds(seeds)
     check_workers(workers)
     check_device(device, "--device")
-    check_directory(out, INPUTS)
+    refuse_other_content(out, WORK)
     for need in missing_packages("method", SEPARATORS[settings.method].NEEDS):
         raise FiguregroundError(f"method {settings.method}: {need.what}: {need.command}")
     refuse_backbone(settings)

@@ -28,13 +28,12 @@ from figureground.disentangling.learner import Heads, SeparationLearner, Trainin
 from figureground.disentangling.logistic import fit_logistic
 from figureground.disentangling.model import Disentangled
 from figureground.disentangling.parts import Cut, Erased, Mapped, Parting, Whole, choose_width
-from figureground.disentangling.preflight import INPUTS, Request, read_request
+from figureground.disentangling.preflight import INPUTS, WORK, Request, read_request
 from figureground.disentangling.separator import SEPARATORS, Eraser, Shape, TrainedSeparator
 from figureground.disentangling.settings import Disentangling
 from figureground.disentangling.sources import FrozenSource, ImageSource, Source
 from figureground.disentangling.trunk import Trunk
 from figureground.learn.backbones import check_saving, open_backbone
-from figureground.learn.directory import lock_directory, read_inputs, refuse_changed_inputs, remove_drafts
 from figureground.learn.training import read_versions
 from figureground.learn.training_data import Album, default_workers
 from figureground.recipe.document import FORMAT
@@ -45,6 +44,7 @@ from figureground.tracking.tracker import check_tracker
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import single_process
 from figureground.training.saved_run import SavedRun, explain_errors
+from figureground.training.work_directory import hold, read_inputs, refuse_changed_inputs, remove_drafts
 
 SAVED_EVERY, SAVED_SECONDS = 200, 60.0
 """Steps, and seconds, between saved states."""
@@ -119,7 +119,7 @@ def disentangle_request(request: Request, show_progress: bool = True, track: str
         "damaged backbone."
     )
     with (
-        lock_directory(request.out, INPUTS, "disentangle"),
+        hold(request.out, WORK),
         explain_errors(request.out, session.describe, advice, memory),
         tracked(track, request.out, {"data": request.data.name, **request.settings.to_json()}),
     ):

@@ -19,7 +19,6 @@ from figureground.core.files import (
     safe_join,
     sync_directory,
 )
-from figureground.core.locks import lock, remove_held
 from figureground.core.names import explain_unportable, find_same_files
 from figureground.core.progress import Progress
 from figureground.curation.copying import print_note
@@ -29,6 +28,7 @@ from figureground.exporting.layout import EXPORTS
 from figureground.exporting.selection import Row, Selection, select
 from figureground.exporting.signing import ImageSigner, Signing, source_type_of
 from figureground.shards.finished import FinishedDataset, refuse_overlap
+from figureground.training.work_directory import hold, refuse_other_content
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def export(
         raise RecipeError("sign", "signing changes the bytes of the images, so they can't be links to others.")
     dataset = FinishedDataset(directory)
     refuse_overlap(out, [directory])
-    state.refuse_other_files(out)
+    refuse_other_content(out, state.WORK)
     if link is not None and Path(link).resolve() == out.resolve():
         raise RecipeError("link", f"{link} is --out itself; name another export.")
     export_layout = EXPORTS[layout]()
@@ -112,19 +112,12 @@ def export(
     state.refuse_other_export(out, identity)
     for note in notes:
         print_note(f"{layout}: {note}", show_progress)
-    with lock(out / state.LOCK) as acquired:
-        if not acquired:
-            raise FiguregroundError(
-                f"another process is exporting to {out}. Wait until it has finished, or give another directory."
-            )
-        try:
-            state.claim(out, identity)
-            linked = _place_images(out, selection, files, links, signer, show_progress)
-            for name, text in export_layout.tables(selection).items():
-                replace_if_changed(safe_join(out, name), text, root=out)
-            state.write_state(out, identity, finished=True)
-        finally:
-            remove_held(out / state.LOCK)
+    with hold(out, state.WORK):
+        state.claim(out, identity)
+        linked = _place_images(out, selection, files, links, signer, show_progress)
+        for name, text in export_layout.tables(selection).items():
+            replace_if_changed(safe_join(out, name), text, root=out)
+        state.write_state(out, identity, finished=True)
     return Exported(out, len(files), linked, export_layout.readers(out))
 
 

@@ -9,37 +9,23 @@ from typing import Any
 
 from figureground import __version__
 from figureground.core.differences import describe_differences
-from figureground.core.errors import FiguregroundError, join_names, printable
+from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import read_object, replace_text
 from figureground.core.owned import GENERATOR, is_ours
+from figureground.training.work_directory import Work, refuse_other_content
 
 STATE = "export.json"
-LOCK = ".export.lock"
-
-
-def refuse_other_files(out: Path) -> None:
-    """Check that a directory is new, empty or holds an export.
-
-    Raises:
-        FiguregroundError: It is a file, or holds something else.
-    """
-    if out.exists() and not out.is_dir():
-        raise FiguregroundError(f"--out {printable(out)} is a file; give a directory.")
-    names = sorted(path.name for path in out.iterdir() if path.name != LOCK) if out.is_dir() else []
-    if names and read_state(out) is None:
-        raise FiguregroundError(
-            f"--out {printable(out)} holds something else ({join_names(map(printable, names), 3)}) and was left as it "
-            "is. Give a new directory."
-        )
+WORK = Work((STATE,), ".export.lock", "is exporting there", recognise=is_ours)
+"""Exporting to a directory."""
 
 
 def refuse_other_export(out: Path, identity: Mapping[str, Any]) -> None:
     """Check that a directory is new, empty or holds this export.
 
     Raises:
-        FiguregroundError: See `refuse_other_files`; or it holds another export, and how that differs.
+        FiguregroundError: See `refuse_other_content`; or it holds another export, and how that differs.
     """
-    refuse_other_files(out)
+    refuse_other_content(out, WORK)
     saved = read_state(out)
     if saved is None:
         return

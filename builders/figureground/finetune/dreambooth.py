@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ import torch
 
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, RecipeError
-from figureground.core.locks import lock, remove_held
 from figureground.core.terminal import print_note
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.finetune import concept, identifier, inputs
 from figureground.finetune.base import choose_dtype, open_base
 from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.feature_network import open_feature_network, set_up_similarity
+from figureground.finetune.preflight import WORK
 from figureground.finetune.previews import PREVIEWS
 from figureground.finetune.references import References, read_references
 from figureground.finetune.request import Request, SavedProgress
@@ -34,6 +33,7 @@ from figureground.tracking.reporting import tracked
 from figureground.tracking.tracker import check_tracker
 from figureground.training.processes import Processes, join_processes
 from figureground.training.state import STATE, resume_threads
+from figureground.training.work_directory import hold, refuse_other_content, remove_drafts
 
 __all__ = ["POCKET", "Finetuning", "finetune", "settings_for"]
 
@@ -128,7 +128,7 @@ def _check_and_run(request: Request, device: str, progress: SavedProgress) -> No
     for field, folder in (("prior", request.prior), ("class_folder", request.class_folder)):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise RecipeError(field, f"{folder} is a file; give a directory.")
-    inputs.refuse_strangers(out)
+    refuse_other_content(out, WORK)
     finished = (out / CONCEPT).is_file()
     size = inputs.choose_size(settings, out, finished)
     used_references = read_references(request.references, size)
@@ -147,22 +147,16 @@ def _check_and_run(request: Request, device: str, progress: SavedProgress) -> No
     _check_words(request, checkpoint, used_references)
     network = open_feature_network(request, processes)
     similarity = set_up_similarity(request, checkpoint, used_references, network, processes)
-    with contextlib.ExitStack() as stack:
+    with hold(out, WORK) if processes.is_main else contextlib.nullcontext():
         if processes.is_main:
-            if not stack.enter_context(lock(out / inputs.LOCK)):
-                raise FiguregroundError(
-                    f"{out}: another process is fine-tuning there. Wait until it has finished, or give another "
-                    "directory."
-                )
-            stack.callback(remove_held, out / inputs.LOCK)
-            inputs.refuse_strangers(out)  # another process may have written here while the checkpoint was opened
             if _is_finished(out, identity):
                 if processes.count > 1:
                     raise FiguregroundError(
                         f"{out}: another process has finished the concept meanwhile. Nothing is left to do."
                     )
                 return
-            _remove_temporary_files(out)
+            for folder in (out, out / PREVIEWS):
+                remove_drafts(folder)
             inputs.remember(out, identity)
             for note in used_references.unused.format_notes():
                 print_note(note)
@@ -201,12 +195,3 @@ def _check_words(request: Request, checkpoint: Checkpoint, references: Reference
         prompts["the prompt of the class's images"] = request.fill_class_prompt()
     texts = {"the noun": request.noun, "the class": request.label, "the prior's prompt": request.settings.prior_prompt}
     identifier.check_words(checkpoint.tokenizers, request.settings.identifier, texts, prompts)
-
-
-def _remove_temporary_files(out: Path) -> None:
-    """Remove temporary files of a killed run; the caller holds the lock."""
-    for path in [*out.glob(".*.part"), *out.glob(".*.tmp"), *(out / PREVIEWS).glob(".*.part")]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

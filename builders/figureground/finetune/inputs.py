@@ -12,25 +12,13 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.files import read_json, replace_text
 from figureground.diffusion.checkpoint import download
 from figureground.finetune import priors
-from figureground.finetune.preflight import INPUTS, LOCK, refuse_strangers
+from figureground.finetune.preflight import INPUTS
 from figureground.finetune.references import References
 from figureground.finetune.settings import Finetuning, fingerprint_network
 from figureground.models.concept_files import read_concept
 from figureground.models.weights import check_files, fingerprint, local_directory, read_family
 from figureground.recipe.document import FORMAT
 from figureground.sources.images import content_hash
-
-__all__ = [
-    "INPUTS",
-    "LOCK",
-    "PLACES",
-    "choose_edge",
-    "choose_size",
-    "compare",
-    "identify",
-    "refuse_strangers",
-    "remember",
-]
 
 PLACES = ("checkpoint", "feature_model", "tiny_autoencoder")
 """Settings that may name a file or a directory."""

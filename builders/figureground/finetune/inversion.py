@@ -6,7 +6,6 @@ learned without its background. An inpainting checkpoint learns as it will draw:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -21,9 +20,8 @@ from torch import Tensor
 from figureground.core import signals
 from figureground.core.accelerator import choose_device, processor_name
 from figureground.core.differences import describe_differences
-from figureground.core.errors import FiguregroundError, RecipeError, join_names
+from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.files import read_json, replace_text
-from figureground.core.locks import lock, remove_held
 from figureground.core.numerics import library_versions
 from figureground.core.terminal import print_note
 from figureground.diffusion.checkpoint import Checkpoint
@@ -47,13 +45,17 @@ from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import single_process
 from figureground.training.saved_run import SavedRun
 from figureground.training.state import STATE, read_state, resume_threads
+from figureground.training.work_directory import Work, hold, refuse_other_content, remove_drafts
 
 __all__ = ["POCKET", "Inversion", "invert", "settings_for"]
 
 INVERSION = "inversion.json"
 """File written last; its presence marks a finished token."""
-LOCK = ".invert.lock"
-"""Lock file of the process that learns in a directory."""
+WORK = Work(
+    (STATE, INVERSION), ".invert.lock", "is learning a token there", option="",
+    files=frozenset({EMBEDDINGS, INVERSION, STATE, CSV, PNG}),
+)  # fmt: skip
+"""Learning a token in a directory."""
 FORMAT = 1
 
 
@@ -137,7 +139,7 @@ def _check_and_run(request: _Request, device_name: str, progress: SavedRun) -> N
     check_token(request.token)
     if not request.noun.strip() or request.noun != " ".join(request.noun.split()) or set(request.noun) & set("{}<>"):
         raise RecipeError("noun", f"{request.noun!r} is not a noun of one or a few words.")
-    _refuse_foreign_files(out)
+    refuse_other_content(out, WORK)
     finished = _read_facts(out)
     if finished and settings.size is None:  # avoids a download
         size = int(finished["inputs"]["size"])
@@ -157,19 +159,11 @@ def _check_and_run(request: _Request, device_name: str, progress: SavedRun) -> N
     )
     check_size(size, checkpoint.edge_multiple)
     _check_words(checkpoint, request)
-    with contextlib.ExitStack() as stack:
-        if not stack.enter_context(lock(out / LOCK)):
-            raise FiguregroundError(
-                f"{out}: another process is learning a token there. Wait until it has finished, or give another "
-                "directory."
-            )
-        stack.callback(remove_held, out / LOCK)
-        _refuse_foreign_files(out)  # another process may have written here while the checkpoint was opened
+    with hold(out, WORK):
         if _is_finished(out, identity):
             return
         resume_threads(out / STATE, device)
-        for path in [*out.glob(".*.part"), *out.glob(".*.tmp")]:  # left by a killed run
-            path.unlink()
+        remove_drafts(out)
         for note in unused.format_notes():
             print_note(note)
         with signals.delay_to_checks():
@@ -191,21 +185,6 @@ def _identify(request: _Request, size: int, images: Sequence[LearnedImage]) -> d
         },
     }  # fmt: skip
     return json.loads(json.dumps(identity))
-
-
-def _refuse_foreign_files(out: Path) -> None:
-    """Raise FiguregroundError if a directory holds anything other than a token, begun or finished."""
-    if out.exists() and not out.is_dir():
-        raise FiguregroundError(f"{out} is a file; give a directory.")
-    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    names = [name for name in names if name != LOCK and not (name.startswith(".") and name.endswith((".part", ".tmp")))]
-    token_files = {EMBEDDINGS, INVERSION, STATE, CSV, PNG}
-    foreign = [name for name in names if name not in token_files]
-    if foreign or (names and not {STATE, INVERSION} & set(names)):
-        raise FiguregroundError(
-            f"{out} holds something else ({join_names(foreign or names, 3)}) and was left as it is. Give a new "
-            "directory."
-        )
 
 
 def _read_facts(out: Path) -> dict[str, Any] | None:

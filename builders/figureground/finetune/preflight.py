@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from figureground.core.devices import check_device
-from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural
+from figureground.core.errors import FiguregroundError, RecipeError, plural
 from figureground.finetune.settings import Finetuning
 from figureground.models.needs import missing_packages, refuse_absent, refuse_onnx
 from figureground.models.single_file import refuse_training
 from figureground.models.weights import check_files, check_size, edge_multiple, local_directory, read_family
 from figureground.sources.images import list_images
 from figureground.sources.references import MIN_REFERENCES
+from figureground.training.work_directory import Work, refuse_other_content
 
 INPUTS = "finetuning.json"
-LOCK = ".finetune.lock"
-"""Lock file of the process that fine-tunes in a directory."""
+WORK = Work((INPUTS,), ".finetune.lock", "is fine-tuning there")
+"""Fine-tuning in a directory."""
 
 
 def check_names(noun: str, label: str, identifier: str) -> None:
@@ -47,7 +48,7 @@ def check_inputs(
     for field, folder in (("prior", prior), ("class_folder", class_folder)):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise RecipeError(field, f"{folder} is a file; give a directory.")
-    refuse_strangers(out)
+    refuse_other_content(out, WORK)
     if not references.is_dir():
         raise FiguregroundError(f"--references {references}: there is no such directory.")
     if (count := len(list_images(references))) < MIN_REFERENCES:
@@ -68,15 +69,3 @@ def check_inputs(
         read_family(base, settings.checkpoint).check_training(f"checkpoint {settings.checkpoint!r}", settings.to_json())
         if settings.size is not None:
             check_size(settings.size, edge_multiple(base, settings.checkpoint))
-
-
-def refuse_strangers(out: Path) -> None:
-    """Raise FiguregroundError if a directory holds anything other than a concept."""
-    if out.exists() and not out.is_dir():
-        raise FiguregroundError(f"--out {out} is a file; give a directory.")
-    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    names = [name for name in names if name != LOCK and not (name.startswith(".") and name.endswith((".part", ".tmp")))]
-    if names and INPUTS not in names:
-        raise FiguregroundError(
-            f"--out {out} holds something else ({join_names(names, 3)}) and was left as it is. Give a new directory."
-        )

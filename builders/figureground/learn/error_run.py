@@ -20,16 +20,15 @@ from figureground.core.hashing import digest
 from figureground.core.terminal import print_note
 from figureground.data.groups import GroupedImages
 from figureground.learn.backbones import open_backbone, save_backbone
-from figureground.learn.directory import lock_directory
 from figureground.learn.errors import Errors, read_arrays, save_errors, write_arrays
 from figureground.learn.fit import Fit
 from figureground.learn.inference import run_network, softmax
 from figureground.learn.objective import WeightedMean
-from figureground.learn.preflight import INPUTS
 from figureground.learn.settings import WORST_CLASS, WORST_GROUP, Training
 from figureground.learn.training import advise_memory, read_versions, record_inputs, run_fit
 from figureground.learn.training_data import Album, Part, TrainingData, default_workers
 from figureground.training.saved_run import explain_errors
+from figureground.training.work_directory import hold
 
 
 class Job(NamedTuple):
@@ -136,7 +135,7 @@ class ErrorRun:
             print_note(note)
         with (
             explain_errors(self.out, describe_saved, "", advise_memory(self.settings, self._torch_device)),
-            lock_directory(self.out, INPUTS, "train"),
+            hold(self.out, WORK),
         ):
             content = self._data.select(self._data.split != 2).fingerprint
             identity = {**self.settings.to_json(), "backbone": backbone.facts, "content": content, **self.inputs}

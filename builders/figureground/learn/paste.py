@@ -20,22 +20,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from figureground.core import signals
+from figureground.core import disk, signals
 from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural
 from figureground.core.files import read_json, replace_bytes, replace_text
 from figureground.core.hashing import digest
 from figureground.core.progress import Progress
 from figureground.data.groups import GroupedImages
-from figureground.learn.directory import lock_directory
 from figureground.recipe.sample import derive_seed
 from figureground.sources.images import encode
+from figureground.training.work_directory import Work, hold
 
 if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier
 
 MARKER = "paste.json"
 """File that records the inputs, and finally that all images exist; it marks the directory as ours."""
+WORK = Work((MARKER,), ".paste.lock", "is at work there (paste)", option="")
+"""Pasting in a directory."""
 TABLE = "metadata.csv"
 FOLDER = "train"
 
@@ -150,7 +152,7 @@ def paste(
     inputs = json.loads(json.dumps({
         "data": groups.fingerprint, **masks.facts, "count_per_class": count_per_class, "seed": seed,
     }))  # fmt: skip
-    with lock_directory(out, MARKER, "paste", option=""):
+    with disk.explained(out), hold(out, WORK):
         _record_inputs(out / MARKER, inputs)
         if not _read_marker(out / MARKER)["done"]:
             _write_images(*_plan_jobs(train, count_per_class, seed), train, masks, out, inputs, show_progress)

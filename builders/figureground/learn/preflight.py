@@ -12,14 +12,16 @@ from figureground.data.data_source import DataSource
 from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_data
 from figureground.learn.backbone_settings import POCKET, BackboneSettings, choose_backbone
-from figureground.learn.directory import check_directory
 from figureground.learn.settings import TWO_STAGE, WORST_GROUP, Training, explain_missing_attributes
 from figureground.learn.training_data import TrainingData, gather
 from figureground.learn.way import WAYS
 from figureground.models.needs import refuse_absent, refuse_onnx
+from figureground.training.work_directory import Work, refuse_other_content
 
 INPUTS = "training.json"
 """File that records the inputs of a directory's classifiers and marks the directory as ours."""
+WORK = Work((INPUTS,), ".train.lock", "is at work there (train)")
+"""Training in a directory."""
 MAX_SEEDS = 1000
 MAX_DECODERS = 256
 """Maximum number of decoding threads."""
@@ -58,7 +60,7 @@ def read_request(
     out, seed_list = Path(out), list_seeds(seeds)
     check_workers(workers)
     check_device(device, "--device")
-    check_directory(out, INPUTS)
+    refuse_other_content(out, WORK)
     refuse_backbone(settings)
     groups = read_data(source)
     training_data = gather(groups, [read_data(DataSource.of(path)) for path in add])

@@ -23,12 +23,11 @@ from figureground.core.terminal import print_note
 from figureground.data.data_source import DataSource
 from figureground.learn import training_results
 from figureground.learn.backbones import Backbone, check_saving, open_backbone, save_backbone
-from figureground.learn.directory import lock_directory, read_inputs, refuse_changed_inputs, remove_drafts
 from figureground.learn.epochs import Epoch, Stage
 from figureground.learn.fit import Fit
 from figureground.learn.inference import predict
 from figureground.learn.objective import Objective, WeightedMean
-from figureground.learn.preflight import INPUTS, Request, read_request
+from figureground.learn.preflight import INPUTS, WORK, Request, read_request
 from figureground.learn.settings import LAST, RULES, Training
 from figureground.learn.training_data import TrainingData, default_workers
 from figureground.learn.way import WAYS, Way
@@ -37,6 +36,7 @@ from figureground.recipe.document import FORMAT
 from figureground.tracking.reporting import tracked
 from figureground.tracking.tracker import check_tracker
 from figureground.training.saved_run import explain_errors
+from figureground.training.work_directory import hold, read_inputs, refuse_changed_inputs, remove_drafts
 
 
 def train(
@@ -98,7 +98,7 @@ def train_request(request: Request, show_progress: bool = True, track: str | Non
     progress = _SavedProgress()
     with (
         explain_errors(out, progress.describe, "", advise_memory(settings, device)),
-        lock_directory(out, INPUTS, "train"),
+        hold(out, WORK),
         tracked(track, out, {"data": request.training_data.name, **settings.to_json()}),
     ):
         return session.run(seeds, progress)
@@ -118,7 +118,7 @@ def record_inputs(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     Temporary files of a killed run are removed.
 
     Args:
-        out: A directory locked by `lock_directory`.
+        out: A directory held with `hold`.
         identity: The inputs, JSON-serialisable.
 
     Returns:

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from figureground.core import signals
+from figureground.core import disk, signals
 from figureground.core.devices import check_device
-from figureground.core.disk import explain_disk_error
-from figureground.core.errors import FiguregroundError, UsageError
+from figureground.core.errors import UsageError
 from figureground.core.files import replace_bytes
 from figureground.core.hashing import digest
-from figureground.core.locks import lock
 from figureground.core.owned import encode_png, is_ours, refuse_foreign_files, refuse_occupied, refuse_within
 from figureground.core.progress import Progress
 from figureground.materials.cutting import cut, read_photograph
@@ -38,6 +36,7 @@ from figureground.models.needs import refuse_absent_segmenter
 from figureground.models.segmenter_files import find_kind, format_public_name, identify_models
 from figureground.sources.images import UnreadableImage, content_hash
 from figureground.sources.mask import find_mask
+from figureground.training.work_directory import Work, hold
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,7 +45,9 @@ if TYPE_CHECKING:
 
 PRIVATE = ".cutouts"
 """Hidden folder of the output, so that it is no class folder."""
-JOURNAL, LOCK, LEFT_OUT = "journal.jsonl", "lock", "left"
+JOURNAL, LEFT_OUT = "journal.jsonl", "left"
+WORK = Work((f"{PRIVATE}/{JOURNAL}",), f"{PRIVATE}/lock", "is writing cut-outs there", recognise=is_ours)
+"""Cutting out into a directory."""
 SHEET = "cutouts.png"
 VERSION = 1
 """Raised when the code cuts other pixels; earlier cut-outs are then made again."""
@@ -114,29 +115,21 @@ def cutouts(
     phrases_by_folder = {folder: to_phrase(folder) for folder in class_folders} | dict(phrases or {})
     marks_by_file = {} if marks is None else read_marks(Path(marks), {entry.name for entry in entries})
     identity = cutting_identity(segmenter, cutting)
-    try:
-        (directory / PRIVATE).mkdir(parents=True, exist_ok=True)
-        with lock(directory / PRIVATE / LOCK) as held:
-            if not held:
-                raise FiguregroundError(f"another figureground cutouts is writing to {directory}. Wait for it.")
-            journal = Journal(directory / PRIVATE / JOURNAL, digest(identity))
-            lazy_segmenter = _LazySegmenter(segmenter, phrases_by_folder, device)
-            _cut_all(directory, journal, entries, cutting, lazy_segmenter, show_progress)
-            rows = [journal.rows[entry.name] for entry in entries]
-            rows += [Row(name, "", "", UNREADABLE, reason) for name, reason in non_files]
-            rows.sort(key=lambda row: row.file.split("/", 1))
-            decisions = [decide(row, cutting, marks_by_file.get(row.file, "")) for row in rows]
-            result = Cutouts(directory, decisions, count_by_class(decisions))
-            for decision in decisions:
-                _move_cutout(directory, decision)
-            facts = {"segmenter": format_public_name(segmenter), **asdict(cutting)}
-            write_lists(directory, decisions, result.counts, source, facts)
-            replace_bytes(directory / SHEET, encode_png(draw_sheet(directory / PRIVATE, decisions)))
-            write_page(directory, directory / PRIVATE, decisions, result.counts)
-    except OSError as error:
-        if message := explain_disk_error(error, directory):
-            raise FiguregroundError(message) from error
-        raise
+    with disk.explained(directory), hold(directory, WORK):
+        journal = Journal(directory / PRIVATE / JOURNAL, digest(identity))
+        lazy_segmenter = _LazySegmenter(segmenter, phrases_by_folder, device)
+        _cut_all(directory, journal, entries, cutting, lazy_segmenter, show_progress)
+        rows = [journal.rows[entry.name] for entry in entries]
+        rows += [Row(name, "", "", UNREADABLE, reason) for name, reason in non_files]
+        rows.sort(key=lambda row: row.file.split("/", 1))
+        decisions = [decide(row, cutting, marks_by_file.get(row.file, "")) for row in rows]
+        result = Cutouts(directory, decisions, count_by_class(decisions))
+        for decision in decisions:
+            _move_cutout(directory, decision)
+        facts = {"segmenter": format_public_name(segmenter), **asdict(cutting)}
+        write_lists(directory, decisions, result.counts, source, facts)
+        replace_bytes(directory / SHEET, encode_png(draw_sheet(directory / PRIVATE, decisions)))
+        write_page(directory, directory / PRIVATE, decisions, result.counts)
     return result
 
 

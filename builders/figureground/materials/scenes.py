@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from figureground.core import signals
+from figureground.core import disk, signals
 from figureground.core.devices import check_device
-from figureground.core.disk import explain_disk_error
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.core.files import replace_bytes, replace_text
 from figureground.core.hashing import digest
-from figureground.core.locks import lock
 from figureground.core.names import unique_slugs
-from figureground.core.owned import encode_png, refuse_occupied
+from figureground.core.owned import encode_png, is_ours, refuse_occupied
 from figureground.core.progress import Progress
 from figureground.core.terminal import print_note
 from figureground.materials.log import append, read_log, start_log
@@ -31,6 +29,7 @@ from figureground.recipe.prompts import Template, fill, read_templates
 from figureground.recipe.sample import Reject, Spec, derive_seed
 from figureground.recipe.settings import EXECUTION, Count, Names, Text, settings
 from figureground.sources.marks import GENERATED, make_packet
+from figureground.training.work_directory import Work, hold
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +40,9 @@ if TYPE_CHECKING:
 Judge = Callable[[Sequence["Image.Image"], Sequence[int]], Sequence[str]]
 """Says of images, with the positions of their backgrounds, why each can't be used; an empty text if it can."""
 
-PRIVATE, JOURNAL, LOCK, LEFT_OUT, FACTS = ".scenes", "journal.jsonl", "lock", "left", "scenes.json"
+PRIVATE, JOURNAL, LEFT_OUT, FACTS = ".scenes", "journal.jsonl", "left", "scenes.json"
+WORK = Work((f"{PRIVATE}/{JOURNAL}",), f"{PRIVATE}/lock", "is drawing scenes there", recognise=is_ours)
+"""Drawing scenes into a directory."""
 MADE_BY = "figureground scenes"
 VERSION = 1
 """Raised when the code draws other images from the same settings."""
@@ -156,23 +157,15 @@ def draw_scenes(
         "prompt": [template.text for template in templates], "avoid": [entry.text for entry in avoided_classes],
         "judge": judge_identity,
     }  # fmt: skip
-    try:
-        (directory / PRIVATE).mkdir(parents=True, exist_ok=True)
-        with lock(directory / PRIVATE / LOCK) as held:
-            if not held:
-                raise FiguregroundError(f"another figureground scenes is writing to {directory}. Wait for it.")
-            state = _resume(directory, digest(identity))
-            drawer = _Drawer(directory, background_entries, avoided_classes, templates, drawing, judge, state)
-            drawer.draw_all(show_progress)
-            kept = {entry.name: len(_kept_numbers(state, entry, drawing.images)) for entry in background_entries}
-            result = Scenes(directory, kept, dict(state.reasons.most_common()), drawing.images)
-            facts = {"made_by": MADE_BY, "kept": result.kept, "rejected": result.rejected, "settings": asdict(drawing)}
-            facts["avoid"], facts["judge"] = [entry.name for entry in avoided_classes], judge_identity
-            replace_text(directory / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
-        if reason := explain_disk_error(error, directory):
-            raise FiguregroundError(reason) from error
-        raise
+    with disk.explained(directory), hold(directory, WORK):
+        state = _resume(directory, digest(identity))
+        drawer = _Drawer(directory, background_entries, avoided_classes, templates, drawing, judge, state)
+        drawer.draw_all(show_progress)
+        kept = {entry.name: len(_kept_numbers(state, entry, drawing.images)) for entry in background_entries}
+        result = Scenes(directory, kept, dict(state.reasons.most_common()), drawing.images)
+        facts = {"made_by": MADE_BY, "kept": result.kept, "rejected": result.rejected, "settings": asdict(drawing)}
+        facts["avoid"], facts["judge"] = [entry.name for entry in avoided_classes], judge_identity
+        replace_text(directory / FACTS, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     return result
 
 

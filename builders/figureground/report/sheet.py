@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from figureground.core.disk import explain_disk_error
+from figureground.core import disk
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import replace_bytes
 from figureground.core.owned import encode_png, refuse_foreign_files
@@ -63,7 +63,7 @@ def write_sheet(
     contents = read_contents(directory, splits)
     out = directory if out is None else Path(out)
     preview, report, folder = out / PREVIEW, out / REPORT, out / FOLDER
-    try:
+    with disk.explained(out):
         out.mkdir(parents=True, exist_ok=True)
         refuse_foreign_files(preview, report)
         refuse_folder(folder)
@@ -87,10 +87,6 @@ def write_sheet(
                     replace_bytes(path, data, root=out)
         for note in write_result.notes:
             print_note(note)
-    except OSError as error:
-        if message := explain_disk_error(error, out):
-            raise FiguregroundError(message) from error
-        raise
     return [preview, report]
 
 
