@@ -18,6 +18,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_json
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
 from figureground.models.concept_files import CHECKPOINT, CONCEPT, LORA, Concept, hash_weights, read_concept
+from figureground.models.headers import read_tensors
 from figureground.models.opening import load_adapters
 from figureground.models.weights import VARIANTS, check_files, fingerprint, list_weights, read_index
 
@@ -67,9 +68,7 @@ def write_checkpoint(base: Path, trained_parts: Mapping[str, nn.Module], out: Pa
 def read_stored_dtype(part: Path) -> torch.dtype:
     """Return the storage dtype of a checkpoint's part: float32, or a 16-bit type."""
     path = min(part.glob("*.safetensors"))
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    kinds = {tensor["dtype"] for name, tensor in header.items() if name != "__metadata__"} - {"I64", "I32"}
+    kinds = {tensor.dtype for tensor in read_tensors(path, str(path)).values()} - {"I64", "I32"}
     return HALF_DTYPES[kinds.pop()] if len(kinds) == 1 and kinds <= set(HALF_DTYPES) else torch.float32
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 from figureground.core.errors import FiguregroundError
 from figureground.models.families.sd import SD1
 from figureground.models.family import FAMILIES
 from figureground.models.family_records import Size
+from figureground.models.headers import Shapes, read_shapes
 from figureground.models.weights import check_files, list_weights, local_directory, read_family
 from figureground.sources.provenance import find_cached_snapshot
 
@@ -63,7 +62,7 @@ def _measure_size(checkpoint: str, revision: str | None) -> tuple[Size, int] | N
         variant = check_files(folder, checkpoint)
         adapted = read_family(folder, checkpoint).ADAPTED
         files = [path for part in sorted(folder.iterdir()) if part.is_dir() for path in list_weights(part, variant)]
-        shapes_by_file = {path: _read_shapes(path) for path in files}
+        shapes_by_file = {path: read_shapes(path, path.name) for path in files}
     except (FiguregroundError, OSError, ValueError, KeyError):
         return None
     adapted_shapes = [
@@ -83,12 +82,5 @@ def _measure_size(checkpoint: str, revision: str | None) -> tuple[Size, int] | N
     return size, sum(path.stat().st_size for path in files)
 
 
-def _count_weights(parts: Iterable[dict[str, list[int]]]) -> int:
+def _count_weights(parts: Iterable[Shapes]) -> int:
     return sum(math.prod(shape) for shapes in parts for shape in shapes.values())
-
-
-def _read_shapes(path: Path) -> dict[str, list[int]]:
-    """Return the shapes of the weights in a file, by name."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}

@@ -19,6 +19,7 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import check_regular, leads_outside
+from figureground.core.lfs import POINTER, describe_pointer
 from figureground.core.numerics import usable_cores
 
 MAX_BYTES = 2 * 2**30
@@ -43,7 +44,7 @@ _FIELDS: dict[str, dict[int, str]] = {
 _KEY, _VALUE = 1, 2
 _NUMPY = {"float": "float32", "double": "float64"}
 _HEADS = {
-    b"version https://git-lfs": "a Git LFS pointer instead of the file: run `git lfs pull`",
+    POINTER: describe_pointer("file"),
     b"PK\x03\x04": "a zip archive or a PyTorch file. Export the network with torch.onnx.export",
     b"<": "a web page or XML",
 }

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError
-from figureground.core.files import FileError, open_regular, parse_json
+from figureground.models.headers import read_header
 
 FREE_LAYERS = 256
 """Number of layers always allowed, because configurations include defaults of missing parts."""
 FREE_WIDTH = 16384
 """Width, image size or number of classes always allowed. SDXL's widest layer has 10,240 channels."""
-MAX_HEADER = 100_000_000
-"""Largest header of a safetensors file, bytes: the library's own limit."""
 
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".gguf")
 FREE_ENTRIES = 2**18
@@ -90,14 +88,9 @@ def _measure_weights(folder: Path) -> tuple[int, int]:
     tensors = longest = 0
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with open_regular(path) as file:
-                size = int.from_bytes(file.read(8), "little")
-                header = parse_json(file.read(size), path) if size <= MAX_HEADER else {}
-        except (OSError, FileError):
+            header = read_header(path)
+        except (OSError, ValueError):
             continue
-        for name, tensor in header.items() if isinstance(header, dict) else ():
-            shape = tensor.get("shape") if isinstance(tensor, dict) else None
-            if name != "__metadata__" and isinstance(shape, list):
-                tensors += 1
-                longest = max([longest, *(edge for edge in shape if isinstance(edge, int))])
+        tensors += len(header.tensors)
+        longest = max([longest, *(edge for tensor in header.tensors.values() for edge in tensor.shape)])
     return tensors, longest

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, join_names
+from figureground.core.lfs import refuse_pointer
 from figureground.models.bundled import ROBUST, WEIGHTS
 from figureground.models.family import Family, recognise
 from figureground.models.headers import read_shapes
@@ -132,7 +133,6 @@ VARIANTS = (None, "fp16", "bf16")
 """Variants of weights, in order of preference; the first that all parts have is used. None: no suffix."""
 _WEIGHTS = re.compile(r"[^.]+?(\.(?P<variant>[^.]+?))?(-\d{5}-of-\d{5})?\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_LFS = b"version https://git-lfs"
 
 
 def check_files(
@@ -301,8 +301,7 @@ def _read_json(path: Path, folder: Path, checkpoint: str) -> dict[str, Any]:
             f"checkpoint {checkpoint!r} is incomplete: it has no {path.relative_to(folder).as_posix()}."
         ) from None
     except json.JSONDecodeError as error:
-        if data.startswith(_LFS):
-            raise FiguregroundError(f"{where} is a Git LFS pointer instead of the file: run `git lfs pull`.") from None
+        refuse_pointer(path, where)
         raise FiguregroundError(f"{where} doesn't parse (line {error.lineno}). Download it again.") from None
     except UnicodeDecodeError:
         raise FiguregroundError(f"{where} is not text. Download it again.") from None

@@ -18,6 +18,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from figureground.core.files import FileError, check_regular, open_regular
+from figureground.core.lfs import POINTER, describe_pointer
 from figureground.recipe.sample import IMAGE_FORMATS
 
 SUFFIXES = frozenset(
@@ -125,8 +126,8 @@ def _describe_content(path: Path) -> str:
         head = file.read(64)
     if not head:
         return "the file is empty (0 bytes)"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer instead of the image: run `git lfs pull`"
+    if head.startswith(POINTER):
+        return describe_pointer("image")
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "a web page instead of an image"
     for start, kind in _FOREIGN_HEADS.items():

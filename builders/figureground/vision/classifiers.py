@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from figureground.core import libraries
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import FileError, read_object
+from figureground.core.lfs import is_pointer, refuse_pointer
 from figureground.core.names import name_key
 from figureground.core.registry import Registry
 from figureground.core.resources import find_resource
@@ -33,7 +34,7 @@ from figureground.models.opening import make_timm, open_network, refuse_code
 from figureground.recipe.classes import read_csv
 from figureground.sources.images import content_hash
 from figureground.vision import robust_weights
-from figureground.vision.model_files import check_weights, download, hash_files, is_pointer
+from figureground.vision.model_files import check_weights, download, hash_files
 from figureground.vision.onnx_classifier import OnnxLogits, open_parts
 from figureground.vision.preprocessing import (
     Preprocessing,
@@ -408,8 +409,7 @@ def _open_weights(path: Path) -> Classifier:
         raise FiguregroundError(
             f"classifier: {path.name} is not a file of ResNet weights ({join_names(robust_weights.SUFFIXES)})."
         )
-    if is_pointer(path):
-        raise FiguregroundError(f"{path.name} is a Git LFS pointer instead of the weights: run `git lfs pull`.")
+    refuse_pointer(path, path.name, "weights")
     network, classes, architecture, mean, std = robust_weights.read_weights(path)
     facts = {"architecture": architecture, "robust": None, "sha256": content_hash(path)}
     return Classifier(network, imagenet_preprocessing(mean, std), _make_labels(classes), path.name, facts)

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from figureground.core.errors import FiguregroundError
+from figureground.core.lfs import refuse_pointer
 from figureground.sources.images import content_hash
 
 PICKLES = (".bin", ".pt", ".pth")
-_LFS = b"version https://git-lfs"
 
 
 def download(model_kind: str, name: str, revision: str | None, patterns: Iterable[str]) -> Path:
@@ -59,16 +59,7 @@ def check_weights(folder: Path, model_kind: str, name: str, class_name: str) -> 
             f"{class_name}.from_pretrained(…, use_safetensors=False).save_pretrained('converted')."
         )
     for path in (folder / "config.json", *weights):
-        if is_pointer(path):
-            raise FiguregroundError(
-                f"{model_kind} {name!r}: its {path.name} is a Git LFS pointer, not the file: run `git lfs pull`."
-            )
-
-
-def is_pointer(path: Path) -> bool:
-    """Whether a file is a Git LFS pointer."""
-    with path.open("rb") as file:
-        return file.read(len(_LFS)) == _LFS
+        refuse_pointer(path, f"{model_kind} {name!r}: its {path.name}")
 
 
 def hash_files(paths: Iterable[Path]) -> str:
