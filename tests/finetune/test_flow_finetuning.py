@@ -22,9 +22,9 @@ from figureground.finetune.concept import open_concept
 from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.dreambooth import finetune
 from figureground.finetune.latents import encode
-from figureground.finetune.references import read_references
 from figureground.finetune.settings import Finetuning, settings_for
 from figureground.finetune.training import Training, TrainingData
+from figureground.finetune.training_images import read_training_images
 from figureground.models.concept_files import read_concept
 from figureground.models.footprint import estimate_footprint
 from figureground.recipe.sample import Spec
@@ -57,7 +57,7 @@ def prepare(checkpoint, references, **changes):
     """A training and the pipeline that it changes."""
     settings = adapted(checkpoint, prior_weight=0.0, **changes)
     model = open_base(str(checkpoint), None, device=CPU, dtype=torch.float32, settings=settings.to_json())
-    images = [r.image for r in read_references(references, SIZE).images]
+    images = [r.image for r in read_training_images(references, SIZE).images]
     material = TrainingData(
         encode(model.text_to_image.vae, images, settings.flip), (PROMPT,) * len(images), None, "a photo of a flower"
     )

@@ -13,8 +13,8 @@ from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.denoiser import Denoiser, tokenize
 from figureground.finetune.base import open_base
 from figureground.finetune.latents import encode
-from figureground.finetune.references import read_references
 from figureground.finetune.training import Training, TrainingData, pick_in_turn
+from figureground.finetune.training_images import read_training_images
 from figureground.training.processes import Processes
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    found = read_references(make_references(tmp_path_factory.mktemp("references")), SIZE)
+    found = read_training_images(make_references(tmp_path_factory.mktemp("references")), SIZE)
     return [r.image for r in found.images]
 
 

@@ -16,11 +16,13 @@ from PIL import Image, ImageCms, PngImagePlugin
 from figureground.recipe.sample import IMAGE_FORMATS
 from figureground.sources.images import (
     UnreadableImage,
+    UnusedFiles,
     center_square,
     content_hash,
     encode,
     image_size,
     list_images,
+    read_distinct,
     read_image,
 )
 
@@ -328,6 +330,24 @@ def test_list_images_takes_image_files_of_the_directory_itself(tmp_path: Path) -
     (tmp_path / "loop.png").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere.png")
     assert [path.name for path in list_images(tmp_path)] == sorted(names)
+
+
+def test_distinct_images_are_read_and_what_is_left_out_is_told_with_its_place(tmp_path: Path) -> None:
+    red, blue = tmp_path / "red.png", tmp_path / "sub" / "blue.png"
+    blue.parent.mkdir()
+    Image.new("RGB", (3, 2), "red").save(red)
+    Image.new("RGB", (3, 2), "blue").save(blue)
+    Image.open(red).save(tmp_path / "same.bmp")
+    (tmp_path / "none.png").write_bytes(b"")
+    unused = UnusedFiles()
+    files = [red, tmp_path / "none.png", tmp_path / "same.bmp", blue, red]
+    images = list(read_distinct(files, unused))
+    assert [(path, sha256, image.getpixel((0, 0))) for path, sha256, image in images] == [
+        (red, content_hash(red), (255, 0, 0)),
+        (blue, content_hash(blue), (0, 0, 255)),
+    ]
+    assert unused.unreadable == [(tmp_path / "none.png", "the file is empty (0 bytes)")]
+    assert unused.repeated == [(tmp_path / "same.bmp", red), (red, red)]
 
 
 def test_center_square_crops_the_middle_and_averages_what_it_shrinks() -> None:

@@ -25,12 +25,12 @@ from figureground.finetune.environment import list_versions, measure_peak_memory
 from figureground.finetune.feature_network import FeatureNetwork
 from figureground.finetune.latents import encode
 from figureground.finetune.previews import PREVIEWS, draw_preview
-from figureground.finetune.references import References
 from figureground.finetune.request import Request, SavedProgress
 from figureground.finetune.settings import POCKET
 from figureground.finetune.similarity import compute_head_direction, compute_image_direction, read_features
 from figureground.finetune.stopping import Evaluations, Evaluator, TrainingWithEvaluations
 from figureground.finetune.training import Similarity, Training, TrainingData
+from figureground.finetune.training_images import TrainingImages
 from figureground.models.concept_files import CHECKPOINT, CONCEPT, FORMAT, LORA, hash_weights
 from figureground.models.weights import local_directory
 from figureground.recipe import document as recipes
@@ -49,7 +49,7 @@ class ConceptRun(Hooks):
     """One process's run for a concept, from prior images to `concept.json`."""
 
     request: Request
-    references: References
+    references: TrainingImages
     identity: dict[str, Any]
     checkpoint: Checkpoint
     network: FeatureNetwork | None

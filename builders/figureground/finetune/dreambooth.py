@@ -23,10 +23,10 @@ from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.feature_network import open_feature_network, set_up_similarity
 from figureground.finetune.preflight import WORK
 from figureground.finetune.previews import PREVIEWS
-from figureground.finetune.references import References, read_references
 from figureground.finetune.request import Request, SavedProgress
 from figureground.finetune.settings import POCKET, Finetuning, settings_for
 from figureground.finetune.training import require_bitsandbytes
+from figureground.finetune.training_images import TrainingImages, format_notes, read_training_images
 from figureground.models.concept_files import CONCEPT, read_concept
 from figureground.models.weights import check_size
 from figureground.tracking.reporting import tracked
@@ -131,7 +131,7 @@ def _check_and_run(request: Request, device: str, progress: SavedProgress) -> No
     refuse_other_content(out, WORK)
     finished = (out / CONCEPT).is_file()
     size = inputs.choose_size(settings, out, finished)
-    used_references = read_references(request.references, size)
+    used_references = read_training_images(request.references, size)
     sized = dataclasses.replace(settings, size=size)
     identity = inputs.identify(
         request.noun, request.label, sized, used_references, request.prior, request.components, request.class_folder
@@ -158,7 +158,7 @@ def _check_and_run(request: Request, device: str, progress: SavedProgress) -> No
             for folder in (out, out / PREVIEWS):
                 remove_drafts(folder)
             inputs.remember(out, identity)
-            for note in used_references.unused.format_notes():
+            for note in format_notes(used_references.unused):
                 print_note(note)
         processes.wait()
         if resume_threads(out / STATE, processes.device):  # another process saved a state meanwhile
@@ -188,7 +188,7 @@ def _open_base(settings: Finetuning, processes: Processes, dtype: torch.dtype) -
     )  # fmt: skip
 
 
-def _check_words(request: Request, checkpoint: Checkpoint, references: References) -> None:
+def _check_words(request: Request, checkpoint: Checkpoint, references: TrainingImages) -> None:
     prompts = {f"the caption of {r.name}": request.fill_caption(r.caption) for r in references.images if r.caption}
     prompts |= {field: request.fill(text) for field, text in request.settings.prompts().items()}
     if request.settings.needs_class_images:

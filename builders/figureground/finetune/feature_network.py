@@ -11,10 +11,10 @@ import torch
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.finetune.latents import to_pixels
-from figureground.finetune.references import References
 from figureground.finetune.request import Request
 from figureground.finetune.similarity import SimilarityLoss
 from figureground.finetune.training import Similarity
+from figureground.finetune.training_images import TrainingImages
 from figureground.models.opening import open_network
 from figureground.training.processes import Processes
 from figureground.vision.classifiers import Classifier, open_classifier
@@ -46,7 +46,7 @@ def open_feature_network(request: Request, processes: Processes) -> FeatureNetwo
 def set_up_similarity(
     request: Request,
     checkpoint: Checkpoint,
-    references: References,
+    references: TrainingImages,
     network: FeatureNetwork | None,
     processes: Processes,
 ) -> Similarity | None:

@@ -13,15 +13,17 @@ from torch import Tensor
 
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, printable
 from figureground.diffusion.composite import widen_to_latents
-from figureground.finetune.references import UnusedFiles, read_unique
+from figureground.finetune.training_images import format_notes
 from figureground.sources.companions import describe_shared
 from figureground.sources.images import (
     MASK_SUFFIX,
     UnreadableImage,
+    UnusedFiles,
     center_square,
     content_hash,
     list_images,
     list_non_files,
+    read_distinct,
 )
 from figureground.sources.mask import find_mask, read_mask, to_shares
 from figureground.sources.references import MIN_REFERENCES
@@ -62,7 +64,7 @@ def read_images(
         if not folder.is_dir():
             raise FiguregroundError(f"images: there is no directory {folder}.")
         files, where = list_images(folder), f"{folder} holds"
-        unused.unreadable += [(path.name, reason) for path, reason in list_non_files(folder)]
+        unused.unreadable += list_non_files(folder)
     else:
         files = [Path(path) for path in images]
         where = f"of {plural(len(files), 'file')} there {'is' if len(files) == 1 else 'are'}"
@@ -71,12 +73,12 @@ def read_images(
     )
     mask_by_file = dict(reversed(pairs))  # for a file given twice, the first mask
     learned: list[LearnedImage] = []
-    for path, image in read_unique([path for path, _ in pairs], unused):
+    for path, sha256, image in read_distinct([path for path, _ in pairs], unused):
         mask = mask_by_file[path]
         square = None if mask is None else _read_mask(mask, path, image.size)
         learned.append(
             LearnedImage(
-                path.name, content_hash(path), center_square(image, size), square,
+                path.name, sha256, center_square(image, size), square,
                 None if mask is None else content_hash(mask),
             )
         )  # fmt: skip
@@ -85,7 +87,7 @@ def read_images(
         message = (
             f"images: {where} {usable} that can be used, and a token needs at least {MIN_REFERENCES} different ones."
         )
-        raise FiguregroundError(" ".join([message, *unused.format_notes()]))
+        raise FiguregroundError(" ".join([message, *format_notes(unused)]))
     learned.sort(key=lambda image: (image.name, image.sha256))
     return _number_repeated_names(learned), unused
 

@@ -13,8 +13,8 @@ from figureground.core.files import read_json, replace_text
 from figureground.diffusion.checkpoint import download
 from figureground.finetune import priors
 from figureground.finetune.preflight import INPUTS
-from figureground.finetune.references import References
 from figureground.finetune.settings import Finetuning, fingerprint_network
+from figureground.finetune.training_images import TrainingImages
 from figureground.models.concept_files import read_concept
 from figureground.models.weights import check_files, fingerprint, local_directory, read_family
 from figureground.recipe.document import FORMAT
@@ -28,7 +28,7 @@ def identify(
     noun: str,
     label: str,
     settings: Finetuning,
-    references: References,
+    references: TrainingImages,
     prior: Path | None,
     components: Path | None,
     class_folder: Path | None = None,

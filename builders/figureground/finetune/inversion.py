@@ -33,6 +33,7 @@ from figureground.finetune.inputs import choose_edge
 from figureground.finetune.inversion_settings import PLACE, POCKET, Inversion, check_token, settings_for
 from figureground.finetune.latents import Posteriors, encode
 from figureground.finetune.tokens import EMBEDDINGS, check_free, token_names, write_token
+from figureground.finetune.training_images import format_notes
 from figureground.models.weights import check_size, fingerprint, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.settings import execution_names
@@ -164,7 +165,7 @@ def _check_and_run(request: _Request, device_name: str, progress: SavedRun) -> N
             return
         resume_threads(out / STATE, device)
         remove_drafts(out)
-        for note in unused.format_notes():
+        for note in format_notes(unused):
             print_note(note)
         with signals.delay_to_checks():
             _TokenRun(request, images, identity, made_with, checkpoint, size, dtype, device, progress).run()

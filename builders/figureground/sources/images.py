@@ -7,11 +7,12 @@ import io
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -392,3 +393,48 @@ def content_hash(path: Path | str) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with open_regular(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass
+class UnusedFiles:
+    """Files that `read_distinct` leaves out."""
+
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    """Files that can't be read as images, and why."""
+    repeated: list[tuple[Path, Path]] = field(default_factory=list)
+    """Files that show the same pixels as another one, and that one."""
+
+
+class DistinctImage(NamedTuple):
+    """One of several files with different images."""
+
+    path: Path
+    sha256: str
+    """SHA-256 of the file's bytes."""
+    image: Image.Image
+    """RGB, upright, in its own size."""
+
+
+def read_distinct(files: Iterable[Path], unused: UnusedFiles) -> Iterator[DistinctImage]:
+    """Yield the images of files one by one, the first of those with the same pixels.
+
+    Args:
+        files: Image files, such as those of `list_images`.
+        unused: Gets the files that are left out.
+    """
+    path_by_pixels: dict[str, Path] = {}
+    for path in files:
+        try:
+            image = read_image(path)
+            pixels = pixel_hash(image)
+            if pixels in path_by_pixels:
+                unused.repeated.append((path, path_by_pixels[pixels]))
+                continue
+            sha256 = content_hash(path)
+        except UnreadableImage as error:
+            unused.unreadable.append((path, error.reason))
+        except OSError as error:
+            unused.unreadable.append((path, error.strerror or str(error)))
+        else:
+            path_by_pixels[pixels] = path
+            yield DistinctImage(path, sha256, image)

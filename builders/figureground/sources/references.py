@@ -21,14 +21,12 @@ from figureground.core.tables import decode
 from figureground.recipe.features import Feature
 from figureground.sources.companions import describe_shared
 from figureground.sources.images import (
-    UnreadableImage,
-    content_hash,
+    UnusedFiles,
     encode,
     list_folders,
     list_images,
     list_non_files,
-    pixel_hash,
-    read_image,
+    read_distinct,
 )
 
 if TYPE_CHECKING:
@@ -182,30 +180,17 @@ def _parse_class_and_component(name: str) -> tuple[int, int] | None:
 
 
 def _read_class(folders: Sequence[Path], limit: int | None) -> References:
-    images: list[Reference] = []
-    skipped = [entry for folder in folders for entry in list_non_files(folder)]
-    repeated: list[Path] = []
-    seen: set[str] = set()
-    for path in (path for folder in folders for path in list_images(folder)):
-        try:
-            pixels = pixel_hash(read_image(path))
-            sha256 = content_hash(path)
-        except UnreadableImage as error:
-            skipped.append((path, error.reason))
-            continue
-        except OSError as error:
-            skipped.append((path, error.strerror or str(error)))
-            continue
-        if pixels in seen:
-            repeated.append(path)
-            continue
-        seen.add(pixels)
-        images.append(Reference(path.name, sha256, path, caption=read_caption(path)))
+    unused = UnusedFiles([entry for folder in folders for entry in list_non_files(folder)])
+    files = (path for folder in folders for path in list_images(folder))
+    images = [
+        Reference(path.name, sha256, path, caption=read_caption(path))
+        for path, sha256, _ in read_distinct(files, unused)
+    ]
     refuse_shared_captions(image.path for image in images if image.path is not None)
     if limit is not None and len(images) > limit:
         smallest = set(sorted(image.sha256 for image in images)[:limit])
         images = [image for image in images if image.sha256 in smallest]
-    return References(tuple(images), tuple(skipped), tuple(repeated))
+    return References(tuple(images), tuple(unused.unreadable), tuple(path for path, _ in unused.repeated))
 
 
 def refuse_shared_captions(images: Iterable[Path]) -> None:
