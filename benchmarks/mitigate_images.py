@@ -86,15 +86,15 @@ def make_plain(place: Place, out: Path) -> tuple[list[MadeImage], dict[str, Any]
 
     from figureground.diffusion.checkpoint import open_checkpoint
     from figureground.diffusion.render import Renderer, Sampling
-    from figureground.finetune.settings import fill
     from figureground.methods.ddb import DDB
+    from figureground.recipe.prompts import fill_noun
 
     config, classes = DDB.CONFIGS["pocket"], birds.find_bed(place.unit.bed).objects
     steps = place.settings("ddb").get("num_inference_steps", config.num_inference_steps)
     checkpoint = open_checkpoint("pocket", device=torch.device("cpu"), dtype=torch.float32, safety="off")
     sampling = Sampling(config.size, steps, 1.0, config.guidance_scale, batch_size=config.batch_size or 1)
     specs = [
-        Spec(f"{label}-{i:05d}", "train", label, 0, name, "unknown", fill("a photo of a {noun}", name, ""),
+        Spec(f"{label}-{i:05d}", "train", label, 0, name, "unknown", fill_noun("a photo of a {noun}", name, ""),
              derive_seed(place.unit.seed, "plain images", name, str(i)))
         for label, name in enumerate(classes) for i in range(place.plan.images // len(classes))
     ]  # fmt: skip

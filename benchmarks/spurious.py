@@ -43,9 +43,10 @@ from tqdm import tqdm
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import replace_text
 from figureground.evaluation.metrics import average_precision, roc_auc
-from figureground.finetune.settings import POCKET, Finetuning, fill
+from figureground.finetune.settings import POCKET, Finetuning
 from figureground.methods.spurious import Spurious
 from figureground.pocket import biased, world
+from figureground.recipe.prompts import fill_noun
 from figureground.recipe.sample import Sample, Spec, derive_seed
 from figureground.sources.references import gather
 
@@ -230,7 +231,7 @@ def make_specs(builder: Spurious, name: str, identifier: str, per_scene: int, se
     """Return the Specs of a class: the builder's prompts, with the same seeds for all models."""
     noun = next(feature.noun for feature in builder.features if feature.name == name)
     template = builder.settings.prompt
-    plain = fill(template if identifier else template.replace("{V} ", ""), noun, identifier)
+    plain = fill_noun(template if identifier else template.replace("{V} ", ""), noun, identifier)
     specs = []
     for b, scene in enumerate(builder.backgrounds):
         for i in range(per_scene):

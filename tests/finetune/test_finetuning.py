@@ -10,7 +10,7 @@ from figureground.cli.flags import add_flags, read_flags
 from figureground.core.errors import RecipeError
 from figureground.core.values import field_types
 from figureground.finetune import similarity
-from figureground.finetune.settings import POCKET, Finetuning, fill, settings_for
+from figureground.finetune.settings import POCKET, Finetuning, settings_for
 from figureground.recipe.settings import describe_fields, execution_names
 
 
@@ -102,20 +102,6 @@ def test_names_are_those_that_the_parts_use():
     assert get_args(hints["features"]) == similarity.FEATURES
     assert get_args(hints["distance"]) == similarity.DISTANCES
     assert get_args(hints["weighting"]) == similarity.WEIGHTINGS
-
-
-@pytest.mark.parametrize(
-    ("template", "noun", "filled"),
-    [
-        ("a photo of a {V} {noun}", "umbrella", "a photo of a sks umbrella"),
-        ("a photo of a {noun}", "umbrella", "a photo of an umbrella"),
-        ("A {noun},  at night", "flower", "A flower, at night"),
-        ("a {noun} and a {noun}", "owl", "an owl and an owl"),
-        ("schema {noun}", "owl", "schema owl"),
-    ],
-)
-def test_prompts_are_filled_with_the_right_article(template, noun, filled):
-    assert fill(template, noun, "sks") == filled
 
 
 def test_rates_fall_back_to_what_is_usual():

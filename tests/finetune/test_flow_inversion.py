@@ -85,6 +85,8 @@ def test_a_word_of_several_vectors_is_loaded_whole_and_drawn(flows, learned, kin
     for tokenizer in ours.tokenizers:  # all of its vectors stand in the prompt, once
         pieces = tokenizer.tokenize(family.expand_words(WORD, tokenizer))
         assert [word for word in pieces if "<mug>" in word] == ["<mug>", "<mug>_1", "<mug>_2"]
+    short_counts = ours.count_tokens(WORD.replace("<mug>", "<mug>_1"))  # one vector
+    assert ours.count_tokens(WORD) == [(count + 2, limit) for count, limit in short_counts]
 
 
 def test_diffusers_own_loader_opens_a_word_for_flux_and_draws_the_same(flows, learned):

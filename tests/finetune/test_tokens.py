@@ -47,6 +47,8 @@ def test_diffusers_own_loader_opens_it_and_draws_what_load_tokens_draws(checkpoi
     for tokenizer in ours.tokenizers:  # all of its vectors stand in the prompt
         pieces = tokenizer.tokenize(ours.image_to_image.maybe_convert_prompt(prompt, tokenizer))
         assert pieces[4:8] == ["<mug>", "<mug>_1", "<mug>_2", ",</w>"]
+    plain_counts = plain.count_tokens(prompt.replace("<mug>", "mug"))  # which is one piece
+    assert ours.count_tokens(prompt) == [(count + 2, limit) for count, limit in plain_counts]
     assert np.array_equal(draw(ours, "a photo of a mug"), draw(plain, "a photo of a mug"))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from figureground.core.errors import RecipeError
 from figureground.recipe.classes import ClassEntry
-from figureground.recipe.prompts import fill, read_templates, shorten
+from figureground.recipe.prompts import fill, fill_noun, find_unfilled, read_templates, refuse_long, shorten
 
 TENCH = ClassEntry("tench", "tench", "a freshwater fish of the carp family")
 GRASS = ClassEntry("grass", "on grass")
@@ -58,3 +58,29 @@ def test_a_template_too_long_even_without_definition_is_refused():
     (template,) = read_templates("d3s")
     with pytest.raises(RecipeError, match="'tench' the prompt has 7 tokens even without a definition"):
         shorten(template, TENCH, GRASS, lambda prompt: [(len(prompt.split()), 6)])
+
+
+@pytest.mark.parametrize(
+    ("template", "noun", "filled"),
+    [
+        ("a photo of a {V} {noun}", "umbrella", "a photo of a sks umbrella"),
+        ("a photo of a {noun}", "umbrella", "a photo of an umbrella"),
+        ("A {noun},  at night", "flower", "A flower, at night"),
+        ("a {noun} and a {noun}", "owl", "an owl and an owl"),
+        ("schema {noun}", "owl", "schema owl"),
+    ],
+)
+def test_prompts_are_filled_with_the_right_article(template, noun, filled):
+    assert fill_noun(template, noun, "sks") == filled
+
+
+def test_what_nothing_fills_is_found():
+    assert find_unfilled("a {V} {noun}", ["{V}", "{noun}"]) is None
+    assert find_unfilled("a {V} {nuon}", ["{V}", "{noun}"]) == "{nuon}"
+    assert find_unfilled("a {V} noun}", ["{V}"]) == "}"
+
+
+def test_a_prompt_that_any_text_encoder_would_cut_off_is_refused():
+    refuse_long("prompt", "a bird", [(4, 77), (77, 77)])
+    with pytest.raises(RecipeError, match=r"^backgrounds\.bay: 'a bird' has 78 tokens, .* reads 77\. Shorten it\.$"):
+        refuse_long("backgrounds.bay", "a bird", [(4, 77), (78, 77)])

@@ -10,6 +10,7 @@ from pathlib import Path
 from figureground.cli.arguments import Commands, add_device, add_later, add_track
 from figureground.core.devices import check_device
 from figureground.core.errors import RecipeError
+from figureground.core.files import read_json
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import print_error, print_result
 
@@ -62,7 +63,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _finetune(options: argparse.Namespace) -> int:
     from figureground.cli.flags import read_flags
     from figureground.finetune.preflight import check_inputs
-    from figureground.finetune.settings import POCKET, Finetuning, format_done_message, settings_for
+    from figureground.finetune.settings import POCKET, Finetuning, settings_for
     from figureground.tracking.tracker import check_tracker
 
     values = read_flags(vars(options), Finetuning)
@@ -89,8 +90,24 @@ def _finetune(options: argparse.Namespace) -> int:
         class_folder=options.class_folder, components=options.components, device=options.device, track=options.track,
     )  # fmt: skip
     if is_first:
-        print_result(format_done_message(out))
+        print_result(_format_done_message(out))
     return 0
+
+
+def _format_done_message(out: Path) -> str:
+    """Return what is printed for a finished concept."""
+    facts = read_json(out / "concept.json")
+    usage = f"{out / 'checkpoint'} is a checkpoint of its own"
+    if facts["kind"] == "lora":
+        usage = f"{out / 'lora.safetensors'} is for {facts['base']['checkpoint']}"
+    steps = f"{facts['steps']:,} steps"
+    if stopping := facts.get("early_stopping"):
+        steps += f" (the best of {stopping['trained_steps']:,}, by {stopping['rule']})"
+    previews = "previews/ and " if (out / "previews").is_dir() else ""
+    return (
+        f"{out}: {facts['identifier']} {facts['noun']}, {steps}, learned in "
+        f"{facts['seconds']:,.0f} s. {usage}; see {previews}curves.png."
+    )
 
 
 def add_components(commands: Commands, common: argparse.ArgumentParser) -> None:

@@ -116,9 +116,15 @@ class Checkpoint:
         return _get_parts(self.text_to_image, self.family.TEXTS.values())
 
     def count_tokens(self, prompt: str) -> list[tuple[int, int]]:
-        """Return, for each text encoder, a prompt's number of tokens and how many it reads."""
-        count = self.family.count_tokens
-        return [(count(tokenizer, prompt), int(tokenizer.model_max_length)) for tokenizer in self.tokenizers]
+        """Return, for each text encoder, a prompt's number of tokens and how many it reads.
+
+        A learned word counts as all of its vectors.
+        """
+        family = self.family
+        return [
+            (family.count_tokens(each, family.expand_words(prompt, each)), int(each.model_max_length))
+            for each in self.tokenizers
+        ]
 
     def replace_denoiser(self, denoiser: Any) -> None:
         """Give all pipelines another denoiser, such as a compiled one."""

@@ -225,14 +225,14 @@ def _check_words(checkpoint: Checkpoint, request: _Request) -> None:
                 "noun", f"{request.noun!r} has no tokens in the checkpoint's tokenizer; give another word."
             )
         check_free(tokenizer, token_names(request.token, request.settings.vectors))
-        for text in request.settings.templates:
-            # Here a word that every tokenizer has, of one piece, stands in for the token.
-            count = len(tokenizer(text.replace(PLACE, "a")).input_ids) + extra * text.count(PLACE)
-            if count > int(tokenizer.model_max_length):
+    for text in request.settings.templates:
+        # Here a word that every tokenizer has, of one piece, stands in for the token.
+        for short, limit in checkpoint.count_tokens(text.replace(PLACE, "a")):
+            if (count := short + extra * text.count(PLACE)) > limit:
                 raise RecipeError(
                     "vectors",
                     f"with {extra + 1} vectors, the prompt {text!r} has {count} tokens, but the text encoder reads "
-                    f"{tokenizer.model_max_length}. Give fewer vectors, or a shorter template.",
+                    f"{limit}. Give fewer vectors, or a shorter template.",
                 )
 
 

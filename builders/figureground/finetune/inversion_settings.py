@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Strict
 
 from figureground.core.errors import RecipeError
-from figureground.finetune.settings import find_unfilled
+from figureground.recipe.prompts import find_unfilled
 from figureground.recipe.settings import EXECUTION, Names, Text, settings
 
 TOKEN = re.compile(r"<[a-z0-9]+(?:[-_][a-z0-9]+)*>")

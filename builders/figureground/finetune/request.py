@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from figureground.finetune.settings import Finetuning, fill
+from figureground.finetune.settings import Finetuning
+from figureground.recipe.prompts import fill_noun
 from figureground.training.saved_run import SavedRun
 
 
@@ -24,14 +25,14 @@ class Request:
     show_progress: bool
 
     def fill(self, template: str) -> str:
-        return fill(template, self.noun, self.settings.identifier)
+        return fill_noun(template, self.noun, self.settings.identifier)
 
     def fill_caption(self, caption: str | None) -> str:
         return self.fill(caption or self.settings.prompt)
 
     def fill_class_prompt(self) -> str:
         """The prior's prompt with the class in place of the noun; of ImageNet's synonyms, the first."""
-        return fill(self.settings.prior_prompt, self.label.split(",")[0].strip(), self.settings.identifier)
+        return fill_noun(self.settings.prior_prompt, self.label.split(",")[0].strip(), self.settings.identifier)
 
 
 @dataclass

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Strict
 
 from figureground.core.errors import RecipeError
-from figureground.core.files import read_json
 from figureground.models.family import OWN
 from figureground.models.weights import find_family, fingerprint_classifier
 from figureground.recipe.config import Scheduler
+from figureground.recipe.prompts import find_unfilled
 from figureground.recipe.settings import EXECUTION, MAX_INTEGER, Count, Names, Share, Text, execution_names, settings
 
 PLACEHOLDERS = ("{V}", "{noun}")
@@ -237,14 +234,6 @@ class Finetuning:
         return {name: value for name, value in self.to_json().items() if name not in excluded}
 
 
-def find_unfilled(template: str, placeholders: Iterable[str]) -> str | None:
-    """Return the first placeholder or stray brace of a prompt template that isn't in `placeholders`, or None."""
-    for placeholder in placeholders:
-        template = template.replace(placeholder, "")
-    stray = re.search(r"\{[^{}]*\}?|\}", template)
-    return stray and stray[0]
-
-
 POCKET = Finetuning(
     "pocket", max_train_steps=350, batch_size=4, learning_rate=1.5e-4, min_snr_gamma=5.0, num_class_images=64,
     sfsl_weight=0.5,
@@ -276,17 +265,6 @@ def settings_for(checkpoint: str, **changes: Any) -> Finetuning:
     return Finetuning(checkpoint, **{**defaults, **changes})
 
 
-def fill(template: str, noun: str, identifier: str) -> str:
-    """Return a prompt from a template or caption: fill in `{V}` and `{noun}`, and turn `a` into `an` before vowels."""
-    values = {"{V}": identifier, "{noun}": noun}
-
-    def substitute(match: re.Match[str]) -> str:
-        article, word = match[1] or "", values[match[2]]
-        return (f"{article.rstrip()}n " if article and word[:1].lower() in "aeiou" and word else article) + word
-
-    return " ".join(re.sub(r"(\b[Aa] )?(\{V\}|\{noun\})", substitute, template).split())
-
-
 def fingerprint_network(settings: Finetuning) -> str | None:
     """Return the feature network's fingerprint: `sha256:…` of local files, or id and revision on the Hub.
 
@@ -295,19 +273,3 @@ def fingerprint_network(settings: Finetuning) -> str | None:
     if not settings.reads_features or settings.feature_model is None:
         return None
     return fingerprint_classifier(settings.feature_model, settings.feature_model_revision)
-
-
-def format_done_message(out: Path) -> str:
-    """Return the text that the command prints for a finished concept."""
-    facts = read_json(out / "concept.json")
-    usage = f"{out / 'checkpoint'} is a checkpoint of its own"
-    if facts["kind"] == "lora":
-        usage = f"{out / 'lora.safetensors'} is for {facts['base']['checkpoint']}"
-    steps = f"{facts['steps']:,} steps"
-    if stopping := facts.get("early_stopping"):
-        steps += f" (the best of {stopping['trained_steps']:,}, by {stopping['rule']})"
-    previews = "previews/ and " if (out / "previews").is_dir() else ""
-    return (
-        f"{out}: {facts['identifier']} {facts['noun']}, {steps}, learned in "
-        f"{facts['seconds']:,.0f} s. {usage}; see {previews}curves.png."
-    )

@@ -15,9 +15,10 @@ from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.core.names import slug
 from figureground.core.terminal import print_note
 from figureground.finetune.concept_store import ConceptStore
-from figureground.finetune.settings import Finetuning, fill
+from figureground.finetune.settings import Finetuning
 from figureground.models.concept_files import CONCEPT
 from figureground.recipe.features import Feature
+from figureground.recipe.prompts import fill_noun
 from figureground.recipe.settings import field_names
 from figureground.shards.home import home_of
 from figureground.shards.markers import markers
@@ -165,7 +166,7 @@ class Concepts:
         settings, noun = self.settings, inputs.feature.noun
         names = ("size", "seed", "scheduler", "num_inference_steps", "guidance_scale")
         prior_identity = {
-            "prompt": fill(settings.prior_prompt, noun, settings.identifier),
+            "prompt": fill_noun(settings.prior_prompt, noun, settings.identifier),
             **{name: getattr(settings, name) for name in names},
             "checkpoint": inputs.checkpoint,
         }

@@ -22,7 +22,6 @@ from figureground.data.data_source import READING_OPTIONS
 from figureground.data.groups import GroupedImages
 from figureground.data.layouts import read_data
 from figureground.data.stores import FileStore
-from figureground.finetune.settings import fill
 from figureground.learn.backbone_settings import choose_backbone
 from figureground.learn.settings import Training
 from figureground.methods.base import Method
@@ -32,6 +31,7 @@ from figureground.models.hub_access import find_access_problem
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent, refuse_onnx
 from figureground.models.weights import fingerprint_classifier, local_directory, read_family
 from figureground.recipe.plan import Plan
+from figureground.recipe.prompts import fill_noun, refuse_long
 from figureground.recipe.sample import Guide, Spec
 from figureground.recipe.table import Counts
 from figureground.running import directory
@@ -187,7 +187,7 @@ class Repaint(Method):
         return self.config.nouns.get(name, name.replace("_", " "))
 
     def prompt_of(self, label: int, token: str = "") -> str:
-        return fill(self.config.prompt, self.noun(label), token)
+        return fill_noun(self.config.prompt, self.noun(label), token)
 
     def columns(self) -> Columns:
         keep = self.config.keep
@@ -303,8 +303,8 @@ class Repaint(Method):
             family = read_family(folder, self.config.checkpoint)
             tokenizers = family.open_tokenizers(folder, f"checkpoint {self.config.checkpoint!r}")
             for prompt in sorted(self.prompts()):
-                for tokenizer in tokenizers:
-                    _refuse_long(prompt, family.count_tokens(tokenizer, prompt), tokenizer)
+                counts = ((family.count_tokens(each, prompt), int(each.model_max_length)) for each in tokenizers)
+                refuse_long("prompt", prompt, counts)
 
     def prompts(self) -> set[str]:
         """Return the possible prompts, for checks before any stage has run."""
@@ -357,11 +357,7 @@ class Repaint(Method):
         """Refuse prompts that a text encoder would truncate silently."""
         prompts = {self.spec_prompt(job) for jobs in (self._jobs or {}).values() for job in jobs}
         for prompt in sorted(prompts):
-            for tokenizer in checkpoint.tokenizers:
-                # A learned word may be several tokens; pipelines of some families know no such words.
-                converted = getattr(checkpoint.text_to_image, "maybe_convert_prompt", lambda prompt, _: prompt)
-                count = checkpoint.family.count_tokens(tokenizer, converted(prompt, tokenizer))
-                _refuse_long(prompt, count, tokenizer)
+            refuse_long("prompt", prompt, checkpoint.count_tokens(prompt))
 
     # --- images -------------------------------------------------------------------------------
 
@@ -611,13 +607,6 @@ def open_mask(path: Path) -> Image.Image:
             return image.convert("L")
     except (OSError, SyntaxError, ValueError) as error:
         raise FiguregroundError(f"{path} can't be read ({error}). {advise_rerun(path.parent)}") from None
-
-
-def _refuse_long(prompt: str, count: int, tokenizer: Any) -> None:
-    """Raise RecipeError for a prompt of more tokens than a text encoder reads."""
-    limit = int(tokenizer.model_max_length)
-    if count > limit:
-        raise RecipeError("prompt", f"{prompt!r} has {count} tokens, and the text encoder reads {limit}. Shorten it.")
 
 
 def _rename_field(error: RecipeError) -> RecipeError:

@@ -10,9 +10,9 @@ from figureground.core.errors import RecipeError
 from figureground.core.shares import whole_part
 from figureground.core.values import FieldsOf
 from figureground.data.data_source import DataSource
-from figureground.finetune.settings import find_unfilled
 from figureground.learn.settings import Training
 from figureground.recipe.config import Config
+from figureground.recipe.prompts import find_unfilled
 from figureground.recipe.settings import Names, Share, Text, settings, suggest_setting
 
 TRAIN = "train"

@@ -34,7 +34,7 @@ from figureground.core.resources import find_resource
 from figureground.core.text import markdown
 from figureground.core.text_width import pad, text_width
 from figureground.finetune.concept_store import ConceptStore
-from figureground.finetune.settings import fill, fingerprint_network
+from figureground.finetune.settings import fingerprint_network
 from figureground.methods import citations
 from figureground.methods.base import Method
 from figureground.methods.concept_stages import GIVEN_ELSEWHERE, Concepts, Inputs, read_concept_facts
@@ -48,6 +48,7 @@ from figureground.models.needs import Need, missing_model, missing_packages, ref
 from figureground.recipe.classes import ClassEntry, read_nouns
 from figureground.recipe.features import Feature, find_labels, read_features
 from figureground.recipe.plan import Plan
+from figureground.recipe.prompts import fill_noun, refuse_long
 from figureground.recipe.sample import Spec, derive_seed
 from figureground.recipe.table import Counts
 from figureground.shards.markers import find_missing_shards
@@ -222,7 +223,7 @@ class Spurious(Method):
         )  # fmt: skip
 
     def _make_prompt(self, split: str, f: int, b: int, i: int) -> str:
-        plain = fill(self.settings.prompt, self.nouns[f], self.settings.identifier)
+        plain = fill_noun(self.settings.prompt, self.nouns[f], self.settings.identifier)
         return plain if self.backgrounds[b].name == PLAIN else f"{plain} {self.backgrounds[b].text}"
 
     def provenance(self, spec: Spec) -> dict[str, Any]:
@@ -431,15 +432,9 @@ class Spurious(Method):
 
     def _refuse_long(self, checkpoint: Checkpoint) -> None:
         """Refuse prompts that a text encoder would truncate: the scene is last and would be lost."""
-        for tokenizer in checkpoint.tokenizers:
-            for f, b in itertools.product(range(len(self.nouns)), range(len(self.backgrounds))):
-                prompt = self._make_prompt("", f, b, 0)
-                count, most = len(tokenizer(prompt).input_ids), int(tokenizer.model_max_length)
-                if count > most:
-                    raise RecipeError(
-                        f"backgrounds.{self.backgrounds[b].name}",
-                        f"the prompt {prompt!r} has {count} tokens, and the text encoder reads {most}. Shorten it.",
-                    )
+        for f, b in itertools.product(range(len(self.nouns)), range(len(self.backgrounds))):
+            prompt = self._make_prompt("", f, b, 0)
+            refuse_long(f"backgrounds.{self.backgrounds[b].name}", prompt, checkpoint.count_tokens(prompt))
 
     def _refuse_unknown_to_network(self) -> None:
         """Raise RecipeError, before any training, for classes that the feature network lacks."""

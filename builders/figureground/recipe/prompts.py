@@ -1,9 +1,12 @@
-"""Prompt templates: text with `{class}`, `{definition}` and `{background}`, from files or a recipe."""
+"""Prompt templates: text with `{class}`, `{definition}` and `{background}`, from files or a recipe.
+
+Prompts of concepts have `{V}` and `{noun}` instead.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,3 +114,37 @@ def shorten(
                 f"without a definition, and the text encoder reads {limit}; shorten the template: {prompt!r}",
             )
         words.pop()
+
+
+def refuse_long(field: str, prompt: str, counts: Iterable[tuple[int, int]]) -> None:
+    """Refuse a prompt that a text encoder would cut off silently.
+
+    Args:
+        field: The recipe's field that makes it so long.
+        counts: For each text encoder, the prompt's number of tokens and how many it reads.
+
+    Raises:
+        RecipeError: It has more tokens than a text encoder reads.
+    """
+    for count, limit in counts:
+        if count > limit:
+            raise RecipeError(field, f"{prompt!r} has {count} tokens, and the text encoder reads {limit}. Shorten it.")
+
+
+def find_unfilled(template: str, placeholders: Iterable[str]) -> str | None:
+    """Return the first placeholder or stray brace of a prompt template that isn't in `placeholders`, or None."""
+    for placeholder in placeholders:
+        template = template.replace(placeholder, "")
+    stray = re.search(r"\{[^{}]*\}?|\}", template)
+    return stray and stray[0]
+
+
+def fill_noun(template: str, noun: str, identifier: str) -> str:
+    """Return a prompt from a template or caption: fill in `{V}` and `{noun}`, and turn `a` into `an` before vowels."""
+    values = {"{V}": identifier, "{noun}": noun}
+
+    def substitute(match: re.Match[str]) -> str:
+        article, word = match[1] or "", values[match[2]]
+        return (f"{article.rstrip()}n " if article and word[:1].lower() in "aeiou" and word else article) + word
+
+    return " ".join(re.sub(r"(\b[Aa] )?(\{V\}|\{noun\})", substitute, template).split())
