@@ -16,9 +16,9 @@ import pytest
 from commands import ENVIRONMENT, run
 
 from figureground.cli.doctor import describe
-from figureground.models import needs
+from figureground.core.extras import EXTRAS
 from figureground.models.hub_access import find_access_problem
-from figureground.models.machine import EXTRAS, examine
+from figureground.models.machine import examine
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
@@ -44,9 +44,8 @@ def test_every_extra_of_the_package_is_listed_with_its_purpose() -> None:
     extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
     del extras["dev"]
     named = {name: {re.split(r"[\[>=<]", each)[0] for each in packages} for name, packages in extras.items()}
-    assert {name: set(packages) for name, (packages, _) in EXTRAS.items()} == named
-    assert all(purpose for _, purpose in EXTRAS.values())
-    assert set(needs.EXTRAS.values()) < EXTRAS.keys()
+    assert {name: set(extra.packages) for name, extra in EXTRAS.items()} == named
+    assert all(extra.purpose for extra in EXTRAS.values())
 
 
 def test_lines_for_people_name_a_missing_extra_with_its_command_and_every_problem(found: dict) -> None:

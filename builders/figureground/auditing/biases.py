@@ -29,6 +29,7 @@ from figureground.auditing.samples import Samples
 from figureground.auditing.transfer import sign_test
 from figureground.core import intervals, signals
 from figureground.core.errors import FiguregroundError
+from figureground.core.extras import hint, is_installed
 from figureground.core.progress import Progress
 from figureground.recipe.sample import derive_seed
 
@@ -292,10 +293,8 @@ class _Compositions:
 def _measure_focus(
     classifier: Classifier, counterparts: Counterparts, parts: list[Part], label: np.ndarray, rng: np.random.Generator
 ) -> dict[str, Any]:
-    from importlib.util import find_spec
-
-    if find_spec("captum") is None:
-        return {"reason": "Not measured: captum is missing (pip install 'figureground[mitigate]')."}
+    if not is_installed("captum"):
+        return {"reason": f"Not measured: captum is missing ({hint('captum')})."}
     from figureground.vision.attribution import share_inside
 
     chosen = sorted(rng.choice(len(parts), min(len(parts), MAX_ATTRIBUTED), replace=False).tolist())

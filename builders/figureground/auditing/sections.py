@@ -14,6 +14,7 @@ from figureground.auditing.probe import TooFew
 from figureground.auditing.samples import Samples
 from figureground.checking import similar
 from figureground.core.errors import join_names, plural
+from figureground.core.extras import hint
 
 MAX_GROUPS = 200
 """Maximum number of small groups, or of groups of near-duplicates, in the report."""
@@ -91,7 +92,7 @@ def report_duplicates(samples: Samples, hashes: Sequence[bytes] | None) -> Secti
     """Report near-duplicates within and across splits. They are facts, so no test is made."""
     method = {"method": "perceptual hash", "bits": similar.BITS, "at_most": similar.NEAR}
     if hashes is None:
-        missing = "Not measured: imagehash is missing (pip install 'figureground[check]')."
+        missing = f"Not measured: imagehash is missing ({hint('imagehash')})."
         return {**method, "reason": missing}, [], []
     groups = find_duplicates(hashes)
     across = [group for group in groups if len(np.unique(samples.split[list(group.rows)])) > 1]

@@ -22,6 +22,7 @@ from figureground.checking.card import REWRITE, check_card, check_croissant
 from figureground.checking.shard import Expected, ShardContents, check_shard
 from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, join_names, plural, printable
+from figureground.core.extras import hint
 from figureground.core.files import FileError, check_regular, leads_outside, read_json, read_object
 from figureground.core.hashing import digest
 from figureground.core.numerics import usable_cores
@@ -502,8 +503,7 @@ class _DatasetCheck:
             return
         if not similar.can_hash():
             self.notes.append(
-                "Near-duplicates between splits weren't searched: imagehash is missing (pip install "
-                "'figureground[check]')."
+                f"Near-duplicates between splits weren't searched: imagehash is missing ({hint('imagehash')})."
             )
             return
         digests = {}

@@ -15,10 +15,11 @@ crops, mirrored images, or copies of images without any edge, whose bits are noi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image
+
+from figureground.core.extras import is_installed
 
 EDGE = 16
 """Number of frequencies along each axis."""
@@ -34,7 +35,7 @@ _PAIRS_AT_ONCE = 2**21
 
 def can_hash() -> bool:
     """Whether `imagehash` is installed."""
-    return find_spec("imagehash") is not None
+    return is_installed("imagehash")
 
 
 def hash_image(image: Image.Image) -> bytes:

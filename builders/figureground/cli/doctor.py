@@ -8,6 +8,7 @@ from typing import Any
 
 from figureground.cli.arguments import Commands
 from figureground.core.errors import join_names
+from figureground.core.extras import install_extra
 from figureground.core.terminal import print_json, print_result
 
 
@@ -72,7 +73,7 @@ def describe(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"device     {device['name']}: {device['kind']}; {', '.join(device['dtypes'])}{free}")
     lines.append(f"packages   {', '.join(versions)}")
     for name, extra in report["extras"].items():
-        state = "installed" if extra["installed"] else f"missing: pip install 'figureground[{name}]'"
+        state = "installed" if extra["installed"] else f"missing: {install_extra(name)}"
         lines.append(f"extra      {name} ({extra['for']}): {state}")
     lines.append(f"bundled    the pocket model: {join_names(report['bundled']) or 'nothing'}")
     lines += [

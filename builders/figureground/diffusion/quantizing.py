@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.extras import hint
 
 Quantization = Literal["int8", "fp8"]
 FIELD = "quantization"
@@ -48,7 +49,7 @@ def _import_torchao() -> Any:
         return importlib.import_module("torchao.quantization")
     except ImportError as error:
         raise FiguregroundError(
-            f"{FIELD}: torchao can't be imported ({error}). Install it: pip install 'figureground[quantize]'"
+            f"{FIELD}: torchao can't be imported ({error}). Install it: {hint('torchao')}"
         ) from error
     finally:
         logging.disable(level)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from figureground.core.errors import FiguregroundError
+from figureground.core.extras import explain_missing
 from figureground.core.files import read_json
 from figureground.learn.backbones import STATE, Backbone, find_last_layer, save_backbone
 from figureground.models.opening import make_timm
@@ -88,9 +89,7 @@ def _open_timm(folder: Path) -> Backbone:
     try:
         import timm.data
     except ImportError as error:
-        raise FiguregroundError(
-            f"{folder}: its backbone needs timm: pip install 'figureground[timm]' ({str(error).splitlines()[0]})."
-        ) from error
+        raise explain_missing("timm", f"{folder}: its backbone", error) from error
     try:
         facts = read_json(folder / "timm.json")
         name, classes = str(facts["name"]), tuple(map(str, facts["classes"]))

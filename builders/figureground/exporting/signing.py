@@ -17,6 +17,7 @@ from PIL import Image
 
 from figureground import __version__
 from figureground.core.errors import FiguregroundError, printable
+from figureground.core.extras import hint
 from figureground.core.files import FileError, read_bytes
 from figureground.core.owned import GENERATOR
 from figureground.sources import marks
@@ -73,7 +74,7 @@ class ImageSigner:
             import cryptography  # noqa: F401 - only whether it is there
         except ImportError as error:
             raise SigningError(
-                f"--sign needs c2pa-python, which can't be imported ({error}): pip install 'figureground[sign]'."
+                f"--sign needs c2pa-python, which can't be imported ({error}): {hint('c2pa')}."
             ) from error
         chain, key = _read_pem(signing.certificate), _read_pem(signing.key)
         algorithm = _check_key(signing, chain, key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from figureground.core.errors import FiguregroundError
+from figureground.core.extras import require
 from figureground.core.files import read_json
 from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
 from figureground.models.concept_files import CHECKPOINT, CONCEPT, LORA, Concept, hash_weights, read_concept
@@ -102,12 +102,6 @@ def _copy_part(part: Path, out: Path, variant: str | None) -> None:
 # Adapters
 
 
-def require_peft() -> None:
-    """Raise FiguregroundError if peft isn't installed."""
-    if importlib.util.find_spec("peft") is None:
-        raise FiguregroundError("adapters (lora_rank) need peft: pip install 'figureground[lora]'.")
-
-
 def write_lora(checkpoint: Checkpoint, out: Path) -> None:
     """Write the adapters of a checkpoint's denoiser and text encoders for `load_lora_weights`.
 
@@ -160,7 +154,7 @@ def open_concept(
     options: dict[str, Any] = {"device": device, "dtype": dtype, "scheduler": scheduler, "safety": safety}
     base_facts = concept.facts["base"]
     if concept.kind == "lora":
-        require_peft()
+        require("peft", "a concept of adapters")
         location = base or concept.checkpoint
         content = fingerprint(location, None)
         if base_facts["fingerprint"].startswith("sha256:") and content != base_facts["fingerprint"]:

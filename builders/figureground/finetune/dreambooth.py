@@ -15,9 +15,10 @@ import torch
 
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.extras import require
 from figureground.core.terminal import print_note
 from figureground.diffusion.checkpoint import Checkpoint
-from figureground.finetune import concept, identifier, inputs
+from figureground.finetune import identifier, inputs
 from figureground.finetune.base import choose_dtype, open_base
 from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.feature_network import open_feature_network, set_up_similarity
@@ -25,7 +26,6 @@ from figureground.finetune.preflight import WORK
 from figureground.finetune.previews import PREVIEWS
 from figureground.finetune.request import Request, SavedProgress
 from figureground.finetune.settings import POCKET, Finetuning, settings_for
-from figureground.finetune.training import require_bitsandbytes
 from figureground.finetune.training_images import TrainingImages, format_notes, read_training_images
 from figureground.models.concept_files import CONCEPT, read_concept
 from figureground.models.weights import check_size
@@ -118,9 +118,9 @@ def _format_memory_advice(settings: Finetuning) -> str:
 def _check_and_run(request: Request, device: str, progress: SavedProgress) -> None:
     settings, out = request.settings, request.out
     if settings.lora_rank is not None:
-        concept.require_peft()
+        require("peft", "lora_rank")
     if settings.eight_bit_adam:
-        require_bitsandbytes()
+        require("bitsandbytes", "eight_bit_adam", otherwise="or leave --eight-bit-adam out")
     if settings.features == "neural-pca" and settings.sfsl_weight and request.components is None:
         raise RecipeError("components", "features=neural-pca needs the class's components: --components FILE.")
     if request.components is not None and not request.components.is_file():

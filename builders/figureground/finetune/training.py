@@ -7,7 +7,6 @@ number alone.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.errors import RecipeError
+from figureground.core.extras import require
 from figureground.core.seeding import make_generator, seed_default_generators
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.denoiser import Denoiser, tokenize
@@ -325,14 +325,6 @@ def _checkpoint_gradients(encoder: Any) -> None:
     getattr(encoder, "activation_checkpointing_enable", old)({"use_reentrant": False})
 
 
-def require_bitsandbytes() -> None:
-    """Raise FiguregroundError if bitsandbytes isn't installed."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise FiguregroundError(
-            "eight_bit_adam needs bitsandbytes: pip install bitsandbytes, or leave --eight-bit-adam out."
-        )
-
-
 def _make_optimizer(groups: Mapping[str, Mapping[str, nn.Parameter]], settings: Finetuning) -> torch.optim.Optimizer:
     parameter_groups = [
         {
@@ -343,7 +335,7 @@ def _make_optimizer(groups: Mapping[str, Mapping[str, nn.Parameter]], settings: 
         for part, group in groups.items()
     ]
     if settings.eight_bit_adam:
-        require_bitsandbytes()
+        require("bitsandbytes", "eight_bit_adam", otherwise="or leave --eight-bit-adam out")
         import bitsandbytes
 
         return bitsandbytes.optim.AdamW8bit(parameter_groups, weight_decay=settings.weight_decay)

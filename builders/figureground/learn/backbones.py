@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from figureground.core.errors import FiguregroundError, RecipeError, join_names
+from figureground.core.extras import explain_missing
 from figureground.core.files import read_json
 from figureground.core.seeding import seed_default_generators
 from figureground.learn.backbone_settings import POCKET, BackboneSettings, choose_backbone
@@ -208,9 +209,7 @@ def _make_timm_backbone(name: str, classes: Sequence[str]) -> Backbone:
     try:
         import timm.data
     except ImportError as error:
-        raise FiguregroundError(
-            f"backbone {name!r} needs timm: pip install 'figureground[timm]' ({str(error).splitlines()[0]})."
-        ) from error
+        raise explain_missing("timm", f"backbone {name!r}", error) from error
     try:
         network = make_timm(name.removeprefix(TIMM), pretrained=False, num_classes=len(classes))
     except Exception as error:  # timm raises errors from many sources

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figureground.core.errors import FiguregroundError, RecipeError, plural, suggest_or_list
+from figureground.core.extras import explain_missing
 from figureground.recipe.sample import derive_seed
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _limit_threads() -> Any:
         import sklearn  # noqa: F401  # checked once here, before any work
         from threadpoolctl import threadpool_limits
     except ImportError as error:
-        raise FiguregroundError("Clusters need scikit-learn: pip install 'figureground[mitigate]'.") from error
+        raise explain_missing("sklearn", "clustering", error) from error
     return threadpool_limits(1)
 
 

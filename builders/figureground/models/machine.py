@@ -13,29 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from figureground.core.extras import EXTRAS
 from figureground.core.numerics import cpu_model, usable_cores
 from figureground.models.bundled import MATCHER, ROBUST, SEGMENTER, WEIGHTS
 from figureground.models.hub_access import SECONDS, find_access_problem
 
 PACKAGE = "figureground"
-EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
-    "mitigate": (("captum", "scikit-learn"), "scgs and ddb"),
-    "onnx": (("onnxruntime",), "ONNX files: segmenters and classifiers"),
-    "timm": (("timm",), "timm's networks as classifiers and backbones"),
-    "lora": (("peft",), "LoRA files, and fine-tuning low-rank adapters"),
-    "quantize": (("torchao",), "weights of 8 bits"),
-    "erase": (("concept-erasure",), "disentangle with LEACE"),
-    "check": (("imagehash",), "check for near duplicates"),
-    "ray": (("ray",), "builds on a Ray cluster"),
-    "s3": (("s3fs",), "datasets at s3:// URLs"),
-    "gs": (("gcsfs",), "datasets at gs:// URLs"),
-    "sign": (("c2pa-python", "cryptography"), "signed exports"),
-    "train": (("matplotlib",), "charts of trainings and comparisons"),
-    "tensorboard": (("tensorboard",), "--track tensorboard"),
-    "trackio": (("trackio",), "--track trackio"),
-    "wandb": (("wandb",), "--track wandb"),
-}
-"""Extras of this package: their distributions, and what they are for."""
 OTHER_PACKAGES = ("torchvision", "bitsandbytes", "xformers")
 """Distributions whose versions matter if they are installed."""
 BUNDLED = {"checkpoint": WEIGHTS, "classifier": ROBUST, "segmenter": SEGMENTER, "matcher": MATCHER}
@@ -174,9 +157,9 @@ def _find_versions(problems: list[Problem]) -> dict[str, str | None]:
 
 def _find_extras() -> dict[str, dict[str, Any]]:
     return {
-        name: {"installed": not (missing := [package for package in packages if _version(package) is None]),
-               "missing": missing, "for": purpose}
-        for name, (packages, purpose) in EXTRAS.items()
+        name: {"installed": not (missing := [package for package in extra.packages if _version(package) is None]),
+               "missing": missing, "for": extra.purpose}
+        for name, extra in EXTRAS.items()
     }  # fmt: skip
 
 

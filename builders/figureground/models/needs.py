@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
+from figureground.core.extras import hint, is_installed
 from figureground.models.footprint import estimate_footprint
 from figureground.models.loras import Lora, check_loras
 from figureground.models.onnx_files import check_onnx
@@ -25,13 +25,6 @@ ZERO_SHOT = "clip:"
 """Prefix of the names of zero-shot classifiers."""
 LOCAL = "local-dir:"
 """After `timm:`, prefix of a directory that timm saved."""
-EXTRAS = {
-    "peft": "lora", "sklearn": "mitigate", "captum": "mitigate", "timm": "timm", "concept_erasure": "erase",
-    "onnxruntime": "onnx", "torchao": "quantize",
-}  # fmt: skip
-"""Modules installed by an extra of this package, and the extra's name."""
-OTHER_PACKAGES = {"bitsandbytes": "bitsandbytes"}
-"""Modules of other packages, and the package's name."""
 
 
 @dataclass(frozen=True)
@@ -208,12 +201,11 @@ def refuse_absent_segmenter(field: str, name: str) -> None:
 
 def missing_packages(field: str, modules: Sequence[str]) -> list[Need]:
     """Return the packages of modules that can't be imported."""
-    needs = []
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            package = f"'figureground[{EXTRAS[module]}]'" if module in EXTRAS else OTHER_PACKAGES[module]
-            needs.append(Need(field, f"the package {module} isn't installed", f"pip install {package}"))
-    return needs
+    return [
+        Need(field, f"the package {module} isn't installed", hint(module))
+        for module in modules
+        if not is_installed(module)
+    ]
 
 
 def missing_device(name: str) -> list[Need]:

@@ -7,7 +7,6 @@ field by field first, without onnxruntime, and refused if such a path leaves its
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import mmap
 import os
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from figureground.core.errors import FiguregroundError, printable
+from figureground.core.extras import require
 from figureground.core.files import check_regular, leads_outside
 from figureground.core.lfs import POINTER, describe_pointer
 from figureground.core.numerics import usable_cores
@@ -114,8 +114,7 @@ def open_onnx(path: Path, what: str, *, device: str = "cpu") -> OnnxNetwork:
         FiguregroundError: onnxruntime isn't installed, the file doesn't pass `check_onnx`, or doesn't open.
     """
     check_onnx(path, what)
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise FiguregroundError(f"{what} needs onnxruntime: pip install 'figureground[onnx]'")
+    require("onnxruntime", what)
     # onnxruntime would keep a database in the user's cache from its import on; `disable_telemetry_events` is too late.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime

@@ -8,15 +8,15 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from figureground.core.errors import UsageError, printable, suggest_or_list
+from figureground.core.extras import hint
 
 _URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://?(?=.)")
 _BUCKET_PARTS = {"s3": 1, "s3a": 1, "gs": 1, "gcs": 1, "hf": 3}
 """Number of leading parts of a path that name the bucket; `hf://buckets/USER/NAME` has three."""
-_INSTALL_COMMANDS = {
-    "s3": "pip install 'figureground[s3]'", "s3a": "pip install 'figureground[s3]'",
-    "gs": "pip install 'figureground[gs]'", "gcs": "pip install 'figureground[gs]'",
-    "abfs": "pip install adlfs", "abfss": "pip install adlfs", "az": "pip install adlfs",
+_MODULES = {
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs",
 }  # fmt: skip
+"""Modules by the protocol that needs them."""
 _COPY_COMMANDS = {
     "s3": "aws s3 sync {url} DIR", "gs": "gcloud storage rsync -r {url} DIR",
     "gcs": "gcloud storage rsync -r {url} DIR",
@@ -111,15 +111,14 @@ def check_installed(url: StoreUrl) -> None:
     from fsspec.registry import known_implementations
 
     if url.protocol not in fsspec.available_protocols():
-        known = [name for name in fsspec.available_protocols() if name in (*_INSTALL_COMMANDS, "hf")]
+        known = [name for name in fsspec.available_protocols() if name in (*_MODULES, "hf")]
         raise UsageError(f"{url}: unknown protocol {url.protocol!r}{suggest_or_list(url.protocol, known)}")
     try:
         fsspec.get_filesystem_class(url.protocol)
     except ImportError as error:
-        advice = known_implementations.get(url.protocol, {}).get("err", str(error))
-        raise UsageError(
-            f"{url} needs a package that isn't installed: {_INSTALL_COMMANDS.get(url.protocol, advice)}."
-        ) from None
+        module = _MODULES.get(url.protocol)
+        advice = known_implementations.get(url.protocol, {}).get("err", str(error)) if module is None else hint(module)
+        raise UsageError(f"{url} needs a package that isn't installed: {advice}.") from None
 
 
 def describe_copying(place: object) -> str:

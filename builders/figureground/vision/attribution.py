@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from figureground.core.errors import FiguregroundError
+from figureground.core.extras import explain_missing
 from figureground.vision.attention import check_targets
 from figureground.vision.classifiers import Classifier
 from figureground.vision.preprocessing import Preprocessing, to_pixels
@@ -160,10 +161,7 @@ def integrate(
     try:
         from captum.attr import IntegratedGradients
     except ImportError as error:
-        raise FiguregroundError(
-            "attribution needs captum: pip install 'figureground[mitigate]' "
-            f"({(str(error).splitlines() or ['not found'])[0]})."
-        ) from error
+        raise explain_missing("captum", "attribution", error) from error
     target_tensor = torch.tensor([int(target) for target in targets], device=inputs.device)
     with torch.enable_grad():
         signed = IntegratedGradients(lambda pixels: classifier.read_prepared(pixels).logits).attribute(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from figureground.core import libraries
 from figureground.core.errors import FiguregroundError, join_names
+from figureground.core.extras import explain_missing
 from figureground.core.files import FileError, read_object
 from figureground.core.lfs import is_pointer, refuse_pointer
 from figureground.core.names import name_key
@@ -448,9 +449,7 @@ def _open_timm(name: str) -> Classifier:
     try:
         import timm.data
     except ImportError as error:
-        raise FiguregroundError(
-            f"classifier {name!r} needs timm: pip install 'figureground[timm]' ({str(error).splitlines()[0]})."
-        ) from error
+        raise explain_missing("timm", f"classifier {name!r}", error) from error
     model_name, folder = name.removeprefix(TIMM), timm_directory(name)
     if folder is not None:
         _check_timm(folder, name)

@@ -7,15 +7,15 @@ the dataset's directory, which all machines share, and returns what the log says
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from figureground.core import signals
-from figureground.core.errors import FiguregroundError, RecipeError, UsageError
+from figureground.core.errors import RecipeError, UsageError
 from figureground.core.event_log import EventLog
+from figureground.core.extras import require
 from figureground.core.locks import has_locks
 from figureground.core.progress import Progress
 from figureground.running.ray.cluster import choose_resources, join_cluster
@@ -65,10 +65,7 @@ class Ray(Runner):
 
     def begin(self, method: Method, out: Path) -> None:
         """Check that Ray is installed and that the device fits."""
-        if importlib.util.find_spec("ray") is None:
-            raise FiguregroundError(
-                "the runner ray needs Ray: pip install 'figureground[ray]', or render with --runner local."
-            )
+        require("ray", "the runner ray", otherwise="or render with --runner local")
         if self.gpus_per_worker and method.config.device == "cpu":
             raise UsageError(
                 f"--gpus-per-worker {self.gpus_per_worker:g} contradicts device=cpu. Leave out one of the two."

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from figureground.core.extras import hint
 from figureground.tracking.tracker import Run, Tracker
 
 DIRECTORY = "TENSORBOARD_LOGGING_DIR"
@@ -22,7 +23,7 @@ class TensorBoard(Tracker):
 
     NAME = "tensorboard"
     PACKAGE = "tensorboard"
-    INSTALL = "pip install 'figureground[tensorboard]'"
+    INSTALL = hint("tensorboard")
 
     def begin(self, run: Run) -> None:
         from tensorboard.compat.proto.event_pb2 import SessionLog

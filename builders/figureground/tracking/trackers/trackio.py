@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from figureground.core.extras import hint
 from figureground.tracking.tracker import PROJECT, Run, Tracker
 
 
@@ -19,7 +20,7 @@ class Trackio(Tracker):
 
     NAME = "trackio"
     PACKAGE = "trackio"
-    INSTALL = "pip install 'figureground[trackio]'"
+    INSTALL = hint("trackio")
     _greeted: ClassVar[bool] = False
 
     def begin(self, run: Run) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError
+from figureground.core.extras import hint
 from figureground.tracking.tracker import PROJECT, Run, Tracker
 
 STEP = "step"
@@ -22,7 +23,7 @@ class WeightsAndBiases(Tracker):
 
     NAME = "wandb"
     PACKAGE = "wandb"
-    INSTALL = "pip install 'figureground[wandb]'"
+    INSTALL = hint("wandb")
 
     @classmethod
     def check(cls) -> None:
