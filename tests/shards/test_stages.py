@@ -4,7 +4,12 @@ import pytest
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.hashing import digest
-from figureground.shards.stages import COPIES, DONE, has_work, read_finished_facts, run_stage
+from figureground.shards.shard import STAGES
+from figureground.shards.stages import COPIES, DONE, find_dataset, has_work, read_finished_facts, run_stage
+
+
+def test_the_dataset_of_stages_is_found_from_their_folder(tmp_path):
+    assert find_dataset(tmp_path / "out" / STAGES) == tmp_path / "out"
 
 
 def test_a_stage_runs_once_for_the_same_inputs(tmp_path):

@@ -25,8 +25,9 @@ from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import FileError, leads_outside, parse_json, read_bytes
 from figureground.core.text import has_control_characters
 from figureground.shards.finished import FinishedDataset
+from figureground.shards.shard import PRIVATE
 
-ANNOTATIONS = "_figureground/annotations"
+ANNOTATIONS = f"{PRIVATE}/annotations"
 
 ANSWERS = ("yes", "no", "unsure")
 """Possible answers to a question."""

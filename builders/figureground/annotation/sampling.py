@@ -21,7 +21,7 @@ from figureground.core.errors import RecipeError, UsageError, join_names, sugges
 from figureground.core.files import FileError, leads_outside, read_object, replace_text
 from figureground.core.intervals import wilson
 from figureground.shards.finished import FinishedDataset
-from figureground.shards.shard import PRIVATE
+from figureground.shards.shard import STAGES
 from figureground.shards.stages import COPIES
 from figureground.sources.images import list_folders, list_images
 
@@ -221,7 +221,7 @@ def find_items(dataset: FinishedDataset, keys: Sequence[str]) -> dict[str, Item]
 
 def reference_folder(dataset: FinishedDataset) -> Path:
     """Return the directory of the references that the concepts of a spurious set were learned from."""
-    return dataset.directory / PRIVATE / "stages" / COPIES
+    return dataset.directory / STAGES / COPIES
 
 
 def reference_keys(dataset: FinishedDataset) -> list[str]:

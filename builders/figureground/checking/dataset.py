@@ -38,7 +38,7 @@ from figureground.shards.index_shape import COLUMNS
 from figureground.shards.markers import check_marker, formats_of
 from figureground.shards.shard import (
     MARKERS,
-    PRIVATE,
+    NUMERICS,
     PUBLISHED_REJECTS,
     RECIPE,
     REJECTS,
@@ -48,7 +48,6 @@ from figureground.shards.shard import (
 )
 from figureground.stores.mirror import local_copy
 
-NUMERICS = f"{PRIVATE}/numerics.json"
 RERUN = "rerun the command that made the dataset"
 
 _SHARD_NAME = re.compile(r"(?P<split>\w+?)(-e(?P<part>\d{1,18}))?-(?P<index>\d{5,18})-of-(?P<of>\d{5,18})", re.ASCII)

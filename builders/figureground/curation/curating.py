@@ -28,7 +28,7 @@ from figureground.shards.claims import STAGES_LOCK
 from figureground.shards.finished import FinishedDataset, refuse_overlap
 from figureground.shards.formats.format import find_loadable
 from figureground.shards.samples import Dropped, Encoded, Stored
-from figureground.shards.shard import Shard
+from figureground.shards.shard import NUMERICS, Shard
 
 DROPPED = "dropped by the rule"
 """Reject reason of samples that a rule dropped."""
@@ -164,9 +164,9 @@ def _copy_private_files(source: FinishedDataset, out: Path, scores: Mapping[str,
     with lock(out / STAGES_LOCK, wait=True):
         for name, file_scores in scores.items():
             file_scores.write(scan.kept_rows[name], out)
-        numerics = source.directory / "_figureground" / "numerics.json"
+        numerics = source.directory / NUMERICS
         if numerics.exists():
-            create_once(out / "_figureground" / "numerics.json", read_text(numerics, root=source.directory))
+            create_once(out / NUMERICS, read_text(numerics, root=source.directory))
         copying.copy_files(source, out)
 
 

@@ -28,12 +28,11 @@ from figureground.data.metadata import (
 from figureground.data.record import DATASET, make_record
 from figureground.data.splits import SPLIT_NAMES, choose_splits, folder_split
 from figureground.data.stores import ShardStore
+from figureground.shards.shard import PRIVATE
 from figureground.sources.images import list_folders, list_images
 
 UNKNOWN = "unknown"
 """Background of a dataset without a background label."""
-
-_PRIVATE = "_figureground"
 
 
 class Layout(NamedTuple):
@@ -185,7 +184,7 @@ def _suggest_splits(path: Path) -> str:
 
 
 def _find_dataset(source: DataSource) -> list[Path]:
-    return [source.path] if (source.path / _PRIVATE).is_dir() else []
+    return [source.path] if (source.path / PRIVATE).is_dir() else []
 
 
 def _read_dataset(source: DataSource) -> GroupedImages:

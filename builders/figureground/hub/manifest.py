@@ -25,12 +25,12 @@ from figureground.shards.finished import FinishedDataset, read_finished_index
 from figureground.shards.formats.format import find_loadable, sort_formats
 from figureground.shards.index import INDEX, rewrite_descriptions
 from figureground.shards.markers import formats_of, markers, to_text
-from figureground.shards.shard import LABELS, MARKERS, PRIVATE, RECIPE, Shard
+from figureground.shards.shard import LABELS, MARKERS, NUMERICS, RECIPE, Shard
 
 TOP_LEVEL = (CARD, croissant.CROISSANT, card.PREVIEW)
 """Published files at the top of the directory."""
 
-DESCRIPTIONS = (RECIPE, INDEX, f"{PRIVATE}/numerics.json", card.ATTRIBUTION, LABELS)
+DESCRIPTIONS = (RECIPE, INDEX, NUMERICS, card.ATTRIBUTION, LABELS)
 """Published files below `_figureground`, besides markers and scores. `stages` isn't published: a build needs its
 contents, such as fine-tuned weights, only while it runs, and the recipe's hashes identify them."""
 

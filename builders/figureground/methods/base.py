@@ -40,7 +40,7 @@ from figureground.running import building
 from figureground.shards.card_context import CardContext
 from figureground.shards.columns import Columns
 from figureground.shards.finished import read_finished_index
-from figureground.shards.shard import PRIVATE
+from figureground.shards.shard import NUMERICS
 from figureground.sources.provenance import Credit, Source, read_weights
 from figureground.stores.leases import SECONDS
 
@@ -588,7 +588,7 @@ class Method(ABC):
 
     def card_context(self, out: Path) -> CardContext:
         """Return the contents of the card beyond recipe and counts."""
-        path = out / PRIVATE / "numerics.json"
+        path = out / NUMERICS
         numerics = read_numerics(path) if path.exists() else {}
         weights = read_weights(self.config.checkpoint, numerics.get("revision") or self.config.revision)
         sources, credits = self.sources()

@@ -22,7 +22,7 @@ from figureground.recipe.prompts import fill_noun
 from figureground.recipe.settings import field_names
 from figureground.shards.home import home_of
 from figureground.shards.markers import markers
-from figureground.shards.stages import COPIES, DONE, read_marker, run_stage
+from figureground.shards.stages import COPIES, DONE, find_dataset, read_marker, run_stage
 from figureground.sources.references import References, gather
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Concepts:
     def make(self, inputs: Inputs) -> None:
         """Fine-tune a concept, or reuse a finished one from the store; other processes may make others meanwhile."""
         facts = self._finetune(inputs)
-        with home_of(self.stages.parents[1]).settling():
+        with home_of(find_dataset(self.stages)).settling():
             self._run(inputs, lambda: facts)
 
     def make_again(self, inputs: Inputs) -> None:
@@ -86,7 +86,7 @@ class Concepts:
         """
         key = inputs.feature.slug
         old, new = self.facts[key], self._finetune(inputs)
-        has_images = any(marker["split"] == key for marker in markers(self.stages.parents[1]).values())
+        has_images = any(marker["split"] == key for marker in markers(find_dataset(self.stages)).values())
         if new["sha256"] != old["sha256"] and has_images:
             raise FiguregroundError(
                 f"the concept {key} was lost, and the new one has other weights ({new['sha256'][:12]}, "

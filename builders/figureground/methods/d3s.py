@@ -35,7 +35,7 @@ from figureground.recipe.sample import Guide, Spec, derive_seed
 from figureground.recipe.table import find_planned_gaps, read_table
 from figureground.running.directory import claim_directory, settle_recipe
 from figureground.shards.home import home_of
-from figureground.shards.shard import PRIVATE
+from figureground.shards.shard import PRIVATE, STAGES
 from figureground.shards.stages import run_stage
 from figureground.sources.guide import ImagePool, check_disjoint, compose, read_square, sample_box, split_bank
 from figureground.sources.images import UnreadableImage, list_folders
@@ -400,7 +400,7 @@ class D3S(Method):
     def run_planning_stages(self, out: Path) -> None:
         if self._cut_stage is None:
             return
-        stages, inputs = out / PRIVATE / "stages", self.content["cutouts"]
+        stages, inputs = out / STAGES, self.content["cutouts"]
         cut = partial(self._cut_stage.cut, self.classes, self.config.device, self.show_progress)
         with claim_directory(out, self.recipe(out / PRIVATE), lambda: "Cut-outs that were made are kept."):
             with home_of(out).settling():
@@ -510,7 +510,7 @@ class D3S(Method):
         skipped = self.skipped()
         lines = [f"  {name}: {reason}" for name, reason in skipped[:5]]
         if len(skipped) > 5:
-            lines.append(f"  … all in {out}/_figureground/stages/sources/done.json")
+            lines.append(f"  … all in {out}/{STAGES}/sources/done.json")
         listing = [f"{len(skipped)} source files were skipped:", *lines] if skipped else []
         cutouts = [] if self._cut_stage is None else [self._cut_stage.describe(self.classes)]
         return "\n".join([super().done_message(out), *cutouts, *self.notes(), *listing])

@@ -45,7 +45,7 @@ from figureground.running import directory
 from figureground.shards.claims import remove_locks
 from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE, SCORES
-from figureground.shards.stages import advise_rerun, read_marker
+from figureground.shards.stages import advise_rerun, find_dataset, read_marker
 from figureground.sources.references import MIN_REFERENCES
 
 if TYPE_CHECKING:
@@ -386,7 +386,7 @@ class DDB(Repaint):
     def make_part(self, stages: Path, name: str, checkpoint: Checkpoint, device: torch.device) -> None:
         """Learn the word of a class from its sources."""
         facts = self._learn_word(stages, int(name.rpartition("-")[2]), stages / name, device)
-        with home_of(stages.parents[1]).settling():
+        with home_of(find_dataset(stages)).settling():
             self.stage(stages, name, lambda folder: facts)
 
     def _learn_word(self, stages: Path, label: int, folder: Path, device: torch.device) -> dict[str, Any]:

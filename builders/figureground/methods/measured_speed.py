@@ -12,7 +12,7 @@ from figureground.core.numerics import read_numerics
 from figureground.recipe.config import SAMPLING
 from figureground.recipe.document import read_saved_recipe
 from figureground.shards.progress import Watch
-from figureground.shards.shard import PRIVATE, RECIPE
+from figureground.shards.shard import NUMERICS, RECIPE
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -83,5 +83,5 @@ def read_measured(directory: Path, method: Method) -> Measured | None:
     rate = watch.read().total_rate
     if not rate:
         return None
-    numerics = read_numerics(directory / PRIVATE / "numerics.json")
+    numerics = read_numerics(directory / NUMERICS)
     return Measured(rate, directory, int(saved["execution"].get("workers", 1)), numerics)

@@ -14,7 +14,7 @@ from figureground.core.registry import Registry, check_subclass
 from figureground.methods.base import Method
 from figureground.recipe import document as recipes
 from figureground.shards.directory import refuse_unsafe_entries
-from figureground.shards.shard import PRIVATE
+from figureground.shards.shard import RECIPE, STAGES
 
 METHODS: Registry[type[Method]] = Registry(
     "figureground.methods", "method",
@@ -51,12 +51,12 @@ def methods_from_data() -> list[str]:
 def open_dataset(directory: Path) -> Method | None:
     """Return the method that made a dataset, or None if its sources are missing or have changed."""
     refuse_unsafe_entries(directory)
-    saved = directory / PRIVATE / "recipe.json"
+    saved = directory / RECIPE
     try:
         fields = recipes.read_recipe(saved)
         method = method_class(fields["builder"]).from_recipe(fields)
         unchanged = digest(method.identity()) == recipes.read_saved_recipe(saved)["sha256"]
     except (FiguregroundError, KeyError):
         return None
-    method.read_stages(directory / PRIVATE / "stages")
+    method.read_stages(directory / STAGES)
     return method if unchanged else None

@@ -38,7 +38,7 @@ from figureground.running import directory
 from figureground.running.runners.local import Local, run_planning_parts
 from figureground.shards.columns import Columns
 from figureground.shards.home import home_of
-from figureground.shards.shard import PRIVATE
+from figureground.shards.shard import PRIVATE, STAGES
 from figureground.shards.stages import advise_rerun, read_marker, run_stage
 from figureground.sources.images import center_square
 from figureground.sources.provenance import Credit, Source, read_source
@@ -252,7 +252,7 @@ class Repaint(Method):
     # --- stages ---------------------------------------------------------------------------------
 
     def run_planning_stages(self, out: Path) -> None:
-        stages = out / PRIVATE / "stages"
+        stages = out / STAGES
         self.check_settings()
         with directory.claim_directory(out, self.recipe(out / PRIVATE), lambda: "Results of finished stages are kept."):
             if self.planning_parts(stages):

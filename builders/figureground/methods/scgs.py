@@ -32,6 +32,8 @@ from figureground.recipe.sample import derive_seed
 from figureground.recipe.settings import Names, Share, settings
 from figureground.recipe.table import Counts
 from figureground.shards.home import home_of
+from figureground.shards.shard import STAGES
+from figureground.shards.stages import find_dataset
 
 if TYPE_CHECKING:
     import torch
@@ -233,7 +235,7 @@ class SCGS(Repaint):
             self.unlabelled, config.training_settings(), config.folds, config.seed, stages / name, number,
             device=str(device), show_progress=self.show_progress and multiprocessing.parent_process() is None,
         )  # fmt: skip
-        with home_of(stages.parents[1]).settling():
+        with home_of(find_dataset(stages)).settling():
             self.stage(stages, name, lambda folder: {})
 
     def _get_errors(self, stages: Path) -> Errors:
@@ -413,7 +415,7 @@ class SCGS(Repaint):
         if without_errors:
             lines.append(f"No images of {join_names(without_errors)}, as none has errors.")
         lines += describe_error_set(self.stage_summary["error_set"])
-        sheets = f"{out}/_figureground/stages/clusters holds a sheet of each class's errors."
+        sheets = f"{out}/{STAGES}/clusters holds a sheet of each class's errors."
         return "\n".join([*lines, *self.list_left_out("image"), sheets])
 
 

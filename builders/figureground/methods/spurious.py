@@ -52,7 +52,8 @@ from figureground.recipe.prompts import fill_noun, refuse_long
 from figureground.recipe.sample import Spec, derive_seed
 from figureground.recipe.table import Counts
 from figureground.shards.markers import find_missing_shards
-from figureground.shards.shard import PRIVATE, as_shard
+from figureground.shards.shard import STAGES, as_shard
+from figureground.shards.stages import find_dataset
 from figureground.sources.images import content_hash
 from figureground.sources.provenance import Credit, Source, read_license, read_source
 from figureground.sources.references import References, draw_references, read_references
@@ -399,7 +400,8 @@ class Spurious(Method):
 
     def _unfinished_features(self, stages: Path) -> list[Feature]:
         """Return the classes with images still to be drawn."""
-        splits = {shard.split for shard in find_missing_shards(stages.parents[1], map(as_shard, self.plan().shards()))}
+        missing = find_missing_shards(find_dataset(stages), map(as_shard, self.plan().shards()))
+        splits = {shard.split for shard in missing}
         return [feature for feature in self.features if feature.slug in splits]
 
     def _gather_inputs(self, feature: Feature) -> Inputs:
@@ -507,7 +509,7 @@ class Spurious(Method):
         )
 
     def card_context(self, out: Path) -> CardContext:
-        concept_facts, concepts = read_concept_facts(out / PRIVATE / "stages", self.features), []
+        concept_facts, concepts = read_concept_facts(out / STAGES, self.features), []
         for feature in self.features:
             if (facts := concept_facts.get(feature.slug)) is not None:
                 concepts.append({

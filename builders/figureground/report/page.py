@@ -24,7 +24,7 @@ from figureground.report.contents import Contents, Example, Labels, Shard, choos
 from figureground.report.facts import flatten
 from figureground.report.preview import LARGEST_CELL, MAX_DOWN, fit, open_rgb
 from figureground.report.samples import WriteResult
-from figureground.shards.shard import PRIVATE
+from figureground.shards.shard import NUMERICS, RECIPE, STAGES
 from figureground.shards.stages import COPIES
 from figureground.sources.images import UnreadableImage, list_images, open_stored, read_image
 
@@ -46,7 +46,6 @@ def render_report(
         write_result: What `write_samples` returned.
         overview: The method's panels of the whole dataset, as `samples.save_panels` returns them.
     """
-    private = directory / PRIVATE
     rejects: Counter[str] = Counter()
     for shard in contents.shards:
         rejects.update(shard.rejects)
@@ -63,7 +62,7 @@ def render_report(
         preview=_encode_image(sheet),
         tables=_make_tables(contents),
         rejects=sorted(rejects.items()),
-        settings=[*_read_settings(private / "recipe.json"), *_read_settings(private / "numerics.json", "numerics")],
+        settings=[*_read_settings(directory / RECIPE), *_read_settings(directory / NUMERICS, "numerics")],
         references=list(_pair_references(directory, contents)),
         overview=overview,
         labels=labels,
@@ -88,7 +87,7 @@ def _choose_examples(shards: Sequence[Shard], most: int) -> list[Example]:
 
 def _pair_references(directory: Path, contents: Contents) -> Iterator[dict[str, Any]]:
     """Yield, for each class with saved references, some references and some results, for the template."""
-    copies = directory / PRIVATE / "stages" / COPIES
+    copies = directory / STAGES / COPIES
     single_foreground = contents.one_foreground_each()
     for split in choose_evenly([split for split in contents.splits if (copies / split).is_dir()], MAX_DOWN):
         references = []

@@ -28,11 +28,9 @@ from figureground.shards.claims import (
 from figureground.shards.directory import refuse_unsafe_entries
 from figureground.shards.index import INDEX
 from figureground.shards.progress import is_unfinished
-from figureground.shards.shard import JOURNAL, PRIVATE, RECIPE
+from figureground.shards.shard import JOURNAL, PRIVATE, RECIPE, STAGES
 from figureground.shards.stages import COPIES, DONE
 from figureground.stores.scratch import url_of
-
-STAGES = f"{PRIVATE}/stages"
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 from figureground.core.locks import has_locks, lock, remove_held
+from figureground.running.reporting import MARK
 from figureground.shards import index, journal
 from figureground.shards.claims import PARTS_LOCK, STAGES_LOCK, WORKING_LOCK, clean_stale, remove_locks
 from figureground.shards.formats.format import list_folders
 from figureground.shards.progress import forget_plan
-from figureground.shards.shard import MARKERS, PRIVATE, PUBLISHED_REJECTS, REJECTS
+from figureground.shards.shard import MARKERS, NUMERICS, PRIVATE, PUBLISHED_REJECTS, RECIPE, REJECTS, STAGES
 from figureground.shards.stages import has_work
 
 
@@ -43,9 +44,9 @@ def withdraw(out: Path, created: Path | None, existing: Collection[Path] = (), f
         existing: Paths that existed before the build: `list_existing`.
         failed: Whether it failed by itself, rather than was stopped. Then rejects alone are no reason to keep it.
     """
-    private = out / MARKERS.split("/")[0]
+    private = out / PRIVATE
     with contextlib.suppress(OSError):
-        stages = private / "stages"
+        stages = out / STAGES
         if not private.is_dir() or not has_locks(private):
             return
         with (
@@ -66,9 +67,9 @@ def withdraw(out: Path, created: Path | None, existing: Collection[Path] = (), f
                 return
             _remove_new(stages, existing)
             journal.remove_files(out)
-            for name in ("numerics.json", "recipe.json", "tracking.json"):
-                if private / name not in existing:
-                    (private / name).unlink(missing_ok=True)
+            for name in (NUMERICS, RECIPE, MARK):
+                if out / name not in existing:
+                    (out / name).unlink(missing_ok=True)
             forget_plan(out)
             clean_stale(out)
             for name in (WORKING_LOCK, PARTS_LOCK, STAGES_LOCK):

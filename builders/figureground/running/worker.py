@@ -58,7 +58,7 @@ from figureground.shards.home import ClaimLost, home_of
 from figureground.shards.journal import Journal, make_origin
 from figureground.shards.markers import find_missing_shards, markers
 from figureground.shards.samples import Encoded
-from figureground.shards.shard import PRIVATE, RECIPE, Shard, as_shard
+from figureground.shards.shard import NUMERICS, PRIVATE, RECIPE, STAGES, Shard, as_shard
 from figureground.shards.writer import write_shard
 from figureground.stores.scratch import join_build
 
@@ -99,7 +99,7 @@ def make_planning_parts(method: Method, out: Path, place: Place = Place()) -> No
         out: The dataset's directory.
         place: This process among those that build together.
     """
-    stages, config = out / PRIVATE / "stages", method.config
+    stages, config = out / STAGES, method.config
     processes = place.local_world_size or config.workers
     device = _choose_local_device(config.device, place, processes)
     if processes > 1:
@@ -160,7 +160,7 @@ class Worker:
 
     def _work(self, numbers: Sequence[int] | None, show_progress: bool) -> None:
         method, out = self._method, self._out
-        method.read_stages(out / PRIVATE / "stages")
+        method.read_stages(out / STAGES)
         shards = list(_choose_shards(method.plan(), numbers))
         memory_error, has_joined = "", False
         if self._model is None:
@@ -200,7 +200,7 @@ class Worker:
         The model is opened for them, leaves the device, and is given up.
         """
         method, out = self._method, self._out
-        stages = out / PRIVATE / "stages"
+        stages = out / STAGES
         if not method.parts(stages):
             return
         with ExitStack() as stack:
@@ -367,7 +367,7 @@ def open_model_early(method: Method, out: Path, place: Place) -> OpenModel | Non
     """
     with home_of(out).settling():
         directory.settle_recipe(out, method.recipe(out / PRIVATE))
-        if not (directory.has_started(out) and (out / PRIVATE / "numerics.json").exists()):
+        if not (directory.has_started(out) and (out / NUMERICS).exists()):
             return None
         directory.check_formats(out, method.config.formats, started=True)
     return open_model(method, out, place, started=True)
@@ -386,8 +386,8 @@ def begin(method: Method, out: Path, place: Place, model: OpenModel | None = Non
         FiguregroundError: Existing shards were made with other numerics or formats.
     """
     checkpoint, sampling, numerics, started = open_checked_model(method, out, place, model)
-    method.prepare(out / PRIVATE / "stages", checkpoint)
-    record_numerics(out / PRIVATE / "numerics.json", numerics, method.config.allow_mixed_numerics, started)
+    method.prepare(out / STAGES, checkpoint)
+    record_numerics(out / NUMERICS, numerics, method.config.allow_mixed_numerics, started)
     if not started:
         directory.record_execution(out, method.recipe(out / PRIVATE))
     return checkpoint, sampling, numerics
@@ -409,7 +409,7 @@ def open_checked_model(
     else:
         model = open_model(method, out, place, started or rendered > 0)
     checkpoint, sampling, numerics = model
-    path = out / PRIVATE / "numerics.json"
+    path = out / NUMERICS
     if started and path.exists():
         try:
             refuse_other_numerics(path, numerics, method.config.allow_mixed_numerics)
@@ -447,14 +447,14 @@ def rejoin(method: Method, out: Path, sampling: Sampling, numerics: dict[str, An
         FiguregroundError: Existing shards were made with other numerics.
     """
     sampling, numerics = adopt_smaller_batch(out, sampling, numerics)
-    path = out / PRIVATE / "numerics.json"
+    path = out / NUMERICS
     record_numerics(path, numerics, method.config.allow_mixed_numerics, directory.has_started(out))
     return sampling, numerics
 
 
 def adopt_smaller_batch(out: Path, sampling: Sampling, numerics: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
     """Return sampling and numerics with the batch size that another process has halved meanwhile."""
-    path = out / PRIVATE / "numerics.json"
+    path = out / NUMERICS
     if path.exists():
         saved = read_numerics(path)
         if "batch_size_asked" in saved and saved["batch_size"] < sampling.batch_size:
@@ -474,7 +474,7 @@ def _halve_batch(
     Raises:
         FiguregroundError: A shard is finished, so the size can't change, or the size is already 1.
     """
-    path = out / PRIVATE / "numerics.json"
+    path = out / NUMERICS
     saved = read_numerics(path)
     saved.pop("mixed", None)
     size = sampling.batch_size
@@ -517,7 +517,7 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> tuple[
         The model, its sampling settings, and the numerics, which aren't recorded yet.
     """
     config, processes = method.config, place.local_world_size or method.config.workers
-    path = out / PRIVATE / "numerics.json"
+    path = out / NUMERICS
     saved = read_numerics(path) if path.exists() and started else None
     name = config.device if config.device != "auto" or saved is None else saved["device"]
     device = _choose_local_device(name, place, processes)

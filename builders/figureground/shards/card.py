@@ -33,14 +33,14 @@ from figureground.shards.card_context import CardContext
 from figureground.shards.card_file import BEGIN, END, UNKNOWN_LICENSE
 from figureground.shards.columns import Columns
 from figureground.shards.formats.format import Format, find_loadable
-from figureground.shards.shard import ShardError
+from figureground.shards.shard import PRIVATE, ShardError
 from figureground.sources.provenance import NOT_STATED, Credit, format_credits
 
 if TYPE_CHECKING:
     from datasets import Features
 
 PREVIEW = "preview.png"
-ATTRIBUTION = "_figureground/attribution.csv"
+ATTRIBUTION = f"{PRIVATE}/attribution.csv"
 """Credits for the images that generation starts from."""
 
 REJECTS = "rejects"

@@ -20,7 +20,7 @@ from figureground.core.system import OPEN_NO_LINK, OPEN_NONBLOCKING
 from figureground.recipe.formats import FORMATS
 from figureground.shards import journal
 from figureground.shards.formats.format import list_folders
-from figureground.shards.shard import JOURNAL, MARKERS, PRIVATE, PUBLISHED_REJECTS, REJECTS, SCORES, Shard
+from figureground.shards.shard import JOURNAL, MARKERS, PRIVATE, PUBLISHED_REJECTS, REJECTS, SCORES, STAGES, Shard
 
 INDEX_LOCK = f"{PRIVATE}/.index.lock"
 """Lock held while the index and the card are written."""
@@ -158,7 +158,7 @@ def clean_stale(directory: Path) -> list[Path]:
 
 def find_stale(directory: Path) -> Iterator[tuple[Path, Path]]:
     """Yield the files that `clean_stale` removes if nobody writes them, each with the lock that its writer holds."""
-    stages = sorted(p for p in (directory / PRIVATE / "stages").glob("*") if p.is_dir())
+    stages = sorted(p for p in (directory / STAGES).glob("*") if p.is_dir())
     folder_names = ("", *list_folders(), PRIVATE, MARKERS, REJECTS, PUBLISHED_REJECTS, SCORES)
     temporary = _compile_temporary_names()
     for folder in [*(directory / name for name in folder_names), *stages]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from figureground.core import files
 from figureground.core.files import FileError, leads_outside
 from figureground.shards.formats.format import list_folders
+from figureground.shards.shard import PRIVATE, PUBLISHED_REJECTS, SCORES
 
-FOLDERS = ("rejects", "_figureground", "_evaluation", "_audit")
+FOLDERS = (PUBLISHED_REJECTS, PRIVATE, "_evaluation", "_audit")
 """Directories of a dataset, besides those of its formats."""
 
 DESCRIPTIONS = ("README.md", "croissant.json", "preview.png", "report.html")
@@ -59,7 +60,7 @@ def find_added_files(directory: Path) -> Iterator[Path]:
 
 def find_score_files(directory: Path) -> Iterator[Path]:
     """Yield the score files, CSV and Parquet, sorted by name."""
-    folder = directory / "_figureground" / "scores"
+    folder = directory / SCORES
     for name in sorted(_list_names(folder)):
         path = folder / name
         if path.suffix not in (".csv", ".parquet") or name.startswith("."):

@@ -10,8 +10,9 @@ from figureground.core.files import FileError, read_object
 from figureground.core.shapes import Count, MapOf, Number, Optional, TupleOf, check_shape
 from figureground.recipe.formats import FORMATS
 from figureground.recipe.sample import IMAGE_FORMATS
+from figureground.shards.shard import PRIVATE
 
-INDEX = "_figureground/index.json"
+INDEX = f"{PRIVATE}/index.json"
 
 CELL = TupleOf((Count, Count, Count))
 """Foreground, background, and number of images."""

@@ -16,6 +16,12 @@ PRIVATE = "_figureground"
 
 RECIPE = f"{PRIVATE}/recipe.json"
 
+NUMERICS = f"{PRIVATE}/numerics.json"
+"""Device, dtype, batch size and versions of the first shard; see `core.numerics`."""
+
+STAGES = f"{PRIVATE}/stages"
+"""Directory of the results of a method's stages; see `shards.stages`."""
+
 MARKERS = f"{PRIVATE}/shards"
 """Directory of the markers, relative to the dataset directory."""
 

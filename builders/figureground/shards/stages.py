@@ -12,11 +12,17 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_object, replace_text
 from figureground.core.hashing import digest
 from figureground.shards.home import home_of
+from figureground.shards.shard import STAGES
 
 COPIES = "references"
 """Stage folder with copies of the recipe's inputs, which are cheap to make again."""
 DONE = "done.json"
 """Marker file of a finished stage, in its folder."""
+
+
+def find_dataset(root: Path) -> Path:
+    """Return the directory of the dataset whose stages are in `root`."""
+    return root.parents[STAGES.count("/")]
 
 
 def has_work(root: Path) -> bool:
@@ -46,7 +52,7 @@ def run_stage(root: Path, name: str, inputs: Any, work: Callable[[Path], dict[st
     facts = work(folder)
     text = json.dumps({"inputs": inputs_hash, "facts": facts}, indent=2, ensure_ascii=False)
     replace_text(folder / DONE, text + "\n")
-    home_of(root.parents[1]).store_stage(name)
+    home_of(find_dataset(root)).store_stage(name)
     return facts
 
 

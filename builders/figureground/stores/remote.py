@@ -37,15 +37,24 @@ from figureground.shards.index_shape import INDEX
 from figureground.shards.journal import Journal
 from figureground.shards.markers import STORED_SHARDS, markers, read_stored_shards
 from figureground.shards.progress import PLANNED
-from figureground.shards.shard import JOURNAL, LABELS, MARKERS, PRIVATE, RECIPE, SCORES, Shard, ShardError
+from figureground.shards.shard import (
+    JOURNAL,
+    LABELS,
+    MARKERS,
+    NUMERICS,
+    PRIVATE,
+    RECIPE,
+    SCORES,
+    STAGES,
+    Shard,
+    ShardError,
+)
 from figureground.shards.stages import COPIES, DONE
 from figureground.stores.faults import StoreError, redact_error
 from figureground.stores.journal import StoreJournal
 from figureground.stores.leases import BEATS, LEASES, Lease, Leases
 from figureground.stores.store import Entry, Store
 
-NUMERICS = f"{PRIVATE}/numerics.json"
-STAGES = f"{PRIVATE}/stages"
 FAILED = f"{PRIVATE}/failed"
 """Why shards failed, an object each, named like the shard."""
 DESCRIPTIONS = (ATTRIBUTION, CROISSANT, LABELS, CARD, INDEX)

@@ -27,11 +27,10 @@ from figureground.methods.panels.repaint import (
     read_source,
     read_stage,
     source_facts,
-    stages_of,
 )
 from figureground.recipe.sample import parse_labels
 from figureground.shards.finished import FinishedDataset
-from figureground.shards.shard import SCORES
+from figureground.shards.shard import SCORES, STAGES
 from figureground.sources.images import open_stored
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def _pruning_panel(method: DDB, directory: Path, provenance: Mapping[str, Any]) 
         return Panel("Pruning", (), tuple(facts))
 
     def attribution() -> Image.Image:
-        return colour(read_map(stages_of(directory) / ATTRIBUTION_MAPS, key))
+        return colour(read_map(directory / STAGES / ATTRIBUTION_MAPS, key))
 
     return draw_panel("Pruning", {"attribution": attribution}, facts)
 

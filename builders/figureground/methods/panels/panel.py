@@ -8,7 +8,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from figureground.core.errors import printable
-from figureground.shards.shard import PRIVATE
+from figureground.shards.shard import STAGES
 from figureground.shards.stages import DONE
 from figureground.sources.images import UnreadableImage
 
@@ -64,4 +64,4 @@ def missing_stage_fact(name: str) -> tuple[str, str]:
 
 def missing_stage_error(name: str) -> Missing:
     """Return the error for a stage that is missing."""
-    return Missing(f"{PRIVATE}/stages/{name}/{DONE} is gone, damaged or of another recipe")
+    return Missing(f"{STAGES}/{name}/{DONE} is gone, damaged or of another recipe")

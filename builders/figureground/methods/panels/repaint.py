@@ -15,7 +15,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError, safe_join
 from figureground.learn.errors import ARRAYS, read_errors
 from figureground.methods.panels.panel import Missing, missing_stage_error
-from figureground.shards.shard import PRIVATE
+from figureground.shards.shard import STAGES
 from figureground.shards.stages import read_finished_facts
 from figureground.sources.images import UnreadableImage, center_square, read_image
 
@@ -28,14 +28,9 @@ GROUPS_SHOWN = 12
 """Maximum number of groups or classes that a panel counts."""
 
 
-def stages_of(directory: Path) -> Path:
-    """Return the folder of a dataset's stages."""
-    return directory / PRIVATE / "stages"
-
-
 def read_stage(method: Repaint, directory: Path, name: str) -> dict[str, Any] | None:
     """Return the facts of a stage of the method's recipe; None if it is missing, damaged or another recipe's."""
-    return read_finished_facts(stages_of(directory) / name, method.identity_hash)
+    return read_finished_facts(directory / STAGES / name, method.identity_hash)
 
 
 def read_source(method: Repaint, key: str) -> Image.Image:
@@ -69,7 +64,7 @@ def read_region(method: Repaint, directory: Path, key: str) -> Image.Image:
     if key not in jobs["masks"]:
         raise Missing(f"the stage {JOBS} lists no region of {key}")
     try:
-        path = safe_join(stages_of(directory), jobs["masks"][key])
+        path = safe_join(directory / STAGES, jobs["masks"][key])
     except FileError as error:
         raise Missing(error.reason) from None
     return read_image(path).convert("L")
@@ -97,7 +92,7 @@ def read_predictions(method: Repaint, directory: Path, name: str) -> SavedPredic
     """Return the predictions that a stage saved; None if they are missing, damaged or another recipe's."""
     if read_stage(method, directory, name) is None:
         return None
-    folder = stages_of(directory) / name
+    folder = directory / STAGES / name
     try:
         status = (folder / ARRAYS).stat()
         predictions = _read_unchanged(folder, status.st_mtime_ns, status.st_size)

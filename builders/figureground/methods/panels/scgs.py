@@ -28,8 +28,8 @@ from figureground.methods.panels.repaint import (
     read_source,
     read_stage,
     source_facts,
-    stages_of,
 )
+from figureground.shards.shard import STAGES
 
 if TYPE_CHECKING:
     from figureground.methods.scgs import SCGS
@@ -93,7 +93,7 @@ def _read_attention(method: SCGS, directory: Path, key: str) -> Image.Image:
         raise missing_stage_error(MASKS)
     if key not in method.rows:
         raise Missing(f"{key} is not in the training split of {method.data.name}")
-    return read_map(stages_of(directory) / MASKS / ATTENTION_MAPS, row_name(method.rows[key]))
+    return read_map(directory / STAGES / MASKS / ATTENTION_MAPS, row_name(method.rows[key]))
 
 
 def _sample_facts(method: SCGS, directory: Path, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:

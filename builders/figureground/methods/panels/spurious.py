@@ -17,7 +17,7 @@ from figureground.methods.panels.drawing import draw_curve
 from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel, missing_stage_fact
 from figureground.models.concept_files import CONCEPT
 from figureground.recipe.features import Feature
-from figureground.shards.shard import PRIVATE
+from figureground.shards.shard import STAGES
 from figureground.shards.stages import COPIES
 from figureground.sources.images import center_square, content_hash, read_image
 from figureground.training.curves_file import CSV, read_curves
@@ -44,7 +44,7 @@ def overview(method: Spurious, directory: Path) -> list[Panel]:
 
 
 def _concept_panel(method: Spurious, directory: Path, feature: Feature) -> Panel:
-    stages, title = directory / PRIVATE / "stages", f"Concept {feature.name}"
+    stages, title = directory / STAGES, f"Concept {feature.name}"
     facts = [("class", feature.name), ("noun", feature.noun), ("feature", feature.text)]
     try:
         concept_facts = read_concept_facts(stages, [feature]).get(feature.slug)

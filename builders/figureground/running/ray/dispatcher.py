@@ -22,7 +22,7 @@ from figureground.running.ray.cluster import Resources
 from figureground.running.runner import Job, Place
 from figureground.shards.claims import clean_stale, note_failure
 from figureground.shards.markers import find_missing_shards
-from figureground.shards.shard import PRIVATE, Shard
+from figureground.shards.shard import NUMERICS, Shard
 from figureground.stores.urls import StoreUrl
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -164,9 +164,7 @@ class Dispatcher:
 
     def _may_begin(self, handle: ActorHandle) -> bool:
         """Without locks, the first actor settles the numerics, and the others begin after that."""
-        return (
-            not self.starter.lacks_locks or handle.rank == 0 or (self.starter.out / PRIVATE / "numerics.json").exists()
-        )
+        return not self.starter.lacks_locks or handle.rank == 0 or (self.starter.out / NUMERICS).exists()
 
     def _assign(self, handle: ActorHandle) -> None:
         number = next((n for n in self._queue if self.shards[n].split == handle.split), self._queue[0])

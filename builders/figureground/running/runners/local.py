@@ -28,7 +28,7 @@ from figureground.running.failure import Failure, make_failure, raise_failure
 from figureground.running.runner import Job, Place, Runner
 from figureground.shards.home import home_of
 from figureground.shards.markers import find_missing_shards
-from figureground.shards.shard import PRIVATE, as_shard
+from figureground.shards.shard import STAGES, as_shard
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -90,10 +90,10 @@ def run_planning_parts(method: Method, out: Path, places: Sequence[Place]) -> No
         FiguregroundError: A stage can't be made.
         OSError: A process met an operating system error.
     """
-    names = method.planning_parts(out / PRIVATE / "stages")
+    names = method.planning_parts(out / STAGES)
     if len(names) > 1 and len(places) > 1:
         tasks = [_Task(Job.from_method(method), out, None, place) for place in places[: len(names)]]
-        _run_tasks(tasks, lambda: None, lambda: not method.planning_parts(out / PRIVATE / "stages"))
+        _run_tasks(tasks, lambda: None, lambda: not method.planning_parts(out / STAGES))
         return
     with libraries.pause_garbage_collector():
         from figureground.running import worker  # needs torch

@@ -17,7 +17,7 @@ from figureground.core.locks import has_locks
 from figureground.core.terminal import print_note
 from figureground.running.runner import Place, Runner
 from figureground.running.runners.local import order_shards, run_workers
-from figureground.shards.shard import PRIVATE
+from figureground.shards.shard import NUMERICS
 
 if TYPE_CHECKING:
     from figureground.methods.base import Method
@@ -84,7 +84,7 @@ class Rank(Runner):
                     "process's. Give --rank I --world N, or start it with srun, torchrun or mpirun."
                 )
             print_note("no launcher's variables are set, so this is rank 0 of 1.")
-        numerics = out / PRIVATE / "numerics.json"
+        numerics = out / NUMERICS
         if self._lacks_locks and info.rank and not numerics.exists():
             print_note(f"{out} has no file locks: rank {info.rank} waits until rank 0 has prepared the build.")
             while not numerics.exists():
