@@ -43,7 +43,7 @@ import scipy.stats
 from results import ROOT, Row, make_parser, read_commit, report
 from tqdm import tqdm
 
-from figureground.data.groups import align_columns
+from figureground.core.text_width import align_columns
 from figureground.learn.backbones import open_backbone
 from figureground.learn.settings import Training
 from figureground.learn.sheets import save_cluster_sheet

@@ -11,7 +11,6 @@ from tiny_layouts import FACES, TABLE, make_celeba, make_folders, make_image, ma
 
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
-from figureground.data.groups import align_columns
 from figureground.data.layouts import read_groups
 from figureground.data.splits import choose_splits, find_conflicts, folder_split, split_number
 from figureground.data.tables import cross_labels
@@ -288,8 +287,3 @@ def test_images_of_phones_that_cannot_be_read_are_passed_over_and_named(tmp_path
     write_csv(tmp_path / "metadata.csv", "filename,y", [("cat/0.jpg", "cat"), ("cat/IMG_1.HEIC", "dog")])
     with pytest.raises(FiguregroundError, match=r"1 file that can't be read as an image: cat/IMG_1\.HEIC: a HEIC"):
         read_groups(tmp_path)
-
-
-def test_wide_letters_stand_in_columns():
-    lines = align_columns([["", "鸟", "a"], ["鸟 bird", "1", "2"], ["caf\u0065\u0301", "10", "20"]])
-    assert lines == ["         鸟   a", "鸟 bird   1   2", "caf\u0065\u0301     10  20"]

@@ -15,7 +15,7 @@ from figureground.core.errors import join_names, plural
 from figureground.core.files import replace_text
 from figureground.core.intervals import wilson
 from figureground.core.text import markdown, printable
-from figureground.data.groups import align_columns
+from figureground.core.text_width import align_columns
 from figureground.learn.training_results import (
     STAGES,
     average_over_seeds,

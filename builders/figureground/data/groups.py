@@ -11,7 +11,6 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, plural
 from figureground.core.hashing import digest
-from figureground.core.text_width import pad, text_width
 from figureground.data.splits import SPLITS
 from figureground.data.stores import DrawMask, ImageStore
 from figureground.recipe.table import Counts
@@ -159,12 +158,3 @@ class GroupedImages:
             "y": self.y.tolist(), "a": None if self.a is None else self.a.tolist(),
             "content": self.store.content(self.rows),
         })  # fmt: skip
-
-
-def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Align cells in columns, the first flush left, the others flush right."""
-    widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([pad(r[0], widths[0]), *(pad(c, w, right=True) for c, w in zip(r[1:], widths[1:], strict=True))])
-        for r in rows
-    ]

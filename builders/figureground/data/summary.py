@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from figureground.core.errors import join_names, plural
-from figureground.data.groups import GroupedImages, align_columns
+from figureground.core.text_width import align_columns
+from figureground.data.groups import GroupedImages
 from figureground.data.splits import SPLITS
 from figureground.recipe.table import Counts, cramers_v
 

@@ -12,7 +12,7 @@ from figureground.core.charts import draw_charts
 from figureground.core.errors import plural
 from figureground.core.files import replace_text
 from figureground.core.text import printable
-from figureground.data.groups import align_columns
+from figureground.core.text_width import align_columns
 from figureground.disentangling.correlation import PARTS
 from figureground.disentangling.cross_probes import SIDES
 from figureground.disentangling.probes import KINDS

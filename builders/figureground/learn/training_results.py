@@ -16,7 +16,7 @@ from figureground.core.errors import plural
 from figureground.core.files import replace_text
 from figureground.core.intervals import mean
 from figureground.core.text import printable
-from figureground.data.groups import align_columns
+from figureground.core.text_width import align_columns
 from figureground.learn.accuracy import accuracy_by_group, reweighted_accuracy, worst_group_accuracy
 from figureground.learn.settings import LAST, RULES
 

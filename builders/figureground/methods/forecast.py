@@ -10,7 +10,7 @@ import numpy as np
 from figureground.core.errors import FiguregroundError, UsageError, plural
 from figureground.core.shares import steps_between
 from figureground.core.text import human_time
-from figureground.core.text_width import pad, text_width
+from figureground.core.text_width import align_columns
 from figureground.methods.measured_speed import Measured
 from figureground.models.family import OWN
 from figureground.models.parts import read_mapping
@@ -273,19 +273,11 @@ def format_counts_by_split(method: Method, plan: Plan) -> list[str]:
 
 def format_counts(counts: Counts, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> list[str]:
     """Return the table of counts; for more than `MAX_ROWS` classes, only each background's total and range."""
-    widths = [max(7, text_width(name) + 1) for name in backgrounds]
     is_long = len(foregrounds) > MAX_ROWS
     labels = ["all classes", "least", "most"] if is_long else list(foregrounds)
     rows = np.stack([counts.sum(0), counts.min(0), counts.max(0)]) if is_long else counts
-    label_width = max(map(text_width, labels))
-    head = " " * (label_width + 2) + "".join(
-        pad(name, w, right=True) for name, w in zip(backgrounds, widths, strict=True)
-    )
-    body = [
-        f"  {pad(label, label_width)}" + "".join(f"{n:>{w},}" for n, w in zip(row, widths, strict=True))
-        for label, row in zip(labels, rows, strict=True)
-    ]
-    return [head, *body]
+    body = [[label, *(f"{n:,}" for n in row)] for label, row in zip(labels, rows, strict=True)]
+    return [f"  {line}" for line in align_columns([["", *backgrounds], *body], min_width=6, gap=1)]
 
 
 def human_bytes(size: float) -> str:

@@ -32,7 +32,7 @@ from figureground.core.local_paths import strip_local_paths
 from figureground.core.names import RULE, Lookup, slug
 from figureground.core.resources import find_resource
 from figureground.core.text import markdown
-from figureground.core.text_width import pad, text_width
+from figureground.core.text_width import align_columns
 from figureground.finetune.concept_store import ConceptStore
 from figureground.finetune.settings import fingerprint_network
 from figureground.methods import citations
@@ -549,12 +549,7 @@ class Spurious(Method):
         for feature, row in zip(self.features, counts, strict=True):
             rows.append([feature.name, feature.noun, feature.text, *(f"{n:,}" for n in row)])
         rows.append(["all", "", "", *(f"{n:,}" for n in np.sum(counts, axis=0))])
-        widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
-        lines = []
-        for row in rows:
-            texts = [pad(text, width) for text, width in zip(row[:3], widths[:3], strict=True)]
-            numbers = [pad(text, max(5, width), right=True) for text, width in zip(row[3:], widths[3:], strict=True)]
-            lines.append("  " + "  ".join([*texts, *numbers]))
+        lines = [f"  {line}" for line in align_columns(rows, 3, min_width=5)]
         f = self.nouns.index(self.features[0].noun)
         prompts = [repr(self._make_prompt("", f, b, 0)) for b in range(len(scenes))]
         return ["", *lines, "", "prompts such as " + ", ".join(prompts[:3])]
