@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from drawn_datasets import BACKGROUNDS, FOREGROUNDS, make_drawn
 from PIL import Image
+from tiny_classifiers import refuse_more_than
 
 from figureground.auditing.auditing import audit
+from figureground.auditing.features import read_features
 from figureground.auditing.fidelity import clipped_coverage, clipped_density, expected_coverage, frechet_distance
 from figureground.auditing.transfer import auc_interval, fit_and_predict, sign_test
-from figureground.core.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError, OutOfMemory
 from figureground.pocket import world
 from figureground.vision import classifiers
 
@@ -150,8 +152,21 @@ def test_features_that_are_not_finite_name_the_image(dataset, tmp_path):
     network = classifiers.open_classifier("pocket")
     with_nan = network.network.get_submodule(network._last_layer_name)
     with_nan.register_forward_pre_hook(lambda _, given: (given[0] / 0,))
-    from figureground.auditing.features import read_features
-
     images = [("bird-7", Image.new("RGB", (64, 64)))]
     with pytest.raises(FiguregroundError, match="non-finite features for bird-7"):
         read_features(network, images, 1, show_progress=False)
+
+
+@pytest.mark.parametrize("most", [2, 0])
+def test_a_batch_of_features_that_does_not_fit_is_halved(most):
+    network = classifiers.open_classifier("pocket")
+    images = [(f"bird-{grey}", Image.new("RGB", (64, 64), (grey, 0, 255 - grey))) for grey in (0, 90, 180, 255, 30)]
+    expected = read_features(network, images, 5, show_progress=False)
+    refuse_more_than(network, most, RuntimeError("MPS backend out of memory (MPS allocated: 8.07 GiB)"))
+    if most:
+        features = read_features(network, images, 5, show_progress=False)
+        assert features.dtype == np.float64
+        assert np.allclose(features, expected, atol=1e-5)
+    else:
+        with pytest.raises(OutOfMemory, match=r"^The feature network pocket and one image of 64 × 64 px don't fit"):
+            read_features(network, images, 5, show_progress=False)

@@ -8,22 +8,21 @@ import torch
 
 import figureground
 from figureground.core.accelerator import choose_device, is_out_of_memory
-from figureground.core.errors import FiguregroundError
+from figureground.core.batches import run_in_halves
+from figureground.core.errors import FiguregroundError, OutOfMemory
+
+OUT_OF_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("MPS backend out of memory (MPS allocated: 8.07 GiB)"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("could not create a memory object"),
+    RuntimeError("could not create a primitive"),
+]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory."),
-        RuntimeError("MPS backend out of memory (MPS allocated: 8.07 GiB)"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
-        RuntimeError("std::bad_alloc"),
-        RuntimeError("could not create a memory object"),
-        RuntimeError("could not create a primitive"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
 def test_memory_ran_out(error):
     assert is_out_of_memory(error)
 
@@ -39,6 +38,32 @@ def test_memory_ran_out(error):
 )
 def test_another_error(error):
     assert not is_out_of_memory(error)
+
+
+def make_network(error, most):
+    """Return a function that doubles the numbers in a slice, but raises the error for more than `most` of them."""
+    numbers = list(range(7))
+
+    def run(rows):
+        if len(numbers[rows]) > most:
+            raise error
+        return [2 * number for number in numbers[rows]]
+
+    return run
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+def test_a_batch_is_halved_whatever_says_that_memory_ran_out(error):
+    parts = run_in_halves(make_network(error, 2), [(32, 24)] * 7, "The model m")
+    assert parts == [[0], [2, 4], [6, 8], [10, 12]]
+    with pytest.raises(OutOfMemory, match=r"^The model m and one image of 32 × 24 px don't fit .* --device cpu\.$"):
+        run_in_halves(make_network(error, 0), [(32, 24)] * 7, "The model m")
+
+
+def test_a_batch_that_fits_runs_once_and_another_error_is_raised():
+    assert run_in_halves(make_network(MemoryError(), 7), [(32, 24)] * 7, "m") == [[0, 2, 4, 6, 8, 10, 12]]
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        run_in_halves(make_network(RuntimeError("mat1 and mat2 shapes"), 2), [(32, 24)] * 7, "m")
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has MPS")

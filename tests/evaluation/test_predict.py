@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from colour_datasets import make_coloured, make_coloured_classifier, make_folders
+from tiny_classifiers import refuse_more_than
 
 from figureground.core.errors import FiguregroundError, OutOfMemory
 from figureground.data.images import DatasetImages, FolderImages
@@ -89,24 +90,17 @@ def test_a_damaged_image_of_a_dataset_is_named(tmp_path, classifier):
         predict(classifier, DatasetImages.open(directory, LABELS), OWN, show_progress=False)
 
 
-def refuse_more_than(classifier, most):
-    """Make a network run out of memory with more than so many images."""
-
-    def before(network, given):
-        if len(given[0]) > most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    classifier.network.register_forward_pre_hook(before)
-
-
 @pytest.mark.parametrize("most", [3, 0])
-def test_a_batch_that_does_not_fit_is_halved_down_to_one_image(tmp_path, most):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("MPS backend out of memory")], ids=str
+)
+def test_a_batch_that_does_not_fit_is_halved_down_to_one_image(tmp_path, error, most):
     images = DatasetImages.open(make_coloured(tmp_path / "set", drawn(*["bird", "cat"] * 4)), LABELS)
     classifier = open_classifier(str(make_coloured_classifier(tmp_path / "colours")))
     expected = predict(classifier, images, OWN, show_progress=False)
-    refuse_more_than(classifier, most)
+    refuse_more_than(classifier, most, error)
     if most:
         assert (predict(classifier, images, OWN, show_progress=False).predicted == expected.predicted).all()
     else:
-        with pytest.raises(OutOfMemory, match="one image of 32 × 32 px don't fit"):
+        with pytest.raises(OutOfMemory, match=r"^The classifier colours and one image of 32 × 32 px don't fit"):
             predict(classifier, images, OWN, show_progress=False)

@@ -11,10 +11,10 @@ import pytest
 from commands import ENVIRONMENT, wait_for
 from forked_commands import Forked
 from safetensors.numpy import load_file
-from tiny_classifiers import make_classifier
+from tiny_classifiers import make_classifier, refuse_more_than
 from tiny_layouts import TABLE, make_image, make_table
 
-from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.errors import FiguregroundError, OutOfMemory, RecipeError
 from figureground.core.hashing import digest
 from figureground.data.layouts import read_groups
 from figureground.learn.accuracy import accuracy_by_group
@@ -206,6 +206,20 @@ def test_a_given_classifier_s_classes_are_matched_by_name(images, tmp_path):
     assert errors.keys == train.keys
     renamed = find_classifier_errors(groups, classifier, ("umbrella", "mug"), show_progress=False)
     assert (renamed.probability == errors.probability[:, ::-1]).all()
+
+
+@pytest.mark.parametrize("most", [3, 0])
+def test_a_given_classifier_whose_batches_do_not_fit_reads_parts_of_them(images, tmp_path, most):
+    groups = read_groups(images)
+    classifier = open_classifier(str(make_classifier(tmp_path / "other", labels={0: "mug", 1: "umbrella"})))
+    expected = find_classifier_errors(groups, classifier, groups.classes, show_progress=False)
+    refuse_more_than(classifier, most, RuntimeError("[alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"))
+    if most:
+        errors = find_classifier_errors(groups, classifier, groups.classes, show_progress=False)
+        assert np.allclose(errors.probability, expected.probability, atol=1e-6)
+    else:
+        with pytest.raises(OutOfMemory, match=r"^The classifier other and one image of .* px don't fit"):
+            find_classifier_errors(groups, classifier, groups.classes, show_progress=False)
 
 
 def test_the_very_same_names_are_told_apart_where_matching_would_be_loose(tmp_path):

@@ -43,6 +43,16 @@ def make_classifier(
     return out
 
 
+def refuse_more_than(classifier, most: int, error: BaseException) -> None:
+    """Make a classifier's network raise an error if it gets more than so many images at once."""
+
+    def before(network, given):
+        if len(given[0]) > most:
+            raise error
+
+    classifier.network.register_forward_pre_hook(before)
+
+
 def fit_components_of(classifier, label: int, directory: Path, count: int | None = None):
     """Return the neural principal components of a class, from a directory of its images."""
     from figureground.vision.components import read_class_images

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from commands import litter, run, start, wait_for
+from tiny_classifiers import refuse_more_than
 from tiny_datasets import COLUMNS, SHARDS, make_dataset
 from tiny_scorers import make_clip
 
 import figureground
 from figureground.checking.dataset import check
-from figureground.core.errors import FiguregroundError, UsageError
+from figureground.core.errors import FiguregroundError, OutOfMemory, UsageError
 from figureground.core.locks import lock
 from figureground.curation.curating import curate
 from figureground.shards.columns import Columns
@@ -23,9 +24,12 @@ from figureground.shards.finished import FinishedDataset
 from figureground.shards.index import rewrite_descriptions
 from figureground.shards.shard import Shard
 from figureground.shards.writer import write_encoded
-from figureground.verification.scorer import SCORERS
+from figureground.verification.questions import read_questions
+from figureground.verification.samples import read_batches, take_inventory
+from figureground.verification.scorer import SCORERS, Options
+from figureground.verification.scorers.classifier import ClassifierScorer
 from figureground.verification.scores_file import METADATA_KEY
-from figureground.verification.verifying import LOCK, verify
+from figureground.verification.verifying import LOCK, score_in_halves, verify
 
 FILE = "_figureground/scores/verify.parquet"
 JUDGED = ("p", "margin", "rank", "top")
@@ -337,6 +341,24 @@ def test_weights_that_are_not_finite_are_refused(source, clip, tmp_path):
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(FiguregroundError, match=r"clip.*NaN.*train-"):
         verify(source, [f"clip:{model}"], show_progress=False)
+
+
+@pytest.mark.parametrize("most", [3, 0])
+def test_a_batch_that_does_not_fit_is_scored_in_parts(source, classifier, most):
+    scorer = ClassifierScorer(str(classifier), read_questions(FinishedDataset(source)), Options(device="cpu"))
+    scorer.identify()
+    scorer.open()
+    inventory = take_inventory(FinishedDataset(source), show_progress=False)
+    _, batch, _ = next(iter(read_batches(FinishedDataset(source), inventory, np.arange(8), 8, False)))
+    expected = scorer.score(batch)
+    refuse_more_than(scorer._classifier, most, RuntimeError("MPS backend out of memory (MPS allocated: 8.07 GiB)"))
+    if most:
+        values = score_in_halves(scorer, batch)
+        assert values["foreground_p"] == pytest.approx(expected["foreground_p"], rel=1e-5)
+        assert values["foreground_top"] == list(expected["foreground_top"])
+    else:
+        with pytest.raises(OutOfMemory, match=r"^The scorer classifier .* and one image of .* px don't fit"):
+            score_in_halves(scorer, batch)
 
 
 def test_a_scorer_of_another_package_is_found_by_its_name(source):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from figureground.core import signals
-from figureground.core.errors import FiguregroundError, OutOfMemory, UsageError
+from figureground.core.batches import batched
+from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -58,56 +59,19 @@ def read_features(
         Stopped: A signal requested a stop.
     """
     network.require_features()
-    batches: list[np.ndarray] = []
-    batch: list[tuple[str, Image.Image]] = []
-    bar = Progress(total, unit="image", desc=title, show=show_progress)
+    from figureground.vision.reading import read_images
 
-    def flush() -> None:
-        if batch:
-            batches.append(_read_in_halves(network, [image for _, image in batch]))
-            finite = np.isfinite(batches[-1]).all(axis=1)
+    parts: list[np.ndarray] = []
+    bar = Progress(total, unit="image", desc=title, show=show_progress)
+    with signals.delay_to_checks(), bar:
+        for batch in batched(images, batch_size):
+            reading = read_images(network, [image for _, image in batch], f"The feature network {network.name}")
+            parts.append(reading.features.numpy().astype(np.float64))
+            finite = np.isfinite(parts[-1]).all(axis=1)
             if not finite.all():
                 raise FiguregroundError(
                     f"The feature network {network.name} returned non-finite features for "
                     f"{batch[int(np.argmin(finite))][0]}. Choose another with --features."
                 )
             bar.update(len(batch))
-            batch.clear()
-
-    with signals.delay_to_checks(), bar:
-        for item in images:
-            batch.append(item)
-            if len(batch) == batch_size:
-                flush()
-        flush()
-    return np.concatenate(batches) if batches else np.empty((0, 0))
-
-
-def _read_in_halves(network: Classifier, images: Sequence[Image.Image]) -> np.ndarray:
-    import torch
-
-    signals.check()
-    try:
-        with torch.inference_mode():
-            return _read(network, images)
-    except torch.OutOfMemoryError:
-        if len(images) == 1:
-            raise OutOfMemory(
-                f"The feature network {network.name} and one image of {images[0].width} × {images[0].height} px don't "
-                "fit into the device's memory. Give --device cpu."
-            ) from None
-    torch.cuda.empty_cache()  # outside the handler, which would keep the batch's memory alive
-    half = len(images) // 2
-    return np.concatenate([_read_in_halves(network, images[:half]), _read_in_halves(network, images[half:])])
-
-
-def _read(network: Classifier, images: Sequence[Image.Image]) -> np.ndarray:
-    import torch
-
-    if len({image.size for image in images}) == 1:
-        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-        device = next(network.parameters()).device
-        features = network(pixels.to(device).permute(0, 3, 1, 2).float() / 255).features
-    else:
-        features = network.read(images).features
-    return np.asarray(features.float().cpu().numpy().astype(np.float64))
+    return np.concatenate(parts) if parts else np.empty((0, 0))

@@ -212,8 +212,8 @@ class Generators:
         return {"directory": name, "images": marker["images"], "passed_over": len(marker["passed_over"])}
 
     def _build(self, generator: str, name: str, seed: int) -> dict[str, Any]:
+        from figureground.core.accelerator import release_memory
         from figureground.curation.curating import curate
-        from figureground.diffusion.render import release_memory
 
         method = self.make_method(generator, seed)
         folder = self.out / name

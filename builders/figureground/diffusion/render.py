@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from figureground.core.accelerator import is_out_of_memory
+from figureground.core.accelerator import is_out_of_memory, release_memory
 from figureground.core.errors import FiguregroundError, OutOfMemory, RecipeError
 from figureground.core.seeding import make_generator
 from figureground.core.shares import steps_between
@@ -327,15 +326,6 @@ def find_checkpoint_start(checkpoint: Checkpoint, sampling: Sampling) -> Start:
         checkpoint.family, scheduler, steps, sampling.size, checkpoint.factor,
         strength=sampling.strength, noise=sampling.noise,
     )  # fmt: skip
-
-
-def release_memory() -> None:
-    """Free the memory left by a batch that didn't fit."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if torch.backends.mps.is_available():
-        torch.mps.empty_cache()
 
 
 def move_to_cpu(checkpoint: Checkpoint) -> None:

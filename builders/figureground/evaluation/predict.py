@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from figureground.core import signals
-from figureground.core.errors import FiguregroundError, OutOfMemory, plural
+from figureground.core.batches import batched
+from figureground.core.errors import FiguregroundError, plural
 from figureground.core.prefetch import compute_ahead
 from figureground.core.progress import Progress
+from figureground.core.softmax import softmax
 from figureground.data.images import Draw, FolderImages, Images
 from figureground.evaluation.counterparts import Counterparts
 from figureground.sources.images import UnreadableImage
 from figureground.vision.classifiers import Classifier
+from figureground.vision.reading import read_images
 
 BATCH_SIZE = 64
 """Default images per batch; halved if memory doesn't suffice."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,17 @@ def predict(
     rows = np.flatnonzero((images.label >= 0) & has_class[images.label])
     bar = Progress(len(rows), unit="image", desc=f"{classifier.name} on {images.name}", show=show_progress)
     with signals.delay_to_checks(), bar:
-        for batch in _batches(_keep_readable(_decode_ahead(images.read(rows)), images), batch_size):
+        for batch in batched(_keep_readable(_decode_ahead(images.read(rows)), images), batch_size):
             batch_rows = np.array([row for row, _ in batch])
-            logits = _compute_in_halves(classifier, [image for _, image in batch])
+            reading = read_images(classifier, [image for _, image in batch], f"The classifier {classifier.name}")
+            logits = reading.logits.numpy().astype(np.float64)
             nonfinite = ~np.isfinite(logits).all(axis=1)
             if nonfinite.any():
                 key = images.keys[batch_rows[nonfinite][0]]
                 raise FiguregroundError(
                     f"The classifier {classifier.name} returned non-finite logits for {key}. Its weights are damaged."
                 )
-            p, is_own_class = _softmax(logits), members[images.label[batch_rows]]
+            p, is_own_class = softmax(logits), members[images.label[batch_rows]]
             predictions.predicted[batch_rows] = p.argmax(axis=1)
             predictions.p[batch_rows] = (p * is_own_class).sum(axis=1)
             predictions.correct[batch_rows] = is_own_class[
@@ -106,51 +107,6 @@ def predict(
             f"{images.name}: none of its {plural(len(rows), 'image')} can be read; the first is {': '.join(first)}."
         )
     return predictions
-
-
-def _compute_in_halves(classifier: Classifier, batch: list[Image.Image]) -> np.ndarray:
-    """Return the logits of images, float64 (n, classes), halving the batch if memory doesn't suffice."""
-    signals.check()
-    try:
-        return _compute_logits(classifier, batch)
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
-            width, height = batch[0].size
-            raise OutOfMemory(
-                f"The classifier {classifier.name} and one image of {width} × {height} px don't fit into the device's "
-                "memory. Give --device cpu."
-            ) from None
-    torch.cuda.empty_cache()  # outside the handler, which would keep the batch's memory alive
-    half = len(batch) // 2
-    return np.concatenate([_compute_in_halves(classifier, part) for part in (batch[:half], batch[half:])])
-
-
-@torch.inference_mode()
-def _compute_logits(classifier: Classifier, batch: Sequence[Image.Image]) -> np.ndarray:
-    if len({image.size for image in batch}) == 1:
-        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in batch]))
-        device = next(classifier.parameters()).device
-        reading = classifier(pixels.to(device).permute(0, 3, 1, 2).float() / 255)
-    else:
-        reading = classifier.read(batch)
-    return reading.logits.float().cpu().numpy().astype(np.float64)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax in float64, so that probabilities close to 1 stay distinct for ranking."""
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return p / p.sum(axis=1, keepdims=True)
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    batch: list[T] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _keep_readable(

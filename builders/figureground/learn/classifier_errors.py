@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from figureground.core import signals
+from figureground.core.batches import run_in_halves
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.progress import Progress
 from figureground.data.groups import GroupedImages
@@ -15,6 +16,7 @@ from figureground.learn.errors import Errors
 from figureground.learn.inference import BATCH_SIZE, as_array, softmax
 from figureground.learn.training_data import Album, default_workers
 from figureground.vision.classifiers import Classifier, Reading
+from figureground.vision.reading import join_readings, to_cpu
 
 
 def find_classifier_errors(
@@ -32,6 +34,7 @@ def find_classifier_errors(
 
     Raises:
         FiguregroundError: The classifier's classes differ; an image can't be decoded, or logits aren't finite.
+        OutOfMemory: A single image doesn't fit into memory.
         Stopped: A signal requested a stop.
     """
     if len(classes) != len(groups.classes):
@@ -69,27 +72,24 @@ def match_classes(classifier: Classifier, classes: Sequence[str]) -> list[int]:
 def run_classifier(classifier: Classifier, images: GroupedImages, *, show_progress: bool = True) -> Reading:
     """Return a classifier's logits and features for images, in order, float32 on the CPU.
 
+    A batch is halved if memory doesn't suffice.
+
     Raises:
         FiguregroundError: An image can't be decoded, or an output isn't finite.
+        OutOfMemory: A single image doesn't fit into memory.
         Stopped: A signal requested a stop.
     """
     n, album = len(images), Album([images])
-    device = next(classifier.parameters()).device
     batch_rows = [np.arange(i, min(i + BATCH_SIZE, n)) for i in range(0, n, BATCH_SIZE)]
-    logits = [torch.empty(0, len(classifier.labels))]
-    features = [torch.empty(0, classifier.weight.shape[1])]
+    parts = [Reading(torch.empty(0, len(classifier.labels)), torch.empty(0, classifier.weight.shape[1]))]
     batches = album.batches(batch_rows, as_array, default_workers())
     bar = Progress(n, unit="image", desc=f"{classifier.name} on {images.name}", show=show_progress)
     with signals.delay_to_checks(), bar:
         for rows, batch in zip(batch_rows, batches, strict=True):
             signals.check()
-            same_size = len({pixels.shape for pixels in batch}) == 1
-            for chunk in [batch] if same_size else [[pixels] for pixels in batch]:
-                output = classifier(torch.from_numpy(np.stack(chunk)).to(device).float() / 255)
-                logits.append(output.logits.float().cpu())
-                features.append(output.features.float().cpu())
+            parts += _read_batch(classifier, batch)
             bar.update(len(rows))
-    reading = Reading(torch.cat(logits), torch.cat(features))
+    reading = join_readings(parts)
     non_finite = ~(reading.logits.isfinite().all(1) & reading.features.isfinite().all(1))
     if non_finite.any():
         raise FiguregroundError(
@@ -97,3 +97,17 @@ def run_classifier(classifier: Classifier, images: GroupedImages, *, show_progre
             f"{images.keys[int(non_finite.nonzero()[0])]}. Its weights are damaged."
         )
     return reading
+
+
+def _read_batch(classifier: Classifier, batch: Sequence[np.ndarray]) -> list[Reading]:
+    """Return the readings of images, uint8 (3, h, w) each: one for images of equal size, else one for each image."""
+    device = next(classifier.parameters()).device
+
+    def read(rows: slice) -> list[Reading]:
+        images = batch[rows]
+        same_size = len({pixels.shape for pixels in images}) == 1
+        chunks = [images] if same_size else [[pixels] for pixels in images]
+        return [to_cpu(classifier(torch.from_numpy(np.stack(chunk)).to(device).float() / 255)) for chunk in chunks]
+
+    sizes = [(pixels.shape[2], pixels.shape[1]) for pixels in batch]
+    return [reading for part in run_in_halves(read, sizes, f"The classifier {classifier.name}") for reading in part]

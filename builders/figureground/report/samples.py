@@ -5,7 +5,6 @@ Images pass once, shard by shard, so memory holds a few numbers and the key of e
 
 from __future__ import annotations
 
-import itertools
 import json
 from array import array
 from collections import Counter
@@ -13,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from figureground.annotation.population import VERIFIED, Population
 from figureground.core import signals
+from figureground.core.batches import batched
 from figureground.core.errors import FiguregroundError, join_names, plural
 from figureground.core.files import parse_json
 from figureground.core.prefetch import compute_ahead
@@ -49,7 +49,6 @@ DrawGuide = Callable[[dict[str, Any]], Image.Image | None]
 DrawPanels = Callable[[Mapping[str, Any]], list[Panel]]
 """Draws a sample's panels from its parsed provenance."""
 
-T = TypeVar("T")
 _Cell = tuple[str, int, int]
 _Pairs = list[tuple[str, str]]
 
@@ -204,7 +203,7 @@ class _Writer:
         jobs = (
             ((row, stored), partial(write_thumbnail, thumbnails / str(row), stored.image)) for row, stored in numbered
         )
-        for number, chunk in enumerate(_chunks(compute_ahead(jobs), CHUNK)):
+        for number, chunk in enumerate(batched(compute_ahead(jobs), CHUNK)):
             keys = [stored.key for (_, stored), _ in chunk]
             scores = [table.take(keys) for table in self._tables]
             rows = []
@@ -290,7 +289,7 @@ class _Writer:
             return
         name, first, schema = shard.reader.shard.name, len(self._table.keys), shard.reader.schema()
         self._make_folder(f"thumbnails/{name}")
-        for number, chunk in enumerate(_chunks(enumerate(shard.reader.rejects(schema)), CHUNK)):
+        for number, chunk in enumerate(batched(enumerate(shard.reader.rejects(schema)), CHUNK)):
             rows = [self._add_reject(shard, name, row, reject) for row, reject in chunk]
             self._write_details(f"details/{name}/r{number}", rows)
             signals.check()
@@ -380,12 +379,6 @@ def save_panels(folder: Path, base: str, panels: Iterable[Panel]) -> list[dict[s
         facts = [(_clean_text(name), _clean_text(value)) for name, value in panel.facts]
         entries.append({"title": _clean_text(panel.title), "pictures": pictures, "facts": facts})
     return entries
-
-
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk
 
 
 def _list_facts(fields: Mapping[str, Any]) -> _Pairs:

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from figureground.core import signals
-from figureground.core.accelerator import choose_device, processor_name
+from figureground.core.accelerator import choose_device, processor_name, release_memory
 from figureground.core.errors import FiguregroundError, OutOfMemory, describe_error
 from figureground.core.event_log import EventLog
 from figureground.core.files import replace_text
@@ -38,7 +38,6 @@ from figureground.diffusion.render import (
     find_batch_size,
     find_checkpoint_start,
     move_to_cpu,
-    release_memory,
     split_batches,
 )
 from figureground.models.family import OWN

@@ -10,10 +10,10 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, UsageError, join_names
 from figureground.core.names import name_key
+from figureground.core.softmax import softmax
 from figureground.models import needs
 from figureground.verification.questions import Question
 from figureground.verification.scorer import Batch, Kind, Options, Scorer, Values
-from figureground.verification.scorers.clip import softmax
 
 if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,10 +12,10 @@ import numpy as np
 
 from figureground.annotation.labels import summarise
 from figureground.core import signals
+from figureground.core.batches import run_in_halves
 from figureground.core.devices import check_device
 from figureground.core.errors import (
     FiguregroundError,
-    OutOfMemory,
     RecipeError,
     Stopped,
     UsageError,
@@ -344,36 +343,16 @@ class _Run:
 
 
 def score_in_halves(scorer: Scorer, batch: Batch) -> Values:
-    """Score a batch; if memory doesn't suffice, in two halves.
+    """Score a batch; if memory doesn't suffice, in halves.
 
     Raises:
         OutOfMemory: A single image doesn't fit.
+        Stopped: A signal requested a stop.
     """
-    signals.check()
-    try:
-        return scorer.score(batch)
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        if len(batch.keys) == 1:
-            width, height = batch.images[0].size
-            raise OutOfMemory(
-                f"The scorer {scorer.KIND} {scorer.id} and one image of {width} × {height} px don't fit into the "
-                "device's memory. Give --device cpu."
-            ) from None
-    if torch := sys.modules.get("torch"):  # outside the handler, which would keep the batch's memory alive
-        torch.cuda.empty_cache()
-    half = len(batch.keys) // 2
-    parts = [score_in_halves(scorer, part) for part in (batch.part(0, half), batch.part(half, len(batch.keys)))]
-    return {column: [*parts[0][column], *parts[1][column]] for column in parts[0]}
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if "torch" not in sys.modules:
-        return isinstance(error, MemoryError)
-    from figureground.core.accelerator import is_out_of_memory
-
-    return is_out_of_memory(error)
+    sizes = [image.size for image in batch.images]
+    model = f"The scorer {scorer.KIND} {scorer.id}"
+    parts = run_in_halves(lambda rows: scorer.score(batch.part(rows.start, rows.stop)), sizes, model)
+    return {column: [value for part in parts for value in part[column]] for column in parts[0]}
 
 
 def _find_empty(values: Sequence[Any]) -> np.ndarray:

@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError, join_names
+from figureground.core.softmax import softmax
 from figureground.evaluation.counterparts import COLUMNS, LabelTable, read_label_table
 from figureground.models.needs import refuse_absent
 from figureground.verification.questions import Question
 from figureground.verification.scorer import LabelScorer, Options
-from figureground.verification.scorers.clip import softmax
 
 if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError, join_names
+from figureground.core.softmax import softmax
 from figureground.verification.models import find_model, refuse_absent
 from figureground.verification.questions import Question
 from figureground.verification.scorer import LabelScorer, Options
@@ -106,13 +107,6 @@ class ClipScorer(LabelScorer):
                 p[:, -1] = answers[:, known.sum() :].sum(axis=1)
             probabilities[question.what] = p
         return probabilities
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax over the last axis, in float64; NaN and infinity stay visible as NaN."""
-    with np.errstate(invalid="ignore"):
-        p = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return p / p.sum(axis=-1, keepdims=True)
 
 
 def _open_processor(folder: Path, flag: str) -> Any:
