@@ -1,8 +1,23 @@
+import pytest
+
 from figureground.core import fonts
-from figureground.core.fonts import choose_font, to_ascii
+from figureground.core.fonts import choose_font, choose_text_and_font, fit_text, to_ascii
 
 
 def test_names_that_are_not_ascii_are_drawn_with_a_font_that_has_them_or_without_accents(monkeypatch):
     monkeypatch.setattr(fonts, "_SYSTEM_FONTS", ("no such font.ttf",))
     assert not choose_font("forêt", 16)[1]
     assert to_ascii("forêt, café, 森") == "foret, cafe, ?"
+    assert choose_text_and_font("forêt", 16)[0] == "foret"
+
+
+@pytest.mark.parametrize("keep_end", [False, True])
+def test_a_text_is_shortened_to_its_width_at_the_end_or_at_the_beginning(keep_end):
+    font, text = choose_font("a", 12)[0], "a photograph of a bird.png"
+    assert fit_text(text, font, font.getlength(text), keep_end=keep_end) == text
+    shortened = fit_text(text, font, 60, keep_end=keep_end)
+    assert font.getlength(shortened) <= 60
+    assert 4 < len(shortened) < len(text)
+    assert text.endswith(shortened[1:]) if keep_end else text.startswith(shortened[:-1])
+    assert shortened[0 if keep_end else -1] == "…"
+    assert fit_text(text, font, 0, keep_end=keep_end) == "…"

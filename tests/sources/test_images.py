@@ -20,6 +20,7 @@ from figureground.sources.images import (
     center_square,
     content_hash,
     encode,
+    fit_size,
     image_size,
     list_images,
     read_distinct,
@@ -348,6 +349,13 @@ def test_distinct_images_are_read_and_what_is_left_out_is_told_with_its_place(tm
     ]
     assert unused.unreadable == [(tmp_path / "none.png", "the file is empty (0 bytes)")]
     assert unused.repeated == [(tmp_path / "same.bmp", red), (red, red)]
+
+
+@pytest.mark.parametrize(
+    ("size", "fitted"), [((200, 100), (96, 48)), ((8, 8), (96, 96)), ((1, 300), (1, 96)), ((640, 1), (96, 1))]
+)
+def test_a_fitted_size_has_the_edge_and_is_never_empty(size, fitted) -> None:
+    assert fit_size(size, 96) == fitted
 
 
 def test_center_square_crops_the_middle_and_averages_what_it_shrinks() -> None:

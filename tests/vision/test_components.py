@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 from tiny_classifiers import fit_components_of, make_classifier
 
 from figureground.cli.main import main
+from figureground.core import fonts
 from figureground.core.errors import FiguregroundError
 from figureground.vision.classifiers import open_classifier
+from figureground.vision.components import draw
 from figureground.vision.neural_pca import read_components
 
 
@@ -103,6 +105,17 @@ def test_the_first_component_is_what_varies_and_its_images_are_the_most_activati
     opened = open_classifier(str(classifier))
     written, fitted = read_components(out / "components.safetensors", opened), fit_components_of(opened, 1, images, 2)
     assert torch.allclose(written.vectors, fitted.vectors)
+
+
+def test_a_class_name_without_a_font_for_its_letters_is_drawn_in_ascii_rather_than_as_boxes(images, monkeypatch):
+    def draw_sheet(name):
+        numbers = {"component": 0, "share_of_variance": 0.9, "mean_alpha": 0.1, "deviation_of_alpha": 1.0}
+        row = {**numbers, "images": [{"file": "red 0.png", "alpha": 0.1, "p": 0.5}]}
+        table = {"class": name, "classifier": {"name": "colors"}, "components": [row]}
+        return draw(table, [images / "red 0.png"], [[0]]).tobytes()
+
+    monkeypatch.setattr(fonts, "_SYSTEM_FONTS", ("no such font.ttf",))
+    assert draw_sheet("鸟") == draw_sheet("?") != draw_sheet("hen")
 
 
 def test_an_earlier_result_is_replaced_and_other_files_are_not(run, classifier, images, tmp_path):

@@ -21,7 +21,27 @@ def choose_font(text: str, size: int) -> tuple[Font, bool]:
     return ImageFont.load_default(size=size), False
 
 
+def choose_text_and_font(text: str, size: int) -> tuple[str, Font]:
+    """Return a text and a font that has its letters; without such a font, the text in ASCII."""
+    font, all_letters = choose_font(text, size)
+    return text if all_letters else to_ascii(text), font
+
+
 def to_ascii(text: str) -> str:
     """Return a text without accents; other non-ASCII letters become question marks."""
     letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return "".join(letter if letter.isascii() else "?" for letter in letters)
+
+
+def fit_text(text: str, font: Font, width: float, *, keep_end: bool = False) -> str:
+    """Shorten a text to fit in one line; an ellipsis stands for what is left out.
+
+    Args:
+        width: Pixels.
+        keep_end: Whether the beginning is left out rather than the end, as for file names, which differ there.
+    """
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"…{text}" if keep_end else f"{text}…") > width:
+        text = text[1:] if keep_end else text[:-1]
+    return f"…{text.lstrip()}" if keep_end else f"{text.rstrip()}…"

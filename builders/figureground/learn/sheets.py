@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from figureground.core.files import replace_bytes
-from figureground.core.fonts import Font, choose_font, to_ascii
-from figureground.sources.images import encode
+from figureground.core.fonts import choose_text_and_font
+from figureground.sources.images import encode, fit_size
 
 MARGIN, GAP, LINE, EDGE = 16, 4, 28, 96
 """Sheet margin, gap between images, height of a text line, and edge of an image's cell, in pixels."""
@@ -23,7 +23,7 @@ def save_cluster_sheet(path: Path, title: str, rows: Sequence[tuple[str, Sequenc
     Args:
         rows: Captions and images of any sizes; each image is scaled to fill its cell in height or width.
     """
-    texts = [_choose_font(title, 18), *(_choose_font(caption, 14) for caption, _ in rows)]
+    texts = [choose_text_and_font(title, 18), *(choose_text_and_font(caption, 14) for caption, _ in rows)]
     columns = max((len(images) for _, images in rows), default=0)
     width = max(columns * (EDGE + GAP) - GAP, *(math.ceil(font.getlength(text)) for text, font in texts))
     height = LINE + sum(LINE + (EDGE + GAP) * bool(images) for _, images in rows)
@@ -42,12 +42,6 @@ def save_cluster_sheet(path: Path, title: str, rows: Sequence[tuple[str, Sequenc
 
 def _fit(image: Image.Image) -> Image.Image:
     """Return an RGB image whose longer edge is that of the cell."""
-    scale, is_whole_scale = EDGE / max(image.size), EDGE % max(image.size) == 0
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.convert("RGB").resize(size, Image.Resampling.NEAREST if is_whole_scale else Image.Resampling.LANCZOS)
-
-
-def _choose_font(text: str, size: int) -> tuple[str, Font]:
-    """Return a text and a font that has its letters; without such a font, the text in ASCII."""
-    font, all_letters = choose_font(text, size)
-    return text if all_letters else to_ascii(text), font
+    is_whole_scale = EDGE % max(image.size) == 0
+    resample = Image.Resampling.NEAREST if is_whole_scale else Image.Resampling.LANCZOS
+    return image.convert("RGB").resize(fit_size(image.size, EDGE), resample)

@@ -14,7 +14,7 @@ from figureground.materials.matting import foreground_colours, refine, to_alpha
 from figureground.materials.settings import Cutting
 from figureground.recipe.sample import Box
 from figureground.sources.guide import FAINT
-from figureground.sources.images import read_image
+from figureground.sources.images import fit_size, read_image
 from figureground.sources.mask import find_mask, read_mask, to_shares
 
 OutlineSource = Literal["segmenter", "mask", "transparency"]
@@ -55,8 +55,7 @@ def read_photograph(path: Path, max_edge: int) -> Photograph:
     mask_file = find_mask(path)
     # Twice the edge: after a JPEG's own reduction, a good filter still does the final one.
     image = read_image(path, "RGBA", max_edge=2 * max_edge)
-    scale = min(1.0, max_edge / max(image.size))
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    size = fit_size(image.size, min(max_edge, max(image.size)))
     outline_source: OutlineSource = "segmenter"
     if image.getchannel("A").getextrema() != (255, 255):
         outline_source = "transparency"

@@ -14,6 +14,7 @@ from PIL import Image
 from figureground.core.errors import RecipeError
 from figureground.materials.matting import box_mean
 from figureground.recipe.settings import Share, settings
+from figureground.sources.images import fit_size
 
 EDGE = 256
 """Longer edge of the reduced map, pixels."""
@@ -175,9 +176,7 @@ def label_parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _reduce(alpha: np.ndarray, edge: int) -> np.ndarray:
     """Return a map whose longer edge has `edge` pixels."""
     height, width = alpha.shape
-    scale = edge / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(alpha).resize(size, Image.Resampling.BOX))
+    return np.asarray(Image.fromarray(alpha).resize(fit_size((width, height), edge), Image.Resampling.BOX))
 
 
 def _grow_to_soft_edge(largest: np.ndarray, shape: tuple[int, ...], labels: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from figureground.sources.images import fit_size
+
 RADII = (90, 6)
 """Radii of the two passes of blur fusion in pixels, as in the paper; larger for images of more than `EDGE` pixels."""
 EDGE = 1024
@@ -35,8 +37,7 @@ def refine(probability: np.ndarray, image: np.ndarray) -> np.ndarray:
         float32 (height, width), in 0..1.
     """
     height, width = probability.shape
-    scale = min(1.0, GUIDED_EDGE / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    size = fit_size((width, height), min(GUIDED_EDGE, max(height, width)))
     a, b = _linear_models(_resize(probability, size), np.stack([_resize(each, size) for each in _channels(image)], 2))
     filtered = _resize(b, (width, height))
     for slope, channel in zip(_channels(a), _channels(image), strict=True):

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from figureground.core.errors import plural, printable
-from figureground.core.fonts import Font, choose_font, to_ascii
+from figureground.core.fonts import choose_text_and_font, fit_text
 from figureground.materials.decisions import Decision
+from figureground.sources.images import fit_size
 
 EDGE = 160
 """Edge of a thumbnail's halves, pixels."""
@@ -101,12 +102,9 @@ def _read_thumbnail(private: Path, decision: Decision) -> Image.Image:
 
 def _paste_fitted(thumbnail: Image.Image, image: Image.Image, left: int) -> None:
     """Paste an image, RGBA, fitted into a square and centred."""
-    scale = EDGE / max(image.size)
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    fitted = image.resize(size, Image.Resampling.HAMMING)
-    thumbnail.paste(
-        fitted.convert("RGB"), (left + (EDGE - size[0]) // 2, (EDGE - size[1]) // 2), fitted.getchannel("A")
-    )
+    fitted = image.resize(fit_size(image.size, EDGE), Image.Resampling.HAMMING)
+    corner = left + (EDGE - fitted.width) // 2, (EDGE - fitted.height) // 2
+    thumbnail.paste(fitted.convert("RGB"), corner, fitted.getchannel("A"))
 
 
 def _draw_squares(edge: int) -> Image.Image:
@@ -118,14 +116,5 @@ def _write_line(
     pen: ImageDraw.ImageDraw, position: tuple[int, int], text: str, size: int, width: float, colour: str
 ) -> None:
     """Write one line of text, shortened to a width."""
-    text = printable(text)
-    font, has_glyphs = choose_font(text, size)
-    pen.text(position, _shorten(text if has_glyphs else to_ascii(text), font, width), colour, font)
-
-
-def _shorten(text: str, font: Font, width: float) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text}..."
+    text, font = choose_text_and_font(printable(text), size)
+    pen.text(position, fit_text(text, font, width), colour, font)

@@ -334,6 +334,12 @@ def _describe_entry(path: Path) -> str:
     return "a pipe, a socket or a device"
 
 
+def fit_size(size: tuple[int, int], edge: float) -> tuple[int, int]:
+    """Return the width and height of an image, pixels, once its longer edge is `edge`; neither is below 1."""
+    scale = edge / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def center_square(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
     """Return the largest centred square, resized to an edge of `size` pixels, antialiased."""
     edge = min(image.size)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, printable
 from figureground.core.files import replace_bytes
+from figureground.core.fonts import Font, choose_font, fit_text, to_ascii
 from figureground.core.owned import encode_png, is_ours, refuse_within
-from figureground.sources.images import UnreadableImage, list_images, list_non_files, read_image
+from figureground.sources.images import UnreadableImage, fit_size, list_images, list_non_files, read_image
 from figureground.vision.classifiers import Classifier, Reading
 from figureground.vision.neural_pca import fit_components, weight_features, write_components
 
@@ -196,39 +197,28 @@ def draw(table: Mapping[str, Any], paths: Sequence[Path], order: Sequence[Sequen
         "RGB", (HEAD + across * (EDGE + GAP) + GAP, title + len(order) * (EDGE + CAPTION + GAP) + GAP), "white"
     )
     pen = ImageDraw.Draw(sheet)
-    large, small = _load_font(18), _load_font(12)
+    (large, spell), (small, _) = _choose_font(18), _choose_font(12)
     heading = f"{table['class']}: what activates its neural principal components ({table['classifier']['name']})"
-    pen.text((GAP, 12), _shorten(heading, large, sheet.width - 2 * GAP), "black", large)
+    pen.text((GAP, 12), fit_text(spell(heading), large, sheet.width - 2 * GAP), "black", large)
     for i, (component, rows) in enumerate(zip(table["components"], order, strict=True)):
         top = title + i * (EDGE + CAPTION + GAP)
         lines = [
             f"component {component['component']}", f"{component['share_of_variance']:.1%} of the variance",
             f"α of these: {component['mean_alpha']:.3g}", f"deviation of α: {component['deviation_of_alpha']:.3g}",
         ]  # fmt: skip
-        pen.multiline_text((GAP, top + 4), "\n".join(lines), "black", small, spacing=6)
+        pen.multiline_text((GAP, top + 4), "\n".join(map(spell, lines)), "black", small, spacing=6)
         for j, (row, image) in enumerate(zip(rows, component["images"], strict=True)):
             left = HEAD + j * (EDGE + GAP)
-            thumbnail = ImageOps.contain(read_image(paths[row]), (EDGE, EDGE), Image.Resampling.LANCZOS)
+            picture = read_image(paths[row])
+            thumbnail = picture.resize(fit_size(picture.size, EDGE), Image.Resampling.LANCZOS)
             sheet.paste(thumbnail, (left + (EDGE - thumbnail.width) // 2, top + (EDGE - thumbnail.height) // 2))
-            pen.text((left, top + EDGE + 1), f"α {image['alpha']:.3g}   p {image['p']:.2f}", "black", small)
-            pen.text((left, top + EDGE + 15), _shorten(printable(image["file"]), small, EDGE), "dimgrey", small)
+            pen.text((left, top + EDGE + 1), spell(f"α {image['alpha']:.3g}   p {image['p']:.2f}"), "black", small)
+            file = fit_text(spell(printable(image["file"])), small, EDGE, keep_end=True)
+            pen.text((left, top + EDGE + 15), file, "dimgrey", small)
     return sheet
 
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-
-def _load_font(size: int) -> Font:
-    try:
-        return ImageFont.truetype("DejaVuSans.ttf", size)  # has more glyphs than Pillow's default
-    except OSError:
-        return ImageFont.load_default(size=size)
-
-
-def _shorten(text: str, font: Font, width: float) -> str:
-    """Shorten a text to fit in one line, keeping its end, where file names differ."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"…{text}") > width:
-        text = text[1:]
-    return f"…{text}"
+def _choose_font(size: int) -> tuple[Font, Callable[[str], str]]:
+    """Return the font of a sheet, and a function that gives a text in its letters."""
+    font, has_all_letters = choose_font("α", size)
+    return font, str if has_all_letters else lambda text: to_ascii(text.replace("α", "alpha"))
