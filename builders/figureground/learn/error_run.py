@@ -24,6 +24,7 @@ from figureground.learn.errors import Errors, read_arrays, save_errors, write_ar
 from figureground.learn.fit import Fit
 from figureground.learn.inference import run_network, softmax
 from figureground.learn.objective import WeightedMean
+from figureground.learn.preflight import WORK
 from figureground.learn.settings import WORST_CLASS, WORST_GROUP, Training
 from figureground.learn.training import advise_memory, read_versions, record_inputs, run_fit
 from figureground.learn.training_data import Album, Part, TrainingData, default_workers

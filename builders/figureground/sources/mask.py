@@ -69,8 +69,8 @@ def _convert_mask(image: Image.Image, path: Path) -> Image.Image:
     """Convert a loaded mask to 8 bits per channel. Deep greyscale is scaled by its highest value."""
     remedy = "a mask shows its object in white or grey on black"
     if image.mode == "P":
-        colours = {colour for _, colour in image.convert("RGB").getcolors(256) or ()}
-        if len(colours) > 2 and any(len(set(colour)) > 1 for colour in colours):
+        colours = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)
+        if len(colours) > 2 and (colours != colours[:, :1]).any():
             raise UnreadableImage(path, f"it has {len(colours)} colours, like a map of classes; {remedy}")
         return convert_depth(image, path)
     if image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):
