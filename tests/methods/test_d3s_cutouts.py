@@ -110,7 +110,7 @@ def test_too_few_cut_outs_say_where_to_look(here, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"most_cat": 0.1}, r"cutouts\.most_cat.*most_cut"), ({"most_cut": 2.0}, r"cutouts\.most_cut"),
+    [({"most_cat": 0.1}, r"cutouts\.most_cat.*most_cut"), ({"most_cut": 2.0}, r"^cutouts\.most_cut: 2\.0 is not"),
      ({"from": "nowhere"}, "nowhere"), ({"segmenter": "onnx:gone.onnx"}, r"gone\.onnx"),
      ({"segmenter": ""}, r"cutouts\.segmenter"), ({"marks": "gone.csv"}, r"gone\.csv")],
 )  # fmt: skip

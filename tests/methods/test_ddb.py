@@ -259,6 +259,8 @@ def test_a_classifier_of_other_classes_is_refused(data, tmp_path):
         ({"sources": 2}, "sources: 2"),
         ({"per_source": 0}, "per_source: 0"),
         ({"inversion": {"max_train_step": 3}}, "inversion.max_train_step: .*did you mean 'max_train_steps'"),
+        ({"inversion": {"vectors": 0}}, r"^inversion\.vectors: 0 is not"),
+        ({"inversion": {"templates": ["a mug"]}}, r"^inversion\.templates: 'a mug' lacks {token}, the placeholder"),
         ({"inversion": {"checkpoint": "x"}}, "inversion.checkpoint: checkpoint is a setting of the recipe itself"),
         ({"phrases": {"cat": "a cat"}}, "cat: phrases has no such field; available: mug, umbrella"),
         ({"phrases": {"mug": ""}}, "phrases.mug: '' is not a text"),

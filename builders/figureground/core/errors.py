@@ -17,11 +17,20 @@ class UsageError(FiguregroundError):
 
 
 class RecipeError(UsageError, ValueError):
-    """An invalid field of a recipe."""
+    """An invalid field of a recipe.
+
+    Args:
+        field: Its name, such as `inversion.vectors`.
+        message: What is wrong with it, and what would be accepted.
+    """
 
     def __init__(self, field: str, message: str):
         super().__init__(f"{field}: {message}")
-        self.field = field
+        self.field, self.message = field, message
+
+    def within(self, field: str) -> RecipeError:
+        """Return the error of a field that holds this one's: that of `vectors` within `inversion`."""
+        return RecipeError(f"{field}.{self.field}", self.message)
 
 
 class OutOfMemory(FiguregroundError):

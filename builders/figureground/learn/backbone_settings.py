@@ -31,11 +31,12 @@ class BackboneSettings:
     """Whether the backbone starts from random weights instead of its pretrained ones."""
 
 
-def choose_backbone(settings: BackboneSettings, edge: int) -> str:
+def choose_backbone(settings: BackboneSettings, edge: int, option: str = "--backbone") -> str:
     """Return the name of the backbone: the given one, or `pocket` for small images.
 
     Args:
         edge: Longer edge of an image in pixels.
+        option: How a backbone is given, for errors.
 
     Raises:
         RecipeError: No backbone is given, and the images are larger than `MAX_POCKET`.
@@ -47,5 +48,5 @@ def choose_backbone(settings: BackboneSettings, edge: int) -> str:
     raise RecipeError(
         "backbone",
         f"name one, since the images have {edge} px, and the pocket backbone is for at most {MAX_POCKET}: "
-        "--backbone with a transformers directory, a Hub id such as microsoft/resnet-50, or timm:NAME.",
+        f"{option} with a transformers directory, a Hub id such as microsoft/resnet-50, or timm:NAME.",
     )

@@ -62,7 +62,7 @@ def read_cutting(field: str, value: FromPhotographs) -> tuple[str, str, str | No
     try:
         settings_ = Cutting(**{name: v for name, v in value.items() if name in field_names(Cutting)})
     except RecipeError as error:
-        raise RecipeError(f"{field}.{error.field}", str(error).partition(": ")[2]) from None
+        raise error.within(field) from None
     return value[FROM], value["segmenter"], value.get("marks"), settings_
 
 

@@ -191,8 +191,8 @@ def _name_in_errors(feature: Feature) -> Iterator[None]:
     except FiguregroundError as error:
         kind = UsageError if isinstance(error, UsageError) else FiguregroundError
         settings = set(field_names(Finetuning)) - {*GIVEN_ELSEWHERE}
-        place = "finetuning." if isinstance(error, RecipeError) and error.field in settings else ""
-        raise kind(f"{feature.name}: {place}{_FLAG.sub(_flag_to_setting, str(error))}") from error
+        named = error.within("finetuning") if isinstance(error, RecipeError) and error.field in settings else error
+        raise kind(f"{feature.name}: {_FLAG.sub(_flag_to_setting, str(named))}") from error
 
 
 _FLAG = re.compile(r"--(?P<name>[a-z][a-z-]*[a-z])(?: (?P<value>(?:float)?\d+(?:\.\d+)?))?")

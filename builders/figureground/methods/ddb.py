@@ -135,7 +135,7 @@ class DDBConfig(RepaintConfig):
         try:
             return settings_for(self.checkpoint, revision=self.revision, size=self.size, seed=self.seed, **changes)
         except RecipeError as error:
-            raise RecipeError(f"inversion.{error.field}", str(error).partition(": ")[2]) from None
+            raise error.within("inversion") from None
         except TypeError as error:
             raise RecipeError("inversion", f"{dict(self.inversion)!r} can't be used: {error}.") from None
 

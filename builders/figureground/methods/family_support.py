@@ -34,7 +34,7 @@ def _check_training(method: Method, family: Family, subject: str) -> None:
     try:
         family.check_training(subject, settings)
     except RecipeError as error:
-        raise RecipeError(f"{field}.{error.field}", str(error).partition(": ")[2]) from None
+        raise error.within(field) from None
     refuse_training(config.checkpoint)
     unsupported = {
         "loras": bool(select_active(config.loras)), "quantization": config.quantization is not None,

@@ -568,7 +568,7 @@ class Repaint(Method):
         """
         ((_, draw),) = self.train.read([0])
         try:
-            return choose_backbone(self.config.training_settings(), max(draw().size))
+            return choose_backbone(self.config.training_settings(), max(draw().size), "--set training.backbone=…,")
         except RecipeError as error:
             raise _rename_field(error) from None
 
@@ -580,8 +580,8 @@ class Repaint(Method):
         try:
             backbone = self._choose_backbone()
         except RecipeError as error:
-            problem = str(error).partition(": ")[2].partition(":")[0]
-            return [*needs, Need("training.backbone", problem, "--set training.backbone=microsoft/resnet-50")]
+            problem = error.message.partition(":")[0]
+            return [*needs, Need(error.field, problem, "--set training.backbone=microsoft/resnet-50")]
         return [*needs, *missing_model("training.backbone", backbone, config.training_settings().revision)]
 
     def check_plan(self) -> None:
@@ -611,10 +611,7 @@ def open_mask(path: Path) -> Image.Image:
 
 def _rename_field(error: RecipeError) -> RecipeError:
     """Return an error about the classifier's training with the field name of the recipe instead of `train`'s."""
-    if error.field not in {each.name for each in dataclasses.fields(Training)}:
-        return error
-    text = str(error).partition(": ")[2].replace("--backbone with", "--set training.backbone=…, with")
-    return RecipeError(f"training.{error.field}", text)
+    return error.within("training") if error.field in {each.name for each in dataclasses.fields(Training)} else error
 
 
 def _separate_masks(

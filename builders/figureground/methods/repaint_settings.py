@@ -103,4 +103,4 @@ class RepaintConfig(Config):
         try:
             return Training("erm", **self.training)
         except RecipeError as error:
-            raise RecipeError(f"training.{error.field}", str(error).partition(": ")[2]) from None
+            raise error.within("training") from None

@@ -107,7 +107,6 @@ class SpuriousConfig(Config):
             return settings_for(self.checkpoint, revision=self.revision, size=self.size, **changes)
         except RecipeError as error:
             is_finetuning = error.field.split("[")[0] in self.finetuning
-            name = f"finetuning.{error.field}" if is_finetuning else error.field
-            raise RecipeError(name, str(error).partition(": ")[2]) from None
+            raise (error.within("finetuning") if is_finetuning else error) from None
         except TypeError as error:
             raise RecipeError("finetuning", f"{dict(self.finetuning)!r} can't be used: {error}.") from None
