@@ -36,11 +36,3 @@ def test_a_document_that_costs_much_or_can_not_be_is_a_yaml_error(text: str) -> 
 )
 def test_other_documents_are_what_yaml_makes_of_them(text: str) -> None:
     assert safe_load(text) == yaml.safe_load(text)
-
-
-def test_a_loader_of_ones_own_is_used() -> None:
-    class Texts(yaml.SafeLoader):
-        """Takes every scalar for text."""
-
-    Texts.yaml_implicit_resolvers = {}
-    assert safe_load("a: no", Texts) == {"a": "no"}

@@ -11,20 +11,19 @@ _STEPS = 200
 """Maximum number of halvings, and of terms; both converge to double precision long before."""
 
 
-def clopper_pearson(right: float, n: float, level: float = LEVEL) -> Interval:
-    """Return the exact interval of a share (Clopper and Pearson 1934), which covers at least at its level.
+def clopper_pearson(right: float, n: float) -> Interval:
+    """Return the exact interval of a share (Clopper and Pearson 1934), which covers at least at `LEVEL`.
 
     Args:
         right: Number of right answers, 0 to `n`; need not be an integer (Korn and Graubard 1998).
         n: Number of answers, above 0; infinity if the share is known.
-        level: Nominal coverage, between 0 and 1.
 
     Raises:
         ValueError: The numbers are impossible.
     """
     if not 0 <= right <= n or not n > 0:
         raise ValueError(f"{right} right answers of {n} are impossible.")
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low = beta_quantile(tail, right, n - right + 1) if right > 0 else 0.0
     high = beta_quantile(1 - tail, right + 1, n - right) if right < n else 1.0
     return Interval(right / n, low, high)

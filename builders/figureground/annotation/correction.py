@@ -40,6 +40,8 @@ _STEPS = 200
 _GRID = 33
 _FAR = 6.0
 """Loss of log-likelihood beyond which a share doesn't matter; at a level of 0.95 the interval ends at 1.92."""
+_NORMAL_QUANTILE = student_quantile(LEVEL, math.inf)
+"""Two-sided, of the standard normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,6 @@ def correct_share(
     weights: np.ndarray | None = None,
     *,
     unlabelled: float = 1.0,
-    level: float = LEVEL,
 ) -> CorrectedShare:
     """Return the true share of right labels, with the interval of its profile likelihood.
 
@@ -100,7 +101,6 @@ def correct_share(
         weights: float (images,): share of the population that each image stands for; default: all equal.
         unlabelled: Share of the population that has no answer, 0 to 1. It narrows the part of the interval that is due
             to sampling images.
-        level: Nominal coverage, between 0 and 1.
     """
     scale = _scale_weights(len(answers), weights)
     patterns, pattern_of = np.unique(answers, axis=0, return_inverse=True)
@@ -115,9 +115,9 @@ def correct_share(
         profiled, grid, rates = grid, finer, rates[:, nearest]
     share = _find_peak(profiled, likelihood)
     _, rates_at_peak = model.profile(np.array([share]))
-    low, high = _find_interval_ends(profiled, likelihood, _normal_quantile(level))
+    low, high = _find_interval_ends(profiled, likelihood, _NORMAL_QUANTILE)
     interval = Interval(share, min(low, share), max(high, share))
-    interval = _narrow_interval(interval, float(scale.sum()), unlabelled, level)
+    interval = _narrow_interval(interval, float(scale.sum()), unlabelled)
     posterior = model.posterior(np.array([share]), rates_at_peak)[pattern_of, 0]
     return CorrectedShare(interval, rates_at_peak[:-1, 0], float(rates_at_peak[-1, 0]), posterior)
 
@@ -161,15 +161,10 @@ def _find_interval_ends(shares: np.ndarray, likelihood: np.ndarray, quantile: fl
     return float(low), float(high)
 
 
-def _normal_quantile(level: float) -> float:
-    """Return the two-sided normal quantile of a level."""
-    return student_quantile(level, math.inf)
-
-
-def _narrow_interval(interval: Interval, n: float, unlabelled: float, level: float) -> Interval:
+def _narrow_interval(interval: Interval, n: float, unlabelled: float) -> Interval:
     """Return an interval less the sampling variance of images that are labelled: p(1 − p)/n times their share."""
     value, low, high = interval
-    total = ((high - low) / (2 * _normal_quantile(level))) ** 2
+    total = ((high - low) / (2 * _NORMAL_QUANTILE)) ** 2
     remaining = max(0.0, 1 - value * (1 - value) / n * (1 - unlabelled) / total) if total > 0 else 0.0
     return Interval(value, value - math.sqrt(remaining) * (value - low), value + math.sqrt(remaining) * (high - value))
 

@@ -103,15 +103,15 @@ class Share:
     """λ, the weight of the scorers' predictions, 0 to 1."""
 
 
-def share_of_people(sample: StratifiedLabels, level: float = LEVEL) -> Share:
+def share_of_people(sample: StratifiedLabels) -> Share:
     """Return the share of right labels from people alone: the stratified mean of their answers."""
     value = _clip_rounding(float(sample.weights @ sample.values))
     if len(sample.values) < SMALL_SAMPLE or not 0 < value < 1:
-        return _exact_share(sample, value, level)
-    return _estimate_share(sample, sample.values, value, 0.0, level)
+        return _exact_share(sample, value)
+    return _estimate_share(sample, sample.values, value, 0.0)
 
 
-def share_with_scorers(sample: StratifiedLabels, level: float = LEVEL) -> Share:
+def share_with_scorers(sample: StratifiedLabels) -> Share:
     """Return the share of right labels from people and scorers, by power-tuned prediction-powered inference.
 
     With fewer than `SMALL_SAMPLE` labels, or without a wrong or a right one, λ is 0 and the result that of people
@@ -124,14 +124,14 @@ def share_with_scorers(sample: StratifiedLabels, level: float = LEVEL) -> Share:
         raise ValueError("Prediction-powered inference needs predictions.")
     people_value = _clip_rounding(float(sample.weights @ sample.values))
     if len(sample.values) < SMALL_SAMPLE or not 0 < people_value < 1:
-        return _exact_share(sample, people_value, level)
+        return _exact_share(sample, people_value)
     weight = tune(sample)
     residuals = sample.values - weight * sample.predictions
     shares = sample.sizes / sample.sizes.sum()
     value = weight * float(shares @ sample.means) + float(sample.weights @ residuals)
     if not 0 < value < 1:  # a prediction outside what answers can be
-        return share_of_people(sample, level)
-    return _estimate_share(sample, residuals, value, weight, level)
+        return share_of_people(sample)
+    return _estimate_share(sample, residuals, value, weight)
 
 
 def tune(sample: StratifiedLabels) -> float:
@@ -142,21 +142,21 @@ def tune(sample: StratifiedLabels) -> float:
     return min(1.0, max(0.0, shared / own)) if own > 0 else 0.0
 
 
-def _estimate_share(sample: StratifiedLabels, values: np.ndarray, value: float, weight: float, level: float) -> Share:
+def _estimate_share(sample: StratifiedLabels, values: np.ndarray, value: float, weight: float) -> Share:
     variance = _covariance(sample, values, values)
     freedom = _count_freedom(sample) - (weight > 0)
     if (sample.counts == sample.sizes).all():
         return Share(Interval(value, value, value), "known")
     if variance <= 0:  # all answers within each stratum are equal
-        return _exact_share(sample, value, level)
+        return _exact_share(sample, value)
     n = value * (1 - value) / variance
-    n *= (student_quantile(level, math.inf) / student_quantile(level, freedom)) ** 2
-    return Share(wilson(value, n, level), "wilson", weight)
+    n *= (student_quantile(LEVEL, math.inf) / student_quantile(LEVEL, freedom)) ** 2
+    return Share(wilson(value, n), "wilson", weight)
 
 
-def _exact_share(sample: StratifiedLabels, value: float, level: float) -> Share:
+def _exact_share(sample: StratifiedLabels, value: float) -> Share:
     n = sample.effective_size
-    return Share(clopper_pearson(value * n, n, level), "exact")
+    return Share(clopper_pearson(value * n, n), "exact")
 
 
 def _count_freedom(sample: StratifiedLabels) -> int:

@@ -19,7 +19,7 @@ from figureground.annotation.answers import ANNOTATIONS, REFERENCE
 from figureground.annotation.questions import Item
 from figureground.core.errors import RecipeError, UsageError, join_names, suggest_or_list
 from figureground.core.files import FileError, leads_outside, read_object, replace_text
-from figureground.core.intervals import wilson
+from figureground.core.intervals import LEVEL, wilson
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import STAGES
 from figureground.shards.stages import COPIES
@@ -92,8 +92,8 @@ class Sample:
         return _random_rank("overlap", self.settings.seed, key) < self.settings.overlap
 
 
-def find_sample_size(margin: float, expected: float, population: int, level: float = 0.95) -> int:
-    """Return the smallest sample whose Wilson interval of a share is at most `margin` wide to its wider side.
+def find_sample_size(margin: float, expected: float, population: int) -> int:
+    """Return the smallest sample whose 95 % Wilson interval of a share is at most `margin` wide to its wider side.
 
     The sample is drawn without replacement: a sample of n of N images counts as n (N − 1) / (N − n) (Cochran 1977,
     section 2.6).
@@ -102,13 +102,12 @@ def find_sample_size(margin: float, expected: float, population: int, level: flo
         margin: Half the width, such as 0.03.
         expected: The share that is expected, such as 0.95. At 0.5 the size suffices for any share.
         population: Number of images, N.
-        level: Nominal coverage.
     """
 
     def suffices(n: int) -> bool:
         if n >= population:
             return True
-        value, low, high = wilson(expected, n * (population - 1) / (population - n), level)
+        value, low, high = wilson(expected, n * (population - 1) / (population - n), LEVEL)
         return max(value - low, high - value) <= margin
 
     low, high = 1, max(1, population)

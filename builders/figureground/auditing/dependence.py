@@ -40,7 +40,6 @@ def measure_dependence(
     shape: tuple[int, int],
     *,
     permutations: int = PERMUTATIONS,
-    seed: int = 0,
 ) -> Dependence:
     """Measure the dependence of two labels.
 
@@ -62,7 +61,7 @@ def measure_dependence(
         raise TooFew(f"there is only one {label}")
     if len(foreground) < MIN_IMAGES:
         raise TooFew(f"{len(foreground)} images are fewer than the {MIN_IMAGES} needed")
-    rng = np.random.default_rng(derive_seed(seed, "audit", "dependence"))
+    rng = np.random.default_rng(derive_seed(0, "audit", "dependence"))
     shuffle = Shuffle(np.unique(objects, return_inverse=True)[1])
     expected = np.outer(counts.sum(1), counts.sum(0)) / counts.sum()
     chi2, residuals = _chi2(counts, expected), _residuals(counts)
@@ -101,7 +100,7 @@ def _residuals(counts: np.ndarray) -> np.ndarray:
     return np.where(variance > 0, (counts - n * rows * columns) / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
 
 
-def _cramers_v_interval(counts: np.ndarray, level: float = LEVEL) -> Interval:
+def _cramers_v_interval(counts: np.ndarray) -> Interval:
     """Return Cramér's V with its interval, from the noncentral χ² distribution (Smithson 2003, chapter 4).
 
     The ends are the noncentralities λ for which the measured χ² is the 97.5th or the 2.5th percentile, as V = √(λ / (n
@@ -114,7 +113,7 @@ def _cramers_v_interval(counts: np.ndarray, level: float = LEVEL) -> Interval:
     scale = n * (min(table.shape) - 1)
     v = cramers_v(counts)
     chi2 = v * v * scale
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low = _noncentrality(chi2, freedom, 1 - tail)
     high = _noncentrality(max(chi2, float(freedom)), freedom, tail)
     return Interval(v, min(v, math.sqrt(low / scale)), min(1.0, max(v, math.sqrt(high / scale))))

@@ -31,7 +31,7 @@ def pairwise_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.asarray(np.sqrt(np.maximum(squared, 0)))
 
 
-def clipped_density(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> float:
+def clipped_density(real: np.ndarray, generated: np.ndarray) -> float:
     """Return clipped density, a measure of fidelity from 0 to 1 (Salvy et al. 2025, arXiv 2507.01761).
 
     Around each photograph lies a ball that reaches to its k-th nearest photograph, but no further than the median of
@@ -40,9 +40,9 @@ def clipped_density(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS
     that it is the equivalent share of images that are as good as photographs.
 
     Args:
-        real, generated: Features, float (n, d) and (m, d); n more than k.
+        real, generated: Features, float (n, d) and (m, d); n more than k = `NEIGHBOURS`.
     """
-    spacing = pairwise_distances(real, real)
+    spacing, k = pairwise_distances(real, real), NEIGHBOURS
     np.fill_diagonal(spacing, np.inf)
     radii = np.partition(spacing, k - 1, axis=1)[:, k - 1]
     radii = np.minimum(radii, np.median(radii))
@@ -51,7 +51,7 @@ def clipped_density(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS
     return float(min(1.0, generated_score / real_score)) if real_score > 0 else 0.0
 
 
-def clipped_coverage(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> float:
+def clipped_coverage(real: np.ndarray, generated: np.ndarray) -> float:
     """Return clipped coverage, a measure of diversity from 0 to 1 (Salvy et al. 2025, arXiv 2507.01761).
 
     A photograph counts as min(1, g / k), with g the number of generated images nearer than its k-th nearest photograph.
@@ -60,9 +60,9 @@ def clipped_coverage(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOUR
     with parameters k and n − k, whatever the distribution is. The result is s / m for which E[min(1, g / k)] = c.
 
     Args:
-        real, generated: Features, float (n, d) and (m, d); n more than k.
+        real, generated: Features, float (n, d) and (m, d); n more than k = `NEIGHBOURS`.
     """
-    spacing = pairwise_distances(real, real)
+    spacing, k = pairwise_distances(real, real), NEIGHBOURS
     np.fill_diagonal(spacing, np.inf)
     radii = np.partition(spacing, k - 1, axis=1)[:, k - 1]
     count = (pairwise_distances(real, generated) < radii[:, None]).sum(axis=1)

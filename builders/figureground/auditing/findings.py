@@ -38,7 +38,7 @@ class Finding:
         return asdict(self)
 
 
-def confirm_findings(findings: Sequence[Finding], tests: Sequence[float], level: float = LEVEL) -> list[Finding]:
+def confirm_findings(findings: Sequence[Finding], tests: Sequence[float]) -> list[Finding]:
     """Return the findings that are facts or stand after Holm's correction (1979), largest effect first.
 
     Args:
@@ -46,7 +46,7 @@ def confirm_findings(findings: Sequence[Finding], tests: Sequence[float], level:
         tests: P-values of all tests that were made, found or not.
     """
     ordered = np.sort(np.asarray(tests, np.float64))
-    passed = ordered * np.arange(len(ordered), 0, -1) <= level
+    passed = ordered * np.arange(len(ordered), 0, -1) <= LEVEL
     # Holm goes through the tests in order, and stops at the first that fails.
     threshold = float(ordered[: len(passed) if passed.all() else int(np.argmin(passed))].max(initial=-1.0))
     confirmed = [finding for finding in findings if finding.p is None or finding.p <= threshold]

@@ -166,10 +166,8 @@ def project_components(x: np.ndarray, most: int = MAX_COMPONENTS) -> np.ndarray:
     return np.asarray(vectors[:, ::-1][:, :most] * np.sqrt(np.maximum(values[::-1][:most], 0)))
 
 
-def assign_folds(
-    objects: np.ndarray, class_index: np.ndarray, rng: np.random.Generator, folds: int = FOLDS
-) -> np.ndarray:
-    """Return each image's fold, int (n,), the same for all images of an object; classes are spread evenly.
+def assign_folds(objects: np.ndarray, class_index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return each image's fold, int (n,), below `FOLDS`: the same for an object's images, with classes spread evenly.
 
     Args:
         objects: int (n,), 0 to the number of objects − 1.
@@ -178,7 +176,7 @@ def assign_folds(
     _, first = np.unique(objects, return_index=True)
     order = np.lexsort((rng.random(len(first)), class_index[first]))
     fold = np.empty(len(first), np.int64)
-    fold[order] = np.arange(len(first)) % folds
+    fold[order] = np.arange(len(first)) % FOLDS
     return fold[objects]
 
 

@@ -248,16 +248,14 @@ def read_text(path: Path, *, root: Path | None = None, max_bytes: int = MAX_TEXT
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(
-    path: Path, *, root: Path | None = None, max_bytes: int = MAX_JSON_BYTES, max_depth: int = MAX_JSON_DEPTH
-) -> Any:
+def read_json(path: Path, *, root: Path | None = None, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Read a JSON document.
 
     Raises:
-        FileError: See `read_text`; or it is not JSON, or nested more than `max_depth` levels deep.
+        FileError: See `read_text`; or it is not JSON, or nested more than `MAX_JSON_DEPTH` levels deep.
         OSError: See `read_bytes`.
     """
-    return parse_json(read_text(path, root=root, max_bytes=max_bytes, encoding="utf-8-sig"), path, max_depth=max_depth)
+    return parse_json(read_text(path, root=root, max_bytes=max_bytes, encoding="utf-8-sig"), path)
 
 
 def read_object(path: Path, *, root: Path | None = None, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -273,26 +271,25 @@ def read_object(path: Path, *, root: Path | None = None, max_bytes: int = MAX_JS
     return value
 
 
-def parse_json(text: str | bytes, where: Path | str, *, max_depth: int = MAX_JSON_DEPTH) -> Any:
+def parse_json(text: str | bytes, where: Path | str) -> Any:
     """Parse JSON of bounded depth.
 
     Args:
         text: The document.
         where: Its name in errors.
-        max_depth: Maximum nesting of lists and objects.
 
     Raises:
-        FileError: It is not JSON, or nested deeper.
+        FileError: It is not JSON, or nested more than `MAX_JSON_DEPTH` levels deep.
     """
     try:
         value = json.loads(text)
     except RecursionError:
-        raise TooDeep(where, max_depth) from None
+        raise TooDeep(where, MAX_JSON_DEPTH) from None
     except ValueError as error:
         raise FileError(where, f"it can't be read as JSON ({error})") from None
     # JSON that can be parsed may still be too deep to process: comparing and writing recurse too.
     level = [value]
-    for _ in range(max_depth):
+    for _ in range(MAX_JSON_DEPTH):
         level = [
             child
             for container in level
@@ -302,7 +299,7 @@ def parse_json(text: str | bytes, where: Path | str, *, max_depth: int = MAX_JSO
         ]
         if not level:
             return value
-    raise TooDeep(where, max_depth)
+    raise TooDeep(where, MAX_JSON_DEPTH)
 
 
 def _format_size(count: int) -> str:

@@ -62,9 +62,7 @@ def wilson(value: float, n: float, level: float = LEVEL) -> Interval:
     return Interval(float(value), float(min(low, value)), float(max(high, value)))
 
 
-def mean(
-    groups: Sequence[np.ndarray], objects: Sequence[np.ndarray] | None = None, *, level: float = LEVEL
-) -> Interval:
+def mean(groups: Sequence[np.ndarray], objects: Sequence[np.ndarray] | None = None) -> Interval:
     """Return the interval of the mean of group means, with equal weight per group. A share is the mean of one group.
 
     Deviations from a group's mean are scaled by 1/√(1 − w), where w is the object's share of the group's images (CR2,
@@ -76,20 +74,17 @@ def mean(
         groups: Values of the images of each group, bool or float (n,), 0 to 1; none empty.
         objects: The object that each image shows, int (n,) for each group. Images of one object are not independent.
             Equal numbers in two groups mean the same object. Default: each image is its own object.
-        level: Nominal coverage, between 0 and 1.
 
     Raises:
         ValueError: There is no group, a group is empty, or a value is outside 0 to 1.
     """
-    return _Mean.estimate(groups, objects, level).interval
+    return _Mean.estimate(groups, objects).interval
 
 
 def difference(
     first: Sequence[np.ndarray],
     second: Sequence[np.ndarray],
     objects: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None = None,
-    *,
-    level: float = LEVEL,
 ) -> Interval:
     """Return the interval of the mean of the first groups minus that of the second, −1 to 1.
 
@@ -100,12 +95,11 @@ def difference(
         first, second: Groups, see `mean`.
         objects: Objects of the first and of the second. Equal numbers on both sides mean the same object. Default: the
             sides are independent.
-        level: Nominal coverage, between 0 and 1.
 
     Raises:
         ValueError: See `mean`.
     """
-    a, b = (_Mean.estimate(side, objects and objects[i], level) for i, side in enumerate((first, second)))
+    a, b = (_Mean.estimate(side, objects and objects[i]) for i, side in enumerate((first, second)))
     r = a.correlation(b) if objects else 0.0
     (p, p_low, p_high), (q, q_low, q_high) = a.interval, b.interval
 
@@ -126,7 +120,7 @@ class _Mean:
     """float64 (k,): influence of each object on the mean; the squares add up to the variance."""
 
     @classmethod
-    def estimate(cls, groups: Sequence[np.ndarray], objects: Sequence[np.ndarray] | None, level: float) -> _Mean:
+    def estimate(cls, groups: Sequence[np.ndarray], objects: Sequence[np.ndarray] | None) -> _Mean:
         values = [np.asarray(group, np.float64) for group in groups]
         if not values or not all(len(group) for group in values):
             raise ValueError("An interval needs at least one group, with at least one image in each.")
@@ -168,10 +162,10 @@ class _Mean:
         # Equivalent number of equal-sized objects of each group (Kish).
         equal_objects = 1 / np.bincount(group_of_pair, weights=share**2)
         freedom = min(_degrees_of_freedom(unit_variance, equal_objects), len(object_ids) - 1.0)
-        effective = _effective_size(value, variance, freedom, min_size, level)
+        effective = _effective_size(value, variance, freedom, min_size)
         if len(n) == 1 and bool(np.isin(x, (0, 1)).all()):  # a share
             effective = float(n[0]) if len(object_ids) == n[0] else min(effective, float(n[0]))
-        return cls(wilson(value, effective, level), object_ids, scores)
+        return cls(wilson(value, effective), object_ids, scores)
 
     def correlation(self, other: _Mean) -> float:
         """Return the correlation of both means due to shared objects, −1 to 1."""
@@ -195,7 +189,7 @@ def _degrees_of_freedom(parts: np.ndarray, k: np.ndarray) -> float:
     return float(parts[multiple].sum() ** 2 / np.square(parts[multiple]).dot(1 / np.maximum(k[multiple] - 1, 1)))
 
 
-def _effective_size(value: float, variance: float, freedom: float, min_size: float, level: float) -> float:
+def _effective_size(value: float, variance: float, freedom: float, min_size: float) -> float:
     """Return the number of independent yes-or-no answers with a variance; less if it was estimated from few objects.
 
     Near 0 and 1 a sample may contain at most one object of the rarer answer, and its variance is then too small. The
@@ -215,7 +209,7 @@ def _effective_size(value: float, variance: float, freedom: float, min_size: flo
     if freedom <= 0:
         return max(n, min_size)
     # Small groups may vary more than the mean of all, so n may already be below `min_size`.
-    return max(n * (_normal_quantile(level) / student_quantile(level, freedom)) ** 2, min(n, min_size))
+    return max(n * (_normal_quantile(LEVEL) / student_quantile(LEVEL, freedom)) ** 2, min(n, min_size))
 
 
 def _normal_quantile(level: float) -> float:

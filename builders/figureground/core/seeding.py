@@ -21,22 +21,20 @@ _STATE_BYTES = 5056
 drawn in pairs."""
 
 
-def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a new generator whose whole state is determined by a seed.
+def make_generator(seed: int) -> torch.Generator:
+    """Return a new generator on the CPU whose whole state is determined by a seed.
+
+    Noise is drawn on the CPU, so that images don't depend on the device.
 
     Args:
         seed: From 0 to 2**63 - 1, as from `derive_seed`.
-        device: Device of the generator. Noise of images is drawn on the CPU, so that it doesn't depend on the device.
 
     Raises:
         ValueError: The seed is out of range.
     """
-    generator = torch.Generator(device)
     _check_seed(seed)
-    if generator.device.type == "cpu":
-        generator.set_state(_cpu_state(seed))
-    else:
-        generator.manual_seed(seed)
+    generator = torch.Generator()
+    generator.set_state(_cpu_state(seed))
     return generator
 
 

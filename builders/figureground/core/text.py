@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+MAX_CODE = 200
+"""Maximum number of characters of a code span."""
+
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 """Control characters, marks that reorder text, line separators and bytes that are not text.
 
@@ -50,15 +53,13 @@ def markdown(text: object) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", printable(" ".join(str(text).split())))
 
 
-def code(text: object, max_length: int = 200) -> str:
+def code(text: object) -> str:
     """Return text as code in one line of Markdown, also for a table cell; empty for empty text.
 
-    Args:
-        text: Any object; converted to text.
-        max_length: Maximum number of characters; longer text is cut off with an ellipsis.
+    Text longer than `MAX_CODE` characters is cut off with an ellipsis.
     """
     line = printable(" ".join(str(text).split()))
-    line = f"{line[:max_length]}…" if len(line) > max_length else line
+    line = f"{line[:MAX_CODE]}…" if len(line) > MAX_CODE else line
     if not line:
         return ""
     # Code spans allow no escapes, so text that could end the cell or look like a comment is written as HTML.

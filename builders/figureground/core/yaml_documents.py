@@ -14,12 +14,8 @@ MAX_CHARACTERS = 4 * 2**20
 """Maximum length of a document; it takes about half a minute to parse."""
 
 
-def safe_load(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+def safe_load(text: str) -> Any:
     """Load one YAML document, as `yaml.safe_load` does.
-
-    Args:
-        text: The document.
-        loader: SafeLoader, or a subclass of it.
 
     Raises:
         yaml.YAMLError: It is not YAML, contains an impossible value (a date such as 2024-02-30) or more than
@@ -28,7 +24,7 @@ def safe_load(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any
     if len(text) > MAX_CHARACTERS:
         raise yaml.YAMLError(f"it has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read")
     try:
-        parser = loader(text)  # checks for characters that YAML doesn't allow
+        parser = yaml.SafeLoader(text)  # checks for characters that YAML doesn't allow
         try:
             node = parser.get_single_node()
             if node is None:

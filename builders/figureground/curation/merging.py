@@ -85,7 +85,7 @@ def merge(directories: Sequence[Path], out: Path, *, show_progress: bool = True)
     _refuse_shared(sources, show_progress)
 
     parts = _interleave_shards(sources)
-    first = _count_earlier(parts, sources, labels)
+    first = _count_earlier(parts, labels)
     total = sum(source.samples for source in sources)
     step = {"did": "merge", "from": [source.lineage_entry() for source in sources], "samples": total}
     marked = [source for source in sources if recipes.is_marked(source.recipe)]
@@ -303,9 +303,7 @@ def _interleave_shards(sources: Sequence[FinishedDataset]) -> dict[Shard, tuple[
 
 
 def _count_earlier(
-    parts: Mapping[Shard, tuple[FinishedDataset, Shard]],
-    sources: Sequence[FinishedDataset],
-    labels: Mapping[str, tuple[list[int], list[int]]],
+    parts: Mapping[Shard, tuple[FinishedDataset, Shard]], labels: Mapping[str, tuple[list[int], list[int]]]
 ) -> dict[Shard, dict[Cell, int]]:
     """Return, for each shard and cell, the number of images in earlier shards: the first number of its keys."""
     totals: Counter[Cell] = Counter()

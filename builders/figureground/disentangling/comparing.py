@@ -200,11 +200,13 @@ def _format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 _MARKERS = "osD^vPX"
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+DRAWN = "mlp"
+"""Kind of the probes whose accuracies are drawn."""
 LABEL_DISTANCE = 3.0
 """Minimum distance of two labels in a chart, along one of the axes, in percentage points."""
 
 
-def draw_comparison(path: Path, runs: Sequence[Run], kind: str = "mlp") -> None:
+def draw_comparison(path: Path, runs: Sequence[Run]) -> None:
     """Draw, for each part, the accuracy for its own label over that for the other label; and the task's accuracies.
 
     Runs of one method form a line as the penalty grows.
@@ -220,7 +222,9 @@ def draw_comparison(path: Path, runs: Sequence[Run], kind: str = "mlp") -> None:
             own_accuracies: list[float] = []
             labelled: list[tuple[float, float]] = []
             for name, line in lines.items():
-                points = [(100 * run.probe_accuracy(other, kind), 100 * run.probe_accuracy(own, kind)) for run in line]
+                points = [
+                    (100 * run.probe_accuracy(other, DRAWN), 100 * run.probe_accuracy(own, DRAWN)) for run in line
+                ]
                 axis.plot(*zip(*points, strict=True), label=name, **styles[name])
                 own_accuracies += [y for _, y in points]
                 for run, (x, y) in zip(line, points, strict=True):
@@ -234,8 +238,8 @@ def draw_comparison(path: Path, runs: Sequence[Run], kind: str = "mlp") -> None:
             axis.set_ylabel(f"kept: {own}, %", fontsize=8)
             axis.set_xlim(0, 105)
             axis.set_ylim(min(80, min(own_accuracies) - 5), 102)
-        axes.flat[0].set_title(f"foreground features, {NAMES[kind]} probe (numbers: λ)", fontsize=9)
-        axes.flat[1].set_title(f"background features, {NAMES[kind]} probe (numbers: λ)", fontsize=9)
+        axes.flat[0].set_title(f"foreground features, {NAMES[DRAWN]} probe (numbers: λ)", fontsize=9)
+        axes.flat[1].set_title(f"background features, {NAMES[DRAWN]} probe (numbers: λ)", fontsize=9)
         _draw_task(axes.flat[2], lines, styles)
         figure.legend(*axes.flat[0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=len(lines),
                       loc="outside lower center")  # fmt: skip

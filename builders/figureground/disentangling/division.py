@@ -140,7 +140,7 @@ def assign(
     notes: list[str] = []
     has_task_splits = {CORRELATED, ANTI_CORRELATED} <= set(data.splits)
     usable = [name for name in data.splits if not has_task_splits or name not in (CORRELATED, ANTI_CORRELATED)]
-    parts = _use_named_splits(data, requested, usable) or _derive_parts(data, usable, seed, notes)
+    parts = _use_named_splits(data, requested) or _derive_parts(data, usable, seed, notes)
     for name, rows in parts.items():
         _check_part(data, name, rows, allow_empty, notes)
     if has_task_splits:
@@ -170,9 +170,7 @@ def _divide_rows(data: LabelledImages, rows: np.ndarray, shares: Sequence[float]
     return divide(data.cell[rows], data.objects[rows], data.scenes[rows], shares, seed)
 
 
-def _use_named_splits(
-    data: LabelledImages, requested: Mapping[str, str | None], usable: Sequence[str]
-) -> dict[str, np.ndarray] | None:
+def _use_named_splits(data: LabelledImages, requested: Mapping[str, str | None]) -> dict[str, np.ndarray] | None:
     """Return the parts that were named; None if none was."""
     split_names = {part: split for part in PARTS if (split := requested.get(part)) is not None}
     if not split_names:

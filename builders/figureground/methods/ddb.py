@@ -32,7 +32,8 @@ from figureground.methods import citations
 from figureground.methods.panels import ddb as ddb_panels
 from figureground.methods.panels.maps import ATTRIBUTION_MAPS, save_map
 from figureground.methods.panels.panel import Panel
-from figureground.methods.repaint import GROUND_TRUTH_MASKS, MASKS, UNKNOWN, Job, Repaint, open_mask
+from figureground.methods.panels.repaint import MASKS
+from figureground.methods.repaint import GROUND_TRUTH_MASKS, UNKNOWN, Job, Repaint, open_mask
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.models.needs import Need, missing_segmenter, refuse_absent_segmenter
 from figureground.models.segmenter_files import find_kind, format_public_name, identify_models

@@ -26,6 +26,7 @@ from figureground.learn.backbone_settings import choose_backbone
 from figureground.learn.settings import Training
 from figureground.methods.base import Method
 from figureground.methods.forecast import format_counts
+from figureground.methods.panels.repaint import JOBS, MASKS
 from figureground.methods.repaint_settings import TRAIN, RepaintConfig
 from figureground.models.hub_access import find_access_problem
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent, refuse_onnx
@@ -54,8 +55,6 @@ UNKNOWN = "unknown"
 """Attribute of an image whose background is unknown."""
 GROUND_TRUTH_MASKS = "true-masks"
 """Value that means the data's own masks."""
-JOBS, MASKS = "jobs", "masks"
-"""Stages of both methods: the images to make with their sources, and the regions to repaint."""
 MAX_DROPPED = 0.5
 """Largest share of a class's images that may lack a usable mask; above it, the build fails."""
 

@@ -24,7 +24,8 @@ from figureground.methods import citations
 from figureground.methods.panels import scgs as scgs_panels
 from figureground.methods.panels.maps import ATTENTION_MAPS, row_name, save_map
 from figureground.methods.panels.panel import Panel
-from figureground.methods.repaint import GROUND_TRUTH_MASKS, MASKS, UNKNOWN, Job, Repaint
+from figureground.methods.panels.repaint import MASKS
+from figureground.methods.repaint import GROUND_TRUTH_MASKS, UNKNOWN, Job, Repaint
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import read_nouns
@@ -46,7 +47,7 @@ ERRORS, FOLD = "errors", "errors-fold-"
 """Stages: the errors of all training images, and, with its number, the classifier of a fold."""
 CROSS_FITTED, EARLY_STOPPED = "cross-fitted", "early-stopped"
 ATTENTION, RANDOM, WHOLE = "attention", "random", "whole"
-QUANTILE, KNEE = "quantile", "knee"
+KNEE = "knee"
 ATTENDED, COMPLEMENT = "attended", "complement"
 MIN_SHARE, MAX_SHARE = 0.01, 0.98
 """Smallest and largest share of an image that a repainted region may have; beyond, it covers nothing or everything."""

@@ -66,9 +66,9 @@ def refuse_oversized(content: Any, path: Path, where: str) -> None:
             )
 
 
-def _iterate_numbers(content: Any, name: str = "") -> Iterator[tuple[str, float]]:
+def _iterate_numbers(content: Any) -> Iterator[tuple[str, float]]:
     """Yield every number of a configuration, including those in lists, with its entry's name."""
-    stack = [(name, content)]
+    stack = [("", content)]
     while stack:
         name, value = stack.pop()
         if isinstance(value, dict):

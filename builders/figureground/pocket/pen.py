@@ -11,6 +11,9 @@ from PIL import Image, ImageDraw
 Color = tuple[float, float, float]
 Points = Sequence[tuple[float, float]]
 
+_STEPS = 28
+"""Number of straight pieces of an arc."""
+
 
 class Pen:
     """Draws shapes given in an object's own coordinates (x right, y down, about -1 to 1).
@@ -71,13 +74,12 @@ def arc(
     start: float,
     stop: float,
     turn: float = 0.0,
-    steps: int = 28,
 ) -> list[tuple[float, float]]:
     """Return points on an ellipse from `start` to `stop` degrees (0 is right, 90 down), rotated by `turn` radians."""
     out = []
     cos, sin = math.cos(turn), math.sin(turn)
-    for i in range(steps + 1):
-        a = math.radians(start + (stop - start) * i / steps)
+    for i in range(_STEPS + 1):
+        a = math.radians(start + (stop - start) * i / _STEPS)
         u, v = rx * math.cos(a), ry * math.sin(a)
         out.append((x + u * cos - v * sin, y + u * sin + v * cos))
     return out

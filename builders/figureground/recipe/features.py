@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -200,9 +200,6 @@ def find_labels(features: Sequence[Feature], labels: Sequence[ClassEntry]) -> li
         aliases = tuple(dict.fromkeys([feature.name, *labels[place].aliases]))
         labelled.append(replace(feature, name=labels[place].name, label=place, aliases=aliases))
     return _make_slugs_unique(labelled)
-
-
-_GetNames = Callable[[ClassEntry], Sequence[str]]
 
 
 def _full_names(label: ClassEntry) -> Sequence[str]:

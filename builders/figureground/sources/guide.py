@@ -42,6 +42,8 @@ FAINT = 8
 GROUND = (0.78, 0.98)
 """Range of the bottom edge of objects on the ground, as shares of the canvas height."""
 
+_NAMES_SHOWN = 5
+"""Names that an error lists."""
 _CLASS_NOUNS = {"scenes": "backgrounds"}
 _REMEDIES = {
     "cutouts": "--set classes=folders takes the classes from them.",
@@ -159,11 +161,11 @@ class ImagePool:
         return self._by_id[id]
 
 
-def _list_first(names: Iterable[str], limit: int = 5) -> str:
+def _list_first(names: Iterable[str]) -> str:
     """Return the first names and the number of further ones."""
     all_names = list(names)
-    rest = f" and {len(all_names) - limit} more" if len(all_names) > limit else ""
-    return ", ".join(all_names[:limit]) + rest
+    rest = f" and {len(all_names) - _NAMES_SHOWN} more" if len(all_names) > _NAMES_SHOWN else ""
+    return ", ".join(all_names[:_NAMES_SHOWN]) + rest
 
 
 def match_folders(

@@ -29,6 +29,8 @@ NUM_QUANTILES = 200
 MIN_LABELLED = 20
 """Smallest number of labelled images in a half, and of those that thresholds keep of the first half, because a few are
 right by luck."""
+_SCORES = "scores.verify."
+"""Prefix of scores in rules of `curate`."""
 
 Thresholds = Mapping[str, Mapping[str, float]]
 """By scorer, by score, the smallest value of a vote."""
@@ -67,11 +69,11 @@ class Choice:
     gaps: frozenset[str] = frozenset()
     """Scores that some images lack; a missing score is no vote."""
 
-    def format_rule(self, prefix: str = "scores.verify.") -> str:
+    def format_rule(self) -> str:
         """Return the choice as a rule of `curate`."""
         tests = [
             " and ".join(
-                (f"{prefix}{score} is not None and " if score in self.gaps else "") + f"{prefix}{score} >= {value!r}"
+                (f"{_SCORES}{score} is not None and " if score in self.gaps else "") + f"{_SCORES}{score} >= {value!r}"
                 for score, value in scores.items()
             )
             for scores in self.thresholds.values()

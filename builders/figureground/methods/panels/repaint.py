@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from figureground.methods.repaint import Repaint
 
 JOBS, MASKS = "jobs", "masks"
-"""Stages with the images to make, and with the regions to repaint."""
+"""Stages of both methods: the images to make with their sources, and the regions to repaint."""
 GROUPS_SHOWN = 12
 """Maximum number of groups or classes that a panel counts."""
 
@@ -128,15 +128,14 @@ def group_of(method: Repaint, row: int) -> str:
     return f"{name} × {train.attributes[int(train.a[row])]}"
 
 
-def format_counts(counts: Counter[str], most: int = GROUPS_SHOWN) -> str:
+def format_counts(counts: Counter[str]) -> str:
     """Return counts by name as text, largest first: `mug 6, umbrella 2`."""
-    texts = [f"{name} {n:,}" for name, n in counts.most_common(most)]
-    return ", ".join([*texts, *([f"{len(counts) - most} more"] if len(counts) > most else [])]) or "none"
+    texts = [f"{name} {n:,}" for name, n in counts.most_common(GROUPS_SHOWN)]
+    texts += [f"{len(counts) - GROUPS_SHOWN} more"] if len(counts) > GROUPS_SHOWN else []
+    return ", ".join(texts) or "none"
 
 
-def format_shares(
-    part_names: Iterable[str], all_names: Sequence[str], most: int = GROUPS_SHOWN
-) -> list[tuple[str, str]]:
+def format_shares(part_names: Iterable[str], all_names: Sequence[str]) -> list[tuple[str, str]]:
     """Return for each name how many of all there are in a part: `3 of 12 (25.0%)`, most in the part first.
 
     Args:
@@ -147,6 +146,6 @@ def format_shares(
     names = sorted(all_counts, key=lambda name: (-part_counts[name], name))
     facts = [
         (name, f"{part_counts[name]:,} of {all_counts[name]:,} ({part_counts[name] / all_counts[name]:.1%})")
-        for name in names[:most]
+        for name in names[:GROUPS_SHOWN]
     ]
-    return [*facts, *([("others", f"{len(names) - most} more")] if len(names) > most else [])]
+    return [*facts, *([("others", f"{len(names) - GROUPS_SHOWN} more")] if len(names) > GROUPS_SHOWN else [])]
