@@ -8,7 +8,7 @@ from colour_datasets import make_coloured
 
 from figureground.core.errors import FiguregroundError
 from figureground.data.images import DatasetImages
-from figureground.data.objects import hash_to_number, identify_object, identify_scene
+from figureground.data.objects import ObjectNames, hash_to_number, identify_scene, is_matched
 
 KEYS = ("train-0000-00-00001", "train-0000-03-00001")
 
@@ -17,27 +17,45 @@ def pasted(cutout, template=None):
     return {"guide": {"kind": "paste", "cutout": cutout, "template": template}}
 
 
+OWN = ObjectNames({"sha256": "own"})
+MATCHED = {"sha256": "matched", "identity": {"match": "foreground"}}
+
+
 def test_a_cutout_is_one_object_by_its_content_in_every_dataset():
-    assert identify_object(KEYS[0], pasted("bird/1.png@abc"), False) == identify_object(
-        "x", pasted("birds/copy.png@abc"), True
-    )
-    assert identify_object(KEYS[0], pasted("bird/1.png@abc"), False) != identify_object(
-        KEYS[0], pasted("bird/1.png@abd"), False
-    )
+    assert OWN.identify(KEYS[0], pasted("bird/1.png@abc")) == "abc"
+    assert ObjectNames(MATCHED).identify("x", pasted("birds/copy.png@abc")) == "abc"
+    assert OWN.identify(KEYS[0], pasted("bird/1.png@abd")) == "abd"
     assert identify_scene(pasted("a@b", "grass/2.jpg@def")) == "def"
     assert identify_scene(pasted("a@b")) is identify_scene({}) is None
 
 
-def test_a_source_that_was_repainted_several_times_is_one_object():
-    source = {"guide": {"kind": "inpaint", "cutout": "train/001.png", "template": None}}
-    assert identify_object(KEYS[0], source, False) == identify_object("other", source, False) == "train/001.png"
+@pytest.mark.parametrize("source", ["train/001.png", "train/001.png@2x.png"])
+def test_a_source_that_was_repainted_several_times_is_one_object(source):
+    """The name of a source may contain an @, which is no beginning of a hash."""
+    provenance = {"guide": {"kind": "inpaint", "cutout": source, "template": None}}
+    assert OWN.identify(KEYS[0], provenance) == OWN.identify("other", provenance) == source
 
 
 def test_without_a_guide_only_matched_sets_share_an_object_over_backgrounds():
-    one, other = (identify_object(key, {"guide": None}, True) for key in KEYS)
+    one, other = (ObjectNames(MATCHED).identify(key, {"guide": None}) for key in KEYS)
     assert one == other
-    one, other = (identify_object(key, {}, False) for key in KEYS)
-    assert (one, other) == KEYS
+    one, other = (OWN.identify(key, {}) for key in KEYS)
+    assert (one, other) == (f"own/{KEYS[0]}", f"own/{KEYS[1]}")
+
+
+def test_merged_samples_have_the_objects_that_they_had_before():
+    merge = {"sha256": "merge", "builder": "merge", "sources": [MATCHED, {"sha256": "other"}]}
+    copy = {"sha256": "copy", "builder": "curate", "sources": [merge]}
+    assert not is_matched(merge)
+    assert not is_matched(copy)  # curating a merge doesn't bring the old keys back
+    for recipe in (merge, copy):
+        names = ObjectNames(recipe)
+        one, other = ({"merged_from": {"recipe": "matched", "key": key}} for key in KEYS)
+        before = [ObjectNames(MATCHED).identify(key, {}) for key in KEYS]
+        assert [names.identify("train-0000-00-00007", one), names.identify("train-0000-00-00009", other)] == before
+        assert names.identify("train-0000-00-00001", {"merged_from": {"recipe": "other", "key": KEYS[0]}}) != before[0]
+        twice = {"merged_from": {"recipe": "merge", "key": "train-0000-00-00007", **one}}
+        assert names.identify("train-0000-00-00020", twice) == before[0]
 
 
 def test_numbers_of_names_are_the_same_everywhere():

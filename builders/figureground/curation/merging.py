@@ -15,6 +15,7 @@ from figureground.core.files import parse_json
 from figureground.core.names import RULE, find_same_names
 from figureground.curation import copying
 from figureground.curation.scores import read_scores
+from figureground.data.objects import find_content_hash
 from figureground.recipe import document as recipes
 from figureground.recipe import sample as samples
 from figureground.recipe.sample import Reject, Spec
@@ -262,8 +263,7 @@ def _content_hashes(provenance: Mapping[str, Any]) -> Iterator[str]:
     """Yield the content hashes of the cut-out and scene that a sample starts from."""
     guide = provenance.get("guide") or {}
     for part in ("cutout", "template"):
-        _, separator, content = str(guide.get(part) or "").rpartition("@")
-        if separator and content:
+        if content := find_content_hash(guide, part):
             yield content
 
 

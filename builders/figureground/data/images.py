@@ -15,7 +15,7 @@ from figureground.core.errors import FiguregroundError, RecipeError, join_names,
 from figureground.core.files import parse_json
 from figureground.core.names import RULE, describe_same_names, find_same_names
 from figureground.data.label_matching import match_folders, match_labels
-from figureground.data.objects import hash_to_number, identify_object, identify_scene, is_matched
+from figureground.data.objects import ObjectNames, hash_to_number, identify_scene
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.index import INDEX
 from figureground.shards.shard import RECIPE, Shard
@@ -199,15 +199,15 @@ def _read_samples(source: FinishedDataset, shards: Sequence[Shard], column: str)
     scenes: list[int] = []
     features: dict[int, str] = {}
     counts: list[int] = []
-    is_matched_set, dataset_hash = is_matched(source.recipe), source.recipe["sha256"]
+    names = ObjectNames(source.recipe)
     for shard in shards:
         before = len(keys)
         for row in source.rows(shard):
             keys.append(row["key"])
             labels.append((row[column], row["foreground"], row["background"]))
             provenance = _provenance(row, source.directory)
-            name, scene = identify_object(row["key"], provenance, is_matched_set), identify_scene(provenance)
-            objects.append(hash_to_number(name if provenance.get("guide") else f"{dataset_hash}/{name}"))
+            scene = identify_scene(provenance)
+            objects.append(hash_to_number(names.identify(row["key"], provenance)))
             scenes.append(-1 if scene is None else hash_to_number(scene))
             if FEATURE in row:
                 features.setdefault(row[column], row[FEATURE])

@@ -25,10 +25,20 @@ def iterate_identities(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Mapping
 
 
 def is_matched(recipe: Mapping[str, Any]) -> bool:
-    """Whether images of one object on different backgrounds share cut-out, position and noise, as shown by keys."""
-    return recipe.get("builder") != "merge" and all(
+    """Whether images of one object on different backgrounds share cut-out, position and noise, as shown by keys.
+
+    This holds for no dataset with a merge in its history, since merging numbers keys anew.
+    """
+    return all(node.get("builder") != "merge" for node in _iterate_recipes(recipe)) and all(
         identity.get("match") == "foreground" for _, identity in iterate_identities(recipe)
     )
+
+
+def _iterate_recipes(recipe: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield a recipe and those of all datasets that it was made from."""
+    yield recipe
+    for source in recipe.get("sources", ()):
+        yield from _iterate_recipes(source)
 
 
 def without_background(key: str) -> str | None:
@@ -37,30 +47,53 @@ def without_background(key: str) -> str | None:
     return f"{match['before']}-{match['i']}" if match else None
 
 
-def identify_object(key: str, provenance: Mapping[str, Any], is_matched: bool) -> str:
-    """Return a name of the object that an image shows.
+class ObjectNames:
+    """Names the objects that the images of a dataset show.
 
-    With a guide, it is the cut-out or source image, identified by content if its id contains a hash, so that it is
-    the same in all datasets that use it. Without a guide, it is the object of a matched dataset, whose images share
-    their noise; otherwise the image itself.
+    With a guide, it is the cut-out or source image, identified by content if its id contains a hash, so that it is the
+    same in all datasets that use it. Without a guide, it is the object of a matched dataset, whose images share their
+    noise; otherwise the image itself. Samples of a merge have the names that they had before.
 
     Args:
-        key: Key of the sample.
-        provenance: Provenance of the sample, from its JSON.
-        is_matched: Whether images of one object share their noise in this dataset.
+        recipe: Recipe of the dataset.
     """
-    guide = provenance.get("guide") or {}
-    if guide.get("cutout"):
-        return _find_hash(str(guide["cutout"]))
-    return (without_background(key) if is_matched else None) or key
+
+    def __init__(self, recipe: Mapping[str, Any]):
+        self._own_hash = str(recipe.get("sha256"))
+        self._is_matched = {str(node.get("sha256")): is_matched(node) for node in _iterate_recipes(recipe)}
+
+    def identify(self, key: str, provenance: Mapping[str, Any]) -> str:
+        """Return the name of the object that an image shows.
+
+        Args:
+            key: Key of the sample.
+            provenance: Provenance of the sample, from its JSON.
+        """
+        guide = provenance.get("guide") or {}
+        if guide.get("cutout"):
+            return find_content_hash(guide, "cutout") or str(guide["cutout"])
+        dataset = self._own_hash
+        origin = provenance.get("merged_from")
+        while isinstance(origin, Mapping):  # from the last merge back to the first
+            key, dataset, origin = str(origin.get("key")), str(origin.get("recipe")), origin.get("merged_from")
+        shared = without_background(key) if self._is_matched.get(dataset) else None
+        return f"{dataset}/{shared or key}"
 
 
 def identify_scene(provenance: Mapping[str, Any]) -> str | None:
     """Return a name of the scene that guided an image; None without a scene."""
-    template = (provenance.get("guide") or {}).get("template")
-    return _find_hash(str(template)) if template else None
+    guide = provenance.get("guide") or {}
+    template = guide.get("template")
+    return find_content_hash(guide, "template") or str(template) if template else None
 
 
-def _find_hash(id: str) -> str:
-    """Return the hash in `{folder}/{name}@{hash}`; the whole id without a hash."""
-    return id.rpartition("@")[2] or id
+def find_content_hash(guide: Mapping[str, Any], part: str) -> str | None:
+    """Return the hash in the id of a guide's part, `{folder}/{name}@{hash}`; None without one.
+
+    The id of an image that was repainted (`inpaint`) is its key, which may contain an @ of its own.
+
+    Args:
+        part: `cutout` or `template`.
+    """
+    _, separator, content = str(guide.get(part) or "").rpartition("@")
+    return content if separator and content and guide.get("kind") != "inpaint" else None
