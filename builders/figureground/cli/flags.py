@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import types
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
+from figureground.core.type_hints import strip_marks, union_members
 from figureground.core.values import field_types
 from figureground.recipe.settings import describe_fields
 
@@ -28,7 +28,7 @@ def add_flags(
     for field in dataclasses.fields(kind):
         if field.name in omit:
             continue
-        members, flag = _union_members(hints[field.name]), "--" + field.name.replace("_", "-")
+        members, flag = _members(hints[field.name]), "--" + field.name.replace("_", "-")
         text = texts[field.name].replace("`", "")
         if field.name in defaults:
             text = f"{text.removesuffix('.')} ({defaults[field.name]})"
@@ -50,9 +50,7 @@ def read_flags(options: Mapping[str, Any], kind: type) -> dict[str, Any]:
     """Return the fields of a class of settings that the command line gave; `none` becomes None if a field allows it."""
     hints = field_types(kind)
     values = {name: value for name, value in options.items() if name in hints}
-    return {
-        name: None if v == "none" and type(None) in _union_members(hints[name]) else v for name, v in values.items()
-    }
+    return {name: None if v == "none" and type(None) in _members(hints[name]) else v for name, v in values.items()}
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: type) -> None:
@@ -65,13 +63,9 @@ def show_default(value: Any) -> str:
     return "off" if value is False else "on" if value is True else str(value).lower() if value is None else str(value)
 
 
-def _union_members(hint: Any) -> list[Any]:
+def _members(hint: Any) -> list[Any]:
     """Return the types of a union, without their marks."""
-    if get_origin(hint) is Annotated:
-        return _union_members(hint.__origin__)
-    if get_origin(hint) in (Union, types.UnionType):
-        return [member for argument in get_args(hint) for member in _union_members(argument)]
-    return [hint]
+    return [strip_marks(member) for member in union_members(hint)]
 
 
 def _parse_optional(kind: type) -> Any:

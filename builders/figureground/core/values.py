@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import types
 import typing
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args
 
 import yaml
 from typing_extensions import is_typeddict
 
 from figureground.core.documents import Plain, parse_yaml
 from figureground.core.errors import RecipeError
+from figureground.core.type_hints import base_of, strip_marks, union_members
 
 NULLS = ("", "~", "null", "Null", "NULL")
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -56,7 +56,7 @@ def _field_types(cls: Any) -> dict[str, Any]:
 def type_at(kind: Any, keys: typing.Sequence[str]) -> Any:
     """Return the type at `keys` inside a value of type `kind`, or `Any` if it is unspecified."""
     for key in keys:
-        mappings = [mapping for mapping in _union_members(kind) if _base(mapping) is dict]
+        mappings = [mapping for mapping in _members(kind) if base_of(mapping) is dict]
         kind = next((entry for mapping in mappings if (entry := _entry_type(mapping, key)) is not Any), Any)
     return kind
 
@@ -77,11 +77,11 @@ def convert(value: Any, kind: Any, field: str) -> Any:
     Raises:
         RecipeError: The value doesn't fit the type.
     """
-    kinds = _union_members(kind)
+    kinds = _members(kind)
     if isinstance(value, Setting):
         value = _parse_setting(value, kinds, field)
     if isinstance(value, Mapping):
-        mappings = [member for member in kinds if _base(member) is dict]
+        mappings = [member for member in kinds if base_of(member) is dict]
         if not mappings and Any not in kinds:
             raise _make_error("a mapping", kinds, field)
         default = mappings[-1] if mappings else Any
@@ -91,11 +91,11 @@ def convert(value: Any, kind: Any, field: str) -> Any:
             for name, v in value.items()
         }
     if isinstance(value, list):
-        lists = [member for member in kinds if _base(member) is list]
+        lists = [member for member in kinds if base_of(member) is list]
         if not lists and Any not in kinds:
             raise _make_error("a list", kinds, field)
         item_kind = get_args(lists[0])[0] if lists else Any
-        is_list_of_names = str in _union_members(item_kind)
+        is_list_of_names = str in _members(item_kind)
         return [
             _to_utf8_text(item, field)
             if is_list_of_names and isinstance(item, str)
@@ -106,7 +106,7 @@ def convert(value: Any, kind: Any, field: str) -> Any:
 
 
 def _convert_scalar(value: str, kinds: list[Any], field: str) -> Any:
-    bases = {_base(kind) for kind in kinds}
+    bases = {base_of(kind) for kind in kinds}
     takes_text = str in bases or Any in bases
     if isinstance(value, Plain):
         if value in NULLS and type(None) in bases:
@@ -143,7 +143,7 @@ def _parse_number(text: str, bases: set[Any]) -> int | float | None:
 def _parse_setting(text: Setting, kinds: list[Any], field: str) -> Any:
     """Parse a setting as YAML if it is in quotes, or if it looks like a list or mapping and the field accepts one."""
     typed = _to_utf8_text(text, field).strip()
-    bases = {_base(each) for each in kinds}
+    bases = {base_of(each) for each in kinds}
     is_quoted = typed[:1] in ("'", '"') and len(typed) > 1 and typed[0] == typed[-1]
     looks_nested = (
         typed[:1] in ("[", "{") or typed.startswith("- ") or ": " in typed or typed.endswith(":") or "\n" in typed
@@ -169,21 +169,9 @@ def _to_utf8_text(value: str, field: str) -> str:
     return str(value)
 
 
-def _union_members(kind: Any) -> list[Any]:
-    """Return the types of a union, or the single type."""
-    if get_origin(kind) is Annotated and not _find_mark(kind):
-        return _union_members(kind.__origin__)
-    if get_origin(kind) in (Union, types.UnionType):
-        return [member for argument in get_args(kind) for member in _union_members(argument)]
-    return [kind]
-
-
-def _base(kind: Any) -> Any:
-    """Return `dict` for all mappings, `list` for lists and tuples, `str` for literals, else the type itself."""
-    origin = get_origin(kind)
-    if origin is Annotated or is_typeddict(kind):
-        return dict
-    return str if origin is Literal else list if origin is tuple else origin or kind
+def _members(kind: Any) -> list[Any]:
+    """Return the types of a union, or the single type; without marks but for `FieldsOf`."""
+    return [member if _find_mark(member) else strip_marks(member) for member in union_members(kind)]
 
 
 def _fixed_keys(kind: Any) -> typing.Collection[str]:
@@ -209,7 +197,7 @@ def _entry_type(kind: Any, key: str) -> Any:
 
 
 def _name_types(kinds: list[Any]) -> str:
-    names = dict.fromkeys(_TYPE_NAMES[base] for base in map(_base, kinds) if base in _TYPE_NAMES)
+    names = dict.fromkeys(_TYPE_NAMES[base] for base in map(base_of, kinds) if base in _TYPE_NAMES)
     return " or ".join(names)
 
 
@@ -218,7 +206,7 @@ def _quote(text: str) -> str:
 
 
 def _make_error(shown: str, kinds: list[Any], field: str) -> RecipeError:
-    bases = [_base(kind) for kind in kinds if kind is not type(None)]
+    bases = [base_of(kind) for kind in kinds if kind is not type(None)]
     if bases == [list]:
         return RecipeError(field, f"{shown} is not a list; write it in brackets, as in [a, b].")
     if bases == [dict]:

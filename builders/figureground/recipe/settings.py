@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_origin
 
 import annotated_types
 import pydantic
@@ -23,6 +22,7 @@ from typing_extensions import is_typeddict
 
 from figureground.core.errors import RecipeError, suggest, suggest_or_list
 from figureground.core.registry import Registry
+from figureground.core.type_hints import base_of, strip_marks, union_members
 from figureground.core.values import FieldsOf, field_types
 
 MAX_INTEGER = 2**63 - 1
@@ -174,17 +174,17 @@ def execution_names(kind: type) -> list[str]:
 
 def describe_accepted(kind: type, name: str) -> str:
     """Return what a field accepts, for people: `one of jpg, webp, png`, or `a number from 0 to 1, or none`."""
-    members = _union_members(field_types(kind)[name])
+    members = union_members(field_types(kind)[name])
     texts: dict[str, None] = {}
     for member in members:
-        item_choices = _find_choices(_inner_type(member, 0)) if _base(member) is list else ()
+        item_choices = _find_choices(_inner_type(member, 0)) if base_of(member) is list else ()
         if choices := _find_choices(member):
             texts[f"one of {', '.join(map(str, choices))}"] = None
         elif item_choices:
             texts[f"a list of {', '.join(map(str, item_choices))}"] = None
-        elif _base(member) is not type(None):
+        elif base_of(member) is not type(None):
             texts[_describe_type(member)] = None
-    if any(_base(member) is type(None) for member in members):
+    if any(base_of(member) is type(None) for member in members):
         texts["none"] = None
     *first, last = texts
     return f"{', '.join(first)}, or {last}" if first else last
@@ -225,13 +225,9 @@ def _to_recipe_error(error: ValidationError, kind: type) -> Exception:
     if errors[0]["type"] == "missing_argument":
         return RecipeError(name, "it is required.")
     # Each member of a union has its own errors. The deepest error belongs to the member that the user meant.
-    locations = [
-        ([p for p in item["loc"][1:] if not _is_union_member(p)], item["input"])
-        for item in errors
-        if item["loc"][0] == name
-    ]
-    path, value = max(locations, key=lambda location: len(location[0]))
     hint = field_types(kind)[name]
+    locations = [(_drop_members(item["loc"][1:], hint), item["input"]) for item in errors if item["loc"][0] == name]
+    path, value = max(locations, key=lambda location: len(location[0]))
     for part in path:
         name, hint = f"{name}.{part}" if isinstance(part, str) else name, _inner_type(hint, part)
     return _make_error(value, hint, name)
@@ -242,20 +238,42 @@ def _name_field(location: tuple[Any, ...], kind: type) -> tuple[Any, ...]:
     return (field_names(kind)[location[0]], *location[1:]) if location and isinstance(location[0], int) else location
 
 
-def _is_union_member(part: Any) -> bool:
-    """Return whether a part of an error's location names a member of a union, rather than a key or index."""
-    return isinstance(part, str) and (part in _UNION_MEMBERS or "[" in part or part.startswith("literal"))
+_WRAPPERS = ("function-", "nullable[", "union[")
+"""Names that pydantic gives to checks and inner unions begin with these."""
 
 
-_UNION_MEMBERS = (
-    "str", "int", "float", "bool", "constrained-str", "constrained-int", "constrained-float", "Correlation",
-    "FeatureEntry", "FromPhotographs",
-)  # fmt: skip
+def _drop_members(location: Sequence[Any], hint: Any) -> list[Any]:
+    """Return the keys and indices of an error's location, without the names that pydantic gives to unions' members.
+
+    Args:
+        location: Where the error is in a value.
+        hint: Type of the value.
+    """
+    keys = []
+    for part in location:
+        members = [member for member in union_members(hint) if base_of(member) is not type(None)]
+        member = next((member for member in members if len(members) > 1 and _is_named(member, part)), None)
+        if member is not None:
+            hint = member
+        elif len(members) == 1 or not str(part).startswith(_WRAPPERS):
+            keys.append(part)
+            hint = _inner_type(hint, part)
+    return keys
+
+
+def _is_named(member: Any, part: Any) -> bool:
+    """Return whether a part of an error's location is pydantic's name of a union's member."""
+    bare = strip_marks(member)
+    name = "literal" if get_origin(bare) is Literal else getattr(get_origin(bare) or bare, "__name__", "")
+    if not isinstance(part, str):
+        return False
+    named = part.rpartition(", ")[2] if part.startswith("function-") else part
+    return named.partition("[")[0].rstrip("]").removeprefix("constrained-") == name
 
 
 def _make_error(value: Any, hint: Any, name: str) -> RecipeError:
-    members = [member for member in _union_members(hint) if _base(member) is not type(None)]
-    bases = {_base(member) for member in members}
+    members = [member for member in union_members(hint) if base_of(member) is not type(None)]
+    bases = {base_of(member) for member in members}
     choices = [str(choice) for member in members for choice in _find_choices(member)]
     if choices:
         descriptions = [_describe_type(member) for member in members if not _find_choices(member)]
@@ -274,51 +292,31 @@ def _find_choices(hint: Any) -> Sequence[Any]:
     for mark in getattr(hint, "__metadata__", ()):
         if isinstance(mark, OneOf):
             return mark.registry.names()
-    return get_args(_strip_marks(hint)) if get_origin(_strip_marks(hint)) is Literal else ()
-
-
-def _union_members(hint: Any) -> list[Any]:
-    """Return the types of a union, each with the union's ranges."""
-    bare, marks = _strip_marks(hint), getattr(hint, "__metadata__", ())
-    if get_origin(bare) in (Union, types.UnionType):
-        return [
-            Annotated[(each, *marks)] if marks else each for member in get_args(bare) for each in _union_members(member)
-        ]
-    return [hint]
-
-
-def _strip_marks(hint: Any) -> Any:
-    return hint.__origin__ if get_origin(hint) is Annotated else hint
-
-
-def _base(hint: Any) -> Any:
-    bare = _strip_marks(hint)
-    if is_typeddict(bare):
-        return dict
-    origin = get_origin(bare)
-    return str if origin is Literal else list if origin is tuple else origin or bare
+    return get_args(strip_marks(hint)) if get_origin(strip_marks(hint)) is Literal else ()
 
 
 def _inner_type(hint: Any, part: Any) -> Any:
     """Return the type of the value at a key or index."""
-    for member in _union_members(hint):
-        bare, base = _strip_marks(member), _base(member)
+    for member in union_members(hint):
+        bare, base = strip_marks(member), base_of(member)
         if isinstance(part, int) and base is list:
             return get_args(bare)[0]
-        if isinstance(part, str) and base is dict:
-            return field_types(bare).get(part, Any) if is_typeddict(bare) else (*get_args(bare), Any, Any)[1]
+        if isinstance(part, str) and base is dict and not is_typeddict(bare):
+            return (*get_args(bare), Any, Any)[1]
+        if isinstance(part, str) and base is dict and part in field_types(bare):
+            return field_types(bare)[part]
     return Any
 
 
 def _describe_type(hint: Any) -> str:
-    base = _base(hint)
+    base = base_of(hint)
     low, high = _find_range(hint)
     if base in (int, float):
         noun = "a whole number" if base is int else "a number"
         if high is None or high == MAX_INTEGER:
             return f"{noun} of at least {low:g}" if low is not None else noun
         return f"{noun} from {low} to {high}" if base is int else f"{noun} from {low:g} to {high:g}"
-    if base is list and _base(_inner_type(hint, 0)) in (int, float):
+    if base is list and base_of(_inner_type(hint, 0)) in (int, float):
         return f"a list of {_describe_type(_inner_type(hint, 0)).removeprefix('a ').replace('number', 'numbers', 1)}"
     nouns = {bool: "true or false", str: "a text", list: "a list", dict: "a mapping", type(None): "none"}
     return nouns.get(base, str(base))
