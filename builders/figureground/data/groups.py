@@ -152,7 +152,7 @@ class GroupedImages:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names, keys, labels, and the sizes of files or the hashes of shards; independent of paths."""
+        """SHA-256 over names, keys, labels, and the content of files or the hashes of shards; independent of paths."""
         return digest({
             "classes": self.classes, "attributes": self.attributes, "keys": self.keys, "split": self.split.tolist(),
             "y": self.y.tolist(), "a": None if self.a is None else self.a.tolist(),

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError, printable
+from figureground.data.content_hashes import hash_files
 from figureground.sources.images import UnreadableImage, open_stored, read_image
 from figureground.sources.mask import find_bright, mask_path, mask_values, read_mask
 
@@ -39,7 +40,7 @@ class ImageStore(Protocol):
         """Return object numbers of rows, int64 (n,); images with equal numbers show one object, so are dependent."""
 
     def content(self, rows: np.ndarray) -> Any:
-        """Return an identity of the images at the given rows, JSON-able, without reading them."""
+        """Return an identity of the content of images and masks at the given rows, JSON-able."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,10 @@ class FileStore:
         return np.asarray(rows, np.int64)
 
     def content(self, rows: np.ndarray) -> Any:
-        return {"bytes": self.sizes[rows].tolist(), "masks": self.mask_sizes[rows].tolist()}
+        images = [self.root / self.names[row] for row in rows.tolist()]
+        masks = [mask_path(self.root / self.names[row]) for row in rows[self.masked[rows]].tolist()]
+        hashes = hash_files([*images, *masks])
+        return {"images": hashes[: len(images)], "masks": hashes[len(images) :], "masked": self.masked[rows].tolist()}
 
 
 def _read_image(path: Path, max_edge: int | None) -> Image.Image:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, printable
 from figureground.core.hashing import digest
+from figureground.data.content_hashes import hash_files
 from figureground.data.groups import GroupedImages
 from figureground.data.images import DatasetImages, Draw, FolderImages
 from figureground.data.layouts import UNKNOWN, read_groups
@@ -129,8 +130,8 @@ class Photographs:
 
     def content(self) -> dict[str, Any]:
         """Return what identifies the photographs, without paths."""
-        sizes = [path.stat().st_size for path in self.images.paths]
-        return {"photographs": digest({"keys": self.keys, "bytes": sizes, "label": self.foreground.tolist()})}
+        hashes = hash_files(self.images.paths)
+        return {"photographs": digest({"keys": self.keys, "images": hashes, "label": self.foreground.tolist()})}
 
 
 @dataclass(frozen=True)
