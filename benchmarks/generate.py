@@ -41,7 +41,7 @@ from figureground.models.bundled import WEIGHTS
 from figureground.models.opening import make_network, open_part, open_pipeline
 from figureground.models.weights import local_directory
 from figureground.recipe.sample import Spec
-from figureground.running import worker
+from figureground.running import opened_model
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 SINGLE, BATCHED, BUILD = "one call an image", "one call a batch", "a build"
@@ -219,7 +219,7 @@ class Ways:
         builder = self.builder(**changes)
         # The checkpoint is opened in advance, like the plain pipeline (except in other processes). Everything else that
         # `figureground build` does is timed.
-        with patch.object(worker, "open_checkpoint", return_value=opened or self.opened):
+        with patch.object(opened_model, "open_checkpoint", return_value=opened or self.opened):
             builder.build(folder / "built", show_progress=False)
         # A build sets the number of threads for its process, which here is shared with the simple ways.
         torch.set_num_threads(self._threads)

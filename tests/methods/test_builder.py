@@ -24,7 +24,7 @@ from figureground.core.resources import find_resource
 from figureground.methods.forecast import describe
 from figureground.running.directory import claim_directory
 from figureground.running.runner import Place
-from figureground.running.worker import begin
+from figureground.running.settling import begin
 from figureground.shards.empty_splits import NothingLeft
 from figureground.sources.guide import read_square
 

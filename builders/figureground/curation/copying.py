@@ -18,9 +18,9 @@ from figureground.core.numerics import create_once, library_versions
 from figureground.core.progress import Progress
 from figureground.recipe import document as recipes
 from figureground.recipe.sample import Reject
-from figureground.running.directory import register_worker
+from figureground.running.directory import join_work
 from figureground.shards.card_file import BEGIN, CARD, END, GENERATED_KEYS, rewrite
-from figureground.shards.claims import INDEX_LOCK
+from figureground.shards.claims import INDEX_LOCK, WORKING_LOCK
 from figureground.shards.columns import Columns
 from figureground.shards.directory import find_added_files
 from figureground.shards.filling import fill, track_results
@@ -91,7 +91,7 @@ def write_shards(
             publish_rejects=publish_rejects, version=version,
         )  # fmt: skip
 
-    with register_worker(out, recipe):
+    with join_work(out, recipe, WORKING_LOCK, lambda: None):
         fill(out, shards, write, show_progress)
 
 

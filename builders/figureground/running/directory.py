@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from figureground.core.disk import explain_disk_error, find_first_missing
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural
@@ -19,11 +19,13 @@ from figureground.recipe import document as recipes
 from figureground.recipe.formats import FORMATS
 from figureground.running import disk
 from figureground.shards import card_file, journal
-from figureground.shards.claims import WORKING_LOCK, clean_stale
+from figureground.shards.claims import clean_stale
 from figureground.shards.directory import refuse_unsafe_entries
 from figureground.shards.home import home_of
 from figureground.shards.markers import find_missing_shards, formats_of, markers
 from figureground.shards.shard import PRIVATE, RECIPE, Shard
+
+Settled = TypeVar("Settled")
 
 
 @contextmanager
@@ -190,8 +192,18 @@ def has_started(out: Path) -> bool:
 
 
 @contextmanager
-def register_worker(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
-    """Register this process as one that writes shards of this recipe, for the duration of the context.
+def join_work(out: Path, recipe: Mapping[str, Any], name: str, settle: Callable[[], Settled]) -> Iterator[Settled]:
+    """Settle a recipe and more under the stages' lock, then hold a shared lock for the duration of the context.
+
+    The shared lock is taken before the stages' lock is released, so no process sees the time between the two.
+
+    Args:
+        recipe: The recipe as saved, with `sha256`.
+        name: The shared lock: `WORKING_LOCK` for processes that write shards, `PARTS_LOCK` for those that run stages.
+        settle: Called under the stages' lock, after the recipe is settled.
+
+    Yields:
+        What `settle` returned.
 
     Raises:
         FiguregroundError: The directory now holds another recipe.
@@ -199,8 +211,9 @@ def register_worker(out: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
     with ExitStack() as stack:
         with home_of(out).settling():
             settle_recipe(out, recipe)
-            stack.enter_context(lock(out / WORKING_LOCK, wait=True, shared=True))
-        yield
+            settled = settle()
+            stack.enter_context(lock(out / name, wait=True, shared=True))
+        yield settled
 
 
 def _refuse_other_recipe(out: Path, recipe: Mapping[str, Any]) -> None:

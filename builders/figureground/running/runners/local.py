@@ -84,7 +84,7 @@ def run_workers(method: Method, out: Path, parts: Sequence[tuple[list[int], Plac
 
 
 def run_planning_parts(method: Method, out: Path, places: Sequence[Place]) -> None:
-    """Run `worker.make_planning_parts` on this machine: in this process if there is one place, otherwise in one each.
+    """Run `parts.make_planning_parts` on this machine: in this process if there is one place, otherwise in one each.
 
     Raises:
         FiguregroundError: A stage can't be made.
@@ -96,9 +96,9 @@ def run_planning_parts(method: Method, out: Path, places: Sequence[Place]) -> No
         _run_tasks(tasks, lambda: None, lambda: not method.planning_parts(out / STAGES))
         return
     with libraries.pause_garbage_collector():
-        from figureground.running import worker  # needs torch
+        from figureground.running.parts import make_planning_parts  # needs torch
 
-    worker.make_planning_parts(method, out, places[0])
+    make_planning_parts(method, out, places[0])
 
 
 def _run_in_processes(method: Method, out: Path, parts: Sequence[tuple[list[int], Place]], show_progress: bool) -> None:
@@ -245,11 +245,11 @@ def _run_worker(task: _Task, connection: Any) -> None:
         threading.Thread(target=_end_with_parent, name="watch the parent", daemon=True).start()
         try:
             with libraries.pause_garbage_collector():
-                from figureground.running import worker
+                from figureground.running import parts, worker
 
             method = task.job.open()
             if task.shards is None:
-                worker.make_planning_parts(method, task.out, task.place)
+                parts.make_planning_parts(method, task.out, task.place)
             else:
                 worker.work(method, task.out, task.shards, task.place, show_progress=False)
         except BaseException as error:
