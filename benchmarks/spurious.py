@@ -243,8 +243,7 @@ def make_specs(builder: Spurious, name: str, identifier: str, per_scene: int, se
 
 def render(checkpoint: Any, specs: Sequence[Spec], builder: Spurious, steps: int | None = None) -> np.ndarray:
     """Draw Specs like a build, uint8 (n, 3, SIZE, SIZE); rejected images are black."""
-    from figureground.diffusion.render import Renderer, Sampling
-    from figureground.finetune.previews import refuse_guide
+    from figureground.diffusion.render import Renderer, Sampling, refuse_guide
 
     config = builder.config
     sampling = Sampling(world.SIZE, steps or config.num_inference_steps, 1.0, config.guidance_scale, batch_size=20)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from figureground.auditing.auditing import audit
 from figureground.auditing.compositions import compose, fill_smoothly
-from figureground.auditing.regions import Box, cover_object, cut_object, find_box, place_square, shrink_mask
+from figureground.auditing.regions import Box, cover_object, cut_object, place_square, shrink_mask
 
 
 def test_a_hole_is_filled_from_around_it():
@@ -24,25 +24,25 @@ def test_a_hole_is_filled_from_around_it():
 def test_an_object_is_put_where_and_as_large_as_asked():
     image, mask = Image.new("RGB", (40, 40), "red"), np.zeros((40, 40), bool)
     mask[10:20, 10:30] = True
-    page = compose(image, mask, find_box(mask), Image.new("RGB", (80, 80), "blue"), (0.0, 0.5), 0.25)
+    page = compose(image, mask, Box.around(mask), Image.new("RGB", (80, 80), "blue"), (0.0, 0.5), 0.25)
     red = np.asarray(page)[..., 0] > 128
-    assert find_box(red) == Box(0, 18, 10, 23) or find_box(red) == Box(0, 17, 10, 22)
+    assert Box.around(red) == Box(0, 18, 10, 23) or Box.around(red) == Box(0, 17, 10, 22)
 
 
 def test_regions_hide_what_they_should():
     image, mask = Image.new("RGB", (40, 40), "red"), np.zeros((40, 40), bool)
     mask[0:20, 10:30] = True
-    assert find_box(shrink_mask(mask)) == Box(11, 1, 29, 19)
-    covered = place_square(find_box(mask), 24, image.size)
+    assert Box.around(shrink_mask(mask)) == Box(11, 1, 29, 19)
+    covered = place_square(Box.around(mask), 24, image.size)
     assert covered == Box(8, 0, 32, 24)
     seen = np.asarray(cover_object(image, covered))
     assert (seen[mask] == 128).all()
     assert (seen[30:] == (255, 0, 0)).all()
     alone = cut_object(
-        Image.composite(Image.new("RGB", (40, 40), "blue"), image, Image.fromarray(mask)), mask, find_box(mask)
+        Image.composite(Image.new("RGB", (40, 40), "blue"), image, Image.fromarray(mask)), mask, Box.around(mask)
     )
     assert np.asarray(alone)[5:-5, 5:-5].reshape(-1, 3).max(axis=0).tolist() == [0, 0, 255]
-    assert find_box(np.zeros((4, 4), bool)) is None
+    assert Box.around(np.zeros((4, 4), bool)) is None
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 
 from figureground.core import files
 from figureground.core.files import FileError
+from figureground.core.hashing import content_hash
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -146,3 +147,10 @@ def test_a_link_at_the_destination_is_replaced_and_its_target_stays(root: Path) 
 def test_a_directory_at_the_destination_is_named(root: Path) -> None:
     with pytest.raises(FileError, match="folder"):
         files.replace_text(root / "folder", "new")
+
+
+def test_content_hash_depends_on_bytes_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"abc")
+    (tmp_path / "b.txt").write_bytes(b"abc")
+    assert content_hash(tmp_path / "a.jpg") == content_hash(tmp_path / "b.txt")
+    assert content_hash(tmp_path / "a.jpg").startswith("ba7816bf8f01cfea")

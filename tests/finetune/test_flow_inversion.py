@@ -12,6 +12,7 @@ from tiny_tokens import learn, tiny, vectors
 from tiny_transformers import make_transformer
 
 from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.hashing import content_hash
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.denoiser import tokenize
 from figureground.diffusion.render import Renderer, Sampling
@@ -19,7 +20,7 @@ from figureground.finetune.embedding import TokenTraining
 from figureground.finetune.latents import encode
 from figureground.finetune.tokens import load_tokens
 from figureground.recipe.sample import Spec
-from figureground.sources.images import content_hash, read_image
+from figureground.sources.images import read_image
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 KEYS = {"sd3": ["clip_g", "clip_l", "t5"], "sd3-alone": ["clip_g", "clip_l"], "flux": ["clip_l", "t5"]}

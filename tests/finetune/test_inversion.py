@@ -22,13 +22,14 @@ from tiny_tokens import learn, tiny, vectors
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.hashing import content_hash
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.finetune.embedding import InpaintingInputs, TokenTraining
 from figureground.finetune.inversion_settings import Inversion
 from figureground.finetune.latents import encode
 from figureground.finetune.tokens import load_tokens
 from figureground.recipe.settings import execution_names
-from figureground.sources.images import content_hash, read_image
+from figureground.sources.images import read_image
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 

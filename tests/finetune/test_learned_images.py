@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from figureground.core.hashing import content_hash
 from figureground.finetune.images import hide_region, read_images, to_grid
-from figureground.sources.images import content_hash
 
 
 def test_files_of_one_name_are_told_apart(images, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from figureground.core.hashing import content_hash
 from figureground.pocket import world
 from figureground.pocket.templates import draw_templates
 from figureground.sources.guide import (
@@ -21,7 +22,7 @@ from figureground.sources.guide import (
     sample_box,
     split_bank,
 )
-from figureground.sources.images import UnreadableImage, content_hash, pixel_hash, read_image
+from figureground.sources.images import UnreadableImage, pixel_hash, read_image
 
 SHIPPED = Path(__file__).parents[2] / "templates" / "pocket"
 RED, BLUE, GREY = (230, 20, 20), (20, 30, 220), (120, 120, 120)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
+from figureground.core.hashing import content_hash
 from figureground.recipe.sample import IMAGE_FORMATS
 from figureground.sources.images import (
     UnreadableImage,
     UnusedFiles,
     center_square,
-    content_hash,
     encode,
     fit_size,
     image_size,
@@ -396,13 +396,6 @@ def test_encode_keeps_alpha_where_the_format_can_and_refuses_elsewhere() -> None
         encode(image, "jpg")
     with pytest.raises(ValueError, match="'gif' is unknown; it can be jpg, webp, png"):
         encode(quarters(), "gif")
-
-
-def test_content_hash_depends_on_bytes_alone(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"abc")
-    (tmp_path / "b.txt").write_bytes(b"abc")
-    assert content_hash(tmp_path / "a.jpg") == content_hash(tmp_path / "b.txt")
-    assert content_hash(tmp_path / "a.jpg").startswith("ba7816bf8f01cfea")
 
 
 def test_metadata_text_of_a_png_is_dropped(tmp_path: Path) -> None:

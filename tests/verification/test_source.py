@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tiny_datasets import COLUMNS, make_dataset
 
+from figureground.sources.mask import find_box
 from figureground.verification.questions import Question
 from figureground.verification.scorer import Batch, Guided, Options
-from figureground.verification.scorers.source import SourceScorer, find_box, mask_out
+from figureground.verification.scorers.source import SourceScorer, mask_out
 from figureground.verification.verifying import verify
 
 

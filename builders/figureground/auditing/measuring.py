@@ -17,7 +17,6 @@ from figureground.auditing.regions import (
     Box,
     cover_object,
     cut_object,
-    find_box,
     mask_outside,
     place_square,
     shrink_mask,
@@ -66,7 +65,7 @@ def scan_images(samples: Samples, show_progress: bool = True) -> ImageScan:
             signals.check()
             if hashes is not None:
                 hashes.append(similar.hash_image(image))
-            boxes.append(None if mask is None else find_box(mask))
+            boxes.append(None if mask is None else Box.around(mask))
             sizes.append(image.size)
             bar.update()
     return ImageScan(hashes, boxes, sizes)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from figureground.auditing.summary import list_notes
+from figureground.core.data_urls import encode_thumbnail, is_small
 from figureground.core.pages import render_page
 from figureground.evaluation.summary import format_percent, format_share
 
@@ -22,7 +19,6 @@ MAX_ROWS = 40
 """Maximum number of rows of a table."""
 THUMBNAIL = 160
 """Maximum edge of an image in pixels."""
-_SMALL = 96
 
 
 def write_page(audit: Audit) -> str:
@@ -51,18 +47,9 @@ def _draw_thumbnails(audit: Audit, keys: Iterable[str]) -> dict[str, dict[str, A
     for row, image, _ in samples.decode([row_of[key] for key in keys if key in row_of]):
         thumbnails[samples.keys[row]] = {
             "key": samples.keys[row],
-            "url": _encode_data_url(image),
-            "small": max(image.size) < _SMALL,
+            "url": encode_thumbnail(image, THUMBNAIL),
+            "small": is_small(image),
             "shows": f"{samples.foregrounds[samples.foreground[row]]} on "
             f"{samples.backgrounds[samples.background[row]]}",
         }
     return thumbnails
-
-
-def _encode_data_url(image: Image.Image) -> str:
-    small = max(image.size) < _SMALL
-    image = image.copy()
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=85, method=4, lossless=small)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
+from figureground.sources.mask import find_box
+
 GREY = (128, 128, 128)
 """Colour of what is cut away."""
 EDGE = 0.03
@@ -35,13 +37,11 @@ class Box(NamedTuple):
         """Longer side."""
         return max(self.right - self.left, self.bottom - self.top)
 
-
-def find_box(mask: np.ndarray) -> Box | None:
-    """Return the bounding box of a mask, bool (h, w); None if it is empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return None
-    return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    @classmethod
+    def around(cls, mask: np.ndarray) -> Box | None:
+        """Return the bounding box of a mask, bool (h, w); None if it is empty."""
+        box = find_box(mask)
+        return None if box is None else cls(*box)
 
 
 def rim_width(size: tuple[int, int]) -> int:

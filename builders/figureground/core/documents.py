@@ -11,6 +11,7 @@ import yaml
 
 from figureground.core.errors import UsageError
 from figureground.core.files import read_at_most
+from figureground.core.names import is_text
 
 MAX_YAML_BYTES = 2**20
 MAX_JSON_BYTES = 2**26
@@ -113,7 +114,7 @@ class _Builder:
         if isinstance(node, yaml.ScalarNode):
             if node.tag not in (_TEXT, _PLAIN, _MERGE, *_TYPED_TAGS):
                 raise _make_error(node, f"the tag {node.tag!r} is not supported")
-            if not _is_text(node.value):
+            if not is_text(node.value):
                 raise _make_error(node, NOT_TEXT)
             return str(node.value) if node.tag == _TEXT else Plain(node.value)
         if isinstance(node, yaml.SequenceNode):
@@ -135,7 +136,7 @@ class _Builder:
                     merged = {**self.build(source, depth + 1), **merged}
                 continue
             name = str(key.value)
-            if not _is_text(name):
+            if not is_text(name):
                 raise _make_error(key, NOT_TEXT)
             if name in own:
                 raise _make_error(key, f"{name!r} is given twice")
@@ -164,7 +165,7 @@ def _build_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in pairs:
         if name in fields:
             raise ValueError(f"{name!r} is given twice")
-        if not _is_text(name):
+        if not is_text(name):
             raise ValueError(NOT_TEXT)
         fields[name] = value
     return fields
@@ -177,11 +178,6 @@ def _to_plain(value: Any, depth: int) -> Any:
         return {name: _to_plain(item, depth + 1) for name, item in value.items()}
     if isinstance(value, list):
         return [_to_plain(item, depth + 1) for item in value]
-    if isinstance(value, str) and not _is_text(value):
+    if isinstance(value, str) and not is_text(value):
         raise ValueError(NOT_TEXT)
     return value if isinstance(value, str) else Plain(json.dumps(value))
-
-
-def _is_text(value: str) -> bool:
-    """Whether a text has no lone surrogate, which can't be stored in a file."""
-    return not any("\ud800" <= character <= "\udfff" for character in value)

@@ -32,6 +32,18 @@ def name_key(name: str) -> str:
     return " ".join(visible.replace("_", " ").split())
 
 
+def is_text(name: str) -> bool:
+    """Whether a name or another text has no lone surrogate. With one it can't be stored in a file.
+
+    Names of files may have them: file systems allow arbitrary bytes.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def find_same_names(names: Iterable[str]) -> list[tuple[str, str]]:
     """Return pairs of different spellings that are the same name by `name_key`, in order of the first spelling."""
     first: dict[str, str] = {}

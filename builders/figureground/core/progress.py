@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from typing import Any
@@ -21,6 +22,11 @@ def should_report(seconds: float) -> bool:
     """
     disabled = os.environ.get("TQDM_DISABLE", "").lower() in ("1", "true", "yes")
     return not disabled and (sys.stderr.isatty() or seconds > SECONDS_BETWEEN_LINES)
+
+
+def is_main_process() -> bool:
+    """Whether this process was started by the user: several workers' bars would overwrite each other."""
+    return multiprocessing.parent_process() is None
 
 
 class Progress(tqdm):

@@ -29,10 +29,10 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import create_bytes
+from figureground.core.hashing import content_hash
 from figureground.core.tables import TextTable, UnreadableText
 from figureground.shards.directory import find_score_files
 from figureground.shards.shard import SCORES
-from figureground.sources.images import content_hash
 
 KEY = "key"
 _PADDED = re.compile(r"-?0\d+$")

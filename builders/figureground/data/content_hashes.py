@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from figureground.core.errors import FiguregroundError
+from figureground.core.hashing import content_hash
 from figureground.core.progress import Progress
-from figureground.sources.images import content_hash
 from figureground.stores.scratch import cache_directory
 
 FILE = "image-hashes.sqlite"

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from figureground.core.errors import FiguregroundError, plural
+from figureground.core.hashing import content_hash
 from figureground.core.names import RULE, describe_same_names, find_same_names
 from figureground.data.data_source import DataSource
 from figureground.data.groups import GroupedImages
@@ -19,7 +20,6 @@ from figureground.data.summary import describe_empty_groups
 from figureground.data.tables import Labels
 from figureground.recipe.sample import derive_seed
 from figureground.recipe.table import largest_remainder
-from figureground.sources.images import content_hash
 
 MAX_COMPARED = 8
 """Maximum pairs of files compared by content when two splits look the same."""

@@ -328,6 +328,11 @@ def find_checkpoint_start(checkpoint: Checkpoint, sampling: Sampling) -> Start:
     )  # fmt: skip
 
 
+def refuse_guide(spec: Spec) -> tuple[Image.Image, None]:
+    """Raise, because images drawn from text alone have no guide."""
+    raise AssertionError(f"{spec.key} has no guide")
+
+
 def move_to_cpu(checkpoint: Checkpoint) -> None:
     """Move a checkpoint's networks to the CPU, to leave the device's memory to a training."""
     for part in () if checkpoint.offloads_to else checkpoint.text_to_image.components.values():

@@ -14,7 +14,8 @@ from figureground.core.files import FileError, read_object, replace_text
 from figureground.core.owned import refuse_foreign_files
 from figureground.disentangling.correlation import PARTS
 from figureground.disentangling.probes import KINDS
-from figureground.disentangling.reporting import CROSSINGS, NAMES, OWN, REPORT, TESTS, percent_number
+from figureground.disentangling.reporting import CROSSINGS, NAMES, OWN, REPORT, TESTS
+from figureground.learn.training_results import format_mean_and_std, percent_number
 
 SUFFIXES = (".json", ".md", ".png")
 """Files that a comparison writes, beside each other."""
@@ -160,7 +161,7 @@ def to_markdown(runs: Sequence[Run]) -> str:
     header = ["run", "seeds", *(f"{name}, {NAMES[kind]}" for name in CROSSINGS for kind in KINDS)]
     rows = [
         [run.title, str(len(run.report["seeds"])),
-         *(percent_number(run.report["over_seeds"]["probes"][name]["accuracy"][kind])
+         *(format_mean_and_std(run.report["over_seeds"]["probes"][name]["accuracy"][kind])
            for name in CROSSINGS for kind in KINDS)]
         for run in runs
     ]  # fmt: skip
@@ -180,7 +181,7 @@ def to_markdown(runs: Sequence[Run]) -> str:
         for run in with_task:
             parts = run.report["over_seeds"]["task"]["parts"]
             cells = [
-                percent_number(value)
+                format_mean_and_std(value)
                 for part in PARTS
                 for value in (*(parts[part][test]["accuracy"] for test in TESTS),
                               parts[part]["anti_correlated"]["worst_group"])

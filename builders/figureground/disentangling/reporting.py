@@ -16,6 +16,7 @@ from figureground.core.text_width import align_columns
 from figureground.disentangling.correlation import PARTS
 from figureground.disentangling.cross_probes import SIDES
 from figureground.disentangling.probes import KINDS
+from figureground.learn.training_results import format_mean_and_std, percent_number
 
 REPORT, TABLE, PNG = "report.json", "report.txt", "report.png"
 
@@ -66,14 +67,6 @@ def summarise(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) ->
     }  # fmt: skip
 
 
-def percent_number(value: Mapping[str, float | None] | float) -> str:
-    """Format a share, or the output of `mean_and_std`, in % without the sign."""
-    if not isinstance(value, Mapping):
-        return f"{100 * value:.1f}"
-    mean, std = value["mean"] or 0.0, value["std"]
-    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
-
-
 def tabulate(report: Mapping[str, Any]) -> str:
     """Return the report as text: accuracies in %, mean ± standard deviation over seeds."""
     means, seeds = report["over_seeds"], report["seeds"]
@@ -93,8 +86,8 @@ def tabulate(report: Mapping[str, Any]) -> str:
     for name in CROSSINGS:
         probe = probes[name]
         rows.append([
-            name, *(percent_number(probe["accuracy"][kind]) for kind in KINDS), percent_number(probe["chance"]),
-            percent_number(probe["majority"]), percent_number(probe["on_fitted"]),
+            name, *(format_mean_and_std(probe["accuracy"][kind]) for kind in KINDS), percent_number(probe["chance"]),
+            percent_number(probe["majority"]), format_mean_and_std(probe["on_fitted"]),
         ])  # fmt: skip
     blocks = ["\n".join(head), "\n".join(align_columns(rows)), format_task(means["task"])]
     blocks += ["\n".join(f"note: {note}" for note in report["notes"])] if report["notes"] else []
@@ -112,9 +105,9 @@ def format_task(task: Mapping[str, Any] | None) -> str:
         correlated, anti_correlated = (tests[test] for test in TESTS)
         rows.append([
             f"head on {part}" + (" features" if part == "all" else ""),
-            percent_number(correlated["accuracy"]), percent_number(correlated["worst_group"]),
-            percent_number(anti_correlated["accuracy"]), percent_number(anti_correlated["worst_group"]),
-            percent_number(anti_correlated["worst_class"]),
+            format_mean_and_std(correlated["accuracy"]), format_mean_and_std(correlated["worst_group"]),
+            format_mean_and_std(anti_correlated["accuracy"]), format_mean_and_std(anti_correlated["worst_group"]),
+            format_mean_and_std(anti_correlated["worst_class"]),
         ])  # fmt: skip
     images = task["images"]
     counts = (

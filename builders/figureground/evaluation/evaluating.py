@@ -14,6 +14,7 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, UsageError, join_names
 from figureground.core.files import replace_bytes
+from figureground.core.hashing import content_hash
 from figureground.core.intervals import LEVEL, METHOD
 from figureground.core.local_paths import strip_local_paths
 from figureground.core.locks import lock
@@ -39,7 +40,6 @@ from figureground.recipe.severity import FILE as AXES
 from figureground.shards.claims import STAGES_LOCK, remove_locks
 from figureground.shards.index import rewrite_croissant
 from figureground.shards.shard import SCORES
-from figureground.sources.images import content_hash
 
 if TYPE_CHECKING:
     from figureground.evaluation.predict import Predictions

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from figureground.core.data_urls import encode_thumbnail, is_small
 from figureground.core.pages import render_page
 from figureground.evaluation.accuracy import JsonDict
 from figureground.evaluation.plots import plot_robustness
@@ -27,7 +26,6 @@ MAX_CLASSES = 40
 """Maximum number of classes whose images are shown, and of rows in a table of cells."""
 THUMBNAIL = 192
 """Maximum edge of an image in pixels; displayed at half size."""
-_SMALL = 96
 
 
 def write_page(evaluation: Evaluation) -> str:
@@ -172,8 +170,8 @@ def _describe_image(evaluation: Evaluation, mean: Predictions, row: int, image: 
     label, count = votes.most_common(1)[0]
     columns = images.source.columns
     return {
-        "url": encode_data_url(image),
-        "small": max(image.size) < _SMALL,
+        "url": encode_thumbnail(image, THUMBNAIL),
+        "small": is_small(image),
         "p": float(mean.p[row]),
         "right": float(mean.correct[row]) > 0.5,
         "said": label if count == len(answers) else f"{label} ({count} of {len(answers)})",
@@ -185,12 +183,3 @@ def _describe_image(evaluation: Evaluation, mean: Predictions, row: int, image: 
 def _first_synonym(label: str) -> str:
     """Return the first of ImageNet's synonyms."""
     return label.split(",")[0].strip()
-
-
-def encode_data_url(image: Image.Image) -> str:
-    """Return an image as a data URL, WebP, at most `THUMBNAIL` wide and high; the image is shrunk in place."""
-    small = max(image.size) < _SMALL
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=85, method=4, lossless=small)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

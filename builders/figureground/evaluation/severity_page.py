@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from figureground.core.data_urls import encode_thumbnail, is_small
 from figureground.core.errors import join_names
 from figureground.core.pages import render_page
 from figureground.core.text_width import pad, text_width
-from figureground.evaluation.page import encode_data_url
+from figureground.evaluation.page import THUMBNAIL
 from figureground.evaluation.plots import plot_severity
 from figureground.evaluation.summary import format_percent, format_share
 from figureground.recipe.severity import Axis
@@ -98,7 +99,7 @@ def _choose_strips(evaluation: SeverityEvaluation, axis: Axis) -> list[list[dict
         columns.append(
             {
                 key: {
-                    "url": encode_data_url(picture), "small": max(picture.size) < 96, "key": key,
+                    "url": encode_thumbnail(picture, THUMBNAIL), "small": is_small(picture), "key": key,
                     "right": sum(bool(own[folder].correct[row_of[key]]) for own in predictions),
                 }
                 for key, picture in pictures.items()

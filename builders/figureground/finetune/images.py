@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, printable
+from figureground.core.hashing import content_hash
 from figureground.diffusion.composite import widen_to_latents
 from figureground.finetune.training_images import format_notes
 from figureground.sources.companions import describe_shared
@@ -20,7 +21,6 @@ from figureground.sources.images import (
     UnreadableImage,
     UnusedFiles,
     center_square,
-    content_hash,
     list_images,
     list_non_files,
     read_distinct,

@@ -10,6 +10,7 @@ from typing import Any
 from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.files import read_json, replace_text
+from figureground.core.hashing import content_hash
 from figureground.diffusion.checkpoint import download
 from figureground.finetune import priors
 from figureground.finetune.preflight import INPUTS
@@ -18,7 +19,6 @@ from figureground.finetune.training_images import TrainingImages
 from figureground.models.concept_files import read_concept
 from figureground.models.weights import check_files, fingerprint, local_directory, read_family
 from figureground.recipe.document import FORMAT
-from figureground.sources.images import content_hash
 
 PLACES = ("checkpoint", "feature_model", "tiny_autoencoder")
 """Settings that may name a file or a directory."""

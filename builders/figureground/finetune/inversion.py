@@ -22,6 +22,7 @@ from figureground.core.accelerator import choose_device, processor_name
 from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.files import read_json, replace_text
+from figureground.core.hashing import content_hash
 from figureground.core.numerics import library_versions
 from figureground.core.terminal import print_note
 from figureground.diffusion.checkpoint import Checkpoint
@@ -37,7 +38,6 @@ from figureground.finetune.training_images import format_notes
 from figureground.models.weights import check_size, fingerprint, local_directory
 from figureground.recipe import document as recipes
 from figureground.recipe.settings import execution_names
-from figureground.sources.images import content_hash
 from figureground.tracking.reporting import tracked
 from figureground.tracking.tracker import check_tracker
 from figureground.training.curves import PNG

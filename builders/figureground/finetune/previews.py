@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from figureground.diffusion.checkpoint import Checkpoint
-from figureground.diffusion.render import Renderer, Sampling
+from figureground.diffusion.render import Renderer, Sampling, refuse_guide
 from figureground.recipe.sample import Sample, Spec, derive_seed
 
 PREVIEWS = "previews"
@@ -42,8 +42,3 @@ def draw_preview(
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def refuse_guide(spec: Spec) -> tuple[Image.Image, None]:
-    """Raise, because images drawn from text alone have no guide."""
-    raise AssertionError(f"{spec.key} has no guide")

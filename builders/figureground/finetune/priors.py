@@ -15,13 +15,19 @@ from PIL import Image
 from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, join_names, printable
 from figureground.core.files import read_json, replace_bytes, replace_text
+from figureground.core.hashing import content_hash
 from figureground.core.locks import lock, remove_held
 from figureground.core.progress import Progress
 from figureground.diffusion.checkpoint import Checkpoint
-from figureground.diffusion.render import Renderer, Sampling, find_batch_size
-from figureground.finetune.previews import refuse_guide
+from figureground.diffusion.render import Renderer, Sampling, find_batch_size, refuse_guide
 from figureground.recipe.sample import Sample, Spec, derive_seed
-from figureground.sources.images import UnreadableImage, center_square, content_hash, encode, list_images, read_image
+from figureground.sources.images import (
+    UnreadableImage,
+    center_square,
+    encode,
+    list_images,
+    read_image,
+)
 
 RECIPE = "prior.json"
 """File that records how a folder's images were drawn. A folder without it holds a user's own images."""

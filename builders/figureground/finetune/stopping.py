@@ -22,8 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from figureground.diffusion.checkpoint import Checkpoint
-from figureground.diffusion.render import Renderer, Sampling
-from figureground.finetune.previews import refuse_guide
+from figureground.diffusion.render import Renderer, Sampling, refuse_guide
 from figureground.finetune.similarity import compute_image_direction, read_features
 from figureground.finetune.training import Training
 from figureground.recipe.sample import Sample, Spec, derive_seed

@@ -13,6 +13,7 @@ from typing import Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.files import open_regular, read_object
+from figureground.core.hashing import content_hash
 from figureground.core.local_paths import strip_local_paths
 from figureground.methods.registry import METHODS
 from figureground.recipe import document as recipes
@@ -34,8 +35,6 @@ DESCRIPTIONS = (RECIPE, INDEX, NUMERICS, card.ATTRIBUTION, LABELS)
 """Published files below `_figureground`, besides markers and scores. `stages` isn't published: a build needs its
 contents, such as fine-tuned weights, only while it runs, and the recipe's hashes identify them."""
 
-_BLOCK = 2**20
-
 
 @dataclass(frozen=True)
 class Item:
@@ -53,24 +52,18 @@ class Item:
 
     @cached_property
     def sha256(self) -> str:
-        return self.known_sha256 or _hash_file(self.file, hashlib.sha256())
+        return self.known_sha256 or content_hash(self.file)
 
     @cached_property
     def blob(self) -> str:
         """Git blob id."""
-        return _hash_file(self.file, hashlib.sha1(b"blob %d\0" % self.size))
+        with open_regular(self.file) as file:
+            return hashlib.file_digest(file, lambda: hashlib.sha1(b"blob %d\0" % self.size)).hexdigest()
 
     @property
     def upload_rank(self) -> int:
         """Rank in the upload order: the recipe first, since it identifies the repository; the card last."""
         return {RECIPE: 0, INDEX: 2, croissant.CROISSANT: 2, CARD: 3}.get(self.path, 1)
-
-
-def _hash_file(file: Path, digest: Any) -> str:
-    with open_regular(file) as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def select_files(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[Item]:

@@ -19,7 +19,7 @@ from figureground.core import disk, signals
 from figureground.core.devices import check_device
 from figureground.core.errors import UsageError
 from figureground.core.files import replace_bytes
-from figureground.core.hashing import digest
+from figureground.core.hashing import content_hash, digest
 from figureground.core.owned import encode_png, is_ours, refuse_foreign_files, refuse_occupied, refuse_within
 from figureground.core.progress import Progress
 from figureground.materials.cutting import cut, read_photograph
@@ -34,7 +34,7 @@ from figureground.materials.settings import IDENTITY, Cutting
 from figureground.materials.sheet import draw_sheet, draw_thumbnail, encode_thumbnail, thumbnail_path
 from figureground.models.needs import refuse_absent_segmenter
 from figureground.models.segmenter_files import find_kind, format_public_name, identify_models
-from figureground.sources.images import UnreadableImage, content_hash
+from figureground.sources.images import UnreadableImage
 from figureground.sources.mask import find_mask
 from figureground.training.work_directory import Work, hold
 

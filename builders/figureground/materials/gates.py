@@ -15,6 +15,7 @@ from figureground.core.errors import RecipeError
 from figureground.materials.matting import box_mean
 from figureground.recipe.settings import Share, settings
 from figureground.sources.images import fit_size
+from figureground.sources.mask import find_box
 
 EDGE = 256
 """Longer edge of the reduced map, pixels."""
@@ -204,10 +205,11 @@ def _find_outline(mask: np.ndarray) -> np.ndarray:
 
 def _measure_raggedness(alpha: np.ndarray) -> float:
     """Return the area that changes when an object's outline is smoothed, as a share of its area."""
-    rows, columns = np.flatnonzero((alpha > 0.5).any(1)), np.flatnonzero((alpha > 0.5).any(0))
-    if not len(rows):
+    box = find_box(alpha > 0.5)
+    if box is None:
         return 0.0
-    mask = _reduce(alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], OBJECT) > 0.5
+    left, top, right, bottom = box
+    mask = _reduce(alpha[top:bottom, left:right], OBJECT) > 0.5
     padded = np.pad(mask, 2 * SMOOTHING)
     smoothed = box_mean(padded.astype(np.float32), SMOOTHING) > 0.5
     return float((padded ^ smoothed).sum() / max(mask.sum(), 1))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from figureground.core.errors import FiguregroundError, UsageError, printable, suggest_or_list
-from figureground.core.names import RULE, describe_same_names, find_same_names
+from figureground.core.names import RULE, describe_same_names, find_same_names, is_text
 from figureground.core.tables import TextTable
 from figureground.sources.companions import describe_shared
 from figureground.sources.images import MASK_SUFFIX, list_folders, list_images, list_non_files
@@ -60,13 +60,13 @@ def list_photographs(
     for folder in class_folders:
         if folders is not None and folder.name not in folders:
             continue
-        paths = [path for path in list_images(folder) if _is_text(path.name)]
+        paths = [path for path in list_images(folder) if is_text(path.name)]
         entries += [Entry(path, folder.name, cutout) for path, cutout in zip(paths, _name_cutouts(paths), strict=True)]
         non_files += [(f"{folder.name}/{path.name}", reason) for path, reason in list_non_files(folder)]
         non_files += [
             (f"{folder.name}/{printable(path.name)}", "its name is not UTF-8: rename it")
             for path in list_images(folder)
-            if not _is_text(path.name)
+            if not is_text(path.name)
         ]
     if problem := describe_shared((entry.path for entry in entries), MASK_SUFFIX, "mask"):
         raise FiguregroundError(f"{directory}: {problem}")
@@ -83,15 +83,6 @@ def _name_cutouts(paths: Sequence[Path]) -> list[str]:
     stems = Counter(path.stem.casefold() for path in paths)
     plain = [stems[p.stem.casefold()] == 1 and not f"{p.stem}.png".lower().endswith(MASK_SUFFIX) for p in paths]
     return [f"{path.stem if is_plain else path.name}.png" for path, is_plain in zip(paths, plain, strict=True)]
-
-
-def _is_text(name: str) -> bool:
-    """Whether a name is valid text: file systems allow arbitrary bytes."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def to_phrase(folder: str) -> str:

@@ -253,7 +253,7 @@ class _Drawer:
     def _open_renderer(self) -> Renderer:
         from figureground.core.accelerator import choose_device
         from figureground.diffusion.checkpoint import open_checkpoint
-        from figureground.diffusion.render import Renderer, Sampling
+        from figureground.diffusion.render import Renderer, Sampling, refuse_guide
 
         settings = self._settings
         checkpoint = open_checkpoint(
@@ -267,7 +267,7 @@ class _Drawer:
             settings.size, settings.num_inference_steps, 1.0, settings.guidance_scale, negative,
             batch_size=settings.batch_size,
         )  # fmt: skip
-        self._renderer = Renderer(checkpoint, sampling, _no_guide, signals.check, any_kept=True)
+        self._renderer = Renderer(checkpoint, sampling, refuse_guide, signals.check, any_kept=True)
         return self._renderer
 
 
@@ -291,10 +291,6 @@ def fit_negative_prompt(checkpoint: Checkpoint, nouns: Sequence[str], guidance_s
             f"The negative prompt names {len(fitting):,} of {len(nouns):,} classes, as many as the checkpoint reads."
         )
     return ", ".join(fitting)
-
-
-def _no_guide(spec: Spec) -> Any:
-    raise AssertionError(f"{spec.key} has no guide")
 
 
 # What is there already

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.core.names import slug
+from figureground.core.progress import is_main_process
 from figureground.core.terminal import print_note
 from figureground.finetune.concept_store import ConceptStore
 from figureground.finetune.settings import Finetuning
@@ -151,7 +151,7 @@ class Concepts:
                 finetune(
                     references, feature.noun, feature.name, folder, settings, prior=self._prior_folder(inputs),
                     components=inputs.components, device=str(self.device),
-                    show_progress=self.show_progress and multiprocessing.parent_process() is None,
+                    show_progress=self.show_progress and is_main_process(),
                 )  # fmt: skip
         concept = read_concept(folder)
         network = concept.facts["feature_model"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, plural
-from figureground.core.hashing import digest
+from figureground.core.hashing import content_hash, digest
 from figureground.materials.cutouts import cutouts, cutting_identity
 from figureground.materials.decisions import count_reasons
 from figureground.materials.journal import UNREADABLE
@@ -21,7 +21,6 @@ from figureground.models.segmenter_files import find_kind, format_public_name
 from figureground.recipe.classes import ClassEntry
 from figureground.shards.stages import read_marker
 from figureground.sources.guide import match_folders
-from figureground.sources.images import content_hash
 from figureground.sources.mask import find_mask
 
 CUTOUTS = "cutouts"

@@ -29,7 +29,7 @@ from figureground.methods.panels.panel import Panel
 from figureground.models.needs import Need, missing_segmenter, refuse_absent_segmenter
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import ClassEntry, add_definitions, find_list, read_nouns
-from figureground.recipe.plan import Plan, pick
+from figureground.recipe.plan import Plan, no_guide, pick
 from figureground.recipe.prompts import fill, read_templates, shorten
 from figureground.recipe.sample import Guide, Spec, derive_seed
 from figureground.recipe.table import find_planned_gaps, read_table
@@ -70,10 +70,6 @@ def _find_folder(root: Path, folders: Lookup, names: Sequence[str]) -> str | Non
             f"photographs: {names[0]!r} has more than one folder: {paths}. {RULE}: keep one folder."
         )
     return matches[0] if matches else None
-
-
-def _no_guide(split: str, f: int, b: int, i: int) -> None:
-    """Return None: text-to-image starts from noise alone."""
 
 
 class D3S(Method):
@@ -385,7 +381,7 @@ class D3S(Method):
         choose_guide = {
             "paste": self._choose_paste_guide,
             "photograph": self._choose_photograph_guide,
-            "none": _no_guide,
+            "none": no_guide,
         }[config.guide]
         return Plan(
             self.counts, names, grounds, config.seed, config.shard_size, config.limit, choose_guide, self._make_prompt,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
@@ -25,6 +24,7 @@ from figureground.core import signals
 from figureground.core.errors import FiguregroundError, RecipeError, plural
 from figureground.core.files import replace_text
 from figureground.core.names import unique_slugs
+from figureground.core.progress import is_main_process
 from figureground.core.text import code, markdown
 from figureground.core.values import FieldsOf
 from figureground.finetune.inversion_settings import Inversion, settings_for
@@ -408,7 +408,7 @@ class DDB(Repaint):
         try:
             invert(
                 files, self.noun(label), self.word(label), folder / "learned", self.inversion, masks=regions,
-                device=str(device), show_progress=self.show_progress and multiprocessing.parent_process() is None,
+                device=str(device), show_progress=self.show_progress and is_main_process(),
             )  # fmt: skip
         except FiguregroundError as error:
             error.args = (f"a word for {self.data.classes[label]!r}: {error}",)

@@ -31,7 +31,7 @@ from figureground.methods.repaint_settings import TRAIN, RepaintConfig
 from figureground.models.hub_access import find_access_problem
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent, refuse_onnx
 from figureground.models.weights import fingerprint_classifier, local_directory, read_family
-from figureground.recipe.plan import Plan
+from figureground.recipe.plan import Plan, no_guide
 from figureground.recipe.prompts import fill_noun, refuse_long
 from figureground.recipe.sample import Guide, Spec
 from figureground.recipe.table import Counts
@@ -202,7 +202,7 @@ class Repaint(Method):
             table = self.estimate_counts()[:, None]
             return Plan(
                 {TRAIN: table}, self.data.classes, [UNKNOWN], config.seed, config.shard_size, config.limit,
-                lambda split, f, b, i: None, lambda split, f, b, i: self.prompt_of(f),
+                no_guide, lambda split, f, b, i: self.prompt_of(f),
             )  # fmt: skip
         grounds = list(self.backgrounds())
         table = np.zeros((len(self.data.classes), len(grounds)), np.int64)

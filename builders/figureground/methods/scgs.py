@@ -7,7 +7,6 @@ that region, or everything else, and keeps the class.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from figureground.core import signals
 from figureground.core.errors import RecipeError, join_names, plural
 from figureground.core.names import unique_slugs
+from figureground.core.progress import is_main_process
 from figureground.core.text import code, markdown
 from figureground.methods import citations
 from figureground.methods.panels import scgs as scgs_panels
@@ -234,7 +234,7 @@ class SCGS(Repaint):
         self.print_progress(f"errors of {self.data.name}: fold {number + 1} of {config.folds}")
         fit_fold(
             self.unlabelled, config.training_settings(), config.folds, config.seed, stages / name, number,
-            device=str(device), show_progress=self.show_progress and multiprocessing.parent_process() is None,
+            device=str(device), show_progress=self.show_progress and is_main_process(),
         )  # fmt: skip
         with home_of(find_dataset(stages)).settling():
             self.stage(stages, name, lambda folder: {})

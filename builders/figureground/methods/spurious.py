@@ -27,7 +27,7 @@ from figureground.core.errors import (
     suggest_or_list,
 )
 from figureground.core.files import read_json
-from figureground.core.hashing import digest
+from figureground.core.hashing import content_hash, digest
 from figureground.core.local_paths import strip_local_paths
 from figureground.core.names import RULE, Lookup, slug
 from figureground.core.resources import find_resource
@@ -47,14 +47,13 @@ from figureground.models.footprint import estimate_footprint
 from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent, refuse_onnx
 from figureground.recipe.classes import ClassEntry, read_nouns
 from figureground.recipe.features import Feature, find_labels, read_features
-from figureground.recipe.plan import Plan
+from figureground.recipe.plan import Plan, no_guide
 from figureground.recipe.prompts import fill_noun, refuse_long
 from figureground.recipe.sample import Spec, derive_seed
 from figureground.recipe.table import Counts
 from figureground.shards.markers import find_missing_shards
 from figureground.shards.shard import STAGES, as_shard
 from figureground.shards.stages import find_dataset
-from figureground.sources.images import content_hash
 from figureground.sources.provenance import Credit, Source, read_license, read_source
 from figureground.sources.references import References, draw_references, read_references
 
@@ -76,10 +75,6 @@ COMPONENTS = "components.safetensors"
 """File of neural-PCA components that `figureground components` writes for a class."""
 FEATURE_MODEL = "feature-model"
 """Value of `labels` that means the classes of the feature network."""
-
-
-def _no_guide(split: str, f: int, b: int, i: int) -> None:
-    """Return None: text-to-image starts from noise alone."""
 
 
 class Spurious(Method):
@@ -219,7 +214,7 @@ class Spurious(Method):
     def plan(self) -> Plan:
         config, scenes = self.config, [background.name for background in self.backgrounds]
         return Plan(
-            self.counts, self.nouns, scenes, config.seed, config.shard_size, config.limit, _no_guide, self._make_prompt,
+            self.counts, self.nouns, scenes, config.seed, config.shard_size, config.limit, no_guide, self._make_prompt,
             earlier=self.earlier, concepts={split: split for split in self.counts},
         )  # fmt: skip
 

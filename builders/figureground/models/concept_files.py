@@ -10,8 +10,8 @@ from typing import Any
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_json
+from figureground.core.hashing import content_hash
 from figureground.models.weights import check_files, fingerprint
-from figureground.sources.images import content_hash
 
 CONCEPT = "concept.json"
 """Written last: its presence marks a finished concept."""

@@ -23,6 +23,10 @@ WritePrompt = Callable[[str, int, int, int], str]
 """Decides an image's prompt from the same."""
 
 
+def no_guide(split: str, foreground: int, background: int, number: int) -> None:
+    """Return None, for images without a guide, such as those that start from noise alone."""
+
+
 MAX_SHARDS = 1_000_000
 """Largest number of shards in a dataset."""
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import bisect
 import contextlib
-import io
 import itertools
 import sys
 from collections import Counter
@@ -15,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from figureground.core.data_urls import to_data_url
 from figureground.core.errors import plural
 from figureground.core.files import read_object
 from figureground.core.local_paths import strip_local_paths
@@ -24,9 +23,10 @@ from figureground.report.contents import Contents, Example, Labels, Shard, choos
 from figureground.report.facts import flatten
 from figureground.report.preview import LARGEST_CELL, MAX_DOWN, fit, open_rgb
 from figureground.report.samples import WriteResult
+from figureground.report.thumbnails import encode_picture
 from figureground.shards.shard import NUMERICS, RECIPE, STAGES
 from figureground.shards.stages import COPIES
-from figureground.sources.images import UnreadableImage, list_images, open_stored, read_image
+from figureground.sources.images import UnreadableImage, list_images, read_image
 
 REFERENCES = 4
 """Number of references, and of results beside them, that a report shows per class."""
@@ -172,11 +172,4 @@ def _split_sections(document: dict[str, Any], name: str) -> Iterator[tuple[str, 
 
 def _encode_image(image: Image.Image) -> str:
     """Return a drawn image as a data URL; lossless if it is small."""
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "WEBP", quality=90, method=4, lossless=max(image.size) <= LARGEST_CELL)
-    return _encode_data_url(buffer.getvalue())
-
-
-def _encode_data_url(image: bytes) -> str:
-    kind = Image.MIME[open_stored(image).format or "PNG"]
-    return f"data:{kind};base64,{base64.b64encode(image).decode('ascii')}"
+    return to_data_url(encode_picture(image.convert("RGB")), "image/webp")

@@ -11,6 +11,7 @@ from typing import Any
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError
+from figureground.core.hashing import content_hash
 from figureground.recipe.sample import Reject
 from figureground.shards.columns import Columns
 from figureground.shards.formats.format import TEXTS, Format
@@ -18,7 +19,6 @@ from figureground.shards.problems import shorten_error
 from figureground.shards.rejects import read_published, read_rejects
 from figureground.shards.samples import Stored
 from figureground.shards.shard import Shard
-from figureground.sources.images import content_hash
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from figureground.core.errors import printable
-from figureground.core.names import RULE, Lookup
+from figureground.core.hashing import content_hash
+from figureground.core.names import RULE, Lookup, is_text
 from figureground.core.numerics import usable_cores
 from figureground.core.shares import as_fraction
 from figureground.recipe.sample import Box
@@ -27,7 +28,6 @@ from figureground.sources.images import (
     MASK_SUFFIX,
     UnreadableImage,
     center_square,
-    content_hash,
     list_folders,
     list_images,
     list_non_files,
@@ -215,7 +215,7 @@ def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[
     by_content: dict[str, Item] = {}
     skipped = list_non_files(folder)
     for path in list_images(folder):
-        if not _is_text(path.name):
+        if not is_text(path.name):
             skipped.append((path, "its name is not UTF-8: rename it"))
             continue
         try:
@@ -234,15 +234,6 @@ def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[
         id = f"{path.relative_to(directory).as_posix()}@{pixels[:12]}"
         by_content.setdefault(pixels, Item(id, path, sha256, pixels, mask_sha256, shaped))
     return tuple(by_content[pixels] for pixels in sorted(by_content)), skipped
-
-
-def _is_text(name: str) -> bool:
-    """Whether a name is valid text: file systems allow arbitrary bytes."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def split_bank(bank: ImagePool, shares: Mapping[str, float]) -> dict[str, ImagePool]:

@@ -19,6 +19,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from figureground.core.files import FileError, check_regular, open_regular
+from figureground.core.hashing import content_hash
 from figureground.core.lfs import POINTER, describe_pointer
 from figureground.recipe.sample import IMAGE_FORMATS
 
@@ -393,12 +394,6 @@ def pixel_hash(image: Image.Image) -> str:
         pixels[pixels[..., 3] == 0] = 0
         sha256.update(pixels.tobytes())
     return sha256.hexdigest()
-
-
-def content_hash(path: Path | str) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with open_regular(Path(path)) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass

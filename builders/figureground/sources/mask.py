@@ -86,6 +86,15 @@ def _convert_mask(image: Image.Image, path: Path) -> Image.Image:
     return to_grey(values * (255 / levels[-1]) if len(levels) else values)
 
 
+def find_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Return the bounding box of a mask, bool (height, width); None if it is empty.
+
+    Returns:
+        Left, top, right and bottom, pixels; the latter two exclusive.
+    """
+    return Image.fromarray(mask).getbbox()
+
+
 def _fits(first: tuple[int, int], second: tuple[int, int]) -> bool:
     """Whether two images, width and height each, have about the same aspect ratio."""
     return abs(math.log(first[0] * second[1] / (first[1] * second[0]))) <= SHAPE_TOLERANCE

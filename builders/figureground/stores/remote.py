@@ -8,7 +8,6 @@ settled under a lease, and so are index and card.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from figureground.core.files import (
     replace_text,
     safe_join,
 )
+from figureground.core.hashing import content_hash
 from figureground.core.locks import lock
 from figureground.core.terminal import print_note
 from figureground.recipe.sample import Spec
@@ -463,7 +463,7 @@ class Remote(Home):
         for marker in markers(self.directory).values():
             for name, file in marker["files"].items():
                 path = safe_join(self.directory, name)
-                if path.exists() and path.stat().st_size == file["bytes"] and _sha256(path) == file["sha256"]:
+                if path.exists() and path.stat().st_size == file["bytes"] and content_hash(path) == file["sha256"]:
                     continue
                 if self.store.fetch(name, path) != file["sha256"] and self.store.fetch(name, path) != file["sha256"]:
                     raise ShardError(f"{self.title}/{name} is damaged: its SHA-256 differs from its marker's.")
@@ -520,8 +520,3 @@ def _list_files(folder: Path) -> list[Path]:
     """Return the files below a folder, relative to it, without hidden ones."""
     files = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
     return [path for path in files if not any(part.startswith(".") for part in path.parts)]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

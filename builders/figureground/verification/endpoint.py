@@ -6,7 +6,6 @@ is cleaned of it. Redirects aren't followed, because they could take the key els
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import io
@@ -23,6 +22,7 @@ from typing import Any
 from PIL import Image
 
 from figureground.core import signals
+from figureground.core.data_urls import to_data_url
 from figureground.core.errors import FiguregroundError, UsageError, printable
 from figureground.core.files import FileError, parse_json
 from figureground.verification.yes_no import probability_of_yes
@@ -280,4 +280,4 @@ def _encode_image(image: Image.Image) -> str:
     """Return an image as a data URL, PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return to_data_url(buffer.getvalue(), "image/png")

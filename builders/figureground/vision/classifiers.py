@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from figureground.core import libraries
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.extras import explain_missing
-from figureground.core.files import FileError, read_object
+from figureground.core.hashing import content_hash
 from figureground.core.lfs import is_pointer, refuse_pointer
 from figureground.core.names import name_key
 from figureground.core.registry import Registry
@@ -33,9 +33,8 @@ from figureground.models.bundled import ROBUST
 from figureground.models.needs import LOCAL, ONNX, ZERO_SHOT, timm_directory
 from figureground.models.opening import make_timm, open_network, refuse_code
 from figureground.recipe.classes import read_csv
-from figureground.sources.images import content_hash
 from figureground.vision import robust_weights
-from figureground.vision.model_files import check_weights, download, hash_files
+from figureground.vision.model_files import check_weights, download, hash_files, read_model_type
 from figureground.vision.onnx_classifier import OnnxLogits, open_parts
 from figureground.vision.preprocessing import (
     Preprocessing,
@@ -358,7 +357,7 @@ def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifie
 
     if not (folder / "config.json").is_file():
         raise FiguregroundError(f"classifier {name!r} is not a transformers directory: it has no config.json.")
-    if (model_type := _model_type(folder)) in MODEL_TYPES:
+    if (model_type := read_model_type(folder)) in MODEL_TYPES:
         refuse_code(folder, f"classifier {name!r}")
         return MODEL_TYPES[model_type](folder, name, facts)
     check_weights(folder, "classifier", name, "AutoModelForImageClassification")
@@ -395,14 +394,6 @@ def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifie
         },
         edge=int(size if isinstance(size, int) else max(size)),
     )
-
-
-def _model_type(folder: Path) -> str:
-    """Return the `model_type` in a directory's `config.json`; empty if it has none."""
-    try:
-        return str(read_object(folder / "config.json").get("model_type", ""))
-    except (OSError, FileError):
-        return ""
 
 
 def _open_weights(path: Path) -> Classifier:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from figureground.core.errors import FiguregroundError
+from figureground.core.files import FileError, read_object
+from figureground.core.hashing import content_hash
 from figureground.core.lfs import refuse_pointer
-from figureground.sources.images import content_hash
 
 PICKLES = (".bin", ".pt", ".pth")
 
@@ -68,3 +69,11 @@ def hash_files(paths: Iterable[Path]) -> str:
     for path in sorted(path for path in paths if path.is_file()):
         hasher.update(f"{path.name}\0{content_hash(path)}\n".encode())
     return hasher.hexdigest()
+
+
+def read_model_type(folder: Path) -> str:
+    """Return the `model_type` in a directory's `config.json`; empty if it has none."""
+    try:
+        return str(read_object(folder / "config.json").get("model_type", ""))
+    except (OSError, FileError):
+        return ""

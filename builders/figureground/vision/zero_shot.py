@@ -14,13 +14,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from figureground.core.errors import FiguregroundError
-from figureground.core.files import FileError, read_object
 from figureground.core.hashing import digest
 from figureground.models.bundled import MATCHER
 from figureground.models.needs import ZERO_SHOT
 from figureground.vision.classifiers import POCKET, Classifier
 from figureground.vision.image_text import FILES, ImageText, normalise
-from figureground.vision.model_files import check_weights, download, hash_files
+from figureground.vision.model_files import check_weights, download, hash_files, read_model_type
 from figureground.vision.preprocessing import read_preprocessing
 
 
@@ -63,7 +62,7 @@ def open_zero_shot(name: str, labels: Sequence[str], texts: Sequence[Sequence[st
         folder = download("classifier", model_id, None, FILES)
         facts["revision"] = folder.name
     check_weights(folder, "classifier", public_name, "AutoModel")
-    if _model_type(folder) == "siglip2":
+    if read_model_type(folder) == "siglip2":
         raise FiguregroundError(
             f"classifier {public_name!r} takes images of any resolution (NaFlex), which isn't supported. Give one of a "
             "fixed resolution, such as clip:google/siglip2-base-patch16-224."
@@ -82,10 +81,3 @@ def open_zero_shot(name: str, labels: Sequence[str], texts: Sequence[Sequence[st
         },
         edge=int(vision.image_size),
     )  # fmt: skip
-
-
-def _model_type(folder: Path) -> str:
-    try:
-        return str(read_object(folder / "config.json").get("model_type", ""))
-    except (OSError, FileError):
-        return ""

@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError, printable
+from figureground.core.hashing import content_hash
 from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel
 from figureground.recipe.sample import Guide
 from figureground.sources.guide import Item, compose, read_square
-from figureground.sources.images import content_hash, read_image
+from figureground.sources.images import read_image
 
 if TYPE_CHECKING:
     from figureground.methods.d3s import D3S

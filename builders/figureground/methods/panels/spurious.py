@@ -11,6 +11,7 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import FileError, read_object, safe_join
+from figureground.core.hashing import content_hash
 from figureground.core.shapes import Count, check_shape
 from figureground.methods.concept_stages import read_concept_facts
 from figureground.methods.panels.drawing import draw_curve
@@ -19,7 +20,7 @@ from figureground.models.concept_files import CONCEPT
 from figureground.recipe.features import Feature
 from figureground.shards.shard import STAGES
 from figureground.shards.stages import COPIES
-from figureground.sources.images import center_square, content_hash, read_image
+from figureground.sources.images import center_square, read_image
 from figureground.training.curves_file import CSV, read_curves
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.models.needs import refuse_absent
+from figureground.sources.mask import find_box
 from figureground.verification.questions import Question
 from figureground.verification.scorer import Batch, Guided, Kind, Options, Scorer, Values
 
@@ -93,12 +94,6 @@ class SourceScorer(Scorer):
     def _features(self, images: Sequence[Image.Image]) -> Tensor:
         assert self._network is not None
         return self._network.read(images).features
-
-
-def find_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Return the bounding box of a mask, bool (height, width): left, top, right, bottom; the latter two exclusive."""
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
 def mask_out(image: Image.Image, mask: np.ndarray) -> Image.Image:
