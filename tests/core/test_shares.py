@@ -3,7 +3,7 @@
 import pytest
 
 from figureground.core.errors import RecipeError
-from figureground.core.shares import steps_between, strength_of, whole_part
+from figureground.core.shares import as_fraction, round_to_total, steps_between, strength_of, whole_part
 from figureground.methods.d3s import D3S
 from figureground.methods.forecast import plan
 
@@ -23,6 +23,25 @@ def test_hundredths_of_any_number_of_steps_are_those_of_whole_number_arithmetic(
             assert whole_part(n, hundredths / 100) == n * hundredths // 100
             lost += int(n * (hundredths / 100)) != n * hundredths // 100
     assert lost  # floating point does lose some
+
+
+@pytest.mark.parametrize(
+    ("parts", "remainders", "total", "expected"),
+    [
+        ([3, 3, 3], [1, 1, 1], 10, [4, 3, 3]),
+        ([3, 3, 3], [0.25, 0.5, 0.5], 10, [3, 4, 3]),
+        ([0, 2, 1], [as_fraction(0.3), as_fraction(0.1), as_fraction(0.6)], 4, [0, 2, 2]),
+        ([5, 1], [0.0, -0.5], 7, [6, 1]),
+        ([1, 1], [0.5, 0.5], 4, [2, 2]),
+        ([1, 1], [0.5, 0.5], 2, [1, 1]),
+        ([1, 1, 1], [-0.5, -0.5, 0.0], 2, [1, 1, 1]),  # parts that were raised to one beforehand
+        ([], [], 0, []),
+    ],
+)
+def test_the_first_of_the_largest_remainders_are_rounded_up(parts, remainders, total, expected):
+    before = list(parts)
+    assert round_to_total(parts, remainders, total) == expected
+    assert parts == before
 
 
 @pytest.mark.parametrize(

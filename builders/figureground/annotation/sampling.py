@@ -20,6 +20,7 @@ from figureground.annotation.questions import Item
 from figureground.core.errors import RecipeError, UsageError, join_names, suggest_or_list
 from figureground.core.files import FileError, leads_outside, read_object, replace_text
 from figureground.core.intervals import LEVEL, wilson
+from figureground.core.shares import round_to_total
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import STAGES
 from figureground.shards.stages import COPIES
@@ -128,10 +129,10 @@ def allocate(total: int, sizes: Mapping[Cell, int]) -> dict[Cell, int]:
     least = 1 if total >= len(sizes) else 0
     exact = {cell: total * size / population for cell, size in sizes.items()}
     allocated = {cell: max(least, math.floor(each)) for cell, each in exact.items()}
-    order = sorted(sizes, key=lambda cell: (allocated[cell] - exact[cell], cell))
-    while (missing := total - sum(allocated.values())) > 0:
-        for cell in [cell for cell in order if allocated[cell] < sizes[cell]][:missing]:
-            allocated[cell] += 1
+    growing = sorted(cell for cell in sizes if allocated[cell] < sizes[cell])
+    parts, remainders = [allocated[cell] for cell in growing], [exact[cell] - allocated[cell] for cell in growing]
+    missing = total - sum(allocated.values())
+    allocated |= zip(growing, round_to_total(parts, remainders, sum(parts) + missing), strict=True)
     while sum(allocated.values()) > total:  # cells that were raised to one
         cell = max(allocated, key=lambda cell: (allocated[cell] - exact[cell] if allocated[cell] > least else -1, cell))
         allocated[cell] -= 1

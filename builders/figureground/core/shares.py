@@ -22,6 +22,20 @@ def whole_part(n: int, share: float) -> int:
     return math.floor(n * as_fraction(share))
 
 
+def round_to_total(parts: Sequence[int], remainders: Sequence[float | Fraction], total: int) -> list[int]:
+    """Return whole numbers that sum to `total`, by largest remainder: of equal remainders, the first is rounded up.
+
+    Args:
+        parts: Whole parts of the exact numbers.
+        remainders: What is left of each exact number. A caller that computes in floating point rounds them, so that
+            equal ones are equal.
+        total: From the sum of `parts` to one more for each; with a smaller one the parts stay as they are.
+    """
+    order = sorted(range(len(parts)), key=lambda i: -remainders[i])
+    raised = set(order[: max(0, total - sum(parts))])
+    return [part + (i in raised) for i, part in enumerate(parts)]
+
+
 def steps_between(steps: int, shares: Sequence[float] | None) -> range:
     """Return the positions of the steps that lie between two shares of them: 0.2 to 0.5 of 10 are steps 2, 3 and 4.
 

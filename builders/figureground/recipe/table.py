@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from figureground.core.errors import RecipeError, join_names, suggest
 from figureground.core.names import Lookup
+from figureground.core.shares import round_to_total
 from figureground.recipe.classes import open_table
 from figureground.recipe.sample import derive_seed
 
@@ -54,9 +55,7 @@ def uniform_counts(foregrounds: int, backgrounds: int, per_cell: int) -> Counts:
 def largest_remainder(weights: np.ndarray, total: int) -> np.ndarray:
     """Return whole numbers in proportion to `weights` that sum to `total`; ties go to the first."""
     counts, remainders = _split_quota(weights / weights.sum() * total)
-    order = np.argsort(-remainders, kind="stable")
-    counts[order[: total - int(counts.sum())]] += 1
-    return counts
+    return np.array(round_to_total(counts.tolist(), remainders.tolist(), total), np.int64)
 
 
 def _split_quota(quota: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ from figureground.core.errors import printable
 from figureground.core.hashing import content_hash
 from figureground.core.names import RULE, Lookup, is_text
 from figureground.core.numerics import usable_cores
-from figureground.core.shares import as_fraction
+from figureground.core.shares import as_fraction, round_to_total
 from figureground.recipe.sample import Box
 from figureground.sources.companions import describe_shared
 from figureground.sources.images import (
@@ -299,10 +299,8 @@ def _apportion(n: int, shares: Sequence[float]) -> list[int]:
     """Divide n in proportion to the shares, by largest remainder, with at least one each if n suffices."""
     fractions = [as_fraction(share) for share in shares]
     exact = [n * share / sum(fractions) for share in fractions]
-    counts = [math.floor(each) for each in exact]
-    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], i))
-    for i in by_remainder[: n - sum(counts)]:
-        counts[i] += 1
+    floors = [math.floor(each) for each in exact]
+    counts = round_to_total(floors, [each - floor for each, floor in zip(exact, floors, strict=True)], n)
     while 0 in counts and max(counts) > 1:
         counts[counts.index(max(counts))] -= 1
         counts[counts.index(0)] += 1
