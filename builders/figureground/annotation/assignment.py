@@ -99,20 +99,19 @@ class Turns:
             self._read_others()
             return sorted(writer.answers.annotator for writer in self._writers.values() if writer.answers.lines)
 
-    def next(self, annotator: str, browser: str, grid: bool = False, first: Sequence[str] = ()) -> dict[str, Any]:
+    def next(self, annotator: str, browser: str, grid: bool = False) -> dict[str, Any]:
         """Return what an annotator is shown next: one image with all its questions, or a grid with one question.
 
         Args:
             annotator: The name.
             browser: A name of the page that asks: two pages of one annotator are shown different images.
             grid: Whether to return images with the same question, up to `IN_GRID`.
-            first: Keys of images that come first, if they still lack an answer.
 
         Raises:
             FiguregroundError: The name can't be used, or a file of answers is damaged.
         """
         with self._lock:
-            return self._make_response(self._get_writer(annotator), browser, grid, first)
+            return self._make_response(self._get_writer(annotator), browser, grid)
 
     def answer(
         self, annotator: str, browser: str, answers: Sequence[Mapping[str, Any]], grid: bool = False
@@ -182,7 +181,7 @@ class Turns:
         self._completed[answers.annotator] = (answers, complete)
         return complete
 
-    def _iter_open(self, writer: AnswerWriter, first: Sequence[str] = ()) -> Iterator[str]:
+    def _iter_open(self, writer: AnswerWriter, first: Sequence[str]) -> Iterator[str]:
         """Yield the keys of the images that an annotator has still to answer."""
         own_complete, complete_by_anybody = self._find_complete(writer), self._find_complete_by_anybody()
         for key in dict.fromkeys([*(key for key in first if key in self.items), *self.items]):
@@ -193,7 +192,10 @@ class Turns:
         """Return the keys of the images that anybody has answered completely."""
         return set().union(*map(self._find_complete, self._writers.values()))
 
-    def _make_response(self, writer: AnswerWriter, browser: str, grid: bool, first: Sequence[str]) -> dict[str, Any]:
+    def _make_response(
+        self, writer: AnswerWriter, browser: str, grid: bool, first: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Return what is shown next; `first` are the keys of images that come first, if they still lack an answer."""
         name, now = writer.answers.annotator, time.monotonic()
         free, waiting, elsewhere = [], [], 0
         for key in self._iter_open(writer, first):

@@ -54,7 +54,6 @@ class StratifiedLabels:
         labelled: np.ndarray,
         strata: np.ndarray,
         predictions: np.ndarray | None = None,
-        least: int = MIN_LABELS,
     ) -> StratifiedLabels:
         """Divide the population into strata that have labels, and take what is needed of it.
 
@@ -63,14 +62,13 @@ class StratifiedLabels:
             labelled: int (n,): positions of these images in the population.
             strata: int (N,) or (levels, N): parts of the population, the latter from coarse to fine; see `divide`.
             predictions: float (N,): prediction for each image of the population.
-            least: Labels that each stratum needs.
 
         Raises:
             ValueError: There is no label.
         """
         if not len(values):
             raise ValueError("A share needs at least one labelled image.")
-        divided = divide(np.atleast_2d(strata), labelled, least)
+        divided = divide(np.atleast_2d(strata), labelled)
         sizes = np.bincount(divided)
         means = None if predictions is None else np.bincount(divided, weights=predictions) / sizes
         own_predictions = None if predictions is None else np.asarray(predictions, np.float64)[labelled]
@@ -185,17 +183,16 @@ def _covariance(sample: StratifiedLabels, first: np.ndarray, second: np.ndarray)
     return float((shares**2 * unsampled / counts) @ variances)
 
 
-def divide(levels: np.ndarray, labelled: np.ndarray, least: int = MIN_LABELS) -> np.ndarray:
+def divide(levels: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     """Return the stratum of each image: the finest division in which each stratum has labels.
 
-    A stratum is divided at the next level only if each of its parts has enough labels. Otherwise it stays whole, and
-    all its labels count alike.
+    A stratum is divided at the next level only if each of its parts has `MIN_LABELS` labels. Otherwise it stays whole,
+    and all its labels count alike.
 
     Args:
         levels: int (levels, N): part of each image at each level, from coarse to fine; each level divides the parts of
             the one before.
         labelled: int (n,): positions of the labelled images.
-        least: Labels that each part needs.
     """
     strata = np.zeros(levels.shape[1], np.int64)
     final = np.zeros(1, bool)  # strata that stay as they are
@@ -203,7 +200,7 @@ def divide(levels: np.ndarray, labelled: np.ndarray, least: int = MIN_LABELS) ->
         _, part = np.unique(np.stack([strata, level]), axis=1, return_inverse=True)
         parts = np.bincount(part[labelled], minlength=part.max() + 1)
         too_few = np.zeros(len(final), bool)
-        np.logical_or.at(too_few, strata, parts[part] < least)
+        np.logical_or.at(too_few, strata, parts[part] < MIN_LABELS)
         unchanged = (final | too_few)[strata]
         _, divided = np.unique(np.where(unchanged, strata, len(final) + part), return_inverse=True)
         next_final = np.zeros(divided.max() + 1, bool)
