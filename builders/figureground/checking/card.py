@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import jinja2
 from PIL import Image
 
+from figureground.checking.wording import REWRITE
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import FileError, open_regular, read_object, read_text, safe_join
 from figureground.core.shapes import Optional, check_shape
@@ -29,9 +30,6 @@ from figureground.shards.formats.format import Format, find_loadable, list_folde
 from figureground.shards.index import INDEX
 from figureground.shards.markers import formats_of
 from figureground.shards.shard import PUBLISHED_REJECTS, Shard, ShardError
-
-REWRITE = "Rerun the command that made the dataset: it is rewritten"
-"""Remedy for a damaged index, card or Croissant file."""
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 

@@ -6,23 +6,26 @@ import contextlib
 import itertools
 import json
 import os
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from figureground.checking import similar
-from figureground.checking.card import REWRITE, check_card, check_croissant
+from figureground.checking.card import check_card, check_croissant
+from figureground.checking.completeness import find_completeness
+from figureground.checking.duplicates import (
+    describe_similar,
+    find_equal_images,
+    find_repeated_keys,
+    find_shared_sources,
+)
 from figureground.checking.shard import Expected, ShardContents, check_shard
+from figureground.checking.wording import MAX_NAMED, RERUN, REWRITE, advise_rebuild
 from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, join_names, plural, printable
-from figureground.core.extras import hint
 from figureground.core.files import FileError, check_regular, leads_outside, read_json, read_object
 from figureground.core.hashing import digest
 from figureground.core.numerics import usable_cores
@@ -47,12 +50,6 @@ from figureground.shards.shard import (
     list_paths,
 )
 from figureground.stores.mirror import local_copy
-
-RERUN = "rerun the command that made the dataset"
-
-_SHARD_NAME = re.compile(r"(?P<split>\w+?)(-e(?P<part>\d{1,18}))?-(?P<index>\d{5,18})-of-(?P<of>\d{5,18})", re.ASCII)
-_MAX_NAMED = 3
-"""Number of examples (pairs, keys or shards) that a line names."""
 
 
 @dataclass(frozen=True)
@@ -103,22 +100,16 @@ class _DatasetCheck:
         self.made_by = str(self.recipe.get("builder", ""))
         identity = self.recipe.get("identity")
         self.identity: dict[str, Any] = identity if isinstance(identity, dict) else {}
-        self.markers: dict[Shard, dict[str, Any]] = {}
-        self.runs: dict[tuple[str, int], tuple[int, set[int]]] = {}
-        """By split and part: the expected number of shards, and the indices of those with a marker."""
-        self.num_missing = 0
-        """Number of shards without a marker."""
-        self.unplaced: set[str] = set()
-        """Shards listed in the index that belong to no run of markers."""
+        self.markers = self._read_markers()
+        self.completeness = find_completeness(self.markers, self._list_indexed_shards())
 
     def run(self, show_progress: bool) -> Report:
-        self.markers = self._read_markers()
         formats = self._find_formats()
         for shard, marker in self.markers.items():
             self.findings += [
-                f"{line} {self._advise_rebuild(shard)}" for line in _find_contradictions(shard, marker, formats)
+                f"{line} {advise_rebuild(shard)}" for line in _find_contradictions(shard, marker, formats)
             ]
-        complete = self._check_runs()
+        complete = self._check_completeness()
         self._check_remaining()
         self._check_unlisted()
         self._check_recipe()
@@ -127,10 +118,10 @@ class _DatasetCheck:
             self.notes.append(f"Samples weren't read: without {index.INDEX} the classes are unknown.")
         hash_images = similar.can_hash() and len({shard.split for shard in self.markers}) > 1
         contents = self._check_shards(columns, hash_images, show_progress)
-        self._check_keys(contents)
-        self._check_sources(contents)
-        self._check_images(contents)
-        self._note_similar(contents)
+        self.findings += [*find_repeated_keys(contents), *find_shared_sources(contents)]
+        findings, notes = find_equal_images(contents)
+        self.findings += findings
+        self.notes += [*notes, *describe_similar(contents)]
         if complete and columns is not None:
             self._check_descriptions(columns, formats)
         num_read = sum(shard_contents.num_read for shard_contents in contents)
@@ -141,11 +132,6 @@ class _DatasetCheck:
             f"{' and '.join(formats)}.",
         )
         return Report(list(dict.fromkeys(map(_clean_line, self.findings))), list(map(_clean_line, self.notes)))
-
-    # --- remedies -------------------------------------------------------------------------------
-
-    def _advise_rebuild(self, shard: Shard) -> str:
-        return f"Delete {shard.path('marker')} and {RERUN}: the shard is rebuilt."
 
     # --- reading the directory ------------------------------------------------------------------
 
@@ -228,32 +214,21 @@ class _DatasetCheck:
 
     # --- markers, files, recipe -----------------------------------------------------------------
 
-    def _check_runs(self) -> bool:
-        """Check that each split and part has all shards from 0 to n-1; return whether none is missing."""
-        runs: dict[tuple[str, int], list[Shard]] = {}
-        for shard in self.markers:
-            runs.setdefault((shard.split, shard.part), []).append(shard)
-        listed_shards = set(self._list_indexed_shards())
-        for (split, part), shards in runs.items():
-            counts = {shard.of for shard in shards}
-            if len(counts) > 1:
-                self.findings.append(
-                    f"{MARKERS}: for split {split}{f', extension {part}' if part else ''}, some markers count "
-                    f"{' shards and others '.join(map(str, sorted(counts)))}, so some belong to another dataset. "
-                    "Remove those and their files."
-                )
-                continue
-            self.runs[split, part] = (shards[0].of, {shard.index for shard in shards})
-        # A marker may claim millions of shards: missing ones are counted, and only the first are named.
-        in_runs = {name for name in listed_shards if (parsed := _parse_shard_name(name)) and self._is_in_run(parsed)}
-        self.unplaced = listed_shards - in_runs - {shard.name for shard in self.markers}
-        total = sum(counts for counts, _ in self.runs.values()) + len(self.unplaced)
-        self.num_missing = num_missing = total - sum(len(present) for _, present in self.runs.values())
-        missing = list(itertools.islice(itertools.chain(self._iterate_missing(), sorted(self.unplaced)), _MAX_NAMED))
+    def _check_completeness(self) -> bool:
+        """Report missing shards and extensions; return whether nothing is missing."""
+        for (split, part), counts in self.completeness.contradictory.items():
+            self.findings.append(
+                f"{MARKERS}: for split {split}{f', extension {part}' if part else ''}, some markers count "
+                f"{' shards and others '.join(map(str, counts))}, so some belong to another dataset. "
+                "Remove those and their files."
+            )
+        self._report_missing()
+        return self._check_extensions() and not self.completeness.num_missing and self.index is not None
+
+    def _report_missing(self) -> None:
+        total, num_missing = self.completeness.total, self.completeness.num_missing
+        missing = list(itertools.islice(self.completeness.iterate_missing(), MAX_NAMED))
         missing += ["…"] if num_missing > len(missing) else []
-        extended = self.identity.get("extended")
-        extensions = len(extended) if isinstance(extended, list) else 0
-        unbuilt = [n for n in range(1, extensions + 1) if not any(shard.part == n for shard in self.markers)]
         rerun = RERUN.capitalize()
         if not (self.directory / index.INDEX).exists():
             per_cell, started = self.identity.get("per_cell"), {shard.split for shard in self.markers}
@@ -269,19 +244,25 @@ class _DatasetCheck:
                 f"{num_missing:,} of {total:,} shards have no marker: {join_names(missing)}; "
                 f"{self._describe_missing_files()}. {rerun}."
             )
-        unrecorded = sorted({shard.part for shard in self.markers if shard.part > extensions})
+
+    def _check_extensions(self) -> bool:
+        """Report extensions that only the recipe or only the shards have; return whether all have shards."""
+        extended = self.identity.get("extended")
+        extensions = len(extended) if isinstance(extended, list) else 0
+        built = {shard.part for shard in self.markers}
+        unrecorded = sorted(part for part in built if part > extensions)
         if unrecorded and self.recipe and self.made_by not in recipes.COPIES:
             self.findings.append(
                 f"{RECIPE} lists {extensions or 'no'} extensions, but shards of extension {join_names(unrecorded)} "
                 "exist. Restore it from a copy, or rerun the command that extended the dataset."
             )
-        if unbuilt:
-            self.findings.append(f"{RECIPE} lists an extension that has no shards. {rerun}.")
-        return not missing and not unbuilt and self.index is not None
+        if unbuilt := [part for part in range(1, extensions + 1) if part not in built]:
+            self.findings.append(f"{RECIPE} lists an extension that has no shards. {RERUN.capitalize()}.")
+        return not unbuilt
 
     def _check_remaining(self) -> None:
         """Report a dataset, split or extension whose images were all rejected."""
-        if self.num_missing or not self.markers:
+        if self.completeness.num_missing or not self.markers:
             return
         try:
             totals = index.sum_markers(list(self.markers.items()))
@@ -297,27 +278,11 @@ class _DatasetCheck:
         else:
             self.findings += [f"{line} {empty_splits.advise(totals['rejects'])} Rebuild it." for line in lines]
 
-    def _is_in_run(self, shard: Shard) -> bool:
-        """Whether a shard belongs to a run of shards known from markers."""
-        return self.runs.get((shard.split, shard.part), (0, set()))[0] == shard.of
-
-    def _is_missing(self, name: str) -> bool:
-        """Whether a shard is expected from other markers or the index, but has no marker."""
-        shard = _parse_shard_name(name)
-        if shard is None or not self._is_in_run(shard):
-            return name in self.unplaced
-        return shard.index not in self.runs[shard.split, shard.part][1]
-
-    def _iterate_missing(self) -> Iterator[str]:
-        """Yield, lazily and in order, the names of each run's shards without a marker."""
-        for (split, part), (count, present) in sorted(self.runs.items()):
-            yield from (Shard(split, i, count, 0, part).name for i in range(count) if i not in present)
-
     def _describe_missing_files(self) -> str:
         existing = [
             name
             for name in self._iterate_data_files()
-            if self._is_missing(PurePosixPath(name).stem) and "/." not in name
+            if self.completeness.is_missing(PurePosixPath(name).stem) and "/." not in name
         ]
         return f"their files exist ({join_names(existing, 2)})" if existing else "their files are missing too"
 
@@ -339,7 +304,7 @@ class _DatasetCheck:
             path = PurePosixPath(name)
             if path.name.startswith("."):
                 temporary += path.name.endswith(".tmp")
-            elif name not in known and not (self._is_missing(path.stem) and name in list_paths(path.stem)):
+            elif name not in known and not (self.completeness.is_missing(path.stem) and name in list_paths(path.stem)):
                 unlisted.append(name)
         self.findings += [
             f"{name}: no marker lists this file. Remove it, or `load_dataset` may read it." for name in unlisted
@@ -386,7 +351,7 @@ class _DatasetCheck:
                 self.findings.append(str(error))
         if len(names_by_version) > 1:
             versions = "; ".join(
-                f"format {version}: {join_names(names, _MAX_NAMED)}"
+                f"format {version}: {join_names(names, MAX_NAMED)}"
                 for version, names in sorted(names_by_version.items())
             )
             self.findings.append(f"The dataset mixes several format versions: {versions}. Rebuild it.")
@@ -418,7 +383,7 @@ class _DatasetCheck:
         size = self.identity.get("size")
         expected = Expected(
             self.directory, columns, self._find_image_format(), size if isinstance(size, int) else None,
-            self._advise_rebuild, hash_images, recipes.is_marked(self.recipe),
+            hash_images, recipes.is_marked(self.recipe),
         )  # fmt: skip
         stop, lock = threading.Event(), threading.Lock()
         total = sum(marker["samples"] for marker in self.markers.values())
@@ -443,87 +408,11 @@ class _DatasetCheck:
                         self.findings += contents[-1].findings
                     except Exception as error:  # a file may vanish, or crash a library in unforeseen ways
                         problem = f"it can't be checked ({type(error).__name__}: {error})"
-                        self.findings.append(f"{shard.name}: {problem}. {self._advise_rebuild(shard)}")
+                        self.findings.append(f"{shard.name}: {problem}. {advise_rebuild(shard)}")
             finally:
                 stop.set()
                 pool.shutdown(cancel_futures=True)
         return contents
-
-    def _check_keys(self, contents: Sequence[ShardContents]) -> None:
-        keys = _Digests(contents, [shard_contents.keys for shard_contents in contents])
-        repeated: dict[tuple[Shard, Shard], list[str]] = {}
-        for first_position, position in keys.find_equal():
-            repeated.setdefault((keys.shard(first_position), keys.shard(position)), []).append(keys.key(first_position))
-        for (first, second), names in repeated.items():
-            subject = f"The key {names[0]} occurs" if len(names) == 1 else f"{len(names)} keys occur"
-            examples = f": {join_names(names, _MAX_NAMED)}" if len(names) > 1 else ""
-            self.findings.append(
-                f"{subject} twice, in {first.name} and in {second.name}{examples}. {self._advise_rebuild(second)}"
-            )
-
-    def _check_images(self, contents: Sequence[ShardContents]) -> None:
-        images = _Digests(contents, [shard_contents.images for shard_contents in contents])
-        within = 0
-        across: dict[tuple[str, str], list[str]] = {}
-        for first, second in images.find_equal():
-            splits = images.shard(first).split, images.shard(second).split
-            if splits[0] == splits[1]:
-                within += 1
-            else:
-                across.setdefault(splits, []).append(f"{images.key(first)} and {images.key(second)}")
-        for (a, b), pairs in across.items():
-            self.findings.append(
-                f"{len(pairs)} images of {b} have the same pixels as one of {a}: {join_names(pairs, _MAX_NAMED)}. "
-                "Remove them from one of the two splits with `figureground curate`."
-            )
-        if within:
-            self.notes.append(f"{within} images have the same pixels as another image of their split.")
-
-    def _check_sources(self, contents: Sequence[ShardContents]) -> None:
-        """Report cut-outs, scenes and photographs, matched by content, that several splits use."""
-        by_content: dict[str, dict[str, str]] = {}
-        for shard_contents in contents:
-            for content, id in shard_contents.sources.items():
-                by_content.setdefault(content, {}).setdefault(shard_contents.shard.split, id)
-        shared: dict[tuple[str, ...], list[str]] = {}
-        for ids in by_content.values():
-            if len(ids) > 1:
-                shared.setdefault(tuple(sorted(ids)), []).append(" = ".join(sorted(set(ids.values()))))
-        for splits, names in sorted(shared.items()):
-            self.findings.append(
-                f"{len(names)} cut-outs, scenes or photographs are used in {' and in '.join(splits)}, so the splits "
-                f"aren't independent: {join_names(sorted(names), _MAX_NAMED)}. Give each split its own."
-            )
-
-    def _note_similar(self, contents: Sequence[ShardContents]) -> None:
-        """Count near-duplicates for each pair of splits."""
-        splits = list(dict.fromkeys(shard_contents.shard.split for shard_contents in contents))
-        if len(splits) < 2:
-            return
-        if not similar.can_hash():
-            self.notes.append(
-                f"Near-duplicates between splits weren't searched: imagehash is missing ({hint('imagehash')})."
-            )
-            return
-        digests = {}
-        for split in splits:
-            split_contents = [shard_contents for shard_contents in contents if shard_contents.shard.split == split]
-            digests[split] = _Digests(split_contents, [shard_contents.hashes for shard_contents in split_contents])
-        method = f"perceptual hash, at most {similar.NEAR} of {similar.BITS} bits apart"
-        lines = []
-        for a, b in combinations(splits, 2):
-            matches, nearest, bits = similar.find_nearest(digests[a].values, digests[b].values)
-            if not len(matches):
-                continue
-            pairs = [
-                f"{digests[b].key(int(matches[i]))} and {digests[a].key(int(nearest[i]))} ({bits[i]} bits)"
-                for i in np.argsort(bits, kind="stable")[:_MAX_NAMED]
-            ]
-            lines.append(
-                f"{len(matches):,} of {len(digests[b].values):,} images of {b} look like one of {a} ({method}), "
-                f"such as {', '.join(pairs)}."
-            )
-        self.notes += lines or [f"No image looks like one of another split ({method})."]
 
     # --- index and card -------------------------------------------------------------------------
 
@@ -546,7 +435,7 @@ class _DatasetCheck:
             )
         if where:
             self.findings.append(
-                f"{index.INDEX}: it disagrees with the markers in {join_names(where, _MAX_NAMED)}. {REWRITE}."
+                f"{index.INDEX}: it disagrees with the markers in {join_names(where, MAX_NAMED)}. {REWRITE}."
             )
         findings, notes = check_card(
             self.directory, columns, summary, self.markers, self.index, self._find_image_format()
@@ -554,37 +443,6 @@ class _DatasetCheck:
         self.findings += findings
         self.notes += notes
         self.findings += check_croissant(self.directory, self.markers)
-
-
-class _Digests:
-    """Concatenated digests of several shards, with the shard and key of each position."""
-
-    def __init__(self, contents: Sequence[ShardContents], values: Sequence[np.ndarray]) -> None:
-        self._contents = contents
-        self.values = np.concatenate(values) if values else np.empty((0, 2), np.uint64)
-        self._ends = np.cumsum([len(value) for value in values])
-
-    def _locate(self, position: int) -> tuple[ShardContents, int]:
-        shard = int(np.searchsorted(self._ends, position, "right"))
-        return self._contents[shard], position - (int(self._ends[shard - 1]) if shard else 0)
-
-    def shard(self, position: int) -> Shard:
-        return self._locate(position)[0].shard
-
-    def key(self, position: int) -> str:
-        contents, row = self._locate(position)
-        return contents.key(row)
-
-    def find_equal(self) -> Iterator[tuple[int, int]]:
-        """Yield pairs of positions with equal digests: the first occurrence and each later one."""
-        order = np.lexsort((np.arange(len(self.values)), self.values[:, 1], self.values[:, 0]))
-        ordered = self.values[order]
-        same = np.concatenate([[False], (ordered[1:] == ordered[:-1]).all(axis=1)])[: len(ordered)]
-        first = 0
-        for place in np.flatnonzero(same):
-            if not same[place - 1]:
-                first = int(place) - 1
-            yield int(order[first]), int(order[place])
 
 
 def _capitalise(text: str) -> str:
@@ -614,12 +472,3 @@ def _find_contradictions(shard: Shard, marker: Mapping[str, Any], formats: Itera
     for path in marker["files"]:
         if path not in list_paths(shard.name):
             yield f"{name}: it lists {path}, which doesn't belong to this shard."
-
-
-def _parse_shard_name(name: str) -> Shard | None:
-    """Parse a shard's name into a Shard with count 0; return None if it isn't one."""
-    match = _SHARD_NAME.fullmatch(name)
-    try:
-        return match and Shard(match["split"], int(match["index"]), int(match["of"]), 0, int(match["part"] or 0))
-    except ShardError:
-        return None

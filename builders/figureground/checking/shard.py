@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.checking import similar
+from figureground.checking.wording import advise_rebuild
 from figureground.core.errors import join_names
 from figureground.core.files import MAX_TEXT_BYTES, FileError, open_regular, parse_json
 from figureground.shards.columns import REASON, Columns
@@ -51,8 +52,6 @@ class Expected:
     image_format: str
     size: int | None
     """Edge of the images in pixels, if the recipe sets it."""
-    remedy: Callable[[Shard], str]
-    """Returns the remedy for a damaged shard, as a sentence."""
     hash_images: bool
     """Whether to compute perceptual hashes."""
     marked: bool = False
@@ -159,7 +158,7 @@ class _ShardCheck:
             _stack_digests(self.images),
         )
         self.contents.hashes = similar.stack_hashes(self.hashes)
-        self.contents.findings = self.problems.to_lines(self.expected.remedy(self.shard))
+        self.contents.findings = self.problems.to_lines(advise_rebuild(self.shard))
         return self.contents
 
     def _make_reading(self, kind: str, file: BinaryIO, columns: Columns) -> Reading:
