@@ -1,7 +1,38 @@
 """Base class of the methods: recipe, columns, plan, guides and card.
 
-A method runs nothing by itself. `running.building.build` and its workers call the hooks below, in the order listed
-in `running.building`.
+A method runs nothing by itself: its hooks are called. A build calls these, in the order of their first calls. The
+module that calls each is in brackets; 12 to 21 are called in each process that renders.
+
+1. `check_fields` (`methods.base`): by the constructor, with the names of the fields that the recipe sets.
+2. `load_inputs` (`methods.base`): by the constructor, which may then call `plan` to choose a shard size.
+3. `refuse_absent` (`running.building`): before any work.
+4. `missing_extras` (`running.building`)
+5. `check_family` (`running.building`): calls `training` if the checkpoint is trained.
+6. `run_planning_stages` (`running.building`): in the dataset's directory, which it claims first.
+7. `unset_sampling` (`methods.identity`): for the recipe, which is made when the directory is claimed.
+8. `content_hashes` (`methods.base`): once, for the property `content`, which the recipe contains.
+9. `planning_parts` (`running.runners.local`): if `run_planning_stages` calls `run_planning_parts`.
+10. `make_planning_part` (`running.parts`): one process makes a part, while others make other parts.
+11. `plan` (`running.building`): from here on it is exact.
+12. `read_stages` (`running.worker`)
+13. `parts` (`running.worker`)
+14. `sampling` (`running.opened_model`): whenever the model is opened.
+15. `make_part` (`running.parts`): one process makes a part, while others make other parts.
+16. `prepare` (`running.settling`): one process at a time.
+17. `columns` (`running.worker`)
+18. `provenance_settings` (`running.provenance`)
+19. `checkpoint_for` (`running.worker`): for the first shard, and for each that has another concept than the one before.
+20. `load_guide` (`diffusion.render`): for each spec with a guide.
+21. `provenance` (`running.provenance`): for each sample.
+22. `card_context` (`running.building`): when all shards are finished, for index and card; it calls the next three.
+23. `sources` (`methods.base`)
+24. `summary` (`methods.base`)
+25. `citations` (`methods.base`)
+26. `score_samples` (`running.building`): when the index and the card are written.
+
+Commands call the others: `build` calls `done_message`; `extend` calls `per_cell`; `plan` calls `needs`, `check_plan`,
+`denoiser_steps`, `checkpoint_notes`, `plan_counts` and `plan_notes`; `show` calls `draw_guide`, `panels` and
+`overview`; `compare` calls `pruning_rule`.
 """
 
 from __future__ import annotations
@@ -12,7 +43,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
@@ -159,6 +190,7 @@ class Method(ABC):
 
     # --- building -------------------------------------------------------------------------------
 
+    @final
     def build(
         self, out: str | os.PathLike[str], show_progress: bool = True, runner: str | Runner | None = None, *,
         scratch: str | os.PathLike[str] | None = None, lease: float = SECONDS,
@@ -195,6 +227,7 @@ class Method(ABC):
             self, out, show_progress, runner, scratch=scratch, lease=lease, log_json=log_json, track=track
         )
 
+    @final
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Build the dataset in the cache directory, or resume a stopped build there.
 
@@ -207,6 +240,7 @@ class Method(ABC):
         """
         self._dataset_builder.download_and_prepare(*args, **kwargs)
 
+    @final
     def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """Load the dataset that `download_and_prepare` built.
 
@@ -224,6 +258,7 @@ class Method(ABC):
 
         return MethodBuilder(self, self.cache_dir)
 
+    @final
     def settle_sampler(self) -> None:
         """Choose the sampler that the recipe leaves open, by the checkpoint's family.
 
@@ -347,6 +382,7 @@ class Method(ABC):
             config.noise, config.checkpoint_config,
         )  # fmt: skip
 
+    @final
     def steps_on_guide(self) -> int:
         """Return the denoiser steps that an image takes that starts from a guide; all of them if that isn't known."""
         return self.start.steps if self.start else self.config.num_inference_steps
@@ -424,14 +460,17 @@ class Method(ABC):
         """Fingerprint of the checkpoint."""
         return fingerprint(self.config.checkpoint, self.config.revision, self.config.checkpoint_config)
 
+    @final
     def shared_values(self) -> dict[str, Any]:
         """Return the properties in `SHARED` that are computed already, for `adopt` in a worker."""
         return {name: vars(self)[name] for name in self.SHARED if name in vars(self)}
 
+    @final
     def adopt(self, shared: Mapping[str, Any]) -> None:
         """Take over the values that the parent process has computed."""
         vars(self).update(shared)
 
+    @final
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the dataset, with the content of files instead of their paths."""
         return make_identity(self)
@@ -440,15 +479,18 @@ class Method(ABC):
         """Return the settings of sampling that decide nothing."""
         return list_unset_sampling(self.config)
 
+    @final
     def init_fields(self) -> dict[str, Any]:
         """Return the fields with which the method can be made again, without those that decide nothing."""
         unset = self.unset_sampling()
         return {name: getattr(self.config, name) for name in self.config.field_names() if name not in unset}
 
+    @final
     def recipe(self, folder: Path) -> dict[str, Any]:
         """Return the recipe as saved in `folder`. It describes the dataset and can rebuild it."""
         return make_recipe(self, folder)
 
+    @final
     def lineage(self) -> list[dict[str, Any]]:
         """Return the steps applied to the dataset since it was first built."""
         return make_lineage(self)

@@ -1,11 +1,4 @@
-"""Builds the dataset that a method plans. A method's hooks are called in this order:
-
-1. `refuse_absent`, and checks of the checkpoint's files, so that errors come before any work.
-2. `run_planning_stages`, then `plan`.
-3. In each rendering process (`worker.work`, called by the runner): `read_stages`, `prepare`, and for each shard
-   `checkpoint_for` and `load_guide`.
-4. `card_context`, for the index and the card; then `score_samples`.
-"""
+"""Builds the dataset that a method plans; `methods.base` lists the method's hooks in the order of their calls."""
 
 from __future__ import annotations
 
