@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from figureground.core import signals
 from figureground.core.batches import batched
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.progress import Progress
@@ -62,9 +61,8 @@ def read_features(
     from figureground.vision.reading import read_images
 
     parts: list[np.ndarray] = []
-    bar = Progress(total, unit="image", desc=title, show=show_progress)
-    with signals.delay_to_checks(), bar:
-        for batch in batched(images, batch_size):
+    with Progress.stoppable(total, unit="image", desc=title, show=show_progress) as bar:
+        for batch in bar.track(batched(images, batch_size), len):
             reading = read_images(network, [image for _, image in batch], f"The feature network {network.name}")
             parts.append(reading.features.numpy().astype(np.float64))
             finite = np.isfinite(parts[-1]).all(axis=1)
@@ -73,5 +71,4 @@ def read_features(
                     f"The feature network {network.name} returned non-finite features for "
                     f"{batch[int(np.argmin(finite))][0]}. Choose another with --features."
                 )
-            bar.update(len(batch))
     return np.concatenate(parts) if parts else np.empty((0, 0))

@@ -59,15 +59,13 @@ def scan_images(samples: Samples, show_progress: bool = True) -> ImageScan:
     hashes: list[bytes] | None = [] if similar.can_hash() else None
     boxes: list[Box | None] = []
     sizes = []
-    bar = Progress(len(samples.keys), unit="image", desc=f"reading {samples.name}", show=show_progress)
-    with signals.delay_to_checks(), bar:
-        for _, image, mask in samples.decode(np.arange(len(samples.keys))):
-            signals.check()
+    count = len(samples.keys)
+    with Progress.stoppable(count, unit="image", desc=f"reading {samples.name}", show=show_progress) as bar:
+        for _, image, mask in bar.track(samples.decode(np.arange(count))):
             if hashes is not None:
                 hashes.append(similar.hash_image(image))
             boxes.append(None if mask is None else Box.around(mask))
             sizes.append(image.size)
-            bar.update()
     return ImageScan(hashes, boxes, sizes)
 
 

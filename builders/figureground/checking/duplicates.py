@@ -70,9 +70,7 @@ def describe_similar(contents: Sequence[ShardContents]) -> list[str]:
     if len(splits) < 2:
         return []
     if not similar.can_hash():
-        return [
-            f"Near-duplicates between splits weren't searched: imagehash is missing ({hint('imagehash')})."
-        ]
+        return [f"Near-duplicates between splits weren't searched: imagehash is missing ({hint('imagehash')})."]
     digests = {}
     for split in splits:
         split_contents = [shard_contents for shard_contents in contents if shard_contents.shard.split == split]

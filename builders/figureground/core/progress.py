@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from figureground.core import signals
 from figureground.core.terminal import print_error
 from figureground.core.text import printable
 
 SECONDS_BETWEEN_LINES = 60.0
+
+T = TypeVar("T")
 
 
 def should_report(seconds: float) -> bool:
@@ -54,6 +59,27 @@ class Progress(tqdm):
         if not show:
             options["disable"] = True  # otherwise left to tqdm, which respects TQDM_DISABLE
         super().__init__(total=total, file=sys.stderr, **options)
+
+    @classmethod
+    @contextlib.contextmanager
+    def stoppable(cls, total: int, *, show: bool = True, **options: Any) -> Iterator[Progress]:
+        """Show a bar. Until it is closed, signals wait for the next check, such as those of `track`."""
+        with signals.delay_to_checks(), cls(total, show=show, **options) as bar:
+            yield bar
+
+    def track(self, items: Iterable[T], amount: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
+        """Yield items, and count each as done once the next one is asked for.
+
+        Args:
+            amount: Returns how much of the total an item is, such as `len` for batches.
+
+        Raises:
+            Stopped: A signal asked to stop before this item.
+        """
+        for item in items:
+            signals.check()
+            yield item
+            self.update(amount(item))
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if not self._lines:

@@ -7,8 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from figureground.core import signals, terminal
 from figureground.core.files import create_bytes, read_bytes, read_text
 from figureground.core.hashing import digest
@@ -85,7 +83,7 @@ def write_shards(
         FiguregroundError: `out` now holds another recipe.
     """
 
-    def write(shard: Shard, bar: tqdm) -> None:
+    def write(shard: Shard, bar: Progress) -> None:
         write_encoded(
             out, shard, columns, track_results(results(shard), bar), formats=formats, image_format=image_format,
             publish_rejects=publish_rejects, version=version,

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from figureground.core import signals
 from figureground.core.batches import batched
 from figureground.core.errors import FiguregroundError, plural
 from figureground.core.prefetch import compute_ahead
@@ -81,9 +80,10 @@ def predict(
     members = counterparts.membership()
     has_class = members.sum(axis=1) > 0
     rows = np.flatnonzero((images.label >= 0) & has_class[images.label])
-    bar = Progress(len(rows), unit="image", desc=f"{classifier.name} on {images.name}", show=show_progress)
-    with signals.delay_to_checks(), bar:
-        for batch in batched(_keep_readable(_decode_ahead(images.read(rows)), images), batch_size):
+    title = f"{classifier.name} on {images.name}"
+    with Progress.stoppable(len(rows), unit="image", desc=title, show=show_progress) as bar:
+        readable = _keep_readable(_decode_ahead(images.read(rows)), images)
+        for batch in bar.track(batched(readable, batch_size), len):
             batch_rows = np.array([row for row, _ in batch])
             reading = read_images(classifier, [image for _, image in batch], f"The classifier {classifier.name}")
             logits = reading.logits.numpy().astype(np.float64)
@@ -100,7 +100,6 @@ def predict(
                 np.arange(len(batch_rows)), predictions.predicted[batch_rows]
             ]
             predictions.judged[batch_rows] = True
-            bar.update(len(batch))
     if len(rows) and not predictions.judged.any():
         first = next(iter(images.unreadable.items())) if isinstance(images, FolderImages) else ("", "")
         raise FiguregroundError(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from figureground.core import signals
 from figureground.core.batches import run_in_halves
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.progress import Progress
@@ -83,12 +82,10 @@ def run_classifier(classifier: Classifier, images: GroupedImages, *, show_progre
     batch_rows = [np.arange(i, min(i + BATCH_SIZE, n)) for i in range(0, n, BATCH_SIZE)]
     parts = [Reading(torch.empty(0, len(classifier.labels)), torch.empty(0, classifier.weight.shape[1]))]
     batches = album.batches(batch_rows, as_array, default_workers())
-    bar = Progress(n, unit="image", desc=f"{classifier.name} on {images.name}", show=show_progress)
-    with signals.delay_to_checks(), bar:
-        for rows, batch in zip(batch_rows, batches, strict=True):
-            signals.check()
+    title = f"{classifier.name} on {images.name}"
+    with Progress.stoppable(n, unit="image", desc=title, show=show_progress) as bar:
+        for batch in bar.track(batches, len):
             parts += _read_batch(classifier, batch)
-            bar.update(len(rows))
     reading = join_readings(parts)
     non_finite = ~(reading.logits.isfinite().all(1) & reading.features.isfinite().all(1))
     if non_finite.any():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from figureground.core import disk, signals
+from figureground.core import disk
 from figureground.core.devices import check_device
 from figureground.core.errors import UsageError
 from figureground.core.files import replace_bytes
@@ -199,11 +199,9 @@ def _cut_all(
         journal.rows.pop(row.file, None)
         _remove(directory, row)
     journal.start()
-    with signals.delay_to_checks(), Progress(len(entries), unit="photograph", desc="cut-outs", show=show) as bar:
-        for entry in entries:
-            signals.check()
+    with Progress.stoppable(len(entries), unit="photograph", desc="cut-outs", show=show) as bar:
+        for entry in bar.track(entries):
             _cut_one(directory, journal, entry, settings, segmenter)
-            bar.update()
 
 
 def _cut_one(directory: Path, journal: Journal, entry: Entry, settings: Cutting, segmenter: _LazySegmenter) -> None:

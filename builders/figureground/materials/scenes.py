@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from figureground.core import disk, signals
+from figureground.core.batches import batched
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.core.files import replace_bytes, replace_text
@@ -192,14 +193,11 @@ class _Drawer:
         settings, state = self._settings, self._state
         total = len(self._backgrounds) * settings.images
         num_kept = sum(len(_kept_numbers(state, background, settings.images)) for background in self._backgrounds)
-        with (
-            signals.delay_to_checks(),
-            Progress(total, initial=num_kept, unit="scene", desc="scenes", show=show) as bar,
-        ):
+        with Progress.stoppable(total, initial=num_kept, unit="scene", desc="scenes", show=show) as bar:
             while pending := self._list_pending():
-                for start in range(0, len(pending), settings.batch_size):
+                for batch in batched(pending, settings.batch_size):
                     signals.check()
-                    bar.update(self._draw_batch(pending[start : start + settings.batch_size]))
+                    bar.update(self._draw_batch(batch))
 
     def _list_pending(self) -> list[tuple[int, int]]:
         """Return the background and number of each scene that is still to be drawn, and has tries left."""

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
-from tqdm import tqdm
 
-from figureground.core import signals
+from figureground.core.batches import batched
 from figureground.core.errors import FiguregroundError, RecipeError, plural
 from figureground.core.files import replace_text
 from figureground.core.names import unique_slugs
-from figureground.core.progress import is_main_process
+from figureground.core.progress import Progress, is_main_process
 from figureground.core.text import code, markdown
 from figureground.core.values import FieldsOf
 from figureground.finetune.inversion_settings import Inversion, settings_for
@@ -337,12 +336,9 @@ class DDB(Repaint):
         )
         regions: dict[int, np.ndarray | str] = {}
         total = sum(map(len, sources.values()))
-        bar = tqdm(total=total, desc="masks", unit="image", disable=None if self.show_progress else True)
-        with signals.delay_to_checks(), bar:
+        with Progress.stoppable(total, desc="masks", unit="image", show=self.show_progress) as bar:
             for label, rows in sources.items():
-                for start in range(0, len(rows), 16):
-                    signals.check()
-                    batch = rows[start : start + 16]
+                for batch in bar.track(batched(rows, 16), len):
                     if segmenter is None:
                         probabilities = [self.true_mask(row).astype(np.float32) for row in batch]
                     else:
@@ -350,7 +346,6 @@ class DDB(Repaint):
                     for row, probability in zip(batch, probabilities, strict=True):
                         grow = round(config.mask_dilation * max(probability.shape))
                         regions[row] = decide_mask(probability, config.mask_threshold, grow=grow)
-                    bar.update(len(batch))
         return regions
 
     @property
@@ -487,11 +482,10 @@ class DDB(Repaint):
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(SCORE_COLUMNS)
-        bar = tqdm(total=len(dataset.keys), desc="scores", unit="image", disable=None if self.show_progress else True)
-        with signals.delay_to_checks(), bar:
-            for start in range(0, len(dataset.keys), SCORE_BATCH):
-                signals.check()
-                rows = np.arange(start, min(start + SCORE_BATCH, len(dataset.keys)))
+        count = len(dataset.keys)
+        with Progress.stoppable(count, desc="scores", unit="image", show=self.show_progress) as bar:
+            for batch in bar.track(batched(range(count), SCORE_BATCH), len):
+                rows = np.array(batch)
                 images = [draw() for _, draw in dataset.read(rows)]
                 keys = [dataset.keys[row] for row in rows]
                 masks = [np.asarray(self.read_mask(sources[key])) >= 128 for key in keys]
@@ -512,7 +506,6 @@ class DDB(Repaint):
                         f"{float(shares.area[i]):.6f}", f"{float(shares.ratio[i]):.6f}",
                         classifier.labels[int(probabilities[i].argmax())],
                     ])  # fmt: skip
-                bar.update(len(keys))
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, text.getvalue())
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
-from tqdm import tqdm
 
 from figureground.core import signals
+from figureground.core.batches import batched
 from figureground.core.errors import RecipeError, join_names, plural
 from figureground.core.names import unique_slugs
-from figureground.core.progress import is_main_process
+from figureground.core.progress import Progress, is_main_process
 from figureground.core.text import code, markdown
 from figureground.methods import citations
 from figureground.methods.panels import scgs as scgs_panels
@@ -336,15 +336,13 @@ class SCGS(Repaint):
         from figureground.vision.attention import compute_attention, mask_by_knee, mask_by_quantile
 
         config, masks = self.config, {}
-        bar = tqdm(total=len(rows), desc="attention", unit="image", disable=None if self.show_progress else True)
-        with signals.delay_to_checks(), bar:
+        with Progress.stoppable(len(rows), desc="attention", unit="image", show=self.show_progress) as bar:
             for fold in np.unique(errors.fold[list(rows)]).tolist():
                 classifier = self.open_classifier(errors, fold)
                 positions = match_classes(classifier, self.data.classes)
                 fold_rows = [row for row in rows if errors.fold[row] == fold]
-                for start in range(0, len(fold_rows), 32):
+                for part in batched(fold_rows, 32):
                     signals.check()
-                    part = fold_rows[start : start + 32]
                     images = [self.image(row) for row in part]
                     targets = [positions[int(errors.predicted[row])] for row in part]
                     for row, image, target, attention in zip(

@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, suggest_or_list
+from figureground.core.progress import Progress
 from figureground.pocket import world
 from figureground.pocket.world import Layout, Place
 from figureground.recipe.table import Counts, largest_remainder
@@ -276,7 +276,7 @@ def write(
     images = list(bed.plan(*sizes, share))
     for folder in {image.split for image in images}:
         (directory / folder).mkdir(parents=True, exist_ok=True)
-    for image in tqdm(images, f"drawing {bed.name}", unit="image", disable=None if show_progress else True):
+    for image in Progress(len(images), iterable=images, desc=f"drawing {bed.name}", unit="image", show=show_progress):
         scene, path = bed.draw(image, seed, size), directory / bed.image_path(image)
         mask = Image.fromarray(np.where(np.asarray(scene.foreground) >= 128, 255, 0).astype(np.uint8))
         path.write_bytes(encode(scene.image, "png"))

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
-from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from figureground.core.progress import Progress
 from figureground.pocket import captions, world
 from figureground.pocket.fitting import Settings, fit
 
@@ -90,7 +90,7 @@ def load_pool(
     rng = world.generator("train diffusion", seed)
     device = next(vae.parameters()).device
     latents, ids = [], []
-    for _ in tqdm(range(count // 100), desc="latents", unit="00 images", disable=None):
+    for _ in Progress(count // 100, iterable=range(count // 100), desc="latents", unit="00 images"):
         images = [captions.sample(rng, MIXTURE) for _ in range(100)]
         pixels = np.stack([np.asarray(world.render(*p[:3], rng).image) for p in images])
         x = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1

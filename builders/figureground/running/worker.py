@@ -12,11 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from figureground.core import signals
 from figureground.core.accelerator import release_memory
 from figureground.core.errors import FiguregroundError, OutOfMemory, describe_error
+from figureground.core.progress import Progress
 from figureground.diffusion.render import Renderer, split_batches
 from figureground.recipe import document as recipes
 from figureground.recipe.plan import Plan, PlannedShard
@@ -159,7 +158,7 @@ class Worker:
         device = str(model.checkpoint.device)
         provenance = make_provenance(method, model)
 
-        def write(shard: Shard, bar: tqdm) -> None:
+        def write(shard: Shard, bar: Progress) -> None:
             specs = list(plan.specs(planned_shards[shard]))
             batches = list(split_batches(specs, model.sampling.batch_size))
             origin = make_origin(shard, recipe, model.numerics, marked)

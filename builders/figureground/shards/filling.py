@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from figureground.core import signals
 from figureground.core.progress import Progress
 from figureground.core.terminal import print_note
@@ -23,7 +21,7 @@ SECONDS_BETWEEN_LOOKS = 0.5
 T = TypeVar("T")
 
 
-def fill(out: Path, shards: Sequence[Shard], write: Callable[[Shard, tqdm], None], show_progress: bool) -> None:
+def fill(out: Path, shards: Sequence[Shard], write: Callable[[Shard, Progress], None], show_progress: bool) -> None:
     """Write every unfinished shard that no other process has claimed; return when all are finished.
 
     A shard that another process has claimed is waited for, and taken over if that process dies. One that is written
@@ -35,8 +33,7 @@ def fill(out: Path, shards: Sequence[Shard], write: Callable[[Shard, tqdm], None
     total = sum(shard.count for shard in shards)
     done = total - sum(shard.count for shard in find_missing_shards(out, shards))
     home = home_of(out)
-    bar = Progress(total, initial=done, unit="image", desc=home.title, show=show_progress)
-    with signals.delay_to_checks(), bar:
+    with Progress.stoppable(total, initial=done, unit="image", desc=home.title, show=show_progress) as bar:
         while unfinished := find_missing_shards(out, shards):
             home.refresh()
             for shard in find_missing_shards(out, unfinished):
@@ -62,7 +59,7 @@ def _skip_lost_claim() -> Iterator[None]:
         print_note(error)
 
 
-def track_results(results: Iterable[T], bar: tqdm) -> Iterator[T]:
+def track_results(results: Iterable[T], bar: Progress) -> Iterator[T]:
     """Yield a shard's samples and rejects, advancing the bar; stop at a signal."""
     for result in results:
         signals.check()

@@ -15,12 +15,12 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from figureground.core.errors import printable
 from figureground.core.hashing import content_hash
 from figureground.core.names import RULE, Lookup, is_text
 from figureground.core.numerics import usable_cores
+from figureground.core.progress import Progress
 from figureground.core.shares import as_fraction, round_to_total
 from figureground.recipe.sample import Box
 from figureground.sources.companions import describe_shared
@@ -112,7 +112,7 @@ class ImagePool:
         skipped: list[tuple[Path, str]] = []
         with ThreadPoolExecutor(min(8, usable_cores())) as pool:
             results = pool.map(lambda name: _read_folder(folders[name], directory), names)
-            bar = tqdm(results, f"reading {kind}", len(names), unit="class", delay=3, disable=None, leave=False)
+            bar = Progress(len(names), iterable=results, desc=f"reading {kind}", unit="class", delay=3, leave=False)
             for name, (images, unreadable) in zip(names, bar, strict=True):
                 items[name] = images
                 skipped += unreadable

@@ -11,12 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from figureground.core.errors import FiguregroundError, join_names, plural, printable
 from figureground.core.files import replace_bytes
 from figureground.core.names import RULE, Lookup
 from figureground.core.numerics import usable_cores
+from figureground.core.progress import Progress
 from figureground.core.tables import decode
 from figureground.recipe.features import Feature
 from figureground.sources.companions import describe_shared
@@ -129,7 +128,7 @@ def read_references(directory: Path, features: Sequence[Feature], limit: int | N
 
     with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         results = pool.map(read_feature, features)
-        bar = tqdm(results, "reading references", len(features), unit="class", delay=3, disable=None, leave=False)
+        bar = Progress(len(features), iterable=results, desc="reading references", unit="class", delay=3, leave=False)
         by_slug = {feature.slug: references for feature, references in zip(features, bar, strict=True)}
     check_enough(features, by_slug)
     return by_slug

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from figureground.core import signals
+from figureground.core.batches import batched
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, printable
 from figureground.core.files import replace_bytes
 from figureground.core.fonts import Font, choose_font, fit_text, to_ascii
 from figureground.core.owned import encode_png, is_ours, refuse_within
+from figureground.core.progress import Progress
 from figureground.sources.images import UnreadableImage, fit_size, list_images, list_non_files, read_image
 from figureground.vision.classifiers import Classifier, Reading
 from figureground.vision.neural_pca import fit_components, weight_features, write_components
@@ -57,13 +58,12 @@ def read_class_images(classifier: Classifier, directory: Path, *, show_progress:
     paths: list[Path] = []
     readings: list[Reading] = []
     files = list_images(directory)
-    with tqdm(total=len(files), unit="image", desc="reading", disable=None if show_progress else True) as bar:
-        for batch in _read_batches(files, unreadable):
+    with Progress.stoppable(len(files), unit="image", desc="reading", show=show_progress) as bar:
+        for batch in bar.track(batched(_read_images(files, unreadable), BATCH), len):
             with torch.inference_mode():
                 reading = classifier.read([image for _, image in batch])
             readings.append(Reading(reading.logits.cpu(), reading.features.cpu()))
             paths += [path for path, _ in batch]
-            bar.update(len(batch))
     if len(paths) < 2:
         problems = join_names([f"{name}: {reason}" for name, reason in unreadable.items()], 3)
         raise FiguregroundError(
@@ -74,19 +74,14 @@ def read_class_images(classifier: Classifier, directory: Path, *, show_progress:
     return ClassImages(tuple(paths), Reading(logits, features), unreadable)
 
 
-def _read_batches(files: Sequence[Path], unreadable: dict[str, str]) -> Iterator[list[tuple[Path, Image.Image]]]:
-    batch: list[tuple[Path, Image.Image]] = []
+def _read_images(files: Sequence[Path], unreadable: dict[str, str]) -> Iterator[tuple[Path, Image.Image]]:
+    """Yield the readable images; add the others to `unreadable`, with the reason."""
     for path in files:
         signals.check()
         try:
-            batch.append((path, read_image(path)))
+            yield path, read_image(path)
         except UnreadableImage as error:
             unreadable[printable(path.name)] = error.reason
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def analyse(
