@@ -20,6 +20,7 @@ from tiny_layouts import TABLE, make_folders, make_table
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
+from figureground.learn.classifier_errors import run_classifier
 from figureground.learn.inference import mean_cross_entropy
 from figureground.learn.settings import TWO_STAGE, Training
 from figureground.learn.training import train
@@ -229,6 +230,16 @@ def test_reports_tell_the_steps_of_both_stages(images, tmp_path):
     dfr = fit(tiny("dfr", draws=2, inverse_strength=1.0), images, tmp_path / "dfr")["seeds"][0]
     assert dfr["steps"]["main"] == 2
     assert dfr["steps"]["refit"] == dfr["dfr"]["steps"] > 0
+
+
+def test_validation_accuracy_of_dfr_is_that_of_the_refitted_network(images, tmp_path):
+    seed = fit(tiny("dfr", draws=2, inverse_strength=1.0), images, tmp_path / "dfr")["seeds"][0]
+    validation = read_groups(images).of_split(1)
+    classifier = open_classifier(str(tmp_path / "dfr" / seed["model"]))
+    predicted = run_classifier(classifier, validation, show_progress=False).logits.numpy().argmax(axis=1)
+    assert seed["validation"]["average"] == pytest.approx((predicted == validation.y).mean())
+    erm = fit(tiny(), images, tmp_path / "erm")["seeds"][0]
+    assert seed["dfr"]["validation_before"] == erm["validation"]
 
 
 def test_added_classes_that_the_data_lack_are_refused(images, tmp_path):

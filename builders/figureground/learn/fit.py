@@ -202,7 +202,9 @@ class Fit(Hooks):
         result = Epoch(epoch + 1, steps, float(np.mean(losses.numpy())), None, None)
         if (epoch + 1) % self.settings.validate_every == 0 or epoch + 1 == self.epochs:
             logits = run_network(self.backbone, self.training_data.validation, self.device, self.workers)
-            result = dataclasses.replace(result, **self._evaluate(logits))
+            validation_loss = mean_cross_entropy(logits, self.training_data.validation.y)
+            measured: dict[str, Any] = self.score_validation(logits.argmax(axis=1))
+            result = dataclasses.replace(result, **measured, validation_loss=validation_loss)
             if self._find_stage(epoch) == len(self.stages) - 1:
                 self._keep_best(result)
         self.curve.append(result)
@@ -215,16 +217,17 @@ class Fit(Hooks):
             result.steps,
         )  # fmt: skip
 
-    def _evaluate(self, logits: np.ndarray) -> dict[str, Any]:
-        """Return the fields of `Epoch` computed on validation."""
-        data, predicted = self.training_data, logits.argmax(axis=1)
+    def score_validation(self, predicted: np.ndarray) -> dict[str, float]:
+        """Return accuracies on validation, 0 to 1: `average`, `worst` (by class if there are no groups), `worst_class`.
+
+        Args:
+            predicted: int64 (validation images,): numbers of classes.
+        """
+        data = self.training_data
         validation = data.validation
         average, worst = score_predictions(predicted, validation, len(data.group_names))
-        return {
-            "average": average, "worst": worst,
-            "worst_class": worst_class_accuracy(predicted == validation.y, validation.y, len(data.classes)),
-            "validation_loss": mean_cross_entropy(logits, validation.y),
-        }  # fmt: skip
+        worst_class = worst_class_accuracy(predicted == validation.y, validation.y, len(data.classes))
+        return {"average": average, "worst": worst, "worst_class": worst_class}
 
     def _keep_best(self, result: Epoch) -> None:
         """Keep the weights for each rule under which this epoch is the best so far; all rules share one copy."""

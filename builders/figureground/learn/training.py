@@ -251,6 +251,10 @@ class Session:
         test, names = self.training_data.test, self.training_data.group_names
         groups = test.y if test.group is None else test.group
         chosen = self._summarise_epoch(fit, epoch, predicted)
+        if self.way.CHANGES_TRAINED:  # the epoch's accuracies are those before the change
+            refitted = predict(backbone, self.training_data.validation, self.device, self.workers)
+            facts["validation_before"] = chosen["validation"]
+            chosen["validation"] = fit.score_validation(refitted)
         accuracies = {f"test/{name}": chosen["test"][name] for name in ("average", "worst")}
         fit.report.log({**accuracies, "test/epoch": epoch}, fit.curve[-1].steps)
         if len(self.rules) > 1:

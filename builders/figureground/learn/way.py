@@ -53,6 +53,8 @@ class Way(ABC):
     """Whether it requires the attribute of each image."""
     BY_GROUP: ClassVar[bool] = False
     """Whether it counts training images by group, so that added images must have known attributes."""
+    CHANGES_TRAINED: ClassVar[bool] = False
+    """Whether `finish` changes the network, so that its accuracy on validation is measured again."""
     OWN: ClassVar[Mapping[str, Any]] = {}
     """Settings that no other way uses, with their defaults. Those of this package's ways are fields of `Training`, and
     those of others entries of `Training.options`."""

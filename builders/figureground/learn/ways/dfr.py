@@ -23,6 +23,7 @@ class DFR(ERM):
     NAME = "dfr"
     TEXT = "ERM whose last layer is refitted to group-balanced validation data (Kirichenko et al. 2023)"
     NEEDS_ATTRIBUTES = True
+    CHANGES_TRAINED = True
     OWN: ClassVar[Mapping[str, Any]] = {"draws": 10, "inverse_strength": None}
 
     def check(self, settings: Training) -> None:
