@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figureground.auditing.features import choose_network
-from figureground.auditing.findings import LEVEL, Finding, confirm_findings
+from figureground.auditing.findings import LEVEL, Finding, Section, confirm_findings, join_sections
 from figureground.auditing.leaks import find_differences, find_leaks, probe_to_dict
 from figureground.auditing.measuring import ImageScan, Measurements, measure_images, scan_images
 from figureground.auditing.page import write_page
@@ -117,22 +117,17 @@ def audit(
         rows = np.sort(np.random.default_rng(derive_seed(0, "audit", "rows")).choice(rows, limit, replace=False))
     measurements = measure_images(samples, rows, scan, network, batch_size=batch_size, show_progress=show_progress)
 
-    report: dict[str, Any] = {}
-    findings: list[Finding] = []
-    tests: list[float] = []
-    for section, (summary, candidates, p_values) in {
+    sections = {
         "labels": report_labels(samples, small),
         "regions": _report_regions(samples, measurements),
-        "whole_image": (_report_whole_images(samples, measurements), [], []),
+        "whole_image": _report_whole_images(samples, measurements),
         "duplicates": report_duplicates(samples, scan.hashes),
         "reuse": report_reuse(samples),
         "references": _report_references(samples, reference_images, network, batch_size, show_progress),
         "biases": _report_biases(samples, scan, judges, show_progress),
-    }.items():
-        report[section] = summary
-        findings += candidates
-        tests += p_values
-    confirmed = confirm_findings(findings, tests)
+    }
+    whole = join_sections({name: section.report for name, section in sections.items()}, sections.values())
+    confirmed = confirm_findings(whole.findings, whole.p_values)
     report = {
         "made_by": _MADE_BY,
         "dataset": {
@@ -146,10 +141,10 @@ def audit(
             "objects": len(np.unique(samples.objects)),
         },
         "findings": [finding.to_json() for finding in confirmed],
-        "tests": {"count": len(tests), "correction": "Holm", "level": LEVEL},
+        "tests": {"count": len(whole.p_values), "correction": "Holm", "level": LEVEL},
         "features": None if network is None else strip_local_paths(network.facts),
         "small": small,
-        **report,
+        **(whole.report or {}),
     }
     result = Audit(samples, confirmed, report, out)
     replace_text(out / PAGE, write_page(result))
@@ -178,19 +173,13 @@ def _open_networks(
     return network, [open_classifier(classifier, device=torch_device) for classifier in classifiers]
 
 
-def _report_regions(samples: Samples, measurements: Measurements) -> tuple[dict[str, Any], list[Finding], list[float]]:
+def _report_regions(samples: Samples, measurements: Measurements) -> Section:
     """Report what the surroundings say about the object, and the object about its background."""
     if reason := samples.why_no_masks:
-        return {"reason": f"Not measured: {reason}."}, [], []
-    report: dict[str, Any] = {}
-    findings: list[Finding] = []
-    tests: list[float] = []
-    for region in measurements.regions:
-        summary, candidates, p_values = find_leaks(region)
-        report[region.name] = {"left_out": measurements.left_out[region.name], **summary}
-        findings += candidates
-        tests += p_values
-    return report, findings, tests
+        return Section({"reason": f"Not measured: {reason}."})
+    leaks = {region.name: find_leaks(region) for region in measurements.regions}
+    report = {name: {"left_out": measurements.left_out[name], **(leak.report or {})} for name, leak in leaks.items()}
+    return join_sections(report, leaks.values())
 
 
 def _report_references(
@@ -199,9 +188,9 @@ def _report_references(
     network: Classifier | None,
     batch_size: int,
     show_progress: bool,
-) -> tuple[dict[str, Any] | None, list[Finding], list[float]]:
+) -> Section:
     if references is None or network is None:
-        return None, [], []
+        return Section(None)
     from figureground.auditing.references import report_references
 
     return report_references(samples, references, network, batch_size=batch_size, show_progress=show_progress)
@@ -209,30 +198,28 @@ def _report_references(
 
 def _report_biases(
     samples: Samples, scan: ImageScan, classifiers: Sequence[Classifier], show_progress: bool
-) -> tuple[dict[str, Any] | None, list[Finding], list[float]]:
+) -> Section:
     """Report the biases of each classifier, by name."""
     if not classifiers:
-        return None, [], []
+        return Section(None)
     if reason := samples.why_no_masks:
-        return {"reason": f"Not measured: {reason}."}, [], []
+        return Section({"reason": f"Not measured: {reason}."})
     from figureground.auditing.biases import measure_biases
     from figureground.evaluation.counterparts import LabelTable, find_counterparts
 
     occurring = [samples.foregrounds[k] for k in np.unique(samples.foreground)]
     counterparts = find_counterparts(classifiers, samples.foregrounds, occurring, LabelTable())
     report: dict[str, Any] = {}
-    findings: list[Finding] = []
-    tests: list[float] = []
+    parts: list[Section] = []
     for classifier, mapping in zip(classifiers, counterparts, strict=True):
-        summary, candidates, p_values = measure_biases(samples, scan, classifier, mapping, show_progress=show_progress)
+        part = measure_biases(samples, scan, classifier, mapping, show_progress=show_progress)
         name = classifier.name if classifier.name not in report else f"{classifier.name} ({len(report) + 1})"
-        report[name] = {"facts": strip_local_paths(classifier.facts), **summary}
-        findings += candidates
-        tests += p_values
-    return report, findings, tests
+        report[name] = {"facts": strip_local_paths(classifier.facts), **(part.report or {})}
+        parts.append(part)
+    return join_sections(report, parts)
 
 
-def _report_whole_images(samples: Samples, measurements: Measurements) -> dict[str, Any]:
+def _report_whole_images(samples: Samples, measurements: Measurements) -> Section:
     """Report how well six numbers of the whole image predict each label, given the other.
 
     That is no finding: objects and backgrounds have colours of their own.
@@ -250,4 +237,4 @@ def _report_whole_images(samples: Samples, measurements: Measurements) -> dict[s
             continue
         report[name] = probe_to_dict(result, labels)
         report[name]["differences"] = find_differences(measurements.whole_image, own[rows], other[rows], labels)
-    return report
+    return Section(report)

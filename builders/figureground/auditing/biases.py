@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.auditing.compositions import compose, fill_smoothly
-from figureground.auditing.findings import MAX_KEYS, Finding
+from figureground.auditing.findings import MAX_KEYS, Finding, Section
 from figureground.auditing.measuring import ImageScan
 from figureground.auditing.regions import Box
 from figureground.auditing.samples import Samples
@@ -71,15 +71,12 @@ class Part:
 
 def measure_biases(
     samples: Samples, scan: ImageScan, classifier: Classifier, counterparts: Counterparts, *, show_progress: bool = True
-) -> tuple[dict[str, Any], list[Finding], list[float]]:
+) -> Section:
     """Measure the biases of a classifier.
 
     Args:
         classifier: On the device to use.
         counterparts: The classifier's classes for the foreground labels.
-
-    Returns:
-        Report, JSON; candidates for findings; p-values of all tests.
     """
     rng = np.random.default_rng(derive_seed(0, "audit", "biases"))
     has_class = np.array([bool(group) for group in counterparts.groups])
@@ -88,8 +85,8 @@ def measure_biases(
         if has_class[samples.foreground[row]] and (box := scan.boxes[row]) is not None and box.side >= 4
     ]  # fmt: skip
     if len(rows) < MIN_OBJECTS:
-        return {"reason": f"Not measured: {len(rows)} images with a mask and a class that the classifier knows are "
-                          f"fewer than {MIN_OBJECTS}."}, [], []  # fmt: skip
+        known = f"{len(rows)} images with a mask and a class that the classifier knows"
+        return Section({"reason": f"Not measured: {known} are fewer than {MIN_OBJECTS}."})
     if len(rows) > MAX_OBJECTS:
         rows = sorted(rng.choice(rows, MAX_OBJECTS, replace=False).tolist())
     parts = _cut_parts(samples, scan, rows)
@@ -98,7 +95,7 @@ def measure_biases(
     same, others = _choose_partners(label, objects, rng)
     usable = np.flatnonzero(same >= 0)
     if len(usable) < MIN_OBJECTS:
-        return {"reason": "Not measured: too few images have another object of the same class."}, [], []
+        return Section({"reason": "Not measured: too few images have another object of the same class."})
     compositions = _Compositions(classifier, counterparts, show_progress)
     for i in usable.tolist():
         compositions.add_all(parts[i], parts[same[i]].background, parts[others[i]].background, label[i])
@@ -113,7 +110,7 @@ def measure_biases(
         "size_bias": _measure_size_bias(answers),
         "foreground_focus": _measure_focus(classifier, counterparts, [parts[i] for i in usable], label[usable], rng),
     }
-    return report, answers.findings, answers.p_values
+    return Section(report, answers.findings, answers.p_values)
 
 
 class _Answers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,6 +36,25 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of an audit's report, and what it found."""
+
+    report: dict[str, Any] | None
+    """JSON; None for a part that wasn't asked for."""
+    findings: list[Finding] = field(default_factory=list)
+    """Candidates, which `confirm_findings` corrects for the number of tests."""
+    p_values: list[float] = field(default_factory=list)
+    """Of all tests that were made, found or not."""
+
+
+def join_sections(report: dict[str, Any] | None, parts: Iterable[Section]) -> Section:
+    """Return a report with the findings and the p-values of its parts, in order."""
+    parts = list(parts)
+    findings = [finding for part in parts for finding in part.findings]
+    return Section(report, findings, [p for part in parts for p in part.p_values])
 
 
 def confirm_findings(findings: Sequence[Finding], tests: Sequence[float]) -> list[Finding]:

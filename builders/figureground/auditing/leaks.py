@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from figureground.auditing.appearance import find_most_different
-from figureground.auditing.findings import LEVEL, MAX_KEYS, Finding
+from figureground.auditing.findings import LEVEL, MAX_KEYS, Finding, Section
 from figureground.auditing.probe import Probe, TooFew, probe
 
 APPEARANCE, NETWORK = "appearance", "network"
@@ -41,14 +41,14 @@ class Region:
     """Keys of the images, by row."""
 
 
-def find_leaks(region: Region) -> tuple[dict[str, Any], list[Finding], list[float]]:
+def find_leaks(region: Region) -> Section:
     """Probe a region for the label that it shouldn't show.
 
     A class that differs makes all others predictable too, as "not that class". So the class with the strongest evidence
     is taken out, and the others are probed again without it, until nothing is found.
 
     Returns:
-        The report, JSON; candidates for findings; and the p-values of all probes.
+        The report; a finding for each class that stands out; and the p-values of all probes.
     """
     report: dict[str, Any] = {}
     tests: list[float] = []
@@ -77,7 +77,7 @@ def find_leaks(region: Region) -> tuple[dict[str, Any], list[Finding], list[floa
             evidence.setdefault(k, {})[kind] = float(result.class_p[best]), float(result.auc[best]), own, others
             remaining = remaining[region.label[remaining] != k]
     report["differences"] = find_differences(region.features[APPEARANCE], region.label, region.other, region.labels)
-    return report, [_make_finding(region, k, by_kind) for k, by_kind in evidence.items()], tests
+    return Section(report, [_make_finding(region, k, by_kind) for k, by_kind in evidence.items()], tests)
 
 
 def probe_to_dict(result: Probe, labels: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from figureground.auditing.features import read_features
 from figureground.auditing.fidelity import NEIGHBOURS, clipped_coverage, clipped_density, frechet_distance
-from figureground.auditing.findings import MAX_KEYS, Finding
+from figureground.auditing.findings import MAX_KEYS, Finding, Section, join_sections
 from figureground.auditing.probe import MAX_IMAGES, TooFew, assign_folds, probe
 from figureground.auditing.samples import Samples
 from figureground.auditing.transfer import auc_interval, fit_and_predict, sign_test
@@ -38,7 +38,7 @@ def report_references(
     *,
     batch_size: int = 64,
     show_progress: bool = True,
-) -> tuple[dict[str, Any], list[Finding], list[float]]:
+) -> Section:
     """Compare a dataset's images with references, with as many images of each class on either side.
 
     Returns:
@@ -68,7 +68,7 @@ def report_references(
     report["left_out"] = left_out
     if not chosen:
         report["reason"] = f"Not measured: no class has {MIN_OF_CLASS} images on either side."
-        return report, [], []
+        return Section(report)
     rows, rows_of_references = np.sort(np.concatenate(chosen)), np.concatenate(chosen_references)
     if len(rows) > MAX_IMAGES // 2:
         rows = np.sort(rng.choice(rows, MAX_IMAGES // 2, replace=False))
@@ -83,11 +83,10 @@ def report_references(
     report |= {"images": len(rows), "features": x.shape[1]}
     report["frechet_distance"] = _measure_frechet(x, y, rng)
     report |= _measure_clipped(y, x)
-    summary, findings, tests = _measure_separability(samples, rows, x, y, label, their_label, objects, their_objects)
-    report["separability"] = summary
-    summary, more_findings, more_tests = _measure_utility(samples, x, y, label, their_label, objects, their_objects)
-    report["utility"] = summary
-    return report, findings + more_findings, tests + more_tests
+    separability = _measure_separability(samples, rows, x, y, label, their_label, objects, their_objects)
+    utility = _measure_utility(samples, x, y, label, their_label, objects, their_objects)
+    report |= {"separability": separability.report, "utility": utility.report}
+    return join_sections(report, (separability, utility))
 
 
 def _read_references(
@@ -155,7 +154,7 @@ def _measure_clipped(real: np.ndarray, generated: np.ndarray) -> dict[str, Any]:
 def _measure_separability(
     samples: Samples, rows: np.ndarray, x: np.ndarray, y: np.ndarray, label: np.ndarray, their_label: np.ndarray,
     objects: np.ndarray, their_objects: np.ndarray,
-) -> tuple[dict[str, Any], list[Finding], list[float]]:  # fmt: skip
+) -> Section:  # fmt: skip
     """Probe whether an image is generated, given its class."""
     is_real = np.repeat([0, 1], [len(x), len(y)])
     # An object on both sides, such as a cut-out from a reference, must not be in training and test.
@@ -163,7 +162,7 @@ def _measure_separability(
     try:
         result = probe(np.concatenate([x, y]), is_real, all_objects, nuisance=np.concatenate([label, their_label]))
     except TooFew as reason:
-        return {"reason": f"Not measured: {reason}."}, [], []
+        return Section({"reason": f"Not measured: {reason}."})
     scores, real = result.scores[:, 0], is_real[result.rows] == 1
     used_objects = all_objects[result.rows]
     auc = auc_interval(scores[~real], scores[real], used_objects[~real], used_objects[real])
@@ -178,20 +177,20 @@ def _measure_separability(
         "references", text, effect=max(0.0, 2 * auc.value - 1), keys=tuple(own_keys[:MAX_KEYS]),
         beside=tuple(own_keys[::-1][: MAX_KEYS // 2]), p=result.p, numbers=summary,
     )  # fmt: skip
-    return summary, [finding], [result.p]
+    return Section(summary, [finding], [result.p])
 
 
 def _measure_utility(
     samples: Samples, x: np.ndarray, y: np.ndarray, label: np.ndarray, their_label: np.ndarray, objects: np.ndarray,
     their_objects: np.ndarray,
-) -> tuple[dict[str, Any], list[Finding], list[float]]:  # fmt: skip
+) -> Section:  # fmt: skip
     """Train a probe on the images and one on references, and test both on held-out references.
 
     In each fold, both have as many training images of each class.
     """
     classes, their_class = np.unique(their_label, return_inverse=True)
     if len(classes) < 2:
-        return {"reason": "Not measured: the sides share only one class."}, [], []
+        return Section({"reason": "Not measured: the sides share only one class."})
     own_class = np.searchsorted(classes, label)
     object_ids, groups = np.unique(their_objects, return_inverse=True)
     rng = np.random.default_rng(derive_seed(0, "audit", "utility"))
@@ -209,7 +208,7 @@ def _measure_utility(
             )
         chosen_rows = np.concatenate(chosen)
         if len(np.unique(own_class[chosen_rows])) < len(classes) or len(np.unique(their_class[train])) < len(classes):
-            return {"reason": "Not measured: a fold lacks a class."}, [], []
+            return Section({"reason": "Not measured: a fold lacks a class."})
         predicted_here[test] = fit_and_predict(x[chosen_rows], own_class[chosen_rows], y[test], len(classes))
         predicted_by_references[test] = fit_and_predict(y[train], their_class[train], y[test], len(classes))
     right_here, right_by_references = predicted_here == their_class, predicted_by_references == their_class
@@ -223,7 +222,7 @@ def _measure_utility(
         "p": p, "classes": len(classes),
     }  # fmt: skip
     if gap.value <= 0:
-        return summary, [], [p]
+        return Section(summary, p_values=[p])
     worst = min(range(len(classes)), key=lambda k: sides[0][k].mean() - sides[1][k].mean())
     name = samples.foregrounds[classes[worst]]
     text = (
@@ -232,8 +231,5 @@ def _measure_utility(
         f"({100 * gap.low:.1f} to {100 * gap.high:.1f}), most of all for {name}."
     )
     keys = tuple(samples.keys[row] for row in np.flatnonzero(samples.foreground == classes[worst])[:MAX_KEYS])
-    return (
-        summary,
-        [Finding("references", text, effect=gap.value, classes=(name,), keys=keys, p=p, numbers=summary)],
-        [p],
-    )
+    finding = Finding("references", text, effect=gap.value, classes=(name,), keys=keys, p=p, numbers=summary)
+    return Section(summary, [finding], [p])

@@ -9,7 +9,7 @@ import numpy as np
 
 from figureground.auditing.dependence import Dependence, measure_dependence
 from figureground.auditing.duplicates import DuplicateGroup, count_reuse, find_duplicates
-from figureground.auditing.findings import LEVEL, MAX_KEYS, Finding
+from figureground.auditing.findings import LEVEL, MAX_KEYS, Finding, Section
 from figureground.auditing.probe import TooFew
 from figureground.auditing.samples import Samples
 from figureground.checking import similar
@@ -20,9 +20,6 @@ MAX_GROUPS = 200
 """Maximum number of small groups, or of groups of near-duplicates, in the report."""
 NAMED = 3
 """Maximum number of examples in a sentence."""
-
-Section = tuple[dict[str, Any], list[Finding], list[float]]
-"""Report, JSON; candidates for findings; p-values of all tests."""
 
 
 def report_labels(samples: Samples, small: int) -> Section:
@@ -44,7 +41,7 @@ def report_labels(samples: Samples, small: int) -> Section:
         tests.append(result.p)
         summary |= {"cramers_v": result.v._asdict(), "chance": result.chance, "p": result.p}
         findings.append(_describe_dependence(samples, split, rows, result))
-    return report, findings, tests
+    return Section(report, findings, tests)
 
 
 def _small_groups(samples: Samples, counts: np.ndarray, small: int) -> dict[str, Any]:
@@ -93,7 +90,7 @@ def report_duplicates(samples: Samples, hashes: Sequence[bytes] | None) -> Secti
     method = {"method": "perceptual hash", "bits": similar.BITS, "at_most": similar.NEAR}
     if hashes is None:
         missing = f"Not measured: imagehash is missing ({hint('imagehash')})."
-        return {**method, "reason": missing}, [], []
+        return Section({**method, "reason": missing})
     groups = find_duplicates(hashes)
     across = [group for group in groups if len(np.unique(samples.split[list(group.rows)])) > 1]
     within = [group for group in groups if len(np.unique(samples.split[list(group.rows)])) == 1]
@@ -107,7 +104,7 @@ def report_duplicates(samples: Samples, hashes: Sequence[bytes] | None) -> Secti
         }  # fmt: skip
         if selected:
             findings.append(_describe_duplicates(samples, selected, name == "across_splits"))
-    return report, findings, []
+    return Section(report, findings)
 
 
 def _describe_duplicates(samples: Samples, groups: Sequence[DuplicateGroup], across: bool) -> Finding:
@@ -148,7 +145,7 @@ def report_reuse(samples: Samples) -> Section:
         }  # fmt: skip
         if result.shared:
             findings.append(_describe_reuse(samples, name, noun, result.shared))
-    return report, findings, []
+    return Section(report, findings)
 
 
 def _describe_reuse(samples: Samples, name: str, noun: str, shared: dict[str, tuple[int, ...]]) -> Finding:
