@@ -11,6 +11,7 @@ from tiny_layouts import TABLE, make_celeba, make_folders, make_image, make_mask
 
 from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
+from figureground.data.images import find_typical_edge
 from figureground.data.layouts import read_groups
 from figureground.data.summary import format_summary, summarise_groups
 
@@ -150,6 +151,16 @@ def test_a_image_with_a_mask_is_read_whole_and_others_no_larger_than_needed(tmp_
     sizes = [draw().size for _, draw in read_groups(tmp_path).read([0, 1])]
     assert sizes[0] == (4200, 2100)
     assert 1024 <= sizes[1][1] < 2100
+
+
+def test_one_small_image_does_not_decide_the_size_at_which_all_are_read(tmp_path):
+    """A thumbnail among photographs made the pocket network the default backbone."""
+    make_folders(tmp_path, {"train/a": 3, "train/b": 2, "val/a": 1, "val/b": 1, "test/a": 1, "test/b": 1})
+    paths = sorted((tmp_path / "train").glob("*/*"))
+    for path in paths:
+        make_image(path, (120, 200))
+    make_image(paths[0], (9, 16))
+    assert find_typical_edge(read_groups(tmp_path).of_split(0)) == 200
 
 
 def test_the_fingerprint_is_of_labels_and_files_and_of_no_path(tmp_path):

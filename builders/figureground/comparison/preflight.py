@@ -11,6 +11,7 @@ from figureground.comparison.generators import Generators
 from figureground.comparison.rows import PASTE, Row
 from figureground.core.errors import RecipeError, join_names, suggest_or_list
 from figureground.data.groups import GroupedImages
+from figureground.data.images import find_typical_edge
 from figureground.learn.backbone_settings import MAX_POCKET, choose_backbone
 from figureground.learn.preflight import refuse_backbone, refuse_revision, refuse_unfit_data
 from figureground.learn.settings import RULES, Training
@@ -44,7 +45,7 @@ class Preflight:
     """By generator that prunes, its pruning rule."""
 
     def __post_init__(self) -> None:
-        self.edge = max(self.training_data.train.album.draw(0).size)
+        self.edge = find_typical_edge(self.groups.of_split(0))
         for name in self.training:
             if name not in SHARED:
                 raise RecipeError(

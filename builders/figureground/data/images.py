@@ -39,6 +39,9 @@ FEATURE = "feature"
 Draw = Callable[[], Image.Image]
 """Decodes an image, RGB. Raises UnreadableImage."""
 
+EDGE_SAMPLE = 25
+"""Number of images that `find_typical_edge` looks at."""
+
 
 class Images(Protocol):
     """Images in a fixed order, each with a label."""
@@ -61,6 +64,17 @@ class Images(Protocol):
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:
         """Yield the images at the given rows, in order."""
+
+
+def find_typical_edge(images: Images) -> int:
+    """Return the median of the longer edges, pixels, of up to `EDGE_SAMPLE` images spread over all.
+
+    Raises:
+        FiguregroundError: One of them can't be decoded.
+    """
+    rows = np.unique(np.linspace(0, len(images.label) - 1, EDGE_SAMPLE).round().astype(np.int64))
+    edges = sorted(max(draw().size) for _, draw in images.read(rows))
+    return edges[len(edges) // 2]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.data.images import find_typical_edge
 from figureground.disentangling.data import LabelledImages, Photographs, open_data
 from figureground.disentangling.division import PARTS, Division, assign
 from figureground.disentangling.separator import SEPARATORS
@@ -77,8 +76,7 @@ def read_request(
         raise RecipeError("splits", f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}.")
     division = assign(data, requested_splits, paired, allow_empty=allow_empty)
     photograph_images = None if photographs is None else Photographs(Path(photographs), data.foregrounds)
-    _, draw = next(iter(data.images.read(np.zeros(1, np.int64))))
-    edge = max(draw().size)
+    edge = find_typical_edge(data.images)
     name = choose_backbone(settings, edge)
     refuse_revision(settings, name)
     pretrained = not (name == POCKET or settings.from_scratch)

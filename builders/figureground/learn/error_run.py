@@ -19,6 +19,7 @@ from figureground.core.files import replace_text
 from figureground.core.hashing import digest
 from figureground.core.terminal import print_note
 from figureground.data.groups import GroupedImages
+from figureground.data.images import find_typical_edge
 from figureground.learn.backbones import open_backbone, save_backbone
 from figureground.learn.errors import Errors, read_arrays, save_errors, write_arrays
 from figureground.learn.fit import Fit
@@ -86,7 +87,7 @@ class ErrorRun:
             )
         self._seed: int = self.inputs["seed"]
         self._torch_device = choose_device(self.device)
-        self._edge = max(Album([self._train]).draw(0).size)
+        self._edge = find_typical_edge(self._train)
 
     def predict(self) -> Errors:
         """Run the unfinished jobs, combine their predictions, and save them with `save_errors`.

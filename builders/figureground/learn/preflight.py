@@ -10,6 +10,7 @@ from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.data_source import DataSource
 from figureground.data.groups import GroupedImages
+from figureground.data.images import find_typical_edge
 from figureground.data.layouts import read_data
 from figureground.learn.backbone_settings import POCKET, BackboneSettings, choose_backbone
 from figureground.learn.settings import TWO_STAGE, WORST_GROUP, Training, explain_missing_attributes
@@ -67,7 +68,7 @@ def read_request(
     refuse_unfit_data(settings, groups, training_data)
     if settings.method == TWO_STAGE and not training_data.added.any():
         raise RecipeError("add", "two-stage begins with added images, but there are none. Add some: --add DIR.")
-    edge = max(training_data.train.album.draw(0).size)
+    edge = find_typical_edge(groups.of_split(0))
     refuse_revision(settings, choose_backbone(settings, edge))
     return Request(settings, training_data, out, seed_list, edge, device, workers)
 

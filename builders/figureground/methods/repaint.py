@@ -20,6 +20,7 @@ from figureground.core.hashing import digest
 from figureground.core.terminal import print_note
 from figureground.data.data_source import READING_OPTIONS
 from figureground.data.groups import GroupedImages
+from figureground.data.images import find_typical_edge
 from figureground.data.layouts import read_data
 from figureground.data.stores import FileStore
 from figureground.learn.backbone_settings import choose_backbone
@@ -565,9 +566,9 @@ class Repaint(Method):
         Raises:
             RecipeError: None is given, and the images are too large for the pocket's.
         """
-        ((_, draw),) = self.train.read([0])
+        edge = find_typical_edge(self.train)
         try:
-            return choose_backbone(self.config.training_settings(), max(draw().size), "--set training.backbone=…,")
+            return choose_backbone(self.config.training_settings(), edge, "--set training.backbone=…,")
         except RecipeError as error:
             raise _rename_field(error) from None
 
