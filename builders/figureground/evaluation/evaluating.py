@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,33 +11,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figureground.core.errors import FiguregroundError, UsageError, join_names
-from figureground.core.files import replace_bytes
 from figureground.core.hashing import content_hash
 from figureground.core.intervals import LEVEL, METHOD
 from figureground.core.local_paths import strip_local_paths
-from figureground.core.locks import lock
-from figureground.core.owned import refuse_output
 from figureground.data.images import SPURIOUS_FOR, DatasetImages, FolderImages, open_images
 from figureground.data.objects import is_matched, iterate_identities
 from figureground.evaluation import accuracy, robustness, spuriousness
-from figureground.evaluation.counterparts import Counterparts, LabelTable, find_counterparts, read_label_table
+from figureground.evaluation.counterparts import Counterparts, LabelTable
 from figureground.evaluation.page import write_page
 from figureground.evaluation.running import (
     BATCH_SIZE,
-    FOLDER,
-    JSON,
-    PAGE,
+    MADE_BY,
     check_request,
+    find_occurring,
     make_unique,
     make_writable,
-    open_classifiers,
+    prepare,
     run_classifiers,
     write_results,
 )
+from figureground.evaluation.score_files import choose_score_files, write_score_files
 from figureground.recipe.severity import FILE as AXES
-from figureground.shards.claims import STAGES_LOCK, remove_locks
-from figureground.shards.index import rewrite_croissant
-from figureground.shards.shard import SCORES
 
 if TYPE_CHECKING:
     from figureground.evaluation.predict import Predictions
@@ -119,25 +111,21 @@ def evaluate(
     spurious = images.column == SPURIOUS_FOR
     if validation is not None and not spurious:
         raise UsageError("--validation applies to class-wise spurious sets only; give photographs as --references.")
-    occurring = [images.labels[k] for k in np.unique(images.label)]
+    occurring = find_occurring(images)
     other_images = _open_others(images, occurring, references, controls, splits)
     validation_images = None if validation is None else open_images(Path(validation), images.labels, occurring)
-    table = LabelTable() if labels is None else read_label_table(Path(labels), images.labels)
-    out = directory / FOLDER if out is None else Path(out)
-    refuse_output(out, directory, FOLDER, JSON, PAGE)
-
-    # Imports that need torch come last, so that mistakes are reported at once.
-    from figureground.core.accelerator import choose_device
-
-    torch_device = choose_device(device)
-    opened = open_classifiers(classifiers, images, zero_shot, candidates)
-    counterparts = find_counterparts(list(opened.values()), images.labels, occurring, table)
-    scores = _score_files(directory, list(opened)) if save_scores else {}
-    make_writable([out, *[path.parent for path in scores.values()]], "Give another --out, and omit --save-scores.")
+    prepared = prepare(
+        directory, images, classifiers, zero_shot, labels=labels, candidates=candidates, out=out, device=device
+    )
+    opened, counterparts = prepared.classifiers, prepared.counterparts
+    scores = choose_score_files(directory, list(opened)) if save_scores else {}
+    make_writable(
+        [prepared.out, *[path.parent for path in scores.values()]], "Give another --out, and omit --save-scores."
+    )
 
     predictions: dict[str, dict[str, Predictions]] = {}
     positives: dict[str, Predictions] = {}
-    for name, predict_images in run_classifiers(opened, counterparts, torch_device, batch_size, show_progress):
+    for name, predict_images in run_classifiers(prepared, batch_size, show_progress):
         predictions[name] = {kind: predict_images(each) for kind, each in {GENERATED: images, **other_images}.items()}
         if validation_images is not None:
             positives[name] = predict_images(validation_images)
@@ -150,7 +138,7 @@ def evaluate(
     }
     steered = _find_steered(images, opened)
     report = {
-        **_describe_inputs(images, occurring, other_images, validation_images, table),
+        **_describe_inputs(images, occurring, other_images, validation_images, prepared.table),
         "classifiers": {
             name: {
                 "facts": strip_local_paths(classifier.facts),
@@ -169,17 +157,12 @@ def evaluate(
             [predictions[name] for name in independent], [measured[name] for name in independent], images.labels
         )
     evaluation = Evaluation(
-        images, report, opened, {name: by_kind[GENERATED] for name, by_kind in predictions.items()}, independent, out,
-        tuple(scores.values()),
+        images, report, opened, {name: by_kind[GENERATED] for name, by_kind in predictions.items()}, independent,
+        prepared.out, tuple(scores.values()),
     )  # fmt: skip
     if scores:
-        # Lock, because files are read and rewritten: another evaluation may be adding other splits.
-        with lock(directory / STAGES_LOCK, wait=True):
-            for name, path in scores.items():
-                _write_scores(path, images, opened[name], evaluation.predictions[name])
-        remove_locks(directory)
-        rewrite_croissant(directory)
-    write_results(out, write_page(evaluation), report)
+        write_score_files(directory, scores, images, opened, evaluation.predictions)
+    write_results(prepared.out, write_page(evaluation), report)
     return evaluation
 
 
@@ -266,7 +249,7 @@ def _describe_inputs(
 ) -> dict[str, Any]:  # fmt: skip
     """Return the report's entries on the images and labels that are compared."""
     return {
-        "made_by": _MADE_BY.decode(),
+        "made_by": MADE_BY,
         "dataset": _describe_dataset(images),
         "kind": "spurious" if images.column == SPURIOUS_FOR else "foreground",
         "intervals": {"method": METHOD, "level": LEVEL, **_count_reuse(images)},
@@ -342,72 +325,3 @@ def _measure_accuracy(
         outcomes = counterparts.outcomes(own_predictions.predicted, images.label)
         report["matched"] = accuracy.measure_consistency(images.keys, outcomes, own_predictions)
     return report
-
-
-# Scores
-
-
-_MADE_BY = b"figureground evaluate"
-"""Metadata key of scores files that `evaluate` wrote and may overwrite."""
-
-
-def _score_files(directory: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Return the path of each classifier's scores file, named so that a `curate` rule can refer to it.
-
-    Raises:
-        FiguregroundError: A scores file of that name exists that `evaluate` didn't write.
-    """
-    import pyarrow.parquet as pq
-
-    paths: dict[str, Path] = {}
-    for name in names:
-        stem = re.sub(r"\W+", "_", name).strip("_") or "classifier"
-        stem = stem if stem.isidentifier() else f"c_{stem}"
-        path = directory / SCORES / f"{_make_unique_stem(stem, paths)}.parquet"
-        existing = path if path.exists() else path.with_suffix(".csv")
-        if existing.exists():
-            try:
-                is_ours = existing.suffix == ".parquet" and _MADE_BY in (pq.read_schema(existing).metadata or {})
-            except (OSError, ValueError):
-                is_ours = False
-            if not is_ours:
-                raise FiguregroundError(
-                    f"--save-scores: {SCORES}/{existing.name} wasn't written by this command. Rename or remove it."
-                )
-        paths[name] = path
-    return paths
-
-
-def _make_unique_stem(stem: str, paths: Mapping[str, Path]) -> str:
-    # On the file systems of macOS and Windows, `Net.parquet` and `net.parquet` are one file.
-    while any(path.stem.casefold() == stem.casefold() for path in paths.values()):
-        stem += "_"
-    return stem
-
-
-def _write_scores(path: Path, images: DatasetImages, classifier: Classifier, predictions: Predictions) -> None:
-    """Write key, predicted class, probability of the label, and correctness of each judged sample.
-
-    Earlier rows of the same classifier for other splits are kept.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    rows = np.flatnonzero(predictions.judged)
-    table = pa.table(
-        {
-            "key": [images.keys[row] for row in rows],
-            "predicted": [classifier.labels[k] for k in predictions.predicted[rows]],
-            "p": predictions.p[rows],
-            "correct": predictions.correct[rows],
-        }
-    )
-    made_by = {_MADE_BY: json.dumps(strip_local_paths(classifier.facts)).encode()}
-    if path.exists() and (earlier := pq.read_table(path)).schema.metadata[_MADE_BY] == made_by[_MADE_BY]:
-        is_other = pc.invert(pc.is_in(earlier["key"], pa.array(images.keys)))
-        table = pa.concat_tables([earlier.filter(is_other).cast(table.schema), table])
-    table = table.replace_schema_metadata(made_by)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    replace_bytes(path, buffer.getvalue())

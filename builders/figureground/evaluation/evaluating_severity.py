@@ -7,23 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from figureground.core.errors import FiguregroundError
 from figureground.core.intervals import LEVEL, METHOD
 from figureground.core.local_paths import strip_local_paths
-from figureground.core.owned import refuse_output
 from figureground.data.images import DatasetImages, open_images
 from figureground.evaluation import severity
-from figureground.evaluation.counterparts import LabelTable, find_counterparts, read_label_table
 from figureground.evaluation.running import (
     BATCH_SIZE,
-    FOLDER,
-    JSON,
-    PAGE,
+    MADE_BY,
     check_request,
+    find_occurring,
     make_writable,
-    open_classifiers,
+    prepare,
     run_classifiers,
     write_results,
 )
@@ -84,28 +79,21 @@ def evaluate_severity(
     for folder, dataset_images in images.items():
         if dataset_images.labels != mildest.labels:
             raise FiguregroundError(f"{directory / folder} has other labels than {directory / MILDEST}.")
-    occurring = [mildest.labels[k] for k in np.unique(mildest.label)]
+    occurring = find_occurring(mildest)
     reference_images = None if references is None else open_images(Path(references), mildest.labels, occurring)
-    table = LabelTable() if labels is None else read_label_table(Path(labels), mildest.labels)
-    out = directory / FOLDER if out is None else Path(out)
-    refuse_output(out, directory, FOLDER, JSON, PAGE)
-
-    # Imports that need torch come last, so that mistakes are reported at once.
-    from figureground.core.accelerator import choose_device
-
-    torch_device = choose_device(device)
-    opened = open_classifiers(classifiers, mildest, zero_shot, candidates)
-    counterparts = find_counterparts(list(opened.values()), mildest.labels, occurring, table)
-    make_writable([out], "Give another --out.")
+    prepared = prepare(
+        directory, mildest, classifiers, zero_shot, labels=labels, candidates=candidates, out=out, device=device
+    )
+    make_writable([prepared.out], "Give another --out.")
     predictions: dict[str, dict[str, Predictions]] = {}
     results: dict[str, Any] = {}
-    for name, predict_images in run_classifiers(opened, counterparts, torch_device, batch_size, show_progress):
+    for name, predict_images in run_classifiers(prepared, batch_size, show_progress):
         predictions[name] = {folder: predict_images(dataset_images) for folder, dataset_images in images.items()}
         reference_predictions = predict_images(reference_images) if reference_images is not None else None
         measured = severity.measure(axes, images, predictions[name], reference_predictions)
-        results[name] = {"facts": strip_local_paths(opened[name].facts), **measured}
+        results[name] = {"facts": strip_local_paths(prepared.classifiers[name].facts), **measured}
     report = {
-        "made_by": "figureground evaluate",
+        "made_by": MADE_BY,
         "kind": "severity",
         "dataset": {
             "name": directory.resolve().name,
@@ -120,6 +108,6 @@ def evaluate_severity(
         "chance": 1 / len(occurring),
         "classifiers": results,
     }
-    evaluation = SeverityEvaluation(images, report, predictions, out)
-    write_results(out, write_page(evaluation, axes), report)
+    evaluation = SeverityEvaluation(images, report, predictions, prepared.out)
+    write_results(prepared.out, write_page(evaluation, axes), report)
     return evaluation

@@ -6,14 +6,18 @@ import functools
 import json
 import os
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.core.files import replace_text
+from figureground.core.owned import refuse_output
 from figureground.data.images import DatasetImages, FolderImages
-from figureground.evaluation.counterparts import Counterparts
+from figureground.evaluation.counterparts import Counterparts, LabelTable, find_counterparts, read_label_table
 from figureground.evaluation.texts import default_prompts, list_classes, read_prompts, write_texts
 from figureground.models.needs import ZERO_SHOT, refuse_absent
 from figureground.recipe.prompts import Template
@@ -31,6 +35,22 @@ BATCH_SIZE = 64
 FOLDER = "_evaluation"
 """Output folder inside a dataset: `load_dataset` ignores it, and it is not published."""
 JSON, PAGE = "evaluation.json", "evaluation.html"
+MADE_BY = "figureground evaluate"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What an evaluation needs besides its images, checked and opened."""
+
+    table: LabelTable
+    out: Path
+    """Output directory."""
+    classifiers: dict[str, Classifier]
+    """By a unique name, on the CPU."""
+    counterparts: list[Counterparts]
+    """One for each classifier."""
+    device: torch.device
+    """Where the classifiers run."""
 
 
 def check_request(
@@ -67,6 +87,47 @@ def check_request(
     return templates
 
 
+def find_occurring(images: DatasetImages) -> list[str]:
+    """Return the labels that images have, in label order."""
+    return [images.labels[k] for k in np.unique(images.label)]
+
+
+def prepare(
+    directory: Path,
+    images: DatasetImages,
+    classifiers: Sequence[str | Classifier],
+    zero_shot: Mapping[str, Sequence[Template]],
+    *,
+    labels: Path | str | None,
+    candidates: str | None,
+    out: Path | str | None,
+    device: str,
+) -> Prepared:
+    """Check and open what all evaluations need, after the images were opened and before anything is written.
+
+    Args:
+        directory: What is evaluated; the default output directory lies in it.
+        images: A dataset with the labels that classifiers are asked about.
+        zero_shot: From `check_request`.
+        classifiers, labels, candidates, out, device: See `evaluate`.
+
+    Raises:
+        FiguregroundError: The label table names an unknown label or class; the output directory holds other files; or a
+            classifier can't be opened or has no counterpart of any label.
+    """
+    table = LabelTable() if labels is None else read_label_table(Path(labels), images.labels)
+    out = directory / FOLDER if out is None else Path(out)
+    refuse_output(out, directory, FOLDER, JSON, PAGE)
+
+    # Imports that need torch come last, so that mistakes are reported at once.
+    from figureground.core.accelerator import choose_device
+
+    torch_device = choose_device(device)
+    opened = open_classifiers(classifiers, images, zero_shot, candidates)
+    counterparts = find_counterparts(list(opened.values()), images.labels, find_occurring(images), table)
+    return Prepared(table, out, opened, counterparts, torch_device)
+
+
 def open_classifiers(
     classifiers: Sequence[str | Classifier],
     images: DatasetImages,
@@ -95,28 +156,19 @@ def open_classifiers(
     return opened
 
 
-def run_classifiers(
-    opened: Mapping[str, Classifier],
-    counterparts: Sequence[Counterparts],
-    device: torch.device,
-    batch_size: int,
-    show_progress: bool,
-) -> Iterator[tuple[str, PredictImages]]:
+def run_classifiers(prepared: Prepared, batch_size: int, show_progress: bool) -> Iterator[tuple[str, PredictImages]]:
     """Yield each classifier's name, and the function that returns its predictions for images.
 
     Only one classifier is on the device at a time: it is moved back when the next one is asked for.
 
     Args:
-        opened: From `open_classifiers`.
-        counterparts: One for each classifier.
-        device: Where they run.
         batch_size, show_progress: See `evaluate`.
     """
     from figureground.evaluation.predict import predict
 
-    for (name, classifier), mapping in zip(opened.items(), counterparts, strict=True):
+    for (name, classifier), mapping in zip(prepared.classifiers.items(), prepared.counterparts, strict=True):
         home_device = next(classifier.parameters()).device
-        classifier.to(device)
+        classifier.to(prepared.device)
         predict_images = functools.partial(
             predict, classifier, counterparts=mapping, batch_size=batch_size, show_progress=show_progress
         )
