@@ -319,6 +319,22 @@ def test_scores_of_somebody_else_are_not_overwritten(tmp_path, classifier):
     assert not (directory / "_evaluation").exists()
 
 
+def test_scores_of_another_classifier_of_the_same_name_are_not_overwritten(tmp_path, classifier):
+    """Classifiers of different runs often have the same name, such as erm-seed-0."""
+    directory = make_coloured(tmp_path / "set", DRAWN)
+    evaluate(directory, [classifier], save_scores=True, show_progress=False)
+    path = directory / "_figureground/scores/colours.parquet"
+    before = path.read_bytes()
+    other = make_coloured_classifier(tmp_path / "other/colours", {"bird": "cat", "cat": "bird", "mug": "mug"})
+    with pytest.raises(FiguregroundError, match=r"colours\.parquet .* another classifier called 'colours'"):
+        evaluate(directory, [str(other)], save_scores=True, show_progress=False)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("label,classifier_label\nbird,bird\nbird,mug\ncat,cat\n")
+    with pytest.raises(FiguregroundError, match=r"colours\.parquet .*other --labels"):
+        evaluate(directory, [classifier], labels=labels, save_scores=True, splits=["train"], show_progress=False)
+    assert path.read_bytes() == before
+
+
 def test_files_of_somebody_else_and_folders_of_the_dataset_are_no_place_for_results(tmp_path, classifier):
     directory = make_coloured(tmp_path / "set", DRAWN)
     for name in ("evaluation.json", "evaluation.html"):

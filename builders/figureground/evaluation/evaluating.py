@@ -118,9 +118,9 @@ def evaluate(
         directory, images, classifiers, zero_shot, labels=labels, candidates=candidates, out=out, device=device
     )
     opened, counterparts = prepared.classifiers, prepared.counterparts
-    scores = choose_score_files(directory, list(opened)) if save_scores else {}
+    scores = choose_score_files(directory, opened, counterparts) if save_scores else {}
     make_writable(
-        [prepared.out, *[path.parent for path in scores.values()]], "Give another --out, and omit --save-scores."
+        [prepared.out, *[file.path.parent for file in scores.values()]], "Give another --out, and omit --save-scores."
     )
 
     predictions: dict[str, dict[str, Predictions]] = {}
@@ -158,7 +158,7 @@ def evaluate(
         )
     evaluation = Evaluation(
         images, report, opened, {name: by_kind[GENERATED] for name, by_kind in predictions.items()}, independent,
-        prepared.out, tuple(scores.values()),
+        prepared.out, tuple(file.path for file in scores.values()),
     )  # fmt: skip
     if scores:
         write_score_files(directory, scores, images, opened, evaluation.predictions)
