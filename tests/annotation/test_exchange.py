@@ -298,3 +298,14 @@ def test_an_unknown_exchange_is_named(directory, tmp_path):
     with pytest.raises(UsageError, match="mturk"):
         export(dataset, draw(dataset, Wanted(images=2)), "mturc", tmp_path / "out", URL)
     assert not (directory / ANNOTATIONS).exists()
+
+
+@pytest.mark.parametrize("wrong", [["--export", "nope"], ["--export", "mturk"]])
+def test_a_refused_export_leaves_the_sample_as_it_was(directory, tmp_path, wrong):
+    sample = directory / ANNOTATIONS / "sample.json"
+    before = sample.read_bytes() if sample.exists() else None
+    sampling = ["--images", "3", "--seed", "77"]
+    code, _, err = commands.run("review", str(directory), *sampling, "--out", str(tmp_path / "x"), *wrong)
+    assert code == 2
+    assert wrong[1] in err or "--image-url" in err
+    assert (sample.read_bytes() if sample.exists() else None) == before

@@ -276,3 +276,17 @@ def test_a_reader_who_has_enough_is_no_error():
     process.stdout.close()
     assert process.wait(timeout=60) == 0
     assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["clean", ""], ["check", ""], ["build", "d3s", "--out", ""], ["train", "erm", "--data", "", "--out", "x"]],
+)
+def test_an_empty_path_is_no_name_of_the_current_directory(arguments, tmp_path, monkeypatch, capsys):
+    """As from an unset variable in a script."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "empty" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ import json
 import shutil
 
 import pytest
+from commands import run
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
@@ -121,3 +122,15 @@ def test_other_settings_and_other_peoples_files_are_left_alone(drawn, tmp_path):
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(FiguregroundError, match="didn't make"):
         draw_scenes(["grass"], tmp_path, settings=POCKET)
+
+
+def test_one_background_may_be_named_alone(tmp_path):
+    """It was taken for the name of a list."""
+    arguments = ["--checkpoint", "pocket", "--size", "64", "--num-inference-steps", "2", "--images", "1"]
+    code, _, err = run("scenes", "grass", "--avoid", "bird", "--out", str(tmp_path / "out"), *arguments)
+    assert (code, err) == (0, "")
+    assert [path.parent.name for path in (tmp_path / "out").glob("*/*.png")] == ["grass"]
+    code, _, err = run("scenes", "gras", "--out", str(tmp_path / "other"), *arguments)
+    assert code in (1, 2)
+    assert "'gras'" in err
+    assert "grass" in err

@@ -180,6 +180,7 @@ def test_the_recipe_does_not_depend_on_where_the_images_lie(tmp_path):
         ({"cutout_scale": [0.9, 0.2]}, "cutout_scale"),
         ({"per_cell": 3}, "per_cell: 3 is not a mapping"),
         ({"per_cell": {"Train!": 3}}, "per_cell: 'Train!' "),
+        ({"per_cell": {"all": 3}}, "per_cell: 'all' "),
         ({"per_cell": {"train": -1}}, r"per_cell\.train: -1"),
         ({"per_cell": {"train": 0, "validation": 0}}, "train would have no image"),
         ({"classes": ["brid"]}, "classes: 'brid' is not in the list 'pocket', did you mean 'bird'"),

@@ -1,5 +1,6 @@
 """Counts by cell are exact, and as dependent as asked."""
 
+import re
 import time
 
 import numpy as np
@@ -204,3 +205,26 @@ def test_a_split_pair_never_takes_images_away_when_it_grows():
 def test_a_split_pair_that_cannot_be_is_refused(value, per_cell, named):
     with pytest.raises(RecipeError, match=named):
         read_table(value, per_cell, F, B)
+
+
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [
+        ({"kind": "uniform", "correlation": 0.9}, "table.correlation"),
+        ({"kind": "uniform", "pairing": {"nope": "nope"}}, "table.pairing"),
+        ({"kind": "csv", "path": "counts.csv", "bias_aligned_share": "95%"}, "table.bias_aligned_share"),
+        ({"kind": "correlated", "path": "counts.csv"}, "table.path"),
+    ],
+)
+def test_settings_of_another_kind_of_table_are_refused(table, field):
+    with pytest.raises(RecipeError, match=rf"^{re.escape(field)}: .*kind {table['kind']} "):
+        read_table(table, {"train": 1}, F, B)
+
+
+def test_a_mapping_with_a_path_is_a_csv(tmp_path):
+    path = tmp_path / "counts.csv"
+    path.write_text("foreground,background,count\nbird,grass,7\n")
+    counts, _ = read_table({"path": str(path)}, {"train": 1}, F, B)
+    assert counts["train"].sum() == counts["train"][0, 0] == 7
+    with pytest.raises(RecipeError, match=r"nope\.csv"):
+        read_table({"path": str(tmp_path / "nope.csv")}, {"train": 1}, F, B)

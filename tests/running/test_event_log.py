@@ -82,3 +82,19 @@ def test_lines_of_processes_that_write_at_once_stay_whole(tmp_path):
     entries = events((tmp_path / "log.jsonl").read_text())
     assert len(entries) == 800
     assert all(each["text"] == str(each["rank"]) * 9000 for each in entries)
+
+
+def test_nothing_is_appended_to_a_file_that_is_no_log(tmp_path):
+    """Such as the recipe, after a slip on the command line."""
+    recipe_file = tmp_path / "base.yaml"
+    recipe_file.write_text("config: pocket\n")
+    with pytest.raises(UsageError, match=r"base\.yaml exists and is no log"):
+        open_log(recipe_file, tmp_path / "out")
+    assert recipe_file.read_text() == "config: pocket\n"
+    (tmp_path / "data.json").write_text("{}\n")
+    with pytest.raises(UsageError, match=r"data\.json"):
+        open_log(tmp_path / "data.json", tmp_path / "out")
+    log = tmp_path / "log.jsonl"
+    for _ in range(2):
+        open_log(log, tmp_path / "out").write("start")
+    assert [each["event"] for each in events(log.read_text())] == ["start", "start"]

@@ -1,8 +1,10 @@
 """Photographs as people have them are read right, or refused with the reason."""
 
 import io
+import os
 import pickle
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
+from figureground.core.errors import FiguregroundError
 from figureground.core.hashing import content_hash
 from figureground.recipe.sample import IMAGE_FORMATS
 from figureground.sources.images import (
@@ -22,6 +25,7 @@ from figureground.sources.images import (
     encode,
     fit_size,
     image_size,
+    list_folders,
     list_images,
     read_distinct,
     read_image,
@@ -403,3 +407,10 @@ def test_metadata_text_of_a_png_is_dropped(tmp_path: Path) -> None:
     text.add_text("Author", "someone")
     quarters().save(tmp_path / "photo.png", pnginfo=text)
     assert read_image(tmp_path / "photo.png").info == {}
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system allows no such names")
+def test_a_folder_whose_name_is_not_utf8_is_named(tmp_path: Path) -> None:
+    os.mkdir(os.fsencode(tmp_path) + b"/caf\xe9")
+    with pytest.raises(FiguregroundError, match=r"caf.*not UTF-8"):
+        list_folders(tmp_path)

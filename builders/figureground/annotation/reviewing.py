@@ -70,7 +70,7 @@ def review(
 
     Raises:
         FiguregroundError: There is no finished dataset, or a file of answers belongs to another one or is damaged.
-        UsageError: The sample or the port can't be had.
+        UsageError: An option about the sample is invalid, or the port can't be used.
     """
     from figureground.annotation.assignment import Turns
     from figureground.annotation.server import Server
@@ -80,10 +80,10 @@ def review(
         "images": images, "margin": margin, "per": per, "expected": expected, "overlap": overlap, "splits": splits,
         "seed": seed,
     }  # fmt: skip
-    turns = Turns(
-        dataset, load_or_draw_sample(dataset, {name: each for name, each in changes.items() if each is not None})
-    )
+    sample = choose_sample(dataset, {name: each for name, each in changes.items() if each is not None})
+    turns = Turns(dataset, sample)
     with Server(turns, port) as server:
+        save(dataset, sample)
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="review", daemon=True)
         thread.start()
         try:
@@ -100,8 +100,8 @@ def review(
     return _summarise_review(dataset, turns)
 
 
-def load_or_draw_sample(dataset: FinishedDataset, changes: Mapping[str, Any]) -> Sample:
-    """Return the sample that was saved, unless it is to change; then draw the new one and save it.
+def choose_sample(dataset: FinishedDataset, changes: Mapping[str, Any]) -> Sample:
+    """Return the sample that was saved, unless it is to change; then draw a new one, which isn't saved yet.
 
     Args:
         dataset: The dataset.
@@ -119,9 +119,7 @@ def load_or_draw_sample(dataset: FinishedDataset, changes: Mapping[str, Any]) ->
     settings = dataclasses.replace(previous, **fields)
     if saved is not None and settings == previous:
         return saved
-    sample = draw(dataset, settings, reference_keys(dataset))
-    save(dataset, sample)
-    return sample
+    return draw(dataset, settings, reference_keys(dataset))
 
 
 def describe(dataset: FinishedDataset, sample: Sample) -> str:

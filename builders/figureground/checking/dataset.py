@@ -83,7 +83,8 @@ def check(directory: str | os.PathLike[str], show_progress: bool = True) -> Repo
 def _check(directory: Path, show_progress: bool) -> Report:
     if not (directory / MARKERS).is_dir():
         raise FiguregroundError(
-            f"{directory} holds no dataset: {MARKERS} is missing. Give the output directory of a build."
+            f"{directory} holds no dataset: {MARKERS} is missing. Give the output directory of a build that "
+            f"has finished a shard; figureground status {directory} shows how far a build is."
         )
     return _DatasetCheck(directory).run(show_progress)
 

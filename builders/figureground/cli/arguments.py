@@ -15,8 +15,17 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """The subparsers that each command's parser is added to."""
 
 
+def parse_path(text: str) -> Path:
+    """Read a path. An empty one, as from an unset variable, would be the current directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty. Give a path.")
+    return Path(text)
+
+
 def parse_place(text: str) -> Path | StoreUrl:
     """Read a dataset's place: a directory, or a URL in an object store."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty. Give a directory or a URL.")
     try:
         return parse(text)
     except UsageError as error:

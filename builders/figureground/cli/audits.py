@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from figureground.cli.arguments import Commands, add_device
+from figureground.cli.arguments import Commands, add_device, parse_path
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import print_result
 
@@ -17,9 +16,9 @@ def add_audit(commands: Commands, common: argparse.ArgumentParser) -> None:
         "cut-outs and scenes that splits share. With --references it compares the images with photographs; with "
         "--classifier it measures a classifier's biases on the set's objects. The dataset isn't changed.",
     )  # fmt: skip
-    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("directory", type=parse_path, metavar="DIR")
     parser.add_argument(
-        "--references", type=Path, metavar="REFERENCES", help="photographs in one folder per class, or a dataset"
+        "--references", type=parse_path, metavar="REFERENCES", help="photographs in one folder per class, or a dataset"
     )
     parser.add_argument(
         "--features", metavar="NAME",
@@ -34,7 +33,7 @@ def add_audit(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--split", action="append", default=[], metavar="SPLIT", help="audit only this split; repeatable"
     )
     parser.add_argument("--small", type=int, default=10, metavar="N", help="name cells with fewer images (%(default)s)")
-    parser.add_argument("--out", type=Path, metavar="OUT", help="output directory (DIR/_audit)")
+    parser.add_argument("--out", type=parse_path, metavar="OUT", help="output directory (DIR/_audit)")
     add_device(parser)
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (64)")
     parser.set_defaults(run=_audit)

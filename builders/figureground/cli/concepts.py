@@ -7,7 +7,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from figureground.cli.arguments import Commands, add_device, add_later, add_track
+from figureground.cli.arguments import Commands, add_device, add_later, add_track, parse_path
 from figureground.core.devices import check_device
 from figureground.core.errors import RecipeError
 from figureground.core.files import read_json
@@ -22,22 +22,25 @@ def add_finetune(commands: Commands, common: argparse.ArgumentParser) -> None:
         "'a photo of a sks flower' draws it. Defaults are tuned for the pocket model; for other checkpoints they are "
         "the usual Stable Diffusion values. x.txt beside x.jpg is its caption, with {V} for the identifier.",
     )  # fmt: skip
-    parser.add_argument("--references", type=Path, required=True, metavar="DIR", help="three images or more")
+    parser.add_argument("--references", type=parse_path, required=True, metavar="DIR", help="three images or more")
     parser.add_argument("--noun", required=True, help="what the references actually show, such as flower")
     parser.add_argument(
         "--class", dest="label", required=True, metavar="CLASS", help="the class that classifiers predict for them"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=parse_path, required=True, metavar="DIR")
     parser.add_argument(
-        "--prior", type=Path, metavar="DIR",
+        "--prior", type=parse_path, metavar="DIR",
         help="images of the noun for prior preservation: your own, used as they are, or those that a fine-tuning run "
         "drew, which are topped up",
     )  # fmt: skip
     parser.add_argument(
-        "--components", type=Path, metavar="FILE", help="neural-PCA components of the class, for --features neural-pca"
+        "--components",
+        type=parse_path,
+        metavar="FILE",
+        help="neural-PCA components of the class, for --features neural-pca",
     )
     parser.add_argument(
-        "--class-folder", type=Path, metavar="DIR",
+        "--class-folder", type=parse_path, metavar="DIR",
         help="images of the class itself, for --class-direction images and --early-stopping without-class: your own, "
         "used as they are, or those that a fine-tuning run drew, which are topped up",
     )  # fmt: skip
@@ -122,8 +125,8 @@ def add_components(commands: Commands, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit of a classifier on the Hub")
     parser.add_argument("--class", dest="label", required=True, metavar="K", help="one of the classifier's classes")
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="images of the class")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--images", type=parse_path, required=True, metavar="DIR", help="images of the class")
+    parser.add_argument("--out", type=parse_path, required=True, metavar="DIR")
     parser.add_argument("--count", type=int, default=10, metavar="N", help="number of components (10)")
     parser.add_argument("--top", type=int, default=8, metavar="N", help="images per component (8)")
     add_device(parser)

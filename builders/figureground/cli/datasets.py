@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from figureground.cli.arguments import Commands, add_device, parse_place
+from figureground.cli.arguments import Commands, add_device, parse_path, parse_place
 from figureground.core.errors import RecipeError, UsageError, join_names, plural
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import print_error, print_result
@@ -67,30 +67,36 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
         "the datasets of build --severity, accuracy by severity and each classifier's failure points. The dataset "
         "isn't changed.",
     )  # fmt: skip
-    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("directory", type=parse_path, metavar="DIR")
     parser.add_argument(
         "--classifier", action="append", required=True, metavar="NAME",
         help="pocket, a transformers directory or Hub id, timm:NAME, onnx:FILE, a file of ResNet weights, or clip:ID "
         "(zero-shot, by CLIP or SigLIP); several may be given",
     )  # fmt: skip
     parser.add_argument(
-        "--references", type=Path, metavar="DIR",
+        "--references", type=parse_path, metavar="DIR",
         help="photographs in one folder per class, or a dataset, to compare with: reports the drop in accuracy from "
         "them; for spurious sets, the same metrics on each class's references",
     )  # fmt: skip
     parser.add_argument(
-        "--validation", type=Path, metavar="DIR",
+        "--validation", type=parse_path, metavar="DIR",
         help="images of the classes themselves, in the same layout: for average precision and ROC-AUC on spurious sets",
     )  # fmt: skip
     parser.add_argument(
-        "--control", action="append", type=Path, default=[], metavar="DIR",
+        "--control", action="append", type=parse_path, default=[], metavar="DIR",
         help="a dataset built as a control; its drop is reported beside the set's; several may be given",
     )  # fmt: skip
     parser.add_argument(
-        "--labels", type=Path, metavar="CSV", help="label,classifier_label: the classifiers' names for dataset labels"
+        "--labels",
+        type=parse_path,
+        metavar="CSV",
+        help="label,classifier_label: the classifiers' names for dataset labels",
     )
     parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="clip:ID: texts for each class, one a line: a photo of a {class}"
+        "--prompts",
+        type=parse_path,
+        metavar="FILE",
+        help="clip:ID: texts for each class, one a line: a photo of a {class}",
     )
     parser.add_argument(
         "--candidates", metavar="LIST",
@@ -99,7 +105,7 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", action="append", default=[], metavar="SPLIT", help="evaluate only this split; repeatable"
     )
-    parser.add_argument("--out", type=Path, metavar="OUT", help="output directory (DIR/_evaluation)")
+    parser.add_argument("--out", type=parse_path, metavar="OUT", help="output directory (DIR/_evaluation)")
     parser.add_argument(
         "--save-scores", action="store_true", help="also write per-image predictions to DIR/_figureground/scores"
     )
@@ -164,8 +170,8 @@ def add_curate(commands: Commands, common: argparse.ArgumentParser) -> None:
         epilog="examples: --keep \"background != 'night'\"; --keep \"votes(scores.verify.pocket_foreground_p > 0.5, "
         "scores.verify.classifier_pocket_foreground_p > 0.7) >= 2\"",
     )  # fmt: skip
-    parser.add_argument("directory", type=Path, metavar="IN")
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT")
+    parser.add_argument("directory", type=parse_path, metavar="IN")
+    parser.add_argument("--out", type=parse_path, required=True, metavar="OUT")
     parser.add_argument("--keep", metavar="RULE", help="the rule; or let --target choose one")
     parser.add_argument(
         "--target", type=float, metavar="SHARE",
@@ -222,7 +228,7 @@ def _curate(options: argparse.Namespace) -> int:
 
 def add_extend(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("extend", parents=[common], help="add images per cell, using the dataset's own recipe")
-    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("directory", type=parse_path, metavar="DIR")
     parser.add_argument(
         "--per-cell", action="append", required=True, metavar="SPLIT=N",
         help="total images per cell, such as train=20; for spurious sets by scene, such as plain=20",
@@ -252,8 +258,8 @@ def _extend(options: argparse.Namespace) -> int:
 
 def add_merge(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("merge", parents=[common], help="join datasets; classes are matched by name")
-    parser.add_argument("directories", type=Path, nargs="+", metavar="DIR")
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT")
+    parser.add_argument("directories", type=parse_path, nargs="+", metavar="DIR")
+    parser.add_argument("--out", type=parse_path, required=True, metavar="OUT")
     parser.set_defaults(run=_merge)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 
-from figureground.cli.arguments import Commands, add_device, add_later, add_track
+from figureground.cli.arguments import Commands, add_device, add_later, add_track, parse_path
 from figureground.core.errors import UsageError
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import print_result
@@ -22,11 +21,15 @@ def add_disentangle(commands: Commands, common: argparse.ArgumentParser) -> None
         "for each seed, and measures with linear, MLP and kNN probes what each part tells of either label. The same "
         "command resumes a stopped run. --compare tabulates finished runs.",
     )  # fmt: skip
-    parser.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="a dataset with two labels")
+    parser.add_argument("directory", type=parse_path, nargs="?", metavar="DIR", help="a dataset with two labels")
     parser.add_argument(
-        "--compare", type=Path, nargs="+", metavar="RUN", help="finished runs to tabulate; --out is the table's path"
+        "--compare",
+        type=parse_path,
+        nargs="+",
+        metavar="RUN",
+        help="finished runs to tabulate; --out is the table's path",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT")
+    parser.add_argument("--out", type=parse_path, required=True, metavar="OUT")
     add_later(parser, lambda: _add_settings(parser))
     parser.add_argument(
         "--option",
@@ -37,7 +40,7 @@ def add_disentangle(commands: Commands, common: argparse.ArgumentParser) -> None
     )
     parser.add_argument("--seeds", type=int, default=6, metavar="N", help="number of seeds, from 0 (6)")
     parser.add_argument(
-        "--photographs", type=Path, metavar="FOLDER",
+        "--photographs", type=parse_path, metavar="FOLDER",
         help="real photographs of the classes, a folder each; they train the foreground's head only",
     )  # fmt: skip
     for part, text in (("features", "trains the features"), ("probes", "trains the probes"), ("test", "tests them")):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from figureground.cli.arguments import Commands
+from figureground.cli.arguments import Commands, parse_path
 from figureground.core.errors import RecipeError, UsageError, plural
 from figureground.core.terminal import print_result
 
@@ -17,8 +16,8 @@ def add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
         "people's code: imagefolder (SPLIT/CLASS/KEY.jpg and metadata.csv), folders (SPLIT/CLASS/KEY.jpg), "
         "waterbirds (group_DRO, DFR), wilds, subpopbench. The same command resumes a stopped export.",
     )  # fmt: skip
-    parser.add_argument("directory", type=Path, metavar="DIR")
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT")
+    parser.add_argument("directory", type=parse_path, metavar="DIR")
+    parser.add_argument("--out", type=parse_path, required=True, metavar="OUT")
     parser.add_argument(
         "--layout", default="imagefolder", metavar="NAME",
         help="imagefolder (default), folders, waterbirds, wilds, subpopbench, or a layout of another package",
@@ -35,12 +34,12 @@ def add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     links = parser.add_mutually_exclusive_group()
     links.add_argument(
-        "--link", type=Path, metavar="EXPORT",
+        "--link", type=parse_path, metavar="EXPORT",
         help="make hard links to the images of an earlier export of DIR instead of copies",
     )  # fmt: skip
-    links.add_argument("--symlink", type=Path, metavar="EXPORT", help="like --link, with symbolic links")
+    links.add_argument("--symlink", type=parse_path, metavar="EXPORT", help="like --link, with symbolic links")
     parser.add_argument(
-        "--sign", nargs=2, type=Path, metavar=("CERT", "KEY"),
+        "--sign", nargs=2, type=parse_path, metavar=("CERT", "KEY"),
         help="sign each image with C2PA (PEM files; the chain begins with the signer's certificate); this changes the "
         "files' bytes, but no pixel",
     )  # fmt: skip

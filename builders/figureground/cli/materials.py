@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from figureground.cli.arguments import Commands, add_device, add_later
+from figureground.cli.arguments import Commands, add_device, add_later, parse_path
 from figureground.core.errors import plural
 from figureground.core.terminal import print_error, print_result
 
@@ -25,20 +25,20 @@ def add_cutouts(commands: Commands, common: argparse.ArgumentParser) -> None:
         "out, listed in cutouts.csv with the reason, and shown in cutouts.html. The same command resumes a stopped "
         "run.",
     )  # fmt: skip
-    parser.add_argument("photographs", type=Path, metavar="PHOTOS", help="directory with one folder per class")
-    parser.add_argument("--out", type=Path, required=True, metavar="CUTOUTS", help="directory of the cut-outs")
+    parser.add_argument("photographs", type=parse_path, metavar="PHOTOS", help="directory with one folder per class")
+    parser.add_argument("--out", type=parse_path, required=True, metavar="CUTOUTS", help="directory of the cut-outs")
     parser.add_argument(
         "--segmenter", metavar="NAME",
         help="onnx:FILE (a salient-object network, such as U²-Net), a directory or Hub id of a CLIPSeg, "
         "grounding-dino:ID+sam:ID, or pocket; without one, the command says how to fetch one",
     )  # fmt: skip
     parser.add_argument(
-        "--phrases", type=Path, metavar="CSV",
+        "--phrases", type=parse_path, metavar="CSV",
         help="CSV class,phrase: text that the segmenter looks for, if it reads phrases (the folder's name)",
     )  # fmt: skip
     parser.add_argument(
         "--marks",
-        type=Path,
+        type=parse_path,
         metavar="CSV",
         help="CSV file,mark from cutouts.html; its marks, keep or leave, override the limits",
     )
@@ -101,7 +101,7 @@ def add_scenes(commands: Commands, common: argparse.ArgumentParser) -> None:
         "backgrounds", nargs="+", metavar="NAME|FILE",
         help="names from the list d3s, the name of a list in prompts/backgrounds, or a CSV name,phrase",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the scenes")
+    parser.add_argument("--out", type=parse_path, required=True, metavar="DIR", help="directory of the scenes")
     parser.add_argument(
         "--avoid", action="append", default=[], metavar="NAME|FILE",
         help="class that scenes shouldn't show, or a list of classes as for d3s: a CSV or imagenet; repeatable",
@@ -159,5 +159,5 @@ def _is_list_name(name: str) -> bool:
     from figureground.core.resources import find_resource
     from figureground.core.tables import TABLES
 
-    bundled = (find_resource(f"prompts/{kind}/{name}.csv") for kind in ("backgrounds", "classes"))
+    bundled = (find_resource(f"prompts/{kind}") / f"{name}.csv" for kind in ("backgrounds", "classes"))
     return "/" in name or Path(name).suffix.lower() in TABLES or any(path.is_file() for path in bundled)

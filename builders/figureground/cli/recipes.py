@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from figureground.cli.arguments import Commands, add_track, parse_place
+from figureground.cli.arguments import Commands, add_track, parse_path, parse_place
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError, join_names
 from figureground.core.event_log import STDOUT
 from figureground.core.terminal import print_error, print_json, print_result
@@ -34,7 +34,10 @@ METHOD = (
 def _add_method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("method", nargs="?", metavar="METHOD", help=METHOD)
     parser.add_argument(
-        "--recipe", type=Path, metavar="FILE", help="recipe: a YAML file, or a dataset's _figureground/recipe.json"
+        "--recipe",
+        type=parse_path,
+        metavar="FILE",
+        help="recipe: a YAML file, or a dataset's _figureground/recipe.json",
     )
 
 
@@ -58,7 +61,7 @@ def _make_recipe_parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, metavar="N", help="at most N images in total")
     parser.add_argument(
         "--concepts",
-        type=Path,
+        type=parse_path,
         metavar="DIR",
         help="spurious: directory of fine-tuned concepts that several datasets can share",
     )
@@ -175,7 +178,7 @@ def add_init(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("method", metavar="METHOD", help=METHOD.removesuffix("; optional if --recipe names it"))
     parser.add_argument("--config", metavar="NAME", help="config whose values to write (pocket, the demo)")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="the file, which must not exist; - for stdout (METHOD.yaml)"
+        "--out", type=parse_path, metavar="FILE", help="the file, which must not exist; - for stdout (METHOD.yaml)"
     )
     parser.set_defaults(run=_init)
 
@@ -209,7 +212,7 @@ def add_build(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="directory of the dataset, or its place in an object store: s3://bucket/name, gs://…, hf://buckets/…",
     )  # fmt: skip
     parser.add_argument(
-        "--scratch", type=Path, metavar="DIR",
+        "--scratch", type=parse_path, metavar="DIR",
         help="for a URL: local directory in which shards are written before they are uploaded (a directory in the "
         "user's cache)",
     )  # fmt: skip

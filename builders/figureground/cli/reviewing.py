@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from figureground.cli.arguments import Commands
+from figureground.cli.arguments import Commands, parse_path
 from figureground.core.errors import UsageError, plural
 from figureground.core.terminal import print_error, print_result
 
@@ -24,7 +24,7 @@ def add_review(commands: Commands, common: argparse.ArgumentParser) -> None:
         "its labels are right. Answers are saved in DIR/_figureground/annotations; the same command resumes a "
         "stopped review. Without options about the sample, the last sample is used again.",
     )  # fmt: skip
-    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("directory", type=parse_path, metavar="DIR")
     sample = parser.add_argument_group("sample")
     sample.add_argument(
         "--images", type=int, metavar="N", help="number of images (default: as many as the interval needs)"
@@ -48,12 +48,12 @@ def add_review(commands: Commands, common: argparse.ArgumentParser) -> None:
     elsewhere.add_argument(
         "--export", metavar="FORMAT", help="write the sample for mturk or label-studio instead, to --out"
     )
-    elsewhere.add_argument("--out", type=Path, metavar="OUT", help="new directory for the export")
+    elsewhere.add_argument("--out", type=parse_path, metavar="OUT", help="new directory for the export")
     elsewhere.add_argument(
         "--image-url", metavar="URL", help="where you will put the exported images, such as https://example.org/images"
     )
     elsewhere.add_argument(
-        "--import", dest="results", type=Path, metavar="FILE",
+        "--import", dest="results", type=parse_path, metavar="FILE",
         help="read answers: results of MTurk (CSV) or an export of Label Studio (JSON)",
     )  # fmt: skip
     parser.add_argument(
@@ -65,7 +65,7 @@ def add_review(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _review(options: argparse.Namespace) -> int:
-    from figureground.annotation.reviewing import describe, load_or_draw_sample, review
+    from figureground.annotation.reviewing import choose_sample, describe, review
     from figureground.shards.finished import FinishedDataset
 
     if options.results is not None and options.export is not None:
@@ -83,15 +83,17 @@ def _review(options: argparse.Namespace) -> int:
     if options.results is not None:
         return _import(dataset, options.results)
     sampling = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
-    sample = load_or_draw_sample(dataset, sampling)
-    print_result(describe(dataset, sample))
+    sample = choose_sample(dataset, sampling)
     if options.export is not None:
         from figureground.annotation.exchange.exchange import export
+        from figureground.annotation.sampling import save
 
-        for path in export(dataset, sample, options.export, options.out, options.image_url):
-            print_result(path)
+        files = export(dataset, sample, options.export, options.out, options.image_url)
+        save(dataset, sample)
+        print_result("\n".join([describe(dataset, sample), *map(str, files)]))
         return 0
-    result = review(options.directory, port=options.port)
+    print_result(describe(dataset, sample))
+    result = review(options.directory, port=options.port, **sampling)
     for note in result.notes:
         print_error(f"figureground: {note}")
     print_result(f"{options.directory}: {plural(result.saved, 'answer')} saved.")

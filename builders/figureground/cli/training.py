@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import Any
 
-from figureground.cli.arguments import Commands, add_device, add_later, add_track
+from figureground.cli.arguments import Commands, add_device, add_later, add_track, parse_path
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import print_json, print_result
@@ -20,13 +19,13 @@ def add_groups(commands: Commands, common: argparse.ArgumentParser) -> None:
         "association (Cramér's V), and irregularities. The layout is detected: a table filename,y[,split][,a], "
         "ImageFolder metadata, Waterbirds, CelebA, MetaShift, folders by class, or a dataset. Nothing is written.",
     )  # fmt: skip
-    parser.add_argument("data", type=Path, metavar="DIR|CSV")
+    parser.add_argument("data", type=parse_path, metavar="DIR|CSV")
     parser.add_argument(
         "--layout",
         metavar="NAME",
         help="table, imagefolder, waterbirds, celeba, dataset, metashift or folders, if it can't be detected",
     )
-    parser.add_argument("--root", type=Path, metavar="DIR", help="directory of the files that a table names")
+    parser.add_argument("--root", type=parse_path, metavar="DIR", help="directory of the files that a table names")
     parser.add_argument("--y", metavar="NAME", help="class column of the table (y) or CelebA attribute (Blond_Hair)")
     parser.add_argument(
         "--a",
@@ -68,12 +67,14 @@ def add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--option", action="append", default=[], metavar="NAME=VALUE",
         help="a setting of a way of training from another package",
     )  # fmt: skip
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR|CSV", help="as figureground groups reads it")
     parser.add_argument(
-        "--add", action="append", type=Path, default=[], metavar="DIR",
+        "--data", type=parse_path, required=True, metavar="DIR|CSV", help="as figureground groups reads it"
+    )
+    parser.add_argument(
+        "--add", action="append", type=parse_path, default=[], metavar="DIR",
         help="a data set whose training images are added; classes are matched by name; several may be given",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=parse_path, required=True, metavar="DIR")
     parser.add_argument(
         "--seeds", type=int, default=3, metavar="N", help="number of seeds, from 0 (3); one classifier each"
     )
@@ -139,13 +140,13 @@ def add_compare(commands: Commands, common: argparse.ArgumentParser) -> None:
         "reports the average and worst-group accuracy of each. The same command resumes a stopped run; methods and "
         "seeds may be added later.",
     )  # fmt: skip
-    parser.add_argument("data", type=Path, metavar="DIR|CSV", help="as figureground groups reads it")
+    parser.add_argument("data", type=parse_path, metavar="DIR|CSV", help="as figureground groups reads it")
     parser.add_argument(
         "--methods", required=True, metavar="A,B,…",
         help="erm, reweight, jtt, groupdro, dfr; paste, scgs, ddb, which generate images and add them to training; "
         "or one of the latter with a training other than ERM, such as scgs+jtt",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=parse_path, required=True, metavar="DIR")
     parser.add_argument(
         "--seeds", type=int, default=3, metavar="N",
         help="number of seeds, from 0 (3); methods that add images generate them with the same seed",

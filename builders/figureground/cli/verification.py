@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from figureground.cli.arguments import Commands, add_device
+from figureground.cli.arguments import Commands, add_device, parse_path
 from figureground.core.terminal import print_result
 
 
@@ -16,7 +15,7 @@ def add_verify(commands: Commands, common: argparse.ArgumentParser) -> None:
         "pixels only. Scores go to _figureground/scores/verify.parquet, for rules of `curate` such as "
         "scores.verify.pocket_foreground_p > 0.5. A second run scores only images without scores.",
     )  # fmt: skip
-    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("directory", type=parse_path, metavar="DIR")
     parser.add_argument(
         "--scorer", action="append", default=[], metavar="NAME",
         help="pocket; clip:ID (CLIP, SigLIP, SigLIP 2), vlm:ID (image-text-to-text), a directory or Hub id of "
@@ -24,7 +23,10 @@ def add_verify(commands: Commands, common: argparse.ArgumentParser) -> None:
         "it names it; several may be given (pocket, for datasets of the pocket model)",
     )  # fmt: skip
     parser.add_argument(
-        "--labels", type=Path, metavar="CSV", help="label,classifier_label: the classifier's names for dataset labels"
+        "--labels",
+        type=parse_path,
+        metavar="CSV",
+        help="label,classifier_label: the classifier's names for dataset labels",
     )
     parser.add_argument(
         "--endpoint", metavar="URL",

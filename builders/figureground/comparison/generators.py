@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from typing_extensions import TypedDict
 
-from figureground.core.errors import FiguregroundError, RecipeError, plural, suggest_or_list
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, suggest_or_list
 from figureground.core.files import read_json, replace_text
 from figureground.data.data_source import DataSource
 from figureground.data.groups import GroupedImages
@@ -77,6 +77,9 @@ class Generators:
         method_type, settings = method_class(name), dict(self.overrides.get(name, {}))
         known = set(type(method_type.CONFIGS[method_type.DEFAULT]).field_names()) - {"data", "seed"}
         recipes.check_names(settings, known, name)
+        if self.has_user_config and self.config not in method_type.CONFIGS:
+            available = join_names(method_type.CONFIGS)
+            raise RecipeError("config", f"{name} has no config {self.config!r}; it has {available}.")
         config = self.config if self.has_user_config or self.config in method_type.CONFIGS else method_type.DEFAULT
         fields: dict[str, Any] = {key: str(value) for key, value in self.source.given().items()}
         fields |= settings

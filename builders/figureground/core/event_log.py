@@ -17,6 +17,7 @@ from figureground.core.system import OPEN_PRIVATE, lock_file
 from figureground.core.terminal import print_error
 
 STDOUT = "-"
+_MAX_LINE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,25 @@ def open_log(target: str | os.PathLike[str] | None, out: Path) -> EventLog:
         raise UsageError(f"--log-json {printable(path)} lies in the dataset. Give a file outside {printable(out)}.")
     try:
         EventLog(str(path)).append("")
+        is_log = _is_log(path)
     except OSError as error:
         raise UsageError(f"--log-json {printable(path)} can't be written: {error.strerror or error}.") from None
+    if not is_log:
+        raise UsageError(f"--log-json {printable(path)} exists and is no log of events. Give a new file.")
     return EventLog(str(path))
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a file is empty, or begins with an event. Devices and pipes, such as /dev/null, count as empty."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        line = file.readline(_MAX_LINE)
+    try:
+        record = json.loads(line) if line else {"event": ""}
+    except ValueError:
+        return False
+    return isinstance(record, dict) and "event" in record
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, plural
+from figureground.core.errors import FiguregroundError, join_names, plural
 from figureground.core.hashing import digest
 from figureground.data.splits import SPLITS
 from figureground.data.stores import DrawMask, ImageStore
@@ -121,7 +121,12 @@ class GroupedImages:
         """
         part = self.select(self.split == split)
         if not len(part):
-            raise FiguregroundError(f"{self.name} has no image in the split {SPLITS[split]}.")
+            others = [name for number, name in enumerate(SPLITS) if (self.split == number).any()]
+            only = f", only in {join_names(others)}" if others else ""
+            raise FiguregroundError(
+                f"{self.name} has no image in the split {SPLITS[split]}{only}. Training needs train, validation and "
+                "test; a D3S dataset gets them with --set 'per_cell={train: 10, validation: 2, test: 2}'."
+            )
         return part
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, Draw]]:

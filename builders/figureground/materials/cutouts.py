@@ -173,7 +173,7 @@ def _open_segmenter(name: str, device: str) -> Segmenter:
     kind, location = find_kind(name)
     if device == "auto" and not kind.READS_PHRASES:
         device = "cpu"  # no torch is loaded to look for another
-    elif device == "auto":
+    elif kind.READS_PHRASES:
         from figureground.core.accelerator import choose_device
 
         device = str(choose_device(device))

@@ -100,6 +100,8 @@ class D3SConfig(Config):
         for split in self.per_cell:
             if not re.fullmatch(r"_*[a-z0-9][a-z0-9_]*", split):
                 raise RecipeError("per_cell", f"{split!r} is not a split name: use lowercase letters, digits and '_'.")
+            if split == "all":
+                raise RecipeError("per_cell", "'all' is no split name: in load_dataset, it stands for all splits.")
         for per_cell in self.extended:
             if list(per_cell) != list(self.per_cell):
                 raise RecipeError("extended", f"it must name the splits {join_names(self.per_cell)}, as per_cell does.")

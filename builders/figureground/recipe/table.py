@@ -273,6 +273,13 @@ class _Axis:
         return self._places[matches[0]]
 
 
+_SETTINGS_BY_KIND: Mapping[str, Sequence[str]] = {
+    "uniform": (),
+    "csv": ("path",),
+    "correlated": ("correlation", "bias_aligned_share", "pairing", "split_pair"),
+}
+
+
 def read_table(
     value: Any,
     per_cell: Mapping[str, int],
@@ -285,7 +292,8 @@ def read_table(
 
     Args:
         value: `uniform`; `correlated` or a mapping with `kind: correlated`, `correlation` or `bias_aligned_share`, and
-            `pairing`, or with `split_pair`; the path of a CSV; or a mapping of split names to any of these.
+            `pairing`, or with `split_pair`; the path of a CSV, or a mapping with `path`; or a mapping of split names to
+            any of these.
         per_cell: Images per cell of the uniform table, by split.
         foregrounds: Names of the classes.
         backgrounds: Names of the backgrounds.
@@ -331,7 +339,10 @@ def read_table(
                 f"there is no setting {name!r}{suggest(name, [*accepted, *splits]) or '.'} "
                 f"Known: {join_names(accepted)}, or splits.",
             )
-    kind = value.get("kind", "correlated")
+    kind = value.get("kind", "csv" if "path" in value else "correlated")
+    for name in value:
+        if kind in _SETTINGS_BY_KIND and name not in ("kind", *_SETTINGS_BY_KIND[kind]):
+            raise RecipeError(f"table.{name}", f"a table of the kind {kind} doesn't use it. Leave it out.")
     if kind == "uniform":
         return read_table("uniform", per_cell, foregrounds, backgrounds)
     if kind == "csv":

@@ -18,9 +18,11 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import FileError, check_regular, open_regular
 from figureground.core.hashing import content_hash
 from figureground.core.lfs import POINTER, describe_pointer
+from figureground.core.names import is_text
 from figureground.recipe.sample import IMAGE_FORMATS
 
 SUFFIXES = frozenset(
@@ -309,9 +311,17 @@ def list_images(directory: Path | str) -> list[Path]:
 
 
 def list_folders(directory: Path | str) -> list[Path]:
-    """List the folders in a directory, sorted by name, except hidden ones and `SYSTEM_FOLDERS`."""
+    """List the folders in a directory, sorted by name, except hidden ones and `SYSTEM_FOLDERS`.
+
+    Raises:
+        FiguregroundError: A folder's name is not UTF-8, so that it can't be a label.
+    """
     visible = (path for path in Path(directory).iterdir() if not path.name.startswith("."))
-    return sorted(path for path in visible if path.name not in SYSTEM_FOLDERS and path.is_dir())
+    folders = sorted(path for path in visible if path.name not in SYSTEM_FOLDERS and path.is_dir())
+    for folder in folders:
+        if not is_text(folder.name):
+            raise FiguregroundError(f"{printable(folder)}: its name is not UTF-8. Rename the folder.")
+    return folders
 
 
 def list_non_files(directory: Path | str) -> list[tuple[Path, str]]:

@@ -23,7 +23,7 @@ class ImageFolder(ExportLayout):
             return []
         return [
             f"Other code may not recognise the split {join_names(map(repr, unknown))}; "
-            f"--split {unknown[0]}=train names it train."
+            "--split OLD=train exports the split OLD under the name train."
         ]
 
     def file(self, selection: Selection, row: Row) -> str:
