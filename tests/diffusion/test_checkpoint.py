@@ -145,9 +145,7 @@ def test_a_checkpoint_made_for_inpainting_is_refused_where_nothing_is_repainted(
     with pytest.raises(FiguregroundError, match="is a StableDiffusionInpaintPipeline; supported are"):
         open_checkpoint(str(folder), **CPU)
     set_class(folder, "StableDiffusionPipeline")
-    with pytest.raises(
-        FiguregroundError, match="takes 9 channels, not the 4 of a latent of its vae; an inpainting checkpoint can't"
-    ):
+    with pytest.raises(FiguregroundError, match=r"takes 9 channels, .* have 4. An inpainting checkpoint can't"):
         open_checkpoint(str(folder), **CPU)
     assert open_checkpoint(str(folder), inpaint=True, **CPU).needs_mask
 

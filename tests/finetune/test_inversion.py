@@ -187,7 +187,7 @@ def test_masks_of_no_use_are_refused_naming_the_file(sd1, images, halves, tmp_pa
 
     refuses(r"masks: 3 for 4 images", halves["left"][:3])
     refuses(r"^masked: masks were given", halves["left"], masked=False)
-    refuses(r"black\.png: the mask covers nothing", mask("black.png", Image.new("L", (40, 40))))
+    refuses(r"black\.png: the mask is empty", mask("black.png", Image.new("L", (40, 40))))
     refuses(
         r"wide\.png: .* 80 by 40 pixels, .* 40 by 40",
         mask("wide.png", Image.new("L", (80, 40), 255)),

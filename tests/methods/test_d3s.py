@@ -186,7 +186,7 @@ def test_the_recipe_does_not_depend_on_where_the_images_lie(tmp_path):
         ({"classes": ["brid"]}, "classes: 'brid' is not in the list 'pocket', did you mean 'bird'"),
         ({"backgrounds": ["gras"]}, "backgrounds: 'gras' is not in the list 'd3s', did you mean 'grass'"),
         ({"prompt": "a {clas}"}, r"nothing fills the placeholder \{clas\}"),
-        ({"table": {"correlation": 1}}, "90 groups without an image: .*allow_empty"),
+        ({"table": {"correlation": 1}}, "90 cells without images: .*allow_empty"),
         ({"cutouts": "/nonexistent"}, "cutouts: there is no directory '/nonexistent'"),
         ({"limit": 0}, "limit: 0"),
         ({"workers": 0}, "workers: 0"),

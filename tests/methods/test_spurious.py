@@ -353,7 +353,7 @@ def test_an_extension_adds_images_by_scene_and_keeps_what_is_there(checkpoint, t
     assert check(out, show_progress=False).findings == []
     with pytest.raises(RecipeError, match="beach"):
         extend(out, {"beach": 3}, show_progress=False)
-    with pytest.raises(RecipeError, match="fewer images than it has"):
+    with pytest.raises(RecipeError, match="number of images of a scene"):
         extend(out, {"plain": 2}, show_progress=False)
 
 

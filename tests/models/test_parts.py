@@ -19,7 +19,7 @@ CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 @pytest.mark.parametrize(
     ("kind", "file", "entries", "named"),
     [
-        ("sd1", "unet", {"in_channels": 9}, "UNet takes 9 channels, not the 4 of a latent of its vae"),
+        ("sd1", "unet", {"in_channels": 9}, "UNet takes 9 channels, but its VAE's latents have 4"),
         ("sd1", "unet", {"out_channels": 8}, "UNet outputs 8 channels, but a latent of its vae has 4"),
         ("sd1", "vae", {"latent_channels": 16}, "UNet takes 4 channels, not the 16"),
         ("sd1", "unet", {"cross_attention_dim": 768}, r"768 .*cross_attention_dim.*32 \(text_encoder\)"),

@@ -128,11 +128,11 @@ def describe(dataset: FinishedDataset, sample: Sample) -> str:
     text = f"{sample.num_generated:,} of {plural(dataset.samples, 'image')}"
     if settings.images is None:
         per = "" if settings.per == "dataset" else f" of each {settings.per}"
-        margin, expected = f"{settings.margin:.1%}", f"{settings.expected:.0%}"
-        text += f", for an interval of ±{margin} about the share of right labels{per} at {expected}"
+        margin, expected = f"{100 * settings.margin:.1f}", f"{100 * settings.expected:.0f}"
+        text += f": a 95 % interval of ±{margin} points{per} if {expected} % of the labels are correct"
     if num_references:
         text += f"; {plural(num_references, 'reference')} mixed in"
-    return f"{text}; {settings.overlap:.0%} of them asked of every annotator."
+    return f"{text}. {100 * settings.overlap:.0f} % of them are shown to every annotator."
 
 
 def _print_address(url: str) -> None:

@@ -11,10 +11,11 @@ from figureground.core.terminal import print_result
 
 def add_audit(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "audit", parents=[common], help="find what a dataset teaches besides its labels; writes audit.json and .html",
-        description="Looks for dependent labels, regions that give away what they don't show, near-duplicates, and "
-        "cut-outs and scenes that splits share. With --references it compares the images with photographs; with "
-        "--classifier it measures a classifier's biases on the set's objects. The dataset isn't changed.",
+        "audit", parents=[common], help="find shortcuts, leaks and duplicates; writes audit.json and audit.html",
+        description="Looks for dependent labels, image regions that reveal a label that they don't show, "
+        "near-duplicates, and cut-outs and scenes that splits share. With --references it compares the images with "
+        "photographs; with --classifier it measures a classifier's biases on the dataset's objects. The dataset isn't "
+        "changed.",
     )  # fmt: skip
     parser.add_argument("directory", type=parse_path, metavar="DIR")
     parser.add_argument(

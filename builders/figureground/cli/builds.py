@@ -23,18 +23,19 @@ SECONDS_BETWEEN_LOOKS = 5.0
 
 def add_status(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "status", parents=[common], help="progress of a build: shards done, in work and failed, speed, time left",
-        description="Reads a dataset's directory while a build is going on there, or after it, on any machine that "
-        "sees the directory, or a dataset at a URL. Nothing is changed. A shard is in work while the process that "
-        "claimed it lives; at a URL, until another process takes it over.",
+        "status", parents=[common],
+        help="show the progress of a build: shards finished, claimed and failed; speed; time left",
+        description="Shows the progress of a build, during or after it, from any machine that can read the directory "
+        "or the URL. Changes nothing. A shard is claimed while its process is alive; at a URL, until another process "
+        "takes it over.",
         epilog="exit codes: 0 finished, or going on without failures; 1 a shard failed, or the directory holds no "
-        "dataset; 2 wrong use; 130 stopped with Ctrl-C",
+        "dataset; 2 wrong use; 130 stopped with Ctrl-C; 143 stopped by SIGTERM",
     )  # fmt: skip
     parser.add_argument("directory", type=parse_place, metavar="DIR|URL")
     parser.add_argument("--json", action="store_true", help="print JSON; with --watch, one line each time")
     parser.add_argument(
         "--watch", action="store_true",
-        help="look again every five seconds until the dataset is finished, or a shard has failed and none is in work",
+        help="look again every five seconds until the dataset is finished, or a shard has failed and none is claimed",
     )  # fmt: skip
     parser.set_defaults(run=_status)
 
@@ -75,7 +76,7 @@ def describe(progress: Progress, name: str) -> list[str]:
         for split, item in progress.splits.items()
     ]
     lines += [
-        f"  in work: {item.shard}, by process {item.pid} on {item.host} since {item.since}" for item in progress.working
+        f"  claimed: {item.shard}, by process {item.pid} on {item.host} since {item.since}" for item in progress.working
     ]
     lines += [f"  failed: {item.shard}, on {item.host} at {item.since}: {item.reason}" for item in progress.failed]
     rates = {"in the last minutes": progress.recent_rate, "in all": progress.total_rate}
@@ -87,11 +88,10 @@ def describe(progress: Progress, name: str) -> list[str]:
 
 def add_clean(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
-        "clean", parents=[common], help="free the disk space of what a build leaves behind: stages, concepts, "
-        "journals, drafts",
-        description="Removes what a dataset keeps of its build: stages such as trained classifiers and fine-tuned "
-        "concepts, the journals of unfinished shards, and what killed processes left. Shards, scores and people's "
-        "answers stay. extend makes the stages again that it needs. Refused while a build is running.",
+        "clean", parents=[common], help="delete a build's intermediate files: stages, journals, temporary files",
+        description="Deletes a build's intermediate files: stages such as trained classifiers and fine-tuned concepts, "
+        "journals of unfinished shards, and leftovers of killed processes. Keeps shards, scores and people's answers. "
+        "extend recreates the stages that it needs. Refused while a build is running.",
     )  # fmt: skip
     parser.add_argument("directory", type=parse_place, metavar="DIR")
     parser.add_argument("--dry-run", action="store_true", help="remove nothing; report what would be freed")

@@ -84,7 +84,7 @@ def add_evaluate(commands: Commands, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--control", action="append", type=parse_path, default=[], metavar="DIR",
-        help="a dataset built as a control; its drop is reported beside the set's; several may be given",
+        help="a dataset built as a control; its drop in accuracy is reported next to the dataset's; repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--labels",
@@ -315,7 +315,7 @@ def _print_samples(out: Path, table: bool = False) -> int:
     from figureground.shards.finished import read_finished_index
 
     index = read_finished_index(out)
-    print_result(f"{out}: {plural(index['samples'], 'sample')}. figureground show {out} draws it.")
+    print_result(f"{out}: {plural(index['samples'], 'sample')}. Next: figureground show {out}")
     for name, split in index["splits"].items() if table else ():
         counts = np.zeros((len(index["columns"]["foregrounds"]), len(index["columns"]["backgrounds"])), np.int64)
         for foreground, background, samples in split["cells"]:

@@ -18,7 +18,7 @@ def add_disentangle(commands: Commands, common: argparse.ArgumentParser) -> None
     parser = commands.add_parser(
         "disentangle", parents=[common], help="separate features of the foreground from those of the background",
         description="Separates a backbone's features into a part for the foreground and a part for the background, "
-        "for each seed, and measures with linear, MLP and kNN probes what each part tells of either label. The same "
+        "for each seed, and measures with linear, MLP and kNN probes how well each part predicts each label. The same "
         "command resumes a stopped run. --compare tabulates finished runs.",
     )  # fmt: skip
     parser.add_argument("directory", type=parse_path, nargs="?", metavar="DIR", help="a dataset with two labels")

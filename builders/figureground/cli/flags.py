@@ -31,7 +31,7 @@ def add_flags(
         members, flag = _members(hints[field.name]), "--" + field.name.replace("_", "-")
         text = texts[field.name].replace("`", "")
         if field.name in defaults:
-            text = f"{text.removesuffix('.')} ({defaults[field.name]})"
+            text = f"{text.removesuffix('.')} (default: {defaults[field.name]})"
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
         optional = type(None) in members
         member = next(candidate for candidate in members if candidate is not type(None))

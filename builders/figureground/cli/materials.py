@@ -85,7 +85,7 @@ def _print_report(result: Cutouts) -> None:
         print_result(
             f"  … and {len(result.counts) - MAX_NAMED:,} further classes; left out in all: {reasons or 'none'}"
         )
-    print_result(f"Look through {result.out / 'cutouts.html'}, and mark what the limits got wrong: --marks marks.csv")
+    print_result(f"Check {result.out / 'cutouts.html'}, mark wrong decisions, and rerun with --marks marks.csv")
     if result.kept:
         print_result(f"Then: figureground build d3s --set cutouts={result.out} --set paste=mask")
 

@@ -165,7 +165,10 @@ def _settings(options: argparse.Namespace) -> int:
         value = json.dumps(getattr(config, field), ensure_ascii=False).strip('"')
         description = textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
         print_result(f"{field}: {value}\n{description}")
-    print_result("\nThese don't affect the images: " + ", ".join(config.execution_names()) + ".")
+    print_result(
+        "\nThese are not part of the recipe's hash (device, dtype, batch_size, threads and compile can change pixels "
+        "slightly): " + ", ".join(config.execution_names()) + "."
+    )
     return 0
 
 

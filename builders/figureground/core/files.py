@@ -32,7 +32,7 @@ MAX_JSON_DEPTH = 100
 _CHUNK = 2**20
 """Bytes read at a time."""
 
-LEADS_OUTSIDE = "it is, or is reached through, a link out of the directory; such links are never followed"
+LEADS_OUTSIDE = "a link leads out of the directory, and such links are never followed. Replace it with the file itself"
 
 _NO_LINKS = {errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 _KINDS = {

@@ -133,8 +133,8 @@ def refuse_other_numerics(path: Path, current: dict[str, Any], allow_mixed: bool
     changed = describe_differences(recorded, current)
     if changed and not allow_mixed:
         raise FiguregroundError(
-            f"{path}: existing shards were made with other numerics, so the rest would differ in the last "
-            "bit:\n  "
+            f"{path}: existing shards were made with other numerics, so the remaining images would differ "
+            "slightly:\n  "
             + "\n  ".join(changed)
             + "\nUse the same, or allow it with --set allow_mixed_numerics=true; the card will report it."
         )

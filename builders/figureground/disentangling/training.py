@@ -68,7 +68,7 @@ def disentangle(
     track: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Separate a backbone's features into a foreground part and a background part, and measure what each still tells.
+    """Separate a backbone's features into a foreground and a background part, and measure what each predicts.
 
     A finished seed is kept, so that more can be added later. A stopped run resumes after its last saved step; on a CPU
     the final weights are bit-identical. Each seed's model is saved in `METHOD-seed-N`.

@@ -78,7 +78,10 @@ def evaluate_severity(
     mildest = images[MILDEST]
     for folder, dataset_images in images.items():
         if dataset_images.labels != mildest.labels:
-            raise FiguregroundError(f"{directory / folder} has other labels than {directory / MILDEST}.")
+            raise FiguregroundError(
+                f"{directory / folder}: its labels differ from those of {directory / MILDEST}. Rebuild all datasets "
+                "with one --severity command."
+            )
     occurring = find_occurring(mildest)
     reference_images = None if references is None else open_images(Path(references), mildest.labels, occurring)
     prepared = prepare(

@@ -75,11 +75,11 @@ def export(
         symbolic: Whether these links are symbolic instead of hard.
         sign: PEM files of a certificate chain, the signer's certificate first, and of its private key, to sign each
             image with (C2PA). This changes the files' bytes, but no pixel.
-        timestamp_url: A time-stamping service (RFC 3161) that is asked for each signature; None asks nobody.
+        timestamp_url: A time-stamping service (RFC 3161) that timestamps each signature; None sends nothing.
         show_progress: Whether to show a progress bar and notes.
 
     Returns:
-        What was written: `out`, the numbers `images` and `linked`, and `readers`, a sentence on how to read it.
+        A result with `out`, the numbers `images` and `linked`, and `readers`, a sentence on how to read the export.
 
     Raises:
         RecipeError: The layout is unknown or can't hold the dataset, or a split, a column or a combination of options

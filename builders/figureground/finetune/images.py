@@ -137,8 +137,7 @@ def _read_mask(path: Path, image: Path, size: tuple[int, int]) -> Image.Image:
     square = center_square(mask, min(mask.size))
     if square.getbbox() is None:
         raise FiguregroundError(
-            f"{where}: the mask covers nothing of its image's centre square, so nothing could be learned from it. "
-            f"{remedy}"
+            f"{where}: the mask is empty inside the image's centre square, so nothing could be learned. {remedy}"
         )
     return square
 

@@ -48,7 +48,7 @@ class Training(BackboneSettings):
     learning_rate: Annotated[float, Field(ge=1e-9, le=10)] | None = None
     """Peak learning rate of AdamW; none means 1e-3 from random weights and 1e-4 otherwise."""
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.01
-    """AdamW weight decay. GroupDRO needs a strong one (Sagawa et al. 2020): try 1."""
+    """AdamW weight decay. A strong one, such as 1, helped GroupDRO (Sagawa et al. 2020)."""
     add_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """Weight of an added image's loss, relative to a real image's."""
     add_steps: bool = False

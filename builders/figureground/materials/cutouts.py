@@ -80,7 +80,7 @@ def cutouts(
     device: str = "auto",
     show_progress: bool = True,
 ) -> Cutouts:
-    """Cut objects out of photographs, `<photographs>/<class>/*`, into `<out>/<class>/*.png`, or go on with it.
+    """Cut objects out of photographs, `<photographs>/<class>/*`, into `<out>/<class>/*.png`, or resume a stopped run.
 
     A photograph with a mask (`NAME.mask.png`) or transparency is cut along it. Everything that is left out is listed in
     `cutouts.csv`, with the reason, and shown in `cutouts.html`.

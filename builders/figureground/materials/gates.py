@@ -41,7 +41,7 @@ class Gates:
     most_area: Share = 0.8
     """Largest share of the photograph that the object covers."""
     least_sure: Share = 0.7
-    """Smallest share of sure pixels among those that may show the object."""
+    """Smallest share of confident pixels (probability of 0.95 or more) among those that may show the object."""
     most_cut: Share = 0.05
     """Largest share of the outline that lies on the border of the photograph; it excludes objects cut off by the
     border."""

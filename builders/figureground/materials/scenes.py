@@ -67,7 +67,7 @@ class Drawing:
     prompt: Text = PROMPT
     """Prompt, or a file of prompts, in which {background} stands for the background's phrase."""
     negative_prompt: str | None = None
-    """Negative prompt; none names the classes that are avoided."""
+    """Negative prompt; if none, the classes of --avoid."""
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
     """Denoising steps."""
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 7.5
@@ -120,7 +120,7 @@ def draw_scenes(
     settings: Drawing | None = None,
     show_progress: bool = True,
 ) -> Scenes:
-    """Draw background images, `<out>/<background>/*.png`, or go on with it; see `verification.scenes.scenes`.
+    """Draw background images, `<out>/<background>/*.png`, or resume a run; see `verification.scenes.scenes`.
 
     Args:
         backgrounds: Names from the list `d3s`, the name of a list, the path of a CSV `name,phrase`, or a mapping of

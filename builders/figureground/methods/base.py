@@ -203,9 +203,9 @@ class Method(ABC):
         Args:
             out: The directory, created if it doesn't exist; or a URL in an object store, such as `s3://bucket/name`.
             show_progress: Whether to show progress on stderr.
-            runner: Who renders the shards: a name such as `local`, or a runner with its options, such as
+            runner: The runner: a name such as `local`, or a runner with its options, such as
                 `Rank(rank=0, world=4)`; None for the setting `runner`.
-            scratch: For a URL, the directory in which shards are written before they are put; None for one in the
+            scratch: For a URL, the directory in which shards are written before they are uploaded; None for one in the
                 user's cache.
             lease: For a URL, seconds without a sign of life after which a process's shard is taken over.
             log_json: File to which events are appended, one line of JSON for each shard; `-` for stdout.
@@ -648,7 +648,7 @@ class Method(ABC):
         return (
             f"{out}: {plural(counts['samples'], 'sample')}"
             + (f"; rejected: {rejects}" if rejects else "")
-            + f". figureground show {out} draws it."
+            + f". Next: figureground show {out}"
         )
 
 

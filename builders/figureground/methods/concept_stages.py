@@ -90,8 +90,9 @@ class Concepts:
         if new["sha256"] != old["sha256"] and has_images:
             raise FiguregroundError(
                 f"the concept {key} was lost, and the new one has other weights ({new['sha256'][:12]}, "
-                f"not {old['sha256'][:12]}), so images in its split would differ in kind. Restore the old one "
-                f"to {self.store.directory / old['folder']}, or delete the markers of the split's shards."
+                f"not {old['sha256'][:12]}), so new images in its split would not match the existing "
+                f"ones. Restore the old one to {self.store.directory / old['folder']}, or delete the markers of the "
+                "split's shards."
             )
         (self.stages / _stage_name(inputs.feature) / DONE).unlink()
         self._run(inputs, lambda: new)

@@ -131,7 +131,7 @@ class CutStage:
         """
         if self._folder is None:
             raise FiguregroundError(
-                f"{CUTOUTS}: they don't exist yet; they are cut out of photographs when the dataset is built."
+                f"{CUTOUTS}: the cut-outs are made from photographs during the build. Build the dataset first."
             )
         return self._folder
 

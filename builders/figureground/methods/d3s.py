@@ -175,8 +175,8 @@ class D3S(Method):
             if fewer:
                 raise RecipeError(
                     f"extended.{split}",
-                    f"{len(fewer)} cells would have fewer images than they have: {join_names(fewer, 3)}. Give a larger "
-                    "number of images per cell; existing images stay.",
+                    f"the new total is below the present number of images of {len(fewer)} cells: "
+                    f"{join_names(fewer, 3)}. Give a larger total; extend never removes images.",
                 )
         if all((counts == earlier[split]).all() for split, counts in self.counts.items()):
             raise RecipeError("extended", "it adds no image: a table from a CSV of counts can't be extended.")
@@ -203,8 +203,8 @@ class D3S(Method):
                     remedy = f"Add their counts to {table}"
                 raise RecipeError(
                     "table",
-                    f"{split} has {len(empty)} groups without an image: {join_names(cells, 3)}. {remedy}, or ask for "
-                    "them with allow_empty=true.",
+                    f"{split} has {len(empty)} cells without images: {join_names(cells, 3)}. {remedy}, or allow "
+                    "empty cells with --set allow_empty=true.",
                 )
 
     # --- source images ------------------------------------------------------------------------

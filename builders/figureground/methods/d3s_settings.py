@@ -56,8 +56,9 @@ class D3SConfig(Config):
     guide: Literal["paste", "none", "photograph"] = "paste"
     """Guide of image-to-image: `paste` a cut-out on a scene, `none`, or a whole `photograph`."""
     edit: bool = False
-    """Whether the guide is edited by instructions, which are the prompts, instead of drawn over. It needs a checkpoint
-    made for editing, and a guide that is a composite (`guide: paste`) or a `photograph`, on any background."""
+    """Whether the prompts are instructions for editing the guide, instead of prompts for image-to-image. It needs a
+    checkpoint made for editing, and a guide that is a composite (`guide: paste`) or a `photograph`, on any
+    background."""
     known_background: bool = False
     """Whether photographs must be in a folder of their background."""
     paste: Literal["mask", "square"] = "square"

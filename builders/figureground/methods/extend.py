@@ -162,7 +162,8 @@ def _refuse_changed(method: Method, saved: Mapping[str, Any], directory: Path) -
         return
     current = json.loads(json.dumps(method.recipe(directory / PRIVATE)))
     raise FiguregroundError(
-        f"{directory}: input of its recipe has changed since it was built, so new images would differ in kind:\n  "
+        f"{directory}: inputs of its recipe have changed since the build, so new images would not match the "
+        "existing ones:\n  "
         + "\n  ".join(recipes.describe_recipe_differences(saved, current))
         + "\nRestore them, or build a new dataset."
     )

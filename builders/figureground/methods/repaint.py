@@ -304,7 +304,7 @@ class Repaint(Method):
             tokenizers = family.open_tokenizers(folder, f"checkpoint {self.config.checkpoint!r}")
             for prompt in sorted(self.prompts()):
                 counts = ((family.count_tokens(each, prompt), int(each.model_max_length)) for each in tokenizers)
-                refuse_long("prompt", prompt, counts)
+                refuse_long("prompt", repr(prompt), counts)
 
     def prompts(self) -> set[str]:
         """Return the possible prompts, for checks before any stage has run."""
@@ -357,7 +357,7 @@ class Repaint(Method):
         """Refuse prompts that a text encoder would truncate silently."""
         prompts = {self.spec_prompt(job) for jobs in (self._jobs or {}).values() for job in jobs}
         for prompt in sorted(prompts):
-            refuse_long("prompt", prompt, checkpoint.count_tokens(prompt))
+            refuse_long("prompt", repr(prompt), checkpoint.count_tokens(prompt))
 
     # --- images -------------------------------------------------------------------------------
 
@@ -514,7 +514,7 @@ class Repaint(Method):
         lines += format_counts(data.counts(0), data.classes, data.attributes or ["images"])
         lines += [
             "",
-            "images to make" + ("" if self._jobs else ", approximately, until stages have found sources") + ":",
+            "planned images" + ("" if self._jobs else " (approximate until the sources are selected)") + ":",
         ]
         return [*lines, *format_counts(counts, plan.foregrounds, plan.backgrounds)]
 

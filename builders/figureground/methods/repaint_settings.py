@@ -44,7 +44,7 @@ class RepaintConfig(Config):
     y: Text | None = None
     """Column or attribute that holds the class."""
     a: Text | None = None
-    """Column or attribute that holds the bias attribute. It labels the images, and has no part in making them."""
+    """Column or attribute that holds the bias attribute. It is used to label the images, not to generate them."""
     file: Text | None = None
     """Column of a table that names the files; `filename` if none."""
     split_column: Text | None = None

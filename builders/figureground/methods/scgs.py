@@ -428,5 +428,5 @@ def describe_error_set(summary: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"The error set has {plural(summary['errors'], 'image')}: precision {summary['precision']:.1%}, recall "
-        f"{summary['recall']:.1%} for the groups that go against the bias. Attributes served only to measure this."
+        f"{summary['recall']:.1%} for the groups against the bias. Attributes served only to measure this."
     ]

@@ -188,7 +188,9 @@ class Spurious(Method):
     def _refuse_fewer(self, earlier: dict[str, Counts]) -> None:
         first = next(iter(self.counts))
         if (self.counts[first] < earlier[first]).any():
-            raise RecipeError("extended", "a scene would have fewer images than it has. Give a larger number.")
+            raise RecipeError(
+                "extended", "the new total is below the present number of images of a scene. Give a larger total."
+            )
         if (self.counts[first] == earlier[first]).all():
             raise RecipeError("extended", "it adds no image. Give a larger number.")
 
@@ -431,7 +433,8 @@ class Spurious(Method):
         """Refuse prompts that a text encoder would truncate: the scene is last and would be lost."""
         for f, b in itertools.product(range(len(self.nouns)), range(len(self.backgrounds))):
             prompt = self._make_prompt("", f, b, 0)
-            refuse_long(f"backgrounds.{self.backgrounds[b].name}", prompt, checkpoint.count_tokens(prompt))
+            field = f"backgrounds.{self.backgrounds[b].name}"
+            refuse_long(field, f"the prompt {prompt!r}", checkpoint.count_tokens(prompt))
 
     def _refuse_unknown_to_network(self) -> None:
         """Raise RecipeError, before any training, for classes that the feature network lacks."""

@@ -57,9 +57,9 @@ def check_channels(
     channels, out = unet.get("in_channels", 4), unet.get("out_channels", 4)
     if channels != latent and not (inpaint and channels == 2 * latent + 1):
         raise FiguregroundError(
-            f"{what}: its {kind} takes {channels} channels, not the {latent} of a latent of its vae"
-            + (f" or the {2 * latent + 1} of inpainting." if inpaint else
-               "; an inpainting checkpoint can't do image-to-image.")
+            f"{what}: its {kind} takes {channels} channels, but its VAE's latents have {latent}"
+            + (f" ({2 * latent + 1} for inpainting). Choose another checkpoint." if inpaint else
+               ". An inpainting checkpoint can't do image-to-image.")
         )  # fmt: skip
     if out != latent:
         raise FiguregroundError(f"{what}: its {kind} outputs {out} channels, but a latent of its vae has {latent}.")

@@ -73,8 +73,8 @@ class Config:
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 5.0
     """Scale of classifier-free guidance; 1 or less turns it off."""
     true_cfg_scale: Annotated[float, Field(ge=1, le=1000)] | None = None
-    """Scale of classifier-free guidance for FLUX.1, whose `guidance_scale` is an input of its transformer: above 1,
-    images are led away from `negative_prompt`, at twice the evaluations; none leaves it off."""
+    """Scale of classifier-free guidance for FLUX.1, whose `guidance_scale` is an input of its transformer: values
+    above 1 apply `negative_prompt` and double the evaluations; none turns it off."""
     guidance_interval: list[Share] | None = None
     """Shares of the denoising steps between which guidance is applied, such as [0.4, 0.9]: a step outside costs one
     evaluation of the denoiser instead of two. none applies it in all steps."""

@@ -61,10 +61,10 @@ def build(
         method: The method with its settings, such as `D3S("pocket")`.
         out: The directory, created if it doesn't exist; or a URL in an object store, such as `s3://bucket/name`.
         show_progress: Whether to show progress on stderr.
-        runner: Who renders the shards: a name such as `local`, or a runner with its options, such as
+        runner: The runner: a name such as `local`, or a runner with its options, such as
             `Rank(rank=0, world=4)`; None for the recipe's.
-        scratch: For a URL, the directory in which shards are written before they are put; None for one in the user's
-            cache.
+        scratch: For a URL, the directory in which shards are written before they are uploaded; None for one in the
+            user's cache.
         lease: For a URL, seconds without a sign of life after which a process's shard is taken over.
         log_json: File to which events are appended, one line of JSON for each shard; `-` for stdout.
         track: The tracker to report to: trackio, tensorboard, wandb, or one of another package; None reports nothing.

@@ -339,7 +339,7 @@ class Remote(Home):
             return
         stored_recipe = parse_json(self.store.read(RECIPE), f"{self.title}/{RECIPE}")
         if stored_recipe["sha256"] != parse_json(text, RECIPE)["sha256"]:
-            raise FiguregroundError(f"--out {self.title} holds another recipe, and a place can hold only one.")
+            raise FiguregroundError(f"--out {self.title} holds another recipe. Give another URL, or the same recipe.")
         self._check_settling()
         self.store.put(RECIPE, text)
 

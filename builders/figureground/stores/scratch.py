@@ -163,9 +163,9 @@ def _exclude_other_builds(remote: Remote) -> Iterator[None]:
         leases.refresh()
         if any(leases.entries(BUILDING).get(path, entry) != entry for path, entry in earlier.items()):
             raise StoreError(
-                f"{remote.title}: another build is running there, and this store can't create an object only where "
-                "there is none, so two would overwrite each other. Wait for it, use one runner that hands out the "
-                "shards, or build in a store that can (s3://, gs://)."
+                f"{remote.title}: another build is running there. This store can't create an object only if it is "
+                "absent, so two builds could overwrite each other's files. Wait for the other build, run one build "
+                "with several workers, or use a store that can (s3://, gs://)."
             )
     with leases.hold(name, remote.store.sleep):
         yield

@@ -43,7 +43,9 @@ class SafetyScorer(Scorer):
         if path.is_dir() and (path / "model_index.json").is_file():
             self._folder = path
             if not (path / CHECKER / "config.json").is_file():
-                raise FiguregroundError(f"--safety {id}: the checkpoint has no safety checker. Give one that has.")
+                raise FiguregroundError(
+                    f"--safety {id}: the checkpoint has no safety checker. Give a checkpoint that has one."
+                )
         else:
             needs.refuse_absent("--safety", id)
         if self._folder is not None and unsafe:
@@ -117,7 +119,9 @@ def _download_checkpoint(name: str) -> Path | None:
     if not (folder / "model_index.json").is_file():
         return None
     if not (folder / CHECKER / "config.json").is_file():
-        raise FiguregroundError(f"--safety {name}: the checkpoint has no safety checker. Give one that has.")
+        raise FiguregroundError(
+            f"--safety {name}: the checkpoint has no safety checker. Give a checkpoint that has one."
+        )
     return folder
 
 

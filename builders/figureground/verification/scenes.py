@@ -23,7 +23,7 @@ def scenes(
     settings: Drawing | Mapping[str, Any] | None = None,
     show_progress: bool = True,
 ) -> Scenes:
-    """Draw background images, `<out>/<background>/*.png`, as the setting `scenes` of D3S takes them, or go on with it.
+    """Draw background images, `<out>/<background>/*.png`, as D3S's setting `scenes` takes them, or resume a run.
 
     Args:
         backgrounds: Names from the list `d3s`, the name of a list, the path of a CSV `name,phrase`, or a mapping of

@@ -321,7 +321,7 @@ def open_classifier(name: str, *, revision: str | None = None, device: str | tor
     """
     path = Path(name).expanduser()
     if revision is not None and (name == POCKET or name.startswith((TIMM, ONNX)) or path.exists()):
-        raise FiguregroundError(f"classifier {name!r}: a revision ({revision}) is for Hub ids.")
+        raise FiguregroundError(f"classifier {name!r}: revision {revision} applies only to Hub ids. Remove it.")
     if name == POCKET:
         if not (ROBUST / "config.json").is_file():
             raise FiguregroundError(

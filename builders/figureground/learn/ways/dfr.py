@@ -90,7 +90,9 @@ def _refit(session: Session, backbone: Backbone, seed: int) -> dict[str, Any]:
         inverse_strength=settings.inverse_strength, seed=seed,
     )  # fmt: skip
     if last_layer.bias is None:
-        raise FiguregroundError(f"backbone {backbone.name!r} has a last layer without a bias, which dfr sets.")
+        raise FiguregroundError(
+            f"backbone {backbone.name!r}: its last layer has no bias, and dfr needs one. Choose another backbone."
+        )
     with torch.no_grad():
         last_layer.weight.copy_(layer.weight)
         last_layer.bias.copy_(layer.bias)

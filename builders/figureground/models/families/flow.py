@@ -54,8 +54,8 @@ class FlowMatching(Family):
                 )
         if config.get("stochastic_sampling"):
             raise FiguregroundError(
-                f"{what}: its scheduler/scheduler_config.json has stochastic_sampling, whose noise no seed decides. "
-                "Set it to false."
+                f"{what}: its scheduler/scheduler_config.json sets stochastic_sampling, which adds noise that the "
+                "seed doesn't control. Set it to false."
             )
         if sampler != OWN:
             raise RecipeError(
