@@ -8,6 +8,7 @@ from PIL import Image
 
 from figureground.core.hashing import content_hash
 from figureground.finetune.images import hide_region, read_images, to_grid
+from figureground.finetune.training_images import format_notes
 
 
 def test_files_of_one_name_are_told_apart(images, tmp_path):
@@ -17,7 +18,7 @@ def test_files_of_one_name_are_told_apart(images, tmp_path):
         files.append(shutil.copy(path, tmp_path / f"{i}" / "mug.png"))
     found, left_out = read_images(files, 32, False, None)
     assert [image.name for image in found] == ["mug.png", "mug.png (2)", "mug.png (3)", "mug.png (4)"]
-    assert left_out.format_notes() == []
+    assert format_notes(left_out) == []
 
 
 def test_each_image_keeps_its_own_mask_in_whatever_order_they_are_given(images, tmp_path):
@@ -30,7 +31,7 @@ def test_each_image_keeps_its_own_mask_in_whatever_order_they_are_given(images, 
     files = sorted(images.iterdir())
     again = shutil.copy(files[0], tmp_path / "again.png")  # the same image under a later name
     found, left_out = read_images([again, *files[::-1]], 32, True, [masks[3], *masks[::-1]])
-    assert left_out.repeated == [("again.png", "00.png")]
+    assert left_out.repeated == [(tmp_path / "again.png", images / "00.png")]
     assert [image.mask.getbbox() for image in found] == [(0, 0, 10 * (i + 1), 40) for i in range(4)]
     assert [image.mask_sha256 for image in found] == [content_hash(mask) for mask in masks]
 

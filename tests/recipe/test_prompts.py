@@ -81,6 +81,6 @@ def test_what_nothing_fills_is_found():
 
 
 def test_a_prompt_that_any_text_encoder_would_cut_off_is_refused():
-    refuse_long("prompt", "a bird", [(4, 77), (77, 77)])
-    with pytest.raises(RecipeError, match=r"^backgrounds\.bay: 'a bird' has 78 tokens, .* reads 77\. Shorten it\.$"):
-        refuse_long("backgrounds.bay", "a bird", [(4, 77), (78, 77)])
+    refuse_long("prompt", "it", [(4, 77), (77, 77)])
+    with pytest.raises(RecipeError, match=r"^backgrounds\.bay: the prompt has 78 tokens, .* reads 77\. Shorten it\.$"):
+        refuse_long("backgrounds.bay", "the prompt", [(4, 77), (78, 77)])

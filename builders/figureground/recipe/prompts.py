@@ -116,11 +116,12 @@ def shorten(
         words.pop()
 
 
-def refuse_long(field: str, prompt: str, counts: Iterable[tuple[int, int]]) -> None:
+def refuse_long(field: str, subject: str, counts: Iterable[tuple[int, int]]) -> None:
     """Refuse a prompt that a text encoder would cut off silently.
 
     Args:
         field: The recipe's field that makes it so long.
+        subject: The prompt in words, such as `the prompt 'a bird'`.
         counts: For each text encoder, the prompt's number of tokens and how many it reads.
 
     Raises:
@@ -128,7 +129,7 @@ def refuse_long(field: str, prompt: str, counts: Iterable[tuple[int, int]]) -> N
     """
     for count, limit in counts:
         if count > limit:
-            raise RecipeError(field, f"{prompt!r} has {count} tokens, and the text encoder reads {limit}. Shorten it.")
+            raise RecipeError(field, f"{subject} has {count} tokens, and the text encoder reads {limit}. Shorten it.")
 
 
 def find_unfilled(template: str, placeholders: Iterable[str]) -> str | None:
