@@ -24,6 +24,8 @@ FUNCTIONS = (
     "review",
     "audit",
     "disentangle",
+    "train",
+    "compare",
     "curate",
     "merge",
     "export",
@@ -39,9 +41,9 @@ def render() -> str:
     """The whole page."""
     parts = [
         "# Python API\n",
-        "Everything below is imported from `figureground`. Nothing else is public. Errors are subclasses of",
-        "`figureground.core.errors.FiguregroundError`; wrong use raises `UsageError`, a bad field of a recipe",
-        "`RecipeError`.\n",
+        "Everything below is imported from `figureground`. Other modules may change between releases. Errors are",
+        "subclasses of `figureground.core.errors.FiguregroundError`; wrong use raises `UsageError`, a bad field of a",
+        "recipe `RecipeError`.\n",
         "This page is made from the docstrings by `python docs/make_api.py`.\n",
         "## Methods\n",
         "A method is made from a config and settings, and builds a dataset:\n",
@@ -61,6 +63,7 @@ def render() -> str:
     parts += ["## Functions\n"]
     for name in FUNCTIONS:
         parts += [*_entry(name, getattr(figureground, name), "###"), ""]
+    parts += ["### Training\n", _text(figureground.Training), ""]
     parts += ["## Models\n", "### Disentangled\n", _text(figureground.Disentangled), ""]
     for name in OF_MODEL:
         parts += [*_entry(name, getattr(figureground.Disentangled, name), "####"), ""]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from figureground.annotation.reviewing import review
     from figureground.auditing.auditing import audit
     from figureground.checking.dataset import check
+    from figureground.comparison.comparing import compare
     from figureground.curation.curating import curate
     from figureground.curation.merging import merge
     from figureground.disentangling.model import Disentangled
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from figureground.evaluation.evaluating import evaluate
     from figureground.exporting.exporting import export
     from figureground.hub.push import push
+    from figureground.learn.settings import Training
+    from figureground.learn.training import train
     from figureground.materials.cutouts import cutouts
     from figureground.methods.d3s import D3S
     from figureground.methods.ddb import DDB
@@ -37,13 +40,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "D3S", "DDB", "SCGS", "Disentangled", "Spurious", "__version__", "audit", "build", "check", "curate", "cutouts",
-    "disentangle", "evaluate", "export", "extend", "merge", "plan", "push", "review", "scenes", "show", "verify",
+    "D3S", "DDB", "SCGS", "Disentangled", "Spurious", "Training", "__version__", "audit", "build", "check", "compare",
+    "curate", "cutouts", "disentangle", "evaluate", "export", "extend", "merge", "plan", "push", "review", "scenes",
+    "show", "train", "verify",
 ]  # fmt: skip
 
 _MODULES = {
     "D3S": "methods.d3s", "Spurious": "methods.spurious", "SCGS": "methods.scgs", "DDB": "methods.ddb",
-    "audit": "auditing.auditing",
+    "audit": "auditing.auditing", "train": "learn.training", "Training": "learn.settings",
+    "compare": "comparison.comparing",
     "plan": "methods.forecast", "build": "running.building", "extend": "methods.extend", "check": "checking.dataset",
     "show": "report.showing", "evaluate": "evaluation.evaluating", "curate": "curation.curating",
     "Disentangled": "disentangling.model", "disentangle": "disentangling.training",

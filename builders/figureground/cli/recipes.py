@@ -47,7 +47,7 @@ def _make_recipe_parser() -> argparse.ArgumentParser:
     _add_method(parser)
     parser.add_argument(
         "--config",
-        help="named recipe with the defaults: pocket (the demo, and the default); for d3s also imagenet, and the "
+        help="named recipe with the defaults: pocket (the demo, and the default); for d3s also imagenet, edit, and the "
         "controls text-only, reconstruction and same-background, prefixed by pocket- for the pocket model; for "
         "spurious also spurious-imagenet; for scgs and ddb also photographs",
     )

@@ -100,13 +100,13 @@ def compare(
     generated.
 
     Args:
-        data: As for `read_groups`, like `layout`, `root`, `y`, `a`, `file` and `split_column`.
-        methods: Names of `way.WAYS` and `rows.list_generators`, and `GENERATOR+METHOD`. A generator alone is
-            combined with erm.
+        data: As for `train`; likewise `layout`, `root`, `y`, `a`, `file` and `split_column`.
+        methods: Training methods (erm, reweight, jtt, groupdro, dfr), generators of added images (paste, scgs, ddb),
+            which are combined with erm, and `GENERATOR+METHOD`.
         seeds: Number of seeds, from 0; or the seeds themselves.
         out: A directory that is new, empty, or holds a comparison on the same data.
-        training: Settings of `Training` shared by all methods; names from `preflight.SHARED`. Classifiers trained by
-            generators share them too, except those in `generators.UNSHARED`.
+        training: Settings of `Training` shared by all methods; such as `backbone` and `epochs`. Classifiers
+            trained by generators share most of them.
         overrides: Settings by method or generator. For paste: `masks` (`attended` or `true`), `quantile` and
             `count_per_class` (default: the mean number of training images per class).
         config: Config of the methods scgs and ddb; default `pocket` for small images, `photographs` for others.

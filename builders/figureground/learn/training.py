@@ -64,7 +64,8 @@ def train(
 
     Args:
         settings: Method, backbone and hyperparameters.
-        data: As for `read_groups`; likewise `layout`, `root`, `y`, `a`, `file` and `split_column`.
+        data: The dataset's directory, CSV or JSON Lines file, in a layout that `figureground groups` reads; its options
+            are `layout`, `root`, `y`, `a`, `file` and `split_column`.
         out: A directory that is new, empty, or holds the same training.
         add: Datasets whose training images are added, matched to the classes by name.
         seeds: Number of seeds, counted from 0; or the seeds themselves.
