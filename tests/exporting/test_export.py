@@ -221,6 +221,8 @@ def test_splits_of_other_names_must_be_named_for_layouts_that_number_them(tmp_pa
     directory = make_dataset(tmp_path / "set", columns=TWO, shards=shards)
     with pytest.raises(RecipeError, match="correlated"):
         write(directory, tmp_path / "out", "waterbirds")
+    with pytest.raises(RecipeError, match="two splits would be called 'train'"):
+        write(directory, tmp_path / "out", "waterbirds", splits={"correlated": "train", "control": "train"})
     write(directory, tmp_path / "out", "waterbirds", splits={"correlated": "train", "control": "test"})
     assert read_groups(tmp_path / "out").counts(0).sum() == 4
     export(directory, tmp_path / "folder", "imagefolder")

@@ -228,3 +228,8 @@ def test_a_mapping_with_a_path_is_a_csv(tmp_path):
     assert counts["train"].sum() == counts["train"][0, 0] == 7
     with pytest.raises(RecipeError, match=r"nope\.csv"):
         read_table({"path": str(tmp_path / "nope.csv")}, {"train": 1}, F, B)
+
+
+def test_a_table_for_a_split_that_per_cell_lacks_names_it():
+    with pytest.raises(RecipeError, match=r"per_cell has no split 'test'; it has train, validation"):
+        read_table({"train": "correlated", "test": "uniform"}, {"train": 5, "validation": 1}, F, B)

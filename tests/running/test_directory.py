@@ -58,6 +58,13 @@ def test_a_marker_that_can_not_be_read_does_not_hide_what_went_wrong(checkpoint,
     assert json.loads((built / RECIPE).read_text())["identity"]["strength"] == 0.6
 
 
+def test_a_dataset_is_not_built_inside_another(checkpoint, built):
+    before = sorted(built.rglob("*"))
+    with pytest.raises(FiguregroundError, match=r"sub/deep lies in the dataset .*outside"):
+        D3S("pocket", checkpoint=checkpoint, **SETTINGS).build(built / "sub/deep", show_progress=False)
+    assert sorted(built.rglob("*")) == before
+
+
 def test_how_far_a_build_came_is_counted(built):
     from figureground.methods.registry import open_dataset
     from figureground.shards.shard import as_shard

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +101,8 @@ def export(
         raise RecipeError("link", f"{link} is --out itself; name another export.")
     export_layout = EXPORTS[layout]()
     split_names = splits if isinstance(splits, Mapping) else {name: name for name in splits}
+    if twice := [name for name, count in Counter(split_names.values()).items() if count > 1]:
+        raise RecipeError("splits", f"two splits would be called {twice[0]!r}. Give each a name of its own.")
     selection = select(dataset, split_names, keep, columns, show_progress)
     notes = export_layout.check(selection)
     files = [export_layout.file(selection, row) for row in selection.rows]

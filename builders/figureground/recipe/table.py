@@ -321,6 +321,9 @@ def read_table(
             counts.update(split_counts)
             pairings.update(pairing)
         return counts, pairings
+    if isinstance(value, Mapping) and set(value) & set(splits):
+        unknown = next(name for name in value if name not in splits)
+        raise RecipeError("table", f"per_cell has no split {unknown!r}; it has {join_names(splits)}.")
     if value == "uniform":
         return {s: uniform_counts(len(foregrounds), len(backgrounds), n) for s, n in per_cell.items()}, {}
     if value == "correlated":

@@ -100,6 +100,9 @@ def _claim(out: Path, recipe: Mapping[str, Any]) -> None:
     if not saved.exists():
         if out.exists() and not out.is_dir():
             raise FiguregroundError(f"--out {out} is a file; give a directory.")
+        for parent in out.absolute().parents:
+            if (parent / RECIPE).exists():
+                raise FiguregroundError(f"--out {out} lies in the dataset {parent}. Give a directory outside it.")
         names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
         if set(names) - {PRIVATE}:
             raise FiguregroundError(
