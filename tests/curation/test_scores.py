@@ -40,6 +40,13 @@ def test_numbers_in_a_key_stay_text(tmp_path):
     assert (scores.find_row("007"), scores.find_row("7")) == (0, None)
 
 
+def test_a_field_that_is_too_long_is_reported(tmp_path):
+    path = folder(tmp_path) / "judge.csv"
+    path.write_text(f"key,x\na,{'x' * 200_000}\n")
+    with pytest.raises(FiguregroundError, match=r"judge\.csv can't be read: field larger"):
+        Scores(path)
+
+
 def test_white_space_around_values_is_no_part_of_them(tmp_path):
     """Otherwise `verdict != 'bad'` would keep everything."""
     path = folder(tmp_path) / "judge.csv"

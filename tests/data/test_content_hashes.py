@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from figureground.data import content_hashes
-from figureground.data.content_hashes import FILE, hash_files
+from figureground.data.content_hashes import FILE, State, hash_files
 from figureground.data.layouts import read_groups
 
 OLD = (1_600_000_000, 1_600_000_000)
@@ -60,6 +60,13 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
     monkeypatch.setattr(content_hashes, "MIN_SECONDS", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(make_file(tmp_path / "file", "")))
     assert hash_files([make_file(tmp_path / "a", "one")]) == [sha256("one")]
+
+
+def test_names_that_are_not_utf8_and_large_inodes_can_be_remembered(tmp_path, cache):
+    path = make_file(tmp_path / os.fsdecode(b"z\xff"), "one")
+    for _ in range(2):
+        assert hash_files([path]) == [sha256("one")]
+    assert State(1, 2, 2**63 + 5).to_text() == f"1 2 {2**63 + 5}"
 
 
 def test_many_files_are_remembered(tmp_path, cache):

@@ -58,7 +58,20 @@ def test_a_map_in_a_coloured_palette_is_refused(tmp_path):
     mask.paste(2, (0, 0, 4, 4))
     mask.paste(1, (1, 1, 3, 3))
     mask.save(tmp_path / "mask.png")
-    with pytest.raises(UnreadableImage, match="3 colours"):
+    with pytest.raises(UnreadableImage, match="2 colours besides black"):
+        read_mask(tmp_path / "mask.png", tmp_path / "mask.png", (6, 4))
+
+
+def test_a_map_in_colours_is_refused_and_an_object_in_one_colour_is_taken(tmp_path):
+    mask = Image.new("RGB", (6, 4))
+    mask.paste("red", (0, 0, 2, 4))
+    mask.save(tmp_path / "mask.png")
+    values = read_mask(tmp_path / "mask.png", tmp_path / "mask.png", (6, 4))
+    assert (values[:, :2] == 255).all()
+    assert (values[:, 2:] == 0).all()
+    mask.paste((0, 0, 120), (4, 0, 6, 4))
+    mask.save(tmp_path / "mask.png")
+    with pytest.raises(UnreadableImage, match="2 colours besides black"):
         read_mask(tmp_path / "mask.png", tmp_path / "mask.png", (6, 4))
 
 

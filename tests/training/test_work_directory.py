@@ -32,6 +32,13 @@ def test_a_directory_that_stays_empty_is_left_as_it_was_found(there, tmp_path):
     assert out.exists() == there
 
 
+def test_a_lock_in_a_folder_of_its_own_leaves_no_folder(tmp_path):
+    cutouts = Work((".cutouts/log",), ".cutouts/lock", "is cutting there")
+    with pytest.raises(RuntimeError), hold(tmp_path / "out", cutouts):
+        raise RuntimeError
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_and_what_the_disk_refuses_are_reported(tmp_path):
     path = tmp_path / "file"
     path.write_text("mine")

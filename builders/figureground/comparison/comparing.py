@@ -105,7 +105,7 @@ def compare(
             which are combined with erm, and `GENERATOR+METHOD`.
         seeds: Number of seeds, from 0; or the seeds themselves.
         out: A directory that is new, empty, or holds a comparison on the same data.
-        training: Settings of `Training` shared by all methods; such as `backbone` and `epochs`. Classifiers
+        training: Settings of `Training` shared by all methods, such as `backbone` and `epochs`. Classifiers
             trained by generators share most of them.
         overrides: Settings by method or generator. For paste: `masks` (`attended` or `true`), `quantile` and
             `count_per_class` (default: the mean number of training images per class).

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import unicodedata
+from collections.abc import Collection
 
 from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf")
-"""Fonts tried in turn for text that is not ASCII."""
+"""Fonts for text that is not ASCII; of equally good ones, the first is used."""
+_NO_LETTER = "\uffff"
+"""A code point that is no letter in any font."""
 
 
 def choose_font(text: str, size: int) -> tuple[Font, bool]:
-    """Return a font for a text, and whether it has more letters than ASCII."""
-    for name in () if text.isascii() else _SYSTEM_FONTS:
+    """Return the font that lacks the fewest letters of a text, and whether it has any that are not ASCII."""
+    letters = {letter for letter in text if not letter.isascii()}
+    fewest, best = len(letters), None
+    for name in _SYSTEM_FONTS if letters else ():
         with contextlib.suppress(OSError):
-            return ImageFont.truetype(name, size), True
-    return ImageFont.load_default(size=size), False
+            font = ImageFont.truetype(name, size)
+            if (lacking := count_missing(font, letters)) < fewest:
+                fewest, best = lacking, font
+    return (ImageFont.load_default(size=size), False) if best is None else (best, True)
+
+
+def count_missing(font: ImageFont.FreeTypeFont, letters: Collection[str]) -> int:
+    """Return how many letters a font draws as the box of a missing one."""
+    box = bytes(font.getmask(_NO_LETTER))
+    return sum(bytes(font.getmask(letter)) == box for letter in letters)
 
 
 def choose_text_and_font(text: str, size: int) -> tuple[str, Font]:
-    """Return a text and a font that has its letters; without such a font, the text in ASCII."""
-    font, all_letters = choose_font(text, size)
-    return text if all_letters else to_ascii(text), font
+    """Return a text and a font for it; if no font has a letter that is not ASCII, the text in ASCII."""
+    font, has_letters = choose_font(text, size)
+    return text if has_letters else to_ascii(text), font
 
 
 def to_ascii(text: str) -> str:

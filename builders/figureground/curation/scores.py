@@ -163,7 +163,7 @@ def _read_table(path: Path, path_in_dataset: str) -> Any:
         if not os.path.getsize(path):
             raise FiguregroundError(f"{path_in_dataset} is empty.")
         return _read_csv(TextTable(path))
-    except (pa.ArrowException, OSError, UnreadableText) as error:
+    except (pa.ArrowException, csv.Error, OSError, UnreadableText) as error:
         raise FiguregroundError(f"{path_in_dataset} can't be read: {error}") from None
 
 

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.hashing import content_hash
-from figureground.core.progress import Progress
+from figureground.core.progress import Progress, is_main_process
 from figureground.stores.scratch import cache_directory
 
 FILE = "image-hashes.sqlite"
-"""Name of the file in the cache directory."""
+"""Name of the file in the cache directory. Its paths are bytes: a file's name need not be UTF-8."""
 THREADS = 8
 MIN_SECONDS = 1.0
 """Hashes that took less time aren't remembered."""
 SETTLED_SECONDS = 2.0
 """A file that changed more recently isn't remembered: it could change again with the same time."""
-_TABLE = "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INT, changed INT, inode INT, sha256 TEXT)"
+_TABLE = "CREATE TABLE IF NOT EXISTS hashes (path BLOB PRIMARY KEY, state TEXT, sha256 TEXT)"
 _WAIT_SECONDS = 10.0
 _AT_ONCE = 500
 """Rows of a query; SQLite allows 999 variables."""
 
-State = tuple[int, int, int]
-"""Size, time of the last change in nanoseconds, and inode of a file."""
+
+class State(NamedTuple):
+    """What changes if a file is replaced."""
+
+    size: int
+    changed: int
+    """Time of the last change, nanoseconds."""
+    inode: int
+
+    def to_text(self) -> str:
+        """Return it as text: an inode may be too large for SQLite's integers."""
+        return " ".join(map(str, self))
 
 
 def hash_files(paths: Sequence[Path]) -> list[str]:
@@ -51,11 +63,15 @@ def _find_state(path: Path) -> State | None:
         status = path.stat()
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    return State(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 def _hash_all(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    with Progress(len(names), desc="reading images", unit="image") as bar, ThreadPoolExecutor(THREADS) as threads:
+    if not names:
+        return
+    show = is_main_process()
+    bar = Progress(len(names), show=show, desc="reading images", unit="image")
+    with bar, ThreadPoolExecutor(THREADS) as threads:
         for name, sha256 in zip(names, threads.map(_hash, names), strict=True):
             bar.update()
             yield name, sha256
@@ -80,21 +96,27 @@ def _open_cache() -> Iterator[sqlite3.Connection]:
 def _read_cache(states: Mapping[str, State | None]) -> dict[str, str]:
     known: dict[str, str] = {}
     names = list(states)
-    if not (cache_directory() / FILE).exists():
-        return known
+    with contextlib.suppress(OSError, sqlite3.Error):
+        if not (cache_directory() / FILE).exists():
+            return known
     with contextlib.suppress(OSError, sqlite3.Error), _open_cache() as cache:
         for start in range(0, len(names), _AT_ONCE):
-            some = names[start : start + _AT_ONCE]
+            some = [os.fsencode(name) for name in names[start : start + _AT_ONCE]]
             query = f"SELECT * FROM hashes WHERE path IN ({','.join('?' * len(some))})"
-            for path, size, changed, inode, sha256 in cache.execute(query, some):
-                if states[path] == (size, changed, inode):
-                    known[path] = sha256
+            for path, saved, sha256 in cache.execute(query, some):
+                state = states[os.fsdecode(path)]
+                if state is not None and state.to_text() == saved:
+                    known[os.fsdecode(path)] = sha256
     return known
 
 
 def _write_cache(entries: Mapping[str, tuple[State, str]]) -> None:
     limit = time.time_ns() - int(SETTLED_SECONDS * 1e9)
-    rows = [(name, *state, sha256) for name, (state, sha256) in entries.items() if state[1] < limit]
+    rows = [
+        (os.fsencode(name), state.to_text(), sha256)
+        for name, (state, sha256) in entries.items()
+        if state.changed < limit
+    ]
     if rows:
         with contextlib.suppress(OSError, sqlite3.Error), _open_cache() as cache:
-            cache.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?)", rows)
+            cache.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)", rows)

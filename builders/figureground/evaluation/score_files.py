@@ -75,7 +75,7 @@ def choose_score_files(
             if metadata[_KEY] != identity:
                 raise FiguregroundError(
                     f"--save-scores: {SCORES}/{existing.name} has the scores of another classifier called {name!r}, or "
-                    "of this one with other --labels. Rename or remove it."
+                    "of this one with other options, such as --labels. Rename or remove it."
                 )
         files[name] = ScoreFile(path, identity)
     return files

@@ -245,7 +245,6 @@ class Session:
         epoch = run_fit(fit)
         budget = self.way.count_steps(self.settings, fit, steps)
         facts |= self.way.finish(self, backbone, seed, objective, steps)
-        extra: dict[str, Any] = {self.way.NAME: facts} if facts else {}
         predicted = predict(backbone, self.training_data.test, self.device, self.workers)
         folder = self.out / f"{self.settings.method}-seed-{seed}"
         save_backbone(backbone, folder)
@@ -256,6 +255,7 @@ class Session:
             refitted = predict(backbone, self.training_data.validation, self.device, self.workers)
             facts["validation_before"] = chosen["validation"]
             chosen["validation"] = fit.score_validation(refitted)
+        extra: dict[str, Any] = {self.way.NAME: facts} if facts else {}
         accuracies = {f"test/{name}": chosen["test"][name] for name in ("average", "worst")}
         fit.report.log({**accuracies, "test/epoch": epoch}, fit.curve[-1].steps)
         if len(self.rules) > 1:

@@ -62,7 +62,7 @@ def refuse_older(out: Path) -> None:
     """Refuse a directory whose dataset has another format version; called before any work there.
 
     Raises:
-        FiguregroundError: See `recipe.read_saved_recipe` and `recipe.refuse_older`.
+        FiguregroundError: See `recipe.document.read_saved_recipe` and `recipe.document.refuse_older`.
     """
     try:
         exists = (out / RECIPE).exists()

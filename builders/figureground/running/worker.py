@@ -91,7 +91,10 @@ class Worker:
                 can't be rendered.
         """
         with join_build(self._out):
-            self._work(numbers, show_progress)
+            try:
+                self._work(numbers, show_progress)
+            finally:
+                self._early_model = None  # after a failure, it would occupy the device
 
     def _work(self, numbers: Sequence[int] | None, show_progress: bool) -> None:
         method, out = self._method, self._out

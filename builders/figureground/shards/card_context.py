@@ -27,11 +27,11 @@ class CardContext:
     misuses: Sequence[str] = ()
     """Uses to avoid."""
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
-    """Checkpoint that drew the images: a `sources.Weights` as a mapping, and its `terms`."""
+    """Checkpoint that drew the images: a `sources.provenance.Weights` as a mapping, and its `terms`."""
     sources: Sequence[Mapping[str, Any]] = ()
-    """Directories of the images that generation starts from, each a `sources.Source` as a mapping."""
+    """Directories of the images that generation starts from, each a `sources.provenance.Source` as a mapping."""
     credits: Sequence[Mapping[str, str]] = ()
-    """Credits for those images, each a `sources.Credit` as a mapping."""
+    """Credits for those images, each a `sources.provenance.Credit` as a mapping."""
     lineage: Sequence[Mapping[str, Any]] = ()
     """Steps that made a dataset from others, one mapping each: `did` (`curate`, `extend` or `merge`), `from` (one or
     several datasets: `name`, `sha256`, `samples`), and further facts such as `rule`, `kept`, `dropped`."""

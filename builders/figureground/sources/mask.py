@@ -22,6 +22,8 @@ SHAPE_TOLERANCE = 0.05
 """Maximum difference between the logarithms of the aspect ratios of a mask and its image."""
 MIN_HIGHEST = 32
 """A mask whose highest value is smaller and that has several values besides 0 numbers objects or classes."""
+MAX_COLOURS = 256
+"""Maximum number of colours of a map of classes; a mask in colours with blurred edges has more."""
 
 
 def mask_path(image: Path) -> Path:
@@ -68,11 +70,16 @@ def read_mask(path: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
 def _convert_mask(image: Image.Image, path: Path) -> Image.Image:
     """Convert a loaded mask to 8 bits per channel. Deep greyscale is scaled by its highest value."""
     remedy = "a mask shows its object in white or grey on black"
-    if image.mode == "P":
-        colours = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)
-        if len(colours) > 2 and (colours != colours[:, :1]).any():
-            raise UnreadableImage(path, f"it has {len(colours)} colours, like a map of classes; {remedy}")
-        return convert_depth(image, path)
+    if image.mode in ("P", "RGB", "RGBA"):
+        found = image.convert("RGB").getcolors(MAX_COLOURS) or []  # a photograph, or a JPEG, has more
+        colours = np.array([colour for _, colour in found], np.int64).reshape(-1, 3)
+        colours = colours[colours.any(axis=1)]
+        has_hue = bool((colours != colours[:, :1]).any())
+        if len(colours) > 1 and has_hue:
+            raise UnreadableImage(path, f"it has {len(colours)} colours besides black, like a map of classes; {remedy}")
+        if image.mode != "P" or has_hue or "transparency" in image.info:
+            return convert_depth(image, path)
+        image = image.convert("L")
     if image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):
         return convert_depth(image, path)
     values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)

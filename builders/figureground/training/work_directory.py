@@ -50,6 +50,7 @@ def hold(out: Path, work: Work) -> Iterator[None]:
         with disk.explained(out):
             if not out.is_dir():
                 stack.callback(_remove_if_empty, out)
+                stack.callback(_remove_if_empty, (out / work.lock).parent)  # a folder of `out`, or `out` itself
             refuse_other_content(out, work)
             if not stack.enter_context(lock(out / work.lock)):
                 raise FiguregroundError(

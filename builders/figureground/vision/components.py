@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,28 +192,30 @@ def draw(table: Mapping[str, Any], paths: Sequence[Path], order: Sequence[Sequen
         "RGB", (HEAD + across * (EDGE + GAP) + GAP, title + len(order) * (EDGE + CAPTION + GAP) + GAP), "white"
     )
     pen = ImageDraw.Draw(sheet)
-    (large, spell), (small, _) = _choose_font(18), _choose_font(12)
     heading = f"{table['class']}: what activates its neural principal components ({table['classifier']['name']})"
-    pen.text((GAP, 12), fit_text(spell(heading), large, sheet.width - 2 * GAP), "black", large)
+    heading, large = _spell(heading, 18)
+    pen.text((GAP, 12), fit_text(heading, large, sheet.width - 2 * GAP), "black", large)
     for i, (component, rows) in enumerate(zip(table["components"], order, strict=True)):
         top = title + i * (EDGE + CAPTION + GAP)
         lines = [
             f"component {component['component']}", f"{component['share_of_variance']:.1%} of the variance",
             f"α of these: {component['mean_alpha']:.3g}", f"deviation of α: {component['deviation_of_alpha']:.3g}",
         ]  # fmt: skip
-        pen.multiline_text((GAP, top + 4), "\n".join(map(spell, lines)), "black", small, spacing=6)
+        text, small = _spell("\n".join(lines), 12)
+        pen.multiline_text((GAP, top + 4), text, "black", small, spacing=6)
         for j, (row, image) in enumerate(zip(rows, component["images"], strict=True)):
             left = HEAD + j * (EDGE + GAP)
             picture = read_image(paths[row])
             thumbnail = picture.resize(fit_size(picture.size, EDGE), Image.Resampling.LANCZOS)
             sheet.paste(thumbnail, (left + (EDGE - thumbnail.width) // 2, top + (EDGE - thumbnail.height) // 2))
-            pen.text((left, top + EDGE + 1), spell(f"α {image['alpha']:.3g}   p {image['p']:.2f}"), "black", small)
-            file = fit_text(spell(printable(image["file"])), small, EDGE, keep_end=True)
-            pen.text((left, top + EDGE + 15), file, "dimgrey", small)
+            text, small = _spell(f"α {image['alpha']:.3g}   p {image['p']:.2f}", 12)
+            pen.text((left, top + EDGE + 1), text, "black", small)
+            file, small = _spell(printable(image["file"]), 12)
+            pen.text((left, top + EDGE + 15), fit_text(file, small, EDGE, keep_end=True), "dimgrey", small)
     return sheet
 
 
-def _choose_font(size: int) -> tuple[Font, Callable[[str], str]]:
-    """Return the font of a sheet, and a function that gives a text in its letters."""
-    font, has_all_letters = choose_font("α", size)
-    return font, str if has_all_letters else lambda text: to_ascii(text.replace("α", "alpha"))
+def _spell(text: str, size: int) -> tuple[str, Font]:
+    """Return a text and its font; where no font has its letters, α is spelt out and others become ASCII."""
+    font, has_letters = choose_font(text, size)
+    return (text if has_letters else to_ascii(text.replace("α", "alpha"))), font
