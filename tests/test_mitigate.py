@@ -219,7 +219,7 @@ def test_the_tables_tell_exploratory_rows_from_primary_ones_and_every_group(kept
     lines = text.splitlines()
     (primary,) = (line for line in lines if line.startswith("| ddb − erm, pocketlooks"))
     assert "| 12 of 12 | +6.0 (" in primary
-    assert sum("Exploratory, uncorrected" in line for line in lines) == 4
+    assert sum(line.startswith("Exploratory") and "uncorrected" in line for line in lines) == 4
     paste = next(line for line in lines if line.startswith("| paste | 6 |"))
     assert "+2.0 (+2.0 to +2.0)" in paste
     assert "| 760 | 300 |" in paste

@@ -234,7 +234,7 @@ def test_a_split_whose_images_come_from_a_csv_alone_gets_its_share_of_cutouts(tm
     (tmp_path / "t.csv").write_text("foreground,background,count\nbird,grass,2\n")
     builder = D3S("pocket", per_cell={"train": 5, "validation": 0}, table=str(tmp_path / "t.csv"), allow_empty=True)
     assert Counter(s.split for s in specs(builder)) == {"train": 2, "validation": 2}
-    with pytest.raises(RecipeError, match=r"without an image: .* Add their counts to .*t\.csv, or .*allow_empty"):
+    with pytest.raises(RecipeError, match=r"without images: .* Add their counts to .*t\.csv, or .*allow_empty"):
         D3S("pocket", per_cell={"train": 5}, table=str(tmp_path / "t.csv")).plan()
 
 

@@ -177,6 +177,7 @@ def test_panels_name_what_is_gone(data, built, tmp_path):
     builder = DDB("pocket", data=str(tmp_path / "data"), **SMALL, min_probability=1.0)
     row = rows(built)[0]
     provenance = json.loads(row["provenance"])
+    assert builder.identity()  # reads the data, before they change
     (tmp_path / "data" / row["source"]).unlink()
     shown, _ = builder.panels(tmp_path / "out", provenance)
     assert set(pictures(shown)) == {"mask"}

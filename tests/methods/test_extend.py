@@ -183,5 +183,5 @@ def test_a_changed_source_is_refused(checkpoint, tmp_path):
     shutil.copytree(find_resource("templates/pocket/cutouts"), mine)
     out = D3S("pocket", checkpoint=checkpoint, cutouts=str(mine), **TINY).build(tmp_path / "d3s", show_progress=False)
     next((mine / "bird").glob("*.png")).unlink()
-    with pytest.raises(FiguregroundError, match=r"has changed since it was built.*\n.*cutouts"):
+    with pytest.raises(FiguregroundError, match=r"have changed since the build.*\n.*cutouts"):
         extend(out, {"train": 3})

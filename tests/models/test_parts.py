@@ -21,7 +21,7 @@ CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
     [
         ("sd1", "unet", {"in_channels": 9}, "UNet takes 9 channels, but its VAE's latents have 4"),
         ("sd1", "unet", {"out_channels": 8}, "UNet outputs 8 channels, but a latent of its vae has 4"),
-        ("sd1", "vae", {"latent_channels": 16}, "UNet takes 4 channels, not the 16"),
+        ("sd1", "vae", {"latent_channels": 16}, "UNet takes 4 channels, but its VAE's latents have 16"),
         ("sd1", "unet", {"cross_attention_dim": 768}, r"768 .*cross_attention_dim.*32 \(text_encoder\)"),
         ("sdxl", "text_encoder_2", {"hidden_size": 16}, r"64 .*32 \(text_encoder\) \+ 16 \(text_encoder_2\)"),
         ("sdxl", "text_encoder_2", {"projection_dim": 64}, r"80 .* 64 from text_encoder_2 .*6 × 8"),

@@ -140,7 +140,11 @@ def test_only_new_images_of_a_larger_dataset_are_scored(tmp_path, clip):
     assert {name: result.new for name, result in done.results.items()} == {"quality": 8, "clip_tiny": 8}
     fresh = make_dataset(tmp_path / "fresh")
     verify(fresh, [f"clip:{clip}"], show_progress=False)
-    assert scores(large).equals(scores(fresh))
+    found, expected = scores(large).to_pydict(), scores(fresh).to_pydict()
+    assert list(found) == list(expected)
+    for name, values in expected.items():  # batches of other sizes may differ in the last bits
+        approximate = isinstance(values[0], float)
+        assert found[name] == (pytest.approx(values, abs=1e-5) if approximate else values)
 
 
 def test_a_curated_copy_keeps_its_scores(scored, clip, tmp_path):

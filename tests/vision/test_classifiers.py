@@ -188,7 +188,7 @@ def test_absent_parts_are_reported(name, words):
 
 
 def test_a_revision_is_for_the_hub(resnet):
-    with pytest.raises(FiguregroundError, match="for Hub ids"):
+    with pytest.raises(FiguregroundError, match="only to Hub ids"):
         open_classifier(str(resnet), revision="main")
 
 
