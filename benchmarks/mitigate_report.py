@@ -43,6 +43,8 @@ Metric = Callable[[Unit, Mapping[str, Any]], float]
 """Takes a unit and one of its classifiers; returns a number in %."""
 COMPARISONS = len(PRIMARY) * len(BEDS)
 """Number of primary comparisons."""
+MIN_PAIRS_DRAWN = 4
+"""Fewer pairs are drawn without their interval, which would be wider than the chart."""
 
 
 # Units
@@ -602,10 +604,11 @@ def draw_chart(path: Path, units: Sequence[Unit]) -> None:
         return
 
     def draw(axis: Any, y: float, difference: Difference, colour: str) -> None:
-        if difference.low is not None and difference.high is not None:
+        end = difference.mean
+        if difference.low is not None and difference.high is not None and difference.n >= MIN_PAIRS_DRAWN:
             axis.plot([difference.low, difference.high], [y, y], color=colour, linewidth=1.6)
+            end = difference.high
         axis.plot([difference.mean], [y], "o", color=colour, markersize=5)
-        end = difference.mean if difference.high is None else difference.high
         axis.annotate(f"n = {difference.n}", (end, y), (4, 0), textcoords="offset points", va="center", fontsize=7)
 
     def plot(figure: Any, axes: Any) -> None:
