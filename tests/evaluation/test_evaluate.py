@@ -330,7 +330,7 @@ def test_scores_of_another_classifier_of_the_same_name_are_not_overwritten(tmp_p
         evaluate(directory, [str(other)], save_scores=True, show_progress=False)
     labels = tmp_path / "labels.csv"
     labels.write_text("label,classifier_label\nbird,bird\nbird,mug\ncat,cat\n")
-    with pytest.raises(FiguregroundError, match=r"colours\.parquet .*other --labels"):
+    with pytest.raises(FiguregroundError, match=r"colours\.parquet .*other options, such as --labels"):
         evaluate(directory, [classifier], labels=labels, save_scores=True, splits=["train"], show_progress=False)
     assert path.read_bytes() == before
 
