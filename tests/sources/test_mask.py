@@ -75,6 +75,18 @@ def test_a_map_in_colours_is_refused_and_an_object_in_one_colour_is_taken(tmp_pa
         read_mask(tmp_path / "mask.png", tmp_path / "mask.png", (6, 4))
 
 
+def test_shades_of_one_colour_and_what_is_below_transparent_pixels_are_no_map_of_classes(tmp_path):
+    path = tmp_path / "mask.png"
+    red = np.zeros((4, 6, 3), np.uint8)
+    red[..., 0] = np.linspace(0, 250, 6)
+    Image.fromarray(red).save(path)
+    assert np.array_equal(read_mask(path, path, (6, 4)), red[..., 0])
+    mask = Image.new("RGBA", (6, 4), (0, 0, 250, 0))
+    mask.paste((255, 255, 255, 255), (0, 0, 2, 4))
+    mask.save(path)
+    assert (read_mask(path, path, (6, 4))[:, :2] == 255).all()
+
+
 def test_a_soft_mask_may_be_faint_or_in_a_grey_palette(tmp_path):
     mask = Image.fromarray(np.tile(np.linspace(0, 200, 6).astype(np.uint8), (4, 1)))
     for mode in ("L", "P"):

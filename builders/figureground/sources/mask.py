@@ -23,7 +23,9 @@ SHAPE_TOLERANCE = 0.05
 MIN_HIGHEST = 32
 """A mask whose highest value is smaller and that has several values besides 0 numbers objects or classes."""
 MAX_COLOURS = 256
-"""Maximum number of colours of a map of classes; a mask in colours with blurred edges has more."""
+"""Maximum number of colours of a map of classes."""
+HUE_TOLERANCE = 0.2
+"""Maximum difference of a channel, as a share of the brightest one, between shades of one colour."""
 
 
 def mask_path(image: Path) -> Path:
@@ -71,13 +73,14 @@ def _convert_mask(image: Image.Image, path: Path) -> Image.Image:
     """Convert a loaded mask to 8 bits per channel. Deep greyscale is scaled by its highest value."""
     remedy = "a mask shows its object in white or grey on black"
     if image.mode in ("P", "RGB", "RGBA"):
-        found = image.convert("RGB").getcolors(MAX_COLOURS) or []  # a photograph, or a JPEG, has more
+        found = _over_black(image).getcolors(MAX_COLOURS) or []  # a photograph, or a JPEG, has more
         colours = np.array([colour for _, colour in found], np.int64).reshape(-1, 3)
-        colours = colours[colours.any(axis=1)]
-        has_hue = bool((colours != colours[:, :1]).any())
-        if len(colours) > 1 and has_hue:
+        colours = colours[colours.max(axis=1, initial=0) >= MIN_HIGHEST]  # the hue of dark ones is uncertain
+        hues = colours / colours.max(axis=1, keepdims=True, initial=1)
+        if len(hues) and (np.abs(hues - hues[0]) > HUE_TOLERANCE).any():
             raise UnreadableImage(path, f"it has {len(colours)} colours besides black, like a map of classes; {remedy}")
-        if image.mode != "P" or has_hue or "transparency" in image.info:
+        is_grey = bool((hues == 1).all())
+        if image.mode != "P" or not is_grey or "transparency" in image.info:
             return convert_depth(image, path)
         image = image.convert("L")
     if image.mode not in ("L", "I", "F") and not image.mode.startswith("I;16"):
@@ -112,8 +115,13 @@ def mask_values(mask: Image.Image) -> np.ndarray:
 
     Many masks contain only 0 and 1, so a value is meaningful only relative to the highest.
     """
+    return np.asarray(_over_black(mask)).max(axis=2)
+
+
+def _over_black(mask: Image.Image) -> Image.Image:
+    """Return an image in mode RGB whose transparent pixels are black."""
     black = Image.new("RGBA", mask.size, "black")
-    return np.asarray(Image.alpha_composite(black, mask.convert("RGBA")).convert("RGB")).max(axis=2)
+    return Image.alpha_composite(black, mask.convert("RGBA")).convert("RGB")
 
 
 def to_shares(values: np.ndarray) -> Image.Image:
