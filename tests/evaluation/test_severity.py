@@ -45,6 +45,15 @@ def test_axes_are_presets_or_values_and_nonsense_is_refused():
             read_axes(given)
 
 
+def test_axes_of_a_run_that_failed_before_its_first_dataset_are_replaced_and_others_refused(tmp_path):
+    for texts in (["scale=0.6,0.3"], ["scale=0.6,0.2"]):
+        save_axes(tmp_path / "out", read_axes(texts))
+    assert [axis.values for axis in load_axes(tmp_path / "out")] == [(0.6, 0.2)]
+    (tmp_path / "out" / "mildest").mkdir()
+    with pytest.raises(UsageError, match="other severity axes"):
+        save_axes(tmp_path / "out", read_axes(["scale=0.6,0.3"]))
+
+
 def test_a_position_is_a_distance_from_the_centre():
     far = []
     for seed in range(40):

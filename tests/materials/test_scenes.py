@@ -70,6 +70,16 @@ def test_what_the_judge_rejects_is_drawn_again_and_kept_aside(tmp_path):
     assert not {path.read_bytes() for path in left} & set(files(out).values())
 
 
+def test_a_run_that_failed_before_its_first_scene_leaves_the_directory_to_other_settings(tmp_path):
+    wrong = dataclasses.replace(POCKET, device="cuda:99")
+    with pytest.raises(FiguregroundError, match="cuda:99"):
+        draw_scenes(["grass"], tmp_path / "out", settings=wrong, show_progress=False)
+    right = dataclasses.replace(POCKET, num_inference_steps=2)
+    draw_scenes(["grass"], tmp_path / "out", settings=right, show_progress=False)
+    with pytest.raises(UsageError, match="other settings"):
+        draw_scenes(["grass"], tmp_path / "out", settings=POCKET, show_progress=False)
+
+
 def test_scenes_that_never_pass_are_given_up(tmp_path):
     chosen = Drawing(**{**vars(POCKET), "batch_size": 2, "num_inference_steps": 2, "tries": 2})
     done = draw_scenes(

@@ -6,7 +6,14 @@ import pytest
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.locks import lock
-from figureground.training.work_directory import Work, hold, refuse_other_content, remove_drafts
+from figureground.training.work_directory import (
+    Work,
+    has_results,
+    hold,
+    record_inputs,
+    refuse_other_content,
+    remove_drafts,
+)
 
 TRAIN = Work(("training.json",), ".train.lock", "is training there")
 COMPARE = Work(("compare.json",), ".compare.lock", "is comparing there")
@@ -96,3 +103,27 @@ def test_the_folder_of_a_lock_is_of_the_work_itself(tmp_path):
     with hold(tmp_path, work), lock(tmp_path / ".scenes" / "lock") as held:
         assert not held
     refuse_other_content(tmp_path, work)
+
+
+def test_inputs_of_a_run_that_failed_before_its_first_result_are_replaced_and_others_refused(tmp_path):
+    with hold(tmp_path, TRAIN):
+        assert record_inputs(tmp_path, "training.json", {"epochs": 1, "sizes": (8, 16)}, "training") == {
+            "epochs": 1, "sizes": [8, 16],
+        }  # fmt: skip
+        (tmp_path / ".seed-0.pt.1.tmp").touch()
+        assert record_inputs(tmp_path, "training.json", {"epochs": 2}, "training") == {"epochs": 2}
+        assert not (tmp_path / ".seed-0.pt.1.tmp").exists()
+        (tmp_path / "seed-0.pt").touch()
+        record_inputs(tmp_path, "training.json", {"epochs": 2}, "training")
+        with pytest.raises(FiguregroundError, match=r"holds another training:\n  epochs: 2, now 3"):
+            record_inputs(tmp_path, "training.json", {"epochs": 3}, "training")
+
+
+def test_a_result_counts_in_a_folder_too_and_a_marker_or_a_draft_doesnt(tmp_path):
+    (tmp_path / "erm").mkdir()
+    for name in ("compare.json", "erm/training.json", "erm/.train.lock", ".old.part"):
+        (tmp_path / name).touch()
+    assert not has_results(tmp_path, "compare.json", "training.json")
+    assert has_results(tmp_path, "compare.json")
+    (tmp_path / "erm" / "seed-0.pt").touch()
+    assert has_results(tmp_path, "compare.json", "training.json")

@@ -20,6 +20,7 @@ from figureground.core.files import replace_text
 from figureground.core.values import FieldsOf
 from figureground.data.data_source import DataSource
 from figureground.data.layouts import read_data
+from figureground.learn.preflight import INPUTS as TRAINING_INPUTS
 from figureground.learn.preflight import check_workers, list_seeds
 from figureground.learn.settings import Training
 from figureground.learn.training_data import gather
@@ -29,6 +30,7 @@ from figureground.tracking.reporting import begin, tracked
 from figureground.tracking.tracker import check_tracker
 from figureground.training.work_directory import (
     Work,
+    has_results,
     hold,
     read_inputs,
     refuse_changed_inputs,
@@ -160,7 +162,8 @@ def compare(
 def _record_inputs(out: Path, identity: dict[str, Any]) -> None:
     """Record the compared methods and data; raise FiguregroundError if an earlier record differs."""
     path = out / INPUTS
-    recorded = read_inputs(path) if path.exists() else {"data": identity["data"], "methods": {}, "generators": {}}
+    claimed = path.exists() and has_results(out, INPUTS, TRAINING_INPUTS)
+    recorded = read_inputs(path) if claimed else {"data": identity["data"], "methods": {}, "generators": {}}
     changed = describe_differences(recorded["data"], identity["data"], "data")
     for kind in ("methods", "generators"):
         for name, inputs in identity[kind].items():

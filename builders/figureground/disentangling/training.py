@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from figureground.core.accelerator import choose_device
-from figureground.core.differences import describe_differences
 from figureground.core.errors import plural
 from figureground.core.files import read_json, replace_text
 from figureground.core.hashing import digest
@@ -44,7 +43,7 @@ from figureground.tracking.tracker import check_tracker
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import single_process
 from figureground.training.saved_run import SavedRun, explain_errors
-from figureground.training.work_directory import hold, read_inputs, refuse_changed_inputs, remove_drafts
+from figureground.training.work_directory import hold, record_inputs
 
 SAVED_EVERY, SAVED_SECONDS = 200, 60.0
 """Steps, and seconds, between saved states."""
@@ -178,16 +177,10 @@ class _Session:
         trunk = Trunk(backbone)
         if self.separator.TRAINED:
             choose_width(trunk.dimensions, self.settings.foreground_share or 0.0, backbone.name)
-        self.identity = json.loads(json.dumps({
+        self.identity = record_inputs(self.out, INPUTS, {
             "format": FORMAT, **self.settings.to_json(), "backbone": backbone.facts, "content": self.images.content,
             "division": digest([rows.tolist() for rows in self._list_parts()]),
-        }))  # fmt: skip
-        path = self.out / INPUTS
-        if path.exists():
-            refuse_changed_inputs(self.out, "run", describe_differences(read_inputs(path), self.identity))
-            remove_drafts(self.out)
-        else:
-            replace_text(path, json.dumps(self.identity, indent=2, ensure_ascii=False) + "\n")
+        }, "run")  # fmt: skip
         self.notes = [*self.division.notes, *backbone.notes, *self._note_dependence()]
         for note in self.notes:
             print_note(note)

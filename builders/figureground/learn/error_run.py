@@ -25,12 +25,13 @@ from figureground.learn.errors import Errors, read_arrays, save_errors, write_ar
 from figureground.learn.fit import Fit
 from figureground.learn.inference import run_network, softmax
 from figureground.learn.objective import WeightedMean
-from figureground.learn.preflight import WORK
+from figureground.learn.preflight import INPUTS, WORK
 from figureground.learn.settings import WORST_CLASS, WORST_GROUP, Training
-from figureground.learn.training import advise_memory, read_versions, record_inputs, run_fit
+from figureground.learn.training import advise_memory, read_versions, run_fit
 from figureground.learn.training_data import Album, Part, TrainingData, default_workers
+from figureground.recipe.document import FORMAT
 from figureground.training.saved_run import explain_errors
-from figureground.training.work_directory import hold
+from figureground.training.work_directory import hold, record_inputs
 
 
 class Job(NamedTuple):
@@ -140,9 +141,12 @@ class ErrorRun:
             hold(self.out, WORK),
         ):
             content = self._data.select(self._data.split != 2).fingerprint
-            identity = {**self.settings.to_json(), "backbone": backbone.facts, "content": content, **self.inputs}
+            identity = {
+                "format": FORMAT, **self.settings.to_json(), "backbone": backbone.facts, "content": content,
+                **self.inputs,
+            }  # fmt: skip
             yield {
-                "inputs": record_inputs(self.out, identity), "device": self._torch_device.type,
+                "inputs": record_inputs(self.out, INPUTS, identity, "training"), "device": self._torch_device.type,
                 "versions": read_versions(), "seed": self._seed,
             }  # fmt: skip
 

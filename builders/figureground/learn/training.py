@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from figureground.core.accelerator import choose_device
-from figureground.core.differences import describe_differences
 from figureground.core.errors import plural
 from figureground.core.files import read_json, replace_text
 from figureground.core.numerics import library_versions
@@ -36,7 +35,7 @@ from figureground.recipe.document import FORMAT
 from figureground.tracking.reporting import tracked
 from figureground.tracking.tracker import check_tracker
 from figureground.training.saved_run import explain_errors
-from figureground.training.work_directory import hold, read_inputs, refuse_changed_inputs, remove_drafts
+from figureground.training.work_directory import hold, record_inputs
 
 
 def train(
@@ -113,30 +112,6 @@ def advise_memory(settings: Training, device: torch.device) -> str:
     )
 
 
-def record_inputs(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Record the inputs of a directory's classifiers, or check that they are the same as before.
-
-    Temporary files of a killed run are removed.
-
-    Args:
-        out: A directory held with `hold`.
-        identity: The inputs, JSON-serialisable.
-
-    Returns:
-        The identity after a JSON round trip.
-
-    Raises:
-        FiguregroundError: The directory is damaged or holds another training (the message lists the differences).
-    """
-    path, identity = out / INPUTS, json.loads(json.dumps({"format": FORMAT, **identity}))
-    if not path.exists():
-        replace_text(path, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
-        return identity
-    refuse_changed_inputs(out, "training", describe_differences(read_inputs(path), identity))
-    remove_drafts(out)
-    return identity
-
-
 def run_fit(fit: Fit) -> int:
     """Run a fit, and restore torch's random state afterwards; return the number of the chosen epoch."""
     with torch.random.fork_rng():
@@ -184,8 +159,11 @@ class Session:
     def run(self, seeds: Sequence[int], progress: _SavedProgress) -> dict[str, Any]:
         backbone = open_backbone(self.settings, self.training_data.classes, self.edge, 0)
         check_saving(backbone)
-        identity = {**self.settings.to_json(), "backbone": backbone.facts, "content": self.training_data.content}
-        identity = record_inputs(self.out, identity)
+        identity = {
+            "format": FORMAT, **self.settings.to_json(), "backbone": backbone.facts,
+            "content": self.training_data.content,
+        }  # fmt: skip
+        identity = record_inputs(self.out, INPUTS, identity, "training")
         self.made_with = {"inputs": identity, "device": self.device.type, "versions": read_versions()}
         self.rules = self.settings.rules(self.training_data.attributes is not None)
         self.notes = [*self.training_data.notes, *backbone.notes]

@@ -310,7 +310,7 @@ def _resume(directory: Path, identity: str) -> _State:
         head, rows = read_log(path)
         for row in rows:
             _count_row(state, row)
-        previous = head["identity"] if head else identity
+        previous = head["identity"] if head and rows else identity  # a run that failed before its first scene drew none
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(f"{path} is damaged ({error}). Give another --out.") from None
     if previous != identity:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from figureground.core import disk
+from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, join_names, printable
-from figureground.core.files import read_json
+from figureground.core.files import read_json, replace_text
 from figureground.core.locks import lock, remove_held
 
 DRAFTS = (".part", ".tmp")
@@ -90,6 +92,42 @@ def _is_passing(name: str, work: Work) -> bool:
 def _remove_if_empty(out: Path) -> None:
     with contextlib.suppress(OSError):
         out.rmdir()  # refused unless it is empty
+
+
+def record_inputs(out: Path, marker: str, inputs: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Record the inputs of a directory's content, such as a training, or check that they are the same as before.
+
+    Inputs of a run that failed before its first result are replaced. Temporary files of a killed run are removed.
+
+    Args:
+        out: A directory held with `hold`.
+        marker: Name of the JSON file that records the inputs.
+        inputs: JSON-serialisable.
+        kind: Noun of the content, for errors.
+
+    Returns:
+        The inputs after a JSON round trip.
+
+    Raises:
+        FiguregroundError: The marker is damaged, or records other inputs; the message lists the differences.
+    """
+    path = out / marker
+    recorded: dict[str, Any] = json.loads(json.dumps(inputs))
+    if path.exists() and has_results(out, marker):
+        refuse_changed_inputs(out, kind, describe_differences(read_inputs(path), recorded))
+    else:
+        replace_text(path, json.dumps(recorded, indent=2, ensure_ascii=False) + "\n")
+    remove_drafts(out)
+    return recorded
+
+
+def has_results(out: Path, *markers: str) -> bool:
+    """Whether a directory holds a file, at any depth, besides markers of these names, locks and drafts."""
+    return any(
+        path.is_file() and path.name not in markers
+        for path in out.rglob("*")
+        if not any(part.startswith(".") for part in path.relative_to(out).parts)
+    )
 
 
 def read_inputs(path: Path) -> Any:
