@@ -106,6 +106,12 @@ def test_a_limit_is_shared_by_the_splits_in_proportion():
     assert plan.cells("train").sum() == 6
 
 
+def test_a_small_limit_leaves_an_image_for_every_split():
+    assert make_plan(per_cell=30, limit=12).totals() == {"train": 11, "validation": 1}
+    assert make_plan(per_cell=30, limit=2).totals() == {"train": 1, "validation": 1}
+    assert make_plan(per_cell=30, limit=1).totals() == {"train": 1, "validation": 0}
+
+
 def test_matched_images_share_noise_across_backgrounds_and_others_do_not():
     def noise(plan):
         by_object = {}

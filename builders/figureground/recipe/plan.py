@@ -95,8 +95,8 @@ class Plan:
 
     Attributes:
         counts: Images per cell, by split, in the order of the splits; extensions included.
-        limit: Largest number of images in total, divided among the splits in proportion; None for no limit. Can't be
-            combined with extensions.
+        limit: Largest number of images in total, divided among the splits in proportion, at least one each if the limit
+            permits; None for no limit. Can't be combined with extensions.
         shard_size: Images per shard; without it, there are totals and specs, but no shards.
         earlier: `counts` before each extension, the oldest first. Each extension numbers its images after a cell's
             existing ones and has its own shards, so earlier shards stay unchanged.
@@ -121,7 +121,12 @@ class Plan:
         totals = {split: int(counts.sum()) for split, counts in self.counts.items()}
         if self.limit is None or self.limit >= sum(totals.values()):
             return totals
-        shares = largest_remainder(np.array(list(totals.values()), float), self.limit)
+        counts = np.array(list(totals.values()))
+        shares = largest_remainder(counts.astype(float), self.limit)
+        for row in np.flatnonzero((shares == 0) & (counts > 0)):  # `load_dataset` should find every split
+            if shares.max() > 1:
+                shares[shares.argmax()] -= 1
+                shares[row] = 1
         return dict(zip(totals, shares.tolist(), strict=True))
 
     def shards(self) -> list[PlannedShard]:
