@@ -221,6 +221,8 @@ def test_a_table_says_which_classes_a_label_stands_for(tmp_path, lopsided):
     report = evaluate(directory, [lopsided], labels=tmp_path / "labels.csv", show_progress=False).report
     assert report["classifiers"]["lopsided"]["by_foreground"]["bird"]["value"] == 1
     assert report["label_table"]["name"] == "labels.csv"
+    note = "lopsided: its class cat counts as right for bird, cat, so mistaking one of them for another isn't counted."
+    assert note in summarise(report)
 
 
 def test_of_spurious_sets_each_class_is_measured_beside_its_references(tmp_path, classifier, lopsided):

@@ -209,6 +209,13 @@ def test_a_csv_maps_labels_to_the_classifiers_names(source, classifier, tmp_path
         verify(source, [f"c=classifier:{classifier}"], labels=table, show_progress=False)
 
 
+def test_a_class_that_stands_for_two_labels_of_a_column_is_refused(source, classifier, tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("label,classifier_label\ngrass,other\nsnow,other\n")
+    with pytest.raises(FiguregroundError, match="'other' stands for both 'grass' and 'snow'"):
+        verify(source, [f"c=classifier:{classifier}"], labels=table, show_progress=False)
+
+
 def test_a_classifier_of_other_classes_is_refused(source, tmp_path):
     from tiny_classifiers import make_classifier
 

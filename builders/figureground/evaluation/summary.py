@@ -52,6 +52,11 @@ def list_notes(report: JsonMapping) -> list[str]:
                 f"{name} has no class for {plural(len(missing), 'label')}: {join_names(missing, 8)}. "
                 f"Left out: {plural(entry['left_out'], 'sample')}."
             )
+        for class_name, labels in _find_shared_classes(entry["counterparts"]).items():
+            lines.append(
+                f"{name}: its class {class_name} counts as right for {join_names(labels, 8)}, so mistaking one of them "
+                "for another isn't counted."
+            )
     if steered := [name for name, entry in report["classifiers"].items() if entry.get("steered")]:
         alone = len(steered) == len(report["classifiers"])
         lines.append(
@@ -84,6 +89,15 @@ def list_notes(report: JsonMapping) -> list[str]:
             "Spurious ImageNet's README says AUC, but its code computes average precision; both are given."
         )
     return lines
+
+
+def _find_shared_classes(counterparts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the labels of each class that stands for several."""
+    labels_by_class: dict[str, list[str]] = {}
+    for label, class_names in counterparts.items():
+        for class_name in class_names:
+            labels_by_class.setdefault(class_name, []).append(label)
+    return {class_name: labels for class_name, labels in labels_by_class.items() if len(labels) > 1}
 
 
 def _note_zero_shot(report: JsonMapping) -> Iterator[str]:

@@ -44,6 +44,8 @@ class ClassifierScorer(LabelScorer):
         self._groups = {
             q.what: [self._find_classes(self._classifier, label) for label in q.labels] for q in self.questions
         }
+        for question in self.questions:
+            self._refuse_shared_classes(question.labels, self._groups[question.what])
         self.leave_out(
             {
                 q.what: [name for name, group in zip(q.labels, self._groups[q.what], strict=True) if not group]
@@ -87,6 +89,20 @@ class ClassifierScorer(LabelScorer):
             p[:, self.knows(question)] = softmax(joined)
             probabilities[question.what] = p
         return probabilities
+
+    def _refuse_shared_classes(self, labels: Sequence[str], groups: Sequence[Sequence[int]]) -> None:
+        """Raise FiguregroundError if a class stands for two labels, which the classifier can't tell apart then."""
+        assert self._classifier is not None
+        label_by_class: dict[int, str] = {}
+        for label, group in zip(labels, groups, strict=True):
+            for position in group:
+                other = label_by_class.setdefault(position, label)
+                if other != label:
+                    raise FiguregroundError(
+                        f"--scorer classifier:{self.id}: its class {self._classifier.labels[position]!r} stands for "
+                        f"both {other!r} and {label!r}, so it can't tell these labels apart. Give each a class of its "
+                        "own in --labels, or use another scorer."
+                    )
 
     def _find_classes(self, classifier: Classifier, label: str) -> tuple[int, ...]:
         """Return the classes that stand for a label, from the table, else by name."""
