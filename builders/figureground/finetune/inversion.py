@@ -35,7 +35,7 @@ from figureground.finetune.inversion_settings import PLACE, POCKET, Inversion, c
 from figureground.finetune.latents import Posteriors, encode
 from figureground.finetune.tokens import EMBEDDINGS, check_free, token_names, write_token
 from figureground.finetune.training_images import format_notes
-from figureground.models.weights import check_size, fingerprint, local_directory
+from figureground.models.weights import check_size, fingerprint, local_directory, refuse_revision
 from figureground.recipe import document as recipes
 from figureground.recipe.settings import execution_names
 from figureground.tracking.reporting import tracked
@@ -140,6 +140,7 @@ def _check_and_run(request: _Request, device_name: str, progress: SavedRun) -> N
     check_token(request.token)
     if not request.noun.strip() or request.noun != " ".join(request.noun.split()) or set(request.noun) & set("{}<>"):
         raise RecipeError("noun", f"{request.noun!r} is not a noun of one or a few words.")
+    refuse_revision(settings.checkpoint, settings.revision, local_directory(settings.checkpoint))
     refuse_other_content(out, WORK)
     finished = _read_facts(out)
     if finished and settings.size is None:  # avoids a download

@@ -9,7 +9,14 @@ from figureground.core.errors import FiguregroundError, RecipeError, plural
 from figureground.finetune.settings import Finetuning
 from figureground.models.needs import missing_packages, refuse_absent, refuse_onnx
 from figureground.models.single_file import refuse_training
-from figureground.models.weights import check_files, check_size, edge_multiple, local_directory, read_family
+from figureground.models.weights import (
+    check_files,
+    check_size,
+    edge_multiple,
+    local_directory,
+    read_family,
+    refuse_revision,
+)
 from figureground.sources.images import list_images
 from figureground.sources.references import MIN_REFERENCES
 from figureground.training.work_directory import Work, refuse_other_content
@@ -64,6 +71,7 @@ def check_inputs(
         raise FiguregroundError(f"{need.field}: {need.what}: {need.command}")
     refuse_training(settings.checkpoint)
     base = local_directory(settings.checkpoint)
+    refuse_revision(settings.checkpoint, settings.revision, base)
     if base is not None:
         check_files(base, settings.checkpoint)
         read_family(base, settings.checkpoint).check_training(f"checkpoint {settings.checkpoint!r}", settings.to_json())

@@ -16,7 +16,7 @@ from figureground.learn.backbone_settings import POCKET, BackboneSettings, choos
 from figureground.learn.settings import TWO_STAGE, WORST_GROUP, Training, explain_missing_attributes
 from figureground.learn.training_data import TrainingData, gather
 from figureground.learn.way import WAYS
-from figureground.models.needs import refuse_absent, refuse_onnx
+from figureground.models.needs import TIMM, refuse_absent, refuse_onnx
 from figureground.training.work_directory import Work, refuse_other_content
 
 INPUTS = "training.json"
@@ -85,8 +85,9 @@ def refuse_backbone(settings: BackboneSettings) -> None:
 
 
 def refuse_revision(settings: BackboneSettings, backbone: str) -> None:
-    """Raise RecipeError for a revision of the backbone that is trained from scratch."""
-    if settings.revision is not None and backbone == POCKET:
+    """Raise RecipeError for a revision of a backbone that isn't on the Hub."""
+    local = backbone == POCKET or backbone.startswith(TIMM) or Path(backbone).expanduser().exists()
+    if settings.revision is not None and local:
         raise RecipeError("revision", "it applies only to backbones on the Hub.")
 
 

@@ -23,7 +23,14 @@ from figureground.core.owned import encode_png, is_ours, refuse_occupied
 from figureground.core.progress import Progress
 from figureground.core.terminal import print_note
 from figureground.materials.log import append, read_log, start_log
-from figureground.models.weights import check_files, check_size, edge_multiple, fingerprint, local_directory
+from figureground.models.weights import (
+    check_files,
+    check_size,
+    edge_multiple,
+    fingerprint,
+    local_directory,
+    refuse_revision,
+)
 from figureground.recipe.classes import ClassEntry, read_nouns
 from figureground.recipe.config import Scheduler
 from figureground.recipe.prompts import Template, fill, read_templates
@@ -146,6 +153,7 @@ def draw_scenes(
         if "{background}" not in template.text:
             raise RecipeError("prompt", f"{template.text!r} lacks {{background}}.")
     folder = local_directory(drawing.checkpoint)
+    refuse_revision(drawing.checkpoint, drawing.revision, folder)
     if folder is not None:
         check_files(folder, drawing.checkpoint, False, scheduler=drawing.scheduler)
         check_size(drawing.size, edge_multiple(folder, drawing.checkpoint))

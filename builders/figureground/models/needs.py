@@ -15,7 +15,7 @@ from figureground.models.loras import Lora, check_loras
 from figureground.models.onnx_files import check_onnx
 from figureground.models.opening import refuse_code
 from figureground.models.segmenter_files import find_kind
-from figureground.models.weights import check_files, local_directory, read_index
+from figureground.models.weights import check_files, local_directory, read_index, refuse_revision
 from figureground.sources.provenance import find_cached_snapshot
 
 TIMM = "timm:"
@@ -63,6 +63,7 @@ def missing_checkpoint(
         loras: LoRA files, which must fit the checkpoint.
 
     Raises:
+        RecipeError: It is a file or directory, but a revision is given.
         UsageError: It is here, or in the Hub's cache, but unusable: of another pipeline, incomplete, without
             configuration.
     """
@@ -72,6 +73,7 @@ def missing_checkpoint(
         if Path(name).expanduser().exists() or name == "pocket" or isinstance(error, RecipeError):
             raise UsageError(str(error)) from None
         return [Need("checkpoint", f"the directory {name!r} isn't on this machine")]
+    refuse_revision(name, revision, folder)
     cached = folder is None and find_cached_snapshot(name, revision)
     path = folder or cached
     if path is not None and path is not False and (folder is not None or (path / "model_index.json").is_file()):

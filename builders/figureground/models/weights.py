@@ -69,6 +69,16 @@ def local_directory(checkpoint: str, config: str | None = None) -> Path | None:
     return None
 
 
+def refuse_revision(checkpoint: str, revision: str | None, folder: Path | None) -> None:
+    """Raise RecipeError if a revision is given for a checkpoint on this machine.
+
+    Args:
+        folder: From `local_directory`.
+    """
+    if revision is not None and folder is not None:
+        raise RecipeError("revision", f"it applies only to checkpoints on the Hub, and {checkpoint!r} isn't one.")
+
+
 def fingerprint(checkpoint: str, revision: str | None, config: str | None = None) -> str:
     """Identify a checkpoint's content: `sha256:…` over a local one's files, else its Hub id and revision.
 

@@ -159,6 +159,10 @@ class Config:
             raise RecipeError(
                 "num_inference_steps", f"{self.num_inference_steps} is too few: the scheduler pndm needs 4 or more."
             )
+        if self.eta and self.scheduler not in ("ddim", "own"):
+            raise RecipeError(
+                "eta", f"it sets the noise of DDIM, but the scheduler is {self.scheduler}. Leave one of the two out."
+            )
         self._check_interval()
         for i, lora in enumerate(self.loras):
             for entry in lora:

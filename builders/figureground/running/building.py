@@ -17,7 +17,7 @@ from figureground.core.locks import lock
 from figureground.core.owned import refuse_within
 from figureground.core.terminal import print_note
 from figureground.models.loras import check_loras, select_active
-from figureground.models.weights import check_files, check_size, edge_multiple, local_directory
+from figureground.models.weights import check_files, check_size, edge_multiple, local_directory, refuse_revision
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING
 from figureground.recipe.settings import Names, find_marks
@@ -225,6 +225,7 @@ def _check_checkpoint(method: Method) -> None:
     for need in method.missing_extras():
         raise FiguregroundError(f"{need.field}: {need.what}: {need.command}")
     folder = local_directory(config.checkpoint, config.checkpoint_config)
+    refuse_revision(config.checkpoint, config.revision, folder)
     if folder is not None:
         variant = check_files(
             folder,
