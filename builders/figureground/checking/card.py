@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import jinja2
 from PIL import Image
 
-from figureground.checking.wording import REWRITE
+from figureground.checking.wording import MAKE_READABLE, REWRITE
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.files import FileError, open_regular, read_object, read_text, safe_join
 from figureground.core.shapes import Optional, check_shape
@@ -59,9 +59,10 @@ def check_card(
         text = read_text(directory / CARD, root=directory, encoding="utf-8-sig")
     except FileError as error:
         return [f"{CARD}: {error.reason}, so the files aren't described. {REWRITE}."], []
+    except FileNotFoundError:
+        return [f"{CARD}: missing, so the files aren't described. {REWRITE}."], []
     except OSError as error:
-        why = "missing" if isinstance(error, FileNotFoundError) else f"it can't be read ({error.strerror})"
-        return [f"{CARD}: {why}, so the files aren't described. {REWRITE}."], []
+        return [f"{CARD}: it can't be read ({error.strerror}), so the files aren't described. {MAKE_READABLE}."], []
     try:
         header, _, body = parse_card(text)
     except ShardError as error:
@@ -382,7 +383,9 @@ def check_croissant(directory: Path, markers: Mapping[Shard, Mapping[str, Any]])
         check_shape(listing, [{"@type": str, "contentUrl": Optional(str)}], "distribution")
     except FileError as error:
         return [f"{CROISSANT}: {error.reason}. {REWRITE}."]
-    except (OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        return [f"{CROISSANT}: it can't be read ({error.strerror}). {MAKE_READABLE}."]
+    except (ValueError, KeyError) as error:
         why = "distribution is missing" if isinstance(error, KeyError) else error
         return [f"{CROISSANT}: it can't be read ({why}). {REWRITE}."]
     files = [entry for entry in listing if entry["@type"].endswith("FileObject") and "contentUrl" in entry]

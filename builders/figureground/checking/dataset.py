@@ -23,7 +23,7 @@ from figureground.checking.duplicates import (
     find_shared_sources,
 )
 from figureground.checking.shard import Expected, ShardContents, check_shard
-from figureground.checking.wording import MAX_NAMED, RERUN, REWRITE, advise_rebuild
+from figureground.checking.wording import MAKE_READABLE, MAX_NAMED, RERUN, REWRITE, advise_rebuild
 from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, join_names, plural, printable
 from figureground.core.files import FileError, check_regular, leads_outside, read_json, read_object
@@ -143,10 +143,9 @@ class _DatasetCheck:
         except FileNotFoundError:
             return None
         except FileError as error:
-            problem = error.reason
+            problem, remedy = error.reason, REWRITE if name == index.INDEX else "Restore it from a copy"
         except OSError as error:
-            problem = f"it can't be read ({error.strerror})"
-        remedy = REWRITE if name == index.INDEX else "Restore it from a copy"
+            problem, remedy = f"it can't be read ({error.strerror})", MAKE_READABLE
         self.findings.append(f"{name}: {problem}. {remedy}.")
         return None
 
@@ -159,7 +158,10 @@ class _DatasetCheck:
                 marker = read_json(path, root=self.directory)
                 check_marker(marker)
                 shard = Shard.from_marker(marker)
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                self.findings.append(f"{name}: it can't be read ({error.strerror}). {MAKE_READABLE}.")
+                continue
+            except ValueError as error:
                 reason = error.reason if isinstance(error, FileError) else error
                 self.findings.append(f"{name}: not a valid shard marker ({reason}). Delete it, and {RERUN}.")
                 continue

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.checking import similar
-from figureground.checking.wording import advise_rebuild
+from figureground.checking.wording import MAKE_READABLE, advise_rebuild
 from figureground.core.errors import join_names
 from figureground.core.files import MAX_TEXT_BYTES, FileError, open_regular, parse_json
 from figureground.shards.columns import REASON, Columns
@@ -183,7 +183,7 @@ class _ShardCheck:
             self.problems.lines.append(f"{path}: missing.")
             return False
         except OSError as error:
-            self.problems.lines.append(f"{path}: it can't be read ({error.strerror}).")
+            self.problems.unreadable.append(f"{path}: it can't be read ({error.strerror}). {MAKE_READABLE}.")
             return False
         expected_size = self.marker["files"][path]["bytes"]
         if size != expected_size:

@@ -137,6 +137,8 @@ def _explain_error(error: Exception, options: argparse.Namespace) -> str:
     explanation = None
     if isinstance(error, OSError) and isinstance(directory, Path):
         explanation = disk.explain_disk_error(error, directory)
+    if explanation is None and isinstance(error, PermissionError) and error.filename is not None:
+        explanation = f"{error.filename}: permission denied. Change its permissions, or give another path."
     return explanation or f"{type(error).__name__}: {error}\n(--debug shows where)"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ _FULL_DISK = {
 }
 _WRONG_PATH = {
     errno.EROFS: "{path} can't be written: its file system is read-only. Give a directory where you may write.",
-    errno.EACCES: "{path}: permission denied. Give a directory where you may write.",
+    errno.EACCES: "{path}: permission denied. Change its permissions, or give another directory.",
     errno.EPERM: "{path}: the system doesn't permit writing there. Give a directory where you may write.",
     errno.ENOTDIR: "{path} can't be created: a part of it is a file, not a directory. Give another directory.",
     errno.EEXIST: "{path} can't be created: a part of it is a file, not a directory. Give another directory.",
@@ -40,7 +41,7 @@ def explain_disk_error(error: OSError, out: Path) -> str | None:
     if number in _FAILING_DISK:
         return f"The disk of {out} fails: {error.strerror}. Once it works again, {_RERUN}."
     if number in _WRONG_PATH and path is not None:
-        return _WRONG_PATH[number].format(path=path if out in path.parents and out.is_dir() else out)
+        return _WRONG_PATH[number].format(path=path if out in path.parents and os.path.isdir(out) else out)
     return None
 
 

@@ -134,9 +134,10 @@ def read_finished_index(directory: Path) -> dict[str, Any]:
             f"{directory} contains no finished dataset: {INDEX} is missing. Build one there, or finish the build with "
             "the command that began it."
         ) from None
-    except (OSError, FileError) as error:
-        why = error.reason if isinstance(error, FileError) else error.strerror or error
-        raise FiguregroundError(f"{path} can't be used: {why}. Build again to rewrite it.") from None
+    except FileError as error:
+        raise FiguregroundError(f"{path} can't be used: {error.reason}. Build again to rewrite it.") from None
+    except OSError as error:
+        raise FiguregroundError(f"{path} can't be read: {error.strerror or error}.") from None
 
 
 def is_copy(directory: Path) -> bool:

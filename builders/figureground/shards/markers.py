@@ -47,7 +47,11 @@ def read_marker(directory: Path, path: Path) -> dict[str, Any]:
             raise ValueError(f"it describes the shard {Shard.from_marker(marker).name}")
         if foreign := sorted(set(marker["files"]) - set(list_paths(path.stem))):
             raise ValueError(f"it lists {printable(foreign[0])}, which is not a file of this shard")
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ShardError(
+            f"marker {MARKERS}/{printable(path.name)} can't be read: {error.strerror or error}."
+        ) from error
+    except ValueError as error:
         raise ShardError(
             f"marker {MARKERS}/{printable(path.name)} can't be read ({error}). Delete it to have the shard rendered "
             "anew."

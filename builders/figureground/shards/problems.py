@@ -15,6 +15,8 @@ class Problems:
     """Faults of a shard; samples with the same fault share one line."""
 
     lines: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    """Files that may be whole, but can't be read."""
     samples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def add(self, where: str, fault: str, key: str, detail: str = "") -> None:
@@ -22,9 +24,9 @@ class Problems:
         self.samples.setdefault((where, fault), []).append(f"{key} ({detail})" if detail else key)
 
     def to_lines(self, remedy: str) -> list[str]:
-        """Return one line per fault, with the remedy."""
+        """Return one line per fault, with the remedy of damage."""
         grouped = [f"{where}: {fault}: {join_names(keys, 3)}." for (where, fault), keys in self.samples.items()]
-        return [f"{line} {remedy}" for line in [*self.lines, *grouped]]
+        return [*self.unreadable, *(f"{line} {remedy}" for line in [*self.lines, *grouped])]
 
 
 def shorten_error(error: BaseException) -> str:
@@ -46,6 +48,8 @@ def explain_damage(path: Path) -> Iterator[None]:
         yield
     except FiguregroundError as error:
         raise FiguregroundError(f"{path}: {error}") from None
+    except PermissionError as error:
+        raise FiguregroundError(f"{path} can't be read: {error.strerror or error}.") from error
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise FiguregroundError(
