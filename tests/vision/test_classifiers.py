@@ -14,7 +14,7 @@ from torch import nn
 
 from figureground.core.errors import FiguregroundError
 from figureground.finetune.similarity import SimilarityLoss
-from figureground.models.needs import refuse_absent
+from figureground.models.needs import refuse_absent_classifier
 from figureground.vision.classifiers import Classifier, imagenet_nouns, open_classifier
 from figureground.vision.preprocessing import imagenet_preprocessing
 
@@ -342,7 +342,7 @@ def test_a_directory_that_timm_saved_opens_and_its_path_stays_private(saved_by_t
     opened = open_classifier(f"timm:local-dir:{saved_by_timm}")
     assert (opened.name, opened.labels) == ("timm:saved", ("hen", "car", "cup"))
     assert str(saved_by_timm.parent) not in json.dumps(opened.facts)
-    refuse_absent("--classifier", f"timm:local-dir:{saved_by_timm}")
+    refuse_absent_classifier("--classifier", f"timm:local-dir:{saved_by_timm}")
 
 
 @pytest.mark.usefixtures("timm")
@@ -358,4 +358,4 @@ def test_of_a_directory_of_timms_no_pickle_and_no_code_is_opened(saved_by_timm):
         open_classifier(name)
     config.unlink()
     with pytest.raises(FiguregroundError, match=r"--classifier.*config\.json"):
-        refuse_absent("--classifier", name)
+        refuse_absent_classifier("--classifier", name)

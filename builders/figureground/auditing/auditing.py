@@ -25,7 +25,7 @@ from figureground.core.files import replace_text
 from figureground.core.local_paths import strip_local_paths
 from figureground.core.owned import refuse_output
 from figureground.data.images import DatasetImages, FolderImages, open_images
-from figureground.models.needs import refuse_absent, refuse_onnx
+from figureground.models.needs import refuse_absent_classifier, refuse_featureless
 from figureground.recipe.sample import derive_seed
 
 if TYPE_CHECKING:
@@ -94,9 +94,9 @@ def audit(
     check_device(device, "--device")
     for option, name in [("--features", features), *(("--classifier", classifier) for classifier in classifiers)]:
         if name is not None:
-            refuse_absent(option, name)
+            refuse_absent_classifier(option, name)
     if features is not None:
-        refuse_onnx("--features", features)
+        refuse_featureless("--features", features)
     directory = Path(directory)
     samples = open_samples(directory, splits)
     occurring = [samples.foregrounds[k] for k in np.unique(samples.foreground)]

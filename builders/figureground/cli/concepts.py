@@ -134,13 +134,13 @@ def add_components(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _components(options: argparse.Namespace) -> int:
-    from figureground.models.needs import refuse_absent, refuse_onnx
+    from figureground.models.needs import refuse_absent_classifier, refuse_featureless
     from figureground.sources.images import list_images
 
     refuse_within(options.out, options.images, "--images")
     check_device(options.device, "--device")
-    refuse_onnx("--classifier", options.classifier)
-    refuse_absent("--classifier", options.classifier)
+    refuse_featureless("--classifier", options.classifier)
+    refuse_absent_classifier("--classifier", options.classifier)
     for flag, value in (("--count", options.count), ("--top", options.top)):
         if value < 1:
             raise RecipeError(flag, f"{value} is less than 1.")

@@ -13,8 +13,9 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.extras import explain_missing
 from figureground.core.files import read_json
 from figureground.learn.backbones import STATE, Backbone, find_last_layer, save_backbone
+from figureground.models.needs import TIMM
 from figureground.models.opening import make_timm
-from figureground.vision.classifiers import TIMM, Classifier, open_classifier
+from figureground.vision.classifiers import Classifier, open_classifier
 from figureground.vision.preprocessing import read_timm
 
 

@@ -19,7 +19,7 @@ from figureground.core.owned import refuse_output
 from figureground.data.images import DatasetImages, FolderImages
 from figureground.evaluation.counterparts import Counterparts, LabelTable, find_counterparts, read_label_table
 from figureground.evaluation.texts import default_prompts, list_classes, read_prompts, write_texts
-from figureground.models.needs import ZERO_SHOT, refuse_absent
+from figureground.models.needs import ZERO_SHOT, refuse_absent_classifier
 from figureground.recipe.prompts import Template
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def check_request(
     for classifier in classifiers:
         if isinstance(classifier, str):
             if classifier != f"{ZERO_SHOT}pocket":
-                refuse_absent("--classifier", classifier)
+                refuse_absent_classifier("--classifier", classifier)
             if classifier.startswith(ZERO_SHOT):
                 templates[classifier] = read_prompts(default_prompts(classifier, prompts))
     for option, value in (("--prompts", prompts), ("--candidates", candidates)):

@@ -7,7 +7,7 @@ from pathlib import Path
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, plural
 from figureground.finetune.settings import Finetuning
-from figureground.models.needs import missing_packages, refuse_absent, refuse_onnx
+from figureground.models.needs import missing_packages, refuse_absent_classifier, refuse_featureless
 from figureground.models.single_file import refuse_training
 from figureground.models.weights import (
     check_files,
@@ -63,8 +63,8 @@ def check_inputs(
             f"--references {references}: it holds {plural(count, 'image')}; give {MIN_REFERENCES} or more."
         )
     if settings.reads_features and settings.feature_model is not None:
-        refuse_onnx("--feature-model", settings.feature_model)
-        refuse_absent("--feature-model", settings.feature_model)
+        refuse_featureless("--feature-model", settings.feature_model)
+        refuse_absent_classifier("--feature-model", settings.feature_model)
     needs = missing_packages("--lora-rank", ["peft"]) if settings.lora_rank is not None else []
     needs += missing_packages("--eight-bit-adam", ["bitsandbytes"]) if settings.eight_bit_adam else []
     for need in needs:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, Strict
 
 from figureground.core.errors import RecipeError
+from figureground.models.classifier_files import fingerprint_classifier
 from figureground.models.family import OWN
-from figureground.models.weights import find_family, fingerprint_classifier
+from figureground.models.weights import find_family
 from figureground.recipe.config import Scheduler
 from figureground.recipe.prompts import find_unfilled
 from figureground.recipe.settings import EXECUTION, MAX_INTEGER, Count, Names, Share, Text, execution_names, settings

@@ -19,10 +19,10 @@ from figureground.core.extras import explain_missing
 from figureground.core.files import read_json
 from figureground.core.seeding import seed_default_generators
 from figureground.learn.backbone_settings import POCKET, BackboneSettings, choose_backbone
-from figureground.models.needs import timm_directory
+from figureground.models.needs import TIMM, timm_directory
 from figureground.models.opening import make_network, make_timm
 from figureground.recipe.sample import derive_seed
-from figureground.vision.classifiers import TIMM, Classifier, open_classifier
+from figureground.vision.classifiers import Classifier, open_classifier
 from figureground.vision.preprocessing import Preprocessing, read_preprocessing, read_timm
 
 POCKET_EDGE = 64

@@ -12,11 +12,12 @@ from figureground.data.data_source import DataSource
 from figureground.data.groups import GroupedImages
 from figureground.data.images import find_typical_edge
 from figureground.data.layouts import read_data
-from figureground.learn.backbone_settings import POCKET, BackboneSettings, choose_backbone
+from figureground.learn.backbone_settings import BackboneSettings, choose_backbone
 from figureground.learn.settings import TWO_STAGE, WORST_GROUP, Training, explain_missing_attributes
 from figureground.learn.training_data import TrainingData, gather
 from figureground.learn.way import WAYS
-from figureground.models.needs import TIMM, refuse_absent, refuse_onnx
+from figureground.models.classifier_files import find_kind
+from figureground.models.needs import refuse_absent_classifier, refuse_featureless
 from figureground.training.work_directory import Work, refuse_other_content
 
 INPUTS = "training.json"
@@ -76,8 +77,8 @@ def read_request(
 def refuse_backbone(settings: BackboneSettings) -> None:
     """Raise FiguregroundError for a backbone path that doesn't exist or is a file."""
     if settings.backbone is not None:
-        refuse_onnx("backbone", settings.backbone)
-        refuse_absent("backbone", settings.backbone)
+        refuse_featureless("backbone", settings.backbone)
+        refuse_absent_classifier("backbone", settings.backbone)
         if Path(settings.backbone).expanduser().is_file():
             raise RecipeError(
                 "backbone", f"{settings.backbone} is a file; give a transformers directory, a Hub id or timm:NAME."
@@ -86,8 +87,8 @@ def refuse_backbone(settings: BackboneSettings) -> None:
 
 def refuse_revision(settings: BackboneSettings, backbone: str) -> None:
     """Raise RecipeError for a revision of a backbone that isn't on the Hub."""
-    local = backbone == POCKET or backbone.startswith(TIMM) or Path(backbone).expanduser().exists()
-    if settings.revision is not None and local:
+    kind, rest = find_kind(backbone)
+    if settings.revision is not None and not kind.on_hub(rest):
         raise RecipeError("revision", "it applies only to backbones on the Hub.")
 
 

@@ -29,9 +29,16 @@ from figureground.methods.base import Method
 from figureground.methods.forecast import format_counts
 from figureground.methods.panels.repaint import JOBS, MASKS
 from figureground.methods.repaint_settings import TRAIN, RepaintConfig
+from figureground.models.classifier_files import fingerprint_classifier
 from figureground.models.hub_access import find_access_problem
-from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent, refuse_onnx
-from figureground.models.weights import fingerprint_classifier, local_directory, read_family
+from figureground.models.needs import (
+    Need,
+    missing_classifier,
+    missing_packages,
+    refuse_absent_classifier,
+    refuse_featureless,
+)
+from figureground.models.weights import local_directory, read_family
 from figureground.recipe.plan import Plan, no_guide
 from figureground.recipe.prompts import fill_noun, refuse_long
 from figureground.recipe.sample import Guide, Spec
@@ -536,12 +543,12 @@ class Repaint(Method):
     def refuse_absent(self) -> None:
         config = self.config
         if config.classifier != TRAIN:
-            refuse_onnx("classifier", config.classifier)
-            refuse_absent("classifier", config.classifier)
+            refuse_featureless("classifier", config.classifier)
+            refuse_absent_classifier("classifier", config.classifier)
         else:
             backbone = self._choose_backbone()
-            refuse_onnx("training.backbone", backbone)
-            refuse_absent("training.backbone", backbone)
+            refuse_featureless("training.backbone", backbone)
+            refuse_absent_classifier("training.backbone", backbone)
         for need in missing_packages(self.METHOD, self.PACKAGES):
             raise FiguregroundError(f"{need.field}: {need.what}: {need.command}")
         self._refuse_unreachable()
@@ -576,13 +583,13 @@ class Repaint(Method):
         config = self.config
         needs = [*super().needs(), *missing_packages("METHOD", self.PACKAGES)]
         if config.classifier != TRAIN:
-            return [*needs, *missing_model("classifier", config.classifier)]
+            return [*needs, *missing_classifier("classifier", config.classifier)]
         try:
             backbone = self._choose_backbone()
         except RecipeError as error:
             problem = error.message.partition(":")[0]
             return [*needs, Need(error.field, problem, "--set training.backbone=microsoft/resnet-50")]
-        return [*needs, *missing_model("training.backbone", backbone, config.training_settings().revision)]
+        return [*needs, *missing_classifier("training.backbone", backbone, config.training_settings().revision)]
 
     def check_plan(self) -> None:
         self.check_settings()

@@ -44,7 +44,14 @@ from figureground.methods.panels.panel import Panel
 from figureground.methods.spurious_settings import NOT_GIVEN, POCKET, SpuriousConfig
 from figureground.models.bundled import ROBUST
 from figureground.models.footprint import estimate_footprint
-from figureground.models.needs import Need, missing_model, missing_packages, refuse_absent, refuse_onnx
+from figureground.models.needs import (
+    Need,
+    missing_classifier,
+    missing_model,
+    missing_packages,
+    refuse_absent_classifier,
+    refuse_featureless,
+)
 from figureground.recipe.classes import ClassEntry, read_nouns
 from figureground.recipe.features import Feature, find_labels, read_features
 from figureground.recipe.plan import Plan, no_guide
@@ -558,8 +565,8 @@ class Spurious(Method):
             raise RecipeError(field, message)
         settings = self.settings
         if settings.reads_features and settings.feature_model not in (None, NOT_GIVEN):
-            refuse_onnx("feature_model", str(settings.feature_model))
-            refuse_absent("feature_model", str(settings.feature_model))
+            refuse_featureless("feature_model", str(settings.feature_model))
+            refuse_absent_classifier("feature_model", str(settings.feature_model))
 
     def needs(self) -> list[Need]:
         settings = self.settings
@@ -568,7 +575,7 @@ class Spurious(Method):
             *(Need(field, message.rstrip(".")) for field, message in self._missing_settings().items()),
         ]
         if settings.reads_features and settings.feature_model not in (None, NOT_GIVEN):
-            needs += missing_model("feature_model", str(settings.feature_model), settings.feature_model_revision)
+            needs += missing_classifier("feature_model", str(settings.feature_model), settings.feature_model_revision)
             if settings.tiny_autoencoder is not None:
                 needs += missing_model("finetuning.tiny_autoencoder", settings.tiny_autoencoder)
         if settings.lora_rank:

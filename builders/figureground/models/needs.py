@@ -10,11 +10,11 @@ from typing import Any
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
 from figureground.core.extras import hint, is_installed
+from figureground.models import classifier_files, segmenter_files
 from figureground.models.footprint import estimate_footprint
 from figureground.models.loras import Lora, check_loras
 from figureground.models.onnx_files import check_onnx
 from figureground.models.opening import refuse_code
-from figureground.models.segmenter_files import find_kind
 from figureground.models.weights import check_files, local_directory, read_index, refuse_revision
 from figureground.sources.provenance import find_cached_snapshot
 
@@ -94,19 +94,11 @@ def missing_checkpoint(
 
 
 def missing_model(field: str, name: str, revision: str | None = None) -> list[Need]:
-    """Return the needs of a classifier, backbone or other transformers or timm model that isn't on this machine.
+    """Return the needs of a model in a directory or on the Hub that isn't on this machine.
 
     Raises:
         UsageError: It is a directory whose files name code to run.
     """
-    if name.startswith(TIMM):
-        folder = timm_directory(name)
-        folder_needs = [] if folder is None or folder.is_dir() else [Need(field, f"no such directory: {str(folder)!r}")]
-        return [*folder_needs, *missing_packages(field, ["timm"])]
-    if name.startswith(ONNX):
-        exists = Path(name.removeprefix(ONNX)).expanduser().exists()
-        file_needs = [] if exists else [Need(field, f"no such file: {name.removeprefix(ONNX)!r}")]
-        return [*file_needs, *missing_packages(field, ["onnxruntime"])]
     path = Path(name).expanduser()
     if path.is_dir():
         try:
@@ -126,28 +118,12 @@ def missing_model(field: str, name: str, revision: str | None = None) -> list[Ne
     return [] if isinstance(cached, str) else [_need_download(field, name, revision, None)]
 
 
-def refuse_absent(field: str, name: str) -> None:
-    """Refuse a model whose path doesn't exist or whose files name code to run.
+def refuse_absent_model(field: str, name: str) -> None:
+    """Refuse a transformers model whose path doesn't exist or whose files name code to run.
 
     Raises:
-        FiguregroundError: The file or directory doesn't exist, it contains no model, or its files name code; or a
-            package is missing.
+        FiguregroundError: The file or directory doesn't exist, it contains no model, or its files name code.
     """
-    if name.startswith(ONNX):
-        check_onnx(Path(name.removeprefix(ONNX)).expanduser(), f"{field} {name!r}")
-        _refuse_missing(field, name, "onnxruntime")
-        return
-    if name.startswith(TIMM):
-        folder = timm_directory(name)
-        if folder is not None and not (folder / "config.json").is_file():
-            raise FiguregroundError(
-                f"{field}: {name!r}: there is no {str(folder / 'config.json')!r}. Give a directory that timm saved: "
-                "timm.models.save_for_hf(model, 'DIR')."
-            )
-        _refuse_missing(field, name, "timm")
-        return
-    if name.startswith(ZERO_SHOT):
-        name = name.removeprefix(ZERO_SHOT)
     path = Path(name).expanduser()
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if not name.strip() or (looks_like_path and not path.exists()):
@@ -161,33 +137,71 @@ def refuse_absent(field: str, name: str) -> None:
         refuse_code(path, f"{field} {name!r}")
 
 
+def missing_onnx(field: str, file: str) -> list[Need]:
+    """Return the needs of a model in an ONNX file."""
+    exists = Path(file).expanduser().exists()
+    return [*([] if exists else [Need(field, f"no such file: {file!r}")]), *missing_packages(field, ["onnxruntime"])]
+
+
+def refuse_absent_onnx(field: str, file: str) -> None:
+    """Refuse an ONNX file that doesn't exist or can't be used, or whose package is missing.
+
+    Raises:
+        FiguregroundError: The check failed.
+    """
+    check_onnx(Path(file).expanduser(), f"{field} {ONNX + file!r}")
+    refuse_missing_package(field, ONNX + file, "onnxruntime")
+
+
 def timm_directory(name: str) -> Path | None:
     """Return the directory of `timm:local-dir:PATH`; None for other names."""
     prefix = f"{TIMM}{LOCAL}"
     return Path(name.removeprefix(prefix)).expanduser() if name.startswith(prefix) else None
 
 
-def _refuse_missing(field: str, name: str, module: str) -> None:
+def refuse_missing_package(field: str, name: str, module: str) -> None:
+    """Raise FiguregroundError if a package that a model needs can't be imported."""
     for need in missing_packages(field, [module]):
         raise FiguregroundError(f"{field}: {name!r}: {need.what}: {need.command}")
 
 
-def refuse_onnx(field: str, name: str) -> None:
-    """Refuse an ONNX file where gradients or features are needed, which onnxruntime doesn't give.
+def missing_classifier(field: str, name: str, revision: str | None = None) -> list[Need]:
+    """Return the needs of a classifier or backbone.
 
     Raises:
-        FiguregroundError: The name is that of an ONNX file; names the field.
+        UsageError: See `models.classifier_files.ClassifierKind.needs`.
     """
-    if name.startswith(ONNX):
+    kind, rest = classifier_files.find_kind(name)
+    return kind.needs(field, rest, revision)
+
+
+def refuse_absent_classifier(field: str, name: str) -> None:
+    """Refuse a classifier or backbone that is missing or unusable, without opening it.
+
+    Raises:
+        FiguregroundError: See `models.classifier_files.ClassifierKind.refuse_absent`.
+    """
+    kind, rest = classifier_files.find_kind(name)
+    kind.refuse_absent(field, rest)
+
+
+def refuse_featureless(field: str, name: str) -> None:
+    """Refuse a classifier, such as one in onnxruntime, that gives no gradients and no features where they are needed.
+
+    Raises:
+        FiguregroundError: It gives none; names the field.
+    """
+    kind, _ = classifier_files.find_kind(name)
+    if not kind.GIVES_FEATURES:
         raise FiguregroundError(
-            f"{field}: {name!r} runs in onnxruntime, and gives no gradients and no features, which are needed here. "
-            "Give a transformers directory, a Hub id or timm:NAME."
+            f"{field}: {name!r} gives no gradients and no features, which are needed here. Give a transformers "
+            "directory, a Hub id or timm:NAME."
         )
 
 
 def missing_segmenter(field: str, name: str) -> list[Need]:
     """Return the needs of a segmenter, which may consist of two models."""
-    kind, rest = find_kind(name)
+    kind, rest = segmenter_files.find_kind(name)
     return kind.needs(field, rest)
 
 
@@ -197,7 +211,7 @@ def refuse_absent_segmenter(field: str, name: str) -> None:
     Raises:
         FiguregroundError: See `models.segmenter_files.SegmenterKind.refuse_absent`.
     """
-    kind, rest = find_kind(name)
+    kind, rest = segmenter_files.find_kind(name)
     kind.refuse_absent(field, rest)
 
 

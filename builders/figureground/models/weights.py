@@ -12,7 +12,7 @@ from typing import Any
 
 from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.lfs import refuse_pointer
-from figureground.models.bundled import ROBUST, WEIGHTS
+from figureground.models.bundled import WEIGHTS
 from figureground.models.family import Family, recognise
 from figureground.models.headers import read_shapes
 from figureground.models.opening import refuse_code
@@ -105,12 +105,6 @@ def fingerprint(checkpoint: str, revision: str | None, config: str | None = None
         if not from_file and not any(part.startswith(".") for part in relative.parts):
             hasher.update(f"{relative.as_posix()}\0{hash_content(path)}\n".encode())
     return f"sha256:{hasher.hexdigest()}"
-
-
-def fingerprint_classifier(name: str, revision: str | None) -> str:
-    """Identify a classifier's content: `sha256:…` over files of `pocket` or a local one, else id and revision."""
-    path = ROBUST if name == "pocket" else Path(name).expanduser()
-    return fingerprint_files(path) if path.exists() else f"{name}@{revision or 'main'}"
 
 
 def fingerprint_files(path: Path) -> str:

@@ -47,7 +47,7 @@ class SafetyScorer(Scorer):
                     f"--safety {id}: the checkpoint has no safety checker. Give a checkpoint that has one."
                 )
         else:
-            needs.refuse_absent("--safety", id)
+            needs.refuse_absent_model("--safety", id)
         if self._folder is not None and unsafe:
             raise UsageError("--unsafe names classes of an image classifier, and --safety gives a checkpoint.")
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import difflib
 import functools
-import hashlib
-import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,44 +19,22 @@ from torch import Tensor, nn
 
 from figureground.core import libraries
 from figureground.core.errors import FiguregroundError, join_names
-from figureground.core.extras import explain_missing
-from figureground.core.hashing import content_hash
-from figureground.core.lfs import is_pointer, refuse_pointer
 from figureground.core.names import name_key
-from figureground.core.registry import Registry
 from figureground.core.resources import find_resource
 from figureground.core.seeding import make_generator
-from figureground.models.bundled import ROBUST
-from figureground.models.needs import LOCAL, ONNX, ZERO_SHOT, timm_directory
-from figureground.models.opening import make_timm, open_network, refuse_code
+from figureground.models.classifier_files import find_kind
 from figureground.recipe.classes import read_csv
-from figureground.vision import robust_weights
-from figureground.vision.model_files import check_weights, download, hash_files, read_model_type
-from figureground.vision.onnx_classifier import OnnxLogits, open_parts
+from figureground.vision.onnx_classifier import OnnxLogits
 from figureground.vision.preprocessing import (
     Preprocessing,
-    imagenet_preprocessing,
-    read_preprocessing,
-    read_timm,
     to_pixels,
 )
 
 libraries.import_silently("transformers")
 
-POCKET = "pocket"
-TIMM = "timm:"
 IMAGENET_CLASSES = 1000
 SETTINGS = ("config.json", "preprocessor_config.json")
 """Files of a directory that affect a classifier's output, besides its weights."""
-
-
-MODEL_TYPES: Registry[Callable[[Path, str, Mapping[str, Any]], Classifier]] = Registry(
-    "figureground.classifiers", "type of classifier",
-    {"figureground-disentangled": "figureground.disentangling.model:open_as_classifier"},
-    lambda _, entry: None if callable(entry) else "is no function",
-)  # fmt: skip
-"""Functions that open a directory whose `config.json` has that `model_type`, given its path, the classifier's name and
-facts for provenance. All other directories are opened by transformers."""
 
 
 class Reading(NamedTuple):
@@ -319,151 +294,15 @@ def open_classifier(name: str, *, revision: str | None = None, device: str | tor
         FiguregroundError: The classifier is missing, unreachable, of another kind, pickle-only, damaged, or has
             non-finite weights.
     """
-    path = Path(name).expanduser()
-    if revision is not None and (name == POCKET or name.startswith((TIMM, ONNX)) or path.exists()):
+    kind, rest = find_kind(name)
+    if revision is not None and not kind.on_hub(rest):
         raise FiguregroundError(f"classifier {name!r}: revision {revision} applies only to Hub ids. Remove it.")
-    if name == POCKET:
-        if not (ROBUST / "config.json").is_file():
-            raise FiguregroundError(
-                "classifier: the pocket's robust network is missing from this install. Reinstall figureground."
-            )
-        classifier = _open_directory(ROBUST, POCKET, {"robust": True})
-    elif name.startswith(TIMM):
-        classifier = _open_timm(name)
-    elif name.startswith(ZERO_SHOT):
-        raise FiguregroundError(
-            f"classifier {name!r}: a zero-shot classifier needs a list of classes, which only `evaluate` gives it."
-        )
-    elif name.startswith(ONNX):
-        classifier = _open_onnx(name)
-    elif path.is_dir():
-        classifier = _open_directory(path, path.resolve().name, {})
-    elif path.is_file():
-        classifier = _open_weights(path)
-    elif name.startswith((".", "/", "~")) or name.count("/") != 1 or path.suffix in robust_weights.SUFFIXES:
-        raise FiguregroundError(
-            f"classifier: file or directory {name!r} doesn't exist. Give 'pocket', a transformers directory, a Hub id "
-            "'user/name', 'timm:NAME', 'onnx:FILE', or a .safetensors, .pt or .pth file of ResNet weights."
-        )
-    else:
-        folder = download("classifier", name, revision, ("*.json", "*.safetensors"))
-        classifier = _open_directory(folder, name, {"revision": folder.name})
+    classifier: Classifier = kind.open(rest, revision)
     return classifier.to(device)
 
 
-def _open_directory(folder: Path, name: str, facts: dict[str, Any]) -> Classifier:
-    from safetensors import SafetensorError
-    from transformers import AutoModelForImageClassification
-
-    if not (folder / "config.json").is_file():
-        raise FiguregroundError(f"classifier {name!r} is not a transformers directory: it has no config.json.")
-    if (model_type := read_model_type(folder)) in MODEL_TYPES:
-        refuse_code(folder, f"classifier {name!r}")
-        return MODEL_TYPES[model_type](folder, name, facts)
-    check_weights(folder, "classifier", name, "AutoModelForImageClassification")
-    try:
-        network, info = open_network(
-            AutoModelForImageClassification, folder, f"classifier {name!r}", dtype=torch.float32,
-            output_loading_info=True,
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        text = str(error)
-        if "Unrecognized configuration class" in text or "for this kind of AutoModel" in text:
-            raise FiguregroundError(
-                f"classifier {name!r} is not an image classifier that transformers supports."
-            ) from error
-        first = (text.splitlines() or [type(error).__name__])[0]
-        raise FiguregroundError(f"classifier {name!r} doesn't open: {first}") from error
-    if info["missing_keys"]:
-        raise FiguregroundError(
-            f"classifier {name!r} is not a complete image classifier: its weights lack "
-            f"{join_names(sorted(info['missing_keys']), 2)}."
-        )
-    config = network.config
-    size = getattr(config, "image_size", None) or 224
-    return Classifier(
-        network,
-        read_preprocessing(folder, name),
-        [str(config.id2label[i]) for i in range(config.num_labels)],
-        name,
-        {
-            "architecture": type(network).__name__,
-            "robust": getattr(config, "robust", None),
-            "sha256": hash_files([*folder.glob("*.safetensors"), *(folder / name for name in SETTINGS)]),
-            **facts,
-        },
-        edge=int(size if isinstance(size, int) else max(size)),
-    )
-
-
-def _open_weights(path: Path) -> Classifier:
-    if path.suffix not in robust_weights.SUFFIXES:
-        raise FiguregroundError(
-            f"classifier: {path.name} is not a file of ResNet weights ({join_names(robust_weights.SUFFIXES)})."
-        )
-    refuse_pointer(path, path.name, "weights")
-    network, classes, architecture, mean, std = robust_weights.read_weights(path)
-    facts = {"architecture": architecture, "robust": None, "sha256": content_hash(path)}
-    return Classifier(network, imagenet_preprocessing(mean, std), _make_labels(classes), path.name, facts)
-
-
-def _check_timm(folder: Path, name: str) -> None:
-    """Refuse a directory of timm's that names code, or whose weights aren't safetensors, which timm opens first."""
-    refuse_code(folder, f"classifier {name!r}")
-    weights = folder / "model.safetensors"
-    if not weights.is_file() or is_pointer(weights):
-        raise FiguregroundError(
-            f"classifier {name!r}: its model.safetensors is {'a Git LFS pointer' if weights.is_file() else 'missing'}. "
-            "Pickles are not opened. If you trust them, save the network again: "
-            "timm.models.save_for_hf(model, 'DIR', safe_serialization=True)."
-        )
-
-
-def _open_onnx(name: str) -> Classifier:
-    path = Path(name.removeprefix(ONNX)).expanduser()
-    parts = open_parts(path, f"classifier {name!r}")
-    labels = parts.labels if parts.labels is not None else _make_labels(parts.classes)
-    return Classifier(parts.network, parts.preprocessing, labels, path.name, parts.facts, edge=parts.edge)
-
-
-def _make_labels(classes: int) -> list[str]:
+def make_labels(classes: int) -> list[str]:
     """Return ImageNet's names for 1,000 logits, otherwise numbers."""
     if classes == IMAGENET_CLASSES:
         return [name for name, _ in imagenet_nouns()]
     return [str(i) for i in range(classes)]
-
-
-def _open_timm(name: str) -> Classifier:
-    """Open a timm network: `timm:NAME`, or `timm:local-dir:PATH` for a directory that timm saved."""
-    if problem := libraries.hide_mismatched_torchvision():
-        raise FiguregroundError(f"classifier {name!r} needs torchvision: {problem}")
-    try:
-        import timm.data
-    except ImportError as error:
-        raise explain_missing("timm", f"classifier {name!r}", error) from error
-    model_name, folder = name.removeprefix(TIMM), timm_directory(name)
-    if folder is not None:
-        _check_timm(folder, name)
-        model_name, name = f"{LOCAL}{folder}", f"{TIMM}{folder.resolve().name}"
-    try:
-        network = make_timm(model_name, pretrained=True)
-    except Exception as error:  # timm raises errors from many sources
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FiguregroundError(f"classifier {name!r} doesn't open: {first}") from error
-    settings = timm.data.resolve_model_data_config(network)
-    try:
-        preprocessing = read_timm(settings)
-    except FiguregroundError as error:
-        raise FiguregroundError(f"classifier {name!r}: {error}") from None
-    config = getattr(network, "pretrained_cfg", None) or {}
-    labels = config.get("label_names") or _make_labels(network.num_classes)
-    hasher = hashlib.sha256()
-    for key, tensor in sorted(network.state_dict().items()):
-        hasher.update(f"{key}\0".encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    hasher.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    facts = {
-        "architecture": config.get("architecture") or type(network).__name__,
-        "robust": None,
-        "sha256": hasher.hexdigest(),
-    }
-    return Classifier(network.float(), preprocessing, [str(label) for label in labels], name, facts)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from figureground.core.errors import FiguregroundError
 from figureground.core.hashing import digest
 from figureground.models.bundled import MATCHER
+from figureground.models.classifier_files import POCKET
 from figureground.models.needs import ZERO_SHOT
-from figureground.vision.classifiers import POCKET, Classifier
+from figureground.vision.classifiers import Classifier
 from figureground.vision.image_text import FILES, ImageText, normalise
 from figureground.vision.model_files import check_weights, download, hash_files, read_model_type
 from figureground.vision.preprocessing import read_preprocessing

@@ -16,7 +16,7 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.softmax import softmax
 from figureground.evaluation.counterparts import COLUMNS, LabelTable, read_label_table
-from figureground.models.needs import refuse_absent
+from figureground.models.needs import refuse_absent_classifier
 from figureground.verification.questions import Question
 from figureground.verification.scorer import LabelScorer, Options
 
@@ -32,7 +32,7 @@ class ClassifierScorer(LabelScorer):
 
     def __init__(self, id: str, questions: Sequence[Question], options: Options):
         super().__init__(id, questions, options)
-        refuse_absent("--scorer classifier", id)
+        refuse_absent_classifier("--scorer classifier", id)
         labels = list(dict.fromkeys(label for question in questions for label in question.labels))
         table = options.label_table
         self._table = LabelTable() if table is None else read_label_table(table, labels)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from figureground.models.needs import refuse_absent
+from figureground.models.needs import refuse_absent_classifier
 from figureground.sources.mask import find_box
 from figureground.verification.questions import Question
 from figureground.verification.scorer import Batch, Guided, Kind, Options, Scorer, Values
@@ -37,7 +37,7 @@ class SourceScorer(Scorer):
 
     def __init__(self, id: str, questions: Sequence[Question], options: Options):
         super().__init__(id or POCKET, questions, options)
-        refuse_absent("--scorer source", self.id)
+        refuse_absent_classifier("--scorer source", self.id)
 
     def identify(self) -> dict[str, Any]:
         from figureground.vision.classifiers import open_classifier

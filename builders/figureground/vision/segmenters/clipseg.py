@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from figureground.core.errors import FiguregroundError
 from figureground.models.bundled import SEGMENTER
-from figureground.models.needs import Need, missing_model, refuse_absent
+from figureground.models.needs import Need, missing_model, refuse_absent_model
 from figureground.models.segmenter_files import SegmenterKind, shorten_name
 from figureground.models.weights import fingerprint_files
 
@@ -20,7 +20,7 @@ class ClipsegKind(SegmenterKind):
         return shorten_name(rest)
 
     def refuse_absent(self, field: str, rest: str) -> None:
-        refuse_absent(field, rest)
+        refuse_absent_model(field, rest)
 
     def needs(self, field: str, rest: str) -> list[Need]:
         return missing_model(field, rest)

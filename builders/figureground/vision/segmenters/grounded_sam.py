@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from figureground.core.errors import FiguregroundError
-from figureground.models.needs import Need, missing_model, refuse_absent
+from figureground.models.needs import Need, missing_model, refuse_absent_model
 from figureground.models.segmenter_files import BOXES, MASKS, SegmenterKind, shorten_name
 
 
@@ -28,7 +28,7 @@ class GroundedSamKind(SegmenterKind):
 
     def refuse_absent(self, field: str, rest: str) -> None:
         for model in self.models(rest):
-            refuse_absent(field, model)
+            refuse_absent_model(field, model)
 
     def needs(self, field: str, rest: str) -> list[Need]:
         return [need for model in self.models(rest) for need in missing_model(field, model)]

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError
-from figureground.models.needs import ONNX, Need, missing_model, refuse_absent
+from figureground.models.needs import Need, missing_onnx, refuse_absent_onnx
 from figureground.models.onnx_files import OnnxNetwork, Port, fingerprint_onnx, open_onnx
 from figureground.models.segmenter_files import SegmenterKind
 
@@ -39,10 +39,10 @@ class OnnxKind(SegmenterKind):
         return [fingerprint_onnx(_parse_path(rest))]
 
     def refuse_absent(self, field: str, rest: str) -> None:
-        refuse_absent(field, f"{ONNX}{rest}")
+        refuse_absent_onnx(field, rest)
 
     def needs(self, field: str, rest: str) -> list[Need]:
-        return missing_model(field, f"{ONNX}{rest}")
+        return missing_onnx(field, rest)
 
     def open(self, rest: str, device: Any) -> SalientNetwork:
         what = f"segmenter 'onnx:{_parse_path(rest).name}'"

@@ -1,0 +1,1 @@
+"""Kinds of classifiers; see `models.classifier_files`."""
