@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from figureground.core.intervals import difference, mean, student_quantile, wilson
+from figureground.core.intervals import difference, mean, wilson
 
 DRAWS = 800
 
@@ -179,9 +179,3 @@ def test_what_is_no_share_is_refused():
         wilson(0.5, 0)
     with pytest.raises(ValueError, match="level"):
         wilson(0.5, 10, level=95)
-
-
-def test_quantiles_of_student_s_t():
-    stats = pytest.importorskip("scipy.stats")
-    for freedom in (1, 2, 3, 4, 8, 50):
-        assert student_quantile(0.95, freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=5e-3)

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from figureground.annotation.binomial import clopper_pearson, student_tail
 from figureground.annotation.correction import MISSING
 from figureground.core.errors import plural
-from figureground.core.intervals import Interval
+from figureground.core.intervals import Interval, clopper_pearson, student_tail
 
 EPSILON = 0.15
 """How much worse a scorer may be, because it is cheaper; the paper's value for trained annotators (0.2 for experts, 0.1

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from figureground.annotation.binomial import clopper_pearson
-from figureground.core.intervals import LEVEL, Interval, student_quantile, wilson
+from figureground.core.intervals import LEVEL, Interval, clopper_pearson, student_quantile, wilson
 
 SMALL_SAMPLE = 30
 """Samples of fewer images get exact binomial intervals."""

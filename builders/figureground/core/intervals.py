@@ -62,6 +62,26 @@ def wilson(value: float, n: float, level: float = LEVEL) -> Interval:
     return Interval(float(value), float(min(low, value)), float(max(high, value)))
 
 
+def clopper_pearson(right: float, n: float) -> Interval:
+    """Return the exact interval of a share (Clopper and Pearson 1934), which covers at least at `LEVEL`.
+
+    Args:
+        right: Number of right answers, 0 to `n`; need not be an integer (Korn and Graubard 1998).
+        n: Number of answers, above 0.
+
+    Raises:
+        ValueError: The numbers are impossible.
+    """
+    from scipy.special import betaincinv
+
+    if not 0 <= right <= n or not 0 < n < math.inf:
+        raise ValueError(f"{right} right answers of {n} are impossible.")
+    tail = (1 - LEVEL) / 2
+    low = float(betaincinv(right, n - right + 1, tail)) if right > 0 else 0.0
+    high = float(betaincinv(right + 1, n - right, 1 - tail)) if right < n else 1.0
+    return Interval(right / n, low, high)
+
+
 def mean(groups: Sequence[np.ndarray], objects: Sequence[np.ndarray] | None = None) -> Interval:
     """Return the interval of the mean of group means, with equal weight per group. A share is the mean of one group.
 
@@ -220,24 +240,25 @@ def _normal_quantile(level: float) -> float:
 
 
 def student_quantile(level: float, freedom: float) -> float:
-    """Return the two-sided quantile of Student's t, within 0.5 % at the level 0.95.
-
-    The approximation is Abramowitz and Stegun 26.7.5. It is exact for 1 and 2 degrees of freedom, to which other
-    numbers below 3 are rounded.
+    """Return the two-sided quantile of Student's t.
 
     Args:
         level: Nominal coverage, between 0 and 1.
-        freedom: Degrees of freedom, 1 or more.
+        freedom: Degrees of freedom; less than 1 counts as 1, and infinity gives the normal quantile.
     """
-    z = _normal_quantile(level)
-    if freedom < 2:
-        return math.tan(math.pi * level / 2)
-    if freedom < 3:
-        return level * math.sqrt(2 / (1 - level * level))
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / freedom ** (i + 1) for i, term in enumerate(terms))
+    if math.isinf(freedom):
+        return _normal_quantile(level)
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(1.0, freedom), (1 + level) / 2))
+
+
+def student_tail(t: float, freedom: float) -> float:
+    """Return the probability that Student's t is at least `t`.
+
+    Args:
+        freedom: Degrees of freedom, above 0.
+    """
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, -t))

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from figureground.annotation.binomial import clopper_pearson
 from figureground.annotation.inference import divide
 from figureground.core.errors import FiguregroundError
-from figureground.core.intervals import Interval
+from figureground.core.intervals import Interval, clopper_pearson
 
 NUM_QUANTILES = 200
 """Number of values of q that are tried, evenly from 0 to 1."""
