@@ -125,8 +125,8 @@ def refuse_absent_model(field: str, name: str) -> None:
         FiguregroundError: The file or directory doesn't exist, it contains no model, or its files name code.
     """
     path = Path(name).expanduser()
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if not name.strip() or (looks_like_path and not path.exists()):
+    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if name != "pocket" and not is_hub_id and (not name.strip() or not path.exists()):
         raise FiguregroundError(
             f"{field}: no such file or directory: {name!r}. Give 'pocket', a transformers directory, a Hub id or "
             "timm:NAME."
