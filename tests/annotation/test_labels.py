@@ -16,7 +16,7 @@ from figureground.annotation.answers import ANNOTATIONS, make_header
 from figureground.annotation.gold import GOLD
 from figureground.annotation.labels import summarise
 from figureground.annotation.population import VERIFIED, Population, predict, read_scorers
-from figureground.annotation.sampling import Sample, Wanted, save
+from figureground.annotation.sampling import ReviewSample, Wanted, save
 from figureground.annotation.summary import describe
 from figureground.checking.dataset import check
 from figureground.core.errors import FiguregroundError
@@ -320,7 +320,7 @@ def test_no_answer_about_a_gold_item_counts_in_a_share(dataset):
 def test_gold_items_of_the_random_sample_count_as_part_of_it(dataset):
     review(dataset)
     source, keys = FinishedDataset(dataset), keys_of(dataset)
-    save(source, Sample(Wanted(images=90), tuple(keys[:60] + keys[-30:])))
+    save(source, ReviewSample(Wanted(images=90), tuple(keys[:60] + keys[-30:])))
     summary = summarise(dataset)
     assert of(summary, "foreground")["labels"] == of(summary, "background")["labels"] == 89
     assert summary["people"]["gold"] == 0

@@ -6,7 +6,7 @@ import pytest
 
 from figureground.annotation.sampling import (
     SAMPLE,
-    Sample,
+    ReviewSample,
     Wanted,
     allocate,
     count_cells,
@@ -103,13 +103,13 @@ def test_items_know_labels_and_places(directory):
 
 
 def test_the_shared_images_are_about_as_many_as_asked():
-    sample = Sample(Wanted(overlap=0.3), ())
+    sample = ReviewSample(Wanted(overlap=0.3), ())
     shared = {key for key in map(str, range(2000)) if sample.is_shared(key)}
     assert 500 < len(shared) < 700
     more = dataclasses.replace(sample, settings=Wanted(overlap=0.5))
     assert all(more.is_shared(key) for key in shared)
-    assert not any(Sample(Wanted(overlap=0), ()).is_shared(key) for key in shared)
-    assert all(Sample(Wanted(overlap=1), ()).is_shared(key) for key in map(str, range(500)))
+    assert not any(ReviewSample(Wanted(overlap=0), ()).is_shared(key) for key in shared)
+    assert all(ReviewSample(Wanted(overlap=1), ()).is_shared(key) for key in map(str, range(500)))
 
 
 def test_references_are_mixed_in_at_random_places(spurious):

@@ -368,13 +368,13 @@ def test_inputs_may_change_while_no_step_is_saved(sd1, references, tmp_path):
 def test_a_loss_that_is_no_number_stops_naming_part_and_step_and_keeps_what_was_good(
     sd1, references, tmp_path, monkeypatch
 ):
-    def spoiled(self, number, honest=training.Training.step):
+    def spoiled(self, number, honest=training.FinetuneState.step):
         if number == 3:
             with torch.no_grad():
                 self._denoiser.unet.conv_out.weight.fill_(float("nan"))
         return honest(self, number)
 
-    monkeypatch.setattr(training.Training, "step", spoiled)
+    monkeypatch.setattr(training.FinetuneState, "step", spoiled)
     out, settings = tmp_path / "c", tiny(sd1, max_train_steps=6, save_every=2)
     with pytest.raises(FiguregroundError) as error:
         finetune(references, "flower", "x", out, settings, **QUIET)

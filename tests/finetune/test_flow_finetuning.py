@@ -23,7 +23,7 @@ from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.dreambooth import finetune
 from figureground.finetune.latents import encode
 from figureground.finetune.settings import Finetuning, settings_for
-from figureground.finetune.training import Training, TrainingData
+from figureground.finetune.training import FinetuneData, FinetuneState
 from figureground.finetune.training_images import read_training_images
 from figureground.models.concept_files import read_concept
 from figureground.models.footprint import estimate_footprint
@@ -58,10 +58,10 @@ def prepare(checkpoint, references, **changes):
     settings = adapted(checkpoint, prior_weight=0.0, **changes)
     model = open_base(str(checkpoint), None, device=CPU, dtype=torch.float32, settings=settings.to_json())
     images = [r.image for r in read_training_images(references, SIZE).images]
-    material = TrainingData(
+    material = FinetuneData(
         encode(model.text_to_image.vae, images, settings.flip), (PROMPT,) * len(images), None, "a photo of a flower"
     )
-    training = Training(model, settings, material, None, Processes(0, 1, CPU), SIZE, torch.float32)
+    training = FinetuneState(model, settings, material, None, Processes(0, 1, CPU), SIZE, torch.float32)
     return training, model.text_to_image
 
 

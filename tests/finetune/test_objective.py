@@ -5,7 +5,7 @@ import torch
 
 from figureground.core.errors import FiguregroundError
 from figureground.finetune.objective import (
-    Weights,
+    LossWeights,
     check_prediction,
     compute_losses,
     curve_names,
@@ -79,7 +79,7 @@ def test_each_sample_is_weighted_by_its_own_noise_level_with_prior_preservation_
     clean, noise, prediction = draw()
     noising = Diffusion(ALPHAS, kind)
     noisy, target = noising.add(clean, noise, TIMES), noising.target(clean, noise, TIMES)
-    weights = Weights(prior=0.5, sfsl=0.0, min_snr_gamma=5.0)
+    weights = LossWeights(prior=0.5, sfsl=0.0, min_snr_gamma=5.0)
     losses = compute_losses(prediction, noisy, target, TIMES, 2, weights, noising, None, lambda latents: latents)
     errors = [float((p - w).square().mean()) for p, w in zip(prediction, target, strict=True)]
     each = [w * e for w, e in zip(min_snr_weights(ALPHAS, 5.0, kind).tolist(), errors, strict=True)]
@@ -105,7 +105,7 @@ def test_sfsl_counts_for_references_alone_and_decodes_only_what_counts(kind):
     clean, noise, prediction = draw()
     noising, levels = (Flow(3.0, 1000), SIGMAS) if kind == "flow" else (Diffusion(ALPHAS, kind), TIMES)
     noisy, target = noising.add(clean, noise, levels), noising.target(clean, noise, levels)
-    similarity, weights = Halves(), Weights(prior=1.0, sfsl=0.25, min_snr_gamma=None)
+    similarity, weights = Halves(), LossWeights(prior=1.0, sfsl=0.25, min_snr_gamma=None)
     prediction.requires_grad_()
     losses = compute_losses(prediction, noisy, target, levels, 3, weights, noising, similarity, lambda latents: latents)
     values = dict(zip(curve_names(weights), losses.tolist(), strict=True))

@@ -13,7 +13,7 @@ from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.denoiser import Denoiser, tokenize
 from figureground.finetune.base import open_base
 from figureground.finetune.latents import encode
-from figureground.finetune.training import Training, TrainingData, pick_in_turn
+from figureground.finetune.training import FinetuneData, FinetuneState, pick_in_turn
 from figureground.finetune.training_images import read_training_images
 from figureground.training.processes import Processes
 
@@ -36,11 +36,11 @@ def prepare(checkpoint, images, captions=None, **changes):
     settings = tiny(checkpoint, **changes)
     model = open_base(str(checkpoint), None, device=CPU, dtype=torch.float32)
     vae = model.text_to_image.vae
-    material = TrainingData(
+    material = FinetuneData(
         encode(vae, images[:3], settings.flip), captions or ("a photo of a sks flower",) * 3,
         encode(vae, images[3:], settings.flip) if settings.prior_weight else None, "a photo of a flower",
     )  # fmt: skip
-    training = Training(model, settings, material, None, Processes(0, 1, CPU), SIZE, torch.float32)
+    training = FinetuneState(model, settings, material, None, Processes(0, 1, CPU), SIZE, torch.float32)
     return training, model.text_to_image
 
 

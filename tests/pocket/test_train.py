@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 
 from figureground.models.bundled import WEIGHTS
 from figureground.pocket import captions, checkpoint, diffusion, train, vae
-from figureground.pocket.fitting import Settings, compute_learning_rate, fit
+from figureground.pocket.fitting import FitSettings, compute_learning_rate, fit
 
 
 def counting_batches(log):
@@ -27,7 +27,7 @@ def counting_batches(log):
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint(tmp_path):
-    settings = Settings(steps=6, batch=4, learning_rate=0.1, warmup=1, ema=0.5, save_seconds=0.0)
+    settings = FitSettings(steps=6, batch=4, learning_rate=0.1, warmup=1, ema=0.5, save_seconds=0.0)
 
     def objective(model, x):
         return {"loss": (model(x) - 1).square().mean()}
@@ -85,7 +85,7 @@ def test_a_signal_stops_the_command_after_a_step_which_is_saved(tmp_path):
 
 
 def test_the_rate_warms_up_and_falls_to_nothing():
-    settings = Settings(steps=100, batch=1, learning_rate=1.0, warmup=10, ema=0.9)
+    settings = FitSettings(steps=100, batch=1, learning_rate=1.0, warmup=10, ema=0.9)
     rates = [compute_learning_rate(settings, s) for s in range(101)]
     assert rates[0] == 0.1
     assert max(rates) == rates[10] == 1.0

@@ -14,7 +14,7 @@ from figureground.pocket import world
 from figureground.pocket.templates import draw_templates
 from figureground.sources.guide import (
     ImagePool,
-    Item,
+    PoolItem,
     _apportion,
     check_disjoint,
     compose,
@@ -261,7 +261,7 @@ def test_random_banks_split_without_overlap_and_without_empty_classes() -> None:
         for name in "abcdef":
             own = [f"{rng.integers(1 << 60):064x}" for _ in range(rng.integers(4, 9))]
             own += [sha for sha in shared if rng.random() < 0.4]
-            items[name] = tuple(Item(f"{name}/{sha}@{sha[:12]}", Path(sha), sha, sha) for sha in sorted(own))
+            items[name] = tuple(PoolItem(f"{name}/{sha}@{sha[:12]}", Path(sha), sha, sha) for sha in sorted(own))
         parts = split_bank(ImagePool("cutouts", items), {"train": 6, "validation": 2, "test": 1})
         seen = [contents(part) for part in parts.values()]
         assert sum(map(len, seen)) == len(set.union(*seen)) == len(contents(ImagePool("cutouts", items)))

@@ -12,7 +12,7 @@ from figureground.core.errors import FiguregroundError
 from figureground.pocket import world
 from figureground.recipe.classes import ClassEntry
 from figureground.shards.columns import Columns
-from figureground.verification.questions import Question
+from figureground.verification.questions import LabelQuestion
 from figureground.verification.scorer import Options
 from figureground.verification.scorers import pocket
 from figureground.verification.scorers.clip import ClipScorer
@@ -25,7 +25,7 @@ ON_CPU = Options(device="cpu")
 def question(what, names, words=None):
     words = words or names
     entries = (ClassEntry(name, word) if word else None for name, word in zip(names, words, strict=True))
-    return Question(what, tuple(names), tuple(entries))
+    return LabelQuestion(what, tuple(names), tuple(entries))
 
 
 def images(n=3):

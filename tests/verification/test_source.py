@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_datasets import COLUMNS, make_dataset
 
 from figureground.sources.mask import find_box
-from figureground.verification.questions import Question
+from figureground.verification.questions import LabelQuestion
 from figureground.verification.scorer import Batch, Guided, Options
 from figureground.verification.scorers.source import SourceScorer, mask_out
 from figureground.verification.verifying import verify
@@ -40,7 +40,7 @@ def test_another_object_lowers_the_foreground_and_another_scene_the_background()
         ("a", "b"), (Image.fromarray(other_object), Image.fromarray(other_scene)),
         {"foreground": np.zeros(2, np.int64)}, (Guided(Image.fromarray(guide), mask),) * 2,
     )  # fmt: skip
-    scorer = SourceScorer("", (Question("foreground", ("bird",), (None,)),), Options(device="cpu"))
+    scorer = SourceScorer("", (LabelQuestion("foreground", ("bird",), (None,)),), Options(device="cpu"))
     scorer.identify()
     scorer.open()
     found = scorer.score(batch)

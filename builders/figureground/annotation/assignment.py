@@ -12,8 +12,8 @@ from typing import Any
 from figureground.annotation.answers import ANSWERS, FLAGS, Answers, check_name, list_annotation_files
 from figureground.annotation.answers_file import AnswerWriter
 from figureground.annotation.gold import check_gold, read_gold
-from figureground.annotation.questions import Item, Question, Questions
-from figureground.annotation.sampling import Sample, find_items, shuffle_keys
+from figureground.annotation.questions import Question, Questions, ReviewItem
+from figureground.annotation.sampling import ReviewSample, find_items, shuffle_keys
 from figureground.core.errors import FiguregroundError
 from figureground.core.hashing import digest
 from figureground.shards.finished import FinishedDataset
@@ -44,7 +44,7 @@ def image_ids(identity: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str
 class Turn:
     """A question that someone is to answer about an image."""
 
-    item: Item
+    item: ReviewItem
     question: Question
 
 
@@ -61,7 +61,7 @@ class Turns:
         FiguregroundError: A file of answers or the gold items are damaged or about another dataset.
     """
 
-    def __init__(self, dataset: FinishedDataset, sample: Sample):
+    def __init__(self, dataset: FinishedDataset, sample: ReviewSample):
         self.dataset, self.sample = dataset, sample
         self.identity = dataset.identity()
         gold = read_gold(dataset.directory)

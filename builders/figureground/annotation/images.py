@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from figureground.annotation.answers import REFERENCE
-from figureground.annotation.questions import Item
+from figureground.annotation.questions import ReviewItem
 from figureground.annotation.sampling import reference_folder
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import LEADS_OUTSIDE, leads_outside, parse_json
@@ -24,7 +24,7 @@ CACHE_SIZE = 64
 """Number of encoded images that are kept in memory."""
 
 
-class Images:
+class ReviewImages:
     """The images of a review, as PNG without metadata. Safe for threads.
 
     A reference is cropped to the centre square, resized to the size of the dataset's images, and stored once in their
@@ -36,7 +36,7 @@ class Images:
         self._cache: OrderedDict[tuple[str, str], bytes | None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read_png(self, item: Item) -> bytes:
+    def read_png(self, item: ReviewItem) -> bytes:
         """Return an image.
 
         Raises:
@@ -46,7 +46,7 @@ class Images:
         assert data is not None
         return data
 
-    def read_guide(self, item: Item) -> bytes | None:
+    def read_guide(self, item: ReviewItem) -> bytes | None:
         """Return the guide that an image was made from; None if it has none, or if it can't be drawn any more."""
         return None if item.is_reference else self._get_cached(("guide", item.key), lambda: self._draw_guide(item))
 
@@ -59,7 +59,7 @@ class Images:
                 self._cache.popitem(last=False)
             return self._cache[name]
 
-    def _read_sample(self, item: Item) -> Stored:
+    def _read_sample(self, item: ReviewItem) -> Stored:
         return next(iter(self._dataset.stored(self._dataset.shards[item.shard], [item.row])))
 
     @cached_property
@@ -68,7 +68,7 @@ class Images:
         first = next(iter(self._dataset.stored(self._dataset.shards[0], [0])))
         return max(open_stored(first.image).size)
 
-    def _open_image(self, item: Item) -> Image.Image:
+    def _open_image(self, item: ReviewItem) -> Image.Image:
         try:
             if not item.is_reference:
                 return open_stored(self._read_sample(item).image).convert("RGB")
@@ -83,7 +83,7 @@ class Images:
         except Exception as error:  # Pillow can raise any exception for a damaged file
             raise FiguregroundError(f"{item.key}: its image can't be read ({type(error).__name__}: {error}).") from None
 
-    def _draw_guide(self, item: Item) -> bytes | None:
+    def _draw_guide(self, item: ReviewItem) -> bytes | None:
         stored = self._read_sample(item)
         if "guide" in stored.images:
             return _encode_png(open_stored(stored.images["guide"]).convert("RGB"))

@@ -18,7 +18,7 @@ from figureground.annotation.agreement import measure
 from figureground.annotation.alternative_annotator import alternative_annotator
 from figureground.annotation.answers import FLAGS, REFERENCE, Answer, read_answers
 from figureground.annotation.correction import CorrectedShare
-from figureground.annotation.population import Population, Scorer, find_asked, read_scorers
+from figureground.annotation.population import Population, ScorerJudgements, find_asked, read_scorers
 from figureground.annotation.responses import Responses, group_responses, read_gold_items
 from figureground.annotation.shares import LABEL_OF_QUESTION, estimate_corrected, estimate_shares
 from figureground.core.files import replace_text
@@ -126,7 +126,7 @@ def _summarise_photographs(answers: Iterable[Answer]) -> dict[str, Any]:
 
 
 def _summarise_question(
-    responses: Responses, population: Population, scorers: Sequence[Scorer], eligible: np.ndarray
+    responses: Responses, population: Population, scorers: Sequence[ScorerJudgements], eligible: np.ndarray
 ) -> dict[str, Any]:
     counts = responses.counts()
     correction = estimate_corrected(responses, population, eligible)
@@ -171,7 +171,7 @@ def _outcomes_to_dict(outcomes: Mapping[str, rules.RuleOutcome]) -> dict[str, An
     return {name: dataclasses.asdict(outcome) for name, outcome in outcomes.items()}
 
 
-def _test_stand_in(responses: Responses, scorer: Scorer) -> dict[str, Any]:
+def _test_stand_in(responses: Responses, scorer: ScorerJudgements) -> dict[str, Any]:
     result = dataclasses.asdict(alternative_annotator(responses.votes, scorer.right[responses.images]))
     result["wrong_found"] = result["wrong_found"] and result["wrong_found"]._asdict()
     return {name: value for name, value in result.items() if value is not None}
@@ -187,7 +187,7 @@ def _measure_by_label(responses: Responses, population: Population) -> dict[str,
     return {name: dataclasses.asdict(agreement) for name, agreement in agreements.items() if agreement.images}
 
 
-def _summarise_scorers(scorers: Sequence[Scorer]) -> dict[str, Any]:
+def _summarise_scorers(scorers: Sequence[ScorerJudgements]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for scorer in scorers:
         has_label = scorer.known

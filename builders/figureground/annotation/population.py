@@ -77,7 +77,7 @@ def find_asked(dataset: FinishedDataset, population: Population, question: str) 
 
 
 @dataclass(frozen=True)
-class Scorer:
+class ScorerJudgements:
     """One scorer's judgement of one of the two labels of each image."""
 
     name: str
@@ -95,7 +95,7 @@ class Scorer:
         return self.right != MISSING
 
 
-def read_scorers(directory: Path, population: Population) -> list[Scorer]:
+def read_scorers(directory: Path, population: Population) -> list[ScorerJudgements]:
     """Read the scores that `verify` wrote; empty if there are none.
 
     Raises:
@@ -124,11 +124,11 @@ def read_scorers(directory: Path, population: Population) -> list[Scorer]:
             ranks = _read_numbers(table, rank, order) if rank in table.column_names else np.full(len(p), np.nan)
             right = np.where(np.isnan(ranks), p >= 0.5, ranks == 1).astype(np.int8)
             right[np.isnan(p) & np.isnan(ranks)] = MISSING
-            scorers.append(Scorer(match["name"], match["what"], p, right))
+            scorers.append(ScorerJudgements(match["name"], match["what"], p, right))
     return scorers
 
 
-def predict(scorers: Sequence[Scorer]) -> np.ndarray | None:
+def predict(scorers: Sequence[ScorerJudgements]) -> np.ndarray | None:
     """Return a prediction for each image, float64 (images,): the mean probability of the scorers that know its label.
 
     Images that no scorer knows get the mean of all others. None without any score.

@@ -16,7 +16,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
-class Item:
+class ReviewItem:
     """An image that people are asked about."""
 
     key: str
@@ -72,7 +72,7 @@ class Questions:
             return ("class", "feature", "photograph") if self.references else ("class", "feature")
         return ("label", "background") if self.kind == "repainted" else ("foreground", "background")
 
-    def about(self, item: Item) -> Sequence[Question]:
+    def about(self, item: ReviewItem) -> Sequence[Question]:
         """Return the questions about an image, in the order in which they are asked."""
         labels = item.labels
         if self.kind == "spurious":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from figureground.annotation.answers import read_all
 from figureground.annotation.labels import summarise
-from figureground.annotation.sampling import Sample, Wanted, draw, load, reference_keys, save
+from figureground.annotation.sampling import ReviewSample, Wanted, draw, load, reference_keys, save
 from figureground.core import signals
 from figureground.core.errors import Stopped, plural
 from figureground.core.terminal import print_result
@@ -100,7 +100,7 @@ def review(
     return _summarise_review(dataset, turns)
 
 
-def choose_sample(dataset: FinishedDataset, changes: Mapping[str, Any]) -> Sample:
+def choose_sample(dataset: FinishedDataset, changes: Mapping[str, Any]) -> ReviewSample:
     """Return the sample that was saved, unless it is to change; then draw a new one, which isn't saved yet.
 
     Args:
@@ -122,7 +122,7 @@ def choose_sample(dataset: FinishedDataset, changes: Mapping[str, Any]) -> Sampl
     return draw(dataset, settings, reference_keys(dataset))
 
 
-def describe(dataset: FinishedDataset, sample: Sample) -> str:
+def describe(dataset: FinishedDataset, sample: ReviewSample) -> str:
     """Return a line about a sample and the interval that it is for."""
     settings, num_references = sample.settings, len(sample.keys) - sample.num_generated
     text = f"{sample.num_generated:,} of {plural(dataset.samples, 'image')}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.annotation.answers import ANNOTATIONS, REFERENCE
-from figureground.annotation.questions import Item
+from figureground.annotation.questions import ReviewItem
 from figureground.core.errors import RecipeError, UsageError, join_names, suggest_or_list
 from figureground.core.files import FileError, leads_outside, read_object, replace_text
 from figureground.core.intervals import LEVEL, wilson
@@ -77,7 +77,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ReviewSample:
     """The images to look at, in the order in which they are shown."""
 
     settings: Wanted
@@ -163,7 +163,7 @@ def count_cells(dataset: FinishedDataset, splits: Sequence[str] = ()) -> dict[Ce
     return counts
 
 
-def draw(dataset: FinishedDataset, settings: Wanted, references: Sequence[str] = ()) -> Sample:
+def draw(dataset: FinishedDataset, settings: Wanted, references: Sequence[str] = ()) -> ReviewSample:
     """Draw a sample, and references to mix in.
 
     Raises:
@@ -189,7 +189,7 @@ def draw(dataset: FinishedDataset, settings: Wanted, references: Sequence[str] =
     keys = [key for heap in best.values() for _, key in heap]
     ordered_references = sorted(references, key=lambda key: _random_rank("image", settings.seed, key))
     keys += ordered_references[: math.ceil(len(keys) * REFERENCE_SHARE)]
-    return Sample(settings, tuple(shuffle_keys(keys, settings.seed)))
+    return ReviewSample(settings, tuple(shuffle_keys(keys, settings.seed)))
 
 
 def shuffle_keys(keys: Iterable[str], seed: int) -> list[str]:
@@ -202,7 +202,7 @@ def _random_rank(purpose: str, seed: int, key: str) -> float:
     return int.from_bytes(blake2b(f"{purpose}\0{seed}\0{key}".encode(), digest_size=7).digest()) / 2**56
 
 
-def find_items(dataset: FinishedDataset, keys: Sequence[str]) -> dict[str, Item]:
+def find_items(dataset: FinishedDataset, keys: Sequence[str]) -> dict[str, ReviewItem]:
     """Return images of the dataset, and references, by key; keys that exist nowhere are left out."""
     requested, items = set(keys), dict(_reference_items(dataset, keys))
     for number, shard in enumerate(dataset.shards):
@@ -212,7 +212,7 @@ def find_items(dataset: FinishedDataset, keys: Sequence[str]) -> dict[str, Item]
             if record["key"] in requested:
                 labels = {name: names[record[name]] for name, names in dataset.names.items()}
                 labels |= {name: record[name] for name in dataset.columns.texts}
-                items[record["key"]] = Item(record["key"], shard.split, labels, number, row)
+                items[record["key"]] = ReviewItem(record["key"], shard.split, labels, number, row)
     return items
 
 
@@ -236,7 +236,7 @@ def reference_keys(dataset: FinishedDataset) -> list[str]:
     ]  # fmt: skip
 
 
-def _reference_items(dataset: FinishedDataset, keys: Sequence[str]) -> Iterator[tuple[str, Item]]:
+def _reference_items(dataset: FinishedDataset, keys: Sequence[str]) -> Iterator[tuple[str, ReviewItem]]:
     """Yield references with the labels of the images that were made from them."""
     requested = [key for key in keys if key.startswith(REFERENCE)]
     available = set(reference_keys(dataset)) if requested else set()
@@ -247,7 +247,7 @@ def _reference_items(dataset: FinishedDataset, keys: Sequence[str]) -> Iterator[
         split = key.removeprefix(REFERENCE).split("/")[0]
         if split not in labels:
             labels[split] = _read_split_labels(dataset, split)
-        yield key, Item(key, split, labels[split])
+        yield key, ReviewItem(key, split, labels[split])
 
 
 def _read_split_labels(dataset: FinishedDataset, split: str) -> dict[str, str]:
@@ -263,7 +263,7 @@ def _read_split_labels(dataset: FinishedDataset, split: str) -> dict[str, str]:
 # The sample on disk
 
 
-def save(dataset: FinishedDataset, sample: Sample) -> None:
+def save(dataset: FinishedDataset, sample: ReviewSample) -> None:
     """Write a sample to `_figureground/annotations/sample.json`."""
     document = {
         "version": 1, "dataset": dataset.identity(), "wanted": asdict(sample.settings), "keys": list(sample.keys),
@@ -271,7 +271,7 @@ def save(dataset: FinishedDataset, sample: Sample) -> None:
     replace_text(dataset.directory / SAMPLE, json.dumps(document, indent=1) + "\n", root=dataset.directory)
 
 
-def load(dataset: FinishedDataset) -> Sample | None:
+def load(dataset: FinishedDataset) -> ReviewSample | None:
     """Return the sample that was saved; None if there is none.
 
     Raises:
@@ -289,6 +289,8 @@ def load(dataset: FinishedDataset) -> Sample | None:
         )  # fmt: skip
     try:
         settings = document["wanted"]
-        return Sample(Wanted(**{**settings, "splits": tuple(settings["splits"])}), tuple(map(str, document["keys"])))
+        return ReviewSample(
+            Wanted(**{**settings, "splits": tuple(settings["splits"])}), tuple(map(str, document["keys"]))
+        )
     except (KeyError, TypeError):
         raise FileError(path, "it is damaged. Remove it; the same options draw the same sample again") from None

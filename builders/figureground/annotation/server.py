@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from figureground.annotation.answers_file import NotSaved
 from figureground.annotation.assignment import BadRequest, Turns
-from figureground.annotation.images import Images
+from figureground.annotation.images import ReviewImages
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.files import FileError, parse_json
 from figureground.core.pages import render_page
@@ -66,7 +66,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, turns: Turns, port: int | None = None):
-        self.turns, self.images = turns, Images(turns.dataset)
+        self.turns, self.images = turns, ReviewImages(turns.dataset)
         self.token = secrets.token_urlsafe(24)
         self.page = render_page("review.html.jinja", {}, name=turns.dataset.name).encode()
         try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from figureground.annotation.correction import CorrectedShare, correct_share, explain_unidentified
 from figureground.annotation.inference import Share, StratifiedLabels, share_of_people, share_with_scorers
-from figureground.annotation.population import Population, Scorer, predict
+from figureground.annotation.population import Population, ScorerJudgements, predict
 from figureground.annotation.responses import Responses
 
 LABEL_OF_QUESTION = {"foreground": "foreground", "label": "foreground", "background": "background"}
@@ -53,7 +53,7 @@ def iter_domains(population: Population, eligible: np.ndarray, labelled: np.ndar
 
 
 def estimate_shares(
-    responses: Responses, population: Population, scorers: Sequence[Scorer], eligible: np.ndarray
+    responses: Responses, population: Population, scorers: Sequence[ScorerJudgements], eligible: np.ndarray
 ) -> list[dict[str, Any]]:
     """Return the shares of right labels that answers to one question tell, one for each part that has an answer.
 

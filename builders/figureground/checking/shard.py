@@ -29,7 +29,7 @@ from figureground.core.files import MAX_TEXT_BYTES, FileError, open_regular, par
 from figureground.shards.columns import REASON, Columns
 from figureground.shards.formats.format import Reading, load_formats
 from figureground.shards.formats.parquet import check_rows
-from figureground.shards.problems import Problems, shorten_error
+from figureground.shards.problems import ShardProblems, shorten_error
 from figureground.shards.samples import Stored
 from figureground.shards.shard import RECIPE, Shard
 from figureground.sources import marks
@@ -117,7 +117,7 @@ class _ShardCheck:
     ) -> None:
         self.expected, self.shard, self.marker = expected, shard, marker
         self.progress, self.stop = progress, stop
-        self.problems = Problems()
+        self.problems = ShardProblems()
         self.contents = ShardContents(shard)
         self.formats = load_formats()
         self.paths = {kind: shard.path(kind) for kind in self.formats}

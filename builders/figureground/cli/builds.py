@@ -16,7 +16,7 @@ from figureground.stores.urls import StoreUrl
 
 if TYPE_CHECKING:
     from figureground.running.cleaning import Cleanup
-    from figureground.shards.progress import Progress
+    from figureground.shards.progress import BuildProgress
 
 SECONDS_BETWEEN_LOOKS = 5.0
 
@@ -58,7 +58,7 @@ def _status(options: argparse.Namespace) -> int:
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def describe(progress: Progress, name: str) -> list[str]:
+def describe(progress: BuildProgress, name: str) -> list[str]:
     """Return lines for people: totals, splits, shards in work, failed shards, speed.
 
     Args:

@@ -11,7 +11,7 @@ from figureground.comparison import tables
 from figureground.comparison.generators import Generators, PasteSettings
 from figureground.comparison.preflight import Preflight
 from figureground.comparison.rows import PASTE, list_generators, parse_methods
-from figureground.comparison.runner import Runner
+from figureground.comparison.runner import ComparisonRunner
 from figureground.core import disk
 from figureground.core.devices import check_device
 from figureground.core.differences import describe_differences
@@ -145,7 +145,7 @@ def compare(
     if "paste" in generator_inputs:
         generators.check_paste(preflight.backbone)
     identity = {"data": groups.fingerprint, "methods": preflight.identities, "generators": generator_inputs}
-    runner = Runner(
+    runner = ComparisonRunner(
         source=source, rows=rows, seeds=seed_list, out=out, settings=settings, generators=generators, device=device,
         workers=workers, show_progress=show_progress, on_row=on_row,
     )  # fmt: skip

@@ -22,7 +22,7 @@ TRAINED_FOLDER = "train"
 
 
 @dataclass(eq=False, kw_only=True)
-class Runner:
+class ComparisonRunner:
     """The work of one comparison in its output directory."""
 
     source: DataSource

@@ -13,7 +13,7 @@ from figureground.data.data_source import CELEBA, DataSource
 from figureground.data.groups import GroupedImages
 from figureground.data.listed_files import find_files
 from figureground.data.record import make_record
-from figureground.data.tables import Problems, cross_labels, parse_names, quote_examples, read_bits, read_splits
+from figureground.data.tables import DataProblems, cross_labels, parse_names, quote_examples, read_bits, read_splits
 
 _ALIGNED = Path("img_align_celeba")
 
@@ -37,7 +37,7 @@ def read_celeba(source: DataSource) -> GroupedImages:
             raise RecipeError(option, f"{source.at.name} has no attribute {name!r}{suggest_or_list(name, names)}")
     if len(set(attributes)) < len(attributes):
         raise RecipeError("a", f"{a!r} names an attribute twice.")
-    problems = Problems(source.at.name)
+    problems = DataProblems(source.at.name)
     if source.at.suffix == ".csv":
         images, *columns = TextTable(source.at).columns([read_header(source.at)[0], y, *attributes]).values()
     else:
@@ -61,7 +61,9 @@ def _read_head(path: Path) -> tuple[int, list[str]]:
     return int(count), names.split()
 
 
-def _read_attributes(path: Path, names: Sequence[str], attributes: Sequence[str], problems: Problems) -> list[Column]:
+def _read_attributes(
+    path: Path, names: Sequence[str], attributes: Sequence[str], problems: DataProblems
+) -> list[Column]:
     """Return file names and the values of the wanted attributes, from the original list."""
     columns = _read_columns(path, 2, ["image_id", *names])
     stated, images = _read_head(path)[0], columns["image_id"]
@@ -91,7 +93,7 @@ def _read_columns(path: Path, skip: int, names: Sequence[str]) -> dict[str, Colu
     return {name: Column(name, values, lines) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
 
 
-def _read_partition(attributes: Path, images: Column, problems: Problems) -> np.ndarray:
+def _read_partition(attributes: Path, images: Column, problems: DataProblems) -> np.ndarray:
     """Read the splits in the order of the images, int64 (n,).
 
     Raises:
@@ -111,7 +113,7 @@ def _read_partition(attributes: Path, images: Column, problems: Problems) -> np.
     else:
         columns = _read_columns(path, 0, ["image_id", "partition"])
     files, partition = columns.values()
-    own_problems = Problems(path.name)
+    own_problems = DataProblems(path.name)
     splits = dict(zip(files.values, read_splits(partition, own_problems).tolist(), strict=True))
     own_problems.refuse()
     missing = [row for row, image in enumerate(images.values) if image not in splits]

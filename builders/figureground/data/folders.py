@@ -17,7 +17,7 @@ from figureground.data.groups import GroupedImages
 from figureground.data.listed_files import explain_unreadable, find_files
 from figureground.data.record import complete_splits, make_record
 from figureground.data.splits import SPLITS, folder_split
-from figureground.data.tables import MAX_EXAMPLES, Labels, Problems
+from figureground.data.tables import MAX_EXAMPLES, DataProblems, Labels
 from figureground.sources.images import FOREIGN_SUFFIXES, list_folders, list_images, list_non_files
 
 _IN_CONTEXT = re.compile(r"(?P<name>.+?)\s*\((?P<context>[^()]+)\)")
@@ -91,7 +91,7 @@ class FolderRecord:
 
     def to_groups(self, source: DataSource, layout: str, has_splits: bool) -> GroupedImages:
         """Make the record. Missing validation, or all missing splits, are taken from training, with a note."""
-        problems = Problems(str(self.path))
+        problems = DataProblems(str(self.path))
         split = np.array(self.split, np.int64)
         files, keys, _ = find_files(self.path, Column("file", self.names, [0] * len(self.names)), split, problems)
         problems.refuse()
@@ -141,7 +141,7 @@ def find_metashift(source: DataSource) -> list[Path]:
 
 def read_metashift(source: DataSource) -> GroupedImages:
     """Read `SPLIT/CLASS/CLASS(CONTEXT)/*` (Liang and Zou 2022, arXiv 2202.06523)."""
-    path, images, problems = source.at, FolderRecord(source.at), Problems(str(source.at))
+    path, images, problems = source.at, FolderRecord(source.at), DataProblems(str(source.at))
     splits = _split_folders(path)
     others = [subfolder for subfolder in _subfolders(path) if subfolder not in splits]
     _refuse_unknown_splits(path, splits, others)

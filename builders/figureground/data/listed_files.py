@@ -17,7 +17,7 @@ from figureground.core.names import Lookup
 from figureground.core.tables import Column
 from figureground.data.splits import SPLITS
 from figureground.data.stores import FileStore
-from figureground.data.tables import MAX_EXAMPLES, Problems, count_rows, join_examples, quote_examples
+from figureground.data.tables import MAX_EXAMPLES, DataProblems, count_rows, join_examples, quote_examples
 from figureground.sources.companions import describe_shared
 from figureground.sources.images import FOREIGN_SUFFIXES, MASK_SUFFIX, UnreadableImage, image_size, list_images
 
@@ -28,7 +28,7 @@ _DRIVE = re.compile(r"[A-Za-z]:/")
 
 
 def find_files(
-    root: Path, column: Column, split: np.ndarray, problems: Problems, hint: str = ""
+    root: Path, column: Column, split: np.ndarray, problems: DataProblems, hint: str = ""
 ) -> tuple[FileStore, tuple[str, ...], list[str]]:
     """Find files, and masks next to them.
 
@@ -161,7 +161,7 @@ def explain_unreadable(path: Path) -> str | None:
     return None
 
 
-def _refuse_duplicates(names: Sequence[str], column: Column, split: np.ndarray, problems: Problems) -> None:
+def _refuse_duplicates(names: Sequence[str], column: Column, split: np.ndarray, problems: DataProblems) -> None:
     """Add problems for files listed twice within a split or, worse, in two splits."""
     first: dict[str, int] = {}
     within: list[str] = []

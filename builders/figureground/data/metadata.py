@@ -17,7 +17,7 @@ from figureground.data.listed_files import find_files
 from figureground.data.record import complete_splits, make_record
 from figureground.data.splits import SPLITS, folder_split
 from figureground.data.stores import FileStore
-from figureground.data.tables import Problems, cross_labels, parse_names, read_bits, read_labels, read_splits
+from figureground.data.tables import DataProblems, cross_labels, parse_names, read_bits, read_labels, read_splits
 from figureground.sources.images import list_folders
 
 FILE, SPLIT, Y, A = "filename", "split", "y", "a"
@@ -121,7 +121,7 @@ def _read_tables(
     columns = _join_tables({folder: table.columns(names) for folder, table in opened.items()}, file)
     attributes = [name for name in attributes if name not in (A, BACKGROUND) or any(columns[name].values) or source.a]
 
-    problems = Problems(join_names([table.name for table in opened.values()], 1))
+    problems = DataProblems(join_names([table.name for table in opened.values()], 1))
     by_folder = None
     if split is None:
         by_folder = _read_folder_splits(columns[file].values)
@@ -194,7 +194,7 @@ def _read_folder_splits(files: Sequence[str]) -> list[int] | None:
 
 
 def _find_listed_files(
-    source: DataSource, column: Column, split: np.ndarray, problems: Problems, root: Path
+    source: DataSource, column: Column, split: np.ndarray, problems: DataProblems, root: Path
 ) -> tuple[FileStore, tuple[str, ...], list[str]]:
     """Find the files of a table; raise FiguregroundError with all its problems."""
     hint = " If the images are elsewhere, give --root DIR." if source.root is None else ""
@@ -208,7 +208,7 @@ def read_waterbirds(source: DataSource) -> GroupedImages:
     table = TextTable(source.at)
     name_columns = [name for name in (FOREGROUND, BACKGROUND) if name in table.header]
     columns = table.columns([*WATERBIRDS, *name_columns])
-    problems = Problems(source.at.name)
+    problems = DataProblems(source.at.name)
     split = read_splits(columns["split"], problems)
     y, place = (read_bits(columns[name], {"0": 0, "1": 1}, problems) for name in ("y", "place"))
     files, keys, notes = _find_listed_files(

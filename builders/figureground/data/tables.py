@@ -23,7 +23,7 @@ Labels = tuple[np.ndarray, Sequence[str]]
 """Labels, int64 (n,), and the names of their values."""
 
 
-class Problems:
+class DataProblems:
     """Collects the problems of a data set, to report them all at once."""
 
     def __init__(self, where: str):
@@ -62,7 +62,7 @@ def count_rows(n: int) -> str:
 # Labels and splits
 
 
-def read_labels(column: Column, problems: Problems) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_labels(column: Column, problems: DataProblems) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the labels of a column, int64 (n,), and their names.
 
     Integers must be 0 to n − 1, and are their own names. Names are numbered in alphabetical order; two spellings of
@@ -120,7 +120,7 @@ def _describe_gap(column: Column, labels: Sequence[int]) -> str:
     return missing and f"and the largest is {largest}, but {missing} is missing. Number them without gaps, or use names"
 
 
-def read_bits(column: Column, bits: Mapping[str, int], problems: Problems) -> np.ndarray:
+def read_bits(column: Column, bits: Mapping[str, int], problems: DataProblems) -> np.ndarray:
     """Return labels 0 or 1, int64 (n,), from values in `bits`; others are added to the problems."""
     labels = [bits.get(value, -1) for value in column.values]
     invalid = [row for row, label in enumerate(labels) if label < 0]
@@ -132,7 +132,7 @@ def read_bits(column: Column, bits: Mapping[str, int], problems: Problems) -> np
     return np.maximum(np.array(labels, np.int64), 0)
 
 
-def read_splits(column: Column, problems: Problems) -> np.ndarray:
+def read_splits(column: Column, problems: DataProblems) -> np.ndarray:
     """Return splits, int64 (n,), from 0, 1, 2, or names in `data.splits`.
 
     Unknown names, and names of two parts of one split, such as `val` and `id_val`, are added to the problems.

@@ -26,7 +26,7 @@ WORK = Work((INPUTS,), ".disentangle.lock", "is at work there (disentangle)")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Request:
+class DisentangleRequest:
     """Checked inputs, as far as they can be checked without torch."""
 
     settings: Disentangling
@@ -53,7 +53,7 @@ def read_request(
     seeds: int | Sequence[int] = 6,
     device: str = "auto",
     workers: int | None = None,
-) -> Request:
+) -> DisentangleRequest:
     """Read and check the inputs of `disentangling.training.disentangle`.
 
     Raises:
@@ -87,7 +87,7 @@ def read_request(
             f"{settings.method} trains nothing here, so photographs can't be mixed in. Choose another method, "
             "--fine-tune or --pretrain-steps.",
         )
-    return Request(
+    return DisentangleRequest(
         settings=settings, data=data, division=division, photographs=photograph_images, out=out, seeds=seed_list,
         edge=edge, device=device, workers=workers,
     )  # fmt: skip

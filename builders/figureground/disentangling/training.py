@@ -27,7 +27,7 @@ from figureground.disentangling.learner import Heads, SeparationLearner, Trainin
 from figureground.disentangling.logistic import fit_logistic
 from figureground.disentangling.model import Disentangled
 from figureground.disentangling.parts import Cut, Erased, Mapped, Parting, Whole, choose_width
-from figureground.disentangling.preflight import INPUTS, WORK, Request, read_request
+from figureground.disentangling.preflight import INPUTS, WORK, DisentangleRequest, read_request
 from figureground.disentangling.separator import SEPARATORS, Eraser, Shape, TrainedSeparator
 from figureground.disentangling.settings import Disentangling
 from figureground.disentangling.sources import FrozenSource, ImageSource, Source
@@ -38,7 +38,7 @@ from figureground.learn.training_data import Album, default_workers
 from figureground.recipe.document import FORMAT
 from figureground.recipe.sample import derive_seed
 from figureground.recipe.table import cramers_v
-from figureground.tracking.reporting import Report, begin_training, tracked
+from figureground.tracking.reporting import RunReport, begin_training, tracked
 from figureground.tracking.tracker import check_tracker
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import single_process
@@ -105,7 +105,9 @@ def disentangle(
     return disentangle_request(request, show_progress, track)
 
 
-def disentangle_request(request: Request, show_progress: bool = True, track: str | None = None) -> dict[str, Any]:
+def disentangle_request(
+    request: DisentangleRequest, show_progress: bool = True, track: str | None = None
+) -> dict[str, Any]:
     """Work like `disentangle`, with inputs read and checked by `preflight.read_request`."""
     device = choose_device(request.device)
     session = _Session(request, device, show_progress)
@@ -138,7 +140,7 @@ class _Images:
 class _Session:
     """A run in one directory."""
 
-    def __init__(self, request: Request, device: torch.device, show_progress: bool):
+    def __init__(self, request: DisentangleRequest, device: torch.device, show_progress: bool):
         self.request, self.device, self.show_progress = request, device, show_progress
         self.settings, self.data, self.division, self.out = (
             request.settings,
@@ -229,7 +231,7 @@ class _Session:
         marker, state_folder = self.out / f"seed-{seed}.json", self.out / f"seed-{seed}"
         if marker.exists():
             return dict(read_json(marker))
-        start_time, self._training_report = time.monotonic(), Report()
+        start_time, self._training_report = time.monotonic(), RunReport()
         state_folder.mkdir(exist_ok=True)
         trunk = Trunk(open_backbone(self.settings, self.data.foregrounds, self.request.edge, seed))
         trunk.to(self.device)

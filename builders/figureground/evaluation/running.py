@@ -39,7 +39,7 @@ MADE_BY = "figureground evaluate"
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedEvaluation:
     """What an evaluation needs besides its images, checked and opened."""
 
     table: LabelTable
@@ -102,7 +102,7 @@ def prepare(
     candidates: str | None,
     out: Path | str | None,
     device: str,
-) -> Prepared:
+) -> PreparedEvaluation:
     """Check and open what all evaluations need, after the images were opened and before anything is written.
 
     Args:
@@ -125,7 +125,7 @@ def prepare(
     torch_device = choose_device(device)
     opened = open_classifiers(classifiers, images, zero_shot, candidates)
     counterparts = find_counterparts(list(opened.values()), images.labels, find_occurring(images), table)
-    return Prepared(table, out, opened, counterparts, torch_device)
+    return PreparedEvaluation(table, out, opened, counterparts, torch_device)
 
 
 def open_classifiers(
@@ -156,7 +156,9 @@ def open_classifiers(
     return opened
 
 
-def run_classifiers(prepared: Prepared, batch_size: int, show_progress: bool) -> Iterator[tuple[str, PredictImages]]:
+def run_classifiers(
+    prepared: PreparedEvaluation, batch_size: int, show_progress: bool
+) -> Iterator[tuple[str, PredictImages]]:
     """Yield each classifier's name, and the function that returns its predictions for images.
 
     Only one classifier is on the device at a time: it is moved back when the next one is asked for.

@@ -25,7 +25,7 @@ from figureground.curation.copying import print_note
 from figureground.exporting import state
 from figureground.exporting.files import Links, has_content, remove_drafts, write_whole
 from figureground.exporting.layout import EXPORTS
-from figureground.exporting.selection import Row, Selection, select
+from figureground.exporting.selection import ExportRow, Selection, select
 from figureground.exporting.signing import ImageSigner, Signing, source_type_of
 from figureground.shards.finished import FinishedDataset, refuse_overlap
 from figureground.training.work_directory import hold, refuse_other_content
@@ -179,7 +179,7 @@ def _place_images(
             raise FileError(folder, LEADS_OUTSIDE)
         folder.mkdir(parents=True, exist_ok=True)
         remove_drafts(folder)
-    by_shard: dict[int, list[tuple[Row, str]]] = defaultdict(list)
+    by_shard: dict[int, list[tuple[ExportRow, str]]] = defaultdict(list)
     for row, file in zip(selection.rows, files, strict=True):
         by_shard[row.shard].append((row, file))
     with Progress(len(files), unit="image", desc=f"exporting to {out}", show=show_progress) as bar:

@@ -12,7 +12,7 @@ from typing import ClassVar
 from figureground.core.errors import RecipeError, join_names, plural
 from figureground.core.registry import Registry, check_subclass
 from figureground.data.splits import SPLITS, choose_splits
-from figureground.exporting.selection import Row, Selection
+from figureground.exporting.selection import ExportRow, Selection
 
 
 class ExportLayout(ABC):
@@ -33,7 +33,7 @@ class ExportLayout(ABC):
         return []
 
     @abstractmethod
-    def file(self, selection: Selection, row: Row) -> str:
+    def file(self, selection: Selection, row: ExportRow) -> str:
         """Return the path of a sample's image in the export, with `/`. It ends with the key and the suffix."""
 
     @abstractmethod
@@ -64,7 +64,7 @@ def label_columns(selection: Selection) -> list[str]:
     return [name for name in selection.dataset.names if name != "background" or selection.has_backgrounds]
 
 
-def name_labels(selection: Selection, row: Row) -> list[str]:
+def name_labels(selection: Selection, row: ExportRow) -> list[str]:
     """Return the names of a sample's labels, for `label_columns`."""
     return [selection.name(row, column) for column in label_columns(selection)]
 

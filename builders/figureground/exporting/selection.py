@@ -27,7 +27,7 @@ Getter = Callable[[SampleValues, str], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ExportRow:
     """A sample of an export."""
 
     key: str
@@ -50,7 +50,7 @@ class Selection:
     """The samples of an export, in the dataset's order."""
 
     dataset: FinishedDataset
-    rows: Sequence[Row]
+    rows: Sequence[ExportRow]
     columns: tuple[str, ...]
     """Names of the further columns."""
     rule: str | None
@@ -88,15 +88,15 @@ class Selection:
         """By foreground, the name of its folder where a table names the classes: portable, and unique."""
         return folder_names(self.names("foreground"))
 
-    def number(self, row: Row, column: str) -> int:
+    def number(self, row: ExportRow, column: str) -> int:
         """Return a sample's label among those that occur, from 0."""
         return self.label_numbers[column][row.labels[column]]
 
-    def name(self, row: Row, column: str) -> str:
+    def name(self, row: ExportRow, column: str) -> str:
         """Return the name of a sample's label."""
         return self.dataset.names[column][row.labels[column]]
 
-    def group(self, row: Row) -> int:
+    def group(self, row: ExportRow) -> int:
         """Return the group: number of backgrounds · foreground + background, both among those that occur."""
         return len(self.label_numbers["background"]) * self.number(row, "foreground") + self.number(row, "background")
 
@@ -156,7 +156,7 @@ def select(
                 has_value[name] |= value is not None
             scene = sample(("provenance", "guide", "template")) if sample(("provenance", "guide")) else None
             rows.append(
-                Row(
+                ExportRow(
                     table_row["key"], number, place, names[shard.split],
                     {name: table_row[name] for name in dataset.names},
                     str(scene or "").rpartition("@")[0] or str(scene or ""), tuple(map(_format_value, values.values())),

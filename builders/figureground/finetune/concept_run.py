@@ -25,11 +25,11 @@ from figureground.finetune.environment import list_versions, measure_peak_memory
 from figureground.finetune.feature_network import FeatureNetwork
 from figureground.finetune.latents import encode
 from figureground.finetune.previews import PREVIEWS, draw_preview
-from figureground.finetune.request import Request, SavedProgress
+from figureground.finetune.request import FinetuneRequest, SavedProgress
 from figureground.finetune.settings import POCKET
 from figureground.finetune.similarity import compute_head_direction, compute_image_direction, read_features
 from figureground.finetune.stopping import Evaluations, Evaluator, TrainingWithEvaluations
-from figureground.finetune.training import Similarity, Training, TrainingData
+from figureground.finetune.training import FinetuneData, FinetuneState, Similarity
 from figureground.finetune.training_images import TrainingImages
 from figureground.models.concept_files import CHECKPOINT, CONCEPT, FORMAT, LORA, hash_weights
 from figureground.models.weights import local_directory
@@ -48,7 +48,7 @@ CLASS = "class"
 class ConceptRun(Hooks):
     """One process's run for a concept, from prior images to `concept.json`."""
 
-    request: Request
+    request: FinetuneRequest
     references: TrainingImages
     identity: dict[str, Any]
     checkpoint: Checkpoint
@@ -68,7 +68,7 @@ class ConceptRun(Hooks):
         vae, settings = self.checkpoint.text_to_image.vae, self.settings
         prior = self._load_prior() if settings.prior_weight else None
         class_images = self._load_class_images() if settings.needs_class_images else None
-        data = TrainingData(
+        data = FinetuneData(
             encode(vae, [r.image for r in self.references.images], settings.flip, signals.check),
             tuple(self.request.fill_caption(r.caption) for r in self.references.images),
             encode(vae, prior.images, settings.flip, signals.check) if prior else None,
@@ -76,7 +76,7 @@ class ConceptRun(Hooks):
         )
         vae.to(self.dtype)  # from here on it only decodes, for SFSL and previews
         self._set_up_similarity_and_stopping(prior, class_images)
-        self.training = Training(
+        self.training = FinetuneState(
             self.checkpoint, settings, data, self.similarity, self.processes, self.size, self.dtype
         )
         made_with = {

@@ -24,7 +24,7 @@ from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.feature_network import open_feature_network, set_up_similarity
 from figureground.finetune.preflight import WORK
 from figureground.finetune.previews import PREVIEWS
-from figureground.finetune.request import Request, SavedProgress
+from figureground.finetune.request import FinetuneRequest, SavedProgress
 from figureground.finetune.settings import POCKET, Finetuning, settings_for
 from figureground.finetune.training_images import TrainingImages, format_notes, read_training_images
 from figureground.models.concept_files import CONCEPT, read_concept
@@ -80,7 +80,7 @@ def finetune(
             disk is full; or a loss is NaN.
     """
     check_tracker(track)
-    request = Request(
+    request = FinetuneRequest(
         Path(references), noun, label, Path(out), settings, prior, components, class_folder, show_progress
     )
     progress = SavedProgress(request.out, settings.max_train_steps)
@@ -115,7 +115,7 @@ def _format_memory_advice(settings: Finetuning) -> str:
 # Checks: invalid inputs are refused before anything is written
 
 
-def _check_and_run(request: Request, device: str, progress: SavedProgress) -> None:
+def _check_and_run(request: FinetuneRequest, device: str, progress: SavedProgress) -> None:
     settings, out = request.settings, request.out
     if settings.lora_rank is not None:
         require("peft", "lora_rank")
@@ -188,7 +188,7 @@ def _open_base(settings: Finetuning, processes: Processes, dtype: torch.dtype) -
     )  # fmt: skip
 
 
-def _check_words(request: Request, checkpoint: Checkpoint, references: TrainingImages) -> None:
+def _check_words(request: FinetuneRequest, checkpoint: Checkpoint, references: TrainingImages) -> None:
     prompts = {f"the caption of {r.name}": request.fill_caption(r.caption) for r in references.images if r.caption}
     prompts |= {field: request.fill(text) for field, text in request.settings.prompts().items()}
     if request.settings.needs_class_images:

@@ -11,7 +11,7 @@ import torch
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.finetune.latents import to_pixels
-from figureground.finetune.request import Request
+from figureground.finetune.request import FinetuneRequest
 from figureground.finetune.similarity import SimilarityLoss
 from figureground.finetune.training import Similarity
 from figureground.finetune.training_images import TrainingImages
@@ -30,7 +30,7 @@ class FeatureNetwork:
     label: int
 
 
-def open_feature_network(request: Request, processes: Processes) -> FeatureNetwork | None:
+def open_feature_network(request: FinetuneRequest, processes: Processes) -> FeatureNetwork | None:
     """Open the feature network, if it is used."""
     settings = request.settings
     if not settings.reads_features:
@@ -44,7 +44,7 @@ def open_feature_network(request: Request, processes: Processes) -> FeatureNetwo
 
 
 def set_up_similarity(
-    request: Request,
+    request: FinetuneRequest,
     checkpoint: Checkpoint,
     references: TrainingImages,
     network: FeatureNetwork | None,

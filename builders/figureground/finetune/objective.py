@@ -40,7 +40,7 @@ def min_snr_weights(alphas_bar: Tensor, gamma: float | None, prediction_type: st
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """Weights of the objective's parts."""
 
     prior: float
@@ -48,7 +48,7 @@ class Weights:
     min_snr_gamma: float | None
 
 
-def curve_names(weights: Weights) -> list[str]:
+def curve_names(weights: LossWeights) -> list[str]:
     """Name the values of `compute_losses`, in order: each part unweighted, and weighted as in the total."""
     parts = ["dreambooth", *(["prior"] if weights.prior else []), *(["sfsl"] if weights.sfsl else [])]
     return ["total", *(name for part in parts for name in (part, f"{part}_weighted"))]
@@ -60,7 +60,7 @@ def compute_losses(
     target: Tensor,
     levels: Tensor,
     references: int,
-    weights: Weights,
+    weights: LossWeights,
     noising: Noising,
     similarity: SimilarityLoss | None,
     decode: Callable[[Tensor], Tensor],

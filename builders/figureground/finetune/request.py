@@ -11,7 +11,7 @@ from figureground.training.saved_run import SavedRun
 
 
 @dataclass(frozen=True)
-class Request:
+class FinetuneRequest:
     """Arguments of `finetune`."""
 
     references: Path

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.render import Renderer, Sampling, refuse_guide
 from figureground.finetune.similarity import compute_image_direction, read_features
-from figureground.finetune.training import Training
+from figureground.finetune.training import FinetuneState
 from figureground.recipe.sample import Sample, Spec, derive_seed
 from figureground.vision.classifiers import Classifier
 
@@ -129,7 +129,7 @@ def measure_evaluation(drawn: Tensor, references: Tensor, prior: Tensor, class_i
 class TrainingWithEvaluations:
     """A training and its evaluations, which are saved and restored together."""
 
-    training: Training
+    training: FinetuneState
     evaluations: Evaluations | None
 
     @property

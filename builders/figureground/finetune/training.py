@@ -21,7 +21,7 @@ from figureground.core.seeding import make_generator, seed_default_generators
 from figureground.diffusion.checkpoint import Checkpoint
 from figureground.diffusion.denoiser import Denoiser, tokenize
 from figureground.finetune.latents import Posteriors
-from figureground.finetune.objective import Weights, compute_losses, curve_names
+from figureground.finetune.objective import LossWeights, compute_losses, curve_names
 from figureground.finetune.settings import Finetuning
 from figureground.finetune.similarity import SimilarityLoss, decode
 from figureground.models.family_records import Embedding
@@ -31,7 +31,7 @@ from figureground.training.processes import Processes, keep_gradients_local
 
 
 @dataclass(frozen=True)
-class TrainingData:
+class FinetuneData:
     """Training data: encoded images and their captions."""
 
     references: Posteriors
@@ -51,7 +51,7 @@ class Similarity:
     """Description of the feature network for provenance."""
 
 
-class Training:
+class FinetuneState:
     """The mutable state of a fine-tuning.
 
     Args:
@@ -68,7 +68,7 @@ class Training:
         self,
         checkpoint: Checkpoint,
         settings: Finetuning,
-        data: TrainingData,
+        data: FinetuneData,
         similarity: Similarity | None,
         processes: Processes,
         size: int,
@@ -79,7 +79,7 @@ class Training:
         pipeline = checkpoint.text_to_image
         edge = size // checkpoint.factor
         self._noising = checkpoint.family.noising(pipeline.scheduler, edge, processes.device, settings.noise_levels)
-        self._weights = Weights(
+        self._weights = LossWeights(
             settings.prior_weight if data.prior is not None else 0.0,
             settings.sfsl_weight if similarity is not None else 0.0,
             settings.min_snr_gamma,

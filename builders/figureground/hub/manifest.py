@@ -37,7 +37,7 @@ contents, such as fine-tuned weights, only while it runs, and the recipe's hashe
 
 
 @dataclass(frozen=True)
-class Item:
+class PublishedFile:
     """A file to publish."""
 
     path: str
@@ -66,7 +66,7 @@ class Item:
         return {RECIPE: 0, INDEX: 2, croissant.CROISSANT: 2, CARD: 3}.get(self.path, 1)
 
 
-def select_files(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[Item]:
+def select_files(directory: Path, formats: Sequence[str] | None, scratch: Path) -> list[PublishedFile]:
     """Return the files of a finished dataset to publish, in upload order.
 
     Included are shards, rejects, markers, index, recipe, card, Croissant, scores, images of the card, and files such as
@@ -100,11 +100,11 @@ def select_files(directory: Path, formats: Sequence[str] | None, scratch: Path) 
     if chosen != available:
         directory = _copy_in_formats(directory, chosen, scratch / "dataset")
     items = {item.path: item for item in _iterate_items(directory)}
-    items[RECIPE] = Item(RECIPE, recipe)
+    items[RECIPE] = PublishedFile(RECIPE, recipe)
     # Copy files that a user may still edit, so that their current state is sent.
     for path in (CARD, croissant.CROISSANT, INDEX):
         if path in items:
-            items[path] = Item(path, Path(shutil.copy(items[path].file, scratch / Path(path).name)))
+            items[path] = PublishedFile(path, Path(shutil.copy(items[path].file, scratch / Path(path).name)))
     return sorted(items.values(), key=lambda item: (item.upload_rank, item.path))
 
 
@@ -121,17 +121,17 @@ def open_finished(directory: Path) -> FinishedDataset:
     return FinishedDataset(directory)
 
 
-def _iterate_items(directory: Path) -> Iterator[Item]:
+def _iterate_items(directory: Path) -> Iterator[PublishedFile]:
     """Yield the published files: those listed in markers, and known names. The directory is never walked."""
     for marker in markers(directory).values():
         marker_path = Shard.from_marker(marker).path("marker")
-        yield Item(marker_path, directory / marker_path)
+        yield PublishedFile(marker_path, directory / marker_path)
         for path, file in marker["files"].items():
-            yield Item(path, directory / path, file["sha256"])
+            yield PublishedFile(path, directory / path, file["sha256"])
     fixed_paths = [directory / path for path in (*TOP_LEVEL, *DESCRIPTIONS)]
     for path in [*fixed_paths, *find_added_files(directory), *find_score_files(directory)]:
         if path.is_file():
-            yield Item(path.relative_to(directory).as_posix(), path)
+            yield PublishedFile(path.relative_to(directory).as_posix(), path)
 
 
 def _make_public_recipe(directory: Path, formats: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from figureground.core.errors import RecipeError, join_names
 from figureground.core.files import MAX_JSON_BYTES, parse_json, read_bytes, read_object, read_text
 from figureground.hub import card as hub_card
 from figureground.hub.errors import RESUME_ADVICE, HubError, explain_errors, is_transient
-from figureground.hub.manifest import Item, open_finished, select_files
+from figureground.hub.manifest import PublishedFile, open_finished, select_files
 from figureground.recipe.formats import FORMATS
 from figureground.shards.card_file import CARD as README
 from figureground.shards.formats.format import list_folders
@@ -171,7 +171,7 @@ def _progress(show: bool) -> Iterator[None]:
 def _publish(
     api: HfApi,
     repo_id: str,
-    items: Sequence[Item],
+    items: Sequence[PublishedFile],
     scratch: Path,
     user: str,
     private: bool,
@@ -248,13 +248,13 @@ def _is_data(path: str) -> bool:
     return path.startswith(tuple(f"{folder}/" for folder in (*list_folders(), PUBLISHED_REJECTS)))
 
 
-def _is_same(item: Item, remote: RepoFile | None) -> bool:
+def _is_same(item: PublishedFile, remote: RepoFile | None) -> bool:
     if remote is None or remote.size != item.size:
         return False
     return remote.lfs.sha256 == item.sha256 if remote.lfs else remote.blob_id == item.blob
 
 
-def _find_unsent(items: Iterable[Item], remote_files: Mapping[str, RepoFile]) -> list[Item]:
+def _find_unsent(items: Iterable[PublishedFile], remote_files: Mapping[str, RepoFile]) -> list[PublishedFile]:
     return [item for item in items if not _is_same(item, remote_files.get(item.path))]
 
 
@@ -265,7 +265,7 @@ def _download(api: HfApi, repo_id: str, revision: str, path: str, scratch: Path)
     return read_text(Path(local_path))
 
 
-def _read_recipe(items: Iterable[Item]) -> dict[str, Any]:
+def _read_recipe(items: Iterable[PublishedFile]) -> dict[str, Any]:
     item = next(item for item in items if item.path == RECIPE)
     return read_object(item.file)
 
@@ -274,7 +274,12 @@ def _read_recipe(items: Iterable[Item]) -> dict[str, Any]:
 
 
 def _refuse_other_contents(
-    api: HfApi, repo_id: str, revision: str, items: Sequence[Item], remote_files: Mapping[str, RepoFile], scratch: Path
+    api: HfApi,
+    repo_id: str,
+    revision: str,
+    items: Sequence[PublishedFile],
+    remote_files: Mapping[str, RepoFile],
+    scratch: Path,
 ) -> None:
     """Refuse a repository whose data wouldn't be exactly this dataset after the push.
 
@@ -324,24 +329,29 @@ def _refuse_other_contents(
 
 
 def _merge_cards(
-    api: HfApi, repo_id: str, revision: str, items: Sequence[Item], remote_files: Mapping[str, RepoFile], scratch: Path
-) -> list[Item]:
+    api: HfApi,
+    repo_id: str,
+    revision: str,
+    items: Sequence[PublishedFile],
+    remote_files: Mapping[str, RepoFile],
+    scratch: Path,
+) -> list[PublishedFile]:
     """Return the card to publish, with the Hub's edits, and the local card as the base for the next push."""
     local_card = next(item for item in items if item.path == README)
-    base = Item(PUSHED_CARD, local_card.file)
+    base = PublishedFile(PUSHED_CARD, local_card.file)
     if README not in remote_files or _is_same(local_card, remote_files[README]):
         return [base, local_card]
     text = _download(api, repo_id, revision, README, scratch)
     before = _download(api, repo_id, revision, PUSHED_CARD, scratch) if PUSHED_CARD in remote_files else None
     merged = scratch / "manifest" / "joint.md"
     merged.write_text(hub_card.merge_cards(read_text(local_card.file), text, before), encoding="utf-8")
-    return [base, Item(README, merged)]
+    return [base, PublishedFile(README, merged)]
 
 
 # Sending
 
 
-def _upload(api: HfApi, repo_id: str, revision: str, items: Sequence[Item], staging: Path) -> None:
+def _upload(api: HfApi, repo_id: str, revision: str, items: Sequence[PublishedFile], staging: Path) -> None:
     """Upload files through a folder of links to them; retry if the Hub or the network fails."""
     if not items:
         return
@@ -364,7 +374,7 @@ def _upload(api: HfApi, repo_id: str, revision: str, items: Sequence[Item], stag
     shutil.rmtree(staging)
 
 
-def _check_uploaded(repo_id: str, items: Iterable[Item], remote_files: Mapping[str, RepoFile]) -> None:
+def _check_uploaded(repo_id: str, items: Iterable[PublishedFile], remote_files: Mapping[str, RepoFile]) -> None:
     """Check that the Hub holds the sent files.
 
     Raises:

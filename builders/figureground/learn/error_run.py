@@ -34,7 +34,7 @@ from figureground.training.saved_run import explain_errors
 from figureground.training.work_directory import hold, record_inputs
 
 
-class Job(NamedTuple):
+class ClassifierJob(NamedTuple):
     """A classifier to train, and the images that it judges."""
 
     name: str
@@ -61,7 +61,7 @@ class ErrorRun:
     """Training images, and validation images that choose the epoch; neither attribute nor test split is used."""
     settings: Training
     """Settings of erm."""
-    jobs: Sequence[Job]
+    jobs: Sequence[ClassifierJob]
     fold: np.ndarray
     """int64 (n,): the job that judges each training image."""
     inputs: dict[str, Any]
@@ -150,7 +150,7 @@ class ErrorRun:
                 "versions": read_versions(), "seed": self._seed,
             }  # fmt: skip
 
-    def _predict_job(self, job: Job, made_with: dict[str, Any]) -> np.ndarray:
+    def _predict_job(self, job: ClassifierJob, made_with: dict[str, Any]) -> np.ndarray:
         """Return the probabilities of a job's classifier, float64 (judged images, classes)."""
         marker, arrays, state = (self.out / f"{job.name}{suffix}" for suffix in (".json", ".npz", ".pt"))
         if marker.exists():
@@ -183,7 +183,7 @@ class ErrorRun:
         state.unlink(missing_ok=True)
         return probability
 
-    def _make_training_data(self, job: Job) -> TrainingData:
+    def _make_training_data(self, job: ClassifierJob) -> TrainingData:
         part = self._train.select(job.trained)
         # A fit uses only training and validation; the test split is not opened here.
         return TrainingData(

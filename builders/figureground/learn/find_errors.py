@@ -14,7 +14,7 @@ import numpy as np
 from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.files import replace_bytes
 from figureground.data.groups import GroupedImages
-from figureground.learn.error_run import ErrorRun, Job
+from figureground.learn.error_run import ClassifierJob, ErrorRun
 from figureground.learn.errors import Errors
 from figureground.learn.preflight import INPUTS
 from figureground.learn.settings import LAST, Training
@@ -147,7 +147,7 @@ def _make_fold_run(
     rule = settings.rules(attributes=False)[0]
     return ErrorRun(
         groups=groups, settings=settings, out=Path(out), device=device, show_progress=show_progress, fold=fold,
-        jobs=[Job(f"fold-{i}", fold != i, fold == i, settings.epochs, rule) for i in range(folds)],
+        jobs=[ClassifierJob(f"fold-{i}", fold != i, fold == i, settings.epochs, rule) for i in range(folds)],
         inputs={"errors": "cross-fit", "folds": folds, "seed": seed},
     )  # fmt: skip
 
@@ -178,7 +178,7 @@ def fit_early_stopped(
     all_images = np.ones(len(groups.of_split(0)), bool)
     run = ErrorRun(
         groups=groups, settings=settings, out=Path(out), device=device, show_progress=show_progress,
-        jobs=[Job(EARLY, all_images, all_images, epochs, LAST)], fold=np.zeros(len(all_images), np.int64),
+        jobs=[ClassifierJob(EARLY, all_images, all_images, epochs, LAST)], fold=np.zeros(len(all_images), np.int64),
         inputs={"errors": EARLY, "first_epochs": epochs, "seed": seed},
     )  # fmt: skip
     return run.predict()

@@ -35,7 +35,7 @@ from figureground.learn.schedule import draw_in_passes, schedule
 from figureground.learn.settings import Training
 from figureground.learn.training_data import TrainingData
 from figureground.recipe.sample import derive_seed
-from figureground.tracking.reporting import Report
+from figureground.tracking.reporting import RunReport
 from figureground.training.curves import NotFinite
 from figureground.training.loop import Hooks, Loop, Saving
 from figureground.training.processes import single_process
@@ -89,7 +89,7 @@ class Fit(Hooks):
         self._batches = self._read_batches(0)
 
     @property
-    def report(self) -> Report:
+    def report(self) -> RunReport:
         """The run that reports this training, after `run` has begun."""
         return self._loop.report
 

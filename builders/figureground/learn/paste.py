@@ -163,7 +163,7 @@ def paste(
 
 
 @dataclass(frozen=True)
-class Job:
+class PastePlan:
     """Plan of one image."""
 
     file: str
@@ -179,7 +179,7 @@ Orders = Mapping[int, Sequence[int]]
 """For each class, the rows of its training images in the order in which they provide objects."""
 
 
-def _plan_jobs(train: GroupedImages, count_per_class: int, seed: int) -> tuple[list[Job], Orders]:
+def _plan_jobs(train: GroupedImages, count_per_class: int, seed: int) -> tuple[list[PastePlan], Orders]:
     jobs, orders = [], {}
     for y in np.unique(train.y).tolist():
         own_rows, scene_rows = np.flatnonzero(train.y == y), np.flatnonzero(train.y != y)
@@ -188,7 +188,7 @@ def _plan_jobs(train: GroupedImages, count_per_class: int, seed: int) -> tuple[l
         for i in range(count_per_class):
             file = f"{FOLDER}/{y:04d}-{i:05d}.png"
             scene = np.random.default_rng(derive_seed(seed, "scene", file)).choice(scene_rows)
-            jobs.append(Job(file, y, i % len(own_rows), int(scene)))
+            jobs.append(PastePlan(file, y, i % len(own_rows), int(scene)))
     return jobs, orders
 
 
@@ -220,7 +220,7 @@ def _read_marker(path: Path) -> dict[str, Any]:
 
 
 def _write_images(
-    jobs: Sequence[Job], orders: Orders, train: GroupedImages, masks: Masks, out: Path, inputs: Mapping[str, Any],
+    jobs: Sequence[PastePlan], orders: Orders, train: GroupedImages, masks: Masks, out: Path, inputs: Mapping[str, Any],
     show_progress: bool,
 ) -> None:  # fmt: skip
     (out / FOLDER).mkdir(exist_ok=True)
@@ -253,10 +253,10 @@ def _write_images(
 
 
 def _group_by_figure(
-    jobs: Sequence[Job], orders: Orders, passed_over: Mapping[str, str], train: GroupedImages
-) -> dict[int, list[Job]]:
+    jobs: Sequence[PastePlan], orders: Orders, passed_over: Mapping[str, str], train: GroupedImages
+) -> dict[int, list[PastePlan]]:
     """Group jobs by the image that provides their object."""
-    by_figure: dict[int, list[Job]] = defaultdict(list)
+    by_figure: dict[int, list[PastePlan]] = defaultdict(list)
     for job in jobs:
         order = orders[job.y]
         candidates = (order[(job.turn + i) % len(order)] for i in range(len(order)))
@@ -300,7 +300,7 @@ def compose(figure: Image.Image, scene: Image.Image, mask: np.ndarray, key: str 
 # The table
 
 
-def _format_table(jobs: Sequence[Job], train: GroupedImages) -> str:
+def _format_table(jobs: Sequence[PastePlan], train: GroupedImages) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     classes = _spell_names(train.classes, {job.y for job in jobs})

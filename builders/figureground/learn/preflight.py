@@ -30,7 +30,7 @@ MAX_DECODERS = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class TrainRequest:
     """Checked inputs of a training, as far as they can be checked without torch."""
 
     settings: Training
@@ -52,7 +52,7 @@ def read_request(
     seeds: int | Sequence[int] = 3,
     device: str = "auto",
     workers: int | None = None,
-) -> Request:
+) -> TrainRequest:
     """Read and check the inputs of `learn.training.train`.
 
     Raises:
@@ -71,7 +71,7 @@ def read_request(
         raise RecipeError("add", "two-stage begins with added images, but there are none. Add some: --add DIR.")
     edge = find_typical_edge(groups.of_split(0))
     refuse_revision(settings, choose_backbone(settings, edge))
-    return Request(settings, training_data, out, seed_list, edge, device, workers)
+    return TrainRequest(settings, training_data, out, seed_list, edge, device, workers)
 
 
 def refuse_backbone(settings: BackboneSettings) -> None:

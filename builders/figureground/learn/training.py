@@ -26,7 +26,7 @@ from figureground.learn.epochs import Epoch, Stage
 from figureground.learn.fit import Fit
 from figureground.learn.inference import predict
 from figureground.learn.objective import Objective, WeightedMean
-from figureground.learn.preflight import INPUTS, WORK, Request, read_request
+from figureground.learn.preflight import INPUTS, WORK, TrainRequest, read_request
 from figureground.learn.settings import LAST, RULES, Training
 from figureground.learn.training_data import TrainingData, default_workers
 from figureground.learn.way import WAYS, Way
@@ -86,7 +86,7 @@ def train(
     return train_request(request, show_progress, track)
 
 
-def train_request(request: Request, show_progress: bool = True, track: str | None = None) -> dict[str, Any]:
+def train_request(request: TrainRequest, show_progress: bool = True, track: str | None = None) -> dict[str, Any]:
     """Train like `train`, with inputs read and checked by `preflight.read_request`."""
     settings, out, seeds = request.settings, request.out, request.seeds
     device = choose_device(request.device)

@@ -25,11 +25,11 @@ from figureground.core.progress import Progress
 from figureground.materials.cutting import cut, read_photograph
 from figureground.materials.decisions import Decision, count_by_class, decide
 from figureground.materials.fetching import format_fetch_help
-from figureground.materials.journal import CUT, NOTHING, UNREADABLE, Journal, Row
+from figureground.materials.journal import CUT, NOTHING, UNREADABLE, CutoutJournal, CutoutRow
 from figureground.materials.lists import write_lists
 from figureground.materials.marks import read_marks
 from figureground.materials.page import write_page
-from figureground.materials.photographs import Entry, list_photographs, read_phrases, to_phrase
+from figureground.materials.photographs import ListedPhotograph, list_photographs, read_phrases, to_phrase
 from figureground.materials.settings import IDENTITY, Cutting
 from figureground.materials.sheet import draw_sheet, draw_thumbnail, encode_thumbnail, thumbnail_path
 from figureground.models.needs import refuse_absent_segmenter
@@ -116,11 +116,11 @@ def cutouts(
     marks_by_file = {} if marks is None else read_marks(Path(marks), {entry.name for entry in entries})
     identity = cutting_identity(segmenter, cutting)
     with disk.explained(directory), hold(directory, WORK):
-        journal = Journal(directory / PRIVATE / JOURNAL, digest(identity))
+        journal = CutoutJournal(directory / PRIVATE / JOURNAL, digest(identity))
         lazy_segmenter = _LazySegmenter(segmenter, phrases_by_folder, device)
         _cut_all(directory, journal, entries, cutting, lazy_segmenter, show_progress)
         rows = [journal.rows[entry.name] for entry in entries]
-        rows += [Row(name, "", "", UNREADABLE, reason) for name, reason in non_files]
+        rows += [CutoutRow(name, "", "", UNREADABLE, reason) for name, reason in non_files]
         rows.sort(key=lambda row: row.file.split("/", 1))
         decisions = [decide(row, cutting, marks_by_file.get(row.file, "")) for row in rows]
         result = Cutouts(directory, decisions, count_by_class(decisions))
@@ -151,7 +151,7 @@ class _LazySegmenter:
         self._reads_phrases = find_kind(name)[0].READS_PHRASES
         self._segmenter: Segmenter | None = None
 
-    def inputs(self, entry: Entry) -> str:
+    def inputs(self, entry: ListedPhotograph) -> str:
         """Return the hash of what decides a photograph's cut-out.
 
         Raises:
@@ -186,8 +186,8 @@ def _open_segmenter(name: str, device: str) -> Segmenter:
 
 def _cut_all(
     directory: Path,
-    journal: Journal,
-    entries: Sequence[Entry],
+    journal: CutoutJournal,
+    entries: Sequence[ListedPhotograph],
     settings: Cutting,
     segmenter: _LazySegmenter,
     show: bool,
@@ -204,7 +204,9 @@ def _cut_all(
             _cut_one(directory, journal, entry, settings, segmenter)
 
 
-def _cut_one(directory: Path, journal: Journal, entry: Entry, settings: Cutting, segmenter: _LazySegmenter) -> None:
+def _cut_one(
+    directory: Path, journal: CutoutJournal, entry: ListedPhotograph, settings: Cutting, segmenter: _LazySegmenter
+) -> None:
     cutout, inputs = f"{entry.folder}/{entry.cutout}", ""
     try:
         inputs = segmenter.inputs(entry)
@@ -217,19 +219,19 @@ def _cut_one(directory: Path, journal: Journal, entry: Entry, settings: Cutting,
             return
         photograph = read_photograph(entry.path, settings.max_edge)
     except UnreadableImage as error:
-        journal.add(Row(entry.name, cutout, inputs, UNREADABLE, error.reason))
+        journal.add(CutoutRow(entry.name, cutout, inputs, UNREADABLE, error.reason))
         return
     except OSError as error:
-        journal.add(Row(entry.name, cutout, inputs, UNREADABLE, error.strerror or str(error)))
+        journal.add(CutoutRow(entry.name, cutout, inputs, UNREADABLE, error.strerror or str(error)))
         return
     probability = None if photograph.alpha is not None else segmenter.segment(photograph.image, entry.folder)
     result = cut(photograph, probability, settings)
     thumbnail = encode_thumbnail(draw_thumbnail(photograph.image, None if result is None else result.image))
     replace_bytes(thumbnail_path(directory / PRIVATE, cutout), thumbnail)
-    row = Row(entry.name, cutout, inputs, NOTHING, "", photograph.outline_source, photograph.image.size)
+    row = CutoutRow(entry.name, cutout, inputs, NOTHING, "", photograph.outline_source, photograph.image.size)
     if result is not None:
         replace_bytes(directory / PRIVATE / LEFT_OUT / cutout, encode_png(result.image, smallest=False))
-        row = Row(
+        row = CutoutRow(
             entry.name,
             cutout,
             inputs,
@@ -251,7 +253,7 @@ def _cutout_paths(directory: Path, cutout: str) -> tuple[Path, Path]:
     return directory / cutout, directory / PRIVATE / LEFT_OUT / cutout
 
 
-def _cutout_exists(directory: Path, row: Row) -> bool:
+def _cutout_exists(directory: Path, row: CutoutRow) -> bool:
     return row.state != CUT or any(path.is_file() for path in _cutout_paths(directory, row.cutout))
 
 
@@ -276,7 +278,7 @@ def _move_cutout(directory: Path, decision: Decision) -> None:
             _remove_empty(kept.parent)
 
 
-def _remove(directory: Path, row: Row, *, thumbnail: bool = True) -> None:
+def _remove(directory: Path, row: CutoutRow, *, thumbnail: bool = True) -> None:
     """Remove what an earlier run made of a photograph."""
     for path in _cutout_paths(directory, row.cutout) if row.cutout else ():
         _unlink(path)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from figureground.materials.gates import NOTHING, Gates, list_reasons
-from figureground.materials.journal import CUT, UNREADABLE, Row
+from figureground.materials.journal import CUT, UNREADABLE, CutoutRow
 from figureground.materials.marks import KEEP, LEAVE
 
 BY_HAND = "left out by hand"
@@ -17,7 +17,7 @@ BY_HAND = "left out by hand"
 class Decision:
     """A photograph, and what becomes of its cut-out."""
 
-    row: Row
+    row: CutoutRow
     reasons: tuple[str, ...]
     """Why gates, or people, leave it out; also given for a cut-out that is kept by hand."""
     mark: str = ""
@@ -37,7 +37,7 @@ class Decision:
         return "" if self.is_kept else self.reasons[0].partition(":")[0]
 
 
-def decide(row: Row, gates: Gates, mark: str = "") -> Decision:
+def decide(row: CutoutRow, gates: Gates, mark: str = "") -> Decision:
     """Decide about one photograph: people's marks overrule gates, but nothing can be kept of one without a cut-out."""
     if row.state == UNREADABLE:
         return Decision(row, (f"unreadable: {row.problem}",), mark)

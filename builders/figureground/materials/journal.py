@@ -18,7 +18,7 @@ CUT, NOTHING, UNREADABLE = "cut", "nothing", "unreadable"
 
 
 @dataclass(frozen=True)
-class Row:
+class CutoutRow:
     """A photograph and its cut-out."""
 
     file: str
@@ -43,7 +43,7 @@ class Row:
         return {**asdict(self), "measures": self.measures and self.measures.to_json()}
 
 
-class Journal:
+class CutoutJournal:
     """The rows of a run, by photograph.
 
     Args:
@@ -53,8 +53,8 @@ class Journal:
 
     def __init__(self, path: Path, identity: str):
         self._path, self._identity = path, identity
-        self.rows: dict[str, Row] = {}
-        self.outdated: list[Row] = []
+        self.rows: dict[str, CutoutRow] = {}
+        self.outdated: list[CutoutRow] = []
         """Rows of an earlier run with another identity."""
         head, rows = _read(path)
         if head.get("identity") == identity:
@@ -66,13 +66,13 @@ class Journal:
         """Write what is still true, so that a line that a killed run cut off is gone."""
         start_log(self._path, MADE_BY, self._identity, (row.to_json() for row in self.rows.values()))
 
-    def add(self, row: Row) -> None:
+    def add(self, row: CutoutRow) -> None:
         """Add a row; it is on disk when this returns."""
         self.rows[row.file] = row
         append(self._path, row.to_json())
 
 
-def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Row]]:
+def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, CutoutRow]]:
     """Return the first line and the rows.
 
     Raises:
@@ -87,7 +87,7 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Row]]:
         ) from None
 
 
-def _parse_row(fields: dict[str, Any]) -> Row:
+def _parse_row(fields: dict[str, Any]) -> CutoutRow:
     measures = fields.pop("measures")
     size, box = tuple(fields.pop("size")), tuple(fields.pop("box"))
-    return Row(**fields, size=size, box=box, measures=None if measures is None else Measures(**measures))
+    return CutoutRow(**fields, size=size, box=box, measures=None if measures is None else Measures(**measures))

@@ -19,7 +19,7 @@ _WORDNET = re.compile(r"n\d{8}[_ -]+")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedPhotograph:
     """A photograph in a class folder."""
 
     path: Path
@@ -36,7 +36,7 @@ class Entry:
 
 def list_photographs(
     directory: Path, folders: Sequence[str] | None = None
-) -> tuple[list[Entry], list[tuple[str, str]]]:
+) -> tuple[list[ListedPhotograph], list[tuple[str, str]]]:
     """List the photographs of `<directory>/<class>/*`, by class and name.
 
     Args:
@@ -55,13 +55,16 @@ def list_photographs(
     class_folders = list_folders(directory)
     if duplicates := find_same_names(path.name for path in class_folders):
         raise FiguregroundError(f"{directory}: folders {describe_same_names(duplicates)}. {RULE}: keep one spelling.")
-    entries: list[Entry] = []
+    entries: list[ListedPhotograph] = []
     non_files: list[tuple[str, str]] = []
     for folder in class_folders:
         if folders is not None and folder.name not in folders:
             continue
         paths = [path for path in list_images(folder) if is_text(path.name)]
-        entries += [Entry(path, folder.name, cutout) for path, cutout in zip(paths, _name_cutouts(paths), strict=True)]
+        entries += [
+            ListedPhotograph(path, folder.name, cutout)
+            for path, cutout in zip(paths, _name_cutouts(paths), strict=True)
+        ]
         non_files += [(f"{folder.name}/{path.name}", reason) for path, reason in list_non_files(folder)]
         non_files += [
             (f"{folder.name}/{printable(path.name)}", "its name is not UTF-8: rename it")

@@ -32,7 +32,7 @@ from figureground.methods.panels import ddb as ddb_panels
 from figureground.methods.panels.maps import ATTRIBUTION_MAPS, save_map
 from figureground.methods.panels.panel import Panel
 from figureground.methods.panels.repaint import MASKS
-from figureground.methods.repaint import GROUND_TRUTH_MASKS, UNKNOWN, Job, Repaint, open_mask
+from figureground.methods.repaint import GROUND_TRUTH_MASKS, UNKNOWN, Repaint, RepaintPlan, open_mask
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.models.needs import Need, missing_segmenter, refuse_absent_segmenter
 from figureground.models.segmenter_files import find_kind, format_public_name, identify_models
@@ -243,7 +243,7 @@ class DDB(Repaint):
 
     # --- stages ---------------------------------------------------------------------------------
 
-    def collect_jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
+    def collect_jobs(self, stages: Path) -> tuple[list[RepaintPlan], dict[str, str], dict[str, Any]]:
         train = self.train
         if read_marker(stages / MASKS) is None:
             self._try_segmenter()
@@ -260,7 +260,7 @@ class DDB(Repaint):
             for i, target in enumerate(self._choose_targets(label, len(usable))):
                 row = usable[i % len(usable)]
                 background = 0 if train.a is None else int(train.a[row])
-                jobs.append(Job(target, background, train.keys[row]))
+                jobs.append(RepaintPlan(target, background, train.keys[row]))
         summary = {"sources": {self.data.classes[f]: len(rows) for f, rows in sources.items()}, "dropped": dropped}
         return jobs, {train.keys[row]: name for row, name in masks.items()}, summary
 

@@ -68,7 +68,7 @@ MAX_DROPPED = 0.5
 
 
 @dataclass(frozen=True)
-class Job:
+class RepaintPlan:
     """An image to make: its labels and its source."""
 
     foreground: int
@@ -86,7 +86,7 @@ class Job:
         }  # fmt: skip
 
     @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> Job:
+    def from_json(cls, saved: Mapping[str, Any]) -> RepaintPlan:
         """Return a job that `to_json` saved."""
         return cls(saved["foreground"], saved["background"], saved["source"], saved["told"])
 
@@ -113,7 +113,7 @@ class Repaint(Method):
         "data": ("birds", "To try it without data of yours, draw some: python -m figureground.pocket.birds birds"),
     }
     config: RepaintConfig
-    _jobs: dict[tuple[int, int], list[Job]] | None = None
+    _jobs: dict[tuple[int, int], list[RepaintPlan]] | None = None
     _mask_files: Mapping[str, str] = {}
     _stages: Path | None = None
 
@@ -144,7 +144,7 @@ class Repaint(Method):
         """Return the names of the backgrounds, in label order."""
 
     @abstractmethod
-    def collect_jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
+    def collect_jobs(self, stages: Path) -> tuple[list[RepaintPlan], dict[str, str], dict[str, Any]]:
         """Run the stages that choose sources and regions, or read the finished ones.
 
         Returns:
@@ -155,7 +155,7 @@ class Repaint(Method):
     def estimate_counts(self) -> Counts:
         """Return the approximate number of images per class, int64 (classes,), as the recipe gives it."""
 
-    def spec_prompt(self, job: Job) -> str:
+    def spec_prompt(self, job: RepaintPlan) -> str:
         """Return the prompt of a job."""
         return self.prompt_of(job.foreground)
 
@@ -222,7 +222,7 @@ class Repaint(Method):
             lambda split, f, b, i: self.spec_prompt(jobs[f, b][i]),
         )  # fmt: skip
 
-    def _job_of(self, spec: Spec) -> Job:
+    def _job_of(self, spec: Spec) -> RepaintPlan:
         assert self._jobs is not None
         return self._jobs[spec.foreground, spec.background][int(spec.key.rpartition("-")[2])]
 
@@ -346,9 +346,9 @@ class Repaint(Method):
         if facts is None:
             return
         self._stages, self._mask_files = stages, facts["masks"]
-        cells: dict[tuple[int, int], list[Job]] = {}
+        cells: dict[tuple[int, int], list[RepaintPlan]] = {}
         for record in facts["jobs"]:
-            job = Job.from_json(record)
+            job = RepaintPlan.from_json(record)
             cells.setdefault((job.foreground, job.background), []).append(job)
         self._jobs, self.stage_summary = cells, facts["told"]
 

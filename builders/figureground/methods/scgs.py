@@ -25,7 +25,7 @@ from figureground.methods.panels import scgs as scgs_panels
 from figureground.methods.panels.maps import ATTENTION_MAPS, row_name, save_map
 from figureground.methods.panels.panel import Panel
 from figureground.methods.panels.repaint import MASKS
-from figureground.methods.repaint import GROUND_TRUTH_MASKS, UNKNOWN, Job, Repaint
+from figureground.methods.repaint import GROUND_TRUTH_MASKS, UNKNOWN, Repaint, RepaintPlan
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import read_nouns
@@ -159,7 +159,7 @@ class SCGS(Repaint):
         scenes = [[background.name, background.text] for background in self.prompt_backgrounds]
         return {**super().content_hashes(), "per_class": counts, "backgrounds": scenes or None}
 
-    def spec_prompt(self, job: Job) -> str:
+    def spec_prompt(self, job: RepaintPlan) -> str:
         plain = super().spec_prompt(job)
         texts = {background.name: background.text for background in self.prompt_backgrounds}
         text = texts.get(job.provenance.get("scene", PLAIN), "")
@@ -167,7 +167,7 @@ class SCGS(Repaint):
 
     # --- stages ---------------------------------------------------------------------------------
 
-    def collect_jobs(self, stages: Path) -> tuple[list[Job], dict[str, str], dict[str, Any]]:
+    def collect_jobs(self, stages: Path) -> tuple[list[RepaintPlan], dict[str, str], dict[str, Any]]:
         errors = self._get_errors(stages)
         clusters = self._cluster_errors(stages, errors)
         members = {f: self._select_members(f, class_clusters) for f, class_clusters in clusters.items()}
@@ -197,7 +197,7 @@ class SCGS(Repaint):
                     details["scene"] = self.prompt_backgrounds[
                         (position + round_number) % len(self.prompt_backgrounds)
                     ].name
-                jobs.append(Job(f, 0, self.train.keys[row], details))
+                jobs.append(RepaintPlan(f, 0, self.train.keys[row], details))
         used_sources = {job.source for job in jobs}
         wrong = errors.wrong
         summary = {

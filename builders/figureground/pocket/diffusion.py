@@ -15,9 +15,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from figureground.core.progress import Progress
 from figureground.pocket import captions, world
-from figureground.pocket.fitting import Settings, fit
+from figureground.pocket.fitting import FitSettings, fit
 
-SETTINGS = Settings(
+SETTINGS = FitSettings(
     steps=4_200, batch=48, learning_rate=8e-4, warmup=150, ema=0.998, weight_decay=0.01, save_seconds=1200
 )
 POOL = 40_000
@@ -114,7 +114,7 @@ def fingerprint(vae: AutoencoderKL, tokenizer: CLIPTokenizer, seed: int, images:
 
 
 def batches(
-    data: dict[str, torch.Tensor], scale: float, tokenizer: CLIPTokenizer, seed: int, step: int, settings: Settings
+    data: dict[str, torch.Tensor], scale: float, tokenizer: CLIPTokenizer, seed: int, step: int, settings: FitSettings
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield scaled latents and token ids, with some captions emptied or perturbed."""
     generator = torch.Generator().manual_seed(seed + 7919 * step)
@@ -139,7 +139,7 @@ def train(
     device: str,
     seed: int,
     start: TextToLatent | None = None,
-    settings: Settings = SETTINGS,
+    settings: FitSettings = SETTINGS,
     images: int = POOL,
     bfloat16: bool = True,
     scale: float | None = None,

@@ -28,7 +28,7 @@ from figureground.training.saved_run import SavedRun
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitSettings:
     """Training settings: AdamW with a warm-up and a cosine decay to 0."""
 
     steps: int
@@ -41,7 +41,7 @@ class Settings:
     save_seconds: float = 180.0
 
 
-def compute_learning_rate(settings: Settings, step: int) -> float:
+def compute_learning_rate(settings: FitSettings, step: int) -> float:
     """Return the learning rate at a step."""
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
@@ -54,7 +54,7 @@ def fit(
     model: nn.Module,
     objective: Callable[[Any, Any], dict[str, Tensor]],
     batches: Callable[[int], Iterator[Any]],
-    settings: Settings,
+    settings: FitSettings,
     work: Path,
     device: str,
     evaluate: Callable[[Any], dict[str, float]],
@@ -100,7 +100,7 @@ class _Learner:
     model: nn.Module
     objective: Callable[[Any, Any], dict[str, Tensor]]
     batches: Callable[[int], Iterator[Any]]
-    settings: Settings
+    settings: FitSettings
     work: Path
     device: torch.device
     inputs: str

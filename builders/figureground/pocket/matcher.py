@@ -38,10 +38,10 @@ from figureground.models.bundled import SEGMENTER, WEIGHTS
 from figureground.models.opening import open_network, open_part
 from figureground.pocket import robust, world
 from figureground.pocket.examples import NOUNS, PATCH, Batch, Drawer, Pool, batches
-from figureground.pocket.fitting import Settings, fit, run_command
+from figureground.pocket.fitting import FitSettings, fit, run_command
 from figureground.pocket.questions import GROUPS, Texts, list_prompts
 
-SETTINGS = Settings(steps=2_600, batch=64, learning_rate=1.2e-3, warmup=150, ema=0.995, weight_decay=0.01)
+SETTINGS = FitSettings(steps=2_600, batch=64, learning_rate=1.2e-3, warmup=150, ema=0.995, weight_decay=0.01)
 POOL = 5_000
 """Number of drawings at first."""
 HELD_OUT = 500
@@ -203,7 +203,7 @@ def train(
     work: Path,
     device: str,
     seed: int,
-    settings: Settings = SETTINGS,
+    settings: FitSettings = SETTINGS,
     pool: int = POOL,
     start: CLIPSegForImageSegmentation | None = None,
 ) -> CLIPModel:

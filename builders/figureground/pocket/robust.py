@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
 
 from figureground.pocket import biased, world
-from figureground.pocket.fitting import Settings, fit
+from figureground.pocket.fitting import FitSettings, fit
 
-SETTINGS = Settings(steps=2_400, batch=64, learning_rate=3e-3, warmup=200, ema=0.995, weight_decay=5e-4)
+SETTINGS = FitSettings(steps=2_400, batch=64, learning_rate=3e-3, warmup=200, ema=0.995, weight_decay=5e-4)
 POOL = 24_000
 EPSILON = 1.0
 """Radius of the ball: l2 norm over an image's pixels, which are in 0..1."""
@@ -104,7 +104,7 @@ def attack(
 
 
 def batches(
-    seed: int, step: int, settings: Settings, pool: int
+    seed: int, step: int, settings: FitSettings, pool: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Yield randomly mirrored pixels in 0..1 and labels from a pool of biased drawings, and the radius of the ball."""
     images, labels = biased.draw_many(pool, world.generator("train robust", seed))
@@ -144,7 +144,7 @@ def measure_accuracy(model: nn.Module, pixels: torch.Tensor, labels: torch.Tenso
 
 
 def train(
-    work: Path, device: str, seed: int, settings: Settings = SETTINGS, pool: int = POOL, held_out: int = 512
+    work: Path, device: str, seed: int, settings: FitSettings = SETTINGS, pool: int = POOL, held_out: int = 512
 ) -> PreTrainedModel:
     """Train to the end, resuming an earlier run if there is one, and return the averaged network.
 

@@ -32,10 +32,10 @@ from transformers import AutoTokenizer, CLIPSegConfig, CLIPSegForImageSegmentati
 from figureground.models.bundled import WEIGHTS
 from figureground.models.opening import open_network, open_part
 from figureground.pocket import robust, world
-from figureground.pocket.fitting import Settings, fit, run_command
+from figureground.pocket.fitting import FitSettings, fit, run_command
 from figureground.pocket.world import Layout, Place
 
-SETTINGS = Settings(steps=6_000, batch=24, learning_rate=1.5e-3, warmup=300, ema=0.995, weight_decay=1e-3)
+SETTINGS = FitSettings(steps=6_000, batch=24, learning_rate=1.5e-3, warmup=300, ema=0.995, weight_decay=1e-3)
 EDGE = world.SIZE
 """Input size in pixels, in training and use."""
 POOL = 10_000
@@ -251,7 +251,7 @@ class Batch(NamedTuple):
     """float32 (n, len(NOUNS) + 1, SIZE / PATCH, SIZE / PATCH): share of a patch that shows each noun, or none."""
 
 
-def batches(seed: int, step: int, settings: Settings, book: Phrasebook, size: int) -> Iterator[Batch]:
+def batches(seed: int, step: int, settings: FitSettings, book: Phrasebook, size: int) -> Iterator[Batch]:
     """Yield randomly mirrored or blurred images with phrases, from a pool of `size` that is continually renewed."""
     rng = world.generator("train segmenter", seed + 1000 * step)
     pool = draw_many(size, rng)
@@ -357,7 +357,7 @@ def train(
     work: Path,
     device: str,
     seed: int,
-    settings: Settings = SETTINGS,
+    settings: FitSettings = SETTINGS,
     pool: int = POOL,
     start: CLIPSegForImageSegmentation | None = None,
 ) -> CLIPSegForImageSegmentation:

@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from figureground.pocket import world
-from figureground.pocket.fitting import Settings, fit
+from figureground.pocket.fitting import FitSettings, fit
 
-SETTINGS = Settings(steps=9_500, batch=16, learning_rate=1e-3, warmup=300, ema=0.998)
+SETTINGS = FitSettings(steps=9_500, batch=16, learning_rate=1e-3, warmup=300, ema=0.998)
 CROP = 32
 """Edge of the crops in pixels, in the first part of training; whole images follow."""
 WHOLE_FROM = 0.75
@@ -48,7 +48,7 @@ def draw(rng: np.random.Generator) -> np.ndarray:
     return np.asarray(image).transpose(2, 0, 1)
 
 
-def batches(seed: int, step: int, settings: Settings) -> Iterator[torch.Tensor]:
+def batches(seed: int, step: int, settings: FitSettings) -> Iterator[torch.Tensor]:
     """Yield images or crops in -1..1 from a continually renewed pool."""
     rng = world.generator("train autoencoder", seed + 1000 * step)
     pool = np.stack([draw(rng) for _ in range(POOL)])
@@ -92,7 +92,7 @@ def measure_psnr(vae: AutoencoderKL, images: np.ndarray) -> float:
 
 
 def train(
-    work: Path, device: str, seed: int, start: AutoencoderKL | None = None, settings: Settings = SETTINGS
+    work: Path, device: str, seed: int, start: AutoencoderKL | None = None, settings: FitSettings = SETTINGS
 ) -> AutoencoderKL:
     """Train to the end, resuming an earlier run if there is one, and return the averaged weights."""
     torch.manual_seed(seed)

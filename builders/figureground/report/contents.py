@@ -22,7 +22,7 @@ Labels = tuple[int, int]
 """Foreground and background label."""
 
 
-class Shard(NamedTuple):
+class ShownShard(NamedTuple):
     """A finished shard: its samples, and the facts from its marker."""
 
     reader: ShardReader
@@ -54,7 +54,7 @@ class Example(NamedTuple):
 class Contents(NamedTuple):
     """Contents of a dataset directory, without its images."""
 
-    splits: dict[str, list[Shard]]
+    splits: dict[str, list[ShownShard]]
     """Finished shards by split, in order; splits in planned order if known, else training first."""
     foregrounds: dict[int, str]
     """Name of each label; for tars, only of labels that occur."""
@@ -64,7 +64,7 @@ class Contents(NamedTuple):
     """Whether the index lists exactly the existing shards."""
 
     @property
-    def shards(self) -> list[Shard]:
+    def shards(self) -> list[ShownShard]:
         return [shard for split_shards in self.splits.values() for shard in split_shards]
 
     def one_foreground_each(self) -> dict[str, int]:
@@ -124,7 +124,7 @@ def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
         except ValueError as error:
             raise FileError(path, f"{error}. Build again: it is rewritten") from None
     order = {split: position for position, split in enumerate(index["splits"])}
-    splits: dict[str, list[Shard]] = {}
+    splits: dict[str, list[ShownShard]] = {}
     for shard in sorted(shards, key=lambda s: (order.get(s.split, len(order)), s.split != "train", s.split)):
         splits.setdefault(shard.split, []).append(shard)
     foregrounds, backgrounds = _read_label_names(shards)
@@ -133,13 +133,13 @@ def read_contents(directory: Path, planned: Sequence[str] = ()) -> Contents:
     )
 
 
-def _open_shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
+def _open_shard(directory: Path, name: str, marker: Mapping[str, Any]) -> ShownShard:
     formats = load_formats()
     for format_name in formats_of(marker):
         reader = ShardReader(directory, marker, formats[format_name])
         if reader.path.exists():
             cells = {(foreground, background): count for foreground, background, count in marker["cells"]}
-            return Shard(
+            return ShownShard(
                 reader, marker["split"], marker.get("part", 0), marker["of"], marker["samples"], cells,
                 marker["rejects"],
             )  # fmt: skip
@@ -150,7 +150,7 @@ def _open_shard(directory: Path, name: str, marker: Mapping[str, Any]) -> Shard:
     )
 
 
-def _read_label_names(shards: Sequence[Shard]) -> tuple[dict[int, str], dict[int, str]]:
+def _read_label_names(shards: Sequence[ShownShard]) -> tuple[dict[int, str], dict[int, str]]:
     """Return the names of the foreground and background labels."""
     if (columns := shards[0].reader.schema()) is not None:
         return dict(enumerate(columns.foregrounds)), dict(enumerate(columns.backgrounds))
@@ -165,12 +165,12 @@ def _read_label_names(shards: Sequence[Shard]) -> tuple[dict[int, str], dict[int
     return dict(sorted(foregrounds.items())), dict(sorted(backgrounds.items()))
 
 
-def read_sample_labels(shard: Shard) -> list[Labels]:
+def read_sample_labels(shard: ShownShard) -> list[Labels]:
     """Return the labels of each sample of a shard, in order."""
     return [(row["foreground"], row["background"]) for row in shard.reader.columns_of(texts=())]
 
 
-def read_examples(shard: Shard, rows: Iterable[int]) -> Iterator[Example]:
+def read_examples(shard: ShownShard, rows: Iterable[int]) -> Iterator[Example]:
     """Yield the samples at `rows`, in the shard's order."""
     for sample in shard.reader.samples(sorted(rows)):
         yield Example(

@@ -19,7 +19,7 @@ from figureground.core.files import read_object
 from figureground.core.local_paths import strip_local_paths
 from figureground.core.pages import render_page
 from figureground.report.answers import read_labels
-from figureground.report.contents import Contents, Example, Labels, Shard, choose_evenly, read_examples
+from figureground.report.contents import Contents, Example, Labels, ShownShard, choose_evenly, read_examples
 from figureground.report.facts import flatten
 from figureground.report.preview import LARGEST_CELL, MAX_DOWN, fit, open_rgb
 from figureground.report.samples import WriteResult
@@ -70,7 +70,7 @@ def render_report(
     )
 
 
-def _choose_examples(shards: Sequence[Shard], most: int) -> list[Example]:
+def _choose_examples(shards: Sequence[ShownShard], most: int) -> list[Example]:
     """Return at most `most` samples of the shards, evenly spaced."""
     ends = list(itertools.accumulate(shard.samples for shard in shards))
     rows: dict[Path, list[int]] = {}

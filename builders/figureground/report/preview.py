@@ -13,7 +13,7 @@ from figureground.report.contents import (
     Contents,
     Example,
     Labels,
-    Shard,
+    ShownShard,
     choose_evenly,
     read_examples,
     read_sample_labels,
@@ -84,7 +84,7 @@ def _choose_cells(contents: Contents) -> _Grid:
     return _Grid(rows, {label: contents.backgrounds[label] for label in across}, note)
 
 
-def _non_empty_splits(contents: Contents) -> dict[str, list[Shard]]:
+def _non_empty_splits(contents: Contents) -> dict[str, list[ShownShard]]:
     """Return the splits with samples; all of them if none has any."""
     splits = {split: shards for split, shards in contents.splits.items() if any(shard.samples for shard in shards)}
     return splits or contents.splits
@@ -148,14 +148,14 @@ def _draw_cell(sheet: Image.Image, corner: tuple[int, int], edge: int, image: Im
         sheet.paste(image, (x + (edge - image.width) // 2, y + (edge - image.height) // 2))
 
 
-def _choose_labels(contents: Contents, shards: Sequence[Shard], axis: int) -> list[int]:
+def _choose_labels(contents: Contents, shards: Sequence[ShownShard], axis: int) -> list[int]:
     """Return the foregrounds (axis 0) or backgrounds (axis 1) to draw; once finished, only those with samples."""
     names = (contents.foregrounds, contents.backgrounds)[axis]
     present = {cell[axis] for shard in shards for cell, count in shard.cells.items() if count}
     return [label for label in names if label in present] if contents.finished and present else list(names)
 
 
-def _read_first_of_each(shards: Sequence[Shard], cells: set[Labels]) -> Iterator[Example]:
+def _read_first_of_each(shards: Sequence[ShownShard], cells: set[Labels]) -> Iterator[Example]:
     """Yield the first sample of each cell that has one, skipping shards that can add none."""
     missing = set(cells)
     for shard in shards:

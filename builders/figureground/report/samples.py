@@ -27,7 +27,7 @@ from figureground.core.progress import Progress
 from figureground.core.text import printable
 from figureground.methods.panels.panel import Panel
 from figureground.recipe.sample import Reject
-from figureground.report.contents import Contents, Shard
+from figureground.report.contents import Contents, ShownShard
 from figureground.report.facts import flatten
 from figureground.report.people import AnswerCounts
 from figureground.report.scores import count_votes, read_tables
@@ -194,7 +194,7 @@ class _Writer:
 
     # --- images ---------------------------------------------------------------------------------
 
-    def _add_images(self, shard: Shard) -> Iterator[int]:
+    def _add_images(self, shard: ShownShard) -> Iterator[int]:
         """Write the images of a shard; yield the number of each chunk's."""
         name = shard.reader.shard.name
         thumbnails = self._make_folder(f"thumbnails/{name}")
@@ -215,7 +215,7 @@ class _Writer:
         self._blocks.append([name, first, len(self._table.keys) - first, ""])
 
     def _add_image(
-        self, shard: Shard, row: int, stored: Stored, thumbnail: Thumbnail, scores: Sequence[tuple[str, Any]]
+        self, shard: ShownShard, row: int, stored: Stored, thumbnail: Thumbnail, scores: Sequence[tuple[str, Any]]
     ) -> dict[str, Any]:
         labels = stored.labels["foreground"], stored.labels["background"]
         if not thumbnail.suffix:
@@ -284,7 +284,7 @@ class _Writer:
 
     # --- rejects --------------------------------------------------------------------------------
 
-    def _add_rejects(self, shard: Shard) -> None:
+    def _add_rejects(self, shard: ShownShard) -> None:
         if not shard.rejects:
             return
         name, first, schema = shard.reader.shard.name, len(self._table.keys), shard.reader.schema()
@@ -295,7 +295,7 @@ class _Writer:
             signals.check()
         self._blocks.append([name, first, len(self._table.keys) - first, "r"])
 
-    def _add_reject(self, shard: Shard, name: str, row: int, reject: Reject) -> dict[str, Any]:
+    def _add_reject(self, shard: ShownShard, name: str, row: int, reject: Reject) -> dict[str, Any]:
         spec, reason = reject.spec, _clean_text(reject.reason)
         if reason not in self._reasons:
             self._reasons.append(reason)

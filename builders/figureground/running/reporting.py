@@ -13,7 +13,7 @@ from pathlib import Path
 from figureground.core.files import read_json, replace_text
 from figureground.shards.markers import find_missing_shards
 from figureground.shards.shard import PRIVATE, Shard
-from figureground.tracking.reporting import Report, begin
+from figureground.tracking.reporting import RunReport, begin
 
 SECONDS_BETWEEN_LOOKS = 5.0
 """Interval at which markers are looked for."""
@@ -51,7 +51,7 @@ def report_progress(out: Path, shards: Sequence[Shard]) -> Iterator[None]:
 class _ProgressReporter:
     """Facts about finished shards."""
 
-    def __init__(self, out: Path, shards: Sequence[Shard], report: Report):
+    def __init__(self, out: Path, shards: Sequence[Shard], report: RunReport):
         self._out, self._report = out, report
         self._shards = len(shards)
         self._pending = list(shards)
@@ -100,6 +100,6 @@ def _read_mark(out: Path) -> dict[str, str] | None:
     return None
 
 
-def _write_mark(out: Path, report: Report) -> None:
+def _write_mark(out: Path, report: RunReport) -> None:
     with suppress(OSError):  # then a resumed build begins another run
         replace_text(out / MARK, json.dumps(report.mark) + "\n")

@@ -11,7 +11,7 @@ from figureground.core.errors import FiguregroundError, join_names
 
 
 @dataclass
-class Problems:
+class ShardProblems:
     """Faults of a shard; samples with the same fault share one line."""
 
     lines: list[str] = field(default_factory=list)

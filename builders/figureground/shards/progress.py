@@ -76,7 +76,7 @@ class SplitProgress:
 
 
 @dataclass
-class Progress:
+class BuildProgress:
     """How far a build is."""
 
     splits: dict[str, SplitProgress]
@@ -153,7 +153,7 @@ class Watch:
         if not (directory / RECIPE).exists():
             raise FiguregroundError(f"{directory} holds no dataset: {RECIPE} is missing. Build one there first.")
 
-    def read(self) -> Progress:
+    def read(self) -> BuildProgress:
         """Return the progress now.
 
         Raises:
@@ -174,7 +174,7 @@ class Watch:
         claims = [claim for claim in claims if claim.shard not in self._markers]
         working = [claim for claim in claims if claim.reason is None]
         complete = planned and all(split.shards_done >= split.shards for split in splits.values())
-        return Progress(
+        return BuildProgress(
             splits, planned, complete and indexed, working, [claim for claim in claims if claim.reason is not None],
             _measure_recent_rate(self._list_timings(), len(working)), _measure_total_rate(self._list_timings()),
         )  # fmt: skip

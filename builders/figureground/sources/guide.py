@@ -57,7 +57,7 @@ _FILTER = Image.Resampling.HAMMING
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class PoolItem:
     """One cut-out or scene."""
 
     id: str
@@ -79,7 +79,7 @@ class ImagePool:
 
     kind: str
     """`cutouts` or `scenes`, for messages."""
-    items: dict[str, tuple[Item, ...]]
+    items: dict[str, tuple[PoolItem, ...]]
     """Class name to images, in an order that depends only on their content. Pixels are unique within a class."""
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     """Unreadable files, with reasons."""
@@ -108,7 +108,7 @@ class ImagePool:
         if not directory.is_dir():
             raise ValueError(f"{kind}: no such directory: {directory}.")
         folders = match_folders(directory, names, kind, aliases or {})
-        items: dict[str, tuple[Item, ...]] = {}
+        items: dict[str, tuple[PoolItem, ...]] = {}
         skipped: list[tuple[Path, str]] = []
         with ThreadPoolExecutor(min(8, usable_cores())) as pool:
             results = pool.map(lambda name: _read_folder(folders[name], directory), names)
@@ -144,10 +144,10 @@ class ImagePool:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     @cached_property
-    def _by_id(self) -> dict[str, Item]:
+    def _by_id(self) -> dict[str, PoolItem]:
         return {item.id: item for items in self.items.values() for item in items}
 
-    def find(self, id: str) -> Item:
+    def find(self, id: str) -> PoolItem:
         """Return the image with this id.
 
         Raises:
@@ -210,9 +210,9 @@ def match_folders(
     return folder_of
 
 
-def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[tuple[Path, str]]]:
+def _read_folder(folder: Path, directory: Path) -> tuple[tuple[PoolItem, ...], list[tuple[Path, str]]]:
     """Return a class's images, ordered by content, and the unreadable files."""
-    by_content: dict[str, Item] = {}
+    by_content: dict[str, PoolItem] = {}
     skipped = list_non_files(folder)
     for path in list_images(folder):
         if not is_text(path.name):
@@ -232,7 +232,7 @@ def _read_folder(folder: Path, directory: Path) -> tuple[tuple[Item, ...], list[
             skipped.append((path, error.strerror or str(error)))
             continue
         id = f"{path.relative_to(directory).as_posix()}@{pixels[:12]}"
-        by_content.setdefault(pixels, Item(id, path, sha256, pixels, mask_sha256, shaped))
+        by_content.setdefault(pixels, PoolItem(id, path, sha256, pixels, mask_sha256, shaped))
     return tuple(by_content[pixels] for pixels in sorted(by_content)), skipped
 
 

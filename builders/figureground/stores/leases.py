@@ -23,7 +23,7 @@ from typing import Any
 from figureground.shards.home import ClaimLost
 from figureground.shards.shard import PRIVATE
 from figureground.stores.faults import StoreError
-from figureground.stores.store import Entry, Store
+from figureground.stores.store import ListedObject, Store
 
 LEASES = f"{PRIVATE}/leases"
 SECONDS = 60.0
@@ -76,7 +76,7 @@ class Lease:
 class _Observation:
     """A lease's object as this process last saw it."""
 
-    entry: Entry
+    entry: ListedObject
     since: float
     """When this process first saw the object with this content; monotonic."""
     until: float
@@ -119,7 +119,7 @@ class Leases:
         self._observations = {path: self._observe(path, entry, now) for path, entry in entries.items()}
         self._refreshed_at = now
 
-    def _observe(self, path: str, entry: Entry, now: float) -> _Observation:
+    def _observe(self, path: str, entry: ListedObject, now: float) -> _Observation:
         previous = self._observations.get(path)
         if previous is None:
             return _Observation(entry, now, now, at_start=self._refreshed_at == float("-inf"))
@@ -169,7 +169,7 @@ class Leases:
             if not self._is_abandoned(path)
         }
 
-    def entries(self, prefix: str) -> dict[str, Entry]:
+    def entries(self, prefix: str) -> dict[str, ListedObject]:
         """Return the entries of the leases whose names begin with a prefix, as last listed."""
         return {
             path: observation.entry

@@ -21,7 +21,7 @@ from figureground.shards.shard import JOURNAL, MARKERS, PRIVATE
 from figureground.stores.leases import LEASES
 from figureground.stores.remote import FAILED
 from figureground.stores.scratch import cache_directory, name_url_in_errors
-from figureground.stores.store import Entry, Store
+from figureground.stores.store import ListedObject, Store
 from figureground.stores.urls import StoreUrl, parse
 
 AT_ONCE = 8
@@ -100,12 +100,12 @@ def update(url: StoreUrl, directory: Path, show_progress: bool = True) -> None:
         replace_text(versions_file, json.dumps(versions) + "\n")
 
 
-def _is_current(known_version: list[Any] | None, directory: Path, path: str, entry: Entry) -> bool:
+def _is_current(known_version: list[Any] | None, directory: Path, path: str, entry: ListedObject) -> bool:
     """Whether the copy of an object is the one that was fetched from it."""
     return known_version is not None and known_version == _read_copy_version(directory, path, entry)
 
 
-def _read_copy_version(directory: Path, path: str, entry: Entry) -> list[Any] | None:
+def _read_copy_version(directory: Path, path: str, entry: ListedObject) -> list[Any] | None:
     """Return what identifies an object and its copy; None if there is no whole copy."""
     with contextlib.suppress(OSError):
         status = safe_join(directory, path).stat()

@@ -53,7 +53,7 @@ from figureground.shards.stages import COPIES, DONE
 from figureground.stores.faults import StoreError, redact_error
 from figureground.stores.journal import StoreJournal
 from figureground.stores.leases import BEATS, LEASES, Lease, Leases
-from figureground.stores.store import Entry, Store
+from figureground.stores.store import ListedObject, Store
 
 FAILED = f"{PRIVATE}/failed"
 """Why shards failed, an object each, named like the shard."""
@@ -448,7 +448,7 @@ class Remote(Home):
             ShardError: An object is gone or has another size.
         """
         files = {name: file for marker in markers(self.directory).values() for name, file in marker["files"].items()}
-        objects: dict[str, Entry] = {}
+        objects: dict[str, ListedObject] = {}
         for folder in sorted({name.rpartition("/")[0] for name in files}):
             objects |= self.store.list(folder)
         differing = [name for name, file in files.items() if name not in objects or objects[name].size != file["bytes"]]

@@ -10,7 +10,7 @@ from pathlib import Path
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import parse_json, replace_bytes, safe_join
 from figureground.shards.index_shape import INDEX
-from figureground.shards.progress import PLANNED, Claim, Progress, Watch
+from figureground.shards.progress import PLANNED, BuildProgress, Claim, Watch
 from figureground.shards.shard import MARKERS, RECIPE
 from figureground.stores.leases import LEASES
 from figureground.stores.mirror import directory_of
@@ -38,7 +38,7 @@ class StoreWatch(Watch):
         self._update(directory)
         super().__init__(directory)
 
-    def read(self) -> Progress:
+    def read(self) -> BuildProgress:
         """Return the progress now; see `Watch.read`.
 
         Raises:

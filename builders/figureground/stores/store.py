@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedObject:
     """An object as a listing shows it."""
 
     size: int
@@ -86,17 +86,17 @@ class Store:
 
     # --- requests -------------------------------------------------------------------------------
 
-    def list(self, folder: str) -> dict[str, Entry]:
+    def list(self, folder: str) -> dict[str, ListedObject]:
         """Return all objects below a folder by path, also in its folders; empty if there are none."""
         prefix = f"{folder}/" if folder else ""
         entries = self._list_prefix(f"{self._full_path(folder)}/", folder)
         return {name: entry for name, entry in entries.items() if name.startswith(prefix)}
 
-    def entry(self, path: str) -> Entry | None:
+    def entry(self, path: str) -> ListedObject | None:
         """Return an object's entry, or None if there is none."""
         return self._list_prefix(self._full_path(path), path).get(path)
 
-    def _list_prefix(self, start: str, label: str) -> dict[str, Entry]:
+    def _list_prefix(self, start: str, label: str) -> dict[str, ListedObject]:
         """List the objects whose places begin so; on stores that don't list by prefix, only those at or below it.
 
         Args:
@@ -358,9 +358,9 @@ def _open_file_system(protocol: str) -> fsspec.AbstractFileSystem:
     return file_system
 
 
-def _make_entry(facts: Mapping[str, Any]) -> Entry:
+def _make_entry(facts: Mapping[str, Any]) -> ListedObject:
     names = ("ETag", "etag", "generation", "xet_hash", "version_id", "md5Hash", "LastModified", "mtime", "uploaded_at")
     version = " ".join(str(facts[name]) for name in names if facts.get(name))
     modified_at = next((facts[name] for name in ("LastModified", "mtime", "uploaded_at") if facts.get(name)), None)
     modified = modified_at.timestamp() if isinstance(modified_at, datetime) else 0.0
-    return Entry(int(facts.get("size") or 0), version, modified)
+    return ListedObject(int(facts.get("size") or 0), version, modified)

@@ -48,7 +48,7 @@ class _Connection:
                 )
 
 
-class Report:
+class RunReport:
     """A run that is reported. Without a tracker, nothing is."""
 
     mark: Mapping[str, str] | None = None
@@ -104,18 +104,18 @@ class _Tracking:
     names: Sequence[str]
     """Names of the directories of the command and of its parts, the outermost first."""
     config: Mapping[str, Any]
-    reports: list[Report] = field(default_factory=list)
-    training: Report | None = None
+    reports: list[RunReport] = field(default_factory=list)
+    training: RunReport | None = None
     """The training that is reported."""
 
-    def begin(self, name: str, config: Mapping[str, Any], mark: Mapping[str, str] | None, step: int) -> Report:
+    def begin(self, name: str, config: Mapping[str, Any], mark: Mapping[str, str] | None, step: int) -> RunReport:
         if mark is not None and mark["tracker"] == self.link.tracker.NAME:  # others may have written its file
             run_id, name, group = (_slug(str(mark[field])) for field in ("id", "name", "group"))
         else:
             mark, step, run_id, group = None, 0, secrets.token_hex(ID_BYTES), _slug(self.names[0])
             name = "-".join(dict.fromkeys([*map(_slug, self.names[1:]), _slug(name)]))
         run_config = sanitise({**self.config, **config})
-        report = Report(self.link, Run(run_id, name, group, run_config, mark is not None, step))
+        report = RunReport(self.link, Run(run_id, name, group, run_config, mark is not None, step))
         self.reports.append(report)
         return report
 
@@ -156,7 +156,7 @@ def tracked(track: str | None, out: Path, config: Mapping[str, Any]) -> Iterator
 
 def begin(
     name: str, config: Mapping[str, Any] | None = None, mark: Mapping[str, str] | None = None, step: int = 0
-) -> Report:
+) -> RunReport:
     """Begin a run, or continue one; outside of `tracked`, nothing is reported.
 
     Args:
@@ -167,19 +167,19 @@ def begin(
         step: Number of finished steps.
     """
     tracking = _CURRENT.get()
-    return Report() if tracking is None else tracking.begin(name, config or {}, mark, step)
+    return RunReport() if tracking is None else tracking.begin(name, config or {}, mark, step)
 
 
 def begin_training(
     name: str, config: Mapping[str, Any] | None = None, mark: Mapping[str, str] | None = None, step: int = 0
-) -> Report:
+) -> RunReport:
     """Begin a run like `begin`, and end the training before it. A process trains one model at a time.
 
     The run stays open after the training, for results that are measured then.
     """
     tracking = _CURRENT.get()
     if tracking is None:
-        return Report()
+        return RunReport()
     if tracking.training is not None:
         tracking.training.end()
     tracking.training = tracking.begin(name, config or {}, mark, step)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from figureground.core import signals
 from figureground.core.progress import Progress
-from figureground.tracking.reporting import Report, begin_training
+from figureground.tracking.reporting import RunReport, begin_training
 from figureground.training.curves import Curves, NotFinite
 from figureground.training.processes import Processes
 from figureground.training.saved_run import SavedRun, Stateful
@@ -106,7 +106,7 @@ class Loop:
     """Number of finished steps."""
     curves: Curves = field(init=False)
     """The values of the steps."""
-    report: Report = field(default_factory=Report, init=False)
+    report: RunReport = field(default_factory=RunReport, init=False)
     """The run that reports the training once it runs, if a tracker is asked for; hooks report to it what they measure.
     It stays open for results that are measured after the training."""
     _rates: list[Mapping[str, float]] = field(default_factory=list, init=False)

@@ -19,7 +19,7 @@ FOLDER = f"{PRIVATE}/verify"
 _VERSION = 1
 
 
-class Journal:
+class ScoreJournal:
     """Scores of one scorer, by key and hash of the image.
 
     Args:
@@ -90,7 +90,7 @@ class Journal:
                 self._file.write(json.dumps(self._header, ensure_ascii=False).encode() + b"\n")
         return self._file
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> ScoreJournal:
         return self
 
     def __exit__(

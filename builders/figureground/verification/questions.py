@@ -20,7 +20,7 @@ PLAIN = "plain"
 
 
 @dataclass(frozen=True)
-class Question:
+class LabelQuestion:
     """A label column and its possible answers."""
 
     what: str
@@ -48,7 +48,7 @@ class Question:
         return texts
 
 
-def read_questions(source: FinishedDataset) -> tuple[Question, ...]:
+def read_questions(source: FinishedDataset) -> tuple[LabelQuestion, ...]:
     """Return the questions about a dataset's labels.
 
     Words come from the dataset's recipe, or those of the datasets that it was made from. A background that none of them
@@ -60,10 +60,10 @@ def read_questions(source: FinishedDataset) -> tuple[Question, ...]:
             phrases.setdefault(name_key(entry.name), entry)
     foregrounds, backgrounds = source.columns.foregrounds, source.columns.backgrounds
     return (
-        Question(
+        LabelQuestion(
             FOREGROUND, tuple(foregrounds), tuple(nouns.get(name_key(name), make_words(name)) for name in foregrounds)
         ),
-        Question(BACKGROUND, tuple(backgrounds), tuple(_find_phrase(name, phrases) for name in backgrounds)),
+        LabelQuestion(BACKGROUND, tuple(backgrounds), tuple(_find_phrase(name, phrases) for name in backgrounds)),
     )  # fmt: skip
 
 

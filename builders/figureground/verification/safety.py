@@ -12,7 +12,7 @@ from figureground.core.errors import FiguregroundError, UsageError, join_names
 from figureground.core.names import name_key
 from figureground.core.softmax import softmax
 from figureground.models import needs
-from figureground.verification.questions import Question
+from figureground.verification.questions import LabelQuestion
 from figureground.verification.scorer import Batch, Kind, Options, Scorer, Values
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class SafetyScorer(Scorer):
 
     KIND: ClassVar[str] = "safety"
 
-    def __init__(self, id: str, questions: Sequence[Question], options: Options, unsafe: Sequence[str] = ()):
+    def __init__(self, id: str, questions: Sequence[LabelQuestion], options: Options, unsafe: Sequence[str] = ()):
         super().__init__(id, questions, options)
         self._unsafe = tuple(unsafe)
         self._folder: Path | None = None

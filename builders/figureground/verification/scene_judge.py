@@ -10,7 +10,7 @@ from PIL import Image
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.recipe.classes import ClassEntry
-from figureground.verification.questions import BACKGROUND, FOREGROUND, Question
+from figureground.verification.questions import BACKGROUND, FOREGROUND, LabelQuestion
 from figureground.verification.requests import parse_scorers
 from figureground.verification.scorer import SCORERS, Batch, LabelScorer, Options, Scorer
 
@@ -134,8 +134,8 @@ class SceneJudge:
         return f"shows {self._classes[int(p.argmax())].name}" if probability > MAX_PROBABILITY else ""
 
 
-def _make_question(column: str, entries: Sequence[ClassEntry]) -> Question:
-    return Question(column, tuple(entry.name for entry in entries), tuple(entries))
+def _make_question(column: str, entries: Sequence[ClassEntry]) -> LabelQuestion:
+    return LabelQuestion(column, tuple(entry.name for entry in entries), tuple(entries))
 
 
 def _spell_out(entry: ClassEntry) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.registry import Registry, check_subclass
-from figureground.verification.questions import Question
+from figureground.verification.questions import LabelQuestion
 from figureground.verification.verdicts import judge
 
 Kind = Literal["float", "int", "text"]
@@ -89,7 +89,7 @@ class Scorer(ABC):
     USES: ClassVar[frozenset[str]] = frozenset()
     """Fields of `Options` that apply, besides `device`."""
 
-    def __init__(self, id: str, questions: Sequence[Question], options: Options):
+    def __init__(self, id: str, questions: Sequence[LabelQuestion], options: Options):
         self.id, self.questions, self.options = id, tuple(questions), options
         self.left_out: dict[str, list[str]] = {}
         """Labels that the scorer doesn't know, by column; set by `identify`."""
@@ -130,7 +130,7 @@ class Scorer(ABC):
         """
         return {name: np.ones(len(guided), bool) for name in self.columns()}
 
-    def knows(self, question: Question) -> np.ndarray:
+    def knows(self, question: LabelQuestion) -> np.ndarray:
         """Return which labels the scorer knows, bool (labels,)."""
         left_out = self.left_out.get(question.what, ())
         return np.array([name not in left_out for name in question.labels])
@@ -149,7 +149,7 @@ class LabelScorer(Scorer):
         They are NaN for unknown labels. A further column is the probability that the image shows none of the labels.
         """
 
-    def knows_none(self, question: Question) -> bool:
+    def knows_none(self, question: LabelQuestion) -> bool:
         """Whether the scorer has an answer for an image that shows none of the labels."""
         return False
 
@@ -163,7 +163,7 @@ class LabelScorer(Scorer):
         answerable = {question.what for question in self.answerable_questions()}
         self.left_out |= {q.what: list(q.labels) for q in self.questions if q.what not in answerable}
 
-    def answerable_questions(self) -> list[Question]:
+    def answerable_questions(self) -> list[LabelQuestion]:
         """Return the questions with at least two known answers, one of them a label."""
         return [
             question for question in self.questions

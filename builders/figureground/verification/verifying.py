@@ -30,7 +30,7 @@ from figureground.core.terminal import print_note
 from figureground.data.objects import iterate_identities
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import PRIVATE
-from figureground.verification.journal import Journal
+from figureground.verification.journal import ScoreJournal
 from figureground.verification.quality import QualityScorer
 from figureground.verification.questions import read_questions
 from figureground.verification.requests import ScorerRequest, parse_scorers
@@ -260,7 +260,7 @@ class _Run:
             saved.kinds[column] = kind
         expected = scorer.expected(inventory.labels, inventory.guided)
         expected = {f"{prefix}_{column}" if prefix else column: rows for column, rows in expected.items()}
-        with Journal(self._source.directory, name, facts["fingerprint"], list(kinds)) as journal:
+        with ScoreJournal(self._source.directory, name, facts["fingerprint"], list(kinds)) as journal:
             resumed = self._restore(journal.read(), list(kinds))
             rows = np.flatnonzero(_find_missing(saved, expected))
             unreadable: dict[str, str] = {}
@@ -296,7 +296,7 @@ class _Run:
         return num_restored
 
     def _score_batches(
-        self, name: str, scorer: Scorer, rows: np.ndarray, columns: Sequence[str], journal: Journal
+        self, name: str, scorer: Scorer, rows: np.ndarray, columns: Sequence[str], journal: ScoreJournal
     ) -> dict[str, str]:
         """Score images batch by batch; return why some can't be decoded, by key."""
         inventory = self.inventory

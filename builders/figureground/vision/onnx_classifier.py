@@ -1,6 +1,6 @@
 """Classifiers in ONNX files, run by onnxruntime: they judge images, but have neither gradients nor features.
 
-Beside `NAME.onnx` may lie `NAME.json`, which says how images are prepared and outputs are read (`Settings`), and
+Beside `NAME.onnx` may lie `NAME.json`, which says how images are prepared and outputs are read (`OnnxSettings`), and
 `NAME.txt` with the classes, one a line in the order of the logits.
 """
 
@@ -40,7 +40,7 @@ _SHAPE = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class OnnxSettings:
     """Content of `NAME.json`: how images are prepared, and outputs read."""
 
     labels: tuple[str, ...] | None = None
@@ -117,7 +117,7 @@ def open_parts(path: Path, what: str) -> Parts:
             file beside it is damaged, names an unknown setting or has a value out of range (names file and field).
     """
     settings_path, labels_path = path.with_suffix(".json"), path.with_suffix(".txt")
-    settings = read_settings(settings_path) if settings_path.exists() else Settings()
+    settings = read_settings(settings_path) if settings_path.exists() else OnnxSettings()
     labels = settings.labels
     if labels is None and labels_path.exists():
         labels = _read_labels(labels_path)
@@ -140,7 +140,7 @@ def open_parts(path: Path, what: str) -> Parts:
     return Parts(network, preprocessing, labels, logits.shape[1], edge, facts)
 
 
-def read_settings(path: Path) -> Settings:
+def read_settings(path: Path) -> OnnxSettings:
     """Read the settings beside an ONNX file.
 
     Raises:
@@ -150,7 +150,7 @@ def read_settings(path: Path) -> Settings:
         entries = read_object(path)
     except (OSError, FileError) as error:
         raise FiguregroundError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-    known = [field.name for field in dataclasses.fields(Settings)]
+    known = [field.name for field in dataclasses.fields(OnnxSettings)]
     for name in entries:
         if name not in known:
             raise FiguregroundError(f"{path}: there is no setting {name!r}{suggest_or_list(name, known)}")
@@ -162,7 +162,7 @@ def read_settings(path: Path) -> Settings:
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()
     }
-    return Settings(**fields)
+    return OnnxSettings(**fields)
 
 
 def _check_values(entries: Mapping[str, Any]) -> None:

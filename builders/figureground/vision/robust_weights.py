@@ -34,7 +34,7 @@ _PROTOCOLS = {bytes([number]) for number in range(2, 6)}
 _STATISTIC = re.compile(r"(?:.*\.)?(?:new_)?(?P<which>mean|std)")
 
 
-class Weights(NamedTuple):
+class ResNetWeights(NamedTuple):
     """A ResNet read from a file."""
 
     network: nn.Module
@@ -47,7 +47,7 @@ class Weights(NamedTuple):
     """Mean and deviation of the normaliser in the file, otherwise ImageNet's."""
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path) -> ResNetWeights:
     """Read a ResNet (18 to 152, or wide) from a `.safetensors` file or a tensor-only `.pt` or `.pth`.
 
     Raises:
@@ -58,7 +58,7 @@ def read_weights(path: Path) -> Weights:
     weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     mean, std = _read_normaliser(tensors)
     network, architecture = _build_network(weights, path)
-    return Weights(network, len(weights["fc.weight"]), architecture, mean, std)
+    return ResNetWeights(network, len(weights["fc.weight"]), architecture, mean, std)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

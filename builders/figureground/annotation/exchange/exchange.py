@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from figureground.annotation.answers import ANSWERS, QUESTIONS, check_name
 from figureground.annotation.answers_file import AnswerWriter
 from figureground.annotation.assignment import Turns, image_ids
-from figureground.annotation.images import Images
-from figureground.annotation.sampling import Sample, reference_keys
+from figureground.annotation.images import ReviewImages
+from figureground.annotation.sampling import ReviewSample, reference_keys
 from figureground.core.errors import FiguregroundError, UsageError, join_names, printable, suggest_or_list
 from figureground.core.files import replace_bytes, replace_text
 from figureground.core.hashing import digest
@@ -111,7 +111,7 @@ EXCHANGES: Registry[type[Exchange]] = Registry(
 )  # fmt: skip
 
 
-def export(dataset: FinishedDataset, sample: Sample, name: str, out: Path, image_url: str | None) -> list[Path]:
+def export(dataset: FinishedDataset, sample: ReviewSample, name: str, out: Path, image_url: str | None) -> list[Path]:
     """Write a sample, with its gold items, for another place.
 
     Args:
@@ -138,7 +138,7 @@ def export(dataset: FinishedDataset, sample: Sample, name: str, out: Path, image
     refuse_overlap(out, [dataset.directory])
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {printable(out)} exists and isn't an empty directory. Give another one.")
-    turns, images, dataset_hash = Turns(dataset, sample), Images(dataset), digest(dataset.identity())
+    turns, images, dataset_hash = Turns(dataset, sample), ReviewImages(dataset), digest(dataset.identity())
     tasks = []
     for id, key in turns.keys.items():
         item = turns.items[key]

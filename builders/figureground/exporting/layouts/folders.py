@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from figureground.core.errors import RecipeError, join_names, plural
 from figureground.core.names import explain_unportable, find_same_files
 from figureground.exporting.layout import ExportLayout
-from figureground.exporting.selection import Row, Selection
+from figureground.exporting.selection import ExportRow, Selection
 from figureground.sources.images import SYSTEM_FOLDERS
 
 
@@ -36,7 +36,7 @@ class Folders(ExportLayout):
         note = f"Folders hold classes alone: {', '.join(left_out)} are left out. --layout imagefolder holds them."
         return [note] if left_out else []
 
-    def file(self, selection: Selection, row: Row) -> str:
+    def file(self, selection: Selection, row: ExportRow) -> str:
         return f"{row.split}/{selection.name(row, 'foreground')}/{row.key}{selection.suffix}"
 
     def tables(self, selection: Selection) -> Mapping[str, str]:

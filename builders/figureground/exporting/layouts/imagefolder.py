@@ -9,7 +9,7 @@ from figureground.core.errors import join_names
 from figureground.data.metadata import FILE_NAME
 from figureground.data.splits import split_number
 from figureground.exporting.layout import ExportLayout, label_columns, name_labels, to_csv
-from figureground.exporting.selection import Row, Selection
+from figureground.exporting.selection import ExportRow, Selection
 
 
 class ImageFolder(ExportLayout):
@@ -26,17 +26,17 @@ class ImageFolder(ExportLayout):
             "--split OLD=train exports the split OLD under the name train."
         ]
 
-    def file(self, selection: Selection, row: Row) -> str:
+    def file(self, selection: Selection, row: ExportRow) -> str:
         return f"{row.split}/{self._below(selection, row)}"
 
-    def _below(self, selection: Selection, row: Row) -> str:
+    def _below(self, selection: Selection, row: ExportRow) -> str:
         return f"{selection.class_folders[selection.name(row, 'foreground')]}/{row.key}{selection.suffix}"
 
     def tables(self, selection: Selection) -> Mapping[str, str]:
         labels, groups = label_columns(selection), selection.has_backgrounds
         header = [FILE_NAME, *labels, "split", *(["group"] if groups else []), *selection.columns]
 
-        def line(row: Row) -> list[object]:
+        def line(row: ExportRow) -> list[object]:
             group = [selection.group(row)] if groups else []
             return [self._below(selection, row), *name_labels(selection, row), row.split, *group, *row.more]
 

@@ -14,7 +14,7 @@ from figureground.exporting.layout import (
     number_splits,
     to_csv,
 )
-from figureground.exporting.selection import Row, Selection
+from figureground.exporting.selection import ExportRow, Selection
 
 TABLE = "metadata_waterbirds.csv"
 IMAGES = "waterbird_complete95_forest2water2"
@@ -35,10 +35,10 @@ class SubpopBench(ExportLayout):
             )  # fmt: skip
         return note_missing_splits(number_splits(selection, self.NAME), "SubpopBench")
 
-    def file(self, selection: Selection, row: Row) -> str:
+    def file(self, selection: Selection, row: ExportRow) -> str:
         return f"{IMAGES}/{self._below(selection, row)}"
 
-    def _below(self, selection: Selection, row: Row) -> str:
+    def _below(self, selection: Selection, row: ExportRow) -> str:
         return f"{selection.class_folders[selection.name(row, 'foreground')]}/{row.key}{selection.suffix}"
 
     def tables(self, selection: Selection) -> Mapping[str, str]:

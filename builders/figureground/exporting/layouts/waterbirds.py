@@ -15,7 +15,7 @@ from figureground.exporting.layout import (
     refuse_more_than_two,
     to_csv,
 )
-from figureground.exporting.selection import Row, Selection
+from figureground.exporting.selection import ExportRow, Selection
 
 COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename")
 """Columns of Waterbirds' table, in its order: some code reads them by position (Sagawa et al. 2020, 1911.08731)."""
@@ -30,7 +30,7 @@ class Waterbirds(ExportLayout):
         refuse_more_than_two(selection, self.NAME)
         return note_missing_splits(number_splits(selection, self.NAME), "code for Waterbirds")
 
-    def file(self, selection: Selection, row: Row) -> str:
+    def file(self, selection: Selection, row: ExportRow) -> str:
         return f"{selection.class_folders[selection.name(row, 'foreground')]}/{row.key}{selection.suffix}"
 
     def tables(self, selection: Selection) -> Mapping[str, str]:

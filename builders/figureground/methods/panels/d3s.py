@@ -13,7 +13,7 @@ from figureground.core.errors import FiguregroundError, printable
 from figureground.core.hashing import content_hash
 from figureground.methods.panels.panel import Draw, Missing, Panel, draw_panel
 from figureground.recipe.sample import Guide
-from figureground.sources.guide import Item, compose, read_square
+from figureground.sources.guide import PoolItem, compose, read_square
 from figureground.sources.images import read_image
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def sample_panels(method: D3S, provenance: Mapping[str, Any]) -> list[Panel]:
     return [panel._replace(facts=(*panel.facts, *area))]
 
 
-def _find_item(method: D3S, bank: str, split: str, id: str) -> Item:
+def _find_item(method: D3S, bank: str, split: str, id: str) -> PoolItem:
     """Return a source image whose file is unchanged.
 
     Args:
@@ -67,7 +67,7 @@ def _find_item(method: D3S, bank: str, split: str, id: str) -> Item:
         Missing: The file is gone or has changed.
     """
     try:
-        item: Item = getattr(method, bank)[split].find(id)
+        item: PoolItem = getattr(method, bank)[split].find(id)
         unchanged = content_hash(item.path) == item.sha256
     except (FiguregroundError, OSError, ValueError, KeyError):
         raise Missing(f"{_file_name(id)} is no longer among the {bank}") from None
@@ -89,7 +89,7 @@ def _flatten(cutout: Image.Image, size: int) -> Image.Image:
 
 
 def _draw_foreground(
-    method: D3S, guide: Guide, find_cutout: Callable[[], Item], find_scene: Callable[[], Item]
+    method: D3S, guide: Guide, find_cutout: Callable[[], PoolItem], find_scene: Callable[[], PoolItem]
 ) -> Image.Image:
     """Return the share of the foreground in each pixel of the guide, L."""
     assert guide.box is not None

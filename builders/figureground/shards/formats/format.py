@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Self
 
 from figureground.core.errors import join_names
 from figureground.recipe.formats import FORMATS
-from figureground.shards.problems import Problems, shorten_error
+from figureground.shards.problems import ShardProblems, shorten_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,7 +62,7 @@ class Reading:
     """`jpg`, `webp` or `png`."""
     planned: int
     """Number of samples and rejects that the marker counts."""
-    problems: Problems
+    problems: ShardProblems
 
 
 class Format(ABC):

@@ -16,7 +16,7 @@ from figureground.shards.columns import Columns
 from figureground.shards.drafts import Draft
 from figureground.shards.formats.format import TEXTS, Format, Reading, Writer
 from figureground.shards.index_shape import INDEX
-from figureground.shards.problems import Problems, explain_damage, shorten_error
+from figureground.shards.problems import ShardProblems, explain_damage, shorten_error
 from figureground.shards.samples import Encoded, Stored
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def from_row(row: dict[str, Any]) -> Stored:
 
 
 def check_rows(
-    path: Path, where: str, columns: Columns, planned: int, problems: Problems
+    path: Path, where: str, columns: Columns, planned: int, problems: ShardProblems
 ) -> Iterator[dict[str, Any] | None]:
     """Yield the rows of a file that may be damaged, or None for an unreadable row; faults go to `problems`.
 
@@ -305,7 +305,7 @@ def check_rows(
         problems.lines.append(f"{where}: it can't be read as Parquet ({shorten_error(error)}).")
 
 
-def _schema_fits(where: str, schema: Any, columns: Columns, problems: Problems) -> bool:
+def _schema_fits(where: str, schema: Any, columns: Columns, problems: ShardProblems) -> bool:
     """Whether the samples can be read; differing class names are a fault but don't prevent it."""
     from datasets import Features
 

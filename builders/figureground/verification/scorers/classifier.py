@@ -17,7 +17,7 @@ from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.softmax import softmax
 from figureground.evaluation.counterparts import COLUMNS, LabelTable, read_label_table
 from figureground.models.needs import refuse_absent_classifier
-from figureground.verification.questions import Question
+from figureground.verification.questions import LabelQuestion
 from figureground.verification.scorer import LabelScorer, Options
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class ClassifierScorer(LabelScorer):
     KIND: ClassVar[str] = "classifier"
     USES: ClassVar[frozenset[str]] = frozenset({"label_table"})
 
-    def __init__(self, id: str, questions: Sequence[Question], options: Options):
+    def __init__(self, id: str, questions: Sequence[LabelQuestion], options: Options):
         super().__init__(id, questions, options)
         refuse_absent_classifier("--scorer classifier", id)
         labels = list(dict.fromkeys(label for question in questions for label in question.labels))

@@ -17,7 +17,7 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.softmax import softmax
 from figureground.verification.models import find_model, refuse_absent
-from figureground.verification.questions import Question
+from figureground.verification.questions import LabelQuestion
 from figureground.verification.scorer import LabelScorer, Options
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class ClipScorer(LabelScorer):
     TEXTS: ClassVar[str] = ""
     """Beginning of the names of the files with texts in `prompts/scorers/`."""
 
-    def __init__(self, id: str, questions: Sequence[Question], options: Options):
+    def __init__(self, id: str, questions: Sequence[LabelQuestion], options: Options):
         super().__init__(id, questions, options)
         self.flag = f"--scorer {self.KIND}" + (f":{id}" if id else "")
         refuse_absent(self.flag, self.model)
@@ -59,7 +59,7 @@ class ClipScorer(LabelScorer):
         self._folder, digest = find_model(self.flag, self.model, "AutoModel")
         return {"sha256": digest, "texts": self._texts, "others": self._other_texts}
 
-    def knows_none(self, question: Question) -> bool:
+    def knows_none(self, question: LabelQuestion) -> bool:
         return bool(self._other_texts[question.what])
 
     def open(self) -> None:
@@ -75,7 +75,7 @@ class ClipScorer(LabelScorer):
             q.what: model.embed([*self._texts[q.what], *self._other_texts[q.what]]) for q in self.answerable_questions()
         }
 
-    def other_texts(self, question: Question) -> list[list[str]]:
+    def other_texts(self, question: LabelQuestion) -> list[list[str]]:
         """Return the texts of further answers, which mean that an image shows none of the labels; here, none."""
         return []
 

@@ -17,7 +17,7 @@ from figureground.core.resources import find_resource
 from figureground.models.bundled import MATCHER
 from figureground.recipe.classes import read_csv
 from figureground.recipe.prompts import read_templates
-from figureground.verification.questions import FOREGROUND, Question
+from figureground.verification.questions import FOREGROUND, LabelQuestion
 from figureground.verification.scorer import Options
 from figureground.verification.scorers.clip import ClipScorer
 
@@ -31,7 +31,7 @@ class PocketScorer(ClipScorer):
     KIND: ClassVar[str] = "pocket"
     TEXTS: ClassVar[str] = "pocket-"
 
-    def __init__(self, id: str, questions: Sequence[Question], options: Options):
+    def __init__(self, id: str, questions: Sequence[LabelQuestion], options: Options):
         if id:
             raise UsageError(f"--scorer pocket:{id}: 'pocket' has no id. For another model, give clip:{id}.")
         if not (MATCHER / "config.json").is_file():
@@ -44,7 +44,7 @@ class PocketScorer(ClipScorer):
     def model(self) -> str:
         return str(MATCHER)
 
-    def other_texts(self, question: Question) -> list[list[str]]:
+    def other_texts(self, question: LabelQuestion) -> list[list[str]]:
         none_texts = read_templates(str(find_resource("prompts/scorers") / f"{self.TEXTS}{question.what}-none.txt"))
         list_kind, name = ("classes", "pocket") if question.what == FOREGROUND else ("backgrounds", "d3s")
         labels = set(map(name_key, question.labels))

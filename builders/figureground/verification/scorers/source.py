@@ -17,7 +17,7 @@ from PIL import Image
 
 from figureground.models.needs import refuse_absent_classifier
 from figureground.sources.mask import find_box
-from figureground.verification.questions import Question
+from figureground.verification.questions import LabelQuestion
 from figureground.verification.scorer import Batch, Guided, Kind, Options, Scorer, Values
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class SourceScorer(Scorer):
     KIND: ClassVar[str] = "source"
     NEEDS_GUIDES: ClassVar[bool] = True
 
-    def __init__(self, id: str, questions: Sequence[Question], options: Options):
+    def __init__(self, id: str, questions: Sequence[LabelQuestion], options: Options):
         super().__init__(id or POCKET, questions, options)
         refuse_absent_classifier("--scorer source", self.id)
 

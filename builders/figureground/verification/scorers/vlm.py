@@ -18,7 +18,7 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.verification.endpoint import Endpoint, check_url
 from figureground.verification.models import find_model, refuse_absent
-from figureground.verification.questions import Question
+from figureground.verification.questions import LabelQuestion
 from figureground.verification.scorer import VERDICT_COLUMNS, Batch, Kind, Options, Scorer, Values
 from figureground.verification.verdicts import judge
 
@@ -43,7 +43,7 @@ class VlmScorer(Scorer):
     KIND: ClassVar[str] = "vlm"
     USES: ClassVar[frozenset[str]] = frozenset({"endpoint", "ask_all"})
 
-    def __init__(self, id: str, questions: Sequence[Question], options: Options):
+    def __init__(self, id: str, questions: Sequence[LabelQuestion], options: Options):
         super().__init__(id, questions, options)
         self.flag = f"--scorer {self.KIND}:{id}"
         self._asker: Asker | None = None
@@ -83,7 +83,7 @@ class VlmScorer(Scorer):
             self._asker.close()
         self._asker = None
 
-    def answerable_questions(self) -> list[Question]:
+    def answerable_questions(self) -> list[LabelQuestion]:
         """Return the questions with labels that can be asked about."""
         return [question for question in self.questions if self.knows(question).any()]
 
