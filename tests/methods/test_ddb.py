@@ -279,15 +279,13 @@ def test_a_value_that_cannot_be_used_is_named(data, settings, message):
 
 
 @pytest.mark.slow
-def test_two_workers_that_are_killed_while_each_learns_a_word_go_on_there_and_end_alike(data, built, tmp_path):
+def test_two_workers_that_are_killed_while_they_learn_words_go_on_there_and_end_alike(data, built, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log.jsonl"
     options = ["--workers", "2", "--log-json", str(log)]
     done = build_with_a_kill("ddb", data, out, SMALL, "tokens-0/learned/state.pt", options)
     assert done - {"tokens-1"} == {"classifier", "sources", "masks", "jobs"}
     events = [json.loads(line) for line in log.read_text().splitlines()]
-    learned = {each["stage"]: each["pid"] for each in events if each["event"] == "stage"}
-    assert set(learned) == {"tokens-0", "tokens-1"}
-    assert len(set(learned.values())) == 2
+    assert {each["stage"] for each in events if each["event"] == "stage"} == {"tokens-0", "tokens-1"}
     assert [row["image"] for row in rows(out)] == [row["image"] for row in rows(built)]
     assert scores(out).keys() == scores(built).keys()  # judged with other numbers of threads
     for key, each in scores(built).items():

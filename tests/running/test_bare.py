@@ -21,15 +21,16 @@ def build(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_tars_alone_need_neither_pyarrow_nor_datasets(checkpoint, tmp_path):
-    settings = recipe(checkpoint, limit=2, batch_size="null", num_inference_steps=2)
+    settings = recipe(checkpoint, limit=3, batch_size="null", num_inference_steps=2)
     out = tmp_path / "tars"
     done = build(*settings, "--set", "formats=[webdataset]", "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in out.glob("*/*.tar")] == ["train-00000-of-00001.tar"]
+    names = ["train-00000-of-00001.tar", "validation-00000-of-00001.tar"]
+    assert sorted(path.name for path in out.glob("*/*.tar")) == names
     assert "class_label" in (out / "README.md").read_text()
     numerics = json.loads((out / "_figureground" / "numerics.json").read_text())
     assert numerics["versions"]["pyarrow"]  # what metadata says
-    assert numerics["batch_size"] == 2  # two images don't cost sixteen
+    assert numerics["batch_size"] == 2  # a shard of two images doesn't cost sixteen
 
     done = build(*settings, "--out", str(tmp_path / "both"))
     assert done.returncode == 2
