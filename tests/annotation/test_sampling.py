@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import random
 from collections import Counter
 
 import pytest
@@ -58,6 +59,17 @@ def test_an_allocation_is_proportional_and_possible(total):
         assert min(given.values()) >= 1  # every cell that has an image is looked at
     if total == 50:
         assert given["train", 2, 0] == pytest.approx(50 * 200 / 336, abs=1.5)
+
+
+def test_a_larger_allocation_has_at_least_as_many_of_each_cell():
+    rng = random.Random(0)
+    for _ in range(20):
+        sizes = {("train", 0, i): rng.randrange(60) for i in range(6)}
+        before = allocate(0, sizes)
+        for total in range(1, sum(sizes.values()) + 2):
+            given = allocate(total, sizes)
+            assert all(given[cell] >= count for cell, count in before.items())
+            before = given
 
 
 def test_an_interval_for_each_group_needs_a_sample_of_each():

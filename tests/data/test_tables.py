@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from tiny_layouts import TABLE, make_image, make_mask, make_table, write_csv
+from tiny_layouts import TABLE, make_folders, make_image, make_mask, make_table, write_csv
 
 from figureground.core.errors import FiguregroundError
 from figureground.data.layouts import read_groups
@@ -121,6 +121,12 @@ def test_splits_that_hold_copies_of_the_same_images_are_reported(tmp_path):
     assert groups.notes == ("validation and test contain the same images under other paths.",)
     make_image(tmp_path / TABLE[-1][0], (30, 20))
     assert read_groups(tmp_path).notes == ()
+
+
+def test_a_test_folder_that_copies_train_is_reported_although_validation_is_taken_from_train(tmp_path):
+    make_folders(tmp_path / "train", {"bird": 12, "cat": 12})
+    shutil.copytree(tmp_path / "train", tmp_path / "test")
+    assert "train and test contain the same images under other paths." in read_groups(tmp_path).notes
 
 
 def test_images_that_the_table_lacks_are_reported_unless_they_are_masks(tmp_path):

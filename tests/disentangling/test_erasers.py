@@ -113,6 +113,8 @@ def test_the_report_of_a_cross_probe_says_chance_majority_sizes_and_what_fitted_
     assert one["images"] == {"fitted": 200, "probes": 800, "test": 400}
     assert one["dimensions"] == 4
     assert one["chance"] == 0.25
+    more = run_cross_probes(known(200, 0), known(800, 1), known(400, 2), {"foreground": 9, "background": 9}, 0)
+    assert more["foreground from background"]["chance"] == 0.25  # of the labels that occur
     assert 0.2 < one["majority"] < 0.3
     assert all(each["low"] < each["value"] < each["high"] for each in one["accuracy"].values())
     assert one["accuracy"]["mlp"]["high"] < 0.35  # independent

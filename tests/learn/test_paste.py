@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_classifiers import make_classifier
-from tiny_layouts import make_table, write_csv
+from tiny_layouts import make_folders, make_table, write_csv
 
 from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
@@ -46,6 +46,18 @@ def make(groups, out, count=4, seed=0, masks=None):
 
 def hashes(out):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((out / "train").iterdir())}
+
+
+class LeftHalf:
+    """Masks of the left four columns."""
+
+    facts: ClassVar = {"masks": "half"}
+
+    def __call__(self, groups, rows):
+        for row, draw in groups.read(rows):
+            mask = np.zeros(draw().size[::-1], bool)
+            mask[:, :4] = True
+            yield row, mask
 
 
 class Stops(TrueMasks):
@@ -108,22 +120,24 @@ def test_numbers_with_gaps_become_names_that_match_the_data(tmp_path):
     make_table(tmp_path / "data", rows)
     data = read_groups(tmp_path / "data")
 
-    class Half:
-        facts: ClassVar = {"masks": "half"}
-
-        def __call__(self, groups, rows):
-            for row, draw in groups.read(rows):
-                mask = np.zeros(draw().size[::-1], bool)
-                mask[:, :4] = True
-                yield row, mask
-
     found = next(
         read_groups(out) for seed in range(50)
-        if "_2" in (out := make(data, tmp_path / str(seed), 1, seed, Half()), (out / "metadata.csv").read_text())[1]
+        if "_2" in (out := make(data, tmp_path / str(seed), 1, seed, LeftHalf()), (out / "metadata.csv").read_text())[1]
     )  # fmt: skip
     assert set(found.attributes) <= {"_0", "_1", "_2"}
     training_data = gather(data, [found])
     assert (training_data.train.group[training_data.added] >= 0).all()
+
+
+@pytest.mark.parametrize("names", [("1", "2", "10"), ("1984", "dune"), ("0", "1"), ("1e3", "cat")])
+def test_folders_named_like_numbers_give_a_table_that_is_read_and_matches(names, tmp_path):
+    from figureground.learn.training_data import gather
+
+    make_folders(tmp_path / "data", {f"{split}/{name}": 2 for split in ("train", "val", "test") for name in names})
+    data = read_groups(tmp_path / "data")
+    found = read_groups(make(data, tmp_path / "out", 2, 0, LeftHalf()))
+    training_data = gather(data, [found])
+    assert np.bincount(training_data.train.y[training_data.added]).tolist() == [2] * len(names)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_others(images, tmp_path):

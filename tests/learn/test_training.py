@@ -1,6 +1,7 @@
 """Training on small pocketbirds: every method, what is written, going on after a kill, and what is refused."""
 
 import csv
+import dataclasses
 import errno
 import json
 import math
@@ -22,6 +23,7 @@ from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.data.layouts import read_groups
 from figureground.learn.classifier_errors import run_classifier
 from figureground.learn.inference import mean_cross_entropy
+from figureground.learn.preflight import refuse_unfit_data
 from figureground.learn.settings import TWO_STAGE, Training
 from figureground.learn.training import train
 from figureground.learn.training_data import gather
@@ -248,6 +250,27 @@ def test_added_classes_that_the_data_lack_are_refused(images, tmp_path):
         gather(read_groups(images), [read_groups(tmp_path / "more")])
     with pytest.raises(RecipeError, match="birds is the dataset itself"):
         gather(read_groups(images), [read_groups(images)])
+
+
+def test_added_images_that_are_validation_or_test_images_are_refused(images, tmp_path):
+    copy = shutil.copytree(images, tmp_path / "copy")
+    data = read_groups(images)
+    rows = [(key, 0, int(y)) for key, y in zip(data.keys, data.y, strict=True)]
+    table = copy / "all.csv"
+    table.write_text("filename,split,y\n" + "".join(f"{name},{split},{data.classes[y]}\n" for name, split, y in rows))
+    leaked = int((data.split > 0).sum())
+    with pytest.raises(RecipeError, match=rf"^add: {leaked} training images of all .*are also validation or test"):
+        gather(data, [read_groups(table)])
+
+
+def test_dfr_needs_validation_images_of_occurring_classes_only(tmp_path):
+    make_table(tmp_path, [row for row in TABLE if row[1] != 1 or row[2] == 0])
+    groups = read_groups(tmp_path)
+    with pytest.raises(FiguregroundError, match="dfr fits the last layer to validation images"):
+        refuse_unfit_data(tiny("dfr"), groups, gather(groups))
+    absent = dataclasses.replace(groups, classes=(*groups.classes, "absent"))
+    full = dataclasses.replace(absent, split=np.arange(len(groups)) % 3)
+    refuse_unfit_data(tiny("dfr"), full, gather(full))
 
 
 @pytest.mark.parametrize(

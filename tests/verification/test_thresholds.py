@@ -53,6 +53,26 @@ def test_rare_cells_that_were_reviewed_more_often_count_for_as_many_images_as_th
         choose_thresholds(scores, verdicts, np.arange(4000), 0.1)  # as if drawn from the whole dataset
 
 
+def test_the_interval_counts_objects_and_covers_the_share_where_images_of_one_object_are_alike():
+    covered, runs = 0, 200
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        objects = np.repeat(np.arange(60), 10)
+        right = (rng.random(60) >= 0.12)[objects]
+        scores = {"useless": {"useless_foreground_p": rng.random(600)}}
+        choice = choose_thresholds(scores, right.astype(np.int8), objects, 0.5)
+        covered += choice.reported.interval.low <= 0.12 <= choice.reported.interval.high
+        assert choice.reported.effective <= 40
+    assert covered / runs >= 0.93
+
+
+def test_a_score_that_no_image_has_is_named():
+    scores, answers, right = sample()
+    scores["other"]["other_foreground_p"][:] = np.nan
+    with pytest.raises(FiguregroundError, match=r"--scorer other: .*other_foreground_p"):
+        choose_thresholds(scores, answers, np.arange(len(right)), 0.02, votes=1)
+
+
 def test_weights_add_up_to_the_images_of_the_splits_that_were_reviewed():
     splits = np.repeat([0, 1], [30, 10])
     labelled = np.zeros(40, bool)

@@ -22,7 +22,7 @@ from figureground.annotation.population import Population, ScorerJudgements, fin
 from figureground.annotation.responses import Responses, group_responses, read_gold_items
 from figureground.annotation.shares import LABEL_OF_QUESTION, estimate_corrected, estimate_shares
 from figureground.core.files import replace_text
-from figureground.core.intervals import wilson
+from figureground.core.intervals import Interval, mean
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.index import rewrite_with_labels
 from figureground.shards.shard import LABELS
@@ -112,17 +112,23 @@ def _summarise_people(answers: Sequence[Answer], by_question: Mapping[str, Respo
 
 def _summarise_photographs(answers: Iterable[Answer]) -> dict[str, Any]:
     """Return how often images and references were called photographs, if that was asked."""
-    called_photograph: dict[str, list[bool]] = {"images": [], "references": []}
+    called_photograph: dict[str, list[tuple[str, bool]]] = {"images": [], "references": []}
     for answer in answers:
         if answer.question == "photograph" and answer.answer != "unsure":
             called_photograph["references" if answer.key.startswith(REFERENCE) else "images"].append(
-                answer.answer == "yes"
+                (answer.key, answer.answer == "yes")
             )
     summary = {
-        kind: {"answers": len(values), **wilson(float(np.mean(values)), len(values))._asdict()}
-        for kind, values in called_photograph.items() if values
+        kind: {"answers": len(pairs), **_measure_share(pairs)._asdict()}
+        for kind, pairs in called_photograph.items() if pairs
     }  # fmt: skip
     return {"photograph": summary} if summary else {}
+
+
+def _measure_share(pairs: Sequence[tuple[str, bool]]) -> Interval:
+    """Return the share of true values, whose interval counts images: several answers about one aren't independent."""
+    keys, values = zip(*pairs, strict=True)
+    return mean([np.array(values)], [np.unique(keys, return_inverse=True)[1]])
 
 
 def _summarise_question(

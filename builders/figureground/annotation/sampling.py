@@ -20,7 +20,6 @@ from figureground.annotation.questions import ReviewItem
 from figureground.core.errors import RecipeError, UsageError, join_names, suggest_or_list
 from figureground.core.files import FileError, leads_outside, read_object, replace_text
 from figureground.core.intervals import LEVEL, wilson
-from figureground.core.shares import round_to_total
 from figureground.shards.finished import FinishedDataset
 from figureground.shards.shard import STAGES
 from figureground.shards.stages import COPIES
@@ -119,23 +118,19 @@ def find_sample_size(margin: float, expected: float, population: int) -> int:
 
 
 def allocate(total: int, sizes: Mapping[Cell, int]) -> dict[Cell, int]:
-    """Divide a sample among cells in proportion to their sizes, by largest remainder.
+    """Divide a sample among cells in proportion to their sizes.
 
-    Each cell gets at least one if there is one for each, and none gets more than it has.
+    Images are given out one by one (Webster's method), so a larger sample has at least as many of each cell. Each cell
+    gets at least one if there is one for each, the largest cells first, and none gets more than it has.
     """
-    sizes = {cell: size for cell, size in sizes.items() if size}
-    population = sum(sizes.values())
-    total = min(total, population)
-    least = 1 if total >= len(sizes) else 0
-    exact = {cell: total * size / population for cell, size in sizes.items()}
-    allocated = {cell: max(least, math.floor(each)) for cell, each in exact.items()}
-    growing = sorted(cell for cell in sizes if allocated[cell] < sizes[cell])
-    parts, remainders = [allocated[cell] for cell in growing], [exact[cell] - allocated[cell] for cell in growing]
-    missing = total - sum(allocated.values())
-    allocated |= zip(growing, round_to_total(parts, remainders, sum(parts) + missing), strict=True)
-    while sum(allocated.values()) > total:  # cells that were raised to one
-        cell = max(allocated, key=lambda cell: (allocated[cell] - exact[cell] if allocated[cell] > least else -1, cell))
-        allocated[cell] -= 1
+    allocated = dict.fromkeys(sorted(cell for cell, size in sizes.items() if size), 0)
+    queue = [(-math.inf, -sizes[cell], cell) for cell in allocated]
+    heapq.heapify(queue)
+    for _ in range(min(total, sum(sizes.values()))):
+        _, _, cell = heapq.heappop(queue)
+        allocated[cell] += 1
+        if allocated[cell] < sizes[cell]:
+            heapq.heappush(queue, (-sizes[cell] / (2 * allocated[cell] + 1), 0, cell))
     return allocated
 
 

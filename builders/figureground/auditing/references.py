@@ -69,10 +69,11 @@ def report_references(
     if not chosen:
         report["reason"] = f"Not measured: no class has {MIN_OF_CLASS} images on either side."
         return Section(report)
-    rows, rows_of_references = np.sort(np.concatenate(chosen)), np.concatenate(chosen_references)
-    if len(rows) > MAX_IMAGES // 2:
-        rows = np.sort(rng.choice(rows, MAX_IMAGES // 2, replace=False))
-        rows_of_references = rng.choice(rows_of_references, MAX_IMAGES // 2, replace=False)
+    rows, rows_of_references = np.concatenate(chosen), np.concatenate(chosen_references)
+    if len(rows) > MAX_IMAGES // 2:  # in pairs, so that the sides keep equally many of each class
+        kept = rng.choice(len(rows), MAX_IMAGES // 2, replace=False)
+        rows, rows_of_references = rows[kept], rows_of_references[kept]
+    rows = np.sort(rows)
     generated = read_features(
         network, ((samples.keys[row], image) for row, image, _ in samples.decode(rows)), len(rows),
         batch_size=batch_size, title=f"{network.name} on {samples.name}", show_progress=show_progress,

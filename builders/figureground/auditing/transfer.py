@@ -58,7 +58,10 @@ def fit_and_predict(train: np.ndarray, label: np.ndarray, test: np.ndarray, clas
 
 
 def sign_test(first: np.ndarray, second: np.ndarray, objects: np.ndarray) -> float:
-    """Return the two-sided p-value that two sets of answers are equally often right (Dixon and Mood 1946), by object.
+    """Return the p-value of the hypothesis that the first of two sets of answers isn't right more often, by object.
+
+    It is that of the two-sided sign test (Dixon and Mood 1946) if more objects favour the first, and 1 otherwise: the
+    finding that it supports has a direction.
 
     Args:
         first, second: float or bool (n,): how right each answer is, for the same images.
@@ -67,5 +70,4 @@ def sign_test(first: np.ndarray, second: np.ndarray, objects: np.ndarray) -> flo
     _, object_index = np.unique(objects, return_inverse=True)
     difference = np.round(np.bincount(object_index, np.asarray(first, np.float64) - np.asarray(second, np.float64)), 9)
     n, wins = int((difference != 0).sum()), int((difference > 0).sum())
-    fewer = min(wins, n - wins)
-    return min(1.0, 2 * sum(comb(n, i) for i in range(fewer + 1)) / 2**n) if n else 1.0
+    return min(1.0, 2 * sum(comb(n, i) for i in range(wins, n + 1)) / 2**n) if n else 1.0

@@ -96,12 +96,13 @@ class FolderRecord:
         files, keys, _ = find_files(self.path, Column("file", self.names, [0] * len(self.names)), split, problems)
         problems.refuse()
         y, a = _number_names(self.y), _number_names(self.a) if any(self.a) else None
+        given_split = split
         split, notes = complete_splits(keys, y, a, split, has_splits, source.seed)
         if self.skipped:
             notes.append(
                 f"Skipped: {'; '.join(self.skipped[:MAX_EXAMPLES])}{'; …' if len(self.skipped) > MAX_EXAMPLES else ''}."
             )
-        return make_record(source, layout, keys, split, y, a, files, notes)
+        return make_record(source, layout, keys, split, y, a, files, notes, given_split=given_split)
 
 
 def _number_names(values: Sequence[str]) -> Labels:

@@ -39,6 +39,7 @@ def make_record(
     store: ImageStore,
     notes: Sequence[str] = (),
     rows: np.ndarray | None = None,
+    given_split: np.ndarray | None = None,
 ) -> GroupedImages:
     """Make the record of a data set, and add notes about its splits and groups.
 
@@ -46,6 +47,7 @@ def make_record(
         keys: Names of the images.
         split: int64 (n,).
         rows: Rows in the store, ascending; default: 0 to n − 1.
+        given_split: int64 (n,): the splits before missing ones were completed; default: `split`.
 
     Raises:
         FiguregroundError: Data from elsewhere have only one class or two spellings of a name; or two images have the
@@ -75,7 +77,7 @@ def make_record(
     if a is not None and len(np.unique(a[0])) == 1:
         all_notes.append(f"All images have the same attribute, {a[1][a[0][0]]!r}, so groups equal classes.")
     if isinstance(store, FileStore):
-        all_notes += _note_same_splits(store, split)
+        all_notes += _note_same_splits(store, split if given_split is None else given_split)
     return replace(groups, notes=tuple(all_notes))
 
 

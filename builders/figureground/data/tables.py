@@ -85,7 +85,7 @@ def read_labels(column: Column, problems: DataProblems) -> tuple[np.ndarray, tup
         return np.array(labels, np.int64), tuple(map(str, range(max(labels) + 1)))
     invalid = [row for row, is_whole in enumerate(are_whole) if not is_whole]
     if not any(are_whole):
-        invalid = [row for row in invalid if _is_number(values[row])]
+        invalid = [row for row in invalid if is_number(values[row])]
     if invalid:
         problems.add(
             f"{column.name}: {count_rows(len(invalid))} without a whole number: {quote_examples(column, invalid)}. "
@@ -101,7 +101,8 @@ def read_labels(column: Column, problems: DataProblems) -> tuple[np.ndarray, tup
     return np.array([label_of[value] for value in values], np.int64), tuple(names)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a label reads as a number, which a column of names may not contain."""
     try:
         float(text)
     except ValueError:

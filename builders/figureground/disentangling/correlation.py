@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from figureground.disentangling.cross_probes import Features
 from figureground.disentangling.probes import fit_probe
@@ -33,7 +34,8 @@ def judge_task(
     """
     if not len(heads) or not all(map(len, tests.values())) or len(heads.labels["foreground"].unique()) < 2:
         return None
-    results: dict[str, Any] = {"chance": 1 / classes["foreground"], "images": {"heads": len(heads)}, "parts": {}}
+    num_present = len(torch.cat([part.labels["foreground"] for part in (heads, *tests.values())]).unique())
+    results: dict[str, Any] = {"chance": 1 / num_present, "images": {"heads": len(heads)}, "parts": {}}
     results["images"] |= {name: len(test) for name, test in tests.items()}
     for part in PARTS:
         predict = fit_probe(HEAD, heads.examples(part, "foreground"), classes["foreground"], seed)

@@ -74,7 +74,7 @@ def run_cross_probes(
             correct_on_fitted = fit_probe("linear", own, classes[label], seed)(own.features) == own.label
             majority = train.label.mode().values
             results[f"{label} from {part}"] = {
-                "chance": 1 / classes[label],
+                "chance": 1 / len(torch.cat([train.label, tested.label]).unique()),
                 "majority": float((tested.label == majority).double().mean()),
                 "images": {"fitted": len(own), "probes": len(train), "test": len(tested)},
                 "dimensions": train.features.shape[1],

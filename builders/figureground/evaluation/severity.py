@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from figureground.core.errors import FiguregroundError
 from figureground.evaluation import accuracy
 from figureground.recipe.severity import MILDEST, Axis
 
@@ -74,8 +75,16 @@ def measure(
         `reference`: class-averaged accuracy on the references, or the mildest dataset's. `half`: half of it.
         `axes`, by name: `accuracy` (class-averaged, by severity, with interval), `failure` (`severity`, counted from 0
         and interpolated, and `value` of the setting; None if accuracy stays above) and `first_wrong`.
+
+    Raises:
+        FiguregroundError: The references share no class with the images that the classifier can judge.
     """
     comparison = accuracy.compare_accuracy(predictions[MILDEST], references)
+    if not comparison["classes"]:
+        raise FiguregroundError(
+            "The references have no class in common with the images that a classifier can judge. Give references of "
+            "the dataset's classes, or map classes with --labels."
+        )
     reference = comparison["accuracy" if references is None else "references"]
     half = reference["value"] / 2
     summary: JsonDict = {"reference": reference, "half": half, "axes": {}}

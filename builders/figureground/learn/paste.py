@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from figureground.core.files import read_json, replace_bytes, replace_text
 from figureground.core.hashing import digest
 from figureground.core.progress import Progress
 from figureground.data.groups import GroupedImages
+from figureground.data.tables import is_number
 from figureground.recipe.sample import derive_seed
 from figureground.sources.images import encode
 from figureground.training.work_directory import Work, hold
@@ -318,6 +318,7 @@ def _format_table(jobs: Sequence[PastePlan], train: GroupedImages) -> str:
 
 
 def _spell_names(names: Sequence[str], used: set[int]) -> Sequence[str]:
-    """Return names for the table. Numbers with gaps would be refused there, so they become names that still match."""
-    numeric = all(re.fullmatch(r"\d+", name) for name in names)
-    return [f"_{name}" for name in names] if numeric and used != set(range(len(used))) else names
+    """Return names for the table. Numbers that it would refuse become names that still match."""
+    written = {names[label] for label in used}
+    fits = written == {str(label) for label in range(len(written))}
+    return names if fits or not any(map(is_number, written)) else [f"_{name}" for name in names]

@@ -18,6 +18,7 @@ from figureground.core.names import name_key
 from figureground.core.numerics import usable_cores
 from figureground.data.groups import GroupedImages
 from figureground.data.images import Draw
+from figureground.data.stores import FileStore
 
 UNKNOWN = -1
 """The attribute of an added image without one, or with one that the dataset doesn't have."""
@@ -151,7 +152,8 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
 
     Raises:
         FiguregroundError: A split is missing, training has only one class, or an added dataset has a class that the
-            dataset doesn't have, has two classes with the same name, or is the dataset itself.
+            dataset doesn't have, has two classes with the same name, is the dataset itself, or has a validation or
+            test image of it.
     """
     train, validation, test = (data.of_split(split) for split in range(3))
     labels_present = np.unique(train.y)
@@ -160,11 +162,18 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
             f"{data.name}: all its training images are of one class, {data.classes[labels_present[0]]!r}. Training "
             "requires at least two."
         )
+    held_out = _hash_images(validation) | _hash_images(test) if add else set()
     parts, labels, attributes, notes = [train], [train.y], [train.a], []
     for added in add:
         if added.fingerprint == data.fingerprint:
             raise RecipeError("add", f"{added.name} is the dataset itself.")
         part = added.of_split(0)
+        if num_leaked := len(held_out & _hash_images(part)):
+            raise RecipeError(
+                "add",
+                f"{plural(num_leaked, 'training image')} of {added.name} are also validation or test images of "
+                f"{data.name}, so its accuracy would be measured on images seen in training. Remove them.",
+            )
         if len(part) < len(added):
             notes.append(
                 f"Of {added.name}, {plural(len(part), 'training image')} are added; "
@@ -187,6 +196,11 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
         train_counts=data.counts(0).ravel(),
         content={"data": data.fingerprint, "add": [added.fingerprint for added in add]}, notes=tuple(notes),
     )  # fmt: skip
+
+
+def _hash_images(part: GroupedImages) -> set[str]:
+    """Return the SHA-256 of each image file; none for images in shards."""
+    return set(part.store.content(part.rows)["images"]) - {""} if isinstance(part.store, FileStore) else set()
 
 
 def _make_part(part: GroupedImages) -> Part:

@@ -21,7 +21,7 @@ import numpy as np
 
 from figureground.annotation.inference import divide
 from figureground.core.errors import FiguregroundError
-from figureground.core.intervals import Interval, clopper_pearson
+from figureground.core.intervals import LEVEL, Interval, clopper_pearson, student_quantile
 
 NUM_QUANTILES = 200
 """Number of values of q that are tried, evenly from 0 to 1."""
@@ -46,11 +46,11 @@ class HalfCounts:
     share: float
     """Estimated share of wrong ones among all images of the dataset that the choice keeps, 0 to 1."""
     effective: float
-    """Number of kept images with equal weights that would be as informative."""
+    """Number of independent kept images with equal weights that would be as informative."""
 
     @property
     def interval(self) -> Interval:
-        """Share of wrong ones among the kept images with its exact interval."""
+        """Share of wrong ones among the kept images with its exact interval for the effective number of images."""
         return clopper_pearson(self.share * self.effective, self.effective)
 
 
@@ -119,6 +119,10 @@ def choose_thresholds(
         raise FiguregroundError(f"--target: {target} is not a share from 0 to 1, such as 0.02.")
     if not 1 <= votes <= len(scores):
         raise FiguregroundError(f"--votes: {votes} of {len(scores)} scorers is impossible. Give 1 to {len(scores)}.")
+    for name, of_scorer in scores.items():
+        for score, values in of_scorer.items():
+            if np.isnan(values).all():
+                raise FiguregroundError(f"--scorer {name}: no image has the score {score}. Leave the scorer out.")
     in_first_half = find_first_half(objects)
     halves = [(verdicts >= 0) & in_first_half, (verdicts >= 0) & ~in_first_half]
     if min(int(half.sum()) for half in halves) < MIN_LABELLED:
@@ -134,7 +138,7 @@ def choose_thresholds(
             for name, of_scorer in scores.items()
         }
         kept = _find_voted(scores, thresholds, votes)
-        counts = [_count_half(kept, verdicts, half, own) for half, own in zip(halves, weights, strict=True)]
+        counts = [_count_half(kept, verdicts, half, own, objects) for half, own in zip(halves, weights, strict=True)]
         if counts[0].kept < MIN_LABELLED:
             break
         if best is None or counts[0].share < best[0]:
@@ -198,10 +202,31 @@ def _find_voted(scores: Mapping[str, Mapping[str, np.ndarray]], thresholds: Thre
     return np.sum(votes_by_scorer, axis=0) >= votes
 
 
-def _count_half(kept: np.ndarray, verdicts: np.ndarray, half: np.ndarray, weights: np.ndarray) -> HalfCounts:
+def _count_half(
+    kept: np.ndarray, verdicts: np.ndarray, half: np.ndarray, weights: np.ndarray, objects: np.ndarray
+) -> HalfCounts:
     own = weights[kept & half]
     wrong = verdicts[kept & half] == 0
     if not len(own):
         return HalfCounts(int(half.sum()), 0, 0, 0.0, 0.0)
     share = float(own[wrong].sum() / own.sum()) if wrong.any() else 0.0
-    return HalfCounts(int(half.sum()), len(own), int(wrong.sum()), share, float(own.sum() ** 2 / (own**2).sum()))
+    effective = _count_effective(wrong, own, objects[kept & half])
+    return HalfCounts(int(half.sum()), len(own), int(wrong.sum()), share, effective)
+
+
+def _count_effective(wrong: np.ndarray, weights: np.ndarray, objects: np.ndarray) -> float:
+    """Return how many independent images with equal weights would be as informative (Korn and Graubard 1998).
+
+    Images of one object aren't independent, so the variance is that between objects, and objects bound the number.
+    """
+    object_index = np.unique(objects, return_inverse=True)[1]
+    weight_of_object = np.bincount(object_index, weights)
+    total, k = float(weights.sum()), len(weight_of_object)
+    by_weight = total**2 / float((weights**2).sum())
+    share = float(weights[wrong].sum()) / total
+    deviations = np.bincount(object_index, weights * (wrong - share))
+    variance = float((deviations**2).sum()) / total**2 * k / max(1, k - 1)
+    if variance <= 0:  # all images are right, or all are wrong
+        return total**2 / float((weight_of_object**2).sum())
+    correction = (student_quantile(LEVEL, math.inf) / student_quantile(LEVEL, k - 1)) ** 2
+    return min(by_weight, share * (1 - share) / variance * correction)

@@ -40,7 +40,8 @@ class DFR(ERM):
             )
 
     def refuse(self, settings: Training, groups: GroupedImages, training_data: TrainingData) -> None:
-        missing = sorted(set(range(len(groups.classes))) - set(training_data.validation.y.tolist()))
+        occurring = {*training_data.train.y.tolist(), *training_data.test.y.tolist()}
+        missing = sorted(occurring - set(training_data.validation.y.tolist()))
         if missing:
             raise FiguregroundError(
                 f"dfr fits the last layer to validation images, but {groups.name} has none of "
