@@ -39,7 +39,7 @@ def locked(tmp_path):
     "command",
     ["groups {}", "groups {}/in", "train erm --data {} --out o", "check {}/in", "show {}", "build d3s --out {}/in/d3s",
      "build d3s --out o --set cutouts={}/in", "build d3s --out o --set checkpoint={}",
-     "cutouts {} --out o --segmenter masks", "components --classifier pocket --class a --images {} --out o"],
+     "cutouts {} --out o --segmenter pocket", "components --classifier pocket --class a --images {} --out o"],
 )  # fmt: skip
 def test_a_directory_that_may_not_be_read_is_named(command, locked, tmp_path):
     words = [str(tmp_path / "o") if word == "o" else word.format(locked) for word in command.split()]
@@ -67,3 +67,18 @@ def test_a_check_never_advises_to_delete_what_may_be_whole(name, tmp_path):
     assert "Permission denied" in line
     assert "permissions" in line
     assert not any(word in line for word in ("Delete", "Restore", "Rerun"))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_files_of_a_shard_whose_marker_cant_be_read_are_neither_missing_nor_to_be_removed(finished, tmp_path):
+    from tiny_datasets import make_dataset
+
+    out = make_dataset(tmp_path / "dataset")
+    (out / "_figureground" / "shards" / "validation-00000-of-00001.json").chmod(0)
+    if not finished:
+        (out / "_figureground" / "index.json").unlink()
+    _, report, _ = run("check", out)
+    about = [line for line in report.splitlines() if "validation-00000-of-00001" in line]
+    assert len(about) == 1, about
+    assert "permissions" in about[0]
+    assert "Remove" not in report

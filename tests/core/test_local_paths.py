@@ -13,6 +13,9 @@ from figureground.core.local_paths import strip_local_paths
         ("file:///data/x", "x"),
         ("\\\\host\\share\\x", "x"),
         (["/a/b", 3], ["b", 3]),
+        ("timm:local-dir:/data/net", "timm:local-dir:net"),
+        ("onnx:~/net.onnx", "onnx:net.onnx"),
+        ("timm:resnet18", "timm:resnet18"),
         ("on a road / in a forest", "on a road / in a forest"),
     ],
 )

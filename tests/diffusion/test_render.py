@@ -1,5 +1,6 @@
 """Rendering: from Specs to Samples or Rejects, the same image whatever the batch."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from PIL import Image
 from tiny_checkpoints import KINDS, add_safety_checker, make_checkpoint, set_weights
 
 from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.seeding import make_generator
 from figureground.diffusion.checkpoint import open_checkpoint
 from figureground.diffusion.render import (
     FEATHER,
@@ -229,6 +231,29 @@ def test_a_image_that_shows_nothing_is_rejected_as_flat(tmp_path):
     set_weights(folder, "vae", 0.0)
     results = list(Renderer(open_checkpoint(str(folder), **CPU), SAMPLING, guide).render([spec(0, guided=False)]))
     assert [r.reason for r in results] == ["flat"]
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_sdxl_is_guided_away_from_what_its_pipeline_takes_for_an_empty_prompt(zeros, tmp_path):
+    folder = make_checkpoint("sdxl", tmp_path)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "force_zeros_for_empty_prompt": zeros}))
+    opened, one = open_checkpoint(str(folder), **CPU), spec(0, guided=False)
+    [result] = Renderer(opened, SAMPLING, guide).render([one])
+    images = opened.text_to_image(
+        one.prompt, height=32, width=32, num_inference_steps=4, guidance_scale=3.0,
+        generator=make_generator(one.seed), output_type="np",
+    ).images  # fmt: skip
+    assert np.abs(np.asarray(result.image, float) - 255 * images[0]).max() < 1
+
+
+def test_settings_that_a_sampler_ignores_or_that_need_guidance_are_refused(tmp_path):
+    folder = make_checkpoint("sd1", tmp_path)
+    opened = open_checkpoint(str(folder), scheduler="pndm", **CPU)
+    with pytest.raises(RecipeError, match=r"^eta: .*PNDMScheduler"):
+        Renderer(opened, replace(SAMPLING, eta=0.5), guide)
+    with pytest.raises(RecipeError, match=r"^negative_prompt: guidance_scale 1 turns guidance off"):
+        Renderer(opened, replace(SAMPLING, negative_prompt="blurred", guidance_scale=1.0), guide)
 
 
 @pytest.mark.parametrize(("safety", "kinds"), [("reject", {Reject}), ("off", {Sample})])

@@ -24,7 +24,7 @@ def test_a_name_tells_the_kind(tmp_path):
     (tmp_path / "robust.pt").touch()
     names = {
         "pocket": "pocket", "timm:resnet18": "timm", "onnx:net.onnx": "onnx", "clip:openai/clip": "clip",
-        "microsoft/resnet-50": "transformers", "transformers:microsoft/resnet-50": "transformers",
+        "microsoft/resnet-50": "transformers", "weights:robust.pt": "transformers",
         str(tmp_path): "transformers", str(tmp_path / "robust.pt"): "weights",
     }  # fmt: skip
     assert {name: find_kind(name)[0].KIND for name in names} == names
@@ -43,6 +43,11 @@ def test_the_identity_is_the_content_of_what_lies_here_and_else_id_and_revision(
     assert not set(before) & {fingerprint_classifier(name, None) for name in names}
     assert fingerprint_classifier("microsoft/resnet-50", "abc") == "microsoft/resnet-50@abc"
     assert fingerprint_classifier("timm:resnet18", None) == "timm:resnet18@main"
+
+
+def test_a_zero_shot_classifier_is_refused_where_no_classes_are_given():
+    with pytest.raises(FiguregroundError, match=r"--features: 'clip:pocket' is a zero-shot classifier"):
+        refuse_featureless("--features", "clip:pocket")
 
 
 def test_another_package_adds_a_kind_that_opens_judges_and_is_refused_where_features_are_needed(brightness):

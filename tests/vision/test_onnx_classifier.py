@@ -105,6 +105,7 @@ def test_without_files_beside_it_preprocessing_is_imagenets_and_classes_are_numb
         ({"crop": 0}, "crop"),
         ({"crop": 16}, "crop"),
         ({"crop": 32, "resize": 16}, "resize"),
+        ({"resize": 16}, "resize: it is 16, less than"),
         ({"mean": [0.5]}, "mean"),
         ({"std": [0, 1, 1]}, "std"),
         ({"interpolation": "nearest"}, "interpolation"),

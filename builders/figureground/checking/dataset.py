@@ -101,6 +101,8 @@ class _DatasetCheck:
         self.made_by = str(self.recipe.get("builder", ""))
         identity = self.recipe.get("identity")
         self.identity: dict[str, Any] = identity if isinstance(identity, dict) else {}
+        self.unreadable: set[str] = set()
+        """Names of shards whose marker can't be read, although it may be whole."""
         self.markers = self._read_markers()
         self.completeness = find_completeness(self.markers, self._list_indexed_shards())
 
@@ -160,6 +162,7 @@ class _DatasetCheck:
                 shard = Shard.from_marker(marker)
             except OSError as error:
                 self.findings.append(f"{name}: it can't be read ({error.strerror}). {MAKE_READABLE}.")
+                self.unreadable.add(path.stem)
                 continue
             except ValueError as error:
                 reason = error.reason if isinstance(error, FileError) else error
@@ -229,8 +232,10 @@ class _DatasetCheck:
         return self._check_extensions() and not self.completeness.num_missing and self.index is not None
 
     def _report_missing(self) -> None:
-        total, num_missing = self.completeness.total, self.completeness.num_missing
-        missing = list(itertools.islice(self.completeness.iterate_missing(), MAX_NAMED))
+        num_unreadable = sum(map(self.completeness.is_missing, self.unreadable))
+        total, num_missing = self.completeness.total, self.completeness.num_missing - num_unreadable
+        missing_names = (name for name in self.completeness.iterate_missing() if name not in self.unreadable)
+        missing = list(itertools.islice(missing_names, MAX_NAMED))
         missing += ["…"] if num_missing > len(missing) else []
         rerun = RERUN.capitalize()
         if not (self.directory / index.INDEX).exists():
@@ -238,7 +243,8 @@ class _DatasetCheck:
             splits = list(per_cell) if isinstance(per_cell, dict) else []
             by_split = started <= set(splits)  # some methods key it by background
             absent = [split for split in splits if split not in started] if by_split else []
-            parts = [f"{total - num_missing:,} of {plural(total, 'shard')} in the started splits are finished"]
+            finished = total - num_missing - num_unreadable
+            parts = [f"{finished:,} of {plural(total, 'shard')} in the started splits are finished"]
             parts += [f"missing: {join_names(missing)}"] if missing else []
             parts += [f"not started: {join_names(absent)}"] if absent else []
             self.findings.append(f"The dataset isn't finished: {'; '.join(parts)}. {rerun}.")
@@ -285,7 +291,9 @@ class _DatasetCheck:
         existing = [
             name
             for name in self._iterate_data_files()
-            if self.completeness.is_missing(PurePosixPath(name).stem) and "/." not in name
+            if self.completeness.is_missing(stem := PurePosixPath(name).stem)
+            and stem not in self.unreadable
+            and "/." not in name
         ]
         return f"their files exist ({join_names(existing, 2)})" if existing else "their files are missing too"
 
@@ -307,6 +315,8 @@ class _DatasetCheck:
             path = PurePosixPath(name)
             if path.name.startswith("."):
                 temporary += path.name.endswith(".tmp")
+            elif path.stem in self.unreadable and name in list_paths(path.stem):
+                continue
             elif name not in known and not (self.completeness.is_missing(path.stem) and name in list_paths(path.stem)):
                 unlisted.append(name)
         self.findings += [

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-_LOCAL_PATH = re.compile(r"((file:|[A-Za-z]:)?[\\/~]|\.\.[\\/]).*", re.DOTALL)
+_MODEL = r"(?P<prefix>(clip|clipseg|grounding-dino|onnx|timm:local-dir):)?"
+"""Prefix of a model's name, which a path may follow."""
+_LOCAL_PATH = re.compile(_MODEL + r"(?P<path>((file:|[A-Za-z]:)?[\\/~]|\.\.[\\/]).*)", re.DOTALL)
 
 
 def strip_local_paths(value: Any) -> Any:
@@ -18,6 +20,6 @@ def strip_local_paths(value: Any) -> Any:
         return [strip_local_paths(item) for item in value]
     if isinstance(value, Path):
         value = str(value)
-    if isinstance(value, str) and _LOCAL_PATH.fullmatch(value):
-        return PureWindowsPath(value).name
+    if isinstance(value, str) and (match := _LOCAL_PATH.fullmatch(value)):
+        return (match["prefix"] or "") + PureWindowsPath(match["path"]).name
     return value

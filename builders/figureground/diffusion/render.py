@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -104,14 +105,17 @@ class Renderer:
         self.any_kept = any_kept
         self._what = f"checkpoint {checkpoint.facts['checkpoint']!r}"
         checkpoint.family.check_sampling(
-            self._what, sampling.eta, sampling.negative_prompt, sampling.true_cfg_scale, sampling.guidance_interval
-        )
+            self._what, sampling.eta, sampling.negative_prompt, sampling.true_cfg_scale, sampling.guidance_interval,
+            sampling.guidance_scale,
+        )  # fmt: skip
         steps = sampling.num_inference_steps
         try:
             scheduler = copy.deepcopy(checkpoint.text_to_image.scheduler)
             checkpoint.family.set_timesteps(scheduler, steps, sampling.size // checkpoint.factor)
         except ValueError as error:  # some samplers take a limited number of steps
             raise RecipeError("num_inference_steps", f"{steps} isn't possible: {error}") from error
+        if sampling.eta and "eta" not in inspect.signature(scheduler.step).parameters:
+            raise RecipeError("eta", f"{self._what}: its sampler, {type(scheduler).__name__}, takes no eta. Give 0.")
         if sampling.noise is None:
             self._start = checkpoint.family.start(sampling.strength, steps)
         else:

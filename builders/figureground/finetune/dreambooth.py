@@ -28,7 +28,7 @@ from figureground.finetune.request import FinetuneRequest, SavedProgress
 from figureground.finetune.settings import POCKET, Finetuning, settings_for
 from figureground.finetune.training_images import TrainingImages, format_notes, read_training_images
 from figureground.models.concept_files import CONCEPT, read_concept
-from figureground.models.weights import check_size
+from figureground.models.weights import check_size, local_directory, refuse_revision
 from figureground.tracking.reporting import tracked
 from figureground.tracking.tracker import check_tracker
 from figureground.training.processes import Processes, join_processes
@@ -128,6 +128,7 @@ def _check_and_run(request: FinetuneRequest, device: str, progress: SavedProgres
     for field, folder in (("prior", request.prior), ("class_folder", request.class_folder)):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise RecipeError(field, f"{folder} is a file; give a directory.")
+    refuse_revision(settings.checkpoint, settings.revision, local_directory(settings.checkpoint))
     refuse_other_content(out, WORK)
     finished = (out / CONCEPT).is_file()
     size = inputs.choose_size(settings, out, finished)

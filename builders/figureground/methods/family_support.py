@@ -23,7 +23,10 @@ def check_support(method: Method, family: Family) -> None:
     """
     config, subject = method.config, f"checkpoint {method.config.checkpoint!r}"
     family.check_route(method.route, subject)
-    family.check_sampling(subject, config.eta, config.negative_prompt, config.true_cfg_scale, config.guidance_interval)
+    family.check_sampling(
+        subject, config.eta, config.negative_prompt, config.true_cfg_scale, config.guidance_interval,
+        config.guidance_scale,
+    )  # fmt: skip
     if method.trains_checkpoint:
         _check_training(method, family, subject)
 

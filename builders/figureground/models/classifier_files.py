@@ -1,7 +1,7 @@
 """Names of classifiers and backbones, and what they name, without opening any model.
 
-A name is `KIND:REST`, the kind alone, or else the directory, file or Hub id of a network. Another package adds a kind
-with an entry point in the group `figureground.classifier_kinds`: a subclass of `ClassifierKind`.
+A name is `KIND:REST`, the kind alone, or else the directory, file or Hub id of a network, without a prefix. Another
+package adds a kind with an entry point in the group `figureground.classifier_kinds`: a subclass of `ClassifierKind`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class ClassifierKind(ABC):
     """The text before the colon in names."""
     GIVES_FEATURES: ClassVar[bool] = True
     """Whether it gives features and gradients besides logits."""
+    NEEDS_CLASSES: ClassVar[bool] = False
+    """Whether it is opened with a list of classes, as only `evaluate` does."""
 
     def on_hub(self, rest: str) -> bool:
         """Whether the part after the colon is a Hub id, of which a revision may be given."""
@@ -79,12 +81,14 @@ CLASSIFIERS: Registry[type[ClassifierKind]] = Registry(
     check_subclass(ClassifierKind, "KIND"),
 )  # fmt: skip
 """Kinds of classifiers by name."""
+UNPREFIXED = ("transformers", "weights")
+"""Kinds whose names have no prefix: a directory or Hub id, and a file."""
 
 
 def find_kind(name: str) -> tuple[ClassifierKind, str]:
     """Return the kind of a classifier's name, and the rest of the name."""
     kind, colon, rest = name.partition(":")
-    if kind in CLASSIFIERS and (colon or kind == POCKET):
+    if kind in CLASSIFIERS and kind not in UNPREFIXED and (colon or kind == POCKET):
         return CLASSIFIERS[kind](), rest
     return CLASSIFIERS["weights" if Path(name).expanduser().is_file() else "transformers"](), name
 

@@ -186,14 +186,15 @@ class Family(ABC):
 
     def check_sampling(
         self, what: str, eta: float, negative_prompt: str, true_cfg_scale: float | None = None,
-        interval: Sequence[float] | None = None,
+        interval: Sequence[float] | None = None, guidance_scale: float | None = None,
     ) -> None:  # fmt: skip
-        """Raise RecipeError for a setting in `ignored`, for `true_cfg_scale` where `guidance_scale` is the same, or for
-        an interval of guidance that the family can't have.
+        """Raise RecipeError for a setting in `ignored`, for `true_cfg_scale` where `guidance_scale` is the same, for an
+        interval of guidance that the family can't have, or for a negative prompt without guidance.
 
         Args:
             what: The checkpoint's name in errors.
             interval: The setting `guidance_interval`.
+            guidance_scale: None skips the check of the negative prompt.
         """
         if true_cfg_scale is not None and not self.TRUE_GUIDANCE:
             supporting = join_names(name for name, kind in FAMILIES.items() if kind.TRUE_GUIDANCE)
@@ -204,6 +205,11 @@ class Family(ABC):
             )
         for field, reason in self.ignored(eta, negative_prompt, true_cfg_scale).items():
             raise RecipeError(field, f"{what}: {reason}")
+        if negative_prompt and guidance_scale is not None and self.free_scale(guidance_scale, true_cfg_scale) <= 1:
+            raise RecipeError(
+                "negative_prompt",
+                f"guidance_scale {guidance_scale:g} turns guidance off, so it has no effect. Leave out one of the two.",
+            )
         if interval is not None and not self.GUIDES_IN_ONE_BATCH:
             supporting = join_names(name for name, kind in FAMILIES.items() if kind.GUIDES_IN_ONE_BATCH)
             raise RecipeError(

@@ -186,12 +186,14 @@ def refuse_absent_classifier(field: str, name: str) -> None:
 
 
 def refuse_featureless(field: str, name: str) -> None:
-    """Refuse a classifier, such as one in onnxruntime, that gives no gradients and no features where they are needed.
+    """Refuse a classifier that gives no gradients and no features, or needs a list of classes, where that can't be.
 
     Raises:
-        FiguregroundError: It gives none; names the field.
+        FiguregroundError: It is such a one; names the field.
     """
     kind, _ = classifier_files.find_kind(name)
+    if kind.NEEDS_CLASSES:
+        raise FiguregroundError(f"{field}: {name!r} is a zero-shot classifier, which only `evaluate` takes.")
     if not kind.GIVES_FEATURES:
         raise FiguregroundError(
             f"{field}: {name!r} gives no gradients and no features, which are needed here. Give a transformers "

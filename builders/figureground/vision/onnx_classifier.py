@@ -126,6 +126,10 @@ def open_parts(path: Path, what: str) -> Parts:
     if settings.crop is not None and fixed is not None and settings.crop != fixed:
         raise FiguregroundError(f"{settings_path}: crop: it is {settings.crop}, but the network takes {fixed} pixels.")
     edge = settings.crop or fixed or EDGE
+    if settings.resize is not None and settings.resize < edge:
+        raise FiguregroundError(
+            f"{settings_path}: resize: it is {settings.resize}, less than the network's input, which has {edge} pixels."
+        )
     resize = settings.resize or round(edge * MARGIN)
     network = OnnxLogits(onnx, _find_output(onnx, settings.output, what), last_axis)
     noise = torch.randn(2, 3, edge, edge, generator=make_generator(0))

@@ -146,8 +146,9 @@ class StableDiffusion(Family):
         return {"requires_safety_checker": pipeline.config["requires_safety_checker"]}
 
     def encode_prompt(
-        self, pipeline: Any, prompt: str, negative_prompt: str, guidance_scale: float, known: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+        self, pipeline: Any, prompt: str, negative_prompt: str | None, guidance_scale: float,
+        known: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:  # fmt: skip
         tensors = pipeline.encode_prompt(
             prompt=prompt, device=pipeline._execution_device, num_images_per_prompt=1,
             do_classifier_free_guidance=guidance_scale > 1, negative_prompt=negative_prompt, **known,

@@ -97,6 +97,13 @@ class StableDiffusionXL(StableDiffusion):
         zeros = pipeline.config["force_zeros_for_empty_prompt"]
         return {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
 
+    def encode_prompt(
+        self, pipeline: Any, prompt: str, negative_prompt: str | None, guidance_scale: float,
+        known: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:  # fmt: skip
+        # Only for None do the pipelines heed `force_zeros_for_empty_prompt`, with which SDXL was trained.
+        return super().encode_prompt(pipeline, prompt, negative_prompt or None, guidance_scale, known)
+
     def embed(self, encoders: Sequence[Any], ids: Sequence[Tensor], masks: Sequence[Tensor]) -> Embedding:
         import torch
 

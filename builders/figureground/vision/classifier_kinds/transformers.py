@@ -30,7 +30,7 @@ facts for provenance. All other directories are opened by transformers."""
 
 
 class TransformersKind(ClassifierKind):
-    """`transformers:DIR_OR_ID`, or the directory or id alone."""
+    """A directory or a Hub id."""
 
     KIND: ClassVar[str] = "transformers"
 

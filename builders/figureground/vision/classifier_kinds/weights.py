@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class WeightsKind(ClassifierKind):
-    """`weights:FILE`, or a file alone."""
+    """A file, of which names have no prefix."""
 
     KIND: ClassVar[str] = "weights"
 

@@ -17,6 +17,7 @@ class ZeroShotKind(TransformersKind):
     """`clip:DIR_OR_ID`, or `clip:pocket` for the bundled one."""
 
     KIND: ClassVar[str] = "clip"
+    NEEDS_CLASSES: ClassVar[bool] = True
 
     def identify(self, rest: str, revision: str | None) -> str:
         return f"{ZERO_SHOT}{super().identify(rest, revision)}"
