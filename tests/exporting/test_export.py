@@ -102,6 +102,26 @@ def test_folders_keep_the_classes_and_say_what_they_lose(two, tmp_path, capsys):
     assert "2 backgrounds" in capsys.readouterr().err
 
 
+def test_a_class_named_like_a_split_is_noted_for_folders(tmp_path, capsys):
+    trains = make_dataset(tmp_path / "trains", columns=Columns(("train", "car"), ("grass", "snow")))
+    export(trains, tmp_path / "out", "folders")
+    assert "The class 'train' is named like a split" in capsys.readouterr().err
+
+
+def test_scores_with_dots_in_their_names_are_exported_and_a_rule_reads_the_chosen_splits_alone(birds, tmp_path):
+    copy = shutil.copytree(birds, tmp_path / "copy")
+    rows = load_dataset(str(copy), cache_dir=str(tmp_path / "cache"))["train"]
+    (copy / "_figureground" / "scores").mkdir(exist_ok=True)
+    lines = ["key,margin", *(f"{key},{i}" for i, key in enumerate(rows["key"]))]
+    for name in ("resnet50.a1_in1k", "mine"):
+        (copy / "_figureground" / "scores" / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    options = {"columns": ["scores"], "splits": ["train"], "keep": "scores.mine.margin >= 3"}
+    done = write(copy, out := tmp_path / "out", "imagefolder", **options)
+    assert done.images == len(rows) - 3
+    found = table(out / "train" / "metadata.csv")
+    assert {row["scores.resnet50.a1_in1k.margin"] for row in found} == {str(i) for i in range(3, len(rows))}
+
+
 def test_load_dataset_reads_an_imagefolder(two, tmp_path):
     write(two, tmp_path / "out", "imagefolder", columns=["seed"])
     rows = load_dataset("imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))

@@ -248,6 +248,27 @@ def test_equal_stems_get_names_of_their_own(network, tmp_path):
     assert names == ["a.jpg.png", "a.png.png", "b.mask.jpg.png"]
 
 
+def test_a_cut_out_that_gets_another_name_leaves_no_file_under_the_old_one(network, tmp_path):
+    folder, out = tmp_path / "photos" / "ball", tmp_path / "out"
+    folder.mkdir(parents=True)
+    disc(number=0).save(folder / "rex.png")
+    cutouts(tmp_path / "photos", out, network, show_progress=False)
+    disc(number=1).save(folder / "rex.webp")
+    (tmp_path / "marks.csv").write_text("file,mark\nball/rex.png,leave\n")
+    cutouts(tmp_path / "photos", out, network, marks=tmp_path / "marks.csv", show_progress=False)
+    assert sorted(path.name for path in (out / "ball").iterdir()) == ["rex.webp.png"]
+
+
+def test_a_whole_name_that_is_another_file_s_stem_gets_a_name_of_its_own(network, tmp_path):
+    folder = tmp_path / "photos" / "ball"
+    folder.mkdir(parents=True)
+    for i, name in enumerate(("rex.png", "rex.webp", "rex.png.webp")):
+        disc(number=i).save(folder / name)
+    cutouts(tmp_path / "photos", tmp_path / "out", network, show_progress=False)
+    names = sorted(path.name for path in (tmp_path / "out" / "ball").iterdir())
+    assert names == ["rex.png.png", "rex.png.webp.png", "rex.webp.png"]
+
+
 def test_phrases_go_to_segmenters_that_read_them(tmp_path):
     from figureground.materials.photographs import read_phrases, to_phrase
 

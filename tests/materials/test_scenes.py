@@ -80,6 +80,31 @@ def test_a_run_that_failed_before_its_first_scene_leaves_the_directory_to_other_
         draw_scenes(["grass"], tmp_path / "out", settings=POCKET, show_progress=False)
 
 
+def test_another_text_of_a_background_is_refused_and_a_deleted_scene_is_drawn_again(tmp_path):
+    quick = dataclasses.replace(POCKET, num_inference_steps=2)
+    out = tmp_path / "out"
+    draw_scenes({"meadow": "on grass"}, out, settings=quick, show_progress=False)
+    with pytest.raises(UsageError, match="'meadow' that were drawn as 'on grass', now 'in snow'"):
+        draw_scenes({"meadow": "in snow"}, out, settings=quick, show_progress=False)
+    before = files(out)
+    (out / "meadow" / "meadow-0001.png").unlink()
+    done = draw_scenes({"meadow": "on grass"}, out, settings=quick, show_progress=False)
+    after = files(out)
+    assert dict(done.kept) == {"meadow": 2}
+    assert after["meadow/meadow-0000.png"] == before["meadow/meadow-0000.png"]
+    assert after["meadow/meadow-0001.png"] != before["meadow/meadow-0001.png"]
+
+
+def test_d3s_finds_scenes_of_names_that_are_no_file_names(tmp_path):
+    from figureground import D3S
+
+    quick = dataclasses.replace(POCKET, num_inference_steps=2, images=2)
+    names = {"Schnee über Bäumen": "in snow", "森林": "in a forest"}
+    draw_scenes(names, tmp_path / "out", settings=quick, show_progress=False)
+    method = D3S("pocket", scenes=str(tmp_path / "out"), backgrounds=names)
+    assert {name: len(items) for name, items in method.scenes["train"].items.items()} == dict.fromkeys(names, 1)
+
+
 def test_scenes_that_never_pass_are_given_up(tmp_path):
     chosen = Drawing(**{**vars(POCKET), "batch_size": 2, "num_inference_steps": 2, "tries": 2})
     done = draw_scenes(

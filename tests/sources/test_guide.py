@@ -134,6 +134,19 @@ def test_the_same_content_twice_in_a_class_counts_once(tmp_path: Path) -> None:
     assert {item.path.name for item in bank.items["cat"]} == {"a.png", "c.png"}
 
 
+def test_the_same_pixels_with_another_mask_are_reported_and_a_masked_file_is_kept(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        draw(tmp_path / "dog" / f"{name}.png")
+    for name, box in (("b", (0, 0, 8, 8)), ("c", (8, 8, 16, 16))):
+        mask = Image.new("L", (16, 16))
+        mask.paste(255, box)
+        mask.save(tmp_path / "dog" / f"{name}.mask.png")
+    bank = ImagePool.read(tmp_path, ["dog"], "cutouts")
+    assert [item.path.name for item in bank.items["dog"]] == ["b.png"]
+    assert sorted(path.name for path, _ in bank.skipped) == ["a.png", "c.png"]
+    assert all(reason.startswith("it has the pixels of b.png, but another mask") for _, reason in bank.skipped)
+
+
 def other_bytes(path: Path, way: str) -> Path:
     """The same pixels in another file."""
     image = read_image(path, "RGBA")

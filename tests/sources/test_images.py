@@ -93,6 +93,14 @@ def swapped_profile() -> bytes:
     return icc.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
 
 
+def linear_profile() -> bytes:
+    """An ICC profile with the colours of sRGB and no curve: the parametric curve's exponent and slopes are 1."""
+    icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    start = icc.index(b"para") + 12  # after the type, its number and padding
+    icc[start : start + 20] = struct.pack(">5i", 65536, 65536, 0, 65536, 0)
+    return bytes(icc).replace("sRGB built-in".encode("utf-16-be"), "sRGB (linear)".encode("utf-16-be"))
+
+
 def press_profile() -> bytes:
     """The ICC profile of a printing press that prints nothing but black: colours without black come out white."""
     identity = b"".join(struct.pack(">i", 65536 if i % 4 == 0 else 0) for i in range(9))
@@ -211,6 +219,19 @@ def test_exif_rotation_turns_the_image_upright(orientation: int, suffix: str, tm
 def test_a_damaged_exif_block_leaves_the_image_as_stored(tmp_path: Path) -> None:
     quarters().save(tmp_path / "photo.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xff" * 40, quality=95)
     assert_colors(read_image(tmp_path / "photo.jpg"), [RED, GREEN, BLUE, WHITE], 8)
+
+
+def test_a_linear_profile_with_the_colours_of_srgb_is_applied_and_srgb_itself_isnt(tmp_path: Path) -> None:
+    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile, expected in ((linear_profile(), 137), (own, 64)):
+        Image.new("RGB", (4, 4), (64, 64, 64)).save(tmp_path / "photo.png", icc_profile=profile)
+        found = np.asarray(read_image(tmp_path / "photo.png", "RGB"))[0, 0]
+        assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_floats_that_resampling_took_beyond_one_are_still_shares(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[-0.01, 0.5, 1.003]], np.float32)).save(tmp_path / "photo.tiff")
+    assert np.asarray(read_image(tmp_path / "photo.tiff", "RGB"))[0, :, 0].tolist() == [0, 128, 255]
 
 
 def test_icc_profile_of_a_screen_is_applied(tmp_path: Path) -> None:

@@ -26,6 +26,19 @@ def test_a_mask_is_the_same_in_every_mode(mode, tmp_path):
     assert np.array_equal(values, np.asarray(mask))
 
 
+@pytest.mark.parametrize(("dtype", "void"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_a_map_of_classes_with_a_border_is_refused_and_a_soft_mask_isnt(dtype, void, tmp_path):
+    path = tmp_path / "mask.png"
+    values = np.zeros((4, 6), dtype)
+    values[1:3, 1:5], values[2, 2:4] = void, 12
+    Image.fromarray(values).save(path)
+    with pytest.raises(UnreadableImage, match=f"12 to 12 and {void} for a border, which number"):
+        read_mask(path, path, (6, 4))
+    values[0] = np.linspace(0, void, 6)
+    Image.fromarray(values).save(path)
+    assert read_mask(path, path, (6, 4)).max() == 255
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
 @pytest.mark.parametrize("highest", [1, 100, 40000])
 def test_deep_masks_count_beside_their_highest_value(dtype, highest, tmp_path):

@@ -59,6 +59,24 @@ def test_a_licence_file_may_have_any_of_its_names(tmp_path, name):
     assert read_license(tmp_path) == ("CC0-1.0", name)
 
 
+def test_every_licence_that_a_text_names_is_stated_and_a_list_of_images_is_none(tmp_path):
+    assert detect_license("The images are under CC BY-NC 4.0. Three icons are CC0 1.0.") == "CC-BY-NC-4.0, CC0-1.0"
+    code = "Code: MIT (SPDX-License-Identifier: MIT). Images: CC BY-NC-SA 4.0"
+    assert detect_license(code) == "MIT, CC-BY-NC-SA-4.0"
+    (tmp_path / "LICENSES.csv").write_text("cat/001.jpg,CC-BY-4.0\n")
+    assert read_license(tmp_path) == ("not stated", "")
+
+
+def test_a_bare_name_of_several_images_credits_none_of_them(tmp_path):
+    images = [tmp_path / "cat/1.jpg", tmp_path / "dog/1.jpg", tmp_path / "dog/2.jpg"]
+    (tmp_path / "ATTRIBUTION.csv").write_text("class,file,author\ncat,1.jpg,Ada\ndog,1.jpg,Bob\ndog,2.jpg,Eve\n")
+    source, credits = read_source("cutouts", tmp_path, images)
+    assert [(credit.file, credit.author) for credit in credits] == [("dog/2.jpg", "Eve")]
+    assert "1 file in several ways, such as '1.jpg'" in source.problem
+    (tmp_path / "ATTRIBUTION.csv").write_text("file,author\n1.jpg,Ada\n")
+    assert read_source("cutouts", tmp_path, images)[1] == []
+
+
 @pytest.mark.parametrize(
     "content",
     [

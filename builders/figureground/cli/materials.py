@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from figureground.cli.arguments import Commands, add_device, add_later, parse_path
 from figureground.core.errors import plural
+from figureground.core.names import name_key, unique_slugs
 from figureground.core.terminal import print_error, print_result
 
 if TYPE_CHECKING:
@@ -143,7 +146,10 @@ def _scenes(options: argparse.Namespace) -> int:
         print_error(
             f"figureground: {name} has {n} of {result.wanted} scenes; the others were rejected {settings.tries} times."
         )
-    print_result(f"Then: figureground build d3s --set scenes={result.out} --set backgrounds=folders")
+    names = list(result.kept)
+    known_by_folder = all(name_key(slug) == name_key(name) for name, slug in unique_slugs(names).items())
+    backgrounds = "folders" if known_by_folder else shlex.quote(f"[{', '.join(map(json.dumps, names))}]")
+    print_result(f"Then: figureground build d3s --set scenes={result.out} --set backgrounds={backgrounds}")
     return 1 if incomplete else 0
 
 

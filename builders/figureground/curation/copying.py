@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.core import signals, terminal
-from figureground.core.files import create_bytes, read_bytes, read_text
+from figureground.core.files import MAX_JSON_BYTES, create_bytes, read_bytes, read_text
 from figureground.core.hashing import digest
 from figureground.core.local_paths import strip_local_paths
 from figureground.core.locks import lock
@@ -112,7 +112,8 @@ def copy_files(source: FinishedDataset, out: Path) -> None:
     """Copy files such as LICENSE. Call it under the stages' lock, or another process may remove a draft."""
     for path in find_added_files(source.directory):
         with suppress(FileExistsError):
-            create_bytes(out / path.name, read_bytes(path, root=source.directory), root=out)
+            data = read_bytes(path, root=source.directory, max_bytes=MAX_JSON_BYTES)
+            create_bytes(out / path.name, data, root=out)
 
 
 def copy_card_text(source: FinishedDataset, out: Path) -> None:

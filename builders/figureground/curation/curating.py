@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -252,11 +252,13 @@ def apply_rule(
     scores: Mapping[str, Scores],
     whole_sets: bool,
     show_progress: bool,
+    splits: Collection[str] | None = None,
 ) -> Scan:
     """Apply a rule to all samples, without their images.
 
     Args:
         whole_sets: Whether matched sets are kept or dropped together.
+        splits: The splits to which it is applied; default: all.
 
     Raises:
         RuleError: A compared value is missing or not comparable, or the rule keeps nothing.
@@ -269,6 +271,8 @@ def apply_rule(
     fields: list[str] = []
     kept_by_set: dict[str, list[tuple[str, Mapping[str, int]]]] = {}
     for shard in copying.read_all(source, show_progress):
+        if splits is not None and shard.split not in splits:
+            continue
         if whole_sets:
             scan.broken_sets |= {_matched_set(reject.spec.key) for reject in source.rejects(shard)}
         for row in source.rows(shard):

@@ -80,7 +80,7 @@ def _read_columns(path: Path, skip: int, names: Sequence[str]) -> dict[str, Colu
     """
     lines: list[int] = []
     rows: list[list[str]] = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         fields = line.split()
         if number <= skip or not fields:
             continue

@@ -140,7 +140,7 @@ def select(
     if keep is not None:
         known_names = collect_names(dataset, scores)
         rule = Rule(keep, known_names)
-        apply_rule(dataset, rule, known_names, scores, False, show_progress)
+        apply_rule(dataset, rule, known_names, scores, False, show_progress, set(names))
     getters = _make_getters(dataset, scores, columns)
     has_value = dict.fromkeys(getters, False)
     rows = []
@@ -196,12 +196,15 @@ def _make_getter(name: str, dataset: FinishedDataset, scores: Mapping[str, Score
     head, *rest = name.split(".")
     path: Name = ("provenance", head, *rest)
     if head == SCORES:
-        file_name, column = rest[0] if rest else "", ".".join(rest[1:])
-        if file_name not in scores or column not in scores[file_name].columns:
+        found = {
+            f"{SCORES}.{file_name}.{column}": (file_name, column)  # either may contain dots
+            for file_name, file_scores in scores.items() for column in file_scores.columns
+        }  # fmt: skip
+        if name not in found:
             raise RecipeError(
                 "columns", f"there is no {name!r}. Choose from {', '.join(_list_available(dataset, scores))}."
             )
-        path = (SCORES, file_name, column)
+        path = (SCORES, *found[name])
     elif name == "prompt" or name in dataset.columns.texts:
         path = (name,)
     elif head == "provenance":

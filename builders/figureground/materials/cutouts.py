@@ -192,9 +192,9 @@ def _cut_all(
     segmenter: _LazySegmenter,
     show: bool,
 ) -> None:
-    """Cut every photograph whose cut-out isn't there yet; drop those of photographs that are gone."""
-    files = {entry.name for entry in entries}
-    outdated = [*journal.outdated, *(row for name, row in journal.rows.items() if name not in files)]
+    """Cut every photograph whose cut-out isn't there yet; drop those of photographs that are gone or named anew."""
+    cutout_of = {entry.name: f"{entry.folder}/{entry.cutout}" for entry in entries}
+    outdated = [*journal.outdated, *(row for name, row in journal.rows.items() if row.cutout != cutout_of.get(name))]
     for row in outdated:
         journal.rows.pop(row.file, None)
         _remove(directory, row)

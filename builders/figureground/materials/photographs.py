@@ -83,9 +83,16 @@ def list_photographs(
 
 def _name_cutouts(paths: Sequence[Path]) -> list[str]:
     """Return a PNG's name for each file: its stem, or its whole name if stems are equal or would name a mask."""
-    stems = Counter(path.stem.casefold() for path in paths)
-    plain = [stems[p.stem.casefold()] == 1 and not f"{p.stem}.png".lower().endswith(MASK_SUFFIX) for p in paths]
-    return [f"{path.stem if is_plain else path.name}.png" for path, is_plain in zip(paths, plain, strict=True)]
+    plain = {path for path in paths if not f"{path.stem}.png".lower().endswith(MASK_SUFFIX)}
+    while True:
+        names = [path.stem if path in plain else path.name for path in paths]
+        counts = Counter(name.casefold() for name in names)
+        shared = {
+            path for path, name in zip(paths, names, strict=True) if path in plain and counts[name.casefold()] > 1
+        }
+        if not shared:
+            return [f"{name}.png" for name in names]
+        plain -= shared  # a whole name may be another file's stem, so it is checked again
 
 
 def to_phrase(folder: str) -> str:

@@ -167,7 +167,7 @@ def draw_scenes(
         "judge": judge_identity,
     }  # fmt: skip
     with disk.explained(directory), hold(directory, WORK):
-        state = _resume(directory, digest(identity))
+        state = _resume(directory, digest(identity), background_entries)
         drawer = _Drawer(directory, background_entries, avoided_classes, templates, drawing, judge, state)
         drawer.draw_all(show_progress)
         kept = {entry.name: len(_kept_numbers(state, entry, drawing.images)) for entry in background_entries}
@@ -239,11 +239,14 @@ class _Drawer:
         attempt = state.attempts[background, i]
         folder = self._folders[background]
         if image is not None:
-            path = self._directory / folder / f"{folder}-{i:04d}.png"
+            path = _scene_path(self._directory, folder, i)
             if reason:
                 path = self._directory / PRIVATE / LEFT_OUT / folder / f"{folder}-{i:04d}-{attempt}.png"
             replace_bytes(path, encode_png(image, xmp=make_packet(GENERATED)))
-        line = {"background": background, "number": i, "attempt": attempt, "reason": reason}
+        line = {
+            "background": background, "text": self._backgrounds[b].text, "number": i, "attempt": attempt,
+            "reason": reason,
+        }  # fmt: skip
         append(self._directory / PRIVATE / JOURNAL, line)
         _count_row(state, line)
 
@@ -306,18 +309,27 @@ def _kept_numbers(state: _State, background: ClassEntry, images: int) -> set[int
     return {number for number in state.kept.get(background.name, ()) if number < images}
 
 
-def _resume(directory: Path, identity: str) -> _State:
-    """Read what an earlier run drew, and start the journal.
+def _resume(directory: Path, identity: str, backgrounds: Sequence[ClassEntry]) -> _State:
+    """Read what an earlier run drew, and start the journal. A scene that somebody deleted counts as a failed try.
 
     Raises:
-        UsageError: It drew with other settings.
+        UsageError: It drew with other settings, or a background with another text.
         FiguregroundError: The journal is damaged.
     """
     path, state = directory / PRIVATE / JOURNAL, _State()
     try:
         head, rows = read_log(path)
+        texts = {background.name: background.text for background in backgrounds}
+        folders = unique_slugs(list(texts))
         for row in rows:
-            _count_row(state, row)
+            name, text = row["background"], row.get("text")
+            if name in texts and text not in (None, texts[name]):
+                raise UsageError(
+                    f"{directory} has scenes of {name!r} that were drawn as {text!r}, now {texts[name]!r}. Give "
+                    "another --out, or the same text."
+                )
+            is_there = name not in folders or _scene_path(directory, folders[name], row["number"]).exists()
+            _count_row(state, row, is_there)
         previous = head["identity"] if head and rows else identity  # a run that failed before its first scene drew none
     except (ValueError, KeyError, TypeError) as error:
         raise FiguregroundError(f"{path} is damaged ({error}). Give another --out.") from None
@@ -327,9 +339,13 @@ def _resume(directory: Path, identity: str) -> _State:
     return state
 
 
-def _count_row(state: _State, row: Mapping[str, Any]) -> None:
+def _scene_path(directory: Path, folder: str, number: int) -> Path:
+    return directory / folder / f"{folder}-{number:04d}.png"
+
+
+def _count_row(state: _State, row: Mapping[str, Any], is_there: bool = True) -> None:
     state.attempts[row["background"], row["number"]] += 1
     if row["reason"]:
         state.reasons[row["reason"]] += 1
-    else:
+    elif is_there:
         state.kept.setdefault(row["background"], set()).add(row["number"])

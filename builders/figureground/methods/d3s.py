@@ -17,7 +17,7 @@ import numpy as np
 
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, printable
 from figureground.core.hashing import digest
-from figureground.core.names import RULE, Lookup, describe_same_names, find_same_names
+from figureground.core.names import RULE, Lookup, describe_same_names, find_same_names, unique_slugs
 from figureground.core.resources import find_resource
 from figureground.materials.settings import is_from_photographs
 from figureground.methods import citations
@@ -282,7 +282,9 @@ class D3S(Method):
 
     @cached_property
     def scenes(self) -> dict[str, ImagePool]:
-        return self._read_banks("scenes", [b.name for b in self.backgrounds], "scenes", {})
+        names = [b.name for b in self.backgrounds]
+        slugs = unique_slugs(names)  # the folders that `figureground scenes` makes
+        return self._read_banks("scenes", names, "scenes", {name: (slugs[name],) for name in names})
 
     @cached_property
     def photographs(self) -> dict[str, ImagePool]:

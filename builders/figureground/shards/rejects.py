@@ -77,7 +77,8 @@ def _encode_reject(reject: Reject) -> Encoded:
 def read_rejects(directory: Path, shard: Shard) -> Iterator[Reject]:
     """Yield the rejects of a shard, in order, without images."""
     path = shard.path("rejects")
-    for line in read_text(directory / path, root=directory, max_bytes=MAX_JSON_BYTES).splitlines():
+    text = read_text(directory / path, root=directory, max_bytes=MAX_JSON_BYTES)
+    for line in filter(None, text.split("\n")):  # not `splitlines`: names of files may hold other line separators
         fields = parse_json(line, path)
         yield Reject(Spec.from_json(fields["spec"]), fields["reason"])
 

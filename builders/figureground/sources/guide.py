@@ -232,7 +232,13 @@ def _read_folder(folder: Path, directory: Path) -> tuple[tuple[PoolItem, ...], l
             skipped.append((path, error.strerror or str(error)))
             continue
         id = f"{path.relative_to(directory).as_posix()}@{pixels[:12]}"
-        by_content.setdefault(pixels, PoolItem(id, path, sha256, pixels, mask_sha256, shaped))
+        item = PoolItem(id, path, sha256, pixels, mask_sha256, shaped)
+        other = by_content.setdefault(pixels, item)
+        if other.mask_sha256 != mask_sha256:
+            if not other.has_mask:
+                by_content[pixels] = item
+            dropped, kept = (item, other) if other.has_mask else (other, item)
+            skipped.append((dropped.path, f"it has the pixels of {kept.path.name}, but another mask: crop one of them"))
     return tuple(by_content[pixels] for pixels in sorted(by_content)), skipped
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -237,7 +238,7 @@ def convert_depth(image: Image.Image, path: Path) -> Image.Image:
             raise UnreadableImage(path, "contains no finite value")
         low, high = float(finite.min()), float(finite.max())
         values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-        if image.mode == "F" and low >= 0 and high <= 1:
+        if image.mode == "F" and low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
             return to_grey(values * 255)
         if image.mode == "F" and low >= 0 and high <= 255:
             return to_grey(values)
@@ -249,6 +250,12 @@ def convert_depth(image: Image.Image, path: Path) -> Image.Image:
     if image.mode in ("L", "RGB", "CMYK", "LAB"):
         return image
     return _with_profile(image.convert("RGB"), image)
+
+
+OVERSHOOT = 0.5
+"""Tolerance of the range 0 to 1 of greyscale floats, which resampling with a sharp filter exceeds."""
+_LINEAR = re.compile(r"linear|g10|scRGB", re.IGNORECASE)
+"""Part of the descriptions of profiles with the colours of sRGB, but not its curve."""
 
 
 def to_grey(values: np.ndarray) -> Image.Image:
@@ -267,7 +274,8 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     if profile and image.mode in ("RGB", "RGBA", "CMYK"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "sRGB" in ImageCms.getProfileDescription(source):
+            description = ImageCms.getProfileDescription(source)
+            if "sRGB" in description and not _LINEAR.search(description):
                 return image
             target = ImageCms.createProfile("sRGB")
             converted = ImageCms.profileToProfile(

@@ -22,6 +22,8 @@ SHAPE_TOLERANCE = 0.05
 """Maximum difference between the logarithms of the aspect ratios of a mask and its image."""
 MIN_HIGHEST = 32
 """A mask whose highest value is smaller and that has several values besides 0 numbers objects or classes."""
+VOID = (255, 65535)
+"""Values of unlabelled pixels in maps of classes, such as the borders of objects in PASCAL VOC."""
 MAX_COLOURS = 256
 """Maximum number of colours of a map of classes."""
 HUE_TOLERANCE = 0.2
@@ -87,9 +89,12 @@ def _convert_mask(image: Image.Image, path: Path) -> Image.Image:
         return convert_depth(image, path)
     values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
     levels = np.unique(values[values > 0])
-    if image.mode != "F" and len(levels) > 1 and levels[-1] < MIN_HIGHEST:
+    numbers = levels[:-1] if len(levels) > 1 and levels[-1] in VOID else levels
+    if image.mode != "F" and len(levels) > 1 and numbers[-1] < MIN_HIGHEST:
+        void = "" if len(numbers) == len(levels) else f" and {levels[-1]:g} for a border"
         raise UnreadableImage(
-            path, f"it has the values {levels[0]:g} to {levels[-1]:g}, which number objects or classes; {remedy}"
+            path,
+            f"it has the values {numbers[0]:g} to {numbers[-1]:g}{void}, which number objects or classes; {remedy}",
         )
     if image.mode == "L":
         return convert_depth(image, path)

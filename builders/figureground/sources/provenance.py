@@ -6,6 +6,7 @@ import csv
 import io
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import yaml
 
 from figureground.core.documents import parse_yaml
-from figureground.core.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError, plural
 from figureground.core.files import open_regular
 from figureground.core.tables import TextTable, decode
 from figureground.sources.licence_terms import output_terms
@@ -30,7 +31,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 NOT_STATED = "not stated"
 
-_LICENSES = ("LICENSE", "LICENCE", "COPYING")
+_LICENSE_FILE = re.compile(r"(LICEN[CS]E|COPYING)([-_.].*)?(?<!\.csv)(?<!\.tsv)", re.IGNORECASE)
 _MAX_LENGTH = 120
 _MAX_BYTES = 2**20
 _FORMULA_STARTS = ("=", "+", "-", "@")
@@ -40,7 +41,11 @@ _LICENSE_PATTERNS: tuple[tuple[str, str], ...] = (
     (r"\bCC0[ -]1\.0\b|CC0 1\.0 Universal", "CC0-1.0"),
     (r"\bCC[ -](?P<kind>BY(?:-NC)?(?:-SA|-ND)?)[ -](?P<version>\d\.\d)\b", ""),
     (r"Apache License\s+Version 2\.0", "Apache-2.0"),
-    (r"\AMIT License\b|Permission is hereby granted, free of charge, to any person obtaining a copy", "MIT"),
+    (
+        r"\AMIT License\b"
+        r"|Permission is hereby granted, free of charge, to any person obtaining a copy(?!\s+of the Font)",
+        "MIT",
+    ),
 )
 _LONG_NAMES = {"Attribution": "BY", "NonCommercial": "NC", "ShareAlike": "SA", "NoDerivatives": "ND"}
 
@@ -118,7 +123,10 @@ def read_source(
     """
     files = sorted({path.relative_to(directory).as_posix() for path in images})
     credit_of, problem = read_credits(directory)
-    credit_by_name = {key.rpartition("/")[2]: credit for key, credit in credit_of.items() if "/" not in key}
+    name_counts = Counter(_normalise(f).rpartition("/")[2] for f in files if _normalise(f) not in credit_of)
+    credit_by_name = {
+        key: credit for key, credit in credit_of.items() if "/" not in key and name_counts[key] == 1
+    }  # a bare name of several images says nothing about either
     credits = []
     for file in files:
         credit = credit_of.get(_normalise(file)) or credit_by_name.get(_normalise(file).rpartition("/")[2])
@@ -138,7 +146,7 @@ def read_source(
 def read_license(directory: Path) -> tuple[str, str]:
     """Return the licence in a LICENSE, LICENCE or COPYING file, and the file's name; else `not stated` and ''."""
     try:
-        files = sorted(p for p in directory.iterdir() if p.is_file() and p.name.upper().startswith(_LICENSES))
+        files = sorted(p for p in directory.iterdir() if p.is_file() and _LICENSE_FILE.fullmatch(p.name))
     except OSError:
         return NOT_STATED, ""
     for path in files:
@@ -148,13 +156,14 @@ def read_license(directory: Path) -> tuple[str, str]:
 
 
 def detect_license(text: str) -> str:
-    """Return the name of a licence text: the SPDX name of a well-known one, else its first line."""
+    """Return the name of a licence text: the SPDX name of a well-known one, or of each, else its first line."""
+    names: dict[str, int] = {}
     for pattern, name in _LICENSE_PATTERNS:
-        match = re.search(pattern, text)
-        if match and (name or "kind" in match.groupdict()):
-            return name or f"CC-{match['kind']}-{match['version']}"
-        if match:
-            return match["name"]
+        for match in re.finditer(pattern, text):
+            found = name or (f"CC-{match['kind']}-{match['version']}" if "kind" in match.groupdict() else match["name"])
+            names.setdefault(found.replace(" ", "-"), match.start())
+    if names:
+        return _shorten(", ".join(sorted(names, key=names.__getitem__)))
     match_of_name = re.search(
         r"(?P<kinds>Attribution[A-Za-z-]*)\s+(?P<version>\d\.\d)\s+(International|Unported|Generic)", text
     )
@@ -227,7 +236,8 @@ def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
     Reads the columns in `COLUMNS`, separated by commas, semicolons or tabs.
 
     Returns:
-        The credits, and the reason why an existing file can't be used, else an empty string.
+        The credits, and the reason why an existing file, or some of its rows, can't be used, else an empty string.
+        A file that is credited in several ways has no credit.
     """
     try:
         path = next((p for p in sorted(directory.iterdir()) if p.name.lower() == "attribution.csv"), None)
@@ -246,12 +256,21 @@ def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
     if "file" not in column_of:
         columns = ", ".join(header) or "none"
         return {}, f"ATTRIBUTION.csv has no column 'file' (its columns: {columns})"
-    credits = {}
+    credits: dict[str, Credit] = {}
+    ambiguous: set[str] = set()
     for row in rows:
         values = {name: _from_cell(" ".join(row[i].split())) for name, i in column_of.items() if i < len(row)}
         if values.get("file"):
-            credits[_normalise(values["file"])] = Credit(**values)
-    return credits, ""
+            file, credit = _normalise(values["file"]), Credit(**values)
+            if credits.setdefault(file, credit) != credit:
+                ambiguous.add(file)
+    for file in ambiguous:
+        del credits[file]
+    problem = "" if not ambiguous else (
+        f"ATTRIBUTION.csv credits {plural(len(ambiguous), 'file')} in several ways, such as {min(ambiguous)!r}; their "
+        "credits are left out. Give each image's path, folder/file."
+    )  # fmt: skip
+    return credits, problem
 
 
 def _normalise(file: str) -> str:

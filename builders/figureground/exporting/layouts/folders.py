@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from figureground.core.errors import RecipeError, join_names, plural
 from figureground.core.names import explain_unportable, find_same_files
+from figureground.data.splits import split_number
 from figureground.exporting.layout import ExportLayout
 from figureground.exporting.selection import ExportRow, Selection
 from figureground.sources.images import SYSTEM_FOLDERS
@@ -28,13 +29,22 @@ class Folders(ExportLayout):
                 f"folders are named by the classes, and {join_names(problems, 3)}. --layout imagefolder keeps the "
                 "names in a table.",
             )
+        notes = []
+        if named_like_splits := [repr(name) for name in names if split_number(name) is not None]:
+            notes.append(
+                f"The class {join_names(named_like_splits)} is named like a split: load_dataset('imagefolder') would "
+                "take its images for that split's. Use --layout imagefolder, or load each split by itself."
+            )
         left_out = []
         if selection.has_backgrounds:
             left_out.append(plural(len(selection.names("background")), "background"))
         left_out += [repr(column) for column in selection.dataset.columns.labels]
         left_out += [repr(column) for column in selection.columns]
-        note = f"Folders hold classes alone: {', '.join(left_out)} are left out. --layout imagefolder holds them."
-        return [note] if left_out else []
+        if left_out:
+            notes.append(
+                f"Folders hold classes alone: {', '.join(left_out)} are left out. --layout imagefolder holds them."
+            )
+        return notes
 
     def file(self, selection: Selection, row: ExportRow) -> str:
         return f"{row.split}/{selection.name(row, 'foreground')}/{row.key}{selection.suffix}"
