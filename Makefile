@@ -11,14 +11,20 @@ STAMP := .venv/installed
 PYTEST := $(BIN)/python -m pytest
 REVISION ?= HEAD
 
-.PHONY: demo test bench-quick guard lint format install
+.PHONY: demo test tests bench-quick guard lint format install
 
 demo: install
 	$(BIN)/figureground build d3s --out out/d3s
 	$(BIN)/figureground verify out/d3s
 	$(BIN)/figureground show out/d3s
 
-test: lint
+# Side by side: type checks take one core for a minute. Modules are compiled once, not in each process of a test, even
+# where PYTHONDONTWRITEBYTECODE is set.
+test: install
+	$(BIN)/python -m compileall -q builders tests
+	$(MAKE) --jobs 2 lint tests
+
+tests: install
 	$(PYTEST) -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder --durations 20
 
 bench-quick: install
