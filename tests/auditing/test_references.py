@@ -90,6 +90,7 @@ def test_a_probe_and_a_sign_test_know_what_is_certain():
     assert sign_test(right, wrong, np.zeros(10, int)) == 1
     assert sign_test(right, right, np.arange(10)) == 1
     assert sign_test(wrong, right, np.arange(10)) == 1  # the opposite is no evidence
+    assert sign_test(np.zeros(20_000), np.ones(20_000), np.arange(20_000)) == 1
 
 
 def write_references(folder, per_cell=2, foregrounds=FOREGROUNDS, change=lambda image: image):

@@ -252,7 +252,7 @@ def test_settings_that_a_sampler_ignores_or_that_need_guidance_are_refused(tmp_p
     opened = open_checkpoint(str(folder), scheduler="pndm", **CPU)
     with pytest.raises(RecipeError, match=r"^eta: .*PNDMScheduler"):
         Renderer(opened, replace(SAMPLING, eta=0.5), guide)
-    with pytest.raises(RecipeError, match=r"^negative_prompt: guidance_scale 1 turns guidance off"):
+    with pytest.raises(RecipeError, match=r"^negative_prompt: .*guidance_scale 1 turns guidance off"):
         Renderer(opened, replace(SAMPLING, negative_prompt="blurred", guidance_scale=1.0), guide)
 
 

@@ -52,6 +52,10 @@ def test_axes_of_a_run_that_failed_before_its_first_dataset_are_replaced_and_oth
     (tmp_path / "out" / "mildest").mkdir()
     with pytest.raises(UsageError, match="other severity axes"):
         save_axes(tmp_path / "out", read_axes(["scale=0.6,0.3"]))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "severity.json").write_text('{"mine": 1}')
+    with pytest.raises(FiguregroundError, match=r"severity\.json"):
+        save_axes(tmp_path / "mine", read_axes(["scale=0.6,0.3"]))
 
 
 def test_a_position_is_a_distance_from_the_centre():

@@ -105,7 +105,7 @@ def test_folders_keep_the_classes_and_say_what_they_lose(two, tmp_path, capsys):
 def test_a_class_named_like_a_split_is_noted_for_folders(tmp_path, capsys):
     trains = make_dataset(tmp_path / "trains", columns=Columns(("train", "car"), ("grass", "snow")))
     export(trains, tmp_path / "out", "folders")
-    assert "The class 'train' is named like a split" in capsys.readouterr().err
+    assert "Classes named like a split: 'train'." in capsys.readouterr().err
 
 
 def test_scores_with_dots_in_their_names_are_exported_and_a_rule_reads_the_chosen_splits_alone(birds, tmp_path):
@@ -113,8 +113,9 @@ def test_scores_with_dots_in_their_names_are_exported_and_a_rule_reads_the_chose
     rows = load_dataset(str(copy), cache_dir=str(tmp_path / "cache"))["train"]
     (copy / "_figureground" / "scores").mkdir(exist_ok=True)
     lines = ["key,margin", *(f"{key},{i}" for i, key in enumerate(rows["key"]))]
-    for name in ("resnet50.a1_in1k", "mine"):
-        (copy / "_figureground" / "scores" / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    (copy / "_figureground" / "scores" / "mine.csv").write_text("\n".join(lines) + "\n")
+    lines += [f"{key},0" for key in images(copy) if not key.startswith("train")]
+    (copy / "_figureground" / "scores" / "resnet50.a1_in1k.csv").write_text("\n".join(lines) + "\n")
     options = {"columns": ["scores"], "splits": ["train"], "keep": "scores.mine.margin >= 3"}
     done = write(copy, out := tmp_path / "out", "imagefolder", **options)
     assert done.images == len(rows) - 3

@@ -93,6 +93,9 @@ def test_another_text_of_a_background_is_refused_and_a_deleted_scene_is_drawn_ag
     assert dict(done.kept) == {"meadow": 2}
     assert after["meadow/meadow-0000.png"] == before["meadow/meadow-0000.png"]
     assert after["meadow/meadow-0001.png"] != before["meadow/meadow-0001.png"]
+    (out / "meadow" / "meadow-0001.png").unlink()
+    once = dataclasses.replace(quick, tries=1)
+    assert dict(draw_scenes({"meadow": "on grass"}, out, settings=once, show_progress=False).kept) == {"meadow": 2}
 
 
 def test_d3s_finds_scenes_of_names_that_are_no_file_names(tmp_path):

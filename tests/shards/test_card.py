@@ -366,7 +366,7 @@ def full_facts(**more):
 def test_sources_licences_and_authors_are_named(tmp_path):
     text = write(tmp_path, facts=full_facts())
     assert "| cutouts | `birds` | train | 30 | CC-BY-4.0 (LICENSE.txt) | 1 |" in text
-    assert "2 of the cutouts files in `birds` can't be read and were skipped." in text
+    assert "2 of the cutouts files in `birds` were skipped" in text
     assert r"- `bird/a.jpg`: *A \<bird\>* by Ada \*L\*, CC-BY-4.0, [source](https://example.org/a_%281%29)" in text
     assert "| licence | openrail++, [its text](https://example.org/l) |" in text
     assert "| revision | `abc` |" in text

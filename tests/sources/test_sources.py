@@ -75,6 +75,8 @@ def test_a_bare_name_of_several_images_credits_none_of_them(tmp_path):
     assert "1 file in several ways, such as '1.jpg'" in source.problem
     (tmp_path / "ATTRIBUTION.csv").write_text("file,author\n1.jpg,Ada\n")
     assert read_source("cutouts", tmp_path, images)[1] == []
+    at_root = [tmp_path / "1.jpg", tmp_path / "cat/1.jpg"]
+    assert [credit.file for credit in read_source("cutouts", tmp_path, at_root)[1]] == ["1.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,7 @@ def test_a_built_dataset_names_its_sources_and_keeps_their_credits(tmp_path):
     card = (out / "README.md").read_text()
     assert "| cutouts | `train` | train | 6 | CC-BY-4.0 (LICENSE.txt) | 1 |" in card
     assert "| cutouts | `validation` | validation | 6 | not stated | 0 |" in card
-    assert "1 of the cutouts files in `train` can't be read and was skipped." in card
+    assert "1 of the cutouts files in `train` was skipped" in card
     assert f"- `bird/{first}` by Ada\n" in card
     assert f"| checkpoint | `{checkpoint.name}` |" in card
     assert "| licence | creativeml-openrail-m |" in card

@@ -106,17 +106,25 @@ def test_the_folder_of_a_lock_is_of_the_work_itself(tmp_path):
 
 
 def test_inputs_of_a_run_that_failed_before_its_first_result_are_replaced_and_others_refused(tmp_path):
+    def record(**inputs):
+        return record_inputs(tmp_path, "training.json", {"format": 2, **inputs}, "training")
+
     with hold(tmp_path, TRAIN):
-        assert record_inputs(tmp_path, "training.json", {"epochs": 1, "sizes": (8, 16)}, "training") == {
-            "epochs": 1, "sizes": [8, 16],
-        }  # fmt: skip
+        assert record(epochs=1, sizes=(8, 16)) == {"format": 2, "epochs": 1, "sizes": [8, 16]}
         (tmp_path / ".seed-0.pt.1.tmp").touch()
-        assert record_inputs(tmp_path, "training.json", {"epochs": 2}, "training") == {"epochs": 2}
+        assert record(epochs=2) == {"format": 2, "epochs": 2}
         assert not (tmp_path / ".seed-0.pt.1.tmp").exists()
         (tmp_path / "seed-0.pt").touch()
-        record_inputs(tmp_path, "training.json", {"epochs": 2}, "training")
+        record(epochs=2)
         with pytest.raises(FiguregroundError, match=r"holds another training:\n  epochs: 2, now 3"):
-            record_inputs(tmp_path, "training.json", {"epochs": 3}, "training")
+            record(epochs=3)
+
+
+def test_a_marker_of_another_program_is_never_replaced(tmp_path):
+    (tmp_path / "training.json").write_text('{"epochs_of_my_trainer": 3}')
+    with hold(tmp_path, TRAIN), pytest.raises(FiguregroundError, match="epochs_of_my_trainer"):
+        record_inputs(tmp_path, "training.json", {"format": 2}, "training")
+    assert "my_trainer" in (tmp_path / "training.json").read_text()
 
 
 def test_a_result_counts_in_a_folder_too_and_a_marker_or_a_draft_doesnt(tmp_path):

@@ -66,6 +66,14 @@ def test_the_interval_counts_objects_and_covers_the_share_where_images_of_one_ob
     assert covered / runs >= 0.93
 
 
+def test_one_object_in_each_half_is_one_answer():
+    rng = np.random.default_rng(0)
+    objects = np.repeat([0, 1], 30)
+    verdicts = (rng.random(60) > 0.2).astype(np.int8)
+    scores = {"useless": {"useless_foreground_p": rng.random(60)}}
+    assert choose_thresholds(scores, verdicts, objects, 0.9).reported.effective == pytest.approx(1)
+
+
 def test_a_score_that_no_image_has_is_named():
     scores, answers, right = sample()
     scores["other"]["other_foreground_p"][:] = np.nan

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import comb
-
 import numpy as np
 
 from figureground.auditing.probe import ridge
@@ -69,5 +67,7 @@ def sign_test(first: np.ndarray, second: np.ndarray, objects: np.ndarray) -> flo
     """
     _, object_index = np.unique(objects, return_inverse=True)
     difference = np.round(np.bincount(object_index, np.asarray(first, np.float64) - np.asarray(second, np.float64)), 9)
+    from scipy.special import bdtrc  # the probability of more than k wins
+
     n, wins = int((difference != 0).sum()), int((difference > 0).sum())
-    return min(1.0, 2 * sum(comb(n, i) for i in range(wins, n + 1)) / 2**n) if n else 1.0
+    return min(1.0, 2 * float(bdtrc(wins - 1, n, 0.5))) if wins else 1.0

@@ -15,7 +15,7 @@ from figureground.comparison.runner import ComparisonRunner
 from figureground.core import disk
 from figureground.core.devices import check_device
 from figureground.core.differences import describe_differences
-from figureground.core.errors import RecipeError
+from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.files import replace_text
 from figureground.core.values import FieldsOf
 from figureground.data.data_source import DataSource
@@ -162,8 +162,13 @@ def compare(
 def _record_inputs(out: Path, identity: dict[str, Any]) -> None:
     """Record the compared methods and data; raise FiguregroundError if an earlier record differs."""
     path = out / INPUTS
-    claimed = path.exists() and has_results(out, INPUTS, TRAINING_INPUTS)
-    recorded = read_inputs(path) if claimed else {"data": identity["data"], "methods": {}, "generators": {}}
+    recorded = {"data": identity["data"], "methods": {}, "generators": {}}
+    if path.exists():
+        previous = read_inputs(path)
+        if not isinstance(previous, Mapping) or not recorded.keys() <= previous.keys():
+            raise FiguregroundError(f"{path} wasn't written by compare, and was left as it is. Give another --out.")
+        if has_results(out, INPUTS, TRAINING_INPUTS):  # otherwise, the run that wrote it failed before
+            recorded = dict(previous)
     changed = describe_differences(recorded["data"], identity["data"], "data")
     for kind in ("methods", "generators"):
         for name, inputs in identity[kind].items():

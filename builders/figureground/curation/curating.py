@@ -271,9 +271,8 @@ def apply_rule(
     fields: list[str] = []
     kept_by_set: dict[str, list[tuple[str, Mapping[str, int]]]] = {}
     for shard in copying.read_all(source, show_progress):
-        if splits is not None and shard.split not in splits:
-            continue
-        if whole_sets:
+        applies = splits is None or shard.split in splits
+        if whole_sets and applies:
             scan.broken_sets |= {_matched_set(reject.spec.key) for reject in source.rejects(shard)}
         for row in source.rows(shard):
             sample = SampleValues(row, shard, source, scores)
@@ -283,6 +282,8 @@ def apply_rule(
             }  # fmt: skip
             for name, score_row in score_rows.items():
                 has_sample[name][score_row] = True
+            if not applies:
+                continue
             if unmatched:
                 unmatched = {path for path in unmatched if not sample.find_field(path)[0]}
                 fields = fields or _list_fields(_parse_provenance(row))
@@ -315,7 +316,7 @@ def apply_rule(
             "was rejected earlier. Omit --whole-sets to keep the others."
         )
     if not scan.kept:
-        raise RuleError(f"the rule keeps nothing: {rule.text} is true for none of the {source.samples:,} samples.")
+        raise RuleError(f"the rule keeps nothing: {rule.text} is true for no sample.")
     return scan
 
 

@@ -152,8 +152,8 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
 
     Raises:
         FiguregroundError: A split is missing, training has only one class, or an added dataset has a class that the
-            dataset doesn't have, has two classes with the same name, is the dataset itself, or has a validation or
-            test image of it.
+            dataset doesn't have, has two classes with the same name, is the dataset itself, or has an image
+            file with the bytes of one of its validation or test images.
     """
     train, validation, test = (data.of_split(split) for split in range(3))
     labels_present = np.unique(train.y)
@@ -162,7 +162,8 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
             f"{data.name}: all its training images are of one class, {data.classes[labels_present[0]]!r}. Training "
             "requires at least two."
         )
-    held_out = _hash_images(validation) | _hash_images(test) if add else set()
+    has_files = any(isinstance(added.store, FileStore) for added in add)
+    held_out = _hash_images(validation) | _hash_images(test) if has_files else set()
     parts, labels, attributes, notes = [train], [train.y], [train.a], []
     for added in add:
         if added.fingerprint == data.fingerprint:

@@ -114,6 +114,8 @@ class _State:
     """Numbers of scenes, by background."""
     attempts: Counter[tuple[str, int]] = field(default_factory=Counter)
     """Images drawn, by background and number."""
+    failures: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """Images that were rejected, by background and number."""
     reasons: Counter[str] = field(default_factory=Counter)
 
 
@@ -214,7 +216,7 @@ class _Drawer:
             (b, i)
             for b, background in enumerate(self._backgrounds)
             for i in range(settings.images)
-            if i not in state.kept.get(background.name, ()) and state.attempts[background.name, i] < settings.tries
+            if i not in state.kept.get(background.name, ()) and state.failures[background.name, i] < settings.tries
         ]
 
     def _draw_batch(self, batch: Sequence[tuple[int, int]]) -> int:
@@ -310,7 +312,7 @@ def _kept_numbers(state: _State, background: ClassEntry, images: int) -> set[int
 
 
 def _resume(directory: Path, identity: str, backgrounds: Sequence[ClassEntry]) -> _State:
-    """Read what an earlier run drew, and start the journal. A scene that somebody deleted counts as a failed try.
+    """Read what an earlier run drew, and start the journal. A scene that somebody deleted counts as not drawn.
 
     Raises:
         UsageError: It drew with other settings, or a background with another text.
@@ -347,5 +349,6 @@ def _count_row(state: _State, row: Mapping[str, Any], is_there: bool = True) -> 
     state.attempts[row["background"], row["number"]] += 1
     if row["reason"]:
         state.reasons[row["reason"]] += 1
+        state.failures[row["background"], row["number"]] += 1
     elif is_there:
         state.kept.setdefault(row["background"], set()).add(row["number"])

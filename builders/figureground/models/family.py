@@ -208,7 +208,8 @@ class Family(ABC):
         if negative_prompt and guidance_scale is not None and self.free_scale(guidance_scale, true_cfg_scale) <= 1:
             raise RecipeError(
                 "negative_prompt",
-                f"guidance_scale {guidance_scale:g} turns guidance off, so it has no effect. Leave out one of the two.",
+                f"{what}: it has no effect, because guidance_scale {guidance_scale:g} turns guidance off. Leave "
+                "it out, or give a guidance_scale above 1.",
             )
         if interval is not None and not self.GUIDES_IN_ONE_BATCH:
             supporting = join_names(name for name, kind in FAMILIES.items() if kind.GUIDES_IN_ONE_BATCH)

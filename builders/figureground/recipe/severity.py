@@ -88,10 +88,14 @@ def save_axes(directory: Path, axes: Sequence[Axis]) -> None:
     saved: dict[str, Any] = {
         axis.name: {"field": axis.field, "values": list(axis.values), "datasets": list(axis.folders)} for axis in axes
     }
-    if (directory / FILE).exists() and _holds_datasets(directory):
-        if {axis.name: axis for axis in load_axes(directory)} != {axis.name: axis for axis in axes}:
-            raise UsageError(f"--out {directory} holds other severity axes (see {FILE} there). Give another directory.")
-        return
+    if (directory / FILE).exists():
+        existing = {axis.name: axis for axis in load_axes(directory)}
+        if _holds_datasets(directory):
+            if existing != {axis.name: axis for axis in axes}:
+                raise UsageError(
+                    f"--out {directory} holds other severity axes (see {FILE} there). Give another directory."
+                )
+            return
     if directory.exists() and (not directory.is_dir() or any(path.name != FILE for path in directory.iterdir())):
         raise UsageError(f"--out {directory} holds something else. Give a new directory.")
     replace_text(directory / FILE, json.dumps({"made_by": MADE_BY, "axes": saved}, indent=1) + "\n")

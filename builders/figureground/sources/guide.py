@@ -82,7 +82,7 @@ class ImagePool:
     items: dict[str, tuple[PoolItem, ...]]
     """Class name to images, in an order that depends only on their content. Pixels are unique within a class."""
     skipped: list[tuple[Path, str]] = field(default_factory=list)
-    """Unreadable files, with reasons."""
+    """Files that aren't used, with reasons."""
 
     @classmethod
     def read(

@@ -89,12 +89,15 @@ def _convert_mask(image: Image.Image, path: Path) -> Image.Image:
         return convert_depth(image, path)
     values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
     levels = np.unique(values[values > 0])
-    numbers = levels[:-1] if len(levels) > 1 and levels[-1] in VOID else levels
+    # A border is thin, unlike an object in white.
+    has_void = len(levels) > 1 and levels[-1] in VOID and (values == levels[-1]).sum() < (values > 0).sum() / 2
+    numbers = levels[:-1] if has_void else levels
     if image.mode != "F" and len(levels) > 1 and numbers[-1] < MIN_HIGHEST:
-        void = "" if len(numbers) == len(levels) else f" and {levels[-1]:g} for a border"
+        numbers_text = f"{numbers[0]:g}" + (f" to {numbers[-1]:g}" if len(numbers) > 1 else "")
+        void = f", and {levels[-1]:g} for borders" if has_void else ""
         raise UnreadableImage(
             path,
-            f"it has the values {numbers[0]:g} to {numbers[-1]:g}{void}, which number objects or classes; {remedy}",
+            f"its values ({numbers_text}{void}) look like numbers of objects or classes; {remedy}",
         )
     if image.mode == "L":
         return convert_depth(image, path)

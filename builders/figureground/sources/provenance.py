@@ -74,13 +74,13 @@ class Source:
     splits: Sequence[str] = ()
     """Splits that use it; empty if all splits share it."""
     skipped: int = 0
-    """Number of unreadable files."""
+    """Number of files that aren't used."""
     license: str = NOT_STATED
     license_file: str = ""
     credited: int = 0
     """Number of images listed in ATTRIBUTION.csv."""
     problem: str = ""
-    """Reason why ATTRIBUTION.csv wasn't read."""
+    """Reason why ATTRIBUTION.csv, or some of its rows, can't be used, without a full stop."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,14 @@ def read_source(
         images: The files that are used, all below the directory.
         name: Name of the directory on the card; default: the last part of its path.
         splits: Splits that use it.
-        skipped: Number of unreadable files.
+        skipped: Number of files that aren't used.
         license_in: Directory of its LICENSE; default: the directory itself.
     """
     files = sorted({path.relative_to(directory).as_posix() for path in images})
     credit_of, problem = read_credits(directory)
-    name_counts = Counter(_normalise(f).rpartition("/")[2] for f in files if _normalise(f) not in credit_of)
+    name_counts = Counter(
+        name.rpartition("/")[2] for name in map(_normalise, files) if "/" not in name or name not in credit_of
+    )
     credit_by_name = {
         key: credit for key, credit in credit_of.items() if "/" not in key and name_counts[key] == 1
     }  # a bare name of several images says nothing about either
@@ -267,8 +269,8 @@ def read_credits(directory: Path) -> tuple[dict[str, Credit], str]:
     for file in ambiguous:
         del credits[file]
     problem = "" if not ambiguous else (
-        f"ATTRIBUTION.csv credits {plural(len(ambiguous), 'file')} in several ways, such as {min(ambiguous)!r}; their "
-        "credits are left out. Give each image's path, folder/file."
+        f"ATTRIBUTION.csv credits {plural(len(ambiguous), 'file')} in several ways, such as {min(ambiguous)!r}, so "
+        "their credits are left out: give each image one row, with its path folder/file"
     )  # fmt: skip
     return credits, problem
 

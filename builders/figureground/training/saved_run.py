@@ -50,7 +50,7 @@ class SavedRun:
     keeps_curves: bool = True
     """Whether the values of all steps are kept, in the state and in `curves.csv`."""
     tracker_run: Mapping[str, str] | None = None
-    """The tracker's run that a resumed training continues: `reporting.Report.mark`."""
+    """The tracker's run that a resumed training continues: `reporting.RunReport.mark`."""
 
     @property
     def file(self) -> Path:

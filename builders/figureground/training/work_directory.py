@@ -102,7 +102,7 @@ def record_inputs(out: Path, marker: str, inputs: Mapping[str, Any], kind: str) 
     Args:
         out: A directory held with `hold`.
         marker: Name of the JSON file that records the inputs.
-        inputs: JSON-serialisable.
+        inputs: JSON-serialisable, with the key `format`.
         kind: Noun of the content, for errors.
 
     Returns:
@@ -113,12 +113,18 @@ def record_inputs(out: Path, marker: str, inputs: Mapping[str, Any], kind: str) 
     """
     path = out / marker
     recorded: dict[str, Any] = json.loads(json.dumps(inputs))
-    if path.exists() and has_results(out, marker):
-        refuse_changed_inputs(out, kind, describe_differences(read_inputs(path), recorded))
+    previous = read_inputs(path) if path.exists() else None
+    if previous is not None and (has_results(out, marker) or not _is_record(previous)):
+        refuse_changed_inputs(out, kind, describe_differences(previous, recorded))
     else:
         replace_text(path, json.dumps(recorded, indent=2, ensure_ascii=False) + "\n")
     remove_drafts(out)
     return recorded
+
+
+def _is_record(content: Any) -> bool:
+    """Whether a marker's content is ours, so that it may be replaced."""
+    return isinstance(content, Mapping) and "format" in content
 
 
 def has_results(out: Path, *markers: str) -> bool:

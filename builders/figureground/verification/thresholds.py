@@ -4,10 +4,12 @@ The path of thresholds has one parameter, q: each score's threshold is the q-qua
 dataset, so that scores of different scales get thresholds of like severity. A scorer votes for an image if all its
 scores reach their thresholds, and an image with enough votes is kept. The smallest q is chosen for which the share of
 wrong labels among what is kept of the first half is at most the target. What the second half says is then untouched by
-the choice, and its interval is exact (Clopper and Pearson 1934).
+the choice.
 
 If some parts of the dataset, such as rare cells, were reviewed at a higher rate than others, an image counts for as
-many as it stands for, and intervals are those of an effective number of images (Kish 1965).
+many as it stands for. The interval is that of Clopper and Pearson (1934) for an effective number of images, because
+images of one object aren't independent (Korn and Graubard 1998). It is exact if each image has an object and a weight
+of its own and no part was reviewed more than others.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ NUM_QUANTILES = 200
 MIN_LABELLED = 20
 """Smallest number of labelled images in a half, and of those that thresholds keep of the first half, because a few are
 right by luck."""
+_ROUNDING = 1e-12
+"""Variance of a share that is taken for 0."""
 _SCORES = "scores.verify."
 """Prefix of scores in rules of `curate`."""
 
@@ -226,7 +230,7 @@ def _count_effective(wrong: np.ndarray, weights: np.ndarray, objects: np.ndarray
     share = float(weights[wrong].sum()) / total
     deviations = np.bincount(object_index, weights * (wrong - share))
     variance = float((deviations**2).sum()) / total**2 * k / max(1, k - 1)
-    if variance <= 0:  # all images are right, or all are wrong
+    if k == 1 or variance <= _ROUNDING:  # no object differs from another, as where all images are right
         return total**2 / float((weight_of_object**2).sum())
     correction = (student_quantile(LEVEL, math.inf) / student_quantile(LEVEL, k - 1)) ** 2
     return min(by_weight, share * (1 - share) / variance * correction)

@@ -32,8 +32,8 @@ class Folders(ExportLayout):
         notes = []
         if named_like_splits := [repr(name) for name in names if split_number(name) is not None]:
             notes.append(
-                f"The class {join_names(named_like_splits)} is named like a split: load_dataset('imagefolder') would "
-                "take its images for that split's. Use --layout imagefolder, or load each split by itself."
+                f"Classes named like a split: {join_names(named_like_splits)}. load_dataset('imagefolder') would put "
+                "their images into that split. Use --layout imagefolder, or load each split by itself."
             )
         left_out = []
         if selection.has_backgrounds:
