@@ -74,7 +74,7 @@ COMMANDS = [
     ["show", "birds"], ["curate", "birds", "--out", "copy", "--keep", "foreground == 'bird'"],
     ["merge", "birds", "other", "--out", "copy"], ["push", "birds", "ada/birds"],
     ["extend", "birds", "--per-cell", "train=20"], ["train", "erm", "--data", "birds", "--out", "trained"],
-    ["evaluate", "birds", "--classifier", "nowhere"],
+    ["evaluate", "birds", "--classifier", "user/nowhere"],
 ]  # fmt: skip
 
 

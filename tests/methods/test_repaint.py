@@ -84,7 +84,7 @@ def test_data_without_a_validation_split_train_no_classifier_and_do_with_a_given
 
 
 def test_a_segmenter_that_is_not_there_is_refused_before_a_classifier_is_trained(data, tmp_path):
-    with pytest.raises(FiguregroundError, match="segmenter: there is no directory"):
+    with pytest.raises(FiguregroundError, match="segmenter: no such file or directory"):
         DDB("pocket", data=str(data), **{**EASY, "segmenter": "nowhere"}).build(tmp_path / "out", show_progress=False)
     assert not (tmp_path / "out").exists()
 

@@ -57,7 +57,7 @@ STOPPED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from figureground.pocket.fitting import Settings, fit, run_command
+from figureground.pocket.fitting import FitSettings, fit, run_command
 
 def batches(step):
     while True:
@@ -67,7 +67,7 @@ def batches(step):
         yield torch.ones(4, 3)
 
 def main():
-    settings = Settings(steps=6, batch=4, learning_rate=0.1, warmup=1, ema=0.5)
+    settings = FitSettings(steps=6, batch=4, learning_rate=0.1, warmup=1, ema=0.5)
     objective = lambda model, x: {"loss": (model(x) - 1).square().mean()}
     fit("line", torch.nn.Linear(3, 1), objective, batches, settings, Path(sys.argv[1]), "cpu", lambda model: {})
 

@@ -72,7 +72,7 @@ def test_a_signal_stops_a_build_within_seconds_and_the_same_command_ends_it(
     assert time.monotonic() - sent_at < 10
     assert process.returncode == code
     done = len(markers(out))
-    assert f"figureground: stopped. {done} of 8 shards are done and kept." in err
+    assert f"figureground: stopped. {done} of 8 shards are done and kept" in err
     assert "Traceback" not in err
     assert not [name for name in litter(out) if name.endswith(".tmp")]
     finish(checkpoint, out, undisturbed)
@@ -219,7 +219,7 @@ def test_in_python_ctrl_c_is_a_keyboard_interrupt_and_handlers_are_left_alone(
     os.killpg(process.pid, signal.SIGINT)
     output, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert f"{len(markers(out))} of 8 shards are done and kept." in output
+    assert f"{len(markers(out))} of 8 shards are done and kept" in output
     assert "Traceback" not in err
     wait_for(lambda: not any(map(alive, workers)), seconds=10)
     finish(checkpoint, out, undisturbed)
