@@ -6,6 +6,7 @@ Tables are in % and points. A pipeline seed counts as one value: its training se
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -137,6 +138,10 @@ def against_bias(unit: Unit, result: Mapping[str, Any]) -> float:
     in advance, so unlike the minimum of several groups, its expectation doesn't fall with noise."""
     groups = unit["data"]["against_the_bias"] or range(len(result["groups"]))
     return 100 * statistics.fmean(result["groups"][i] for i in groups)
+
+
+WANTED_BELOW = 80
+"""Worst-group accuracy of ERM in percent below which a bed was to stay."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +295,10 @@ def format_rows(units: Sequence[Unit], selection: Selection, names: Sequence[str
 
 
 def format_seeds(units: Sequence[Unit], selection: Selection) -> str | None:
-    """Return a table of the primary rows' worst groups by pipeline seed, with medians; None if there are no results."""
+    """Return a table of the primary rows' worst groups by pipeline seed; None if there are no results.
+
+    Below: medians, means where ERM is below `WANTED_BELOW` and elsewhere, and the extremes of single trainings.
+    """
     rows = {name: selection.values(units, name, worst_group) for name in ("erm", *PRIMARY)}
     seeds = [seed for seed in selection.seeds if all(seed in values for values in rows.values())]
     if not seeds:
@@ -301,6 +309,25 @@ def format_seeds(units: Sequence[Unit], selection: Selection) -> str | None:
         [str(seed), *(f"{x:.1f}" for x in row)] for seed, row in zip(seeds, zip(*columns, strict=True), strict=True)
     ]
     body.append(["median", *(f"{statistics.median(column):.1f}" for column in columns)])
+    for text, chosen in (
+        (f"mean, erm below {WANTED_BELOW}", [value < WANTED_BELOW for value in columns[0]]),
+        (f"mean, erm {WANTED_BELOW} or more", [value >= WANTED_BELOW for value in columns[0]]),
+    ):
+        if any(chosen):
+            body.append([text, *(f"{statistics.fmean(itertools.compress(c, chosen)):.1f}" for c in columns)])
+    trainings = [
+        [worst_group(unit, result) for seed in seeds for unit, cell in [cells[seed]] for result in cell["seeds"]]
+        for cells in (selection.cells(units, name) for name in rows)
+    ]
+    below = [f"{sum(a < b for a, b in zip(row, trainings[0], strict=True))} below erm" for row in trainings[1:]]
+    body.append(["lowest single training", *(f"{min(row):.1f}" for row in trainings), *below])
+    body.append(
+        [
+            "highest single training",
+            *(f"{max(row):.1f}" for row in trainings),
+            *([f"of {len(trainings[0])}"] * len(below)),
+        ]
+    )
     return format_table([f"{selection.bed}, {selection.backbone}", *rows, *(f"{name} − erm" for name in PRIMARY)], body)
 
 
