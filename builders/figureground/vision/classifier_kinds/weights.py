@@ -8,28 +8,16 @@ from typing import TYPE_CHECKING, ClassVar
 from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.hashing import content_hash
 from figureground.core.lfs import refuse_pointer
-from figureground.models.classifier_files import ClassifierKind
-from figureground.models.needs import Need, missing_model, refuse_absent_model
-from figureground.models.weights import fingerprint_files
+from figureground.vision.classifier_kinds.transformers import TransformersKind
 
 if TYPE_CHECKING:
     from figureground.vision.classifiers import Classifier
 
 
-class WeightsKind(ClassifierKind):
+class WeightsKind(TransformersKind):
     """A file, of which names have no prefix."""
 
     KIND: ClassVar[str] = "weights"
-
-    def identify(self, rest: str, revision: str | None) -> str:
-        path = Path(rest).expanduser()
-        return fingerprint_files(path) if path.exists() else f"{rest}@main"
-
-    def refuse_absent(self, field: str, rest: str) -> None:
-        refuse_absent_model(field, rest)
-
-    def needs(self, field: str, rest: str, revision: str | None) -> list[Need]:
-        return missing_model(field, rest)
 
     def open(self, rest: str, revision: str | None) -> Classifier:
         from figureground.vision import robust_weights
