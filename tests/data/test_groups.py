@@ -122,6 +122,17 @@ def test_masks_beside_images_are_read_as_bool(tmp_path):
         list(groups.read_masks([0, 2]))
 
 
+def test_a_mask_in_upper_case_is_read(tmp_path):
+    make_table(tmp_path)
+    image = tmp_path / TABLE[0][0]
+    make_mask(image)
+    mask = image.with_suffix(".mask.png")
+    mask.rename(image.with_suffix(".MASK.PNG"))
+    groups = read_groups(tmp_path)
+    assert groups.masked.tolist() == [True] + [False] * (len(TABLE) - 1)
+    assert dict(groups.read_masks([0]))[0]().any()
+
+
 def test_a_mask_is_as_large_as_its_image_or_refused(tmp_path):
     make_table(tmp_path)
     first, second = (tmp_path / row[0] for row in TABLE[:2])

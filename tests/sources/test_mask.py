@@ -16,6 +16,15 @@ def test_a_mask_lies_beside_its_image(tmp_path):
     assert find_mask(image) == tmp_path / "rex.the.dog.mask.png"
 
 
+@pytest.mark.parametrize("suffix", [".mask.PNG", ".Mask.PNG", ".MASK.PNG"])
+def test_a_mask_is_found_in_either_case(suffix, tmp_path):
+    mask = tmp_path / f"DSC1{suffix}"
+    mask.touch()
+    assert find_mask(tmp_path / "DSC1.JPG") == mask
+    problem = describe_shared([tmp_path / "DSC1.JPG", tmp_path / "DSC1.png"], ".mask.png", "mask")
+    assert f"DSC1{suffix} of DSC1.JPG, DSC1.png" in problem
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "P"])
 def test_a_mask_is_the_same_in_every_mode(mode, tmp_path):
     mask = Image.new("L", (6, 4))

@@ -39,7 +39,7 @@ def test_the_folders_of_spurious_imagenet_are_found_by_class_and_component(tmp_p
 def test_references_from_several_folders_are_gathered_in_one_with_their_captions(tmp_path):
     images(tmp_path / "a_1_309_bee_0", 2)
     second = images(tmp_path / "a_1_309_bee_3", 2, first=1)  # 1.png is in both, with the same pixels
-    (second / "2.txt").write_text("a {V} {noun}\n at night")
+    (second / "2.TXT").write_text("a {V} {noun}\n at night")
     images(tmp_path / "b_309_3", 1, first=7)
     (tmp_path / "b_309_3" / "7.png").rename(tmp_path / "b_309_3" / "0.png")
     found = read_references(tmp_path, [Feature("bee", "flower", "", (0, 3), 309)])

@@ -18,7 +18,7 @@ from figureground.core.tables import Column
 from figureground.data.splits import SPLITS
 from figureground.data.stores import FileStore
 from figureground.data.tables import MAX_EXAMPLES, DataProblems, count_rows, join_examples, quote_examples
-from figureground.sources.companions import describe_shared
+from figureground.sources.companions import companion_suffixes, describe_shared
 from figureground.sources.images import FOREIGN_SUFFIXES, MASK_SUFFIX, UnreadableImage, image_size, list_images
 
 SMALL_FILE_BYTES = 200
@@ -61,12 +61,14 @@ def find_files(
                 listing[folder] = _list_folder(root / folder)
     _refuse_duplicates(names, column, split, problems)
     sizes, mask_sizes = np.full((2, len(names)), -1, np.int64)
+    mask_suffixes = companion_suffixes(MASK_SUFFIX)
     missing: list[str] = []
     unreadable: list[str] = []
     for row in sorted(set(range(len(names))) - set(unusable)):
         folder, base = posixpath.split(names[row])
         entries = listing[folder]
-        mask_sizes[row] = entries.get(posixpath.splitext(base)[0] + MASK_SUFFIX, -1)
+        masks = (posixpath.splitext(base)[0] + suffix for suffix in mask_suffixes)
+        mask_sizes[row] = next((entries[mask] for mask in masks if mask in entries), -1)
         if base not in entries:
             # An error names only the first; searching a folder for each of a hundred thousand would take hours.
             similar = Lookup(entries).find(base) if len(missing) < MAX_EXAMPLES else []

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from figureground.sources.companions import find_companion
 from figureground.sources.images import (
     MASK_SUFFIX,
     UnreadableImage,
@@ -30,15 +31,14 @@ HUE_TOLERANCE = 0.2
 """Maximum difference of a channel, as a share of the brightest one, between shades of one colour."""
 
 
-def mask_path(image: Path) -> Path:
-    """Return the path of an image's mask, whether or not it exists: `rex.mask.png` for `rex.jpg`."""
-    return image.with_name(image.stem + MASK_SUFFIX)
-
-
 def find_mask(image: Path) -> Path | None:
-    """Return the mask file of an image, or None."""
-    mask = mask_path(image)
-    return mask if mask.is_file() else None
+    """Return the mask file of an image, `rex.mask.png` for `rex.jpg`, or None."""
+    return find_companion(image, MASK_SUFFIX)
+
+
+def mask_path(image: Path) -> Path:
+    """Return the path of an image's mask, whether or not it exists."""
+    return find_mask(image) or image.with_name(image.stem + MASK_SUFFIX)
 
 
 def read_mask(path: Path, image: Path, size: tuple[int, int]) -> np.ndarray:

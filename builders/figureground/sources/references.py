@@ -18,7 +18,7 @@ from figureground.core.numerics import usable_cores
 from figureground.core.progress import Progress
 from figureground.core.tables import decode
 from figureground.recipe.features import Feature
-from figureground.sources.companions import describe_shared
+from figureground.sources.companions import describe_shared, find_companion
 from figureground.sources.images import (
     UnusedFiles,
     encode,
@@ -204,8 +204,8 @@ def read_caption(image: Path) -> str | None:
     Raises:
         FiguregroundError: It is not text, or longer than any text encoder reads.
     """
-    path = image.with_suffix(CAPTION_SUFFIX)
-    if not path.is_file():
+    path = find_companion(image, CAPTION_SUFFIX)
+    if path is None:
         return None
     with path.open("rb") as file:
         data = file.read(MAX_CAPTION_BYTES + 1)
@@ -263,6 +263,6 @@ def gather(references: References, folder: Path) -> Path:
     for name, image in zip(references.names, references.images, strict=True):
         path = folder / name
         replace_bytes(path, image.path.read_bytes() if image.path else image.drawn)
-        if image.path is not None and image.caption:
-            replace_bytes(path.with_suffix(CAPTION_SUFFIX), image.path.with_suffix(CAPTION_SUFFIX).read_bytes())
+        if image.path is not None and image.caption and (caption := find_companion(image.path, CAPTION_SUFFIX)):
+            replace_bytes(path.with_suffix(CAPTION_SUFFIX), caption.read_bytes())
     return folder
