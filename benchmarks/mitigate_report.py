@@ -527,18 +527,24 @@ def _is_chosen(kept: Path, bed: str, name: str, backbone: str, table_name: str, 
 
 
 def note_unequal_steps(units: Sequence[Unit]) -> list[str]:
-    """Return a note if rows took different numbers of optimiser steps, which they must not."""
-    steps: dict[int, set[str]] = {}
+    """Return a note if rows of one bed took different numbers of optimiser steps, which they must not."""
+    steps_by_bed: dict[tuple[str, str], dict[int, set[str]]] = {}
     for unit in units:
+        steps = steps_by_bed.setdefault((unit["bed"], unit["bias"]), {})
         for name, backbones in unit["rows"].items():
             for tables in backbones.values():
                 for cell in tables.values():
                     for result in cell["seeds"]:
                         steps.setdefault(result["budget"], set()).add(name)
-    if len(steps) < 2:
-        return []
-    summary = "; ".join(f"{n:,}: {', '.join(sorted(names))}" for n, names in sorted(steps.items()))
-    return [f"**The rows took different numbers of optimiser steps ({summary}), so they can't be compared.**"]
+    notes = []
+    for (bed, _), steps in steps_by_bed.items():
+        if len(steps) > 1:
+            summary = "; ".join(f"{n:,}: {', '.join(sorted(names))}" for n, names in sorted(steps.items()))
+            notes.append(
+                f"**The rows of {bed} took different numbers of optimiser steps ({summary}), so they can't be "
+                "compared.**"
+            )
+    return notes
 
 
 def to_markdown(units: Sequence[Unit], kept: Path, longer_units: Sequence[Unit] = ()) -> str:
