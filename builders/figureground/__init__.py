@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from figureground.core.version import VERSION
+
 if TYPE_CHECKING:
     from figureground.annotation.reviewing import review
     from figureground.auditing.auditing import audit
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from figureground.verification.scenes import scenes
     from figureground.verification.verifying import verify
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "D3S", "DDB", "SCGS", "Disentangled", "Spurious", "Training", "__version__", "audit", "build", "check", "compare",
     "curate", "cutouts", "disentangle", "evaluate", "export", "extend", "merge", "plan", "push", "review", "scenes",

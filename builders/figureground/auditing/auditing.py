@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from figureground.auditing.features import choose_network
-from figureground.auditing.findings import LEVEL, Finding, Section, confirm_findings, join_sections
+from figureground.auditing.findings import LEVEL, Section, confirm_findings, join_sections
 from figureground.auditing.leaks import find_differences, find_leaks, probe_to_dict
 from figureground.auditing.measuring import ImageScan, Measurements, measure_images, scan_images
 from figureground.auditing.page import write_page
 from figureground.auditing.probe import TooFew, max_images, probe
+from figureground.auditing.result import Audit
 from figureground.auditing.samples import Samples, open_samples
 from figureground.auditing.sections import report_duplicates, report_labels, report_reuse
 from figureground.core.devices import check_device
@@ -39,19 +39,6 @@ BATCH_SIZE = 64
 SMALL = 10
 """Default size below which groups are named."""
 _MADE_BY = "figureground audit"
-
-
-@dataclass(frozen=True)
-class Audit:
-    """Result of an audit."""
-
-    samples: Samples
-    findings: list[Finding]
-    """Largest effect first."""
-    report: dict[str, Any]
-    """Contents of `audit.json`; see `docs/audit.md`."""
-    out: Path
-    """Output directory."""
 
 
 def audit(

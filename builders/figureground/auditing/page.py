@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from figureground.auditing.result import Audit
 from figureground.auditing.summary import list_notes
 from figureground.core.data_urls import encode_thumbnail, is_small
 from figureground.core.pages import render_page
 from figureground.evaluation.summary import format_percent, format_share
-
-if TYPE_CHECKING:
-    from figureground.auditing.auditing import Audit
 
 MAX_FINDINGS = 40
 """Maximum number of findings shown with images."""

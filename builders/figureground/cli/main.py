@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from figureground import __version__
 from figureground.cli import (
     audits,
     builds,
@@ -32,6 +31,7 @@ from figureground.cli import (
 from figureground.core import signals
 from figureground.core.errors import FiguregroundError, UsageError
 from figureground.core.terminal import Parser, discard_output, make_unwritable_error, prepare_streams, print_error
+from figureground.core.version import VERSION
 from figureground.stores.urls import StoreUrl, describe_copying, is_url, parse
 
 EXIT_CODES = (
@@ -148,7 +148,7 @@ def _make_parser() -> argparse.ArgumentParser:
         description="Build image-classification datasets with a chosen dependence between foreground and background.",
         epilog=EXIT_CODES,
     )
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=VERSION)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     common = argparse.ArgumentParser(add_help=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from figureground.data.objects import is_matched, iterate_identities
 from figureground.evaluation import accuracy, robustness, spuriousness
 from figureground.evaluation.counterparts import Counterparts, LabelTable
 from figureground.evaluation.page import write_page
+from figureground.evaluation.results import Evaluation
 from figureground.evaluation.running import (
     BATCH_SIZE,
     MADE_BY,
@@ -39,24 +39,6 @@ if TYPE_CHECKING:
 
 GENERATED, REFERENCES = "generated", "references"
 """Names of the dataset's own images and of the references, beside the names of controls."""
-
-
-@dataclass
-class Evaluation:
-    """Results of classifiers on a dataset."""
-
-    images: DatasetImages
-    report: dict[str, Any]
-    """Contents of `evaluation.json`; see `docs/evaluate.md`."""
-    classifiers: dict[str, Classifier]
-    predictions: dict[str, Predictions]
-    """By classifier, predictions for the dataset's own images."""
-    independent: list[str]
-    """Classifiers included in means: those that steered no fine-tuning of these images, or all if none remain."""
-    out: Path
-    """Output directory."""
-    scores: tuple[Path, ...] = ()
-    """Scores files that were written."""
 
 
 def evaluate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from figureground.core.intervals import LEVEL, METHOD
 from figureground.core.local_paths import strip_local_paths
 from figureground.data.images import DatasetImages, open_images
 from figureground.evaluation import severity
+from figureground.evaluation.results import SeverityEvaluation
 from figureground.evaluation.running import (
     BATCH_SIZE,
     MADE_BY,
@@ -28,20 +28,6 @@ from figureground.recipe.severity import MILDEST, load_axes
 if TYPE_CHECKING:
     from figureground.evaluation.predict import Predictions
     from figureground.vision.classifiers import Classifier
-
-
-@dataclass
-class SeverityEvaluation:
-    """Results of classifiers along severity axes."""
-
-    images: dict[str, DatasetImages]
-    """By folder."""
-    report: dict[str, Any]
-    """Contents of `evaluation.json`; see `docs/evaluate.md`."""
-    predictions: dict[str, dict[str, Predictions]]
-    """By classifier, then by folder."""
-    out: Path
-    """Output directory."""
 
 
 def evaluate_severity(

@@ -13,11 +13,11 @@ from figureground.core.data_urls import encode_thumbnail, is_small
 from figureground.core.pages import render_page
 from figureground.evaluation.accuracy import JsonDict
 from figureground.evaluation.plots import plot_robustness
+from figureground.evaluation.results import Evaluation
 from figureground.evaluation.spuriousness import METRICS, average_predictions
 from figureground.evaluation.summary import format_drop, format_percent, format_sample_size, format_share, list_notes
 
 if TYPE_CHECKING:
-    from figureground.evaluation.evaluating import Evaluation
     from figureground.evaluation.predict import Predictions
 
 EACH_END = 6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +13,9 @@ from figureground.core.pages import render_page
 from figureground.core.text_width import pad, text_width
 from figureground.evaluation.page import THUMBNAIL
 from figureground.evaluation.plots import plot_severity
+from figureground.evaluation.results import SeverityEvaluation
 from figureground.evaluation.summary import format_percent, format_share
 from figureground.recipe.severity import Axis
-
-if TYPE_CHECKING:
-    from figureground.evaluation.evaluating_severity import SeverityEvaluation
 
 EXAMPLES = 4
 """Objects whose images are shown along each axis."""

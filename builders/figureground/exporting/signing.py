@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from figureground import __version__
 from figureground.core.errors import FiguregroundError, printable
 from figureground.core.extras import hint
 from figureground.core.files import FileError, read_bytes
 from figureground.core.owned import GENERATOR
+from figureground.core.version import VERSION
 from figureground.sources import marks
 from figureground.sources.images import encode, open_stored
 
@@ -102,7 +102,7 @@ class ImageSigner:
         Raises:
             SigningError: The certificate can't be used, or the time-stamping service doesn't answer.
         """
-        software = {"name": GENERATOR, "version": __version__}
+        software = {"name": GENERATOR, "version": VERSION}
         action = {"action": "c2pa.created", "digitalSourceType": source_type, "softwareAgent": software}
         manifest = {
             "claim_generator_info": [software], "title": title, "format": self._mime,

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from figureground import __version__
 from figureground.core.differences import describe_differences
 from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import read_object, replace_text
 from figureground.core.owned import GENERATOR, is_ours
+from figureground.core.version import VERSION
 from figureground.training.work_directory import Work, refuse_other_content
 
 STATE = "export.json"
@@ -58,5 +58,5 @@ def read_state(out: Path) -> dict[str, Any] | None:
 
 def write_state(out: Path, identity: Mapping[str, Any], finished: bool) -> None:
     """Record what a directory is an export of, and whether all files are there."""
-    state = {"made_by": f"{GENERATOR} {__version__}", "finished": finished, **identity}
+    state = {"made_by": f"{GENERATOR} {VERSION}", "finished": finished, **identity}
     replace_text(out / STATE, json.dumps(state, indent=1, ensure_ascii=False) + "\n", root=out)

@@ -60,7 +60,8 @@ from figureground.models.family import OWN, Family
 from figureground.models.family_records import Route, Start
 from figureground.models.fast_settings import FastRow, find_fast_row
 from figureground.models.loras import identify, select_active
-from figureground.models.needs import Need, missing_checkpoint, missing_device, missing_packages
+from figureground.models.need import Need
+from figureground.models.needs import missing_checkpoint, missing_device, missing_packages
 from figureground.models.weights import download_file, find_family, fingerprint
 from figureground.recipe import document as recipes
 from figureground.recipe.config import SAMPLING, Config

@@ -26,7 +26,8 @@ from figureground.methods.cutout_stage import CUTOUTS, CutStage
 from figureground.methods.d3s_settings import EDIT_STARTS_FROM_NOISE, POCKET, D3SConfig, configs
 from figureground.methods.panels import d3s as d3s_panels
 from figureground.methods.panels.panel import Panel
-from figureground.models.needs import Need, missing_segmenter, refuse_absent_segmenter
+from figureground.models.need import Need
+from figureground.models.needs import missing_segmenter, refuse_absent_segmenter
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import ClassEntry, add_definitions, find_list, read_nouns
 from figureground.recipe.plan import Plan, no_guide, pick

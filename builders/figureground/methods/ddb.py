@@ -34,7 +34,8 @@ from figureground.methods.panels.panel import Panel
 from figureground.methods.panels.repaint import MASKS
 from figureground.methods.repaint import GROUND_TRUTH_MASKS, UNKNOWN, Repaint, RepaintPlan, open_mask
 from figureground.methods.repaint_settings import ON_PHOTOGRAPHS, ON_POCKET, TRAIN, RepaintConfig
-from figureground.models.needs import Need, missing_segmenter, refuse_absent_segmenter
+from figureground.models.need import Need
+from figureground.models.needs import missing_segmenter, refuse_absent_segmenter
 from figureground.models.segmenter_files import find_kind, format_public_name, identify_models
 from figureground.models.weights import fingerprint_files
 from figureground.recipe import document as recipes

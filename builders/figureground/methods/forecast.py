@@ -24,7 +24,7 @@ from figureground.running.runner import open_runner
 if TYPE_CHECKING:
     from figureground.methods.base import Method
     from figureground.models.family_records import Start
-    from figureground.models.needs import Need
+    from figureground.models.need import Need
     from figureground.recipe.plan import Plan
 
 IDLE = 0.1

@@ -31,13 +31,8 @@ from figureground.methods.panels.repaint import JOBS, MASKS
 from figureground.methods.repaint_settings import TRAIN, RepaintConfig
 from figureground.models.classifier_files import fingerprint_classifier
 from figureground.models.hub_access import find_access_problem
-from figureground.models.needs import (
-    Need,
-    missing_classifier,
-    missing_packages,
-    refuse_absent_classifier,
-    refuse_featureless,
-)
+from figureground.models.need import Need
+from figureground.models.needs import missing_classifier, missing_packages, refuse_absent_classifier, refuse_featureless
 from figureground.models.weights import local_directory, read_family
 from figureground.recipe.plan import Plan, no_guide
 from figureground.recipe.prompts import fill_noun, refuse_long

@@ -44,8 +44,8 @@ from figureground.methods.panels.panel import Panel
 from figureground.methods.spurious_settings import NOT_GIVEN, POCKET, SpuriousConfig
 from figureground.models.bundled import ROBUST
 from figureground.models.footprint import estimate_footprint
+from figureground.models.need import Need
 from figureground.models.needs import (
-    Need,
     missing_classifier,
     missing_model,
     missing_packages,

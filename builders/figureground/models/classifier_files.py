@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from figureground.core.registry import Registry, check_subclass
 
 if TYPE_CHECKING:
-    from figureground.models.needs import Need
+    from figureground.models.need import Need
 
 POCKET = "pocket"
 """Name of the bundled robust network, and of the backbone that is trained from scratch."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from figureground.core.devices import check_device
 from figureground.core.errors import FiguregroundError, RecipeError, UsageError
@@ -13,6 +11,7 @@ from figureground.core.extras import hint, is_installed
 from figureground.models import classifier_files, segmenter_files
 from figureground.models.footprint import estimate_footprint
 from figureground.models.loras import Lora, check_loras
+from figureground.models.need import Need
 from figureground.models.onnx_files import check_onnx
 from figureground.models.opening import refuse_code
 from figureground.models.weights import check_files, local_directory, read_index, refuse_revision
@@ -25,23 +24,6 @@ ZERO_SHOT = "clip:"
 """Prefix of the names of zero-shot classifiers."""
 LOCAL = "local-dir:"
 """After `timm:`, prefix of a directory that timm saved."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """A requirement that this machine lacks."""
-
-    field: str
-    """Recipe field that requires it."""
-    what: str
-    """Description, a sentence without a full stop."""
-    command: str | None = None
-    """Shell command that provides it, or the setting to change."""
-    bytes: int | None = None
-    """Approximate download size, if known."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def missing_checkpoint(

@@ -1,40 +1,14 @@
-"""Checks by configuration files that the parts of a diffusion checkpoint fit together. Needs no torch."""
+"""Configuration files of the parts of a diffusion checkpoint, and whether parts fit together. Needs no torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import read_json
-
-if TYPE_CHECKING:
-    from figureground.models.family import Family
-
-
-def check_parts(folder: Path, index: Mapping[str, Any], family: Family, what: str, inpaint: bool) -> None:
-    """Refuse a checkpoint whose parts don't fit together.
-
-    The family compares its denoiser with the autoencoder and the text encoders. Each tokenizer's words are compared
-    with the rows of its text encoder: a word without a row would be an index out of range during drawing.
-
-    Args:
-        folder: The checkpoint's directory; its configuration files exist and parse.
-        index: Output of `weights.read_index`.
-        what: The checkpoint's name in errors.
-        inpaint: Whether the denoiser may also take a mask and a masked image.
-
-    Raises:
-        FiguregroundError: Two parts don't fit; names both and their sizes.
-    """
-    texts = {name: _read_config(folder, name) for name in family.TEXTS if has_part(index, name)}
-    family.check_denoiser(_read_config(folder, family.DENOISER), _read_config(folder, "vae"), texts, what, inpaint)
-    for name, text in texts.items():
-        tokenizer, rows = family.TEXTS[name], text.get("vocab_size", _find_text_config(text).get("vocab_size"))
-        if isinstance(rows, int) and has_part(index, tokenizer):
-            check_words(_read_vocabulary(folder / tokenizer), rows, f"{what}: its {tokenizer} and {name}")
 
 
 def has_part(index: Mapping[str, Any], part: str) -> bool:
@@ -108,7 +82,7 @@ def pixels_a_latent(folder: Path) -> int:
 def read_token_limit(folder: Path, encoder: str) -> int | None:
     """Return the number of tokens that a text encoder reads, by its configuration; None if not stated."""
     try:
-        limit = _read_config(folder, encoder).get("max_position_embeddings", 77)
+        limit = read_config(folder, encoder).get("max_position_embeddings", 77)
     except (OSError, ValueError):
         return None
     return limit if isinstance(limit, int) else None
@@ -123,18 +97,18 @@ def limit_tokens(tokenizer: Any, limit: int | None) -> None:
         tokenizer.model_max_length = min(int(tokenizer.model_max_length), limit)
 
 
-def _read_config(folder: Path, part: str) -> dict[str, Any]:
+def read_config(folder: Path, part: str) -> dict[str, Any]:
     content = read_json(folder / part / "config.json")
     return content if isinstance(content, dict) else {}
 
 
-def _find_text_config(text: Mapping[str, Any]) -> Mapping[str, Any]:
+def find_text_config(text: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of a configuration that is about text, for models that also read images."""
     text_config = text.get("text_config")
     return text_config if isinstance(text_config, dict) else {}
 
 
-def _read_vocabulary(folder: Path) -> dict[str, int]:
+def read_vocabulary(folder: Path) -> dict[str, int]:
     """Return a tokenizer's words and numbers, including added ones, from the files it has."""
     numbers: dict[str, Any] = {}
     path = folder / "tokenizer.json"

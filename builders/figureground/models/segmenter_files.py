@@ -14,7 +14,7 @@ from figureground.core.registry import Registry, check_subclass
 from figureground.models.weights import fingerprint_files
 
 if TYPE_CHECKING:
-    from figureground.models.needs import Need
+    from figureground.models.need import Need
 
 POCKET = "pocket"
 """Name of the bundled segmenter."""

@@ -16,7 +16,7 @@ from figureground.models.bundled import WEIGHTS
 from figureground.models.family import Family, recognise
 from figureground.models.headers import read_shapes
 from figureground.models.opening import refuse_code
-from figureground.models.parts import check_parts, has_part
+from figureground.models.parts import check_words, find_text_config, has_part, read_config, read_vocabulary
 from figureground.models.single_file import (
     check_file,
     find_configuration,
@@ -180,7 +180,7 @@ def check_files(
             _check_settings(folder, part, checkpoint)
     if file is not None:
         check_file(file, folder, family)
-    check_parts(folder, index, family, what, inpaint)
+    _check_fit(folder, index, family, what, inpaint)
     if scheduler is not None:
         config = _read_json(folder / "scheduler" / "scheduler_config.json", folder, checkpoint)
         family.check_schedule(config, str(index["scheduler"][-1]), scheduler, what, steps)
@@ -325,6 +325,29 @@ def _check_settings(folder: Path, part: str, checkpoint: str) -> None:
     if not existing:
         raise FiguregroundError(f"checkpoint {checkpoint!r} is incomplete: {part}/ has no vocabulary.")
     _read_json(existing[0], folder, checkpoint)
+
+
+def _check_fit(folder: Path, index: Mapping[str, Any], family: Family, what: str, inpaint: bool) -> None:
+    """Refuse a checkpoint whose parts don't fit together.
+
+    The family compares its denoiser with the autoencoder and the text encoders. Each tokenizer's words are compared
+    with the rows of its text encoder: a word without a row would be an index out of range during drawing.
+
+    Args:
+        folder: The checkpoint's directory; its configuration files exist and parse.
+        index: Output of `read_index`.
+        what: The checkpoint's name in errors.
+        inpaint: Whether the denoiser may also take a mask and a masked image.
+
+    Raises:
+        FiguregroundError: Two parts don't fit; names both and their sizes.
+    """
+    texts = {name: read_config(folder, name) for name in family.TEXTS if has_part(index, name)}
+    family.check_denoiser(read_config(folder, family.DENOISER), read_config(folder, "vae"), texts, what, inpaint)
+    for name, text in texts.items():
+        tokenizer, rows = family.TEXTS[name], text.get("vocab_size", find_text_config(text).get("vocab_size"))
+        if isinstance(rows, int) and has_part(index, tokenizer):
+            check_words(read_vocabulary(folder / tokenizer), rows, f"{what}: its {tokenizer} and {name}")
 
 
 def _check_part(folder: Path, part: str, checkpoint: str) -> set[str | None]:

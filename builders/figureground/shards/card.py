@@ -16,13 +16,13 @@ from urllib.parse import quote
 import jinja2
 import numpy as np
 
-from figureground import __version__
 from figureground.core import local_paths as paths_module
 from figureground.core import text as text_module
 from figureground.core.files import replace_text
 from figureground.core.local_paths import strip_local_paths
 from figureground.core.resources import find_resource
 from figureground.core.text import code, fence, markdown, printable
+from figureground.core.version import VERSION
 from figureground.recipe import table as table_module
 from figureground.recipe.document import MARKS
 from figureground.recipe.formats import FORMATS
@@ -77,7 +77,7 @@ def identify_renderer(formats: tuple[str, ...]) -> str:
     )  # fmt: skip
     templates = sorted(find_resource("templates").glob("*.md.jinja"))
     content = b"".join(path.read_bytes() for path in (*templates, *(Path(module.__file__ or "") for module in modules)))
-    return f"{__version__} {hashlib.sha256(content).hexdigest()[:16]}"
+    return f"{VERSION} {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def hash_text(text: str) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from figureground.models.classifier_files import ClassifierKind
-from figureground.models.needs import ONNX, Need, missing_onnx, refuse_absent_onnx
+from figureground.models.need import Need
+from figureground.models.needs import ONNX, missing_onnx, refuse_absent_onnx
 from figureground.models.onnx_files import fingerprint_onnx
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from figureground.core.errors import FiguregroundError
 from figureground.core.extras import explain_missing
 from figureground.core.lfs import is_pointer
 from figureground.models.classifier_files import ClassifierKind
-from figureground.models.needs import LOCAL, TIMM, Need, missing_packages, refuse_missing_package, timm_directory
+from figureground.models.need import Need
+from figureground.models.needs import LOCAL, TIMM, missing_packages, refuse_missing_package, timm_directory
 from figureground.models.opening import make_timm, refuse_code
 from figureground.models.weights import fingerprint_files
 

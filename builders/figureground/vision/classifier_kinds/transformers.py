@@ -10,7 +10,8 @@ from figureground.core.errors import FiguregroundError, join_names
 from figureground.core.registry import Registry
 from figureground.models.bundled import ROBUST
 from figureground.models.classifier_files import POCKET, ClassifierKind
-from figureground.models.needs import Need, missing_model, refuse_absent_model
+from figureground.models.need import Need
+from figureground.models.needs import missing_model, refuse_absent_model
 from figureground.models.opening import refuse_code
 from figureground.models.weights import fingerprint_files
 from figureground.vision.model_files import download, read_model_type

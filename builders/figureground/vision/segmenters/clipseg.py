@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from figureground.core.errors import FiguregroundError
 from figureground.models.bundled import SEGMENTER
-from figureground.models.needs import Need, missing_model, refuse_absent_model
+from figureground.models.need import Need
+from figureground.models.needs import missing_model, refuse_absent_model
 from figureground.models.segmenter_files import SegmenterKind, shorten_name
 from figureground.models.weights import fingerprint_files
 

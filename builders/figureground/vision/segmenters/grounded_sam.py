@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from figureground.core.errors import FiguregroundError
-from figureground.models.needs import Need, missing_model, refuse_absent_model
+from figureground.models.need import Need
+from figureground.models.needs import missing_model, refuse_absent_model
 from figureground.models.segmenter_files import BOXES, MASKS, SegmenterKind, shorten_name
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError
-from figureground.models.needs import Need, missing_onnx, refuse_absent_onnx
+from figureground.models.need import Need
+from figureground.models.needs import missing_onnx, refuse_absent_onnx
 from figureground.models.onnx_files import OnnxNetwork, Port, fingerprint_onnx, open_onnx
 from figureground.models.segmenter_files import SegmenterKind
 
