@@ -290,7 +290,7 @@ def test_scores_that_some_samples_lack_are_counted_unless_the_rule_says_what_bec
 
 def test_scores_of_unknown_keys_are_refused_even_when_the_rule_needs_none(source, tmp_path):
     write_scores(source, [["key", "margin"], ["train-0009-00-00000", 1], [make_key("train", 1, 1, 1), 1]])
-    with pytest.raises(FiguregroundError, match=r"clip\.csv has 1 keys that .* doesn't have: train-0009-00-00000"):
+    with pytest.raises(FiguregroundError, match=r"clip\.csv has 1 key that .* doesn't have: train-0009-00-00000"):
         curate(source, tmp_path / "out", RULE, show_progress=False)
 
 

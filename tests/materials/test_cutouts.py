@@ -206,7 +206,7 @@ def test_a_turned_photograph_is_cut_upright(network, tmp_path):
     assert (left + right) / 2 == pytest.approx(45, abs=3)
 
 
-def test_masks_and_transparency_need_no_segmenter(network, tmp_path):
+def test_masks_and_transparency_need_no_segmenter(tmp_path):
     folder = tmp_path / "photos" / "thing"
     folder.mkdir(parents=True)
     y, x = np.mgrid[:60, :80]
@@ -217,9 +217,16 @@ def test_masks_and_transparency_need_no_segmenter(network, tmp_path):
     clear = grey.copy()
     clear.putalpha(Image.fromarray(inside.astype(np.uint8) * 255))
     clear.save(folder / "clear.png")
-    cutouts(tmp_path / "photos", tmp_path / "out", network, show_progress=False)
+    cutouts(tmp_path / "photos", tmp_path / "out", show_progress=False)
     found = {name: (row["found"], row["kept"]) for name, row in listing(tmp_path / "out").items()}
     assert found == {"thing/masked.jpg": ("mask", "yes"), "thing/clear.png": ("transparency", "yes")}
+    grey.save(folder / "plain.jpg")
+    with pytest.raises(UsageError, match=r"^--segmenter: .*1 of 3 photographs .*thing/plain\.jpg"):
+        cutouts(tmp_path / "photos", tmp_path / "out", show_progress=False)
+    (folder / "plain.jpg").unlink()
+    grey.convert("RGBA").save(folder / "opaque.png")
+    with pytest.raises(UsageError, match=r"^--segmenter: .*thing/opaque\.png .*opaque\.mask\.png"):
+        cutouts(tmp_path / "photos", tmp_path / "out", show_progress=False)
 
 
 def test_huge_photographs_take_little_memory(network, tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 from disc_photographs import disc, save_class
+from PIL import Image
 from tiny_onnx import save_salient
 
 from figureground import D3S
@@ -101,6 +103,21 @@ def test_plan_needs_no_cut_outs_yet(here, capsys):
     description = forecast.describe(method(here))
     assert "made from photographs" in description
     assert "onnx:tiny.onnx" in description
+
+
+def test_photographs_with_masks_need_no_segmenter(here, tmp_path):
+    shutil.copytree(here / "photos", tmp_path / "photos")
+    made = D3S("pocket", cutouts={"from": str(tmp_path / "photos")}, **SETTINGS)
+    with pytest.raises(RecipeError, match=r"^cutouts\.segmenter: .*7 photographs .*apple/0\.png"):
+        made.build(tmp_path / "out", show_progress=False)
+    for path in (tmp_path / "photos").glob("*/*.png"):
+        with Image.open(path) as image:
+            y, x = np.mgrid[: image.height, : image.width]
+            inside = np.hypot(x / image.width - 0.5, (y - image.height / 2) / image.width) < 0.2
+        Image.fromarray(inside.astype(np.uint8) * 255).save(path.with_suffix(".mask.png"))
+    made = D3S("pocket", cutouts={"from": str(tmp_path / "photos")}, **SETTINGS)
+    made.build(tmp_path / "out", show_progress=False)
+    assert "7 of 8 photographs became cut-outs" in made.done_message(tmp_path / "out")
 
 
 def test_too_few_cut_outs_say_where_to_look(here, tmp_path):

@@ -136,7 +136,7 @@ def test_a_plan_of_120000_images_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "120,000 images of 512 px in 100 shards, 1000 foregrounds × 10 backgrounds" in done.stdout
+    assert "120,000 images of 512 px in 100 shards, 1,000 foregrounds × 10 backgrounds" in done.stdout
     assert "10,800,000 denoiser evaluations" in done.stdout
 
 

@@ -33,7 +33,8 @@ def add_cutouts(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--segmenter", metavar="NAME",
         help="onnx:FILE (a salient-object network, such as U²-Net), a directory or Hub id of a CLIPSeg, "
-        "grounding-dino:ID+sam:ID, or pocket; without one, the command says how to fetch one",
+        "grounding-dino:ID+sam:ID, or pocket; not needed for photographs with NAME.mask.png or transparency. Without "
+        "one, the command says how to fetch one",
     )  # fmt: skip
     parser.add_argument(
         "--phrases", type=parse_path, metavar="CSV",

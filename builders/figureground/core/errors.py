@@ -58,8 +58,9 @@ def suggest_or_list(word: str, names: Iterable[str]) -> str:
 
 
 def plural(n: int, noun: str) -> str:
-    """Format a count with its noun: `1 shard`, `1,200 shards`."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    """Format a count with its noun: `1 shard`, `1,200 shards`, `2 classes`."""
+    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{n:,} {noun}{'' if n == 1 else ending}"
 
 
 def join_names(names: Iterable[object], limit: int = 12) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, RecipeError, join_names
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural
 from figureground.core.files import parse_json, read_text
 from figureground.core.locks import lock
 from figureground.core.numerics import create_once
@@ -331,8 +331,9 @@ def _refuse_foreign_keys(
     for name, file_scores in scores.items():
         if not has_sample[name].all():
             raise FiguregroundError(
-                f"{file_scores.path_in_dataset} has {(~has_sample[name]).sum():,} keys that {source.directory} doesn't "
-                f"have: {join_names(file_scores.keys(~has_sample[name]), 3)}. Remove the file or those rows."
+                f"{file_scores.path_in_dataset} has {plural(int((~has_sample[name]).sum()), 'key')} that "
+                f"{source.directory} doesn't have: {join_names(file_scores.keys(~has_sample[name]), 3)}. Remove the "
+                "file or those rows."
             )
 
 

@@ -68,7 +68,7 @@ def list_notes(report: JsonMapping) -> list[str]:
             first = f"{unreadable[0]['file']}: {unreadable[0]['reason']}"
             lines.append(f"{kind}: {plural(len(unreadable), 'file')} can't be read, such as {first}.")
         if missing := entry["without_images"]:
-            lines.append(f"{kind}: no images of {_format_class_count(len(missing))}: {join_names(missing, 8)}.")
+            lines.append(f"{kind}: no images of {plural(len(missing), 'class')}: {join_names(missing, 8)}.")
         if differs := entry.get("differs"):
             fields = [
                 f"{field['field']} ({_format_values(field['dataset'])}, here {_format_values(field['control'])})"
@@ -145,13 +145,9 @@ def _note_intervals(report: JsonMapping) -> Iterator[str]:
             if single := comparison.get("single"):
                 yield (
                     f"{name}, {'this set' if kind == 'generated' else kind}: {single:,} of "
-                    f"{_format_class_count(comparison['classes'])} have only one image or object. Their spread is "
+                    f"{plural(comparison['classes'], 'class')} have only one image or object. Their spread is "
                     "unknown, so the largest possible one is assumed."
                 )
-
-
-def _format_class_count(n: int) -> str:
-    return f"{n:,} class" if n == 1 else f"{n:,} classes"
 
 
 def _iter_other_images(report: JsonMapping) -> Iterator[tuple[str, JsonMapping]]:
@@ -201,9 +197,7 @@ def _name_cell(cell: JsonMapping) -> str:
 def _format_comparison(kind: str, comparison: JsonMapping) -> str:
     if not comparison["classes"]:
         return f"{kind}: no class in common with the references"
-    text = (
-        f"{kind}: accuracy {format_share(comparison['accuracy'])}, mean of {_format_class_count(comparison['classes'])}"
-    )
+    text = f"{kind}: accuracy {format_share(comparison['accuracy'])}, mean of {plural(comparison['classes'], 'class')}"
     text += f", {format_sample_size(comparison['accuracy'])}"
     if "drop" in comparison:
         text += f"; references {format_share(comparison['references'])}; {format_drop(comparison['drop'])}"
@@ -231,7 +225,7 @@ def _spurious_lines(report: JsonMapping) -> Iterator[str]:
                 for entry in columns.values() for kind in kinds)]  # fmt: skip
     width = max(map(text_width, kinds))
     for name, entry in columns.items():
-        yield f"\n{name}: mean of {_format_class_count(entry['mean'][kinds[0]]['classes'])}"
+        yield f"\n{name}: mean of {plural(entry['mean'][kinds[0]]['classes'], 'class')}"
         for kind in kinds:
             if kind in entry["mean"]:
                 numbers = [f"{METRICS[metric]} {_format_metric(metric, entry['mean'][kind])}" for metric in measured]

@@ -17,7 +17,7 @@ import numpy as np
 
 from figureground.core import disk
 from figureground.core.devices import check_device
-from figureground.core.errors import UsageError
+from figureground.core.errors import UsageError, plural
 from figureground.core.files import replace_bytes
 from figureground.core.hashing import content_hash, digest
 from figureground.core.owned import encode_png, is_ours, refuse_foreign_files, refuse_occupied, refuse_within
@@ -29,12 +29,18 @@ from figureground.materials.journal import CUT, NOTHING, UNREADABLE, CutoutJourn
 from figureground.materials.lists import write_lists
 from figureground.materials.marks import read_marks
 from figureground.materials.page import write_page
-from figureground.materials.photographs import ListedPhotograph, list_photographs, read_phrases, to_phrase
+from figureground.materials.photographs import (
+    ListedPhotograph,
+    find_without_outline,
+    list_photographs,
+    read_phrases,
+    to_phrase,
+)
 from figureground.materials.settings import IDENTITY, Cutting
 from figureground.materials.sheet import draw_sheet, draw_thumbnail, encode_thumbnail, thumbnail_path
 from figureground.models.needs import refuse_absent_segmenter
 from figureground.models.segmenter_files import find_kind, format_public_name, identify_models
-from figureground.sources.images import UnreadableImage
+from figureground.sources.images import MASK_SUFFIX, UnreadableImage
 from figureground.sources.mask import find_mask
 from figureground.training.work_directory import Work, hold
 
@@ -88,7 +94,8 @@ def cutouts(
     Args:
         photographs: Directory with a folder for each class.
         out: Directory of the cut-outs: new, empty, or of an earlier run.
-        segmenter: Name for `open_segmenter`, such as `onnx:u2netp.onnx`.
+        segmenter: Name for `open_segmenter`, such as `onnx:u2netp.onnx`; not needed if every photograph has a mask or
+            transparency.
         settings: How objects are cut, and when they are left out, by the names that `figureground cutouts --help`
             lists, such as `most_cut`.
         folders: Names of the class folders to use; default: all.
@@ -98,17 +105,19 @@ def cutouts(
         show_progress: Whether to show progress.
 
     Raises:
-        UsageError: No segmenter is given, or phrases or marks don't fit.
+        UsageError: No segmenter is given, and a photograph needs one; or phrases or marks don't fit.
         FiguregroundError: There are no photographs, the segmenter can't be used, or `out` holds something else.
     """
     source, directory, cutting = Path(photographs), Path(out), _to_settings(settings)
     check_device(device, "--device")
-    if segmenter is None:
-        raise UsageError(format_fetch_help(str(photographs), str(out)))
-    refuse_absent_segmenter("--segmenter", segmenter)
+    if segmenter is not None:
+        refuse_absent_segmenter("--segmenter", segmenter)
     refuse_within(directory, source, "PHOTOS")
     refuse_occupied(directory, directory / PRIVATE / JOURNAL, "cutouts")
     entries, non_files = list_photographs(source, folders)
+    if segmenter is None and (without := find_without_outline(entries)):
+        needed = f"{len(without):,} of {plural(len(entries), 'photograph')} have neither a mask nor transparency"
+        raise UsageError(format_fetch_help(str(photographs), str(out), f"{needed}, such as {without[0].name}"))
     class_folders = list(dict.fromkeys(entry.folder for entry in entries))
     if phrases is not None and not isinstance(phrases, Mapping):
         phrases = read_phrases(Path(phrases), class_folders)
@@ -126,7 +135,7 @@ def cutouts(
         result = Cutouts(directory, decisions, count_by_class(decisions))
         for decision in decisions:
             _move_cutout(directory, decision)
-        facts = {"segmenter": format_public_name(segmenter), **asdict(cutting)}
+        facts = {"segmenter": segmenter and format_public_name(segmenter), **asdict(cutting)}
         write_lists(directory, decisions, result.counts, source, facts)
         replace_bytes(directory / SHEET, encode_png(draw_sheet(directory / PRIVATE, decisions)))
         write_page(directory, directory / PRIVATE, decisions, result.counts)
@@ -137,18 +146,18 @@ def _to_settings(settings: Cutting | Mapping[str, Any] | None) -> Cutting:
     return settings if isinstance(settings, Cutting) else Cutting(**settings or {})
 
 
-def cutting_identity(segmenter: str, settings: Cutting) -> dict[str, Any]:
+def cutting_identity(segmenter: str | None, settings: Cutting) -> dict[str, Any]:
     """Return what decides the pixels of cut-outs, besides photographs and phrases; JSON-able."""
     deciding_settings = {name: getattr(settings, name) for name in IDENTITY}
-    return {"version": VERSION, "segmenter": identify_models(segmenter), **deciding_settings}
+    return {"version": VERSION, "segmenter": segmenter and identify_models(segmenter), **deciding_settings}
 
 
 class _LazySegmenter:
-    """A segmenter with the phrases of classes, opened when the first photograph needs it."""
+    """A segmenter with the phrases of classes, opened when the first photograph needs it; None for no segmenter."""
 
-    def __init__(self, name: str, phrases: Mapping[str, str], device: str):
+    def __init__(self, name: str | None, phrases: Mapping[str, str], device: str):
         self._name, self._phrases, self._device = name, phrases, device
-        self._reads_phrases = find_kind(name)[0].READS_PHRASES
+        self._reads_phrases = name is not None and find_kind(name)[0].READS_PHRASES
         self._segmenter: Segmenter | None = None
 
     def inputs(self, entry: ListedPhotograph) -> str:
@@ -161,11 +170,20 @@ class _LazySegmenter:
         phrase = self._phrases[entry.folder] if self._reads_phrases else None
         return digest([content_hash(entry.path), mask and content_hash(mask), phrase])
 
-    def segment(self, image: Image.Image, folder: str) -> np.ndarray:
-        """Return the probability that a pixel shows the object, float32 (height, width)."""
+    def segment(self, image: Image.Image, entry: ListedPhotograph) -> np.ndarray:
+        """Return the probability that a pixel shows the object, float32 (height, width).
+
+        Raises:
+            UsageError: There is no segmenter.
+        """
+        if self._name is None:
+            raise UsageError(
+                f"--segmenter: none is given, and {entry.name} has neither a mask nor transparent pixels. Give a "
+                f"segmenter, or a mask beside it, {entry.path.stem}{MASK_SUFFIX}."
+            )
         if self._segmenter is None:
             self._segmenter = _open_segmenter(self._name, self._device)
-        (probability,) = self._segmenter([image], [self._phrases[folder]])
+        (probability,) = self._segmenter([image], [self._phrases[entry.folder]])
         return probability
 
 
@@ -224,7 +242,7 @@ def _cut_one(
     except OSError as error:
         journal.add(CutoutRow(entry.name, cutout, inputs, UNREADABLE, error.strerror or str(error)))
         return
-    probability = None if photograph.alpha is not None else segmenter.segment(photograph.image, entry.folder)
+    probability = None if photograph.alpha is not None else segmenter.segment(photograph.image, entry)
     result = cut(photograph, probability, settings)
     thumbnail = encode_thumbnail(draw_thumbnail(photograph.image, None if result is None else result.image))
     replace_bytes(thumbnail_path(directory / PRIVATE, cutout), thumbnail)

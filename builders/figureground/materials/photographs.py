@@ -12,7 +12,15 @@ from figureground.core.errors import FiguregroundError, UsageError, printable, s
 from figureground.core.names import RULE, describe_same_names, find_same_names, is_text
 from figureground.core.tables import TextTable
 from figureground.sources.companions import describe_shared
-from figureground.sources.images import MASK_SUFFIX, list_folders, list_images, list_non_files
+from figureground.sources.images import (
+    MASK_SUFFIX,
+    UnreadableImage,
+    list_folders,
+    list_images,
+    list_non_files,
+    may_be_transparent,
+)
+from figureground.sources.mask import find_mask
 
 _WORDNET = re.compile(r"n\d{8}[_ -]+")
 """Start of a folder's name in ImageNet's layouts, before the noun."""
@@ -79,6 +87,21 @@ def list_photographs(
             f"{directory.name}/<class>/*, one folder per class."
         )
     return entries, non_files
+
+
+def find_without_outline(entries: Sequence[ListedPhotograph]) -> list[ListedPhotograph]:
+    """Return the photographs that have neither a mask nor transparency, by their headers, so need a segmenter.
+
+    Those that can't be read are left out.
+    """
+
+    def needs_segmenter(path: Path) -> bool:
+        try:
+            return find_mask(path) is None and not may_be_transparent(path)
+        except UnreadableImage:
+            return False
+
+    return [entry for entry in entries if needs_segmenter(entry.path)]
 
 
 def _name_cutouts(paths: Sequence[Path]) -> list[str]:

@@ -46,8 +46,10 @@ def is_from_photographs(value: object) -> TypeGuard[FromPhotographs]:
     return isinstance(value, Mapping) and FROM in value
 
 
-def read_cutting(field: str, value: FromPhotographs) -> tuple[str, str, str | None, Cutting]:
+def read_cutting(field: str, value: FromPhotographs) -> tuple[str, str | None, str | None, Cutting]:
     """Return the photographs, the segmenter, the marks and the settings of a recipe's mapping.
+
+    Without a segmenter, every photograph needs a mask or transparency.
 
     Raises:
         RecipeError: A setting is unknown, missing or doesn't fit.
@@ -57,13 +59,13 @@ def read_cutting(field: str, value: FromPhotographs) -> tuple[str, str, str | No
         if name not in known:
             raise RecipeError(f"{field}.{name}", f"there is no such setting{suggest_setting(name, known)}")
     for name in (FROM, "segmenter"):
-        if not isinstance(value.get(name), str) or not value[name].strip():
+        if name in value and (not isinstance(value[name], str) or not value[name].strip()):
             raise RecipeError(f"{field}.{name}", "give the photographs and a segmenter: {from: DIR, segmenter: NAME}.")
     try:
         settings_ = Cutting(**{name: v for name, v in value.items() if name in field_names(Cutting)})
     except RecipeError as error:
         raise error.within(field) from None
-    return value[FROM], value["segmenter"], value.get("marks"), settings_
+    return value[FROM], value.get("segmenter"), value.get("marks"), settings_
 
 
 IDENTITY = ("threshold", "softness", "max_edge")

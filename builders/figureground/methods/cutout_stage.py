@@ -15,8 +15,10 @@ from figureground.materials.cutouts import cutouts, cutting_identity
 from figureground.materials.decisions import count_reasons
 from figureground.materials.journal import UNREADABLE
 from figureground.materials.page import PAGE
-from figureground.materials.photographs import list_photographs
+from figureground.materials.photographs import find_without_outline, list_photographs
 from figureground.materials.settings import FromPhotographs, read_cutting
+from figureground.models.need import Need
+from figureground.models.needs import missing_segmenter, refuse_absent_segmenter
 from figureground.models.segmenter_files import find_kind, format_public_name
 from figureground.recipe.classes import ClassEntry
 from figureground.shards.stages import read_marker
@@ -68,7 +70,7 @@ class CutStage:
         for entry in entries:
             mask = find_mask(entry.path)
             rows.append([names[entry.folder], entry.name, content_hash(entry.path), mask and content_hash(mask)])
-        phrases = find_kind(self.segmenter)[0].READS_PHRASES
+        phrases = self.segmenter is not None and find_kind(self.segmenter)[0].READS_PHRASES
         return {
             **cutting_identity(self.segmenter, self._settings), "gates": dataclasses.asdict(self._settings),
             "photographs": digest(sorted(rows)), "phrases": [c.text for c in classes] if phrases else None,
@@ -118,6 +120,28 @@ class CutStage:
         if (marker := read_marker(stages / CUTOUTS)) is not None:
             self._folder, self._facts = stages / CUTOUTS, marker["facts"]
 
+    def refuse_absent(self, classes: Sequence[ClassEntry]) -> None:
+        """Refuse a segmenter whose model is missing, and photographs that need one if none is given.
+
+        Raises:
+            FiguregroundError: Either is the case.
+        """
+        if self.segmenter is not None:
+            refuse_absent_segmenter(f"{CUTOUTS}.segmenter", self.segmenter)
+            return
+        folders = [path.name for path in self._match_class_folders(classes).values()]
+        without = find_without_outline(list_photographs(self.photographs, folders)[0])
+        if without:
+            raise RecipeError(
+                f"{CUTOUTS}.segmenter",
+                f"none is given, and {plural(len(without), 'photograph')} have neither a mask nor transparency, such "
+                f"as {without[0].name}. Give one: {{from: DIR, segmenter: NAME}}.",
+            )
+
+    def missing_models(self) -> list[Need]:
+        """Return the segmenter's models that this machine lacks."""
+        return [] if self.segmenter is None else missing_segmenter(f"{CUTOUTS}.segmenter", self.segmenter)
+
     @property
     def is_finished(self) -> bool:
         """Whether the finished stage was read."""
@@ -162,9 +186,9 @@ class CutStage:
     def describe(self, classes: Sequence[ClassEntry]) -> str:
         """Return a line about the cut-outs, for `plan` and for a finished build."""
         if not self.is_finished:
+            by = f"the segmenter {format_public_name(self.segmenter)}" if self.segmenter else "their own outlines"
             return (
-                f"Cut-outs of {len(classes):,} classes are made from photographs in {self.photographs}, by the "
-                f"segmenter {format_public_name(self.segmenter)}."
+                f"Cut-outs of {plural(len(classes), 'class')} are made from photographs in {self.photographs}, by {by}."
             )
         counts = self._facts["counts"]
         photographs, kept = (

@@ -27,7 +27,6 @@ from figureground.methods.d3s_settings import EDIT_STARTS_FROM_NOISE, POCKET, D3
 from figureground.methods.panels import d3s as d3s_panels
 from figureground.methods.panels.panel import Panel
 from figureground.models.need import Need
-from figureground.models.needs import missing_segmenter, refuse_absent_segmenter
 from figureground.recipe import document as recipes
 from figureground.recipe.classes import ClassEntry, add_definitions, find_list, read_nouns
 from figureground.recipe.plan import Plan, no_guide, pick
@@ -394,7 +393,7 @@ class D3S(Method):
     def refuse_absent(self) -> None:
         super().refuse_absent()
         if self._cut_stage is not None:
-            refuse_absent_segmenter("cutouts.segmenter", self._cut_stage.segmenter)
+            self._cut_stage.refuse_absent(self.classes)
 
     def run_planning_stages(self, out: Path) -> None:
         if self._cut_stage is None:
@@ -542,7 +541,7 @@ class D3S(Method):
         return [name for name in NEEDED[self.config.guide] if getattr(self.config, name) is None]
 
     def needs(self) -> list[Need]:
-        segmenter = [] if self._cut_stage is None else missing_segmenter("cutouts.segmenter", self._cut_stage.segmenter)
+        segmenter = [] if self._cut_stage is None else self._cut_stage.missing_models()
         missing = (Need(name, "none are given", f"--set {name}=DIR") for name in self._missing_inputs())
         return [*super().needs(), *segmenter, *missing]
 

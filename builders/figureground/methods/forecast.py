@@ -177,9 +177,9 @@ def describe(method: Method, images_per_second: float | Measured | None = None) 
     """Return the text that `figureground plan` prints; see `plan`."""
     forecast = plan(method, images_per_second)
     lines = [
-        f"{forecast['method']}, config {forecast['config']}: {forecast['images']:,} images of {forecast['size']} px in "
-        f"{plural(forecast['shards'], 'shard')}, {len(forecast['foregrounds'])} foregrounds × "
-        f"{len(forecast['backgrounds'])} backgrounds"
+        f"{forecast['method']}, config {forecast['config']}: {plural(forecast['images'], 'image')} of "
+        f"{forecast['size']} px in {plural(forecast['shards'], 'shard')}, "
+        f"{plural(len(forecast['foregrounds']), 'foreground')} × {plural(len(forecast['backgrounds']), 'background')}"
     ]
     lines += method.plan_counts(method.plan())
     lines += [
@@ -266,7 +266,7 @@ def format_counts_by_split(method: Method, plan: Plan) -> list[str]:
         counts = plan.cells(split)
         pairing = method.pairings.get(split)
         share = f", {bias_aligned_share(counts, pairing):.1%} in paired cells" if pairing is not None else ""
-        lines += ["", f"{split}: {images:,} images, Cramér's V {cramers_v(counts):.3f}{share}"]
+        lines += ["", f"{split}: {plural(images, 'image')}, Cramér's V {cramers_v(counts):.3f}{share}"]
         lines += format_counts(counts, plan.foregrounds, plan.backgrounds)
     return lines
 

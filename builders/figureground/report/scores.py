@@ -10,7 +10,7 @@ import numpy as np
 
 from figureground.annotation.correction import MISSING
 from figureground.annotation.population import Population, read_scorers
-from figureground.core.errors import FiguregroundError, join_names
+from figureground.core.errors import FiguregroundError, join_names, plural
 from figureground.curation.scores import Scores
 from figureground.shards.directory import find_score_files
 
@@ -65,7 +65,7 @@ class ScoreTable:
         if self._matched.all():
             return None
         unknown = self._scores.keys(~self._matched)
-        return f"{self.path} has {len(unknown):,} keys that no image here has: {join_names(unknown, 3)}."
+        return f"{self.path} has {plural(len(unknown), 'key')} that no image here has: {join_names(unknown, 3)}."
 
 
 def read_tables(directory: Path) -> tuple[list[ScoreTable], list[str]]:

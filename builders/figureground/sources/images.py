@@ -154,6 +154,16 @@ def image_size(path: Path | str) -> tuple[int, int]:
         return image.size
 
 
+def may_be_transparent(path: Path | str) -> bool:
+    """Return whether an image file has an alpha channel or a transparent colour, from the header alone.
+
+    Raises:
+        UnreadableImage: The header isn't an image header.
+    """
+    with _open(Path(path)) as image:
+        return image.has_transparency_data
+
+
 def read_image(
     path: Path | str,
     mode: Literal["RGB", "RGBA"] = "RGB",
