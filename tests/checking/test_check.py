@@ -703,7 +703,7 @@ def test_the_same_image_in_two_splits_is_found(out):
     image = next(Tar().read(out / TAR)).image
     rewrite(out, change_first(image=image), name="validation-00000-of-00001")
     describe_anew(out)
-    assert_finds(out, r"^1 images of validation have the same pixels as one of train: train-\S+ and validation-")
+    assert_finds(out, r"^1 image of validation has the same pixels as one of train: train-\S+ and validation-")
 
 
 def image(seed, size=32):

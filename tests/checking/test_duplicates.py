@@ -38,7 +38,7 @@ def test_a_key_in_two_shards_is_named_and_many_are_counted():
 def test_equal_images_are_a_fault_across_splits_and_a_remark_within_one():
     findings, notes = find_equal_images([contents("train", "abc", (1, 2, 1)), contents("test", "de", (2, 3))])
     assert findings == [
-        "1 images of test have the same pixels as one of train: b and d. Remove them from one of the two splits with "
+        "1 image of test has the same pixels as one of train: b and d. Remove them from one of the two splits with "
         "`figureground curate`."
     ]
     assert notes == ["1 images have the same pixels as another image of their split."]

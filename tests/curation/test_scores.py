@@ -88,10 +88,10 @@ def test_a_parquet_file_of_other_types_of_the_same_meaning(tmp_path):
     ("text", "message"),
     [
         ("name,x\na,1\n", "judge.csv has no column 'key', only name, x"),
-        ("key,x\na,1\na,2\nb,1\n", "1 keys .* twice: a"),
+        ("key,x\na,1\na,2\nb,1\n", "1 key .* twice: a"),
         ("key,x,x\na,1,2\n", "two columns"),
         ("key,x\na,1\nb\n", "judge.csv can't be read"),
-        ("key,x\n,1\n", "1 rows have no key"),
+        ("key,x\n,1\n", "1 row without a key"),
         ("", "judge.csv is empty"),
         ("\x93\0\xff", "judge.csv"),
     ],
@@ -111,7 +111,7 @@ def test_a_parquet_file_that_can_not_be_used(tmp_path):
     with pytest.raises(FiguregroundError, match=r"column 'box' .*list"):
         read_scores(tmp_path)
     pq.write_table(pa.table({"key": [1]}), path)
-    with pytest.raises(FiguregroundError, match="1 rows have no key"):
+    with pytest.raises(FiguregroundError, match="1 row without a key"):
         read_scores(tmp_path)
 
 

@@ -178,7 +178,7 @@ def test_scores_that_cannot_be_used_are_named_and_the_page_is_still_written(tmp_
     show(out)
     page = (out / "report.html").read_text()
     assert "verify.parquet can&#39;t be read" in page
-    assert "others.csv has 1 keys that no image here has: elsewhere-&lt;b&gt;" in page
+    assert "others.csv has 1 key that no image here has: elsewhere-&lt;b&gt;" in page
     assert score(out, "others.p")[0] == 0.25
     assert column(out, "votes") == [0] * 22
 

@@ -10,7 +10,7 @@ import numpy as np
 from figureground.checking import similar
 from figureground.checking.shard import ShardContents
 from figureground.checking.wording import MAX_NAMED, advise_rebuild
-from figureground.core.errors import join_names
+from figureground.core.errors import join_names, plural
 from figureground.core.extras import hint
 from figureground.shards.shard import Shard
 
@@ -56,7 +56,8 @@ def find_equal_images(contents: Sequence[ShardContents]) -> tuple[list[str], lis
         else:
             across.setdefault(splits, []).append(f"{images.key(first)} and {images.key(second)}")
     findings = [
-        f"{len(pairs)} images of {b} have the same pixels as one of {a}: {join_names(pairs, MAX_NAMED)}. "
+        f"{plural(len(pairs), 'image')} of {b} {'has' if len(pairs) == 1 else 'have'} the same pixels as one of {a}: "
+        f"{join_names(pairs, MAX_NAMED)}. "
         "Remove them from one of the two splits with `figureground curate`."
         for (a, b), pairs in across.items()
     ]

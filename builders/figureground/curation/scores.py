@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, join_names
+from figureground.core.errors import FiguregroundError, join_names, plural
 from figureground.core.files import create_bytes
 from figureground.core.hashing import content_hash
 from figureground.core.tables import TextTable, UnreadableText
@@ -68,7 +68,9 @@ class Scores:
         keys = self._values.pop(KEY).to_pylist()
         empty = [row for row, key in enumerate(keys) if not isinstance(key, str) or not key]
         if empty:
-            raise FiguregroundError(f"{self.path_in_dataset}: {len(empty)} rows have no key, or a key that isn't text.")
+            raise FiguregroundError(
+                f"{self.path_in_dataset}: {plural(len(empty), 'row')} without a key, or with one that isn't text."
+            )
         # Sorted bytes, because a dict of ten million keys takes gigabytes.
         unsorted = np.array([key.encode() for key in keys], dtype=np.bytes_)
         self._order = np.argsort(unsorted, kind="stable")
@@ -77,7 +79,7 @@ class Scores:
         if len(duplicates):
             names = join_names((self._keys[i].decode() for i in duplicates), 3)
             raise FiguregroundError(
-                f"{self.path_in_dataset}: {len(duplicates)} keys occur twice: {names}. Keep one row per key."
+                f"{self.path_in_dataset}: {plural(len(duplicates), 'key')} given twice: {names}. Keep one row per key."
             )
 
     def __len__(self) -> int:
