@@ -128,6 +128,12 @@ def test_the_groups_are_a_table(tmp_path):
     assert "| flat | 7 |" in text
 
 
+def test_one_image_of_one_foreground_is_counted_in_the_singular(tmp_path):
+    text = write(tmp_path, make_index([[0, 1, 1]]), Columns(("bird",), ("grass", "no")))
+    assert "\n1 image, 1 foreground, 2 backgrounds; splits: train (1)." in text
+    assert "### train: 1 image, " in text
+
+
 def test_of_very_many_foregrounds_only_totals_are_shown(tmp_path):
     columns = Columns([f"class {i}" for i in range(41)], ("grass", "snow"))
     text = write(tmp_path, make_index([[i, i % 2, 1] for i in range(41)]), columns)

@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from figureground.core.errors import plural
 from figureground.core.resources import find_resource
 from figureground.core.text import printable
 
@@ -16,7 +17,7 @@ def render_page(template: str, filters: Mapping[str, Callable[..., Any]], /, **v
 
     Args:
         template: File name in `templates/`, ending with `.html.jinja`.
-        filters: Filters by name, in addition to Jinja's own.
+        filters: Filters by name, in addition to Jinja's own and `plural`.
         values: Values for the template.
     """
     environment = Environment(
@@ -27,7 +28,7 @@ def render_page(template: str, filters: Mapping[str, Callable[..., Any]], /, **v
         lstrip_blocks=True,
         finalize=_make_printable,
     )
-    environment.filters.update(filters)
+    environment.filters.update(plural=plural, **filters)
     return environment.get_template(template).render(**values)
 
 

@@ -16,8 +16,10 @@ from urllib.parse import quote
 import jinja2
 import numpy as np
 
+from figureground.core import errors as errors_module
 from figureground.core import local_paths as paths_module
 from figureground.core import text as text_module
+from figureground.core.errors import plural
 from figureground.core.files import replace_text
 from figureground.core.local_paths import strip_local_paths
 from figureground.core.resources import find_resource
@@ -73,7 +75,8 @@ def identify_renderer(formats: tuple[str, ...]) -> str:
     """
     format_modules = [sys.modules[FORMATS[name].__module__] for name in formats]
     modules = (
-        sys.modules[__name__], context_module, file_module, paths_module, text_module, table_module, *format_modules,
+        sys.modules[__name__], context_module, file_module, paths_module, text_module, errors_module, table_module,
+        *format_modules,
     )  # fmt: skip
     templates = sorted(find_resource("templates").glob("*.md.jinja"))
     content = b"".join(path.read_bytes() for path in (*templates, *(Path(module.__file__ or "") for module in modules)))
@@ -222,6 +225,7 @@ def render(
         lineage=_format_lineage_value,
         fence=fence,
         share=_format_share,
+        plural=plural,
     )
     nonempty = {name: split for name, split in index["splits"].items() if split["samples"]}
     numerics = dict(strip_local_paths(facts.numerics))
