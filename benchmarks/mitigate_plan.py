@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from results import ROOT, describe_machine, describe_origin
+from results import ROOT, describe_machine, describe_origin, read_cpu
 
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import replace_text
@@ -208,7 +208,7 @@ class Record:
 
     def __init__(self, path: Path, plan: Plan, unit: Unit):
         self.path = path
-        self.current_origin = describe_origin()
+        self.current_origin = {**describe_origin(), "cpu": read_cpu()}  # another CPU rounds in another way
         identity = {
             "kept_format": KEPT_FORMAT, "bed": unit.bed, "bias": unit.kind, "seed": unit.seed,
             "plan": json.loads(json.dumps(plan.facts())),
