@@ -82,7 +82,7 @@ Tried = tuple[Mapping[str, Any], ...]
 PLAIN_TRIED: Tried = ({}, {"weight_decay": 1.0}, {"rate_times": 3.0}, {"rate_times": 1 / 3})
 ADDED_TRIED: Tried = ({}, {"weight_decay": 1.0}, {"add_weight": 0.5}, {"add_weight": 2.0})
 STAGED_TRIED: Tried = ({}, {"weight_decay": 1.0}, {"first_share": 0.25}, {"first_share": 0.75})
-JTT_TRIED: Tried = tuple({"first_epochs": n, "upweight": x} for n in (2, 5) for x in (5.0, 20.0))
+JTT_TRIED: Tried = ({}, {"upweight": 5.0}, {"first_epochs": 5}, {"first_epochs": 5, "upweight": 5.0})
 DRO_TRIED: Tried = ({}, {"weight_decay": 1.0}, {"step_size": 0.1}, {"weight_decay": 1.0, "step_size": 0.1})
 
 ROWS: dict[str, Row] = {

@@ -71,6 +71,11 @@ def test_as_many_settings_are_tried_for_every_row_and_the_default_is_among_most(
     assert all(not row.tried and row.like in {each.name for each in own} for row in rows if row not in own)
 
 
+def test_untuned_rows_have_the_default_settings(bench):
+    rows = bench("mitigate_plan").ROWS.values()
+    assert all(row.tried[0] == {} for row in rows if row.tried)
+
+
 def test_the_plan_has_primary_rows_on_all_seeds_and_judges_no_tuning_seed(bench):
     m = bench("mitigate_plan")
     plan = m.whole_plan()
