@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from figureground.methods.forecast import format_counts
+from figureground.methods.count_tables import format_counts
 
 
 def test_counts_of_a_million_images_stand_apart_and_below_their_background():

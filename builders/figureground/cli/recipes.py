@@ -152,7 +152,8 @@ def add_settings(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _settings(options: argparse.Namespace) -> int:
-    from figureground.methods.recipe_files import find_config, make_config, make_schema
+    from figureground.methods.base import find_config
+    from figureground.methods.recipe_files import make_config, make_schema
 
     kind, recipe = _read_method(options)
     name = str(options.config or recipe.get("config") or kind.DEFAULT)

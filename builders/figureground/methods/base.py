@@ -47,14 +47,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, RecipeError, plural
+from figureground.core.errors import FiguregroundError, RecipeError, plural, suggest_or_list
 from figureground.core.event_log import EventLog
 from figureground.core.numerics import read_numerics
 from figureground.core.shares import whole_part
+from figureground.methods.count_tables import format_counts_by_split
 from figureground.methods.family_support import check_support
 from figureground.methods.identity import list_unset_sampling, make_identity, make_lineage, make_recipe
 from figureground.methods.panels.panel import Panel
-from figureground.methods.recipe_files import find_config, read_values
 from figureground.models.distilled import checkpoint_notes
 from figureground.models.family import OWN, Family
 from figureground.models.family_records import Route, Start
@@ -187,7 +187,7 @@ class Method(ABC):
             UsageError: A setting isn't written as `KEY=VALUE`.
         """
         name = str(config_name or fields.get("config") or cls.DEFAULT)
-        return cls(name, **read_values(find_config(cls, name), fields, settings or []))
+        return cls(name, **recipes.read_values(find_config(cls, name), fields, settings or []))
 
     # --- building -------------------------------------------------------------------------------
 
@@ -607,9 +607,7 @@ class Method(ABC):
 
     def plan_counts(self, plan: Plan) -> list[str]:
         """Return the lines of `plan` with the counts of images."""
-        from figureground.methods.forecast import format_counts_by_split
-
-        return format_counts_by_split(self, plan)
+        return format_counts_by_split(plan, self.pairings)
 
     def plan_notes(self) -> list[str]:
         """Return further lines of `plan`."""
@@ -651,6 +649,17 @@ class Method(ABC):
             + (f"; rejected: {rejects}" if rejects else "")
             + f". Next: figureground show {out}"
         )
+
+
+def find_config(kind: type[Method], name: str) -> Config:
+    """Return a method's config by name.
+
+    Raises:
+        RecipeError: There is no such config.
+    """
+    if name not in kind.CONFIGS:
+        raise RecipeError("config", f"{kind.METHOD} has no config {name!r}{suggest_or_list(name, kind.CONFIGS)}")
+    return kind.CONFIGS[name]
 
 
 def _to_plain(value: Any) -> Any:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from figureground.core.errors import FiguregroundError, UsageError, plural
 from figureground.core.shares import steps_between
 from figureground.core.text import human_time
-from figureground.core.text_width import align_columns
 from figureground.methods.measured_speed import Measured
 from figureground.models.family import OWN
 from figureground.models.parts import read_mapping
@@ -18,7 +15,7 @@ from figureground.models.schedules import KINDS
 from figureground.models.weights import check_size, edge_multiple, local_directory
 from figureground.recipe.config import Config
 from figureground.recipe.shard_size import STEP, bytes_per_image
-from figureground.recipe.table import Counts, bias_aligned_share, cramers_v
+from figureground.recipe.table import bias_aligned_share, cramers_v
 from figureground.running.runner import open_runner
 
 if TYPE_CHECKING:
@@ -31,8 +28,6 @@ IDLE = 0.1
 """Share of the workers' time that may be idle without a note."""
 MAX_ROUNDS = 32
 """Shards for each worker up to which a better shard size is looked for."""
-MAX_ROWS = 24
-"""Classes whose counts are printed one by one."""
 
 
 def plan(method: Method, images_per_second: float | Measured | None = None) -> dict[str, Any]:
@@ -257,27 +252,6 @@ def _better_size(plan: Plan, workers: int) -> int | None:
         return max(busy)
     best = min(idle, key=idle.__getitem__, default=None)
     return best if best is not None and idle[best] <= idle_share(plan, workers) / 2 else None
-
-
-def format_counts_by_split(method: Method, plan: Plan) -> list[str]:
-    """Return lines with each split's counts of foregrounds on backgrounds, and their correlation."""
-    lines = []
-    for split, images in plan.totals().items():
-        counts = plan.cells(split)
-        pairing = method.pairings.get(split)
-        share = f", {bias_aligned_share(counts, pairing):.1%} in paired cells" if pairing is not None else ""
-        lines += ["", f"{split}: {plural(images, 'image')}, Cramér's V {cramers_v(counts):.3f}{share}"]
-        lines += format_counts(counts, plan.foregrounds, plan.backgrounds)
-    return lines
-
-
-def format_counts(counts: Counts, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> list[str]:
-    """Return the table of counts; for more than `MAX_ROWS` classes, only each background's total and range."""
-    is_long = len(foregrounds) > MAX_ROWS
-    labels = ["all classes", "least", "most"] if is_long else list(foregrounds)
-    rows = np.stack([counts.sum(0), counts.min(0), counts.max(0)]) if is_long else counts
-    body = [[label, *(f"{n:,}" for n in row)] for label, row in zip(labels, rows, strict=True)]
-    return [f"  {line}" for line in align_columns([["", *backgrounds], *body], min_width=6, gap=1)]
 
 
 def human_bytes(size: float) -> str:

@@ -1,30 +1,15 @@
-"""A method's recipe files: their schema, a recipe to start from, and the values that they set."""
+"""A method's recipe files: their schema, a recipe to start from, and the config that one describes."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from figureground.core.errors import RecipeError, suggest_or_list
-from figureground.core.values import field_types
+from figureground.methods.base import Method, find_config
 from figureground.recipe import document as recipes
 from figureground.recipe.config import Config
 from figureground.recipe.settings import json_schema
 from figureground.recipe.starter import write_starter
-
-if TYPE_CHECKING:
-    from figureground.methods.base import Method
-
-
-def find_config(kind: type[Method], name: str) -> Config:
-    """Return a method's config by name.
-
-    Raises:
-        RecipeError: There is no such config.
-    """
-    if name not in kind.CONFIGS:
-        raise RecipeError("config", f"{kind.METHOD} has no config {name!r}{suggest_or_list(name, kind.CONFIGS)}")
-    return kind.CONFIGS[name]
 
 
 def make_schema(kind: type[Method]) -> dict[str, Any]:
@@ -70,24 +55,6 @@ def make_config(kind: type[Method], name: str, fields: recipes.Fields) -> Config
         RecipeError: The config or a field is unknown, or a value is invalid.
     """
     config = find_config(kind, name)
-    values = read_values(config, fields, [])
+    values = recipes.read_values(config, fields, [])
     recipes.check_names(values, type(config).field_names(), kind.METHOD)
     return dataclasses.replace(config, **values)
-
-
-def read_values(config: Config, fields: recipes.Fields, settings: list[str]) -> recipes.Fields:
-    """Return the values that a recipe and then `--set` give, by field, converted to their types.
-
-    Args:
-        config: The config that they change.
-        fields: Fields of a recipe, as read.
-        settings: `KEY=VALUE` texts; dotted keys reach inside mappings.
-
-    Raises:
-        RecipeError: A value doesn't fit its field's type.
-        UsageError: A setting isn't written as `KEY=VALUE`.
-    """
-    types = field_types(type(config))
-    values = {n: v for n, v in recipes.resolve_paths(fields, type(config)).items() if n not in recipes.HEAD}
-    values = recipes.convert_fields(values, types)
-    return recipes.apply_settings(values, settings, dataclasses.asdict(config), types)

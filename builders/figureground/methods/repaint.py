@@ -26,7 +26,7 @@ from figureground.data.stores import FileStore
 from figureground.learn.backbone_settings import choose_backbone
 from figureground.learn.settings import Training
 from figureground.methods.base import Method
-from figureground.methods.forecast import format_counts
+from figureground.methods.count_tables import format_counts
 from figureground.methods.panels.repaint import JOBS, MASKS
 from figureground.methods.repaint_settings import TRAIN, RepaintConfig
 from figureground.models.classifier_files import fingerprint_classifier

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import re
@@ -16,7 +17,8 @@ from figureground.core.errors import FiguregroundError, RecipeError, UsageError,
 from figureground.core.files import read_object
 from figureground.core.hashing import digest
 from figureground.core.tables import TABLES
-from figureground.core.values import NULLS, Setting, convert, type_at
+from figureground.core.values import NULLS, Setting, convert, field_types, type_at
+from figureground.recipe.config import Config
 from figureground.recipe.settings import Names, find_marks, suggest_setting, with_current_names
 
 Fields = dict[str, Any]
@@ -274,6 +276,24 @@ def apply_settings(fields: Fields, settings: Iterable[str], defaults: Fields, ki
             entry = entry[name]
         entry[keys[-1]] = value
     return updated
+
+
+def read_values(config: Config, fields: Fields, settings: list[str]) -> Fields:
+    """Return the values that a recipe and then `--set` give, by field, converted to their types.
+
+    Args:
+        config: The config that they change.
+        fields: Fields of a recipe, as read.
+        settings: `KEY=VALUE` texts; dotted keys reach inside mappings.
+
+    Raises:
+        RecipeError: A value doesn't fit its field's type.
+        UsageError: A setting isn't written as `KEY=VALUE`.
+    """
+    types = field_types(type(config))
+    values = {n: v for n, v in resolve_paths(fields, type(config)).items() if n not in HEAD}
+    values = convert_fields(values, types)
+    return apply_settings(values, settings, dataclasses.asdict(config), types)
 
 
 def check_names(fields: Iterable[str], known: Iterable[str], owner: str) -> None:
