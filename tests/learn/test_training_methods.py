@@ -57,9 +57,16 @@ def test_group_weights_rise_exponentially_with_the_losses():
 def test_group_weights_survive_losses_whose_exponentials_overflow():
     q = torch.tensor([0.5, 0.5], dtype=torch.float64)
     raised = raise_weights(q, torch.tensor([1e4, 0.0]).double(), 1.0)
-    assert raised.tolist() == [1.0, 0.0]
+    assert raised.tolist() == pytest.approx([1, 0])
     unused = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
     assert raise_weights(unused, torch.tensor([0.0, 0.0, 1e4]).double(), 1.0).tolist() == [0.5, 0.5, 0.0]
+
+
+def test_a_group_whose_weight_is_rounded_to_nothing_comes_back_when_its_loss_is_the_largest():
+    q = raise_weights(torch.tensor([0.5, 0.5]).double(), torch.tensor([20.0, 0.1]).double(), 100.0)
+    assert q.tolist() == pytest.approx([1, 0])
+    q = raise_weights(q, torch.tensor([0.1, 20.0]).double(), 100.0)
+    assert q.tolist() == pytest.approx([0, 1])
 
 
 def test_group_losses_are_weighted_means():

@@ -8,18 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MIN_WEIGHT = 1e-300
+"""Smallest weight of a group with images. Rounded to 0, it could never rise again, whatever the group's loss."""
+
 
 def raise_weights(q: Tensor, losses: Tensor, step_size: float) -> Tensor:
     """Take one step of exponentiated gradient ascent: q_g ∝ q_g · exp(η · loss_g), Algorithm 1.
 
     Args:
-        q: float64 (groups,), 0 or more; the entries add up to 1.
+        q: float64 (groups,), 0 for groups without images; the entries add up to 1.
         losses: float64 (groups,), adjusted. A group without images in the batch has the loss 0 plus its adjustment,
             as in the authors' code, because the adjustment depends on the training set, not on the batch.
         step_size: η.
     """
     scaled = q * torch.exp(step_size * (losses - losses[q > 0].max()))
-    return torch.where(q > 0, scaled, 0) / scaled[q > 0].sum()
+    raised = torch.where(q > 0, scaled / scaled[q > 0].sum(), 0)
+    return torch.where(q > 0, raised.clamp_min(MIN_WEIGHT), 0)
 
 
 def average_by_group(losses: Tensor, group: Tensor, weights: Tensor, groups: int) -> tuple[Tensor, Tensor]:
