@@ -106,7 +106,8 @@ def test_accuracy_is_reported_by_severity_with_the_failure_point(graded, classif
     assert axis["failure"] is None  # half of the reference isn't below it
     assert axis["first_wrong"] == {"images": 8, "share": [0.125, 0.375], "never": 0.5}
     assert "failure point none" in output
-    assert "below chance" in output
+    assert result["chance"] == pytest.approx(1 / 3)  # it has a third class
+    assert "above chance" not in output
     page = (graded / "_evaluation" / "evaluation.html").read_text()
     assert len(re.findall(r"<svg class=\"plot\"", page)) == 1
     assert page.count('src="data:image/webp') == 4 * 3
@@ -122,7 +123,9 @@ def test_references_move_the_point_and_other_labels_or_missing_sets_are_named(gr
         "severity": pytest.approx(1 + 0.125 / 0.375),
         "value": pytest.approx(1 / 3),
     }
-    assert "0.33 (severity 1.3)" in summarise(done.report)
+    text = summarise(done.report)
+    assert "0.33 (severity 1.3)" in text
+    assert "not above chance for strict (33.3%), so" in text  # two of its three classes occur
     with pytest.raises(UsageError, match="severity"):
         evaluate(graded, [classifier], show_progress=False)
     assert main(["evaluate", str(graded), "--classifier", classifier, "--save-scores"]) == 2

@@ -37,6 +37,10 @@ class Counterparts:
             row[list(group)] = True
         return table
 
+    def chance(self) -> float:
+        """Return the accuracy of a classifier that guesses among its classes, averaged over labels that have one."""
+        return float(np.mean([len(group) for group in self.groups if group])) / self.classes
+
     def outcomes(self, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Return predicted classes, int (n,), with -1 for every class that corresponds to the image's own label."""
         return np.where(self.membership()[label, predicted], -1, predicted)

@@ -76,11 +76,13 @@ def evaluate_severity(
     make_writable([prepared.out], "Give another --out.")
     predictions: dict[str, dict[str, Predictions]] = {}
     results: dict[str, Any] = {}
-    for name, predict_images in run_classifiers(prepared, batch_size, show_progress):
+    by_classifier = zip(prepared.counterparts, run_classifiers(prepared, batch_size, show_progress), strict=True)
+    for mapping, (name, predict_images) in by_classifier:
         predictions[name] = {folder: predict_images(dataset_images) for folder, dataset_images in images.items()}
         reference_predictions = predict_images(reference_images) if reference_images is not None else None
         measured = severity.measure(axes, images, predictions[name], reference_predictions)
-        results[name] = {"facts": strip_local_paths(prepared.classifiers[name].facts), **measured}
+        facts = strip_local_paths(prepared.classifiers[name].facts)
+        results[name] = {"facts": facts, "chance": mapping.chance(), **measured}
     report = {
         "made_by": MADE_BY,
         "kind": "severity",
@@ -94,7 +96,6 @@ def evaluate_severity(
         if reference_images is None
         else {"name": reference_images.name, "images": int((reference_images.label >= 0).sum())},
         "intervals": {"method": METHOD, "level": LEVEL},
-        "chance": 1 / len(occurring),
         "classifiers": results,
     }
     evaluation = SeverityEvaluation(images, report, predictions, prepared.out)

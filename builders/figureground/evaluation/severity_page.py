@@ -50,11 +50,15 @@ def list_notes(report: JsonMapping) -> list[str]:
         "At high severity an image may no longer show its label, above all along strength: figureground verify says "
         "how often. A drop in accuracy there isn't the classifier's failure."
     ]
-    low = [name for name, entry in report["classifiers"].items() if entry["half"] <= report["chance"]]
+    low = [
+        f"{name} ({format_percent(entry['chance'])})"
+        for name, entry in report["classifiers"].items()
+        if entry["half"] <= entry["chance"]
+    ]
     if low:
         lines.append(
-            f"Half of the reference accuracy of {join_names(low, 8)} is below chance "
-            f"({format_percent(report['chance'])}), so by this measure failure is hardly possible."
+            f"Half of the reference accuracy is not above chance for {join_names(low, 8)}, so by this measure failure "
+            "is hardly possible."
         )
     if report["references"] is None:
         lines.append("The reference is the mildest dataset; --references takes photographs instead.")
