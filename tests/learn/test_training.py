@@ -263,6 +263,16 @@ def test_added_images_that_are_validation_or_test_images_are_refused(images, tmp
         gather(data, [read_groups(table)])
 
 
+def test_copies_of_training_images_in_validation_or_test_are_noted(images, tmp_path):
+    data = read_groups(images)
+    assert gather(data).notes == ()
+    copy = shutil.copytree(images, tmp_path / "copy")
+    trained, tested = (data.keys[np.flatnonzero(data.split == number)[0]] for number in (0, 2))
+    shutil.copyfile(copy / trained, copy / tested)
+    (note,) = gather(read_groups(copy)).notes
+    assert note.startswith("1 training image of copy is also in test under other names")
+
+
 def test_dfr_needs_validation_images_of_occurring_classes_only(tmp_path):
     make_table(tmp_path, [row for row in TABLE if row[1] != 1 or row[2] == 0])
     groups = read_groups(tmp_path)

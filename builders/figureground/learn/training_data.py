@@ -18,6 +18,7 @@ from figureground.core.names import name_key
 from figureground.core.numerics import usable_cores
 from figureground.data.groups import GroupedImages
 from figureground.data.images import Draw
+from figureground.data.splits import SPLITS
 from figureground.data.stores import FileStore
 
 UNKNOWN = -1
@@ -162,9 +163,9 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
             f"{data.name}: all its training images are of one class, {data.classes[labels_present[0]]!r}. Training "
             "requires at least two."
         )
-    has_files = any(isinstance(added.store, FileStore) for added in add)
-    held_out = _hash_images(validation) | _hash_images(test) if has_files else set()
-    parts, labels, attributes, notes = [train], [train.y], [train.a], []
+    hashes = [_hash_images(part) for part in (train, validation, test)]
+    held_out = hashes[1] | hashes[2]
+    parts, labels, attributes, notes = [train], [train.y], [train.a], list(_note_copies(data, hashes))
     for added in add:
         if added.fingerprint == data.fingerprint:
             raise RecipeError("add", f"{added.name} is the dataset itself.")
@@ -197,6 +198,21 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
         train_counts=data.counts(0).ravel(),
         content={"data": data.fingerprint, "add": [added.fingerprint for added in add]}, notes=tuple(notes),
     )  # fmt: skip
+
+
+def _note_copies(data: GroupedImages, hashes: Sequence[set[str]]) -> Iterator[str]:
+    """Yield a note on validation or test images with the bytes of a training image.
+
+    Args:
+        hashes: By split, the output of `_hash_images`.
+    """
+    for number in (1, 2):
+        if num_copies := len(hashes[0] & hashes[number]):
+            yield (
+                f"{plural(num_copies, 'training image')} of {data.name} {'is' if num_copies == 1 else 'are'} also in "
+                f"{SPLITS[number]} under other names, so accuracy there is partly measured on images seen in "
+                "training. Remove them from one of the two."
+            )
 
 
 def _hash_images(part: GroupedImages) -> set[str]:
