@@ -263,6 +263,17 @@ def test_added_images_that_are_validation_or_test_images_are_refused(images, tmp
         gather(data, [read_groups(table)])
 
 
+def test_groups_without_validation_images_are_noted_because_they_choose_no_epoch(images, tmp_path):
+    copy, data = shutil.copytree(images, tmp_path / "copy"), read_groups(images)
+    table = copy / "metadata.csv"
+    head, *lines = table.read_text().splitlines()
+    kept = [line for line in lines if not (line.startswith("validation") and line.endswith("mug,water"))]
+    assert len(kept) == len(lines) - data.counts(1)[0, 1] < len(lines)
+    table.write_text("\n".join([head, *kept]) + "\n")
+    (note,) = gather(read_groups(copy)).notes
+    assert note.startswith("validation has no image of mug × water: its worst group is computed over the 3 groups")
+
+
 def test_copies_of_training_images_in_validation_or_test_are_noted(images, tmp_path):
     data = read_groups(images)
     assert gather(data).notes == ()

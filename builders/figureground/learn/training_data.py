@@ -20,6 +20,7 @@ from figureground.data.groups import GroupedImages
 from figureground.data.images import Draw
 from figureground.data.splits import SPLITS
 from figureground.data.stores import FileStore
+from figureground.data.summary import describe_empty_groups
 
 UNKNOWN = -1
 """The attribute of an added image without one, or with one that the dataset doesn't have."""
@@ -165,7 +166,8 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
         )
     hashes = [_hash_images(part) for part in (train, validation, test)]
     held_out = hashes[1] | hashes[2]
-    parts, labels, attributes, notes = [train], [train.y], [train.a], list(_note_copies(data, hashes))
+    notes = [*describe_empty_groups(data), *_note_copies(data, hashes)]
+    parts, labels, attributes = [train], [train.y], [train.a]
     for added in add:
         if added.fingerprint == data.fingerprint:
             raise RecipeError("add", f"{added.name} is the dataset itself.")
