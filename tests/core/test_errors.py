@@ -20,7 +20,7 @@ def test_a_field_with_a_colon_in_its_name_is_not_cut():
 
 @pytest.mark.parametrize(
     ("n", "noun", "text"), [(1, "shard", "1 shard"), (1200, "shard", "1,200 shards"), (1, "class", "1 class"),
-                            (0, "class", "0 classes"), (2, "batch", "2 batches")],
+                            (0, "class", "0 classes"), (2, "epoch", "2 epochs")],
 )  # fmt: skip
 def test_counts_agree_with_their_nouns(n, noun, text):
     assert plural(n, noun) == text

@@ -59,7 +59,7 @@ def suggest_or_list(word: str, names: Iterable[str]) -> str:
 
 def plural(n: int, noun: str) -> str:
     """Format a count with its noun: `1 shard`, `1,200 shards`, `2 classes`."""
-    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    ending = "es" if noun.endswith(("s", "x", "sh")) else "s"
     return f"{n:,} {noun}{'' if n == 1 else ending}"
 
 
