@@ -52,7 +52,7 @@ from figureground.core.event_log import EventLog
 from figureground.core.numerics import read_numerics
 from figureground.core.shares import whole_part
 from figureground.methods.count_tables import format_counts_by_split
-from figureground.methods.family_support import check_support
+from figureground.methods.family_support import check_drawing, check_training
 from figureground.methods.identity import list_unset_sampling, make_identity, make_lineage, make_recipe
 from figureground.methods.panels.panel import Panel
 from figureground.models.distilled import checkpoint_notes
@@ -594,8 +594,11 @@ class Method(ABC):
             FiguregroundError: The family doesn't draw as the recipe asks, or the method trains checkpoints, and the
                 family's can't be trained.
         """
-        if self.family is not None:
-            check_support(self, self.family)
+        if self.family is None:
+            return
+        check_drawing(self.family, self.config, self.route)
+        if self.trains_checkpoint:
+            check_training(self.family, self.config, self.METHOD, *self.training())
 
     def checkpoint_notes(self) -> list[str]:
         """Return warnings about likely mistakes in using the checkpoint; empty if it isn't on this machine."""

@@ -1,41 +1,52 @@
-"""Whether a checkpoint's family supports what a method's recipe asks of it."""
+"""Whether a checkpoint's family supports what a recipe asks of it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 from figureground.core.errors import RecipeError
 from figureground.models.family import Family
+from figureground.models.family_records import Route
 from figureground.models.loras import select_active
 from figureground.models.single_file import refuse_training
-
-if TYPE_CHECKING:
-    from figureground.methods.base import Method
+from figureground.recipe.config import Config
 
 
-def check_support(method: Method, family: Family) -> None:
-    """Refuse settings and trainings that the family of the recipe's checkpoint doesn't support.
+def check_drawing(family: Family, config: Config, route: Route) -> None:
+    """Refuse settings of sampling that a family doesn't support.
+
+    Args:
+        config: A recipe with a checkpoint of the family.
+        route: How images are drawn.
 
     Raises:
-        RecipeError: The family would ignore a sampling setting, or doesn't support a setting of the training.
-        FiguregroundError: The family doesn't draw as the recipe asks, or the method trains checkpoints, and the
-            family's can't be trained.
+        RecipeError: The family would ignore a setting.
+        FiguregroundError: The family doesn't draw in this way.
     """
-    config, subject = method.config, f"checkpoint {method.config.checkpoint!r}"
-    family.check_route(method.route, subject)
+    subject = _describe_checkpoint(config)
+    family.check_route(route, subject)
     family.check_sampling(
         subject, config.eta, config.negative_prompt, config.true_cfg_scale, config.guidance_interval,
         config.guidance_scale,
     )  # fmt: skip
-    if method.trains_checkpoint:
-        _check_training(method, family, subject)
 
 
-def _check_training(method: Method, family: Family, subject: str) -> None:
-    config = method.config
-    field, settings = method.training()
+def check_training(family: Family, config: Config, method: str, field: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a training that a family or the recipe's checkpoint doesn't support.
+
+    Args:
+        config: A recipe with a checkpoint of the family.
+        method: Name of the method that trains it.
+        field: Field of the training's settings in the recipe.
+        settings: All of these settings, by field.
+
+    Raises:
+        RecipeError: The family doesn't support a setting, or no training supports a setting of the checkpoint.
+        FiguregroundError: The family can't be trained.
+    """
     try:
-        family.check_training(subject, settings)
+        family.check_training(_describe_checkpoint(config), settings)
     except RecipeError as error:
         raise error.within(field) from None
     refuse_training(config.checkpoint)
@@ -45,6 +56,9 @@ def _check_training(method: Method, family: Family, subject: str) -> None:
     }  # fmt: skip
     for name in (name for name, value in unsupported.items() if value):
         raise RecipeError(
-            name,
-            f"{method.METHOD} trains the checkpoint, and training doesn't support this setting. Leave it out.",
+            name, f"{method} trains the checkpoint, and training doesn't support this setting. Leave it out."
         )
+
+
+def _describe_checkpoint(config: Config) -> str:
+    return f"checkpoint {config.checkpoint!r}"
