@@ -5,9 +5,9 @@ Rows are ways of training, and ERM with added images: pasted ones, images drawn 
 D3S, SCGS and DDB. Added images are mixed with the real ones, or form a first stage of training.
 
 **Equal budgets.** All rows take the same number of optimiser steps: added images add none, and JTT's first model and
-the first stage of two-stage training use the same budget. Each row tries the same number of settings (`--tune`) on the
-pipeline seeds `TUNED_WITH`, which are not used for results, and validation chooses; with `--untuned` all rows have the
-default settings. One rule chooses the epoch in all rows.
+the first stage of two-stage training use the same budget; DFR's fit of the last layer is extra. Each row tries the same
+number of settings (`--tune`) on the pipeline seeds `TUNED_WITH`, which are not used for results, and validation
+chooses; with `--untuned` all rows have the default settings. One rule chooses the epoch in all rows.
 
 **Two tables.** In `known`, the attributes of the validation split are known, and its worst group chooses epochs and
 settings. In `unknown`, its average does. One training serves both tables if they chose the same settings. Each row
