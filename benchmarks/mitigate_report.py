@@ -557,9 +557,10 @@ def to_markdown(units: Sequence[Unit], kept: Path, longer_units: Sequence[Unit] 
         "# Worst-group accuracy of mitigation methods",
         f"{plural(len(units), 'unit')} of `benchmarks/mitigate.py`, dataset format {origins[0]['format']}, weights "
         f"{weights}, commits {', '.join(commits)}. All rows take as many optimiser steps as {plan['epochs']} passes "
-        f"over the real images (dfr then fits its last layer), and the {plan['trainings']} classifiers of a pipeline "
-        f"seed are averaged first, so n counts pipeline seeds"
-        f"{', except in *Longer training*' if longer_units else ''}. Numbers are test accuracies in %, mean ± sample standard deviation, with 95 % intervals of paired differences (Student's t).",
+        f"over the real images (dfr then fits its last layer). The {plan['trainings']} classifiers of a pipeline seed "
+        f"are averaged first, so n counts pipeline seeds{', except in *Longer training*' if longer_units else ''}. "
+        "Numbers are test accuracies in %, mean ± sample standard deviation, with 95 % intervals of paired "
+        "differences (Student's t).",
         *note_unequal_steps(units),
         *note_unequal_steps(longer_units),
         "The minimum of several groups is biased low, the more so the more they vary by chance. So all groups are "
