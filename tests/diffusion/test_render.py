@@ -166,12 +166,14 @@ def test_steps_that_a_sampler_repeats_are_counted_once(sd1, guided):
     assert sizes == [1] * (2 if guided else 6) + [2, 2, 2, 1, 1]
 
 
-def test_an_interval_is_refused_where_guidance_is_an_input_of_the_denoiser(sd1):
+def test_intervals_and_negative_prompts_are_refused_where_guidance_is_an_input_of_the_denoiser(sd1):
     opened = open_checkpoint(str(sd1), **CPU)
     opened.denoiser.register_to_config(time_cond_proj_dim=8)
     with pytest.raises(RecipeError) as refused:
         Renderer(opened, Sampling(32, 4, 0.6, 4.0, guidance_interval=(0.0, 0.5)), guide)
     assert refused.value.field == "guidance_interval"
+    with pytest.raises(RecipeError, match=r"^negative_prompt: .*a negative prompt has no effect"):
+        Renderer(opened, Sampling(32, 4, 0.6, 4.0, negative_prompt="dark"), guide)
 
 
 def test_noise_reads_all_bits_of_a_seed(sd1):

@@ -19,7 +19,7 @@ from PIL import Image
 from tiny_checkpoints import make_checkpoint, set_weights
 
 from figureground import D3S
-from figureground.core.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError, RecipeError
 from figureground.core.resources import find_resource
 from figureground.methods.forecast import describe
 from figureground.running.directory import claim_directory
@@ -160,6 +160,13 @@ def test_what_all_workers_meet_is_reported_once_and_ends_the_build(checkpoint, t
     assert str(failed.value).count("cuda:99") == 1
     assert "choose_device" in str(failed.value.__cause__)  # where it arose, for --debug
     assert capfd.readouterr().err == ""
+    assert not (tmp_path / "d3s").exists()
+
+
+def test_a_negative_prompt_of_which_the_end_would_not_be_read_is_refused(checkpoint, tmp_path):
+    settings = {**TINY, "guidance_scale": 3.0, "negative_prompt": "very " * 80 + "dark"}
+    with pytest.raises(RecipeError, match=r"^negative_prompt: .* tokens, and the text encoder reads \d+"):
+        D3S("pocket", checkpoint=checkpoint, **settings).build(tmp_path / "d3s")
     assert not (tmp_path / "d3s").exists()
 
 

@@ -59,6 +59,7 @@ def unrendered(built, folder, *stages):
         (SCGS, {"per_class": 0}, "per_class: 0 plans no image"),
         (SCGS, {"per_class": {"mug": 0}}, "per_class: .* plans no image"),
         (SCGS, {"prompt": "a {noun} " + "very " * 80}, r"prompt: 'a mug very.* tokens, and the text encoder reads 77"),
+        (SCGS, {"negative_prompt": "very " * 80}, r"^negative_prompt: 'very.* tokens, and the text encoder reads 77"),
         (DDB, {"prompt": "a thing"}, "prompt: 'a thing' .*'mug' and 'umbrella'"),
         (DDB, {"prompt": "a {noun}", "nouns": {"mug": "umbrella"}}, "'mug' and 'umbrella'"),
         (DDB, {"nouns": {"mug": "a <b>"}}, "nouns.mug: 'a <b>'"),

@@ -123,12 +123,14 @@ class Renderer:
         self._guided_steps = steps_between(steps, sampling.guidance_interval)
         self._num_repeated = len(scheduler.timesteps) - steps  # 1 for pndm, whose first step takes two
         self._step = 0  # that is drawn, of all steps
-        if sampling.guidance_interval is not None and checkpoint.denoiser.config.get("time_cond_proj_dim"):
-            raise RecipeError(
-                "guidance_interval",
-                f"{self._what}: its guidance is an input of the denoiser, as in LCM, so it costs nothing in any step. "
-                "Leave guidance_interval out.",
-            )
+        if checkpoint.denoiser.config.get("time_cond_proj_dim"):
+            guided = f"{self._what}: its guidance is an input of the denoiser, as in LCM, so"
+            if sampling.guidance_interval is not None:
+                raise RecipeError(
+                    "guidance_interval", f"{guided} it costs nothing in any step. Leave guidance_interval out."
+                )
+            if sampling.negative_prompt:
+                raise RecipeError("negative_prompt", f"{guided} a negative prompt has no effect. Leave it out.")
         if sampling.compile and not hasattr(checkpoint.denoiser, "_orig_mod"):
             checkpoint.replace_denoiser(torch.compile(checkpoint.denoiser, dynamic=False))
 

@@ -304,9 +304,10 @@ class Repaint(Method):
         if folder is not None:
             family = read_family(folder, self.config.checkpoint)
             tokenizers = family.open_tokenizers(folder, f"checkpoint {self.config.checkpoint!r}")
-            for prompt in sorted(self.prompts()):
+            prompts = [("prompt", prompt) for prompt in sorted(self.prompts())]
+            for field_name, prompt in [*prompts, ("negative_prompt", self.config.negative_prompt)]:
                 counts = ((family.count_tokens(each, prompt), int(each.model_max_length)) for each in tokenizers)
-                refuse_long("prompt", repr(prompt), counts)
+                refuse_long(field_name, repr(prompt), counts)
 
     def prompts(self) -> set[str]:
         """Return the possible prompts, for checks before any stage has run."""

@@ -15,6 +15,7 @@ from figureground.diffusion.checkpoint import Checkpoint, open_checkpoint
 from figureground.diffusion.render import Sampling, find_batch_size
 from figureground.models.loras import select_active
 from figureground.models.weights import check_size
+from figureground.recipe.prompts import refuse_long
 from figureground.running.runner import Place
 from figureground.shards.shard import NUMERICS
 
@@ -57,6 +58,8 @@ def open_model(method: Method, out: Path, place: Place, started: bool) -> Opened
     )  # fmt: skip
     checkpoint.family.check_route(method.route, f"checkpoint {config.checkpoint!r}")
     check_size(config.size, checkpoint.edge_multiple)
+    if config.negative_prompt:
+        refuse_long("negative_prompt", repr(config.negative_prompt), checkpoint.count_tokens(config.negative_prompt))
     batch_size, halved = config.batch_size, {}
     if saved and batch_size in (None, saved.get("batch_size_asked")):
         batch_size = saved["batch_size"]
