@@ -1,7 +1,12 @@
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
+import grimp
 import pytest
+
+PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 LIST_HEAVY = """
 import sys
@@ -34,6 +39,15 @@ def test_the_ground_floor_loads_no_heavy_library(module: str) -> None:
 
 def test_show_loads_no_torch() -> None:
     assert "torch" not in run(LIST_HEAVY.format(module="figureground.report.sheet"))
+
+
+def test_the_exceptions_of_the_import_contracts_are_for_types_only() -> None:
+    contracts = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    exceptions = [line for contract in contracts for line in contract.get("ignore_imports", [])]
+    graph = grimp.build_graph("figureground", exclude_type_checking_imports=True, cache_dir=None)
+    assert exceptions
+    for exception in exceptions:
+        assert not graph.find_matching_direct_imports(import_expression=exception), exception
 
 
 @pytest.mark.slow
