@@ -139,6 +139,15 @@ def test_refitting_looks_away_from_what_goes_with_the_class_only_by_group_size()
     assert core > 5 * spurious
     assert facts["inverse_strength"] in [each["inverse_strength"] for each in facts["tried"]]
     assert facts["images_a_group"] == 10
+    assert facts["unconverged_draws"] == 0
+
+
+def test_draws_whose_fit_takes_too_many_steps_are_counted(monkeypatch):
+    monkeypatch.setattr("figureground.learn.dfr.MAX_STEPS", 2)
+    group = np.repeat(np.arange(4), 10)
+    features = np.random.default_rng(4).normal(size=(40, 3))
+    _, facts = refit(features, group // 2, group, 2, training=features, draws=3, inverse_strength=1.0, seed=0)
+    assert (facts["steps"], facts["unconverged_draws"]) == (6, 3)
 
 
 def test_the_final_fit_of_dfr_standardises_by_the_training_features():

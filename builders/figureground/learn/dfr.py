@@ -37,6 +37,8 @@ class Layer(NamedTuple):
     """float64 (classes,)."""
     steps: int = 0
     """Number of proximal gradient steps of the fit, over all draws."""
+    unconverged: int = 0
+    """Number of draws whose fit took `MAX_STEPS` without reaching `TOLERANCE`."""
 
 
 def fit_logistic(features: Tensor, y: Tensor, classes: int, inverse_strength: float) -> Layer:
@@ -74,8 +76,8 @@ def fit_logistic(features: Tensor, y: Tensor, classes: int, inverse_strength: fl
         change = float((new - weights).abs().max())
         extrapolated, weights = new + momentum * (new - weights), new
         if change <= TOLERANCE * max(1.0, float(weights.abs().max())):
-            break
-    return Layer(weights[:, :d], weights[:, d], steps)
+            return Layer(weights[:, :d], weights[:, d], steps)
+    return Layer(weights[:, :d], weights[:, d], steps, unconverged=1)
 
 
 def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +89,7 @@ def standardise(features: Tensor) -> tuple[Tensor, Tensor]:
 def unstandardise(layer: Layer, mean: Tensor, std: Tensor) -> Layer:
     """Return the equivalent layer for features that are not standardised."""
     weight = layer.weight / std
-    return Layer(weight, layer.bias - weight @ mean, layer.steps)
+    return Layer(weight, layer.bias - weight @ mean, layer.steps, layer.unconverged)
 
 
 def draw_balanced(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -125,7 +127,8 @@ def average_draws(
         layers.append(fit_logistic(scaled, torch.from_numpy(y[rows]), classes, inverse_strength))
     weight = torch.stack([layer.weight for layer in layers]).mean(0)
     bias = torch.stack([layer.bias for layer in layers]).mean(0)
-    return unstandardise(Layer(weight, bias, sum(layer.steps for layer in layers)), mean, std)
+    steps, unconverged = sum(layer.steps for layer in layers), sum(layer.unconverged for layer in layers)
+    return unstandardise(Layer(weight, bias, steps, unconverged), mean, std)
 
 
 def refit(
@@ -164,6 +167,6 @@ def refit(
     facts["inverse_strength"] = inverse_strength
     scaler = standardise(torch.from_numpy(np.asarray(training, np.float64)))
     layer = average_draws(x, y, group, classes, inverse_strength, draws, seed, scaler)
-    facts["steps"] = steps + layer.steps
+    facts["steps"], facts["unconverged_draws"] = steps + layer.steps, layer.unconverged
     facts["features"] = {"used": int((layer.weight.abs().sum(0) > 0).sum()), "of": x.shape[1]}
     return layer, facts
