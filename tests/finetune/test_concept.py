@@ -12,7 +12,7 @@ from tiny_references import make_references, tiny
 
 from figureground.core.errors import FiguregroundError
 from figureground.diffusion.render import Renderer, Sampling
-from figureground.finetune.concept import open_concept
+from figureground.finetune.concept import open_concept, write_checkpoint
 from figureground.finetune.concept_run import ConceptRun
 from figureground.finetune.dreambooth import finetune
 from figureground.models.concept_files import read_concept
@@ -163,3 +163,15 @@ def test_the_pockets_concept_needs_no_base_to_be_found(references, tmp_path):
     assert concept.facts["base"]["place"] is None
     stored = load_file(out / "checkpoint" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+
+
+def test_weights_are_stored_as_those_that_were_opened_even_beside_another_variant(sd1, tmp_path):
+    from diffusers import UNet2DConditionModel
+
+    base = shutil.copytree(sd1, tmp_path / "base")
+    for path in list(base.glob("*/*.safetensors")):
+        halves = {name: tensor.half() for name, tensor in load_file(path).items()}
+        save_file(halves, path.with_name(f"{path.stem}.fp16.safetensors"), {"format": "pt"})
+    write_checkpoint(base, {"unet": UNet2DConditionModel.from_pretrained(base / "unet")}, tmp_path / "out")
+    (path,) = (tmp_path / "out" / "unet").glob("*.safetensors")
+    assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float32}

@@ -51,7 +51,7 @@ def write_checkpoint(base: Path, trained_parts: Mapping[str, nn.Module], out: Pa
     try:
         for part, value in index.items():
             if part in trained_parts:
-                _write_part(trained_parts[part], read_stored_dtype(base / part), draft / part, variant)
+                _write_part(trained_parts[part], read_stored_dtype(base / part, variant), draft / part, variant)
             elif (base / part).is_dir() and value[0] is not None:
                 _copy_part(base / part, draft / part, variant)
         shutil.copyfile(base / "model_index.json", draft / "model_index.json")
@@ -65,9 +65,9 @@ def write_checkpoint(base: Path, trained_parts: Mapping[str, nn.Module], out: Pa
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def read_stored_dtype(part: Path) -> torch.dtype:
-    """Return the storage dtype of a checkpoint's part: float32, or a 16-bit type."""
-    path = min(part.glob("*.safetensors"))
+def read_stored_dtype(part: Path, variant: str | None) -> torch.dtype:
+    """Return the storage dtype of a checkpoint's part in a variant: float32, or a 16-bit type."""
+    path = (list_weights(part, variant) or list_weights(part, None))[0]
     kinds = {tensor.dtype for tensor in read_tensors(path, str(path)).values()} - {"I64", "I32"}
     return HALF_DTYPES[kinds.pop()] if len(kinds) == 1 and kinds <= set(HALF_DTYPES) else torch.float32
 
