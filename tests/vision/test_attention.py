@@ -231,6 +231,25 @@ def test_the_layer_is_the_last_that_decides_at_positions(config, last, layout):
     assert find_layer(network, (64, 64)) == Layer(last, layout, (8, 8))
 
 
+class ChannelsLast(nn.Module):
+    """Channels on the last axis up to the pooling, and a norm after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.stage = nn.Conv2d(3, 16, 4, 4), nn.Sequential(nn.Linear(16, 16), nn.ReLU())
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 3)
+
+    def forward(self, pixels):
+        return self.head(self.norm(self.stage(self.stem(pixels).permute(0, 2, 3, 1)).mean((1, 2))))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 48), (64, 64)])
+def test_channels_are_on_the_axis_that_is_none_of_the_images(size):
+    grid = (size[0] // 4, size[1] // 4)
+    expected = "channels first" if grid == (16, 16) else "channels last"  # 16 channels: either could be meant
+    assert find_layer(ChannelsLast().eval(), size) == Layer("stage", expected, grid)
+
+
 def test_a_map_too_coarse_to_say_where_gives_way_to_the_last_finer_one_that_all_goes_through(pocket):
     assert find_layer(pocket.network, (64, 64)).name == "resnet.encoder.stages.1"
     assert find_layer(pocket.network, (192, 192)).name == "resnet.encoder.stages.3"

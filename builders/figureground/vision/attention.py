@@ -123,7 +123,7 @@ def _trace(network: nn.Module, size: tuple[int, int]) -> _Trace:
     patches: list[tuple[int, int]] = []
 
     def record(name: str, module: nn.Module, output: Tensor | None) -> None:
-        layer = None if output is None or len(output) != 2 else _read_layout(name, module, output, patches)
+        layer = None if output is None or len(output) != 2 else _read_layout(name, module, output, size, patches)
         if layer is not None and output is not None:
             if layer.layout != "tokens" and not _ATTENTION_MODULE.search(name):
                 patches.append(layer.grid)
@@ -150,11 +150,20 @@ def _take_tensor(output: object) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
-def _read_layout(name: str, module: nn.Module, output: Tensor, patches: Sequence[tuple[int, int]]) -> Layer | None:
-    """Return an output's layout, or None if it has at most one position. `patches`: grids of earlier feature maps."""
+def _read_layout(
+    name: str, module: nn.Module, output: Tensor, size: tuple[int, int], patches: Sequence[tuple[int, int]]
+) -> Layer | None:
+    """Return an output's layout, or None if it has at most one position.
+
+    Args:
+        size: Height and width of the input, whose shape a grid of positions has.
+        patches: Grids of earlier feature maps.
+    """
     if output.ndim == 4:
         # These two act on the last axis; their subclasses may not.
-        last = type(module) in (nn.LayerNorm, nn.Linear)
+        last = type(module) in (nn.LayerNorm, nn.Linear) or (
+            _has_shape(output.shape[1:3], size) and not _has_shape(output.shape[2:], size)
+        )
         height, width = output.shape[1:3] if last else output.shape[2:]
         if height * width > 1:
             return Layer(name, "channels last" if last else "channels first", (height, width))
@@ -165,6 +174,11 @@ def _read_layout(name: str, module: nn.Module, output: Tensor, patches: Sequence
         if 1 < height * width >= output.shape[1] - MAX_PREFIX:
             return Layer(name, "tokens", (height, width))
     return None
+
+
+def _has_shape(grid: Sequence[int], size: tuple[int, int]) -> bool:
+    """Whether a grid has the aspect ratio of a size, except for rounding to whole cells."""
+    return abs(grid[0] * size[1] - grid[1] * size[0]) <= max(size)
 
 
 @torch.inference_mode(False)
