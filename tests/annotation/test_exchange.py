@@ -130,6 +130,20 @@ def test_a_worker_who_answered_twice_is_counted_by_the_later_answer_however_ofte
         assert [each.answer for each in read_answers(directory)] == ["yes"]
 
 
+def test_results_imported_late_do_not_replace_a_newer_answer(directory, tmp_path):
+    out = tmp_path / "out"
+    dataset, _ = exported(directory, out, "mturk", images=1)
+    task = batch(out)[0]
+    older = {**assignment(task, "A1", foreground="yes"), "SubmitTime": "Tue Mar 10 09:00:00 PST 2026"}
+    newer = {**assignment(task, "A1", foreground="no"), "SubmitTime": "Tue Mar 10 10:00:00 PST 2026"}
+    assert import_results(dataset, results(tmp_path / "newer.csv", [newer])).saved == 1
+    for path in (results(tmp_path / "older.csv", [older]), results(tmp_path / "both.csv", [older, newer])):
+        late = import_results(dataset, path)
+        assert (late.saved, late.left_out) == (0, {"older than the saved answer": 1})
+        assert [each.answer for each in read_answers(directory)] == ["no"]
+    assert late.duplicates == 1
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -155,6 +155,8 @@ def export(dataset: FinishedDataset, sample: ReviewSample, name: str, out: Path,
 def import_results(dataset: FinishedDataset, path: Path) -> ImportSummary:
     """Read the answers of another place into the files of their annotators. Importing a file twice adds nothing.
 
+    An answer that is older than the one its annotator has saved to the same question is left out and counted.
+
     Args:
         dataset: The dataset that was exported.
         path: A file of results; its suffix says from where.
@@ -172,12 +174,18 @@ def import_results(dataset: FinishedDataset, path: Path) -> ImportSummary:
     matched = sorted(_match_images(dataset, results.answers), key=lambda pair: pair[0].time or "")  # the latest counts
     writers: dict[str, AnswerWriter] = {}
     new_answers: dict[str, list[dict[str, Any]]] = {}
+    duplicates = 0
     for result, key in matched:
         name = check_name(result.annotator).casefold()
         if name not in writers:
             writers[name] = AnswerWriter(dataset.directory, dataset.identity(), check_name(result.annotator))
             new_answers[name] = []
-        if not writers[name].answers.has(key, result.question, result.answer, result.time):
+        saved = writers[name].answers.get(key, result.question)
+        if writers[name].answers.has(key, result.question, result.answer, result.time):
+            duplicates += 1
+        elif saved is not None and result.time is not None and result.time < saved.time:
+            results.left_out["older than the saved answer"] += 1  # an earlier export that is imported later
+        else:
             new_answers[name].append(
                 {"key": key, "question": result.question, "answer": result.answer, "time": result.time,
                  "seconds": result.seconds}
@@ -185,9 +193,9 @@ def import_results(dataset: FinishedDataset, path: Path) -> ImportSummary:
     for name, answers in new_answers.items():
         if answers:
             writers[name].add(answers)
-    saved = sum(map(len, new_answers.values()))
+    num_saved = sum(map(len, new_answers.values()))
     annotators = sorted(writer.answers.annotator for writer in writers.values())
-    return ImportSummary(saved, len(matched) - saved, annotators, dict(results.left_out))
+    return ImportSummary(num_saved, duplicates, annotators, dict(results.left_out))
 
 
 def _match_images(dataset: FinishedDataset, results: Sequence[Result]) -> Iterator[tuple[Result, str]]:
