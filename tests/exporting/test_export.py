@@ -132,6 +132,33 @@ def test_load_dataset_reads_an_imagefolder(two, tmp_path):
     assert row["image"].size == (16, 16)
 
 
+def test_load_dataset_takes_no_class_for_a_split(tmp_path):
+    columns = Columns(("test", "test tube", "bullet train", "tester"), ("grass", "snow"))
+    directory = make_dataset(tmp_path / "set", columns=columns, shards=(SHARDS[0], SHARDS[2]))
+    write(directory, tmp_path / "out", "imagefolder")
+    rows = load_dataset("imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(split) for name, split in rows.items()} == {"train": 7, "validation": 5}
+    assert set(rows["validation"]["foreground"]) == set(columns.foregrounds)
+    assert (tmp_path / "out" / "train" / "tester").is_dir()
+
+
+def test_splits_and_labels_that_load_dataset_reads_otherwise_are_noted(tmp_path, capsys):
+    columns = Columns(("None", "cat"), ("grass", "snow"))
+    shards = (Shard("train", 0, 1, 4), Shard("id_test", 0, 1, 4), Shard("ood_test", 0, 1, 6))
+    directory = make_dataset(tmp_path / "set", columns=columns, shards=shards)
+    export(directory, tmp_path / "out", "imagefolder")
+    error = capsys.readouterr().err
+    assert "would join the splits 'id_test', 'ood_test'" in error
+    assert "label 'None' as a missing value" in error
+    rows = load_dataset("imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(split) for name, split in rows.items()} == {"train": 4, "test": 10}
+    assert None in rows["train"]["foreground"]
+    export(directory, tmp_path / "each", "imagefolder", splits=["train", "id_test"], keep="foreground == 'cat'")
+    error = capsys.readouterr().err
+    assert "join" not in error
+    assert "missing value" not in error
+
+
 @pytest.mark.parametrize("layout", ["waterbirds", "wilds"])
 def test_the_table_keeps_the_conventions_of_group_dro(two, tmp_path, layout):
     write(two, out := tmp_path / "out", layout)
