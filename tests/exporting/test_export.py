@@ -159,6 +159,35 @@ def test_splits_and_labels_that_load_dataset_reads_otherwise_are_noted(tmp_path,
     assert "missing value" not in error
 
 
+@pytest.mark.parametrize(
+    ("train", "validation", "refused"),
+    [
+        (["1", "2"], ["3", ""], True),
+        (["1.5", "2.0"], ["3.5", ""], False),
+        (["1", "2"], ["3", "4"], False),
+        (["a", "b"], ["", ""], True),
+        (["a", ""], ["b", "c"], False),
+        (["true", "false"], ["true", ""], False),
+        (["1.5", "2.5"], ["", ""], False),
+    ],
+)
+def test_columns_that_load_dataset_would_refuse_are_noted(tmp_path, capsys, train, validation, refused):
+    shards = (Shard("train", 0, 1, 2), Shard("validation", 0, 1, 2))
+    directory = make_dataset(tmp_path / "set", columns=TWO, shards=shards)
+    scores = directory / "_figureground" / "scores" / "mine.csv"
+    scores.parent.mkdir()
+    lines = [f"{key},{x}\n" for key, x in zip(images(directory), train + validation, strict=True)]
+    scores.write_text("key,x\n" + "".join(lines))
+    export(directory, tmp_path / "out", "imagefolder", columns=["scores.mine.x"])
+    assert ("would refuse 'scores.mine.x'" in capsys.readouterr().err) is refused
+    arguments = {"data_dir": str(tmp_path / "out"), "cache_dir": str(tmp_path / "cache")}
+    if refused:
+        with pytest.raises(ValueError, match="different features"):
+            load_dataset("imagefolder", **arguments)
+    else:
+        assert len(load_dataset("imagefolder", **arguments)) == 2
+
+
 @pytest.mark.parametrize("layout", ["waterbirds", "wilds"])
 def test_the_table_keeps_the_conventions_of_group_dro(two, tmp_path, layout):
     write(two, out := tmp_path / "out", layout)

@@ -22,6 +22,8 @@ SPLIT_WORDS = {
 MISSING = frozenset({"#N/A", "#NA", "<NA>", "-NaN", "-nan", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"})
 """Names that pandas, with which `load_dataset` reads tables, takes for a missing value."""
 _WORD = re.compile(r"[^-._ 0-9]+")
+_WHOLE_NUMBER = re.compile(r"[+-]?\d+", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class ImageFolder(ExportLayout):
@@ -44,6 +46,11 @@ class ImageFolder(ExportLayout):
         labels = dict.fromkeys(name for column in label_columns(selection) for name in selection.names(column))
         if missing := [repr(name) for name in labels if name in MISSING]:
             notes.append(f"load_dataset and pandas read the label {join_names(missing)} as a missing value.")
+        if differing := _find_differing(selection):
+            notes.append(
+                f"load_dataset would refuse {join_names(map(repr, differing), 3)}: the values have other types in "
+                "other splits, for example because some are missing. Export each split to a directory of its own."
+            )
         return notes
 
     def file(self, selection: Selection, row: ExportRow) -> str:
@@ -80,3 +87,34 @@ def _find_joined(splits: Sequence[str]) -> list[list[str]]:
         for split in dict.fromkeys(SPLIT_WORDS[word] for word in _WORD.findall(name) if word in SPLIT_WORDS):
             joined.setdefault(split, []).append(name)
     return [names for names in joined.values() if len(names) > 1]
+
+
+def _find_differing(selection: Selection) -> list[str]:
+    """Return the columns to which `load_dataset` gives different types in different splits, which it refuses."""
+    columns = [*label_columns(selection), *selection.columns]
+    kinds: dict[tuple[str, str], set[str]] = {}
+    for row in selection.rows:
+        for column, value in zip(columns, [*name_labels(selection, row), *row.more], strict=True):
+            kinds.setdefault((column, row.split), set()).add(_find_kind(value))
+    types: dict[str, set[str]] = {}
+    for (column, _), found in kinds.items():
+        types.setdefault(column, set()).add(_find_type(found))
+    return [column for column, found in types.items() if len(found) > 1]
+
+
+def _find_kind(value: str) -> str:
+    """Return what pandas takes a cell of a CSV for."""
+    if not value or value in MISSING:
+        return "missing"
+    if _WHOLE_NUMBER.fullmatch(value):
+        return "whole number"
+    if _NUMBER.fullmatch(value):
+        return "number"
+    return "boolean" if value in ("true", "false", "True", "False", "TRUE", "FALSE") else "text"
+
+
+def _find_type(kinds: set[str]) -> str:
+    """Return the type that pandas gives a column with these kinds of cells."""
+    if kinds == {"whole number"} or kinds - {"missing"} == {"boolean"}:
+        return min(kinds - {"missing"})
+    return "number" if kinds <= {"missing", "whole number", "number"} else "text"
