@@ -108,6 +108,25 @@ def test_the_pocket_scorer_tells_images_that_show_none_of_the_labels(of_pocket, 
     assert (p["background"][:, -1] > 0.8).all()
 
 
+def test_the_pocket_scorer_leaves_out_labels_that_its_world_lacks():
+    places = question("background", ("meadow", "night", "sand"), ("in a meadow", "at Night", "on wet_sand"))
+    nouns = question("foreground", ("teapot", "bird", "flower"), ("teapot", "red bird", "flower"))
+    scorer = pocket.PocketScorer("", (nouns, places), ON_CPU)
+    scorer.identify()
+    assert scorer.left_out == {"foreground": ["teapot"], "background": ["meadow"]}
+    scorer.open()
+    p = scorer.probabilities(drawn("bird", "night"))
+    for what in ("foreground", "background"):
+        assert np.isnan(p[what][:, 0]).all(), what
+        assert (p[what][:, 1] > 0.5).all(), what
+
+
+def test_the_pocket_scorer_refuses_datasets_of_other_worlds():
+    questions = question("foreground", ("teapot", "violin")), question("background", ("meadow", "attic"))
+    with pytest.raises(FiguregroundError, match=r"knows none of .*teapot.*meadow.*clip:ID"):
+        pocket.PocketScorer("", questions, ON_CPU).identify()
+
+
 def test_a_pocket_scorer_without_its_weights_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(pocket, "MATCHER", tmp_path)
     with pytest.raises(FiguregroundError, match="matcher is missing"):

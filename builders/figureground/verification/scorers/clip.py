@@ -42,7 +42,7 @@ class ClipScorer(LabelScorer):
         return self.id
 
     def identify(self) -> dict[str, Any]:
-        self._texts = {question.what: question.texts(self.TEXTS) for question in self.questions}
+        self._texts = {question.what: self.label_texts(question) for question in self.questions}
         self._other_texts = {question.what: self.other_texts(question) for question in self.questions}
         self.leave_out(
             {
@@ -74,6 +74,10 @@ class ClipScorer(LabelScorer):
         self._labels = {
             q.what: model.embed([*self._texts[q.what], *self._other_texts[q.what]]) for q in self.answerable_questions()
         }
+
+    def label_texts(self, question: LabelQuestion) -> list[list[str]]:
+        """Return the texts of each label; empty for a label that the model doesn't know or that has no words."""
+        return question.texts(self.TEXTS)
 
     def other_texts(self, question: LabelQuestion) -> list[list[str]]:
         """Return the texts of further answers, which mean that an image shows none of the labels; here, none."""
