@@ -221,6 +221,11 @@ def test_settings_of_another_kind_of_table_are_refused(table, field):
         read_table(table, {"train": 1}, F, B)
 
 
+def test_an_unknown_kind_of_table_names_the_nearest():
+    with pytest.raises(RecipeError, match=r"^table\.kind: 'corelated' is not one of .*, did you mean 'correlated'\?"):
+        read_table({"kind": "corelated"}, {"train": 1}, F, B)
+
+
 def test_a_mapping_with_a_path_is_a_csv(tmp_path):
     path = tmp_path / "counts.csv"
     path.write_text("foreground,background,count\nbird,grass,7\n")

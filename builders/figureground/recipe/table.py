@@ -351,7 +351,9 @@ def read_table(
     if kind == "csv":
         return read_counts_csv(Path(str(value.get("path", ""))), splits, foregrounds, backgrounds), {}
     if kind != "correlated":
-        raise RecipeError("table.kind", f"{kind!r} is not one of uniform, correlated, csv.")
+        kinds = ("uniform", "correlated", "csv")
+        hint = suggest(str(kind), kinds) or "."
+        raise RecipeError("table.kind", f"{kind!r} is not one of {join_names(kinds)}{hint}")
     paired = read_pairing(value.get("pairing"), foregrounds, backgrounds)
     if (is_pair := value.get("split_pair", False)) is not False:
         return _read_split_pair(is_pair, value, paired, per_cell, seed, existing)
