@@ -199,7 +199,8 @@ def match_folders(
             )
         folder_of[name], owner[folder] = folder, name
     if missing:
-        example = " or ".join(f"{spelling}/" for spelling in [missing[0], *aliases.get(missing[0], ())])
+        accepted = dict.fromkeys([missing[0], *aliases.get(missing[0], ())])
+        example = " or ".join(f"{spelling}/" for spelling in accepted)
         present = _list_first(path.name for path in folders) if folders else "none at all"
         raise ValueError(
             f"{kind}: {len(missing)} of {len(names)} {_CLASS_NOUNS.get(kind, 'classes')} have no folder in "
