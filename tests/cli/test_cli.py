@@ -90,6 +90,27 @@ def test_settings_behind_one_set_are_refused_with_what_to_write(capsys):
     assert "--set" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "usage", "hint"),
+    [
+        (["bild", "d3s"], "", "did you mean 'build'?"),
+        (
+            ["train", "erm", "--data", "x", "--out", "y", "--epoks", "1"],
+            " train",
+            "--epoks 1, did you mean '--epochs'?",
+        ),
+        (["plan", "d3s", "--limmit=1"], " plan", "--limmit=1, did you mean '--limit'?"),
+    ],
+)
+def test_a_misspelt_command_or_option_names_the_nearest(arguments, usage, hint, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"usage: figureground{usage} ")
+    assert hint in err
+
+
 def test_a_recipe_that_names_its_method_needs_no_other(tmp_path, capsys):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("builder: d3s\nconfig: imagenet\nper_cell: {train: 3}\nsize: 64\n")

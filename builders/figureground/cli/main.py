@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from figureground.cli import (
     audits,
@@ -34,6 +34,9 @@ from figureground.core.terminal import Parser, discard_output, make_unwritable_e
 from figureground.core.version import VERSION
 from figureground.stores.urls import StoreUrl, describe_copying, is_url, parse
 
+if TYPE_CHECKING:
+    from figureground.cli.arguments import Commands
+
 EXIT_CODES = (
     "exit codes: 0 done, 1 failed or found something, 2 wrong use, 130 stopped with Ctrl-C, 143 stopped by SIGTERM"
 )
@@ -54,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _make_parser()
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        _refuse_arguments(parser, unknown, options)
+        command = parser.find_command(sys.argv[1:] if arguments is None else arguments)
+        _refuse_arguments(command, unknown, options)
     try:
         with signals.handle_signals():
             _check_place(options)
@@ -80,10 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
-def _refuse_arguments(parser: argparse.ArgumentParser, unknown: Sequence[str], options: argparse.Namespace) -> NoReturn:
-    """Exit, naming the unrecognized arguments; suggest `--set` for those that look like settings."""
+def _refuse_arguments(parser: Parser, unknown: Sequence[str], options: argparse.Namespace) -> NoReturn:
+    """Exit, naming the unrecognized arguments; suggest the nearest option, or `--set` for what looks like a setting."""
     settings = [argument for argument in unknown if "=" in argument and not argument.startswith("-")]
     hint = f". Each setting needs its own --set: --set {settings[0]}" if settings and hasattr(options, "set") else ""
+    hint = hint or next((parser.suggest_option(argument) for argument in unknown if argument.startswith("--")), "")
     parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
 
@@ -142,14 +147,14 @@ def _explain_error(error: Exception, options: argparse.Namespace) -> str:
     return explanation or f"{type(error).__name__}: {error}\n(--debug shows where)"
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = Parser(
+def _make_parser() -> Parser:
+    parser = Parser(
         prog="figureground",
         description="Build image-classification datasets with a chosen dependence between foreground and background.",
         epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=VERSION)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = cast("Commands", parser.add_subparsers(title="commands", required=True, metavar="COMMAND"))
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")

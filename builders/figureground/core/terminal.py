@@ -8,10 +8,10 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
-from figureground.core.errors import FiguregroundError
+from figureground.core.errors import FiguregroundError, suggest
 from figureground.core.text import printable
 
 
@@ -92,7 +92,7 @@ def print_note(text: object) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors show arguments as `printable` text."""
+    """An argument parser whose errors show arguments as `printable` text, and name the nearest known one."""
 
     add_later: Callable[[], None] | None = None
     """Adds further arguments when they are first needed, so that other commands don't import what they come from."""
@@ -111,6 +111,25 @@ class Parser(argparse.ArgumentParser):
         if add := self.add_later:
             self.add_later = None
             add()
+
+    def find_command(self, arguments: Sequence[str]) -> Parser:
+        """Return the parser of the command that the arguments name, or else this one."""
+        for action in self._actions:
+            for argument in arguments:
+                if isinstance(action, argparse._SubParsersAction) and argument in action.choices:
+                    return action.choices[argument]
+        return self
+
+    def suggest_option(self, argument: str) -> str:
+        """Return a hint such as `, did you mean '--epochs'?`; empty if no option of this parser is similar."""
+        return suggest(argument.partition("=")[0], (name for name in self._option_string_actions if name[:2] == "--"))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += suggest(str(value), map(str, action.choices or ()))
+            raise
 
     def error(self, message: str) -> NoReturn:
         """Print usage and error to stderr and exit with 2."""
