@@ -204,6 +204,13 @@ def test_one_split_and_tars_alone(tmp_path, classifier):
     assert report["classifiers"]["colours"]["samples"] == 4
 
 
+def test_a_single_classifier_and_a_single_split_need_no_list(tmp_path, classifier):
+    directory = make_coloured(tmp_path / "set", DRAWN)
+    report = evaluate(directory, str(classifier), splits="validation", show_progress=False).report
+    assert report["dataset"]["splits"] == {"validation": 4}
+    assert list(report["classifiers"]) == ["colours"]
+
+
 def test_labels_without_a_counterpart_are_named_and_their_samples_left_out(tmp_path, lopsided):
     directory = make_coloured(tmp_path / "set", DRAWN)
     done = evaluate(directory, [lopsided], show_progress=False)

@@ -130,6 +130,10 @@ def test_a_further_scorer_leaves_the_others_scores(scored, classifier):
     assert set(facts(scored)["scorers"]) == {"clip_tiny", "classifier_resnet"}
 
 
+def test_a_single_scorer_needs_no_list(tmp_path, clip):
+    assert "c" in verify(make_dataset(tmp_path / "set"), f"c=clip:{clip}", show_progress=False).results
+
+
 def test_only_new_images_of_a_larger_dataset_are_scored(tmp_path, clip):
     small = make_dataset(tmp_path / "small", shards=(SHARDS[0], SHARDS[2]))
     verify(small, [f"clip:{clip}"], show_progress=False)

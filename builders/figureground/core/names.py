@@ -32,6 +32,11 @@ def name_key(name: str) -> str:
     return " ".join(visible.replace("_", " ").split())
 
 
+def as_names(names: str | Iterable[str]) -> list[str]:
+    """Return names as a list; a text is one name, not one for each of its letters."""
+    return [names] if isinstance(names, str) else list(names)
+
+
 def is_text(name: str) -> bool:
     """Whether a name or another text has no lone surrogate. With one it can't be stored in a file.
 

@@ -13,6 +13,7 @@ from figureground.core.errors import FiguregroundError, UsageError, join_names
 from figureground.core.hashing import content_hash
 from figureground.core.intervals import LEVEL, METHOD
 from figureground.core.local_paths import strip_local_paths
+from figureground.core.names import as_names
 from figureground.data.images import SPURIOUS_FOR, DatasetImages, FolderImages, open_images
 from figureground.data.objects import is_matched, iterate_identities
 from figureground.evaluation import accuracy, robustness, spuriousness
@@ -43,7 +44,7 @@ GENERATED, REFERENCES = "generated", "references"
 
 def evaluate(
     directory: Path | str,
-    classifiers: Sequence[str | Classifier],
+    classifiers: str | Sequence[str | Classifier],
     *,
     references: Path | str | None = None,
     validation: Path | str | None = None,
@@ -51,7 +52,7 @@ def evaluate(
     prompts: Path | str | None = None,
     candidates: str | None = None,
     controls: Sequence[Path | str] = (),
-    splits: Sequence[str] = (),
+    splits: str | Sequence[str] = (),
     out: Path | str | None = None,
     save_scores: bool = False,
     device: str = "auto",
@@ -63,7 +64,7 @@ def evaluate(
     Args:
         directory: A finished dataset. Labels are the column `spurious_for` for a class-wise spurious set (the classes
             k), and the column `foreground` for any other.
-        classifiers: Names for `open_classifier`, `clip:ID` for zero-shot classifiers, or opened classifiers.
+        classifiers: Names for `open_classifier`, `clip:ID` for zero-shot classifiers, or opened ones; or one name.
         references: Photographs in one folder per class, or a dataset, to compare accuracy with; for a spurious set,
             images of the spurious feature.
         validation: For a spurious set, images of the classes themselves, in the same layout.
@@ -85,6 +86,8 @@ def evaluate(
             another program are in the way.
         UsageError: An option doesn't apply to this kind of dataset.
     """
+    classifiers = [classifiers] if isinstance(classifiers, str) else classifiers
+    splits = as_names(splits)
     zero_shot = check_request(classifiers, prompts, candidates, device, batch_size)
     directory = Path(directory)
     if (directory / AXES).exists():

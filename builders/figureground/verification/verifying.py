@@ -25,6 +25,7 @@ from figureground.core.errors import (
 from figureground.core.hashing import digest
 from figureground.core.local_paths import strip_local_paths
 from figureground.core.locks import lock, remove_held
+from figureground.core.names import as_names
 from figureground.core.progress import Progress
 from figureground.core.terminal import print_note
 from figureground.data.objects import iterate_identities
@@ -78,7 +79,7 @@ class Verified:
 
 def verify(
     directory: Path | str,
-    scorers: Sequence[str] = (),
+    scorers: str | Sequence[str] = (),
     *,
     labels: Path | str | None = None,
     endpoint: str | None = None,
@@ -97,7 +98,7 @@ def verify(
     Args:
         directory: A finished dataset.
         scorers: `pocket`, `clip:ID`, `classifier:ID`, `vlm:ID`, `source[:ID]`, or a scorer of another package; with
-            `NAME=` before it, its name in the file. Default: `pocket` for a dataset of the pocket model.
+            `NAME=` before it, its name in the file. One or several; default: `pocket` for data of the pocket model.
         labels: A CSV `label,classifier_label` with a classifier's names for labels.
         endpoint: URL of an OpenAI-compatible server that runs the model of `vlm`. The environment variable
             `FIGUREGROUND_API_KEY` holds its key, if it needs one.
@@ -120,7 +121,7 @@ def verify(
     check_device(device, "--device")
     directory = Path(directory)
     source = FinishedDataset(directory)
-    requests = parse_scorers(scorers or _choose_default(source))
+    requests = parse_scorers(as_names(scorers) or _choose_default(source))
     options = Options(None if labels is None else Path(labels), endpoint, ask_all, device)
     _refuse_unused(requests, options, safety, unsafe)
     questions = read_questions(source)
