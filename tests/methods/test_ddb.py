@@ -243,7 +243,7 @@ def test_a_dataset_is_opened_again_from_anywhere(data, wordless, tmp_path, monke
 
 def test_a_phrase_that_is_found_in_hardly_any_image_is_named(data, tmp_path):
     settings = {**SMALL, "segmenter": "pocket", "phrases": {"mug": "rocket"}}
-    with pytest.raises(FiguregroundError, match=r"of 'mug' have no usable mask.*nothing found.*phrases"):
+    with pytest.raises(FiguregroundError, match=r"of 'mug' have no usable mask.*nothing found.*segmenter=.*phrases"):
         DDB("pocket", data=str(data), **settings).build(tmp_path / "out", show_progress=False)
 
 

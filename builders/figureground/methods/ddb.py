@@ -251,7 +251,7 @@ class DDB(Repaint):
         sources = self._choose_sources(stages)
         masks, dropped = self.find_masks(
             stages, lambda: self._find_regions(sources),
-            "Give the segmenter another phrase, --set phrases.CLASS='…', or change mask_threshold.",
+            "Give another segmenter, --set segmenter=…, another phrase, --set phrases.CLASS='…', or a mask_threshold.",
         )  # fmt: skip
         if self.trains_checkpoint:
             self._refuse_too_few(sources, masks)
