@@ -310,10 +310,26 @@ def test_odd_files_and_empty_folders_are_skipped_and_reported(tmp_path):
 def test_chosen_shares_depend_on_the_key_and_not_on_the_order(tmp_path):
     keys = [f"{i}.png" for i in range(40)]
     cells, split = np.arange(40) % 2, np.zeros(40, np.int64)
-    one = dict(zip(keys, split_off(keys, cells, split, (0.5, 0.25, 0.25), 3), strict=True))
-    other = dict(zip(keys[::-1], split_off(keys[::-1], cells[::-1], split, (0.5, 0.25, 0.25), 3), strict=True))
+    shares, each = (0.5, 0.25, 0.25), np.arange(40)
+    one = dict(zip(keys, split_off(keys, cells, split, shares, 3, each), strict=True))
+    other = dict(zip(keys[::-1], split_off(keys[::-1], cells[::-1], split, shares, 3, each), strict=True))
     assert one == other
     assert Counter(one.values()) == {0: 20, 1: 10, 2: 10}
+    pairs = each // 2
+    paired = split_off(keys, cells, split, shares, 3, pairs)
+    assert (paired[::2] == paired[1::2]).all()
+    assert (paired[::-1] == split_off(keys[::-1], cells[::-1], split, shares, 3, pairs[::-1])).all()
+
+
+def test_copies_are_put_into_one_split(tmp_path):
+    for label in ("cat", "dog"):
+        for i in range(12):
+            make_image(tmp_path / label / f"{i}.png")
+            shutil.copyfile(tmp_path / label / f"{i}.png", tmp_path / label / f"{i} copy.png")
+    groups = read_groups(tmp_path)
+    split_of = dict(zip(groups.keys, groups.split.tolist(), strict=True))
+    assert all(split_of[key] == split_of[key.replace(" copy", "")] for key in split_of)
+    assert set(split_of.values()) == {0, 1, 2}
 
 
 # Datasets

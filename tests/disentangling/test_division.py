@@ -1,8 +1,11 @@
 """Which images train features, train probes, and test: derived from splits, or by photograph within one."""
 
+import shutil
+
 import numpy as np
 import pytest
 from drawn_datasets import make_drawn
+from PIL import Image
 from tiny_datasets import make_dataset
 
 from figureground.core.errors import FiguregroundError, RecipeError
@@ -105,6 +108,30 @@ def test_data_of_another_layout_with_an_attribute_are_read(tmp_path):
     found = divided(data)
     assert [len(rows) for rows in parts_of(found)] == [8, 4, 4]
     assert data.backgrounds == ("grass", "water")
+
+
+def test_copies_stay_on_one_side_and_copies_in_other_splits_are_noted(tmp_path):
+    one_split = tmp_path / "one"
+    one_split.mkdir()
+    rows = ["filename,y,a"]
+    for number, (label, background) in enumerate(4 * [(y, a) for y in ("bird", "car") for a in ("grass", "snow")]):
+        Image.new("RGB", (SIZE, SIZE), (10 * number, 90, 200)).save(one_split / f"{number}.png")
+        shutil.copyfile(one_split / f"{number}.png", one_split / f"again {number}.png")
+        rows += [f"{name}.png,{label},{background}" for name in (f"{number}", f"again {number}")]
+    (one_split / "images.csv").write_text("\n".join(rows))
+    data = open_data(one_split)
+    found = divided(data)
+    assert found.notes == ()
+    sides = [set(data.objects[rows].tolist()) for rows in parts_of(found)]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 16
+
+    splits = birds.write(tmp_path / "birds", 8, 4, 4, bias_aligned_share=0.5, size=16, show_progress=False)
+    assert divided(open_data(splits)).notes == ()
+    data = open_data(splits)
+    training_image, test_image = (splits / data.images.keys[np.flatnonzero(data.images.split == n)[0]] for n in (0, 2))
+    shutil.copyfile(training_image, test_image)
+    (note,) = divided(open_data(splits)).notes
+    assert "test (4), 1 show" in note
 
 
 @pytest.mark.parametrize(

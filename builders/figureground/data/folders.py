@@ -97,7 +97,7 @@ class FolderRecord:
         problems.refuse()
         y, a = _number_names(self.y), _number_names(self.a) if any(self.a) else None
         given_split = split
-        split, notes = complete_splits(keys, y, a, split, has_splits, source.seed)
+        split, notes = complete_splits(keys, y, a, split, files, has_splits=has_splits, seed=source.seed)
         if self.skipped:
             notes.append(
                 f"Skipped: {'; '.join(self.skipped[:MAX_EXAMPLES])}{'; …' if len(self.skipped) > MAX_EXAMPLES else ''}."

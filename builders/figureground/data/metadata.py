@@ -131,7 +131,9 @@ def _read_tables(
     files, keys, notes = _find_listed_files(source, columns[file], numbers, problems, root)
     a = cross_labels(attribute_labels, attributes) if attribute_labels else None
     if split is None:
-        numbers, split_notes = complete_splits(keys, labels, a, numbers, by_folder is not None, source.seed)
+        numbers, split_notes = complete_splits(
+            keys, labels, a, numbers, files, has_splits=by_folder is not None, seed=source.seed
+        )
         notes = [*split_notes, *notes]
     return make_record(source, layout, keys, numbers, labels, a, files, notes)
 

@@ -110,12 +110,20 @@ share is taken from training."""
 
 
 def complete_splits(
-    keys: Sequence[str], y: Labels, a: Labels | None, split: np.ndarray, has_splits: bool, seed: int
+    keys: Sequence[str],
+    y: Labels,
+    a: Labels | None,
+    split: np.ndarray,
+    files: FileStore,
+    *,
+    has_splits: bool,
+    seed: int,
 ) -> tuple[np.ndarray, list[str]]:
     """Complete missing splits with training images; return the splits, and a note about the images moved.
 
     Args:
         keys: Names of the images.
+        files: The images; copies of a file are put into one split.
         split: int64 (n,).
         has_splits: Whether folders define splits; otherwise all splits are drawn.
     """
@@ -123,33 +131,48 @@ def complete_splits(
     if not has_splits:
         shares = ", ".join(f"{share:.0%} {name}" for share, name in zip(SHARES, SPLITS, strict=True))
         note = f"No splits are given: each {kind} is divided into {shares}, with the seed {seed}."
-        return split_off(keys, cells, split, SHARES, seed), [note]
+        return split_off(keys, cells, split, SHARES, seed, files.objects(np.arange(len(keys)))), [note]
     if (split == 0).any() and not (split == 1).any():
         note = (
             f"The validation folder is missing: {SHARES[1]:.0%} of each {kind} of train is used instead, chosen with "
             f"the seed {seed}."
         )
-        return split_off(keys, cells, split, (1 - SHARES[1], SHARES[1]), seed), [note]
+        shares_kept = (1 - SHARES[1], SHARES[1])
+        return split_off(keys, cells, split, shares_kept, seed, files.objects(np.arange(len(keys)))), [note]
     return split, []
 
 
 def split_off(
-    keys: Sequence[str], cells: np.ndarray, split: np.ndarray, shares: Sequence[float], seed: int
+    keys: Sequence[str], cells: np.ndarray, split: np.ndarray, shares: Sequence[float], seed: int, objects: np.ndarray
 ) -> np.ndarray:
     """Move shares of each group's training images to other splits, chosen only by key and seed.
+
+    Images of one object stay together, so shares are not exact where there are copies.
 
     Args:
         keys: Names of the images.
         cells: int (n,): the group of each image.
         split: int64 (n,).
         shares: Shares for train, validation and test, which add up to 1.
+        objects: int64 (n,): images with equal numbers show one object.
 
     Returns:
         The new splits, int64 (n,).
     """
     split = split.copy()
-    for cell in np.unique(cells):
-        rows = np.flatnonzero((cells == cell) & (split == 0))
-        order = sorted(rows.tolist(), key=lambda row: derive_seed(seed, "split", keys[row]))
-        split[order] = np.repeat(np.arange(len(shares)), largest_remainder(np.array(shares), len(rows)))
+    order_of_row = {row: derive_seed(seed, "split", keys[row]) for row in np.flatnonzero(split == 0).tolist()}
+    order_of_object: dict[int, int] = {}
+    for row, order in order_of_row.items():
+        number = int(objects[row])
+        order_of_object[number] = min(order, order_of_object.get(number, order))
+    # Copies stand side by side, so only those at the end of a split's share would be separated.
+    ordered = sorted(order_of_row, key=lambda row: (order_of_object[int(objects[row])], order_of_row[row]))
+    rows_by_cell: dict[int, list[int]] = {}
+    for row in ordered:
+        rows_by_cell.setdefault(int(cells[row]), []).append(row)
+    for rows in rows_by_cell.values():
+        split[rows] = np.repeat(np.arange(len(shares)), largest_remainder(np.array(shares), len(rows)))
+    split_of_object: dict[int, int] = {}
+    for row in ordered:
+        split[row] = split_of_object.setdefault(int(objects[row]), int(split[row]))
     return split

@@ -71,7 +71,16 @@ class FileStore:
             yield row, functools.partial(_read_mask, self.root / self.names[row])
 
     def objects(self, rows: np.ndarray) -> np.ndarray:
-        return np.asarray(rows, np.int64)
+        """Return object numbers of rows, int64 (n,); equal only for copies, since nothing else is known of files."""
+        numbers = np.array(rows, np.int64)
+        _, size_index, counts = np.unique(self.sizes[numbers], return_inverse=True, return_counts=True)
+        candidates = np.flatnonzero(counts[size_index] > 1)
+        first_by_hash: dict[str, int] = {}
+        hashes = hash_files([self.root / self.names[row] for row in numbers[candidates].tolist()])
+        for i, file_hash in zip(candidates.tolist(), hashes, strict=True):
+            if file_hash:
+                numbers[i] = first_by_hash.setdefault(file_hash, int(numbers[i]))
+        return numbers
 
     def content(self, rows: np.ndarray) -> Any:
         images = [self.root / self.names[row] for row in rows.tolist()]

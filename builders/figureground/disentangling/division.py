@@ -6,7 +6,7 @@ far as provenance says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,8 @@ from figureground.recipe.table import ANTI_CORRELATED, CORRELATED
 
 PARTS = ("features", "probes", "test")
 """Purposes of a part's images."""
+_ROLES = {"features": "train the features", "probes": "train the probes", "test": "test"}
+_EARLIER_ROLES = {"probes": "trains the features", "test": "trains the features or the probes"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +145,7 @@ def assign(
     parts = _use_named_splits(data, requested) or _derive_parts(data, usable, seed, notes)
     for name, rows in parts.items():
         _check_part(data, name, rows, allow_empty, notes)
+    notes.extend(_note_shared_objects(data, parts))
     if has_task_splits:
         correlated = _find_rows(data, CORRELATED)
         side, keeps_scenes = _divide_rows(data, correlated, (0.5, 0.5), seed)
@@ -227,7 +230,7 @@ def _note_shared_scenes(split: str) -> str:
 
 def _check_part(data: LabelledImages, part: str, rows: np.ndarray, allow_empty: bool, notes: list[str]) -> None:
     """Refuse a part that lacks a label, or a cell that the data have."""
-    role = {"features": "train the features", "probes": "train the probes", "test": "test"}[part]
+    role = _ROLES[part]
     for side, names, label in (
         ("foreground", data.foregrounds, data.foreground), ("background", data.backgrounds, data.background)
     ):  # fmt: skip
@@ -255,6 +258,18 @@ def _check_part(data: LabelledImages, part: str, rows: np.ndarray, allow_empty: 
                 "it with --allow-empty."
             )
         notes.append(f"{problem[0].upper()}{problem[1:]}.")
+
+
+def _note_shared_objects(data: LabelledImages, parts: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Yield notes on images that aren't independent of an earlier part, such as copies in another split."""
+    for i, part in enumerate(PARTS[1:], start=1):
+        earlier = np.concatenate([parts[name] for name in PARTS[:i]])
+        if num_shared := int(np.isin(data.objects[parts[part]], data.objects[earlier]).sum()):
+            yield (
+                f"Of the images that {_ROLES[part]} ({len(parts[part]):,}), {num_shared:,} show an object of an image "
+                f"that {_EARLIER_ROLES[part]}, or are copies of it, so accuracy is partly measured on images seen "
+                "in training."
+            )
 
 
 def _cell_name(data: LabelledImages, number: int) -> str:
