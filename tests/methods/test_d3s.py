@@ -224,6 +224,19 @@ def test_photographs_are_found_whatever_capitals_their_folders_have(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("config", ["pocket-same-background", "pocket-reconstruction", "edit"])
+def test_photographs_beside_the_folders_of_backgrounds_are_reported(tmp_path, config):
+    photographs = make_images(tmp_path, {"bird": 2, "bird/grass": 3, "bird/snow": 3, "car/grass": 3})
+    fields = {"photographs": str(photographs), "classes": ["bird", "car"], "backgrounds": ["grass", "snow"]}
+    if config == "edit":
+        fields["classes"] = dict.fromkeys(fields["classes"])
+    notes = D3S(config, **fields).notes()
+    assert "2 photographs beside these, such as bird/0.png" in "\n".join(notes)
+    for path in (photographs / "bird").glob("*.png"):
+        path.unlink()
+    assert not any("Not used" in note for note in D3S(config, **fields).notes())
+
+
 def test_whole_numbers_and_paths_are_the_same_recipe_as_floats_and_texts():
     one = D3S("pocket", strength=1, guidance_scale=4, cutout_scale=0.5, cutouts=CUTOUTS)
     other = D3S("pocket", strength=1.0, guidance_scale=4.0, cutout_scale=[0.5, 0.5], cutouts=str(CUTOUTS))

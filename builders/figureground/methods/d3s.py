@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from figureground.core.errors import FiguregroundError, RecipeError, join_names, printable
+from figureground.core.errors import FiguregroundError, RecipeError, join_names, plural, printable
 from figureground.core.hashing import digest
 from figureground.core.names import RULE, Lookup, describe_same_names, find_same_names, unique_slugs
 from figureground.core.resources import find_resource
@@ -38,7 +38,7 @@ from figureground.shards.home import home_of
 from figureground.shards.shard import PRIVATE, STAGES
 from figureground.shards.stages import run_stage
 from figureground.sources.guide import ImagePool, check_disjoint, compose, read_square, sample_box, split_bank
-from figureground.sources.images import UnreadableImage, list_folders
+from figureground.sources.images import UnreadableImage, list_folders, list_images
 from figureground.sources.provenance import Credit, Source, read_source
 
 if TYPE_CHECKING:
@@ -337,6 +337,16 @@ class D3S(Method):
                         by_background[f.name, b.name] = f"{class_folder}/{scene}"
         return by_background if by_background or self.config.known_background else by_class
 
+    def _list_unused_photographs(self) -> list[str]:
+        """Return the photographs that lie beside the folders of backgrounds of a class, which alone are used."""
+        if self.config.edit:
+            folders = {folder for class_folders in self._edited_folders.values() for _, folder in class_folders}
+        else:
+            folders = set(self._photograph_folders.values())
+        classes = sorted({folder.partition("/")[0] for folder in folders if "/" in folder} - folders)
+        class_folders = [root / name for root in self._find_directories("photographs").values() for name in classes]
+        return [f"{each.name}/{path.name}" for each in class_folders if each.is_dir() for path in list_images(each)]
+
     @property
     def _cut_stage(self) -> CutStage | None:
         """The stage that cuts objects out of photographs; None if cut-outs are given or not needed."""
@@ -577,6 +587,11 @@ class D3S(Method):
         if repeated := [names for names in classes.values() if len(names) > 1]:
             warnings.append(
                 f"{len(repeated)} images are in more than one class, such as {join_names(sorted(repeated[0]))}."
+            )
+        if self.config.guide == "photograph" and (unused := self._list_unused_photographs()):
+            warnings.append(
+                f"Not used, because their classes have folders of backgrounds: {plural(len(unused), 'photograph')} "
+                f"beside these, such as {printable(unused[0])}. Move each into the folder of its background."
             )
         if self.config.guide == "paste":
             cutouts = [item for bank in banks.values() for items in bank.items.values() for item in items]
