@@ -51,6 +51,14 @@ def fence():
     return alpha
 
 
+def comb():
+    """Stripes so fine that smoothing moves each to the gap beside it: more area changes than there is."""
+    alpha = np.zeros((256, 256), np.float32)
+    alpha[64:192, 64:192:2] = 1
+    alpha[126:129, 64:192] = 1
+    return alpha
+
+
 def two_people():
     return np.maximum(blob(center=(0.25, 0.5), radius=0.25), blob(center=(0.7, 0.5), radius=0.22))
 
@@ -70,6 +78,7 @@ def screenshot():
         (blob(center=(0.5, 1.0), radius=0.5), "cut by the border", {"most_cut": 1.0}),
         (two_people(), "several objects", {"most_other": 1.0}),
         (fence(), "ragged", {"most_ragged": 1.0}),
+        (comb(), "ragged", {"most_ragged": 1.0}),
         (screenshot(), "a rectangle", {"most_filled": 1.0}),
     ],
 )

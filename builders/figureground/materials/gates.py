@@ -126,7 +126,7 @@ def list_reasons(measures: Measures, gates: Gates) -> list[str]:
         reasons.append(f"cut by the border: {measures.cut:.0%} of its outline")
     if measures.other > gates.most_other:
         reasons.append(f"several objects: a second one has {measures.other:.0%} of its area")
-    if measures.ragged > gates.most_ragged:
+    if measures.ragged > gates.most_ragged and gates.most_ragged < 1:  # the measure may exceed 1
         reasons.append(f"ragged: smoothing changes {measures.ragged:.0%} of its area")
     if measures.filled > gates.most_filled:
         reasons.append(f"a rectangle: it fills {measures.filled:.0%} of its box")
