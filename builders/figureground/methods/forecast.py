@@ -78,7 +78,7 @@ def plan(method: Method, images_per_second: float | Measured | None = None) -> d
         "shards": len(planned.shards()), "foregrounds": list(planned.foregrounds),
         "backgrounds": list(planned.backgrounds),
         "splits": splits, "formats": list(config.formats),
-        "bytes": round(images * bytes_per_image(config.size, config.image_format) * len(config.formats)),
+        "bytes": round(images * bytes_per_image(config.size, config.image_format, config.keep) * len(config.formats)),
         "denoiser_evaluations": images * evaluations,
         "seconds": None if speed is None else images / speed,
         "images_per_second": speed, "measured": measured and measured.to_json(),
