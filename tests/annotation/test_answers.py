@@ -12,6 +12,7 @@ from figureground.annotation.answers import (
     read_all,
     read_answers,
 )
+from figureground.cli.main import main
 from figureground.core.errors import FiguregroundError
 from figureground.core.files import FileError
 from figureground.shards.finished import FinishedDataset
@@ -143,3 +144,14 @@ def test_names_that_no_file_should_have_are_refused(name):
 @pytest.mark.parametrize("name", ["ana", "A1B2C3", "Ana María", "ana@example.org", "李雷", "o.k"])
 def test_names_of_people_are_taken(name):
     assert check_name(f"  {name} ") == name
+
+
+def test_extend_says_that_the_answers_cannot_be_used_afterwards(directory, capsys):
+    command = ["extend", str(directory), "--per-cell", "train=99"]
+    assert main(command) == 1  # this dataset was made without a method
+    assert "answers" not in capsys.readouterr().err
+    path = directory / ANNOTATIONS / "ana.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(lines(answer("a", "yes"), identity=FinishedDataset(directory).identity()))
+    assert main(command) == 1
+    assert f"figureground curate {directory} --out COPY --keep True" in " ".join(capsys.readouterr().err.split())

@@ -8,7 +8,7 @@ from pathlib import Path
 from figureground.cli.arguments import Commands, add_device, parse_path, parse_place
 from figureground.core.errors import RecipeError, UsageError, join_names, plural
 from figureground.core.owned import refuse_within
-from figureground.core.terminal import print_error, print_result
+from figureground.core.terminal import print_error, print_note, print_result
 from figureground.recipe.formats import FORMATS
 
 
@@ -244,6 +244,7 @@ def add_extend(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _extend(options: argparse.Namespace) -> int:
+    from figureground.annotation.answers import ANNOTATIONS, list_annotation_files
     from figureground.core.values import Setting, convert
     from figureground.methods.extend import extend
 
@@ -253,6 +254,11 @@ def _extend(options: argparse.Namespace) -> int:
         if not equals:
             raise RecipeError("--per-cell", f"{text!r} isn't of the form SPLIT=N, such as --per-cell train=20.")
         per_cell[split.strip()] = convert(Setting(number), int, f"--per-cell {split.strip()}")
+    if list_annotation_files(options.directory):
+        print_note(
+            f"the answers in {options.directory / ANNOTATIONS} are about the present images, and can't be used once "
+            f"the dataset is larger. A copy keeps them: figureground curate {options.directory} --out COPY --keep True"
+        )
     return _print_samples(extend(options.directory, per_cell, options.set))
 
 
