@@ -59,8 +59,9 @@ def push(
 ) -> str:
     """Check a finished dataset completely, then upload the files that the Hub lacks.
 
-    If a smaller version of the dataset is already published, new shards appear before the card counts them. With
-    `create_pr` or another branch, readers see neither before the merge.
+    If a smaller version of the dataset is already published, its card doesn't name the new shards, so readers load the
+    smaller version until the new card, which is sent last. With `create_pr` or another branch, they see no new file
+    before the merge.
 
     Args:
         directory: The dataset's directory; or the URL of a build, whose files are fetched into the user's cache.
