@@ -29,8 +29,11 @@ from figureground.recipe.sample import Guide, Reject, Sample, Spec, make_key
 from figureground.shards import writer
 from figureground.shards.claims import claim, clean_stale, remove_locks
 from figureground.shards.columns import Columns
+from figureground.shards.encoding import describe_sample
 from figureground.shards.formats import parquet
-from figureground.shards.shard import REJECTS, Shard, ShardError
+from figureground.shards.journal import FileJournal, make_origin
+from figureground.shards.progress import Watch
+from figureground.shards.shard import RECIPE, REJECTS, Shard, ShardError
 from figureground.shards.writer import write_shard
 
 COLUMNS = Columns(("bird", "cat"), ("grass", "water", "snow"))
@@ -477,3 +480,32 @@ def test_cleaning_leaves_what_is_not_ours(tmp_path):
     assert clean_stale(tmp_path) == [ours]
     remove_locks(tmp_path)
     assert files(tmp_path) == [name for name in before if not name.endswith(ours.name)]
+
+
+def test_the_speed_of_a_resumed_shard_counts_only_what_was_rendered_since(tmp_path):
+    specs = [make_spec(i) for i in range(8)]
+
+    def journal():
+        return FileJournal(tmp_path, SHARD, make_origin(SHARD, "abc", {}), [specs[:6], specs[6:]])
+
+    def stop_after(n):
+        yield from samples()[:n]
+        raise KeyboardInterrupt
+
+    def resume(journal):
+        kept = journal.read(lambda spec: describe_sample(spec, COLUMNS, provenance(Sample(spec, None))))
+        yield from (item for batch in kept for item in batch)
+        yield from (make_sample(int(spec.key[-5:])) for spec in journal.missing_specs())
+        time.sleep(0.2)
+
+    with pytest.raises(KeyboardInterrupt), journal() as first:
+        write(tmp_path, stop_after(7), journal=first)
+    with journal() as second:
+        marker = write(tmp_path, resume(second), journal=second)
+    assert (marker["planned"], marker["samples"], marker["rendered"]) == (8, 8, 2)
+    assert marker["images_per_second"] == pytest.approx(2 / marker["seconds"], rel=0.01)
+    (tmp_path / RECIPE).write_text("{}")
+    assert Watch(tmp_path).read().total_rate == pytest.approx(2 / marker["seconds"])
+    whole = write(tmp_path / "whole")
+    assert "rendered" not in whole
+    assert whole["images_per_second"] == pytest.approx(8 / whole["seconds"], rel=0.2)

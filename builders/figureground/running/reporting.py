@@ -56,9 +56,10 @@ class _ProgressReporter:
         self._shards = len(shards)
         self._pending = list(shards)
         self._images, self._rejects = 0, Counter[str]()
+        self._num_rendered = 0
         self._start_time = time.monotonic()
         self._read_new_markers()
-        self._initial_count = self._num_finished
+        self._num_rendered = 0  # since the start
 
     @property
     def _num_finished(self) -> int:
@@ -74,7 +75,7 @@ class _ProgressReporter:
         seconds = time.monotonic() - self._start_time
         values = {
             "build/shards": self._shards - len(self._pending), "build/images": self._images,
-            "build/images_per_second": (self._num_finished - self._initial_count) / max(seconds, 1e-9),
+            "build/images_per_second": self._num_rendered / max(seconds, 1e-9),
             "build/rejects": self._rejects.total(),
             **{f"build/rejects/{reason}": count for reason, count in sorted(self._rejects.items())},
         }  # fmt: skip
@@ -86,9 +87,10 @@ class _ProgressReporter:
         for shard in [shard for shard in self._pending if shard not in unfinished]:
             with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged marker is reported by the build
                 marker = read_json(self._out / shard.path("marker"), root=self._out)
-                rejects = Counter[str](marker["rejects"])
+                rejects, rendered = Counter[str](marker["rejects"]), int(marker.get("rendered", marker["planned"]))
                 self._images += int(marker["samples"])
                 self._rejects += rejects
+                self._num_rendered += rendered
                 self._pending.remove(shard)
 
 

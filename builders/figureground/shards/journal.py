@@ -63,6 +63,8 @@ class Journal(ABC):
     """
 
     def __init__(self, origin: Mapping[str, Any], batches: Sequence[Sequence[Spec]]):
+        self.num_read = 0
+        """Number of images in the batches that `read` has yielded, which were rendered earlier."""
         self._origin, self._batches = origin, batches
         self._num_stored = 0  # leading batches that are in the journal
         self._num_added = 0  # batches that were added whole
@@ -118,6 +120,7 @@ class Journal(ABC):
             if batch is None:
                 return
             self._num_stored += 1
+            self.num_read += len(batch)
             yield batch
 
     def missing_specs(self) -> list[Spec]:

@@ -18,6 +18,7 @@ from figureground.shards.shard import MARKERS, Shard, ShardError, list_paths
 _MARKER = {
     "shard": str, "split": str, "index": Count, "of": Count, "part": Optional(Count), "planned": Count,
     "samples": Count, "arrow_bytes": Optional(Count), "rejects": MapOf(Count), "cells": [CELL], "files": FILES,
+    "rendered": Optional(Count),
 }  # fmt: skip
 
 STORED_SHARDS = f"{MARKERS}/.kept"

@@ -133,6 +133,7 @@ class _Timing(NamedTuple):
     """Time of its marker's file, seconds since 1970."""
     seconds: float
     images: int
+    """Images rendered in this time; the journal may have had others."""
 
 
 class Watch:
@@ -214,7 +215,10 @@ class Watch:
     def _list_timings(self) -> list[_Timing]:
         """Return the timings of finished shards, in order of their ends."""
         timed = [marker for marker in self._markers.values() if isinstance(marker.get("seconds"), int | float)]
-        return sorted(_Timing(marker["ended"], float(marker["seconds"]), int(marker["planned"])) for marker in timed)
+        return sorted(
+            _Timing(marker["ended"], float(marker["seconds"]), marker.get("rendered", marker["planned"]))
+            for marker in timed
+        )
 
 
 def _measure_recent_rate(timings: Sequence[_Timing], working: int) -> float | None:

@@ -64,7 +64,9 @@ def write_shard(
     """
     encoded = encode_all(shard, columns, results, provenance, image_format, journal, marked)
     with contextlib.closing(encoded):
-        marker = write_encoded(directory, shard, columns, encoded, formats=formats, image_format=image_format)
+        marker = write_encoded(
+            directory, shard, columns, encoded, formats=formats, image_format=image_format, journal=journal
+        )
     if journal is not None:
         journal.remove()
     return marker
@@ -80,12 +82,14 @@ def write_encoded(
     image_format: str = "jpg",
     publish_rejects: bool = False,
     version: int = FORMAT,
+    journal: Journal | None = None,
 ) -> dict[str, Any]:
     """Write a shard from encoded samples; otherwise the same as `write_shard`.
 
     Copies are written by it, without a journal: they render nothing, and making a shard of them again is cheap.
     `version` is the format version in which the images were drawn; a copy keeps it. With `publish_rejects`, rejects
-    are also written as a Parquet file, with the images of those that are `Dropped`.
+    are also written as a Parquet file, with the images of those that are `Dropped`. `journal` tells which of the
+    samples were rendered earlier, so that the marker's speed counts only the others.
     """
     unknown = [kind for kind in formats if kind not in FORMATS]
     if unknown or not formats:
@@ -131,6 +135,7 @@ def write_encoded(
             # A killed build may have left files of this shard in other formats; without a marker they are garbage.
             (directory / path).unlink(missing_ok=True)
     seconds = time.perf_counter() - start
+    rendered = shard.count - (journal.num_read if journal is not None else 0)
     marker = {
         "format": version,
         "shard": shard.name,
@@ -148,8 +153,10 @@ def write_encoded(
         marker |= writer.facts()
     marker |= {
         "seconds": round(seconds, 3),
-        "images_per_second": round(samples / seconds, 3) if seconds else 0.0,
+        "images_per_second": round(samples * (rendered / shard.count) / seconds, 3) if seconds else 0.0,
     }
+    if rendered < shard.count:
+        marker["rendered"] = rendered  # in `seconds`; the journal had the others
     try:
         create_text(directory / shard.path("marker"), to_text(marker))
     except FileExistsError:
