@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import run, start, wait_for
-from datasets import load_dataset
+from datasets import Features, Value, load_dataset
 from tiny_datasets import make_dataset
 
 from figureground.annotation.answers import make_header
@@ -102,10 +102,40 @@ def test_folders_keep_the_classes_and_say_what_they_lose(two, tmp_path, capsys):
     assert "2 backgrounds" in capsys.readouterr().err
 
 
-def test_a_class_named_like_a_split_is_noted_for_folders(tmp_path, capsys):
-    trains = make_dataset(tmp_path / "trains", columns=Columns(("train", "car"), ("grass", "snow")))
-    export(trains, tmp_path / "out", "folders")
-    assert "Classes named like a split: 'train'." in capsys.readouterr().err
+def test_classes_that_load_dataset_takes_for_a_split_are_noted_for_folders(tmp_path, capsys):
+    columns = Columns(("train", "car", "test tube", "1"), ("grass", "snow"))
+    directory = make_dataset(tmp_path / "set", columns=columns, shards=(SHARDS[0], SHARDS[2]))
+    export(directory, tmp_path / "out", "folders")
+    assert "Classes named like a split: 'train', 'test tube'." in capsys.readouterr().err
+    rows = load_dataset("imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    lengths = {name: len(split) for name, split in rows.items()}
+    assert lengths == {"train": 9, "validation": 5, "test": 3}  # 7 and 5 images, and those of two classes again
+
+
+def test_splits_that_load_dataset_joins_are_noted_for_folders(tmp_path, capsys):
+    shards = (Shard("train", 0, 1, 4), Shard("id_test", 0, 1, 4), Shard("ood_test", 0, 1, 6))
+    export(make_dataset(tmp_path / "set", shards=shards), tmp_path / "out", "folders")
+    assert "would join the splits 'id_test', 'ood_test'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "folders"])
+def test_class_folders_that_torchvision_numbers_otherwise_in_another_split_are_noted(tmp_path, capsys, layout):
+    columns = Columns(("bird", "cat", "dog"), ("grass",))
+    directory = make_dataset(
+        tmp_path / "set", columns=columns, shards=(Shard("train", 0, 1, 6), Shard("test", 0, 1, 6))
+    )
+
+    def numbers(out):
+        """Class and number, as torchvision.datasets.ImageFolder numbers the folders of a split."""
+        folders = [
+            sorted(path.name for path in (out / split).iterdir() if path.is_dir()) for split in ("train", "test")
+        ]
+        return {(name, n) for names in folders for n, name in enumerate(names)}
+
+    for missing, differs in (("bird", True), ("dog", False)):
+        export(directory, out := tmp_path / missing, layout, keep=f"split == 'train' or foreground != '{missing}'")
+        assert (len(numbers(out)) > 3) is differs
+        assert ("Not all classes are in 'test'." in capsys.readouterr().err) is differs
 
 
 def test_scores_with_dots_in_their_names_are_exported_and_a_rule_reads_the_chosen_splits_alone(birds, tmp_path):
@@ -186,6 +216,53 @@ def test_columns_that_load_dataset_would_refuse_are_noted(tmp_path, capsys, trai
             load_dataset("imagefolder", **arguments)
     else:
         assert len(load_dataset("imagefolder", **arguments)) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "changed"),
+    [
+        (("7", "007"), {"007": 7}),
+        (("1e3", "1000"), {"1e3": 1000.0, "1000": 1000.0}),
+        (("inf", "2.50"), {"2.50": 2.5}),
+        (("true", "False"), {"true": True}),
+        (("1", "nan"), {"1": 1.0}),
+        (("12", "3"), {}),
+        (("007", "bird"), {}),
+    ],
+)
+def test_labels_that_load_dataset_reads_as_numbers_are_noted_if_that_changes_them(tmp_path, capsys, names, changed):
+    columns = Columns(names, ("grass", "snow"))
+    directory = make_dataset(tmp_path / "set", columns=columns, shards=(Shard("train", 0, 1, 4),))
+    export(directory, out := tmp_path / "out", "imagefolder")
+    error = capsys.readouterr().err
+    assert ("read 'foreground' as numbers or truth values" in error) is bool(changed)
+    arguments = {"data_dir": str(out), "split": "train"}
+    rows = load_dataset("imagefolder", **arguments, cache_dir=str(tmp_path / "cache"))
+    named = {row["file_name"].rpartition("/")[2]: row["foreground"] for row in table(out / "train" / "metadata.csv")}
+    read = {named[Path(row["image"].filename).name]: row["foreground"] for row in rows}
+    read = {name: value for name, value in read.items() if value is not None and value == value}
+    assert {name: value for name, value in read.items() if str(value) != name} == changed
+    assert all(f"{name!r} becomes {value}" in error for name, value in changed.items())
+    if changed and "nan" not in names:  # what the note says to do
+        features = Features({**rows.features, "foreground": Value("string")})
+        rows = load_dataset("imagefolder", **arguments, features=features, cache_dir=str(tmp_path / "as_text"))
+        assert set(rows["foreground"]) == set(names)
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "subpopbench"])
+@pytest.mark.parametrize("names", [("7", "007"), ("2", "1"), ("1", "0"), ("00", "0"), ("3", "sea"), ("1.5", "inf")])
+def test_groups_reads_exported_names_that_look_like_numbers(tmp_path, layout, names):
+    directory = make_dataset(tmp_path / "set", columns=Columns(("bird", "cat"), names), shards=SHARDS)
+    write(directory, out := tmp_path / "out", layout)
+    options = {}
+    if layout == "subpopbench":
+        options = {"root": out / "waterbird_complete95_forest2water2", "y": "background", "a": "foreground"}
+    read, kept = read_groups(out, **options), read_groups(directory)
+    named = dict(zip(kept.keys, (kept.attributes[label] for label in kept.a), strict=True))
+    backgrounds = (read.attributes, read.a) if layout == "imagefolder" else (read.classes, read.y)
+    assert {
+        Path(key).stem: backgrounds[0][label] for key, label in zip(read.keys, backgrounds[1], strict=True)
+    } == named
 
 
 @pytest.mark.parametrize("layout", ["waterbirds", "wilds"])

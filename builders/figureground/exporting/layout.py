@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -67,6 +67,18 @@ def label_columns(selection: Selection) -> list[str]:
 def name_labels(selection: Selection, row: ExportRow) -> list[str]:
     """Return the names of a sample's labels, for `label_columns`."""
     return [selection.name(row, column) for column in label_columns(selection)]
+
+
+def list_class_folders(selection: Selection, name_folder: Callable[[ExportRow], str]) -> dict[str, set[str]]:
+    """Return the class folders of each split.
+
+    Args:
+        name_folder: Returns the folder of a sample.
+    """
+    folders: dict[str, set[str]] = {split: set() for split in selection.splits}
+    for row in selection.rows:
+        folders[row.split].add(name_folder(row))
+    return folders
 
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from figureground.core.errors import RecipeError, join_names, plural
 from figureground.core.names import explain_unportable, find_same_files
-from figureground.data.splits import split_number
-from figureground.exporting.layout import ExportLayout
+from figureground.exporting.layout import ExportLayout, list_class_folders
+from figureground.exporting.other_readers import find_splits, note_joined, note_numbering
 from figureground.exporting.selection import ExportRow, Selection
 from figureground.sources.images import SYSTEM_FOLDERS
 
@@ -30,11 +30,13 @@ class Folders(ExportLayout):
                 "names in a table.",
             )
         notes = []
-        if named_like_splits := [repr(name) for name in names if split_number(name) is not None]:
+        if named_like_splits := [repr(name) for name in names if find_splits(name)]:
             notes.append(
                 f"Classes named like a split: {join_names(named_like_splits)}. load_dataset('imagefolder') would put "
-                "their images into that split. Use --layout imagefolder, or load each split by itself."
+                "their images into that split too. Use --layout imagefolder, or load each split by itself."
             )
+        notes += note_joined(selection.splits)
+        notes += note_numbering(list_class_folders(selection, lambda row: selection.name(row, "foreground")))
         left_out = []
         if selection.has_backgrounds:
             left_out.append(plural(len(selection.names("background")), "background"))
