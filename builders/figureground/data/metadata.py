@@ -30,6 +30,8 @@ IMAGE_FOLDER = (METADATA, "metadata.jsonl")
 """File names of ImageFolder's tables."""
 FOREGROUND, BACKGROUND = "foreground", "background"
 """Names of the labels in what `export` writes."""
+EXPORT = "export.json"
+"""File beside the tables that `export` writes."""
 CLASS_COLUMNS = (Y, "label", "labels", "class", "category", "target", FOREGROUND)
 """Default class columns of ImageFolder's tables; the first that exists is used."""
 
@@ -126,8 +128,10 @@ def _read_tables(
     if split is None:
         by_folder = _read_folder_splits(columns[file].values)
     numbers = read_splits(columns[split], problems) if split else np.array(by_folder or [0] * len(columns[file].values))
-    labels = read_labels(columns[y], problems)
-    attribute_labels = [read_labels(columns[name], problems) for name in attributes]
+    folder = source.at if source.at.is_dir() else source.at.parent
+    named = {FOREGROUND, BACKGROUND} if (folder / EXPORT).is_file() else set()
+    labels = read_labels(columns[y], problems, y in named)
+    attribute_labels = [read_labels(columns[name], problems, name in named) for name in attributes]
     files, keys, notes = _find_listed_files(source, columns[file], numbers, problems, root)
     a = cross_labels(attribute_labels, attributes) if attribute_labels else None
     if split is None:

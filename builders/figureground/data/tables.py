@@ -62,11 +62,14 @@ def count_rows(n: int) -> str:
 # Labels and splits
 
 
-def read_labels(column: Column, problems: DataProblems) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_labels(column: Column, problems: DataProblems, are_names: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the labels of a column, int64 (n,), and their names.
 
     Integers must be 0 to n − 1, and are their own names. Names are numbered in alphabetical order; two spellings of
     one name (see `core.names`) are refused. Invalid values are added to the problems.
+
+    Args:
+        are_names: Whether the values are known to be names, so that other numbers, such as 7 or 007, are names too.
     """
     values = column.values
     are_whole = [_WHOLE.fullmatch(value) is not None for value in values]
@@ -76,7 +79,8 @@ def read_labels(column: Column, problems: DataProblems) -> tuple[np.ndarray, tup
         lines = join_examples([str(column.lines[row]) for row in empty])
         problems.add(f"{column.name}: {count_rows(len(empty))} without a value (line {lines}).")
         return no_labels
-    if all(are_whole):
+    are_names = are_names and _have_gap(values)
+    if all(are_whole) and not are_names:
         labels = [int(value.partition(".")[0]) for value in values]
         gap = _describe_gap(column, labels)
         if gap:
@@ -86,7 +90,7 @@ def read_labels(column: Column, problems: DataProblems) -> tuple[np.ndarray, tup
     invalid = [row for row, is_whole in enumerate(are_whole) if not is_whole]
     if not any(are_whole):
         invalid = [row for row in invalid if is_number(values[row])]
-    if invalid:
+    if invalid and not are_names:
         problems.add(
             f"{column.name}: {count_rows(len(invalid))} without a whole number: {quote_examples(column, invalid)}. "
             "Use numbers from 0 in all rows, or names in all."
@@ -108,6 +112,12 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _have_gap(values: Sequence[str]) -> bool:
+    """Whether texts are not the numbers 0 to n − 1, each in one spelling."""
+    distinct = set(values)
+    return distinct != set(map(str, range(len(distinct))))
 
 
 def _describe_gap(column: Column, labels: Sequence[int]) -> str:

@@ -12,9 +12,10 @@ from figureground.core.errors import FiguregroundError, printable
 from figureground.core.files import read_object, replace_text
 from figureground.core.owned import GENERATOR, is_ours
 from figureground.core.version import VERSION
+from figureground.data.metadata import EXPORT
 from figureground.training.work_directory import Work, refuse_other_content
 
-STATE = "export.json"
+STATE = EXPORT
 WORK = Work((STATE,), ".export.lock", "is exporting there", recognise=is_ours)
 """Exporting to a directory."""
 
