@@ -284,6 +284,20 @@ def test_copies_of_training_images_in_validation_or_test_are_noted(images, tmp_p
     assert note.startswith("1 training image of copy is also in test under other names")
 
 
+def test_added_datasets_that_show_sources_of_validation_or_test_images_are_noted(tmp_path):
+    shards = (Shard("train", 0, 1, 6), Shard("validation", 0, 1, 6), Shard("test", 0, 1, 6))
+    data = read_groups(make_dataset(tmp_path / "data", shards=shards))
+
+    def notes(name, **options):
+        return gather(data, [read_groups(make_dataset(tmp_path / name, shards=shards[:1], seed=1, **options))]).notes
+
+    assert notes("same") == ()  # sources of training images may be used again
+    (note,) = notes("leaking", cutouts=lambda spec: f"bird/x.png@test{spec.foreground}")
+    assert note.startswith(
+        "Training images of leaking show 2 sources (cut-outs or scenes) of validation or test images"
+    )
+
+
 def test_dfr_needs_validation_images_of_occurring_classes_only(tmp_path):
     make_table(tmp_path, [row for row in TABLE if row[1] != 1 or row[2] == 0])
     groups = read_groups(tmp_path)

@@ -19,7 +19,7 @@ from figureground.core.numerics import usable_cores
 from figureground.data.groups import GroupedImages
 from figureground.data.images import Draw
 from figureground.data.splits import SPLITS
-from figureground.data.stores import FileStore
+from figureground.data.stores import FileStore, ShardStore
 from figureground.data.summary import describe_empty_groups
 
 UNKNOWN = -1
@@ -183,6 +183,7 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
                 f"Of {added.name}, {plural(len(part), 'training image')} are added; "
                 f"{plural(len(added) - len(part), 'image')} of other splits are left out."
             )
+        notes += _note_shared_sources(part, validation, test)
         parts.append(part)
         labels.append(_match_classes(part, data))
         attributes.append(_match_attributes(part, data))
@@ -215,6 +216,31 @@ def _note_copies(data: GroupedImages, hashes: Sequence[set[str]]) -> Iterator[st
                 f"{SPLITS[number]} under other names, so accuracy there is partly measured on images seen in "
                 "training. Remove them from one of the two."
             )
+
+
+def _note_shared_sources(added: GroupedImages, *held_out: GroupedImages) -> Iterator[str]:
+    """Yield a note if added training images show a cut-out or scene of validation or test images.
+
+    Only datasets of this package record these; `merge` refuses such datasets.
+
+    Args:
+        held_out: Validation and test images of the dataset.
+    """
+    shared = _find_sources(added) & set().union(*map(_find_sources, held_out))
+    if count := len(shared):
+        yield (
+            f"Training images of {added.name} show {plural(count, 'source')} (cut-outs or scenes) of validation or "
+            f"test images of {held_out[0].name}, so accuracy there is partly measured on objects or scenes seen in "
+            "training. Build both datasets with separate directories for each split."
+        )
+
+
+def _find_sources(part: GroupedImages) -> set[int]:
+    """Return the numbers of the cut-outs and scenes that images show; none for images in files."""
+    if not isinstance(part.store, ShardStore):
+        return set()
+    images = part.store.images
+    return set(images.objects[part.rows].tolist()) | set(images.scenes[part.rows].tolist()) - {-1}
 
 
 def _hash_images(part: GroupedImages) -> set[str]:
