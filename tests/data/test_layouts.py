@@ -307,6 +307,15 @@ def test_odd_files_and_empty_folders_are_skipped_and_reported(tmp_path):
     assert "; animals/cow/, which contains no image." in notes(groups)
 
 
+def test_folders_of_images_within_classes_and_private_ones_are_reported(tmp_path):
+    counts = {"cat": 3, "dog": 3, "cat/more": 2, "_cow": 1, "dog/__MACOSX": 1, "dog/.old": 1, "dog/empty": 0}
+    make_folders(tmp_path / "animals", counts)
+    groups = read_groups(tmp_path / "animals")
+    assert len(groups) == 6
+    skipped = "animals/_cow/, a private folder; animals/cat/more, a folder of 2 images, which isn't entered"
+    assert f"Skipped: {skipped}." in groups.notes
+
+
 def test_chosen_shares_depend_on_the_key_and_not_on_the_order(tmp_path):
     keys = [f"{i}.png" for i in range(40)]
     cells, split = np.arange(40) % 2, np.zeros(40, np.int64)

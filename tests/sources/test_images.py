@@ -27,6 +27,7 @@ from figureground.sources.images import (
     image_size,
     list_folders,
     list_images,
+    list_non_files,
     read_distinct,
     read_image,
 )
@@ -356,6 +357,26 @@ def test_list_images_takes_image_files_of_the_directory_itself(tmp_path: Path) -
     (tmp_path / "loop.png").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere.png")
     assert [path.name for path in list_images(tmp_path)] == sorted(names)
+
+
+def test_what_looks_like_images_but_is_not_read_is_listed(tmp_path: Path) -> None:
+    for name in (
+        "a.jpg",
+        "more/b.jpg",
+        "more/c.png",
+        "empty/notes.txt",
+        ".old/d.jpg",
+        "@eaDir/e.jpg",
+        "inner.jpg/f.jpg",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert [(path.name, kind) for path, kind in list_non_files(tmp_path)] == [
+        ("gone.png", "a broken link"),
+        ("inner.jpg", "a directory"),
+        ("more", "a folder of 2 images, which isn't entered"),
+    ]
 
 
 def test_distinct_images_are_read_and_what_is_left_out_is_told_with_its_place(tmp_path: Path) -> None:

@@ -28,6 +28,11 @@ def _subfolders(path: Path) -> list[Path]:
     return [folder for folder in list_folders(path) if not folder.name.startswith("_")]
 
 
+def _private_folders(path: Path) -> list[Path]:
+    """List the folders of images that `_subfolders` leaves out."""
+    return [folder for folder in list_folders(path) if folder.name.startswith("_") and list_images(folder)]
+
+
 def _split_folders(path: Path) -> list[Path]:
     """List folders named like splits that contain folders, unlike the folder of a class named `train`.
 
@@ -198,6 +203,7 @@ def read_folders(source: DataSource) -> GroupedImages:
     images.skipped += [images.display_path(folder) for folder in others]
     for top in splits or [path]:
         images.note_loose_images(top)
+        images.skipped += [f"{images.display_path(folder)}, a private folder" for folder in _private_folders(top)]
         for folder in _subfolders(top):
             images.add_folder(folder, _split_of(top) if splits else 0, folder.name.strip())
     return images.to_groups(source, "folders", bool(splits))

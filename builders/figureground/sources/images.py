@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import logging
+import os
 import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from figureground.core.errors import FiguregroundError, printable
+from figureground.core.errors import FiguregroundError, plural, printable
 from figureground.core.files import FileError, check_regular, open_regular
 from figureground.core.hashing import content_hash
 from figureground.core.lfs import POINTER, describe_pointer
@@ -91,7 +92,7 @@ class UnreadableImage(ValueError):
         return f"{self.path}: {self.reason}"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
     """Open an image's header, silently; turn any error inside the block into `UnreadableImage`."""
     try:
@@ -343,8 +344,20 @@ def list_folders(directory: Path | str) -> list[Path]:
 
 
 def list_non_files(directory: Path | str) -> list[tuple[Path, str]]:
-    """List entries of a directory that are named like image files but aren't files, with their kind."""
-    return [(path, _describe_entry(path)) for path in _list_image_entries(directory) if not path.is_file()]
+    """List entries of a directory that look like images but aren't read, with their kind.
+
+    These are entries named like image files that aren't files, and folders of images, which `list_images` doesn't
+    enter.
+    """
+    entries = [(path, _describe_entry(path)) for path in _list_image_entries(directory) if not path.is_file()]
+    with os.scandir(directory) as found:
+        names = sorted(entry.name for entry in found if not entry.name.startswith(".") and entry.is_dir())
+    known = {path.name for path, _ in entries} | SYSTEM_FOLDERS
+    for folder in (Path(directory) / name for name in names if name not in known):
+        with contextlib.suppress(PermissionError):
+            if count := len(list_images(folder)):
+                entries.append((folder, f"a folder of {plural(count, 'image')}, which isn't entered"))
+    return entries
 
 
 def _list_image_entries(directory: Path | str) -> list[Path]:
