@@ -197,20 +197,39 @@ def test_one_bit_images_become_black_and_white(tmp_path: Path) -> None:
     assert corners(read_image(tmp_path / "scan.png")) == [black, black, white, white]
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-def test_exif_rotation_turns_the_image_upright(orientation: int, suffix: str, tmp_path: Path) -> None:
-    # What turns each orientation upright, undone: how a camera held that way stores the image.
+def save_turned(image: Image.Image, orientation: int, path: Path) -> None:
+    """Save an image as a camera held that way stores it: what turns the orientation upright, undone."""
     undo = {
         1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270,
     }[orientation]  # fmt: skip
-    stored = quarters() if undo is None else quarters().transpose(undo)
     exif = Image.Exif()
     exif[0x0112] = orientation
+    (image if undo is None else image.transpose(undo)).save(path, exif=exif, quality=95)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
+def test_a_turned_tiff_keeps_its_rows_in_each_mode(orientation: int, mode: str, tmp_path: Path) -> None:
+    image = (
+        quarters() if mode != "I;16" else Image.fromarray(np.asarray(quarters().convert("L")).astype(np.uint16) * 257)
+    )
+    image = image.quantize(8) if mode == "P" else image.convert(mode)
+    save_turned(image, orientation, tmp_path / "scan.tif")  # uncompressed
+    colors = [RED, GREEN, BLUE, WHITE]
+    if mode in ("L", "I;16"):
+        colors = [(value,) * 3 for value in corners(quarters().convert("L"))]
+    read = read_image(tmp_path / "scan.tif")
+    assert read.size == (48, 32)
+    assert_colors(read, colors, 12)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_exif_rotation_turns_the_image_upright(orientation: int, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"photo.{suffix}"
-    stored.save(path, exif=exif, quality=95)
+    save_turned(quarters(), orientation, path)
     image = read_image(path)
     assert image.size == (48, 32)
     assert_colors(image, [RED, GREEN, BLUE, WHITE], 12)

@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from figureground.core.errors import FiguregroundError, plural, printable
-from figureground.core.files import FileError, check_regular, open_regular
+from figureground.core.files import FileError, open_regular
 from figureground.core.hashing import content_hash
 from figureground.core.lfs import POINTER, describe_pointer
 from figureground.core.names import is_text
@@ -96,12 +96,13 @@ class UnreadableImage(ValueError):
 def _open(path: Path) -> Iterator[Image.Image]:
     """Open an image's header, silently; turn any error inside the block into `UnreadableImage`."""
     try:
-        check_regular(path)
-        with _QUIET, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(path, formats=_formats())
-        with image:
-            yield image
+        # By name, Pillow 13 maps uncompressed files into memory, with wrong rows in TIFFs whose orientation is 5 to 8.
+        with open_regular(path) as file:
+            with _QUIET, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image = Image.open(file, formats=_formats())
+            with image:
+                yield image
     except UnreadableImage:
         raise
     except FileError as error:
