@@ -68,6 +68,15 @@ def test_numbers_with_leading_zeros_are_text(tmp_path):
     assert [scores.value(row, "share") for row in (0, 1)] == [0.5, 0.0]
 
 
+def test_dates_and_times_are_text_as_they_stand(tmp_path):
+    """Otherwise `label != foreground` would be true for each image of a class called 12:30."""
+    path = folder(tmp_path) / "judge.csv"
+    path.write_text("key,time,day,when\na,12:30,2026-01-02,2026-01-02T10:00Z\nb,,2026-01-03,2026-01-02T10:00:00Z\n")
+    scores = Scores(path)
+    assert [scores.value(0, name) for name in scores.columns] == ["12:30", "2026-01-02", "2026-01-02T10:00Z"]
+    assert [scores.value(1, name) for name in scores.columns] == [None, "2026-01-03", "2026-01-02T10:00:00Z"]
+
+
 def test_a_parquet_file_of_other_types_of_the_same_meaning(tmp_path):
     table = pa.table(
         {

@@ -21,7 +21,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,9 +172,11 @@ def _read_table(path: Path, path_in_dataset: str) -> Any:
 def _read_csv(table: TextTable) -> Any:
     """Read a CSV as a pyarrow table, without the white space around names and values.
 
-    A column with a number such as 007 is text, since 007 and 7 may be different names.
+    A column with a number such as 007 is text, since 007 and 7 may be different names. Dates and times are text as they
+    stand.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.csv
 
     out = io.StringIO(newline="")
@@ -186,11 +188,24 @@ def _read_csv(table: TextTable) -> Any:
         writer.writerow(values)
         header = header or values
         text_columns.update(name for name, value in zip(header, values, strict=False) if _PADDED.match(value))
-    return pyarrow.csv.read_csv(
-        io.BytesIO(out.getvalue().encode()),
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string())),
-    )
+    data = out.getvalue().encode()
+
+    def read_with(text_columns: Iterable[str]) -> Any:
+        return pyarrow.csv.read_csv(
+            io.BytesIO(data),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string())),
+        )
+
+    read = read_with(text_columns)
+    times = [field.name for field in read.schema if pa.types.is_temporal(field.type)]
+    if not times or len(set(read.column_names)) < len(read.column_names):
+        return read
+    texts = read_with([*text_columns, *times])
+    for name in times:
+        column = pc.if_else(read[name].is_valid(), texts[name], None)
+        read = read.set_column(read.column_names.index(name), name, column)
+    return read
 
 
 def _normalise_column(column: Any, name: str, path_in_dataset: str) -> Any:
@@ -201,7 +216,7 @@ def _normalise_column(column: Any, name: str, path_in_dataset: str) -> Any:
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if types.is_temporal(column.type):
-        column = column.cast(pa.string())  # dates in a CSV are treated as text
+        column = column.cast(pa.string())
     if types.is_decimal(column.type) or types.is_float16(column.type):
         column = column.cast(pa.float64())
     kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_string, types.is_large_string)
