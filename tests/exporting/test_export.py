@@ -15,6 +15,7 @@ from tiny_datasets import make_dataset
 
 from figureground.annotation.answers import make_header
 from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.curation.curating import curate
 from figureground.data.layouts import read_groups
 from figureground.exporting.exporting import export
 from figureground.exporting.layout import EXPORTS
@@ -281,6 +282,31 @@ def test_the_table_keeps_the_conventions_of_group_dro(two, tmp_path, layout):
     assert [int(row["img_id"]) for row in rows] == list(range(1, 23))
     assert rows[0]["place_filename"] == "t/t.png"
     assert (out / "RELEASE_v1.0.txt").exists() == (layout == "wilds")
+
+
+@pytest.mark.parametrize(("layout", "columns"), [("imagefolder", "group numbers"), ("subpopbench", "y, a number")])
+def test_splits_that_an_export_of_their_own_would_number_otherwise_are_noted(tmp_path, capsys, layout, columns):
+    columns_of_set = Columns(("bird", "cat", "mug"), ("grass",))
+    whole = make_dataset(tmp_path / "whole", columns=columns_of_set, shards=(SHARDS[0], SHARDS[2]))
+    text = f"{columns} the labels that occur here"
+    for missing, split, differs in (
+        ("mug", "train", False),  # bird and cat are 0 and 1 in both
+        ("bird", "train", True),
+        ("bird", "validation", True),
+        ("bird", None, False),  # both together
+    ):
+        directory = tmp_path / f"without {missing}"
+        if not directory.exists():
+            curate(whole, directory, f"split == 'train' or foreground != '{missing}'", show_progress=False)
+        out = tmp_path / f"{missing} {split}"
+        export(directory, out, layout, splits=[split] if split else [])
+        assert (text in capsys.readouterr().err) is differs
+    # The number of a group depends on how many backgrounds there are.
+    columns_of_set = Columns(("bird", "cat"), ("grass", "snow"))
+    whole = make_dataset(tmp_path / "snow", columns=columns_of_set, shards=(SHARDS[0], SHARDS[2]))
+    curate(whole, tmp_path / "no snow", "split == 'train' or background != 'snow'", show_progress=False)
+    export(tmp_path / "no snow", tmp_path / "grass", layout, splits=["validation"])
+    assert (text in capsys.readouterr().err) is (layout == "imagefolder")
 
 
 def test_subpopbench_takes_any_number_of_labels(birds, tmp_path):

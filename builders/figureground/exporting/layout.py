@@ -113,6 +113,31 @@ def note_missing_splits(numbers: Mapping[str, int], reader: str) -> list[str]:
     return [f"There is no split {join_names(missing)}; {reader} expects all three."] if missing else []
 
 
+def note_other_numbers(selection: Selection, columns: Sequence[str], are_groups: bool = False) -> list[str]:
+    """Return a note if an export of the splits that are left out would number the labels otherwise.
+
+    With a rule nothing is known of them, so there is no note.
+
+    Args:
+        columns: Columns of the table that number the labels.
+        are_groups: Whether they number groups, which also depend on the number of backgrounds.
+    """
+    if selection.rule is not None:
+        return []
+    for split in selection.left_out:
+        cells = [cell for cell in selection.dataset.index["splits"][split]["cells"] if cell[2]]
+        for position, column in enumerate(("foreground", "background")):
+            own, others = list(selection.label_numbers[column]), sorted({cell[position] for cell in cells})
+            differ = any(label != other for label, other in zip(own, others, strict=False))
+            if differ or (are_groups and column == "background" and len(own) != len(others)):
+                return [
+                    f"{join_names(columns)} {'number' if len(columns) > 1 else 'numbers'} the labels that occur here. "
+                    f"The split {split!r}, which is left out, has others, so an export of it alone would number "
+                    "them otherwise: export both together, or match the labels by name."
+                ]
+    return []
+
+
 def refuse_more_than_two(selection: Selection, layout: str) -> None:
     """Refuse a dataset that has not exactly two foregrounds and two backgrounds.
 

@@ -57,6 +57,8 @@ class Selection:
     """The rule that chose the samples, normalised."""
     scores: Mapping[str, str]
     """Hashes of the scores that were read, by name."""
+    left_out: Sequence[str] = ()
+    """The dataset's splits that aren't taken."""
 
     @property
     def suffix(self) -> str:
@@ -171,7 +173,8 @@ def select(
             raise RecipeError(
                 "columns", f"no sample has {name!r}. Choose from {', '.join(_list_available(dataset, scores))}."
             )
-    return Selection(dataset, rows, tuple(getters), None if rule is None else rule.text, fingerprints(scores))
+    left_out = [split for split in available if split not in names]
+    return Selection(dataset, rows, tuple(getters), None if rule is None else rule.text, fingerprints(scores), left_out)
 
 
 def _make_getters(dataset: FinishedDataset, scores: Mapping[str, Scores], columns: Sequence[str]) -> dict[str, Getter]:

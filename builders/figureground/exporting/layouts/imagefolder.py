@@ -9,7 +9,14 @@ from figureground.core.errors import join_names
 from figureground.core.names import short_hash
 from figureground.data.metadata import FILE_NAME
 from figureground.data.splits import split_number
-from figureground.exporting.layout import ExportLayout, label_columns, list_class_folders, name_labels, to_csv
+from figureground.exporting.layout import (
+    ExportLayout,
+    label_columns,
+    list_class_folders,
+    name_labels,
+    note_other_numbers,
+    to_csv,
+)
 from figureground.exporting.other_readers import (
     MISSING,
     find_changed,
@@ -49,6 +56,8 @@ class ImageFolder(ExportLayout):
                 f"load_dataset would refuse {join_names(map(repr, differing), 3)}: the values have other types in "
                 "other splits, for example because some are missing. Export each split to a directory of its own."
             )
+        if selection.has_backgrounds:
+            notes += note_other_numbers(selection, ["group"], are_groups=True)
         return notes + note_numbering(list_class_folders(selection, lambda row: _name_folder(selection, row)))
 
     def file(self, selection: Selection, row: ExportRow) -> str:

@@ -11,6 +11,7 @@ from figureground.exporting.layout import (
     label_columns,
     name_labels,
     note_missing_splits,
+    note_other_numbers,
     number_splits,
     to_csv,
 )
@@ -33,7 +34,8 @@ class SubpopBench(ExportLayout):
                 "layout", f"subpopbench stores an attribute for each image, but {selection.dataset.directory} has no "
                 "background labels. --layout folders or imagefolder holds classes alone.",
             )  # fmt: skip
-        return note_missing_splits(number_splits(selection, self.NAME), "SubpopBench")
+        notes = note_missing_splits(number_splits(selection, self.NAME), "SubpopBench")
+        return notes + note_other_numbers(selection, ["y", "a"])
 
     def file(self, selection: Selection, row: ExportRow) -> str:
         return f"{IMAGES}/{self._below(selection, row)}"

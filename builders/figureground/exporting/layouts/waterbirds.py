@@ -11,6 +11,7 @@ from figureground.exporting.layout import (
     label_columns,
     name_labels,
     note_missing_splits,
+    note_other_numbers,
     number_splits,
     refuse_more_than_two,
     to_csv,
@@ -28,7 +29,8 @@ class Waterbirds(ExportLayout):
 
     def check(self, selection: Selection) -> list[str]:
         refuse_more_than_two(selection, self.NAME)
-        return note_missing_splits(number_splits(selection, self.NAME), "code for Waterbirds")
+        notes = note_missing_splits(number_splits(selection, self.NAME), "code for Waterbirds")
+        return notes + note_other_numbers(selection, ["y", "place"])
 
     def file(self, selection: Selection, row: ExportRow) -> str:
         return f"{selection.class_folders[selection.name(row, 'foreground')]}/{row.key}{selection.suffix}"
