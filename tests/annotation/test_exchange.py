@@ -242,6 +242,20 @@ def test_an_export_of_label_studio_becomes_answers(directory, tmp_path):
     assert import_results(dataset, path).saved == 0
 
 
+def test_a_flag_that_an_annotator_has_taken_back_is_unset_by_the_newer_export(directory, tmp_path):
+    out = tmp_path / "out"
+    dataset, _ = exported(directory, out, "label-studio", images=1)
+    (task,) = json.loads((out / "tasks.json").read_text())
+    older, newer = annotated(task, 3, foreground=["yes"], flags=["artefacts"]), annotated(task, 3, foreground=["yes"])
+    newer["annotations"][0]["updated_at"] = "2026-03-10T10:00:00Z"
+    for name, content in (("older", [older]), ("newer", [newer]), ("both", [newer, older])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    for name, expected in (("older", "yes"), ("newer", "no"), ("older", "no"), ("both", "no")):
+        import_results(dataset, tmp_path / f"{name}.json")
+        found = {each.question: each.answer for each in read_answers(directory)}
+        assert found == {"foreground": "yes", "artefacts": expected}
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

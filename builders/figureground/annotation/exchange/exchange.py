@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from figureground.annotation.answers import ANSWERS, QUESTIONS, check_name
+from figureground.annotation.answers import ANSWERS, FLAGS, QUESTIONS, check_name
 from figureground.annotation.answers_file import AnswerWriter
 from figureground.annotation.assignment import Turns, image_ids
 from figureground.annotation.images import ReviewImages
@@ -51,6 +51,7 @@ class Result:
     dataset: str
     question: str
     answer: str
+    """For a flag, `no` means that it isn't set; that is saved only where it was set before."""
     time: str | None = None
     """UTC, ISO 8601; None if it isn't known."""
     seconds: float | None = None
@@ -174,6 +175,7 @@ def import_results(dataset: FinishedDataset, path: Path) -> ImportSummary:
     matched = sorted(_match_images(dataset, results.answers), key=lambda pair: pair[0].time or "")  # the latest counts
     writers: dict[str, AnswerWriter] = {}
     new_answers: dict[str, list[dict[str, Any]]] = {}
+    latest: dict[tuple[str, str, str], str] = {}
     duplicates = 0
     for result, key in matched:
         name = check_name(result.annotator).casefold()
@@ -181,6 +183,9 @@ def import_results(dataset: FinishedDataset, path: Path) -> ImportSummary:
             writers[name] = AnswerWriter(dataset.directory, dataset.identity(), check_name(result.annotator))
             new_answers[name] = []
         saved = writers[name].answers.get(key, result.question)
+        current = latest.get((name, key, result.question), saved.answer if saved is not None else None)
+        if result.question in FLAGS and result.answer == "no" and current in (None, "no"):
+            continue
         if writers[name].answers.has(key, result.question, result.answer, result.time):
             duplicates += 1
         elif saved is not None and result.time is not None and result.time < saved.time:
@@ -190,6 +195,7 @@ def import_results(dataset: FinishedDataset, path: Path) -> ImportSummary:
                 {"key": key, "question": result.question, "answer": result.answer, "time": result.time,
                  "seconds": result.seconds}
             )  # fmt: skip
+            latest[name, key, result.question] = result.answer
     for name, answers in new_answers.items():
         if answers:
             writers[name].add(answers)

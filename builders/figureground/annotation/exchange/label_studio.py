@@ -80,7 +80,7 @@ class LabelStudio(Exchange):
                         data["dataset"], question, answer, time,
                         seconds / len(answers) if isinstance(seconds, int | float) and seconds >= 0 else None,
                     )
-                    for question, answer in answers.items()
+                    for question, answer in _with_unset_flags(answers).items()
                     if data.get(question) != NOT_ASKED
                 ]  # fmt: skip
         return results
@@ -100,6 +100,11 @@ def _read_choices(annotation: Mapping[str, Any], where: str) -> Iterator[tuple[s
             yield name, str(choices[0])
         else:
             raise FiguregroundError(f"{where}: {printable(name)} has {len(choices)} answers. Keep one.")
+
+
+def _with_unset_flags(answers: Mapping[str, str]) -> dict[str, str]:
+    """Return the answers of an annotation, if there are any, with `no` for the flags that aren't set."""
+    return {**dict.fromkeys(FLAGS, "no"), **answers} if answers else {}
 
 
 def _read_annotator(value: Any, where: str) -> str:
