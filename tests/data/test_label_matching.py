@@ -1,6 +1,6 @@
 """Names of classes match labels, whatever their case and whichever synonym they use."""
 
-from figureground.data.label_matching import match_labels
+from figureground.data.label_matching import match_folders, match_labels
 
 
 def test_names_match_but_for_case_underscores_and_synonyms():
@@ -12,3 +12,11 @@ def test_names_match_but_for_case_underscores_and_synonyms():
         4,
         -1,
     ]
+
+
+def test_folders_named_by_the_slug_match_but_not_those_that_differ_in_a_symbol():
+    labels = ["C++", "potter's wheel", "mallard ♂", "St. Bernard"]
+    folders = ["c", "C#", "C", "Potter’s_Wheel", "mallard ♀", "st_bernard", "St Bernard"]
+    assert match_folders(folders, labels, labels) == {
+        "c": 0, "Potter’s_Wheel": 1, "st_bernard": 3, "St Bernard": 3,
+    }  # fmt: skip

@@ -135,6 +135,17 @@ def test_a_name_of_its_own_beats_a_synonym_and_two_alike_are_refused(tmp_path):
     assert opened.index_or_none("maillot") is None
 
 
+def test_names_that_differ_in_a_symbol_are_different_classes(tmp_path):
+    labels = {0: "C++", 1: "blood, A+", 2: "blood, A-", 3: "mallard ♂"}
+    opened = open_classifier(str(make_classifier(tmp_path / "it", labels=labels)))
+    assert [opened.index(name) for name in ("c++", "a+", "Mallard_♂", "C ++")] == [0, 1, 3, 0]
+    assert [opened.index_or_none(name) for name in ("C#", "C", "mallard ♀", "blood")] == [None] * 4
+    labels = {0: "a-b", 1: "a_b", 2: "a.b"}
+    opened = open_classifier(str(make_classifier(tmp_path / "alike", labels=labels)))
+    assert [opened.index(name) for name in ("a-b", "a_b", "a.b")] == [0, 1, 2]
+    assert opened.index_or_none("a b") is None
+
+
 def test_imagenets_wordnet_ids_and_names_are_known_where_the_order_is_imagenets(tmp_path):
     names = [aliases[-1] for _, aliases in imagenet_nouns()]
     labels = {i: f"{name}, Latin {name}" for i, name in enumerate(names)}

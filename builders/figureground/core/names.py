@@ -32,6 +32,16 @@ def name_key(name: str) -> str:
     return " ".join(visible.replace("_", " ").split())
 
 
+_SYMBOLS = "#%*♀♂"
+"""Characters that distinguish names, besides mathematical signs and currencies."""
+
+
+def find_symbols(name: str) -> str:
+    """Return the symbols of a name that tell it from others with the same letters: `++` of `C++`, `#` of `C#`."""
+    plain = unicodedata.normalize("NFKC", name)
+    return "".join(each for each in plain if each in _SYMBOLS or unicodedata.category(each) in ("Sm", "Sc"))
+
+
 def as_names(names: str | Iterable[str]) -> list[str]:
     """Return names as a list; a text is one name, not one for each of its letters."""
     return [names] if isinstance(names, str) else list(names)

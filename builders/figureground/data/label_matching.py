@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from figureground.core.names import name_key, slug, unique_slugs
+from figureground.core.names import find_symbols, name_key, slug, unique_slugs
 from figureground.recipe.classes import read_nouns
 
 
@@ -44,7 +44,10 @@ def match_folders(names: Sequence[str], labels: Sequence[str], subset: Sequence[
         imagenet = _imagenet_folders(labels)
         by_slug = {slug_text: labels.index(label) for label, slug_text in unique_slugs(labels).items()}
         for name in unmatched:
-            candidates = ((by_slug, slug(name)), (imagenet, name), (imagenet, _class_number(name)))
+            text = slug(name)
+            if text != name and text in by_slug and find_symbols(name) != find_symbols(labels[by_slug[text]]):
+                text = ""  # C# isn't C++
+            candidates = ((by_slug, text), (imagenet, name), (imagenet, _class_number(name)))
             label_of_folder[name] = next((table[key] for table, key in candidates if key in table), -1)
     needed = {labels.index(name) for name in subset}
     return {name: position for name, position in label_of_folder.items() if position in needed}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from figureground.core import libraries
 from figureground.core.errors import FiguregroundError, join_names
-from figureground.core.names import name_key
+from figureground.core.names import find_symbols, name_key
 from figureground.core.resources import find_resource
 from figureground.core.seeding import make_generator
 from figureground.models.classifier_files import find_kind
@@ -172,6 +172,8 @@ class Classifier(nn.Module):
         Raises:
             FiguregroundError: No class matches (the message lists similar ones), or several do.
         """
+        if list(self.labels).count(label) == 1:
+            return list(self.labels).index(label)
         key = _normalise(label)
         for names in self._positions_by_name:
             positions = names.get(key, [])
@@ -270,8 +272,12 @@ class Classifier(nn.Module):
 
 
 def _normalise(text: str) -> str:
-    """Normalise a label for comparison: lower case, one space for each run of other than letters and digits."""
-    return re.sub(r"[\W_]+", " ", name_key(text)).strip() or text.strip()
+    """Normalise a label for comparison: lower case, one space for each run of other than letters and digits.
+
+    Symbols that tell names apart come last: `c ++` and `c #`.
+    """
+    words = re.sub(r"[\W_]+", " ", name_key(text)).strip()
+    return f"{words} {find_symbols(text)}".strip() if words else text.strip()
 
 
 @functools.cache
