@@ -17,7 +17,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from transformers import (
     ViTConfig,
 )
 
+from figureground.core.errors import FiguregroundError
 from figureground.finetune.base import choose_dtype
 from figureground.models.bundled import WEIGHTS
 from figureground.models.opening import make_network, open_network
@@ -72,6 +73,8 @@ class Family:
     config: Callable[[], PreTrainedConfig]
     learning_rate: float
     """Maximum of the cycle."""
+    initializer_range: float | None = None
+    """Standard deviation of the initial weights; None leaves that of `config`."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -118,10 +121,10 @@ FAMILIES: dict[str, Family] = {
             image_size=world.SIZE, width_coefficient=0.5, depth_coefficient=1.0, hidden_dim=640,  # half of 1,280
             in_channels=[32, 64, 128], out_channels=[64, 128, 192], kernel_sizes=[3, 3, 3], strides=[2, 2, 2],
             num_block_repeats=[1, 2, 1], expand_ratios=[1, 3, 3], depthwise_padding=[], batch_norm_momentum=0.1,
-            dropout_rate=0.1,
-            drop_connect_rate=0.0,
+            dropout_rate=0.1, drop_connect_rate=0.0,
         ),
         3e-3,
+        initializer_range=0.25,  # with the default 0.02, activations vanish and nothing is learned
     ),
 }  # fmt: skip
 """Networks of several kinds: convolutional networks, transformers, a pooling and a focal metaformer. None is the
@@ -131,6 +134,8 @@ DEVELOPMENT = ("resnet", "vit")
 """The only judges used for choosing settings."""
 FINAL = ("regnet", "convnext", "poolformer", "swin", "focalnet", "efficientnet")
 """Judges for the reported results; the last two were not used for anything before."""
+MIN_ACCURACY = 0.9
+"""Least accuracy of a judge on held-out drawings of the kind on which it was trained."""
 FINAL_SEED = 1
 """Seed of their data, weights and order; classifiers with seed 0 had been inspected before."""
 
@@ -138,6 +143,8 @@ FINAL_SEED = 1
 def build(family: str) -> PreTrainedModel:
     """Return an untrained classifier of the pocket world's classes."""
     config = FAMILIES[family].config()
+    if (initializer_range := FAMILIES[family].initializer_range) is not None:
+        config.initializer_range = initializer_range
     config.num_labels = len(world.FOREGROUNDS)
     config.id2label = dict(enumerate(world.FOREGROUNDS))
     config.label2id = {name: i for i, name in enumerate(world.FOREGROUNDS)}
@@ -196,7 +203,10 @@ def fingerprint(name: str, model: PreTrainedModel, seed: int, settings: Settings
     augmented = augment(images, rng)
     # Rounded, because the last bit of a blur varies with threads and machines.
     summary = [round(float(value), 1) for value in (augmented.mean(), augmented.std())]
-    description = json.dumps([name, seed, dataclasses.asdict(settings), str(model), summary, list(world.FOREGROUNDS)])
+    facts = [name, seed, dataclasses.asdict(settings), str(model), summary, list(world.FOREGROUNDS)]
+    if name in FAMILIES and FAMILIES[name].initializer_range is not None:
+        facts.append(FAMILIES[name].initializer_range)
+    description = json.dumps(facts)
     return hashlib.sha256(description.encode() + images.tobytes() + labels.tobytes()).hexdigest()[:12]
 
 
@@ -296,6 +306,27 @@ def train_all(
     with multiprocessing.get_context("spawn").Pool(workers) as processes:
         results = list(processes.imap_unordered(_train_one, [(name, seed, cache, settings) for name in names]))
     return {name: next(f for n, f, _ in results if n == name) for name in names}, {n: s for n, _, s in results}
+
+
+def refuse_untrained(folders: Mapping[str, Path], seed: int, count: int = 100) -> None:
+    """Refuse judges that learned too little to judge anything.
+
+    Args:
+        folders: Directories of trained classifiers, by name.
+        seed: Seed of the drawings.
+        count: Number of held-out biased drawings per class.
+
+    Raises:
+        FiguregroundError: The accuracy of a judge is below `MIN_ACCURACY`.
+    """
+    images, labels = biased.draw_many(count * len(world.FOREGROUNDS), world.generator("biased, held out", seed))
+    for name, folder in folders.items():
+        accuracy = float((probabilities(open_model(folder), images).argmax(1) == labels).mean())
+        if accuracy < MIN_ACCURACY:
+            raise FiguregroundError(
+                f"{name} ({folder}) classifies {accuracy:.1%} of held-out drawings correctly, which is too few for a "
+                f"judge (at least {MIN_ACCURACY:.0%}). Change its settings in biased.py, delete the folder, and rerun."
+            )
 
 
 def main() -> None:

@@ -396,6 +396,8 @@ def open_stage(plan: Plan, stage: str, settings: judges.Settings, workers: int) 
     seed = 0 if stage == "select" else judges.FINAL_SEED
     names = names[: len(names) if not plan.smaller else 2]
     folders, _ = judges.train_all(names, seed, plan.cache, settings, workers)
+    if not plan.smaller:
+        judges.refuse_untrained(folders, seed)
     oracle_seed = 0 if stage == "select" else FINAL_ORACLE
     open_oracle(oracle_seed, plan.oracle_cache, plan.oracle_settings)  # trained once, not in each worker
     stage_judges = Judges({name: folders[name] for name in names}, oracle_seed)
