@@ -60,6 +60,23 @@ def test_files_that_are_no_images_are_passed_over_and_images_of_any_name_read(tm
     assert [draw().size for _, draw in images.read([0, 1])] == [(40, 30), (40, 31)]
 
 
+def test_copies_of_a_photograph_are_one_object(tmp_path):
+    """Otherwise, a photograph that is there ten times would narrow an interval like ten photographs."""
+    make_folders(tmp_path, {"bird": 2, "cat": 1})
+    data = (tmp_path / "bird" / "0.png").read_bytes()
+    (tmp_path / "bird" / "copy.png").write_bytes(data)
+    (tmp_path / "cat" / "copy.png").write_bytes(data)
+    (tmp_path / "cat" / "other.png").write_bytes(data[:-1] + b"x")  # as large
+    images = FolderImages(tmp_path, ["bird", "cat"])
+    assert images.keys == [
+        "bird/0.png", "bird/1.png", "bird/copy.png", "cat/0.png", "cat/copy.png", "cat/other.png",
+    ]  # fmt: skip
+    assert len(np.unique(images.objects)) == 4
+    assert images.objects[0] == images.objects[2] == images.objects[4]
+    again = FolderImages(tmp_path, ["bird", "cat"])
+    assert (again.objects == images.objects).all()
+
+
 def test_of_one_class_images_may_lie_in_the_directory_itself(tmp_path):
     make_folders(tmp_path, {"cat": 2})
     images = FolderImages(tmp_path / "cat", ["bird", "cat"], ["cat"])

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from figureground.core.errors import FiguregroundError
 from figureground.core.hashing import content_hash
 from figureground.core.progress import Progress, is_main_process
@@ -56,6 +58,25 @@ def hash_files(paths: Sequence[Path]) -> list[str]:
     if time.monotonic() - began >= MIN_SECONDS:
         _write_cache({name: (state, hashes[name]) for name in missing if (state := states[name]) and hashes[name]})
     return [hashes.get(str(path.absolute()), "") for path in paths]
+
+
+def find_copies(paths: Sequence[Path], sizes: np.ndarray) -> np.ndarray:
+    """Return the position of the first file with the same bytes as each file, int64 (n,).
+
+    A file that has no copy before it, or that can't be read, has its own position.
+
+    Args:
+        sizes: int64 (n,): size of each file, bytes. Files whose size is unique aren't read.
+    """
+    first = np.arange(len(paths))
+    _, size_index, counts = np.unique(sizes, return_inverse=True, return_counts=True)
+    candidates = np.flatnonzero(counts[size_index] > 1)
+    first_by_hash: dict[str, int] = {}
+    hashes = hash_files([paths[i] for i in candidates.tolist()])
+    for i, file_hash in zip(candidates.tolist(), hashes, strict=True):
+        if file_hash:
+            first[i] = first_by_hash.setdefault(file_hash, i)
+    return first
 
 
 def _find_state(path: Path) -> State | None:

@@ -14,6 +14,7 @@ from PIL import Image
 from figureground.core.errors import FiguregroundError, RecipeError, join_names, printable, suggest_or_list
 from figureground.core.files import parse_json
 from figureground.core.names import RULE, describe_same_names, find_same_names
+from figureground.data.content_hashes import find_copies
 from figureground.data.label_matching import match_folders, match_labels
 from figureground.data.objects import ObjectNames, hash_to_number, identify_scene
 from figureground.shards.finished import FinishedDataset
@@ -317,7 +318,15 @@ class FolderImages:
             raise FiguregroundError(f"{directory}: the folders of {join_names(subset, 3)} contain no image.")
         self.keys: list[str] = [_display_name(path) for path in self._paths]
         self.label = np.array(label, np.int64)
-        self.objects = np.array([hash_to_number(f"{directory.resolve()}/{key}") for key in self.keys], np.int64)
+        self._directory = directory.resolve()
+
+    @functools.cached_property
+    def objects(self) -> np.ndarray:
+        """int64 (n,): equal only for files with the same bytes, since nothing else is known of photographs."""
+        # A file that has vanished since gets a size of its own.
+        sizes = [path.stat().st_size if path.is_file() else -1 - i for i, path in enumerate(self._paths)]
+        first = find_copies(self._paths, np.array(sizes, np.int64)).tolist()
+        return np.array([hash_to_number(f"{self._directory}/{self.keys[row]}") for row in first], np.int64)
 
     @property
     def paths(self) -> Sequence[Path]:

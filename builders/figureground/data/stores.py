@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from figureground.core.errors import FiguregroundError, printable
-from figureground.data.content_hashes import hash_files
+from figureground.data.content_hashes import find_copies, hash_files
 from figureground.sources.images import UnreadableImage, open_stored, read_image
 from figureground.sources.mask import find_bright, mask_path, mask_values, read_mask
 
@@ -73,14 +73,7 @@ class FileStore:
     def objects(self, rows: np.ndarray) -> np.ndarray:
         """Return object numbers of rows, int64 (n,); equal only for copies, since nothing else is known of files."""
         numbers = np.array(rows, np.int64)
-        _, size_index, counts = np.unique(self.sizes[numbers], return_inverse=True, return_counts=True)
-        candidates = np.flatnonzero(counts[size_index] > 1)
-        first_by_hash: dict[str, int] = {}
-        hashes = hash_files([self.root / self.names[row] for row in numbers[candidates].tolist()])
-        for i, file_hash in zip(candidates.tolist(), hashes, strict=True):
-            if file_hash:
-                numbers[i] = first_by_hash.setdefault(file_hash, int(numbers[i]))
-        return numbers
+        return numbers[find_copies([self.root / self.names[row] for row in numbers.tolist()], self.sizes[numbers])]
 
     def content(self, rows: np.ndarray) -> Any:
         images = [self.root / self.names[row] for row in rows.tolist()]
