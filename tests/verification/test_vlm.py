@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import time
 
 import numpy as np
@@ -102,6 +103,16 @@ def test_with_ask_all_every_label_is_asked_about(source):
     assert set(column(source, "v_foreground_top")) == {"cat"}
     assert set(column(source, "v_background_top")) == {"snow"}
     assert set(column(source, "v_foreground_rank")) == {1, 2}
+
+
+def test_a_model_that_says_yes_to_every_label_agrees_with_none(source):
+    """Otherwise a model that can't see would confirm all labels."""
+    with server(lambda body, n: (200, YES)) as (url, _):
+        done = verify(source, ["v=vlm:m"], endpoint=url, ask_all=True, show_progress=False)
+    assert set(column(source, "v_foreground_rank")) == {1}
+    assert done.results["v"].agree == {"foreground": (0, 22), "background": (0, 22)}
+    facts = json.loads((source / "_figureground/labels.json").read_text())["scorers"]["v"]
+    assert {name: entry["right"] for name, entry in facts.items()} == {"foreground": 0.0, "background": 0.0}
 
 
 def test_failures_that_pass_are_tried_again(source):

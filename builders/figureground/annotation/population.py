@@ -86,8 +86,8 @@ class ScorerJudgements:
     p: np.ndarray
     """float64 (images,): probability of the image's own label; NaN where the scorer doesn't know the label."""
     right: np.ndarray
-    """int8 (images,): 1 if the own label is the most probable, 0 if not, `MISSING` if unknown. Scorers that give no
-    ranks say 1 from a probability of 0.5."""
+    """int8 (images,): 1 if the own label is more probable than any other, 0 if not, `MISSING` if unknown. Scorers that
+    give no ranks say 1 from a probability of 0.5."""
 
     @property
     def known(self) -> np.ndarray:
@@ -120,9 +120,12 @@ def read_scorers(directory: Path, population: Population) -> list[ScorerJudgemen
     for column in table.column_names:
         if match := _PROBABILITY.fullmatch(column):
             p = _read_numbers(table, column, order)
-            rank = column.removesuffix("_p") + "_rank"
-            ranks = _read_numbers(table, rank, order) if rank in table.column_names else np.full(len(p), np.nan)
-            right = np.where(np.isnan(ranks), p >= 0.5, ranks == 1).astype(np.int8)
+            ranks, margins = (
+                _read_numbers(table, other, order) if other in table.column_names else np.full(len(p), np.nan)
+                for other in (column.removesuffix("p") + "rank", column.removesuffix("p") + "margin")
+            )
+            # Of equally probable labels, each has the rank 1, but none is the most probable.
+            right = np.where(np.isnan(ranks), p >= 0.5, (ranks == 1) & ~(margins <= 0)).astype(np.int8)
             right[np.isnan(p) & np.isnan(ranks)] = MISSING
             scorers.append(ScorerJudgements(match["name"], match["what"], p, right))
     return scorers

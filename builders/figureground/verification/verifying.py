@@ -60,8 +60,8 @@ class Result:
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
     """By column of labels, labels that the scorer doesn't know, with their numbers of images."""
     agree: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """By column of labels, the number of images whose own label is the most probable one, or is answered by yes (p at
-    least 0.5) where only that is asked; and the number of images with a p."""
+    """By column of labels, the number of images whose own label is more probable than any other, or is answered by yes
+    (p at least 0.5) where only that is asked; and the number of images that this can be said of."""
 
 
 @dataclass(frozen=True)
@@ -332,8 +332,11 @@ class _Run:
                 left_out[column] = unknown
             if (p := saved.columns.get(f"{prefix}_{column}_p")) is not None:
                 ranks = saved.columns.get(f"{prefix}_{column}_rank")
+                margins = saved.columns.get(f"{prefix}_{column}_margin", [None] * len(p))
+                # Of equally probable labels, each has the rank 1, but none is the most probable.
                 agrees = [value >= 0.5 for value in p if value is not None] if ranks is None else [
-                    value == 1 for value in ranks if value is not None
+                    rank == 1 and (margin is None or margin > 0)
+                    for rank, margin in zip(ranks, margins, strict=True) if rank is not None
                 ]  # fmt: skip
                 agree[column] = sum(agrees), len(agrees)
         return Result(new, missing, left_out, agree)
