@@ -60,6 +60,16 @@ def test_white_space_around_values_is_no_part_of_them(tmp_path):
     assert Scores(tmp_path / "copy/_figureground/scores/judge.csv").find_row("a") == 0
 
 
+def test_an_empty_text_is_a_missing_value_as_an_empty_number_is(tmp_path):
+    """Otherwise `verdict != 'bad'` would keep what nobody has judged."""
+    path = folder(tmp_path) / "judge.csv"
+    path.write_text('key,verdict,code,n\na,bad,007,1\nb,,,\nc," ",8,2\n')
+    scores = Scores(path)
+    assert [[scores.value(scores.find_row(key), name) for name in scores.columns] for key in "abc"] == [
+        ["bad", "007", 1], [None, None, None], [None, "8", 2],
+    ]  # fmt: skip
+
+
 def test_numbers_with_leading_zeros_are_text(tmp_path):
     path = folder(tmp_path) / "judge.csv"
     path.write_text("key,code,share\na,007,0.5\nb,7,0\n")

@@ -170,7 +170,7 @@ def _read_table(path: Path, path_in_dataset: str) -> Any:
 
 
 def _read_csv(table: TextTable) -> Any:
-    """Read a CSV as a pyarrow table, without the white space around names and values.
+    """Read a CSV as a pyarrow table, without the white space around names and values. An empty value is missing.
 
     A column with a number such as 007 is text, since 007 and 7 may be different names. Dates and times are text as they
     stand.
@@ -198,13 +198,18 @@ def _read_csv(table: TextTable) -> Any:
         )
 
     read = read_with(text_columns)
-    times = [field.name for field in read.schema if pa.types.is_temporal(field.type)]
-    if not times or len(set(read.column_names)) < len(read.column_names):
+    if len(set(read.column_names)) < len(read.column_names):
         return read
-    texts = read_with([*text_columns, *times])
-    for name in times:
-        column = pc.if_else(read[name].is_valid(), texts[name], None)
-        read = read.set_column(read.column_names.index(name), name, column)
+    times = [field.name for field in read.schema if pa.types.is_temporal(field.type)]
+    texts = read_with([*text_columns, *times]) if times else read
+    for position, field in enumerate(read.schema):
+        if field.name in times:
+            is_present = read[field.name].is_valid()
+        elif field.name != KEY and pa.types.is_string(field.type):
+            is_present = pc.not_equal(read[field.name], "")
+        else:
+            continue
+        read = read.set_column(position, field.name, pc.if_else(is_present, texts[field.name], None))
     return read
 
 
