@@ -80,6 +80,11 @@ def test_rows_of_unequal_steps_are_named(images, tmp_path):
     assert any("steps (erm 2, paste 3)" in note for note in report["notes"])
 
 
+def test_settings_of_added_images_without_effect_are_named(images, tmp_path):
+    report = run(images, "erm", tmp_path / "out", seeds=1, training={"add_steps": True, "add_weight": 2.0})
+    assert any("add_weight and add_steps have no effect: no row adds images" in note for note in report["notes"])
+
+
 def test_it_reports_what_training_found(compared, images):
     report, out = compared
     trained = json.loads((out / "train" / "erm" / "report.json").read_text())

@@ -325,6 +325,16 @@ def test_settings_that_cant_be_used_are_named(changes, message):
         Training(**{"method": "erm", **changes})
 
 
+@pytest.mark.parametrize(("name", "value"), [("add_weight", 2.0), ("add_steps", True)])
+def test_settings_of_added_images_are_refused_where_none_are_added(images, tmp_path, name, value):
+    """Otherwise a forgotten --add would only be seen in the number of added images."""
+    with pytest.raises(RecipeError, match=rf"{name}: it has no effect, because no images are added.*--add"):
+        fit(tiny(**{name: value}), images, tmp_path / "out")
+    flags = ("--add-weight", "2") if name == "add_weight" else ("--add-steps",)
+    assert main(["train", "erm", "--data", str(images), "--out", str(tmp_path / "out"), *flags]) == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_data_that_cant_be_trained_on_are_refused(tmp_path):
     make_table(tmp_path / "unvalidated", [row for row in TABLE if row[1] != 1])
     with pytest.raises(FiguregroundError, match="no image in the split validation"):

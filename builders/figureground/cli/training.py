@@ -111,7 +111,7 @@ def _train(options: argparse.Namespace) -> int:
         refuse_within(options.out, added, "--add")
     from figureground.cli.flags import read_flags
     from figureground.data.data_source import DataSource
-    from figureground.learn.preflight import read_request
+    from figureground.learn.preflight import read_request, refuse_unused
     from figureground.learn.settings import Training
     from figureground.recipe.document import parse_setting
     from figureground.tracking.tracker import check_tracker
@@ -121,6 +121,7 @@ def _train(options: argparse.Namespace) -> int:
         values["options"] = {".".join(names): str(text) for names, text in map(parse_setting, options.option)}
     settings = Training(**values)
     check_tracker(options.track)
+    refuse_unused(settings, options.add)
     request = read_request(
         settings, DataSource.of(options.data, **_reading_options(options)), options.out, add=options.add,
         seeds=options.seeds, device=options.device, workers=options.workers,

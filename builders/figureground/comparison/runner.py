@@ -115,6 +115,7 @@ class ComparisonRunner:
             )
         if any(row["generator"] == "paste" for row in finished):
             yield self.generators.paste_note()
+        yield from self._list_unused()
         yield from tables.notes_on_steps(finished)
         kind = "class" if self.generators.train.attributes is None else "group"
         yield from tables.notes_on_small_groups(finished, kind)
@@ -122,6 +123,15 @@ class ComparisonRunner:
             yield "With one seed, the spread over seeds is unknown."
         if remaining:
             yield f"Not done yet: {join_names(remaining)}."
+
+    def _list_unused(self) -> Iterator[str]:
+        """Yield a note on settings of added images if no row adds any.
+
+        They aren't refused, because such rows may follow in the same directory, where a training keeps its settings.
+        """
+        names = dict.fromkeys(name for settings in self.settings.values() for name in settings.of_added_images)
+        if names and not any(row.generator for row in self.rows):
+            yield f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} no effect: no row adds images."
 
 
 @contextlib.contextmanager

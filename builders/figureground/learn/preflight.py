@@ -74,6 +74,15 @@ def read_request(
     return TrainRequest(settings, training_data, out, seed_list, edge, device, workers)
 
 
+def refuse_unused(settings: Training, add: Sequence[Path | str]) -> None:
+    """Raise RecipeError for settings of added images if none are added, which are probably forgotten."""
+    if settings.of_added_images and not add:
+        raise RecipeError(
+            settings.of_added_images[0],
+            "it has no effect, because no images are added. Add some with --add DIR, or leave it out.",
+        )
+
+
 def refuse_backbone(settings: BackboneSettings) -> None:
     """Raise FiguregroundError for a backbone path that doesn't exist or is a file."""
     if settings.backbone is not None:

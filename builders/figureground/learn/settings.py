@@ -24,6 +24,8 @@ IN_TRAINING, IN_VALIDATION, MASKS = "training attributes", "validation attribute
 _OMITTED_DEFAULTS: dict[str, Any] = {"select": None, "validate_every": 1, "count_first": False, "options": {}}
 """Values that `to_json` leaves out, so that trainings from before these settings existed keep their identity."""
 
+_OF_ADDED_IMAGES: dict[str, Any] = {"add_weight": 1.0, "add_steps": False}
+"""Settings that have an effect only if images are added, with their defaults."""
 
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -96,6 +98,11 @@ class Training(BackboneSettings):
             if rules.count(name) > 1:
                 raise RecipeError("select", f"{name!r} is named twice.")
         object.__setattr__(self, "select", ",".join(rules))
+
+    @property
+    def of_added_images(self) -> list[str]:
+        """Names of the settings, other than their defaults, that have an effect only if images are added."""
+        return [name for name, default in _OF_ADDED_IMAGES.items() if getattr(self, name) != default]
 
     @property
     def needs_attributes(self) -> bool:

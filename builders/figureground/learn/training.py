@@ -26,7 +26,7 @@ from figureground.learn.epochs import Epoch, Stage
 from figureground.learn.fit import Fit
 from figureground.learn.inference import predict
 from figureground.learn.objective import Objective, WeightedMean
-from figureground.learn.preflight import INPUTS, WORK, TrainRequest, read_request
+from figureground.learn.preflight import INPUTS, WORK, TrainRequest, read_request, refuse_unused
 from figureground.learn.settings import LAST, RULES, Training
 from figureground.learn.training_data import TrainingData, default_workers
 from figureground.learn.way import WAYS, Way
@@ -81,6 +81,7 @@ def train(
         Stopped: A signal requested a stop.
     """
     check_tracker(track)
+    refuse_unused(settings, add)
     source = DataSource.of(data, layout, root=root, y=y, a=a, file=file, split_column=split_column)
     request = read_request(settings, source, out, add=add, seeds=seeds, device=device, workers=workers)
     return train_request(request, show_progress, track)
