@@ -6,8 +6,11 @@ from drawn_datasets import make_drawn
 from PIL import Image
 
 from figureground.auditing.auditing import audit
+from figureground.auditing.biases import FACTORS, Part, _Answers, _Compositions, _measure_size_bias
 from figureground.auditing.compositions import compose, fill_smoothly
 from figureground.auditing.regions import Box, cover_object, cut_object, place_square, shrink_mask
+from figureground.evaluation.counterparts import Counterparts
+from figureground.vision.classifiers import open_classifier
 
 
 def test_a_hole_is_filled_from_around_it():
@@ -43,6 +46,36 @@ def test_regions_hide_what_they_should():
     )
     assert np.asarray(alone)[5:-5, 5:-5].reshape(-1, 3).max(axis=0).tolist() == [0, 0, 255]
     assert Box.around(np.zeros((4, 4), bool)) is None
+
+
+def test_an_enlarged_object_counts_only_where_it_fits():
+    """Otherwise an object of nine tenths of the image would be called twice as large."""
+    classifier = open_classifier("pocket")
+    compositions = _Compositions(classifier, Counterparts(("cat",), ((0,),), len(classifier.labels)), False)
+    background = Image.new("RGB", (64, 64), "blue")
+    for edge in (20, 40, 58):  # 0.3, 0.6 and 0.9 of the image
+        mask = np.zeros((64, 64), bool)
+        mask[2 : 2 + edge, 3 : 3 + edge] = True
+        part = Part(0, Image.new("RGB", (64, 64), "red"), mask, Box.around(mask), background)
+        compositions.add_all(part, background, background, 0)
+    right = compositions.classify_all()
+    assert compositions.fitting == {"0.5": [0, 1, 2], "0.7": [0, 1, 2], "1": [0, 1, 2], "1.4": [0, 1], "2": [0]}
+    assert {name: len(right[name]) for name in ("all", "0.5", "1.4", "2")} == {"all": 3, "0.5": 3, "1.4": 2, "2": 1}
+
+
+def test_accuracies_of_two_sizes_are_those_of_the_same_images():
+    n = 60
+    small = np.arange(n) < 30  # fit twice as large, and are never recognised
+    right = {"all": ~small, **{name: ~small for name in ("0.5", "0.7", "1.4")}, "2": np.zeros(30, bool)}
+    everything = np.arange(n)
+    fitting = {**{f"{factor:g}": everything for factor in FACTORS}, "2": np.flatnonzero(small)}
+    answers = _Answers("it", right, everything, [str(i) for i in range(n)], fitting)
+    sizes = _measure_size_bias(answers)
+    assert sizes["value"] == {"0.5": 1.0, "0.7": 1.0, "1": 1.0, "1.4": 1.0, "2": None}  # 0 of 0
+    assert sizes["images"]["2"] == 30
+    assert answers.findings == []
+    few = _Answers("it", {**right, "2": np.ones(3, bool)}, everything, [""] * n, {**fitting, "2": np.arange(3)})
+    assert _measure_size_bias(few)["value"]["2"] is None
 
 
 @pytest.mark.slow

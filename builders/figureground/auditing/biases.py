@@ -10,7 +10,8 @@ it. ForAug fills with a generative model; the fill here is smooth, and the same 
   1 if attention is spread evenly, more if it is on the object.
 - Centre bias: 1 − (min A(corner) + min A(side)) / (2 A(centre)), accuracies with the object in one of 3 × 3 places.
   0 if the place doesn't matter. Objects are at most half an edge long, and seen whole.
-- Size bias: A(f) / A(1), accuracies with objects f times as large, in their own place on the same background.
+- Size bias: A(f) / A(1), accuracies with objects f times as large, in their own place on the same background, of the
+  images in which an object of that size fits.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)
 SIDE = 0.5
 """Longest side of an object in the nine places, relative to the image's shorter edge."""
 MAX_SIDE = 0.95
-"""Longest side of an enlarged object."""
+"""Longest side of an enlarged object, relative to the image's shorter edge; larger ones don't fit."""
 PLACES = {
     f"{y} {x}".replace("middle middle", "centre"): ((i + 0.5) / 3, (j + 0.5) / 3)
     for j, y in enumerate(("top", "middle", "bottom")) for i, x in enumerate(("left", "middle", "right"))
@@ -100,8 +101,9 @@ def measure_biases(
     for i in usable.tolist():
         compositions.add_all(parts[i], parts[same[i]].background, parts[others[i]].background, label[i])
     answers = _Answers(
-        classifier.name, compositions.classify_all(), objects[usable], [samples.keys[parts[i].row] for i in usable]
-    )
+        classifier.name, compositions.classify_all(), objects[usable], [samples.keys[parts[i].row] for i in usable],
+        {name: np.array(rows, np.int64) for name, rows in compositions.fitting.items()},
+    )  # fmt: skip
     report = {
         "images": len(usable),
         "objects": len(np.unique(answers.objects)),
@@ -118,18 +120,29 @@ class _Answers:
 
     Args:
         classifier: Its name.
-        right: By composition, bool (n,): whether each image was classified rightly.
+        right: By composition, bool (n,): whether each image was classified rightly. Those of another size have only
+            the images in `fitting`.
         objects: The object of each image, int (n,).
         keys: The images' keys.
+        fitting: By size relative to the object's own, the positions of the images in which it fits, int64 (m,).
     """
 
-    def __init__(self, classifier: str, right: dict[str, np.ndarray], objects: np.ndarray, keys: list[str]):
-        self.classifier, self.right, self.objects, self._keys = classifier, right, objects, keys
-        self.accuracy = {name: intervals.mean([answers], [objects]) for name, answers in right.items()}
+    def __init__(
+        self, classifier: str, right: dict[str, np.ndarray], objects: np.ndarray, keys: list[str],
+        fitting: dict[str, np.ndarray],
+    ):  # fmt: skip
+        self.classifier, self.right, self.objects, self._keys, self.fitting = classifier, right, objects, keys, fitting
+        self.accuracy = {
+            name: intervals.mean([answers], [objects[fitting[name]] if name in fitting else objects])
+            for name, answers in right.items()
+        }
         self.findings: list[Finding] = []
         self.p_values: list[float] = []
 
-    def compare(self, name: str, text: str, better: np.ndarray, worse: np.ndarray, effect: float) -> None:
+    def compare(
+        self, name: str, text: str, better: np.ndarray, worse: np.ndarray, effect: float,
+        rows: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         """Test whether one composition is classified better than another, and add a finding if the effect is above 0.
 
         Args:
@@ -137,11 +150,13 @@ class _Answers:
             text: The finding.
             better, worse: Shares of right answers for each image, float or bool (n,).
             effect: The difference of their accuracies.
+            rows: Positions of the images; default: all.
         """
-        p = sign_test(better, worse, self.objects)
+        rows = np.arange(len(self._keys)) if rows is None else rows
+        p = sign_test(better, worse, self.objects[rows])
         self.p_values.append(p)
         if effect > 0:
-            lost = [key for key, a, b in zip(self._keys, better, worse, strict=True) if a > b]
+            lost = [self._keys[row] for row, a, b in zip(rows.tolist(), better, worse, strict=True) if a > b]
             self.findings.append(
                 Finding("bias", text, min(1.0, effect), keys=tuple(lost[:MAX_KEYS]), p=p, numbers={"bias": name})
             )
@@ -180,20 +195,24 @@ def _measure_centre_bias(answers: _Answers) -> dict[str, Any]:
 
 
 def _measure_size_bias(answers: _Answers) -> dict[str, Any]:
-    own_size = answers.accuracy["all"].value
-    factors = {f"{factor:g}": answers.accuracy["all" if factor == 1 else f"{factor:g}"] for factor in FACTORS}
-    for factor, words in (("0.5", "half"), ("2", "twice")):
-        accuracy = factors[factor].value
-        answers.compare(
-            "size_bias",
-            f"{answers.classifier} depends on size: it classifies {100 * own_size:.1f}% of objects correctly at "
-            f"their own size, {100 * accuracy:.1f}% {words} as large.",
-            answers.right["all"], answers.right[factor], own_size - accuracy,
-        )  # fmt: skip
-    return {
-        "value": {name: each.value / own_size if own_size else None for name, each in factors.items()},
-        "accuracy": {name: each._asdict() for name, each in factors.items()},
-    }
+    report: dict[str, Any] = {"value": {}, "accuracy": {}, "images": {}}
+    words = {"0.5": "half", "2": "twice"}
+    for name, rows in answers.fitting.items():
+        report["value"][name], report["accuracy"][name], report["images"][name] = None, None, len(rows)
+        if len(rows) < MIN_OBJECTS:
+            continue
+        right_here, right_at_own = answers.right["all" if name == "1" else name], answers.right["all"][rows]
+        here, at_own = float(right_here.mean()), float(right_at_own.mean())
+        report["value"][name] = here / at_own if at_own else None
+        report["accuracy"][name] = answers.accuracy["all" if name == "1" else name]._asdict()
+        if name in words:
+            answers.compare(
+                "size_bias",
+                f"{answers.classifier} depends on size: it classifies {100 * at_own:.1f}% of objects correctly at "
+                f"their own size, {100 * here:.1f}% {words[name]} as large.",
+                right_at_own, right_here, at_own - here, rows,
+            )  # fmt: skip
+    return report
 
 
 def _cut_parts(samples: Samples, scan: ImageScan, rows: list[int]) -> list[Part]:
@@ -236,6 +255,9 @@ class _Compositions:
             Progress(0, unit="image", desc=f"biases of {classifier.name}", show=show_progress),
         )
         self._waiting: list[tuple[str, Image.Image, int]] = []
+        self._count = 0
+        self.fitting: dict[str, list[int]] = {f"{factor:g}": [] for factor in FACTORS}
+        """By size relative to the object's own, the positions of the images in which it fits."""
         self._right: dict[str, list[bool]] = {}
 
     def add_all(self, part: Part, same: Image.Image, other: Image.Image, label: int) -> None:
@@ -254,8 +276,12 @@ class _Compositions:
         for name, centre in PLACES.items():
             self._add(name, part, other, centre, min(side, SIDE), label)
         for factor in FACTORS:
+            if factor > 1 and side * factor > MAX_SIDE:
+                continue
+            self.fitting[f"{factor:g}"].append(self._count)
             if factor != 1:
-                self._add(f"{factor:g}", part, other, own_place, min(MAX_SIDE, side * factor), label)
+                self._add(f"{factor:g}", part, other, own_place, side * factor, label)
+        self._count += 1
 
     def _add(
         self, name: str, part: Part, background: Image.Image, centre: tuple[float, float], side: float, label: int
@@ -266,7 +292,8 @@ class _Compositions:
             self._classify_waiting()
 
     def classify_all(self) -> dict[str, np.ndarray]:
-        """Return by name whether each image was classified rightly, bool (n,), in the order of `add_all`."""
+        """Return by name whether each image was classified rightly, bool (n,), in the order of `add_all`; for another
+        size, those in `fitting`."""
         self._classify_waiting()
         self._bar.close()
         return {name: np.array(answers) for name, answers in self._right.items()}
