@@ -15,6 +15,7 @@ from drawn_datasets import make_drawn
 from packages import install
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_layouts import make_table
 from tiny_separations import BACKGROUNDS, FOREGROUNDS, tiny
 
 from figureground.cli.main import main
@@ -236,6 +237,18 @@ def test_photographs_enter_the_foreground_and_are_refused_where_nothing_is_train
     (photographs / "car" / "0.png").write_bytes(b"no image")
     with pytest.raises(FiguregroundError, match=r"car/0\.png"):
         run("hsic", "damaged", photographs=photographs, **tiny("hsic"))
+
+
+def test_photographs_that_test_the_features_are_refused(run, tmp_path):
+    """Otherwise the accuracy of the probes is that on images that trained the features."""
+    make_table(tmp_path / "data", [(f"{y}{a}{i}.png", i % 3, f"y{y}", f"a{a}") for y in (0, 1) for a in (0, 1)
+                                   for i in range(6)])  # fmt: skip
+    for y in (0, 1):
+        (tmp_path / "photographs" / f"y{y}").mkdir(parents=True)
+        for i in (0, 2):  # one of train, one of test
+            shutil.copy(tmp_path / "data" / f"{y}0{i}.png", tmp_path / "photographs" / f"y{y}" / f"{i}.png")
+    with pytest.raises(RecipeError, match="2 files with the bytes of an image of data that trains the probes"):
+        run("hsic", data=tmp_path / "data", photographs=tmp_path / "photographs", **tiny("hsic"))
 
 
 SEPARATOR = """

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from figureground.core.devices import check_device
-from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.errors import FiguregroundError, RecipeError, plural
+from figureground.data.content_hashes import hash_files
 from figureground.data.images import find_typical_edge
 from figureground.disentangling.data import LabelledImages, Photographs, open_data
 from figureground.disentangling.division import PARTS, Division, assign
@@ -15,6 +18,7 @@ from figureground.disentangling.separator import SEPARATORS
 from figureground.disentangling.settings import Disentangling
 from figureground.learn.backbone_settings import POCKET, choose_backbone
 from figureground.learn.preflight import check_workers, list_seeds, refuse_backbone, refuse_revision
+from figureground.learn.training_data import hash_images
 from figureground.models.needs import missing_packages
 from figureground.recipe.table import read_pairing
 from figureground.training.work_directory import Work, refuse_other_content
@@ -87,7 +91,21 @@ def read_request(
             f"{settings.method} trains nothing here, so photographs can't be mixed in. Choose another method, "
             "--fine-tune or --pretrain-steps.",
         )
+    if photograph_images is not None:
+        _refuse_seen(data, division, photograph_images)
     return DisentangleRequest(
         settings=settings, data=data, division=division, photographs=photograph_images, out=out, seeds=seed_list,
         edge=edge, device=device, workers=workers,
     )  # fmt: skip
+
+
+def _refuse_seen(data: LabelledImages, division: Division, photographs: Photographs) -> None:
+    """Raise RecipeError for photographs, which train the features, that train the probes or test too."""
+    used = (division.probes, division.test, division.heads, division.correlated, division.anti_correlated)
+    hashes = hash_images(data.images.select(np.concatenate(used)))
+    if hashes and (count := len(hashes & set(hash_files(photographs.images.paths)))):
+        raise RecipeError(
+            "photographs",
+            f"{plural(count, 'file')} with the bytes of an image of {data.name} that trains the probes or tests, so "
+            "accuracy would be measured on images seen in training. Remove them.",
+        )

@@ -164,7 +164,7 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
             f"{data.name}: all its training images are of one class, {data.classes[labels_present[0]]!r}. Training "
             "requires at least two."
         )
-    hashes = [_hash_images(part) for part in (train, validation, test)]
+    hashes = [hash_images(part) for part in (train, validation, test)]
     held_out = hashes[1] | hashes[2]
     notes = [*describe_empty_groups(data), *_note_copies(data, hashes)]
     parts, labels, attributes = [train], [train.y], [train.a]
@@ -172,7 +172,7 @@ def gather(data: GroupedImages, add: Sequence[GroupedImages] = ()) -> TrainingDa
         if added.fingerprint == data.fingerprint:
             raise RecipeError("add", f"{added.name} is the dataset itself.")
         part = added.of_split(0)
-        if num_leaked := len(held_out & _hash_images(part)):
+        if num_leaked := len(held_out & hash_images(part)):
             raise RecipeError(
                 "add",
                 f"{plural(num_leaked, 'training image')} of {added.name} are also validation or test images of "
@@ -207,7 +207,7 @@ def _note_copies(data: GroupedImages, hashes: Sequence[set[str]]) -> Iterator[st
     """Yield a note on validation or test images with the bytes of a training image.
 
     Args:
-        hashes: By split, the output of `_hash_images`.
+        hashes: By split, the output of `hash_images`.
     """
     for number in (1, 2):
         if num_copies := len(hashes[0] & hashes[number]):
@@ -243,7 +243,7 @@ def _find_sources(part: GroupedImages) -> set[int]:
     return set(images.objects[part.rows].tolist()) | set(images.scenes[part.rows].tolist()) - {-1}
 
 
-def _hash_images(part: GroupedImages) -> set[str]:
+def hash_images(part: GroupedImages) -> set[str]:
     """Return the SHA-256 of each image file; none for images in shards."""
     return set(part.store.content(part.rows)["images"]) - {""} if isinstance(part.store, FileStore) else set()
 
