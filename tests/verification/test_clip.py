@@ -121,6 +121,17 @@ def test_the_pocket_scorer_leaves_out_labels_that_its_world_lacks():
         assert (p[what][:, 1] > 0.5).all(), what
 
 
+def test_the_pocket_scorer_knows_a_label_of_another_name_as_well(of_pocket):
+    """Otherwise the world's own name for it would be another answer, as probable as the label."""
+    places = question("background", ("lawn", "piste"), ("on grass", "in snow"))
+    scorer = pocket.PocketScorer("", (question("foreground", ("birdie", "limousine"), ("bird", "car")), places), ON_CPU)
+    scorer.identify()
+    scorer.open()
+    p, expected = (each.probabilities(drawn("bird", "grass")) for each in (scorer, of_pocket))
+    for what in ("foreground", "background"):
+        assert np.allclose(p[what], expected[what]), what
+
+
 def test_the_pocket_scorer_refuses_datasets_of_other_worlds():
     questions = question("foreground", ("teapot", "violin")), question("background", ("meadow", "attic"))
     with pytest.raises(FiguregroundError, match=r"knows none of .*teapot.*meadow.*clip:ID"):

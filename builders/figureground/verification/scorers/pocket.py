@@ -64,17 +64,19 @@ class PocketScorer(ClipScorer):
         return super().identify()
 
     def label_texts(self, question: LabelQuestion) -> list[list[str]]:
-        known = tuple(entry if entry and _names_the_world(entry.text) else None for entry in question.entries)
+        known = tuple(entry if entry and _find_world(entry.text) else None for entry in question.entries)
         return dataclasses.replace(question, entries=known).texts(self.TEXTS)
 
     def other_texts(self, question: LabelQuestion) -> list[list[str]]:
         none_texts = read_templates(str(find_resource("prompts/scorers") / f"{self.TEXTS}{question.what}-none.txt"))
         list_kind, name = ("classes", "pocket") if question.what == FOREGROUND else ("backgrounds", "d3s")
         labels = set(map(name_key, question.labels))
+        # What a label of another name means, such as kitty, is no other answer.
+        meant = frozenset[str]().union(*(_find_world(entry.text) for entry in question.entries if entry))
         entries = [
             entry
             for entry in read_csv(find_resource(f"prompts/{list_kind}/{name}.csv"), list_kind)
-            if name_key(entry.name) not in labels
+            if name_key(entry.name) not in labels and meant.isdisjoint(_find_world(entry.text))
         ]
         others = dataclasses.replace(question, labels=tuple(entry.name for entry in entries), entries=tuple(entries))
         return [[template.text for template in none_texts], *others.texts(self.TEXTS)]
@@ -85,5 +87,6 @@ class PocketScorer(ClipScorer):
         return matcher.make_views(pixels)
 
 
-def _names_the_world(text: str) -> bool:
-    return not WORLD_NAMES.isdisjoint(re.findall("[a-z]+", text.lower()))
+def _find_world(text: str) -> frozenset[str]:
+    """Return what a text names of the pocket world."""
+    return WORLD_NAMES & set(re.findall("[a-z]+", text.lower()))
