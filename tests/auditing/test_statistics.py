@@ -8,6 +8,7 @@ from figureground.auditing.appearance import NUMBERS, find_most_different, measu
 from figureground.auditing.dependence import measure_dependence, noncentral_cdf
 from figureground.auditing.duplicates import count_reuse, find_duplicates
 from figureground.auditing.findings import Finding, confirm_findings
+from figureground.auditing.leaks import Region, find_leaks
 from figureground.auditing.probe import Shuffle, TooFew, assign_folds, probe, project_components
 from figureground.checking import similar
 
@@ -126,12 +127,37 @@ def test_copies_of_objects_are_no_evidence_of_dependence():
     assert measure_dependence(f[objects], b[objects], np.arange(240), (2, 2), permutations=199).p < 0.05
 
 
+def test_the_strongest_dependence_stands_among_many_tests():
+    labels = np.repeat([0, 1], 50)
+    found = measure_dependence(labels, labels, np.arange(100), (2, 2))
+    assert found.p == 2 / 3997
+    assert confirm_findings([Finding("dependence", "", found.v.value, p=found.p)], [found.p, *[0.5] * 50])
+    weak = measure_dependence(labels, np.arange(100) % 2, np.arange(100), (2, 2))
+    assert weak.p == 1
+
+
+def test_however_many_classes_leak_all_of_them_are_findings():
+    """Each class that leaks leads to a further probe; if these counted, none of many leaking classes would stand."""
+    label = np.repeat(np.arange(8), 12)
+    rng = np.random.default_rng(5)
+    features = {"appearance": rng.normal(size=(96, 6)), "network": rng.normal(size=(96, 12)) + 6 * np.eye(8, 12)[label]}
+    region = Region(
+        "surroundings", np.arange(96), features, label, np.arange(96) % 2, [f"class {k}" for k in range(8)],
+        np.arange(96), [str(i) for i in range(96)],
+    )  # fmt: skip
+    found = find_leaks(region)
+    assert len(found.findings) >= 6
+    assert len(found.p_values) == 2
+    # As if there were eight regions of these.
+    assert len(confirm_findings(found.findings, found.p_values * 8)) == len(found.findings)
+
+
 def test_holm_keeps_what_stands_and_facts():
     found = [Finding("a", "", 0.2, p=0.001), Finding("b", "", 0.9, p=0.03), Finding("c", "", 0.5)]
     kept = confirm_findings(found, [0.001, 0.03, 0.4, 0.5])
     assert [each.kind for each in kept] == ["c", "a"]
     assert [each.kind for each in confirm_findings(found, [0.001, 0.03])] == ["b", "c", "a"]
-    assert [each.kind for each in confirm_findings(found[:2], [0.03, 0.04])] == []
+    assert [each.kind for each in confirm_findings(found[1:2], [0.03, 0.04])] == []
 
 
 def test_pairs_are_those_of_a_comparison_of_all():

@@ -13,6 +13,12 @@ from figureground.recipe.sample import derive_seed
 from figureground.recipe.table import cramers_v
 
 MIN_IMAGES = 10
+MORE = 4
+"""Multiple of the permutations that are made if no permuted statistic is as high as the measured one. Otherwise even
+the strongest dependence would be no finding among many tests."""
+
+_ROUNDING = 1e-9
+"""Difference of statistics that rounding can make."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ def measure_dependence(
         foreground, background: int (n,).
         objects: int (n,): images with equal numbers show one object.
         shape: Numbers of foregrounds and backgrounds.
+        permutations: Number of permutations; up to `MORE` times as many for a strong dependence.
 
     Raises:
         TooFew: There are too few images, or only one foreground or background occurs.
@@ -65,22 +72,27 @@ def measure_dependence(
     shuffle = Shuffle(np.unique(objects, return_inverse=True)[1])
     expected = np.outer(counts.sum(1), counts.sum(0)) / counts.sum()
     chi2, residuals = _chi2(counts, expected), _residuals(counts)
-    null_chi2, null_highest = np.empty(permutations), np.empty(permutations)
-    null_v = np.empty(permutations)
-    for i in range(permutations):
-        permuted = _count_cells(foreground, background[shuffle(rng)], shape)
-        null_chi2[i] = _chi2(permuted, np.outer(permuted.sum(1), permuted.sum(0)) / permuted.sum())
-        null_highest[i] = np.abs(_residuals(permuted)).max()
-        null_v[i] = cramers_v(permuted)
+    measured = np.array([chi2, np.abs(residuals).max()]) - _ROUNDING
+    tables = (_count_cells(foreground, background[shuffle(rng)], shape) for _ in range(MORE * permutations))
+    null, null_v = [], []
+    for permuted in tables:
+        null.append((
+            _chi2(permuted, np.outer(permuted.sum(1), permuted.sum(0)) / permuted.sum()),
+            np.abs(_residuals(permuted)).max(),
+        ))  # fmt: skip
+        if len(null) <= permutations:
+            null_v.append(cramers_v(permuted))
+        if len(null) == permutations and (np.array(null) >= measured).any(axis=0).all():
+            break
+    null_chi2, null_highest = np.array(null).T
 
     def p_values(null: np.ndarray, value: np.ndarray | float) -> np.ndarray:
-        # Rounding must not make equal values differ.
-        above = null[:, None] >= np.atleast_1d(np.asarray(value, np.float64)).ravel() - 1e-9
-        return np.asarray((1 + above.sum(axis=0)) / (permutations + 1))
+        above = null[:, None] >= np.atleast_1d(np.asarray(value, np.float64)).ravel() - _ROUNDING
+        return np.asarray((1 + above.sum(axis=0)) / (len(null) + 1))
 
     cell_p = p_values(null_highest, np.abs(residuals)).reshape(shape)
     p = min(1.0, 2 * min(float(p_values(null_chi2, chi2)[0]), float(cell_p.min())))
-    return Dependence(_cramers_v_interval(counts), float(null_v.mean()), p, counts, expected, cell_p)
+    return Dependence(_cramers_v_interval(counts), float(np.mean(null_v)), p, counts, expected, cell_p)
 
 
 def _count_cells(foreground: np.ndarray, background: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -47,7 +47,7 @@ class Section:
     findings: list[Finding] = field(default_factory=list)
     """Candidates, which `confirm_findings` corrects for the number of tests."""
     p_values: list[float] = field(default_factory=list)
-    """Of all tests that were made, found or not."""
+    """Of all tests that were made, found or not; see `confirm_findings`."""
 
 
 def join_sections(report: dict[str, Any] | None, parts: Iterable[Section]) -> Section:
@@ -62,11 +62,15 @@ def confirm_findings(findings: Sequence[Finding], tests: Sequence[float]) -> lis
 
     Args:
         findings: Candidates. A finding whose p-value isn't in `tests` would be corrected for too few tests.
-        tests: P-values of all tests that were made, found or not.
+        tests: P-values of all tests that were made, found or not. Of a sequence in which each test is only made if the
+            one before found something, the largest one: the sequence stops at its first null hypothesis that isn't
+            rejected, so all of it is tested at one level.
     """
-    ordered = np.sort(np.asarray(tests, np.float64))
-    passed = ordered * np.arange(len(ordered), 0, -1) <= LEVEL
+    ordered, rejected = np.sort(np.asarray(tests, np.float64)), 0
     # Holm goes through the tests in order, and stops at the first that fails.
-    threshold = float(ordered[: len(passed) if passed.all() else int(np.argmin(passed))].max(initial=-1.0))
-    confirmed = [finding for finding in findings if finding.p is None or finding.p <= threshold]
+    while rejected < len(ordered) and ordered[rejected] * (len(ordered) - rejected) <= LEVEL:
+        rejected += 1
+    level = LEVEL / max(1, len(ordered) - rejected)
+    highest = max(level, float(ordered[rejected - 1])) if rejected else level
+    confirmed = [finding for finding in findings if finding.p is None or finding.p <= highest]
     return sorted(confirmed, key=lambda finding: -finding.effect)

@@ -48,13 +48,13 @@ def find_leaks(region: Region) -> Section:
     is taken out, and the others are probed again without it, until nothing is found.
 
     Returns:
-        The report; a finding for each class that stands out; and the p-values of all probes.
+        The report; a finding for each class that stands out; and the largest p-value of each kind's probes.
     """
     report: dict[str, Any] = {}
     tests: list[float] = []
     evidence: dict[int, dict[str, tuple[float, float, list[int], list[int]]]] = {}
     for kind, x in region.features.items():
-        remaining = np.arange(len(region.rows))
+        remaining, p = np.arange(len(region.rows)), None
         while True:
             try:
                 result = probe(
@@ -64,7 +64,8 @@ def find_leaks(region: Region) -> Section:
                 if kind not in report:
                     report[kind] = {"reason": f"Not measured: {reason}."}
                 break
-            tests.append(result.p)
+            # A class counts only if all classes before it do.
+            p = result.p if p is None else max(p, result.p)
             report.setdefault(kind, probe_to_dict(result, region.labels))
             if result.p > LEVEL:
                 break
@@ -74,8 +75,9 @@ def find_leaks(region: Region) -> Section:
             order = rows[np.argsort(-result.scores[:, best], kind="stable")]
             own = [int(row) for row in order if region.label[row] == k]
             others = [int(row) for row in order[::-1] if region.label[row] != k]
-            evidence.setdefault(k, {})[kind] = float(result.class_p[best]), float(result.auc[best]), own, others
+            evidence.setdefault(k, {})[kind] = p, float(result.auc[best]), own, others
             remaining = remaining[region.label[remaining] != k]
+        tests += [] if p is None else [p]
     report["differences"] = find_differences(region.features[APPEARANCE], region.label, region.other, region.labels)
     return Section(report, [_make_finding(region, k, by_kind) for k, by_kind in evidence.items()], tests)
 
