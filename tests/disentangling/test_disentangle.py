@@ -303,8 +303,18 @@ def test_runs_are_compared_in_a_table_and_a_chart_and_runs_on_other_data_refused
     text = (tmp_path / "table.md").read_text()
     assert "hsic, λ = 5" in text
     assert "| none | 1 |" in output
+    assert table["notes"] == []
     assert (tmp_path / "table.png").stat().st_size > 5000
     assert main(["disentangle", "--compare", *runs, "--out", str(tmp_path / "table")]) == 0  # its own files
+
+    run("hsic", "slow", **tiny("hsic", learning_rate=1e-5), seeds=[3])
+    assert main(["disentangle", "--compare", *runs, str(tmp_path / "slow"), "--out", str(tmp_path / "differing")]) == 0
+    notes = json.loads((tmp_path / "differing.json").read_text())["notes"]
+    assert [note.split(" (")[0] for note in notes] == [
+        "The runs differ in seeds", "The runs of hsic differ in learning_rate",
+    ]  # fmt: skip
+    assert "1e-05 in slow" in notes[1]
+    assert "differ in seeds" in (tmp_path / "differing.md").read_text()
 
     other = make_drawn(
         tmp_path / "other", foregrounds=FOREGROUNDS, backgrounds=BACKGROUNDS, size=16, mask=False, seed=1

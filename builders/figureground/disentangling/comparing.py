@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from figureground.core.charts import draw_charts
-from figureground.core.errors import FiguregroundError, RecipeError
+from figureground.core.errors import FiguregroundError, RecipeError, join_names
 from figureground.core.files import FileError, read_object, replace_text
 from figureground.core.owned import refuse_foreign_files
+from figureground.core.text import markdown
 from figureground.disentangling.correlation import PARTS
 from figureground.disentangling.probes import KINDS
 from figureground.disentangling.reporting import CROSSINGS, NAMES, OWN, REPORT, TESTS
@@ -114,7 +115,7 @@ def compare_runs(runs: Sequence[Path | str], out: Path | str) -> dict[str, Any]:
     finished.sort(key=lambda run: (run.method, run.is_fine_tuned, run.penalty or 0.0))
     table = {
         "made_by": MADE_BY, "data": finished[0].report["data"], "images": finished[0].report["images"],
-        "runs": [_summarise_run(run) for run in finished],
+        "runs": [_summarise_run(run) for run in finished], "notes": list(_note_differences(finished)),
     }  # fmt: skip
     base.parent.mkdir(parents=True, exist_ok=True)
     replace_text(paths[0], json.dumps(table, indent=1, ensure_ascii=False) + "\n")
@@ -155,6 +156,28 @@ def _summarise_run(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _note_differences(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield notes on what runs differ in besides method, penalty and fine-tuning, which name the rows."""
+    for field, values in (
+        ("backbone", {run.name: run.report["settings"].get("backbone") or run.report["backbone"] for run in runs}),
+        ("seeds", {run.name: [result["seed"] for result in run.report["seeds"]] for run in runs}),
+    ):
+        yield from _note_difference("The runs", field, values)
+    for method in dict.fromkeys(run.method for run in runs):
+        settings = {run.name: run.report["settings"] for run in runs if run.method == method}
+        fields = dict.fromkeys(field for each in settings.values() for field in each)
+        for field in fields:
+            if field not in ("method", "penalty", "fine_tune", "backbone"):
+                values = {name: each.get(field) for name, each in settings.items()}
+                yield from _note_difference(f"The runs of {method}", field, values)
+
+
+def _note_difference(subject: str, field: str, values: Mapping[str, Any]) -> Iterator[str]:
+    if len({json.dumps(value) for value in values.values()}) > 1:
+        spelled = join_names([f"{json.dumps(value)} in {name}" for name, value in values.items()], len(values))
+        yield f"{subject} differ in {field} ({spelled}), so a difference between rows may come from it."
+
+
 def to_markdown(runs: Sequence[Run]) -> str:
     """Return the comparison as Markdown: cross-probes, and the task."""
     probes = runs[0].report["over_seeds"]["probes"]
@@ -191,6 +214,8 @@ def to_markdown(runs: Sequence[Run]) -> str:
             "Heads trained on each class on its own background: accuracy on correlated and on anti-correlated images, "
             "and on the worst anti-correlated group, %.", _format_table(header, rows),
         ]  # fmt: skip
+    if notes := list(_note_differences(runs)):
+        blocks.append("\n".join(f"- {markdown(note)}" for note in notes))
     return "\n\n".join(blocks)
 
 
