@@ -262,6 +262,17 @@ def test_the_class_of_image_folder_may_have_any_name(tmp_path):
     assert read_groups(tmp_path, y="species", a="light").classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize("folder", ["", "val"])
+def test_two_tables_of_one_folder_are_refused_since_they_may_disagree(tmp_path, folder):
+    image_folder(tmp_path, "csv" if folder else "whole.csv")
+    table = tmp_path / folder / "metadata.csv"
+    (table.with_suffix(".jsonl")).write_text('{"file_name": "none.png", "label": "cat"}')
+    with pytest.raises(FiguregroundError, match=r"has both metadata\.csv and metadata\.jsonl\. Move one"):
+        read_groups(tmp_path)
+    if not folder:
+        assert read_groups(table, a="light").classes == ("cat", "dog")
+
+
 def test_in_one_of_several_tables_a_row_is_named_with_its_folder(tmp_path):
     image_folder(tmp_path, "jsonl")
     with (tmp_path / "val" / "metadata.jsonl").open("a") as file:

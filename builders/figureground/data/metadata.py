@@ -101,11 +101,22 @@ def _find_folder_tables(path: Path) -> dict[str, Path]:
 
 
 def read_image_folder(source: DataSource) -> GroupedImages:
-    """Read ImageFolder of `datasets`: `metadata.csv` or `.jsonl` with `file_name`, once or in each split."""
+    """Read ImageFolder of `datasets`: `metadata.csv` or `.jsonl` with `file_name`, once or in each split.
+
+    Raises:
+        FiguregroundError: A folder has both, which may disagree; or the data can't be used.
+    """
     if source.at.is_file():
         tables, root = {"": source.at}, source.at.parent
     else:
         tables, root = _find_folder_tables(source.at), source.at
+        for table in tables.values():
+            others = [name for name in IMAGE_FOLDER if (table.parent / name).is_file() and name != table.name]
+            if others:
+                raise FiguregroundError(
+                    f"{table.parent} has both {others[0]} and {table.name}. Move one of them out of the directory, or "
+                    "give the intended file."
+                )
     header = read_header(next(iter(tables.values())))
     y = source.y or next((name for name in CLASS_COLUMNS if name in header), Y)
     return _read_tables(source, "imagefolder", tables, FILE_NAME, y, root)
