@@ -610,7 +610,7 @@ def test_the_command_names_files_that_count_for_nothing_and_what_came_of_it(sd1,
     arguments = ["--references", str(messy), "--noun", "flower", "--class", "x", "--out", str(out), "--device", "cpu"]
     code, output, err = run("finetune", *arguments, *flags(sd1, max_train_steps=1))
     assert code == 0, err
-    assert "1 reference left out as unreadable: broken.jpg (the file is empty (0 bytes))" in err
+    assert "1 item left out of the references: broken.jpg (the file is empty (0 bytes))" in err
     assert "1 reference given twice, counted once: twin.png is 00.png" in err
     assert output.startswith(f"{out}: sks flower, 1 steps")
     assert os.listdir(out)

@@ -19,12 +19,17 @@ def test_only_image_files_count_whatever_else_lies_there(folder):
     (folder / "notes.txt").write_text("mine")
     (folder / ".hidden.png").write_bytes(b"x")
     (folder / "model.safetensors").write_bytes(b"x")
-    (folder / "deeper").mkdir()
-    shutil.copy(folder / "00.png", folder / "deeper" / "x.png")
+    (folder / "empty").mkdir()
     found = read_training_images(folder, 32)
     assert [r.name for r in found.images] == ["00.png", "01.png", "02.png", "03.png"]
     assert {r.image.size for r in found.images} == {(32, 32)}
     assert format_notes(found.unused) == []
+    (folder / "deeper").mkdir()
+    shutil.copy(folder / "00.png", folder / "deeper" / "x.png")
+    found = read_training_images(folder, 32)
+    assert len(found.images) == 4
+    (note,) = format_notes(found.unused)
+    assert "deeper (a folder of 1 image" in note
 
 
 def test_a_wide_image_becomes_the_square_around_its_centre(folder):
@@ -46,7 +51,7 @@ def test_files_that_can_not_be_read_are_listed_with_reasons(folder):
         "directory.png": "a directory",
         "empty.png": "the file is empty (0 bytes)",
     }
-    assert format_notes(found.unused)[0].startswith("3 references left out")
+    assert format_notes(found.unused)[0].startswith("3 items left out")
 
 
 def test_a_image_given_twice_counts_once_and_is_named(folder):

@@ -72,7 +72,7 @@ def format_notes(unused: UnusedFiles) -> list[str]:
     lines = []
     if unused.unreadable:
         names = join_names((f"{printable(path.name)} ({reason})" for path, reason in unused.unreadable), 6)
-        lines.append(f"{plural(len(unused.unreadable), 'reference')} left out as unreadable: {names}.")
+        lines.append(f"{plural(len(unused.unreadable), 'item')} left out of the references: {names}.")
     if unused.repeated:
         names = join_names(
             (f"{printable(path.name)} is {printable(original.name)}" for path, original in unused.repeated), 6

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import os
 import re
 import threading
 import warnings
@@ -351,10 +350,9 @@ def list_non_files(directory: Path | str) -> list[tuple[Path, str]]:
     enter.
     """
     entries = [(path, _describe_entry(path)) for path in _list_image_entries(directory) if not path.is_file()]
-    with os.scandir(directory) as found:
-        names = sorted(entry.name for entry in found if not entry.name.startswith(".") and entry.is_dir())
     known = {path.name for path, _ in entries} | SYSTEM_FOLDERS
-    for folder in (Path(directory) / name for name in names if name not in known):
+    visible = [path for path in Path(directory).iterdir() if not path.name.startswith(".") and path.name not in known]
+    for folder in sorted(path for path in visible if path.is_dir()):
         with contextlib.suppress(PermissionError):
             if count := len(list_images(folder)):
                 entries.append((folder, f"a folder of {plural(count, 'image')}, which isn't entered"))
